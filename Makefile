@@ -1,0 +1,126 @@
+# Every target installs what it needs into .venv first, once, and again only when setup.cfg or pyproject.toml
+# changes. Paths are relative, so a clone may stand anywhere, in a folder with spaces too.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# pip must not run twice at once in one environment, whatever -j says.
+.NOTPARALLEL:
+
+PYTHON ?= python3
+ARGS ?=
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+REQUIREMENTS := setup.cfg pyproject.toml
+SOURCES := kelip_lightning data_modules
+CORPUS_VENV := .venv-corpus
+
+##@ Work
+
+.PHONY: help
+help: ## list the targets (the default)
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z][a-z-]*:.*## / {printf "  %-22s %s\n", $$1, $$2}' Makefile
+	@printf '\n%s\n%s\n' 'Options: ARGS="key=value ..." (overrides of the experiment, or options of the tool),' \
+	  '         PYTHON=python3.12 (which Python makes the environment), WORKERS=2 (test processes).'
+
+.PHONY: pretrain
+pretrain: $(VENV)/.base ## train on the embedded corpus: MAE warm-up, contrastive training, evaluation
+	$(BIN)/kelip pretrain experiments/emoji/pretrain.yaml $(ARGS)
+
+.PHONY: tensorboard
+tensorboard: $(VENV)/.base ## open TensorBoard on runs/ (ARGS="--port 6007")
+	$(BIN)/tensorboard --logdir runs $(ARGS)
+
+.PHONY: dashboard-screenshot
+dashboard-screenshot: $(VENV)/.base ## photograph TensorBoard on runs/ with headless Chromium, into runs/dashboard/
+	$(BIN)/python -m tests.dashboard.screenshot --logdir runs --output runs/dashboard $(ARGS)
+
+##@ Development
+
+.PHONY: test
+test: $(VENV)/.test ## run the tests, without those marked slow (ARGS="-k tokenizer")
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(VENV)/.test ## run the tests marked slow
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.dev ## check style, types, layers and code size; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES)
+	$(BIN)/lint-imports
+	$(BIN)/python -m tests.lint.code_shape $(SOURCES) tests
+
+.PHONY: format
+format: $(VENV)/.dev ## repair what ruff can repair
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: emoji-corpus
+emoji-corpus: $(CORPUS_VENV)/.installed ## rebuild data_modules/emoji/ from its pinned sources, byte for byte
+	$(CORPUS_VENV)/bin/python -m data_modules.emoji.build $(ARGS)
+
+.PHONY: clean
+clean: ## remove caches and build products; keeps .venv and runs/ (no target ever deletes runs)
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find $(SOURCES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: clean-venv
+clean-venv: ## remove the environments, to install afresh
+	rm -rf $(VENV) $(CORPUS_VENV)
+
+# ---- environments ----
+
+# $(call check-python): stop with a sentence unless $(PYTHON) can make an environment.
+define check-python
+@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+  printf '%s\n' 'Python 3.11 or newer is needed, and "$(PYTHON)" is not: install it, or name another one:' \
+    '  make $(MAKECMDGOALS) PYTHON=python3.12' >&2; exit 1; }
+@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+  printf '%s\n' '"$(PYTHON)" has no venv module to make an environment with; install it' \
+    '  (Debian, Ubuntu: apt install python3-venv), or name another one: make $(MAKECMDGOALS) PYTHON=python3.12' \
+    >&2; exit 1; }
+endef
+
+# $(call install,ENVIRONMENT,PIP ARGUMENTS,STAMPS,REMARK): after an installation that was cut off, pip may take half a
+# package for a whole one, so the environment is made anew; after one that pip itself gave up, it is kept.
+define install
+@trap 'exit 130' INT TERM; \
+if [ -e $(1)/.unfinished ]; then \
+  echo 'The last installation was cut off: making $(1) anew.'; \
+  "$(PYTHON)" -m venv --clear $(1) && touch $(1)/.python || exit 1; \
+fi; \
+echo 'Installing into $(1): $(2)$(4)'; \
+touch $(1)/.unfinished; \
+$(1)/bin/python -m pip install --disable-pip-version-check $(2) || { \
+  status=$$?; rm -f $(1)/.unfinished; exit $$status; }; \
+rm -f $(1)/.unfinished; \
+touch $(3)
+endef
+
+$(VENV)/.python $(CORPUS_VENV)/.python:
+	$(check-python)
+	"$(PYTHON)" -m venv --clear $(@D)
+	@touch $@
+
+# A marker left behind is newer than every stamp: all of them are then due again.
+$(VENV)/.unfinished $(CORPUS_VENV)/.unfinished: ;
+
+FIRST := $(if $(wildcard $(VENV)/.base),, (the first time takes some minutes and about 6 GB))
+DUE := $(REQUIREMENTS) $(wildcard $(VENV)/.unfinished)
+
+$(VENV)/.base: $(DUE) | $(VENV)/.python
+	$(call install,$(VENV),--editable .,$@,$(FIRST))
+
+$(VENV)/.test: $(DUE) | $(VENV)/.python
+	$(call install,$(VENV),--editable ".[test]",$(VENV)/.base $@,$(FIRST))
+
+$(VENV)/.dev: $(DUE) | $(VENV)/.python
+	$(call install,$(VENV),--editable ".[dev]",$(VENV)/.base $@,$(FIRST))
+
+$(CORPUS_VENV)/.installed: data_modules/emoji/requirements.txt $(wildcard $(CORPUS_VENV)/.unfinished) | $(CORPUS_VENV)/.python
+	$(call install,$(CORPUS_VENV),--requirement $<,$@)

@@ -1,0 +1,35 @@
+"""From the bytes of an image file to an RGB picture."""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from data_modules.errors import DataError
+
+WHITE = (255, 255, 255)
+
+
+def decode_image(data: bytes, background: tuple[int, int, int] = WHITE) -> Image.Image:
+    """The picture in mode RGB; transparent parts show `background` (0-255 per channel).
+
+    Raises:
+        DataError: The bytes are no image that Pillow can read.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"the bytes are not a readable image: {error}") from error
+    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    canvas = Image.new("RGB", rgba.size, background)
+    canvas.paste(rgba, mask=rgba.getchannel("A"))
+    return canvas
+
+
+def to_array(image: Image.Image) -> NDArray[np.uint8]:
+    """The picture's pixels, uint8 (3, H, W)."""
+    return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)

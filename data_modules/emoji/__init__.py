@@ -1,0 +1,1 @@
+"""The embedded emoji corpus: one small bilingual image-text set in several drawing styles."""

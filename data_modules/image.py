@@ -1,0 +1,82 @@
+"""The LightningDataModule of the MAE warm-up."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from data_modules.loading import PairDataset, build_loader, build_order, open_sources
+from data_modules.records import ImageBatch, PairRecord
+from data_modules.sampling import BatchOrder, Draw
+from data_modules.sources.config import SourceConfig
+from data_modules.stage_data import StageDataModule
+from data_modules.transforms.masked_image import MaskedImage, MaskedImageConfig
+
+
+@dataclass(kw_only=True, slots=True)
+class ImageDataConfig:
+    """The images of the MAE warm-up; captions are not read."""
+
+    sources: dict[str, SourceConfig]
+    """Name -> source; give one language under `captions`, so that no image comes twice an epoch."""
+    global_batch_size: int = 256
+    """Images of one optimizer step over all devices and accumulation steps."""
+    num_workers: int = 1
+    """Loader processes per device; the order of samples does not depend on it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ImageSample:
+    """One image with the noise that masks it."""
+
+    image: NDArray[np.uint8]
+    noise: NDArray[np.float32]
+    sample_id: int
+
+
+class ImageDataModule(StageDataModule):
+    """Batches of weakly cropped images with their mask noise."""
+
+    def __init__(
+        self,
+        config: ImageDataConfig,
+        transform: MaskedImageConfig,
+        *,
+        num_patches: int,
+        seed: int,
+        max_steps: int,
+    ) -> None:
+        super().__init__(seed=seed, max_steps=max_steps)
+        self.config = config
+        self.sources = open_sources(config.sources)
+        self._transform = MaskedImage(transform, num_patches)
+
+    @property
+    def order(self) -> BatchOrder:
+        """Which images make each global batch."""
+        return build_order(self.sources, self.config.sources, self.config.global_batch_size, self.seed)
+
+    @property
+    def dataset(self) -> PairDataset[ImageSample]:
+        """Draw -> sample."""
+        return PairDataset(self.sources, self.make_sample, self.seed)
+
+    def train_dataloader(self) -> "DataLoader[ImageBatch]":
+        """The remaining micro-batches of this rank, one Lightning epoch for the whole run."""
+        return build_loader(self.dataset, self.build_sampler(self.order), self.collate, self.config.num_workers)
+
+    def make_sample(self, draw: Draw, record: PairRecord, generator: np.random.Generator) -> ImageSample:
+        """One crop and one mask from the sample's own stream."""
+        image, noise = self._transform(record.image, generator)
+        return ImageSample(image=image, noise=noise, sample_id=draw.sample_id)
+
+    @staticmethod
+    def collate(samples: list[ImageSample]) -> ImageBatch:
+        """Samples to one batch."""
+        return ImageBatch(
+            images=torch.from_numpy(np.stack([sample.image for sample in samples])),
+            noise=torch.from_numpy(np.stack([sample.noise for sample in samples])),
+            sample_ids=torch.tensor([sample.sample_id for sample in samples]),
+        )

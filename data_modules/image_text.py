@@ -1,0 +1,103 @@
+"""The LightningDataModule of contrastive training."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from data_modules.captions import CaptionConfig, CaptionDrawer
+from data_modules.loading import PairDataset, build_loader, build_order, open_sources
+from data_modules.records import LANGUAGES, ImageTextBatch, PairRecord
+from data_modules.sampling import BatchOrder, Draw
+from data_modules.sources.config import SourceConfig
+from data_modules.stage_data import StageDataModule
+from data_modules.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
+from data_modules.transforms.multi_crop import MultiCrop, MultiCropConfig
+
+
+@dataclass(kw_only=True, slots=True)
+class ImageTextDataConfig:
+    """The pair set of contrastive training."""
+
+    sources: dict[str, SourceConfig]
+    """Name -> source; the pair set is their weighted mixture."""
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
+    """How a caption is drawn from a record."""
+    global_batch_size: int = 128
+    """Pairs of one optimizer step over all devices and accumulation steps."""
+    num_workers: int = 1
+    """Loader processes per device; the order of samples does not depend on it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class PairSample:
+    """One pair, ready to be put into a batch."""
+
+    global_crops: NDArray[np.uint8]
+    local_crops: NDArray[np.uint8]
+    caption: str
+    language: int
+    sample_id: int
+
+
+class ImageTextDataModule(StageDataModule):
+    """Batches of crops and tokenized captions over a weighted mixture of sources."""
+
+    def __init__(
+        self,
+        config: ImageTextDataConfig,
+        transform: MultiCropConfig,
+        tokenizer: TokenizerConfig,
+        *,
+        seed: int,
+        max_steps: int,
+    ) -> None:
+        super().__init__(seed=seed, max_steps=max_steps)
+        self.config = config
+        self.sources = open_sources(config.sources)
+        self.tokenizer: BilingualTokenizer = build_tokenizer(tokenizer, self._texts())
+        self._crops = MultiCrop(transform)
+        self._captions = CaptionDrawer(config.captions)
+
+    def _texts(self) -> list[str]:
+        return [text for source in self.sources for _, text in source.captions()]
+
+    @property
+    def order(self) -> BatchOrder:
+        """Which samples make each global batch."""
+        return build_order(self.sources, self.config.sources, self.config.global_batch_size, self.seed)
+
+    @property
+    def dataset(self) -> PairDataset[PairSample]:
+        """Draw -> sample."""
+        return PairDataset(self.sources, self.make_sample, self.seed)
+
+    def train_dataloader(self) -> "DataLoader[ImageTextBatch]":
+        """The remaining micro-batches of this rank, one Lightning epoch for the whole run."""
+        return build_loader(self.dataset, self.build_sampler(self.order), self.collate, self.config.num_workers)
+
+    def make_sample(self, draw: Draw, record: PairRecord, generator: np.random.Generator) -> PairSample:
+        """The caption first, then the crops, from the sample's own stream."""
+        caption = self._captions(record, generator)
+        global_crops, local_crops = self._crops(record.image, generator)
+        return PairSample(
+            global_crops=global_crops,
+            local_crops=local_crops,
+            caption=caption,
+            language=LANGUAGES.index(record.language),
+            sample_id=draw.sample_id,
+        )
+
+    def collate(self, samples: list[PairSample]) -> ImageTextBatch:
+        """Samples to one batch, captions tokenized together and padded to the longest."""
+        captions = [sample.caption for sample in samples]
+        return ImageTextBatch(
+            global_crops=torch.from_numpy(np.stack([sample.global_crops for sample in samples], axis=1)),
+            local_crops=torch.from_numpy(np.stack([sample.local_crops for sample in samples], axis=1)),
+            tokens=self.tokenizer.encode(captions),
+            languages=torch.tensor([sample.language for sample in samples]),
+            sample_ids=torch.tensor([sample.sample_id for sample in samples]),
+            captions=captions,
+        )

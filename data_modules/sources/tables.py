@@ -1,0 +1,89 @@
+"""Reading the parquet tables of a source with Hugging Face `datasets`."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from data_modules.errors import DataError
+from data_modules.sources.paths import resolve_files
+
+
+def open_table(patterns: Sequence[str], image: str, columns: Sequence[str]) -> datasets.Dataset:
+    """The rows of all matching parquet files, memory-mapped, images left encoded.
+
+    Raises:
+        DataError: A pattern matches nothing, a file is damaged, or a column is missing.
+    """
+    files = resolve_files(patterns)
+    for file in files:
+        _check_file(file, [image, *columns])
+    bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        table = datasets.Dataset.from_parquet([str(file) for file in files])
+    finally:
+        if not bars:
+            datasets.enable_progress_bars()
+    assert isinstance(table, datasets.Dataset)
+    return table.cast_column(image, datasets.Image(decode=False))
+
+
+RESTORE = (
+    "restore it from its origin (the embedded corpus: `git checkout -- data_modules/emoji`, or rebuild it with "
+    "`make emoji-corpus`)"
+)
+
+
+def _check_file(file: Path, columns: Sequence[str]) -> None:
+    _check_manifest(file)
+    try:
+        names = set(pq.read_schema(file).names)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file} is damaged ({str(error).splitlines()[0]}); {RESTORE}") from error
+    for column in columns:
+        if column not in names:
+            raise DataError(f"{file} has no column '{column}'; its columns are {', '.join(sorted(names))}")
+
+
+def _check_manifest(file: Path) -> None:
+    """Compare the file with the SHA-256 that a `manifest.json` beside it gives (`files: {name: {sha256}}`), if any."""
+    manifest = file.parent / "manifest.json"
+    if not manifest.is_file():
+        return
+    try:
+        entry = json.loads(manifest.read_text(encoding="utf-8")).get("files", {}).get(file.name)
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{manifest} is damaged ({error}); {RESTORE}") from error
+    if entry is None:
+        return
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != entry["sha256"]:
+        raise DataError(f"{file} is damaged (its SHA-256 is not the one in {manifest.name}); {RESTORE}")
+
+
+def matching_rows(table: datasets.Dataset, where: Mapping[str, Sequence[str]]) -> NDArray[np.int64]:
+    """Indices of the rows that satisfy every condition, int64, ascending.
+
+    Args:
+        table: The rows.
+        where: Column -> allowed values, compared as lower-case text for booleans, as text otherwise.
+    """
+    keep = np.ones(len(table), dtype=bool)
+    for column, allowed in where.items():
+        if column not in table.column_names:
+            raise DataError(f"`where` names a column '{column}' that is not in the table: {table.column_names}")
+        keep &= np.isin(np.array([as_text(value) for value in table[column]]), list(allowed))
+    return np.flatnonzero(keep).astype(np.int64)
+
+
+def as_text(value: object) -> str:
+    """A cell as configurations spell it: `true`/`false` for booleans, `str` otherwise."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

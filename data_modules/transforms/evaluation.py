@@ -1,0 +1,20 @@
+"""The one deterministic transform of every evaluation and prediction."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_modules.decoding import decode_image, to_array
+
+
+def evaluation_image(data: bytes, image_size: int) -> NDArray[np.uint8]:
+    """The image on white, its short side resized (bicubic) to image_size, centre-cropped, uint8 (3, S, S).
+
+    Reference: the preprocessing of the official KELIP code (Resize 224 bicubic, CenterCrop 224).
+    """
+    image = decode_image(data)
+    scale = image_size / min(image.size)
+    width, height = (max(image_size, round(side * scale)) for side in image.size)
+    left, top = (width - image_size) // 2, (height - image_size) // 2
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return to_array(resized.crop((left, top, left + image_size, top + image_size)))

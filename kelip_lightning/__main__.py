@@ -1,0 +1,8 @@
+"""`python -m kelip_lightning` does what `kelip` does."""
+
+import sys
+
+from kelip_lightning.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

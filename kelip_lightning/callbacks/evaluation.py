@@ -1,0 +1,63 @@
+"""When the evaluation sets are computed during training, and where the figures go."""
+
+import logging
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+
+from data_modules.evaluation_sets import EvaluationSets
+from kelip_lightning.callbacks.periodic import PeriodicCallback
+from kelip_lightning.evaluation.embed import Embeddings
+from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function
+from kelip_lightning.evaluation.suite import figures_of
+from kelip_lightning.modules.contrastive import ContrastiveModule
+
+_log = logging.getLogger(__name__)
+
+
+class EvaluationCallback(PeriodicCallback):
+    """Computes every evaluation set at step 0, every n steps and at the end, and logs all figures.
+
+    The figures are those of `evaluate_sets`, which the `evaluate` verb calls too. They go to every
+    logger of the trainer under the number of optimizer steps done, and into `history`, which a
+    checkpoint carries. The time is not counted into pairs per second.
+    """
+
+    def __init__(self, sets: EvaluationSets, every_n_steps: int, before_training: bool = True) -> None:
+        """Takes the sets, images decoded."""
+        super().__init__(every_n_steps, before_training)
+        self.history: list[tuple[int, dict[str, float]]] = []
+        """(optimizer steps done, figures), oldest first."""
+        self._sets = sets
+        self._embeddings: tuple[int, Embeddings] | None = None
+
+    def act(self, trainer: pl.Trainer, pl_module: ContrastiveModule, step: int) -> None:
+        """Evaluates and logs."""
+        start = time.perf_counter()
+        figures = figures_of(self.embeddings_at(step, pl_module), self._sets)
+        self.history.append((step, figures))
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, step)
+            logger.save()
+        _log.debug("%d figures at step %d in %.1f s", len(figures), step, time.perf_counter() - start)
+
+    def embeddings_at(self, step: int, pl_module: ContrastiveModule) -> Embeddings:
+        """The embeddings of the model as it is at this step; those of an earlier step are dropped."""
+        if self._embeddings is None or self._embeddings[0] != step:
+            self._embeddings = step, module_embeddings(pl_module)
+        return self._embeddings[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history, so that a resumed run tells the whole story."""
+        return {"history": list(self.history)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the history of the run that is resumed."""
+        self.history = [(step, dict(figures)) for step, figures in state_dict["history"]]
+
+
+def module_embeddings(pl_module: ContrastiveModule) -> Embeddings:
+    """Embeddings through the module's model and tokenizer, as its weights are now."""
+    model = pl_module.model
+    return Embeddings(image_encode_function(model), text_encode_function(model, pl_module.tokenizer))

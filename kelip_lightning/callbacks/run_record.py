@@ -1,0 +1,58 @@
+"""Every logged number as a line of text, for machines."""
+
+import json
+import math
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class MetricsFileLogger(Logger):
+    """Appends one JSON object per log entry: `stage`, `step`, then the metrics in Lightning's order.
+
+    Each line is written whole and flushed, so that a run that dies loses none. A number that is not finite is
+    null, since JSON has no word for it. Lightning's epoch is left out: a stage is one Lightning epoch. No
+    line holds a time of day: the same run writes the same losses.
+
+    Args:
+        file: Created with its folder when the first line comes; several stages may share it.
+        stage: Written into every line.
+    """
+
+    def __init__(self, file: Path, stage: str) -> None:
+        super().__init__()
+        self._file = file
+        self._stage = stage
+
+    @property
+    def name(self) -> str:
+        """The stage."""
+        return self._stage
+
+    @property
+    def version(self) -> str:
+        """None: a run folder holds one run."""
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append a line; entries that hold nothing but the epoch are left out."""
+        values = {key: _plain(value) for key, value in metrics.items() if key != "epoch"}
+        if not values:
+            return
+        line = json.dumps({"stage": self._stage, "step": step, **values}, ensure_ascii=False, allow_nan=False)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: they stand in config.yaml."""
+
+
+def _plain(value: Any) -> float | int | None:
+    number = value.item() if hasattr(value, "item") else value
+    return number if math.isfinite(number) else None

@@ -1,0 +1,74 @@
+"""The command line: `kelip VERB FILE.yaml [dotted.key=value ...]`, one file per verb.
+
+A verb imports torch and Lightning inside its body, so that help and misspelt commands answer at once.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from kelip_lightning.cli import compare, contrastive, evaluate, mae, predict, pretrain, show_config
+from kelip_lightning.cli.failures import guarded
+from kelip_lightning.run_folder import is_first_process
+
+VERBS = (pretrain, mae, contrastive, evaluate, compare, predict, show_config)
+
+EPILOG = """\
+An override names one value by its dotted key: seed=1, schedule.max_steps=300, mae=null.
+Keys are listed in docs/config.md; kelip show-config FILE shows them all with their values.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0 done, 2 to be mended by the user, 130 interrupted, 1 else."""
+    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+    talk_of_progress()
+    return guarded(lambda: arguments.run(arguments))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="kelip",
+        description="Korean-English image-text pre-training: MAE warm-up, contrastive training, evaluation.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"kelip {_version()}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb in VERBS:
+        sub = verbs.add_parser(
+            verb.NAME,
+            help=verb.HELP,
+            description=verb.DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verb.add_arguments(sub)
+        sub.set_defaults(run=verb.run)
+    return parser
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The parsed arguments; overrides may stand before and after options."""
+    parser = build_parser()
+    arguments, extra = parser.parse_known_args(argv)
+    if extra and (not hasattr(arguments, "overrides") or any(one.startswith("-") for one in extra)):
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    if extra:
+        arguments.overrides.extend(extra)
+    return arguments
+
+
+def talk_of_progress() -> None:
+    """Send the suite's own log messages to stderr, from the first process only."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("kelip_lightning").setLevel(logging.INFO if is_first_process() else logging.WARNING)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("kelip-lightning")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

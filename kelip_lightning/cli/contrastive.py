@@ -1,0 +1,30 @@
+"""`kelip contrastive FILE`: stage 2 alone."""
+
+import argparse
+
+from kelip_lightning.cli.training import add_experiment_arguments, check_syntax, train
+from kelip_lightning.run_folder import is_first_process
+
+NAME = "contrastive"
+HELP = "train image and text encoder contrastively (stage 2)"
+DESCRIPTION = """\
+Contrastive training with multi-crop, evaluated in both languages while it runs. Starts from fresh
+weights, or from a warm-up's encoder:
+
+  kelip contrastive experiments/emoji/contrastive.yaml init.image_encoder=runs/NAME/mae/image_encoder
+"""
+
+add_arguments = add_experiment_arguments
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train stage 2."""
+    check_syntax(arguments.file)
+    from kelip_lightning.cli.report import print_result
+    from kelip_lightning.config.experiment import ContrastiveExperiment
+    from kelip_lightning.train import run_contrastive
+
+    folder, figures = train(arguments, ContrastiveExperiment, run_contrastive)
+    if is_first_process():
+        print_result(folder, figures)
+    return 0

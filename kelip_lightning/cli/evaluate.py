@@ -1,0 +1,82 @@
+"""`kelip evaluate RUN [FILE]`: the figures of a finished run."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kelip_lightning.cli.training import check_syntax
+from kelip_lightning.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from data_modules.evaluation_sets import EvaluationConfig
+
+NAME = "evaluate"
+HELP = "evaluate a finished run in both languages"
+DESCRIPTION = """\
+Retrieval, zero-shot classification and cross-lingual caption retrieval of a finished run, on the
+evaluation sets of FILE.yaml (its section `evaluation`), or on those that the run itself used.
+
+  kelip evaluate runs/emoji
+  kelip evaluate runs/emoji experiments/emoji/contrastive.yaml --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`RUN [FILE.yaml] [dotted.key=value ...] [--json]`."""
+    parser.add_argument("run_folder", metavar="RUN", help="folder of a finished run, for example runs/emoji")
+    parser.add_argument(
+        "overrides",
+        metavar="FILE.yaml dotted.key=value",
+        nargs="*",
+        help="an experiment with a section `evaluation`, and values that replace its own",
+    )
+    parser.add_argument("--json", action="store_true", help="print figures and chance levels as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate and print."""
+    folder = RunFolder.open(arguments.run_folder)
+    evaluation = load_evaluation(folder, arguments.overrides)
+    from kelip_lightning.cli.report import print_figures
+    from kelip_lightning.evaluate import evaluate_run
+
+    figures, chance = evaluate_run(folder, evaluation)
+    if arguments.json:
+        print(json.dumps({"run": str(folder.path), "metrics": figures, "chance": chance}, indent=2))
+    else:
+        print_figures(figures, chance, title=folder.name)
+    return 0
+
+
+def load_evaluation(folder: RunFolder, words: list[str]) -> "EvaluationConfig":
+    """The evaluation sets that the command line names.
+
+    Args:
+        folder: Its own configuration is used when no file is given.
+        words: At first a file or none, then overrides.
+
+    Raises:
+        ConfigError: The file or an override is wrong, or there are no evaluation sets.
+    """
+    given = bool(words) and "=" not in words[0]
+    file, overrides = (Path(words[0]), words[1:]) if given else (folder.config, words)
+    check_syntax(str(file))
+    from kelip_lightning.config.experiment import (
+        SCHEMAS,
+        ContrastiveExperiment,
+        EvaluationExperiment,
+        PretrainExperiment,
+    )
+    from kelip_lightning.config.load import find_schema, load_experiment
+    from kelip_lightning.errors import ConfigError
+
+    experiment = load_experiment(file, overrides, find_schema(file, SCHEMAS), on_this_machine=False).experiment
+    if isinstance(experiment, PretrainExperiment):
+        experiment = experiment.contrastive
+    if not isinstance(experiment, ContrastiveExperiment | EvaluationExperiment):
+        raise ConfigError([f"{file} has no section evaluation; give an experiment of contrastive training"])
+    evaluation = experiment.evaluation
+    if not (evaluation.retrieval or evaluation.captions or evaluation.classification):
+        raise ConfigError([f"{file}: evaluation names no set; give evaluation.retrieval, captions or classification"])
+    return evaluation

@@ -1,0 +1,1 @@
+"""From YAML files to typed, checked experiments. The only place that knows OmegaConf."""

@@ -1,0 +1,127 @@
+"""Writes docs/config.md from the section classes: `python -m kelip_lightning.config.document [FILE]`."""
+
+import ast
+import inspect
+import itertools
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from kelip_lightning.config.experiment import SCHEMAS
+from kelip_lightning.config.schema import section_of_mapping, without_none
+
+FILE = Path("docs/config.md")
+
+HEAD = """\
+# Configuration
+
+Every key of an experiment file, from the docstrings of the classes; made by
+`python -m kelip_lightning.config.document`, do not edit.
+
+An override on the command line names one value by its dotted key: `schedule.max_steps=300`. In
+`kelip pretrain`, a key that is not a field of `PretrainExperiment` goes to every stage that has it:
+`seed=1` sets `mae.seed` and `contrastive.seed`. `mae=null` switches a section off where it may be null,
+and `data.sources.NAME=null` removes an entry of an extended file.
+
+`extends: other.yaml`, at the top of a file or in any section, starts from that file; mappings are merged,
+lists and single values replaced. `package:` in a path means the installed `data_modules` folder.
+"""
+
+
+def main(arguments: list[str]) -> None:
+    """Write the page to the file given, docs/config.md by default."""
+    file = Path(arguments[0]) if arguments else FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(config_page(), encoding="utf-8")
+
+
+def config_page() -> str:
+    """The whole page, Markdown."""
+    return "\n".join([HEAD, *(section_text(kind) for kind in sections_of(SCHEMAS))])
+
+
+def sections_of(schemas: tuple[type[Any], ...]) -> list[type[Any]]:
+    """The schemas and every section class below them, each once, parents first."""
+    found = list(schemas)
+    for kind in found:  # grows while it is walked
+        for hint in get_type_hints(kind).values():
+            below = _section(hint)
+            if below is not None and below not in found:
+                found.append(below)
+    return found
+
+
+def _section(hint: Any) -> type[Any] | None:
+    inner, _ = without_none(hint)
+    below = section_of_mapping(inner) or inner
+    return below if isinstance(below, type) and is_dataclass(below) else None
+
+
+def section_text(kind: type[Any]) -> str:
+    """One class: its docstring and a table of its fields."""
+    hints, meanings = get_type_hints(kind), attribute_docstrings(kind)
+    lines = [f"## {kind.__name__}", "", *inspect.cleandoc(kind.__doc__ or "").splitlines(), ""]
+    lines += [f"`{kind.__module__}`", "", "| key | type | default | meaning |", "|---|---|---|---|"]
+    for field in fields(kind):
+        meaning = " ".join(meanings[field.name].split())
+        cells = [f"`{field.name}`", _type(hints[field.name]), _default(field), meaning]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def attribute_docstrings(kind: type[Any]) -> dict[str, str]:
+    """Field -> the string literal under it.
+
+    Raises:
+        ValueError: A field has none.
+    """
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    found = dict(_documented(tree.body))
+    missing = [field.name for field in fields(kind) if field.name not in found]
+    if missing:
+        raise ValueError(f"{kind.__name__}.{missing[0]} has no docstring under it")
+    return found
+
+
+def _documented(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
+    for statement, below in itertools.pairwise(body):
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            yield statement.target.id, str(below.value.value)
+
+
+def _type(hint: Any) -> str:
+    inner, optional = without_none(hint)
+    return _plain_type(inner) + (" or null" if optional else "")
+
+
+def _plain_type(hint: Any) -> str:
+    if get_origin(hint) is list:
+        return f"list of {_plain_type(get_args(hint)[0])}"
+    if get_origin(hint) is dict:
+        return f"name → {_plain_type(get_args(hint)[1])}"
+    if isinstance(hint, type) and is_dataclass(hint):
+        return f"[{hint.__name__}](#{hint.__name__.lower()})"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return " | ".join(f"`{name}`" for name in hint.__members__)
+    return f"`{hint.__name__}`"
+
+
+def _default(field: "Field[Any]") -> str:
+    if field.default_factory is not MISSING:
+        value = field.default_factory()
+        return "its defaults" if is_dataclass(value) else f"`{value}`"
+    if field.default is MISSING:
+        return "**required**"
+    value = field.default.name if isinstance(field.default, Enum) else field.default
+    return "`null`" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

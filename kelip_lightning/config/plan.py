@@ -1,0 +1,210 @@
+"""What follows from an experiment: computed once, printed and saved; the experiment stays as it is.
+
+Learning rates are used as they are given: they are meant for the experiment's own global batch size, and
+nothing rescales them when it changes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from data_modules.loading import build_order, open_sources
+from kelip_lightning.config.experiment import (
+    ContrastiveExperiment,
+    Experiment,
+    MaskedPretrainExperiment,
+    PretrainExperiment,
+)
+from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
+from kelip_lightning.models.text_encoder import TextEncoder
+from kelip_lightning.precision import choose_precision
+
+Stage = MaskedPretrainExperiment | ContrastiveExperiment
+
+BYTES_PER_PARAMETER_SAVED = 12
+"""A checkpoint holds each float32 parameter and the optimizer's two moments."""
+BYTES_FOR_RECORDS = 64 * 2**20
+"""Room for TensorBoard events, metrics and exported weights of a small model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """Derived values of one stage."""
+
+    precision: str
+    """As Lightning is told."""
+    batch_size_per_device: int
+    """Samples of one micro-batch on one device."""
+    micro_batches_per_step: int
+    """Devices x nodes x accumulation steps."""
+    max_steps: int
+    """Optimizer steps."""
+    warmup_steps: int
+    """Steps until the learning rate reaches its peak."""
+    samples_per_epoch: int | None
+    """Images or pairs of one pass through the weighted mixture; null: the sources were not opened."""
+    steps_per_epoch: float | None
+    """Optimizer steps of one such pass; batches run across epoch ends."""
+    samples_seen: int
+    """Images (warm-up) or pairs (contrastive) of the whole stage."""
+    epochs: float | None
+    """Passes through the mixture."""
+    images_forwarded: int
+    """Crops through the image encoder in the whole stage."""
+    tokens_per_global_crop: int
+    """Tokens in the image encoder per full-size crop, class token included (warm-up: the visible ones)."""
+    tokens_per_local_crop: int | None
+    """Tokens per local crop; null: none."""
+    tokens_forwarded: int
+    """Tokens through the image encoder in the whole stage."""
+    peak_learning_rate: float
+    """As configured, for the configured global batch size."""
+    final_learning_rate: float
+    """At the last step."""
+    parameters: dict[str, int]
+    """Part of the model -> number of parameters; the text encoder's with the largest vocabulary allowed."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the whole model."""
+        return sum(self.parameters.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Derived values of a run, stage by stage."""
+
+    stages: dict[str, StagePlan]
+    """`mae`, `contrastive` or both."""
+    disk_bytes: int
+    """Room that checkpoints, exported weights and records may take."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def make_plan(experiment: Experiment, samples_per_epoch: Mapping[str, int] | None = None) -> Plan:
+    """The plan of an experiment.
+
+    Args:
+        experiment: A valid experiment.
+        samples_per_epoch: Stage -> length of one epoch, from `count_samples`; none: epochs stay open.
+    """
+    lengths = samples_per_epoch or {}
+    stages = stages_of(experiment)
+    plans = {name: plan_stage(stage, lengths.get(name)) for name, stage in stages.items()}
+    room = sum(disk_bytes(stage, plans[name]) for name, stage in stages.items())
+    return Plan(stages=plans, disk_bytes=room)
+
+
+def stages_of(experiment: Experiment) -> dict[str, Stage]:
+    """The stages of an experiment in their order."""
+    match experiment:
+        case MaskedPretrainExperiment():
+            return {"mae": experiment}
+        case ContrastiveExperiment():
+            return {"contrastive": experiment}
+        case PretrainExperiment():
+            warm_up: dict[str, Stage] = {} if experiment.mae is None else {"mae": experiment.mae}
+            return {**warm_up, "contrastive": experiment.contrastive}
+        case _:
+            return {}
+
+
+def count_samples(experiment: Experiment) -> dict[str, int]:
+    """Stage -> images or pairs of one epoch of its mixture; opens the sources.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    return {
+        name: build_order(open_sources(stage.data.sources), stage.data.sources, 1, stage.seed).epoch_length
+        for name, stage in stages_of(experiment).items()
+    }
+
+
+def plan_stage(stage: Stage, samples_per_epoch: int | None) -> StagePlan:
+    """The derived values of one stage."""
+    batch, steps = stage.data.global_batch_size, stage.schedule.max_steps
+    seen = batch * steps
+    global_tokens, local_tokens = tokens_per_crop(stage)
+    num_global, num_local = crops_per_sample(stage)
+    return StagePlan(
+        precision=choose_precision(stage.trainer.precision, stage.trainer.accelerator),
+        batch_size_per_device=batch // stage.trainer.num_micro_batches,
+        micro_batches_per_step=stage.trainer.num_micro_batches,
+        max_steps=steps,
+        warmup_steps=stage.schedule.warmup_steps,
+        samples_per_epoch=samples_per_epoch,
+        steps_per_epoch=None if samples_per_epoch is None else round(samples_per_epoch / batch, 2),
+        samples_seen=seen,
+        epochs=None if samples_per_epoch is None else round(seen / samples_per_epoch, 2),
+        images_forwarded=seen * (num_global + num_local),
+        tokens_per_global_crop=global_tokens,
+        tokens_per_local_crop=local_tokens,
+        tokens_forwarded=seen * (num_global * global_tokens + num_local * (local_tokens or 0)),
+        peak_learning_rate=stage.optimizer.learning_rate,
+        final_learning_rate=stage.optimizer.learning_rate * stage.schedule.final_learning_rate_ratio,
+        parameters=count_parameters(stage),
+    )
+
+
+def crops_per_sample(stage: Stage) -> tuple[int, int]:
+    """Crops of full size and local crops per image."""
+    if isinstance(stage, MaskedPretrainExperiment):
+        return 1, 0
+    return stage.transform.num_global_crops, stage.transform.num_local_crops
+
+
+def tokens_per_crop(stage: Stage) -> tuple[int, int | None]:
+    """Tokens in the image encoder per crop of full size and per local crop, class token included."""
+    encoder = stage.image_encoder
+    if isinstance(stage, MaskedPretrainExperiment):
+        hidden = int(encoder.num_patches * stage.masked_autoencoder.mask_ratio)
+        return 1 + encoder.num_patches - hidden, None
+    local = stage.transform.local_size if stage.transform.num_local_crops else None
+    return _tokens(stage.transform.image_size, encoder), local and _tokens(local, encoder)
+
+
+def _tokens(size: int, encoder: ImageEncoderConfig) -> int:
+    patches = (size // encoder.patch_size) ** 2
+    if encoder.patch_drop_rate:
+        patches = max(1, int(patches * (1 - encoder.patch_drop_rate)))
+    return 1 + patches
+
+
+def count_parameters(stage: Stage) -> dict[str, int]:
+    """Part of the model -> number of parameters, from the modules themselves, built without memory."""
+    with torch.device("meta"):
+        image_encoder = ImageEncoder(stage.image_encoder)
+        counts = {"image_encoder": _count(image_encoder)}
+        if isinstance(stage, MaskedPretrainExperiment):
+            whole: nn.Module = MaskedAutoencoder(image_encoder, stage.masked_autoencoder)
+            return counts | {"decoder": _count(whole) - _count(image_encoder)}
+        vocabulary = stage.tokenizer.vocab_size
+        text_encoder = TextEncoder(
+            stage.text_encoder,
+            vocab_size=vocabulary,
+            context_length=stage.tokenizer.context_length,
+            eot_id=vocabulary - 1,
+            pad_id=0,
+        )
+        whole = DualEncoder(image_encoder, text_encoder, stage.dual_encoder)
+    counts["text_encoder"] = _count(text_encoder)
+    return counts | {"projections": _count(whole) - sum(counts.values())}
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def disk_bytes(stage: Stage, plan: StagePlan) -> int:
+    """Room for the checkpoints that are kept, one being written, and the exported weights."""
+    checkpoints = stage.trainer.keep_checkpoints + 1
+    return plan.num_parameters * (BYTES_PER_PARAMETER_SAVED * checkpoints + 4) + BYTES_FOR_RECORDS

@@ -1,0 +1,233 @@
+"""Rules that need more than one section, or the machine: each yields one sentence per broken place.
+
+A rule names dotted key, value, rule and remedy. What is missing or wrong by itself is reported already
+and unset; rules do not look out for that, `run_rule` does.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
+from functools import partial
+
+from data_modules.evaluation_sets import EvaluationConfig
+from data_modules.records import LANGUAGES
+from kelip_lightning.config import machine
+from kelip_lightning.config.experiment import (
+    ContrastiveExperiment,
+    EvaluationExperiment,
+    MaskedPretrainExperiment,
+    PretrainExperiment,
+)
+from kelip_lightning.config.schema import is_finite, join, leaves
+from kelip_lightning.models.encoder_file import REGULARISATION
+
+Rule = Callable[[], Iterable[str]]
+Stage = MaskedPretrainExperiment | ContrastiveExperiment
+
+AT_LEAST_ONE = frozenset(
+    {
+        "image_size",
+        "patch_size",
+        "local_size",
+        "width",
+        "depth",
+        "num_heads",
+        "decoder_width",
+        "decoder_depth",
+        "decoder_num_heads",
+        "embed_dim",
+        "global_batch_size",
+        "vocab_size",
+        "context_length",
+        "devices",
+        "num_nodes",
+        "accumulate",
+        "log_every_n_steps",
+        "checkpoint_every_n_steps",
+        "keep_checkpoints",
+        "num_threads",
+        "max_steps",
+        "every_n_steps",
+    }
+)
+"""Sizes and counts of which there must be one."""
+NOT_NEGATIVE = frozenset({"num_workers"})
+ABOVE_ZERO = frozenset({"mlp_ratio", "eps", "max_logit_scale"})
+
+
+def rules(experiment: object, on_this_machine: bool) -> list[Rule]:
+    """The rules for an experiment, the stages' own included.
+
+    Args:
+        experiment: An experiment, perhaps with values unset; others have only the rules on numbers.
+        on_this_machine: Whether files, folders and devices that it names must be there.
+    """
+    found: list[Rule] = [partial(numbers, experiment)]
+    if isinstance(experiment, EvaluationExperiment):
+        found += _evaluation_rules(lambda: experiment.evaluation, "", on_this_machine)
+    elif isinstance(experiment, PretrainExperiment):
+        found.append(partial(stages_fit, experiment))
+        for name in ("mae", "contrastive"):
+            if isinstance(stage := getattr(experiment, name, None), Stage):
+                found += _stage_rules(stage, name, on_this_machine)
+    elif isinstance(experiment, Stage):
+        found += _stage_rules(experiment, "", on_this_machine)
+    return found
+
+
+def _stage_rules(stage: Stage, prefix: str, on_this_machine: bool) -> list[Rule]:
+    found: list[Rule] = [partial(batch_divides, stage, prefix), partial(sources_named, stage, prefix)]
+    if isinstance(stage, MaskedPretrainExperiment):
+        found += [partial(mask_fits, stage, prefix), partial(crop_fits, stage, prefix)]
+    else:
+        found += [
+            partial(crop_fits, stage, prefix),
+            partial(local_crops_fit, stage, prefix),
+            partial(negatives_exist, stage, prefix),
+            partial(captions_fit, stage, prefix),
+            *_evaluation_rules(lambda: stage.evaluation, prefix, on_this_machine),
+        ]
+    if on_this_machine:
+        found += [
+            partial(machine.sources_exist, stage, prefix),
+            partial(machine.devices_exist, stage, prefix),
+        ]
+        if isinstance(stage, ContrastiveExperiment):
+            found += [
+                partial(machine.text_files_exist, stage, prefix),
+                partial(machine.initial_encoder_fits, stage, prefix),
+            ]
+    return found
+
+
+def _evaluation_rules(section: Callable[[], EvaluationConfig], prefix: str, on_this_machine: bool) -> list[Rule]:
+    found: list[Rule] = [lambda: evaluation_speaks(section(), prefix)]
+    return [*found, lambda: machine.evaluation_files_exist(section(), prefix)] if on_this_machine else found
+
+
+def numbers(experiment: object) -> Iterator[str]:
+    """Counts and sizes are at least 1, and every number is finite."""
+    for key, value in leaves(experiment):
+        name = key.rpartition(".")[2]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if not is_finite(value):
+            yield f"{key} = {value} must be a finite number; give one"
+        elif name in AT_LEAST_ONE and value < 1:
+            yield f"{key} = {value} must be at least 1"
+        elif name in NOT_NEGATIVE and value < 0:
+            yield f"{key} = {value} must not be negative; 0 loads in the training process itself"
+        elif name in ABOVE_ZERO and value <= 0:
+            yield f"{key} = {value} must be above 0"
+
+
+def batch_divides(stage: Stage, prefix: str) -> Iterator[str]:
+    """Every device gets the same number of samples in every micro-batch."""
+    batch, trainer = stage.data.global_batch_size, stage.trainer
+    if batch % trainer.num_micro_batches:
+        yield (
+            f"{join(prefix, 'data.global_batch_size')} = {batch} must be a multiple of trainer.devices x "
+            f"num_nodes x accumulate = {trainer.devices} x {trainer.num_nodes} x {trainer.accumulate}; "
+            f"{_neighbours(batch, trainer.num_micro_batches)}"
+        )
+
+
+def negatives_exist(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
+    """A contrastive loss needs at least one other pair beside each."""
+    batch, pieces = stage.data.global_batch_size, stage.trainer.num_micro_batches
+    if batch // pieces < 2:
+        yield (
+            f"{join(prefix, 'data.global_batch_size')} = {batch} leaves {batch // pieces} pair(s) per device "
+            f"and micro-batch, and a contrastive loss needs at least 2; use at least {2 * pieces}"
+        )
+
+
+def sources_named(stage: Stage, prefix: str) -> Iterator[str]:
+    """There is something to train on."""
+    if not stage.data.sources:
+        yield f"{join(prefix, 'data.sources')} is empty; name at least one source with its files"
+
+
+def crop_fits(stage: Stage, prefix: str) -> Iterator[str]:
+    """Crops have the size for which the encoder stores positions, which is also the size at evaluation."""
+    size, encoder = stage.transform.image_size, stage.image_encoder
+    if size != encoder.image_size:
+        yield (
+            f"{join(prefix, 'transform.image_size')} = {size} must equal "
+            f"{join(prefix, 'image_encoder.image_size')} = {encoder.image_size}; change one"
+        )
+
+
+def local_crops_fit(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
+    """Local crops are whole patches, and no larger than global ones."""
+    transform, patch = stage.transform, stage.image_encoder.patch_size
+    key = f"{join(prefix, 'transform.local_size')} = {transform.local_size}"
+    if not transform.num_local_crops:
+        return
+    if transform.local_size % patch:
+        yield (
+            f"{key} must be a multiple of {join(prefix, 'image_encoder.patch_size')} = {patch}; "
+            f"{_neighbours(transform.local_size, patch)}"
+        )
+    if transform.local_size > transform.image_size:
+        limit = join(prefix, "transform.image_size")
+        yield f"{key} must not exceed {limit} = {transform.image_size}; local crops are the small ones"
+
+
+def mask_fits(stage: MaskedPretrainExperiment, prefix: str) -> Iterator[str]:
+    """At least one patch is seen and at least one is hidden."""
+    ratio, patches = stage.masked_autoencoder.mask_ratio, stage.image_encoder.num_patches
+    if not 1 <= int(patches * ratio) < patches:
+        yield (
+            f"{join(prefix, 'masked_autoencoder.mask_ratio')} = {ratio} of {patches} patches must leave at "
+            "least one patch visible and one hidden; change it, or image_encoder.patch_size"
+        )
+
+
+def captions_fit(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
+    """The most keywords that a caption may show fit into the context, at one token each."""
+    captions, context = stage.data.captions, stage.tokenizer.context_length
+    if captions.name < 1 and captions.max_keywords + 2 > context:
+        yield (
+            f"{join(prefix, 'tokenizer.context_length')} = {context} cannot hold start, end and "
+            f"{join(prefix, 'data.captions.max_keywords')} = {captions.max_keywords} keywords; "
+            f"use at least {captions.max_keywords + 2} tokens, or fewer keywords"
+        )
+
+
+def evaluation_speaks(evaluation: EvaluationConfig, prefix: str) -> Iterator[str]:
+    """Every set has captions in the languages that it needs."""
+    tables = [(f"retrieval.{name}", one.table, 1) for name, one in evaluation.retrieval.items()]
+    tables += [(f"captions.{name}", one.table, len(LANGUAGES)) for name, one in evaluation.captions.items()]
+    for name, table, needed in tables:
+        key = join(prefix, f"evaluation.{name}.table.captions")
+        if unknown := sorted(set(table.captions) - set(LANGUAGES)):
+            yield f"{key} names the language {unknown[0]!r}; use {' or '.join(LANGUAGES)}"
+        elif len(table.captions) < needed:
+            wanted = "both ko and en" if needed > 1 else "ko, en or both"
+            yield f"{key} = {table.captions} must name a caption column for {wanted}"
+
+
+def stages_fit(experiment: PretrainExperiment) -> Iterator[str]:
+    """The encoder that the warm-up hands over is the one that contrastive training goes on with."""
+    warm_up, contrastive = experiment.mae, experiment.contrastive
+    if warm_up is None:
+        return
+    for field in fields(contrastive.image_encoder):
+        ours = getattr(contrastive.image_encoder, field.name)
+        theirs = getattr(warm_up.image_encoder, field.name)
+        if field.name not in REGULARISATION and ours != theirs:
+            yield (
+                f"contrastive.image_encoder.{field.name} = {getattr(ours, 'name', ours)} must equal "
+                f"mae.image_encoder.{field.name} = {getattr(theirs, 'name', theirs)}; "
+                f"image_encoder.{field.name}=VALUE sets both"
+            )
+    if contrastive.init.image_encoder is not None:
+        yield (
+            f"contrastive.init.image_encoder = {contrastive.init.image_encoder} would be overruled by the "
+            "warm-up; remove it, or set mae=null"
+        )
+
+
+def _neighbours(value: int, step: int) -> str:
+    below = value - value % step
+    return f"use {below} or {below + step}" if below else f"use {step}"

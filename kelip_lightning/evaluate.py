@@ -1,0 +1,20 @@
+"""Evaluating a finished run."""
+
+from data_modules.evaluation_sets import EvaluationConfig, build_evaluation_sets
+from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function
+from kelip_lightning.evaluation.suite import chance_levels, evaluate_sets
+from kelip_lightning.models.dual_encoder_file import load_dual_encoder
+from kelip_lightning.run_folder import RunFolder
+
+
+def evaluate_run(run: RunFolder, evaluation: EvaluationConfig) -> tuple[dict[str, float], dict[str, float]]:
+    """The figures of a finished run on the configured sets, and what chance gives, under the same keys.
+
+    The figures equal those that the run's own last evaluation logged, on the same hardware.
+    """
+    trained = load_dual_encoder(run.dual_encoder)
+    sets = build_evaluation_sets(evaluation, trained.model.image_encoder.config.image_size)
+    figures = evaluate_sets(
+        image_encode_function(trained.model), text_encode_function(trained.model, trained.tokenizer), sets
+    )
+    return figures, chance_levels(sets)

@@ -1,0 +1,149 @@
+"""All evaluation sets of a run in one call, and what guessing would score on them.
+
+Keys, R@K in [0, 1] with K of 1, 5, 10:
+    eval/<retrieval set>_<language>/image_to_text_R@K, text_to_image_R@K, median_rank
+    eval/<caption set>/<language>_to_<language>_R@K
+    eval/<classification set>_<language>/zero_shot_top1, zero_shot_top5, mean_per_class_recall
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+from math import comb
+from typing import TYPE_CHECKING
+
+import torch
+
+from kelip_lightning.evaluation.embed import Embeddings, ImageEncode, TextEncode
+from kelip_lightning.evaluation.retrieval import (
+    RECALL_KS,
+    group_ranks,
+    median_rank,
+    recall_at,
+    retrieval_ranks,
+)
+from kelip_lightning.evaluation.zero_shot import accuracy, class_embeddings, mean_per_class_recall
+
+if TYPE_CHECKING:
+    from data_modules.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet
+
+
+def evaluate_sets(
+    encode_images: ImageEncode, encode_texts: TextEncode, sets: EvaluationSets, batch_size: int = 256
+) -> dict[str, float]:
+    """Every figure of every set, in the language of its captions or class names.
+
+    A text that several sets share is embedded once, and so is an image tensor that they share.
+
+    Args:
+        encode_images: uint8 images (B, 3, H, W) -> (B, E).
+        encode_texts: B texts -> (B, E).
+        sets: Retrieval, caption and classification sets, images decoded.
+        batch_size: Images per call of `encode_images`; twice as many texts go into one call.
+
+    Returns:
+        Key -> figure, keys as in the head of this file; zero_shot_top5 is left out where there are
+        fewer than five classes. Text -> image retrieval asks with the
+        distinct target captions of a set, over its images: any image that has the caption is right.
+    """
+    return figures_of(Embeddings(encode_images, encode_texts, batch_size), sets)
+
+
+def figures_of(embeddings: Embeddings, sets: EvaluationSets) -> dict[str, float]:
+    """As `evaluate_sets`, with embeddings that the caller goes on using (for a panel, say)."""
+    figures: dict[str, float] = {}
+    for retrieval_set in sets.retrieval:
+        figures |= _retrieval_figures(embeddings, retrieval_set)
+    for caption_set in sets.captions:
+        figures |= _caption_figures(embeddings, caption_set)
+    for classification_set in sets.classification:
+        figures |= _classification_figures(embeddings, classification_set)
+    return figures
+
+
+def chance_levels(sets: EvaluationSets) -> dict[str, float]:
+    """What a model with random embeddings scores in expectation, under the same keys."""
+    levels: dict[str, float] = {}
+    for retrieval_set in sets.retrieval:
+        levels |= _retrieval_chance(retrieval_set)
+    for caption_set in sets.captions:
+        size = len(next(iter(caption_set.captions.values())))
+        for source, target in permutations(caption_set.captions, 2):
+            chance = {k: min(1.0, k / size) for k in RECALL_KS}
+            levels |= _recall_entries(f"eval/{caption_set.name}/{source}_to_{target}", chance)
+    for classification_set in sets.classification:
+        levels |= _classification_chance(classification_set)
+    return levels
+
+
+def _recall_entries(prefix: str, recalls: dict[int, float]) -> dict[str, float]:
+    return {f"{prefix}_R@{k}": recall for k, recall in recalls.items()}
+
+
+def _retrieval_figures(embeddings: Embeddings, data: RetrievalSet) -> dict[str, float]:
+    image_features = embeddings.images(data.images)
+    asked = torch.unique(data.target)
+    figures: dict[str, float] = {}
+    for language, captions in data.captions.items():
+        gallery = embeddings.texts(captions)
+        to_text = retrieval_ranks(image_features, gallery, data.target)
+        to_image = group_ranks(gallery[asked], image_features, asked, data.target)
+        prefix = f"eval/{data.name}_{language}"
+        figures |= _recall_entries(f"{prefix}/image_to_text", recall_at(to_text))
+        figures |= _recall_entries(f"{prefix}/text_to_image", recall_at(to_image))
+        figures[f"{prefix}/median_rank"] = median_rank(to_text)
+    return figures
+
+
+def _caption_figures(embeddings: Embeddings, data: CaptionSet) -> dict[str, float]:
+    features = {language: embeddings.texts(captions) for language, captions in data.captions.items()}
+    figures: dict[str, float] = {}
+    for source, target in permutations(features, 2):
+        ranks = retrieval_ranks(features[source], features[target], torch.arange(len(features[source])))
+        figures |= _recall_entries(f"eval/{data.name}/{source}_to_{target}", recall_at(ranks))
+    return figures
+
+
+def _classification_figures(embeddings: Embeddings, data: ClassificationSet) -> dict[str, float]:
+    image_features = embeddings.images(data.images)
+    figures: dict[str, float] = {}
+    for language, class_names in data.class_names.items():
+        classes = class_embeddings(embeddings.texts, class_names, data.templates[language])
+        prefix = f"eval/{data.name}_{language}"
+        tops = accuracy(image_features, classes, data.labels)
+        figures |= {f"{prefix}/zero_shot_top{k}": top for k, top in tops.items()}
+        figures[f"{prefix}/mean_per_class_recall"] = mean_per_class_recall(image_features, classes, data.labels)
+    return figures
+
+
+def _retrieval_chance(data: RetrievalSet) -> dict[str, float]:
+    num_images = len(data.images)
+    right_counts = torch.bincount(data.target)[torch.unique(data.target)].tolist()
+    to_image = {k: _mean([_chance_of_any(count, num_images, k) for count in right_counts]) for k in RECALL_KS}
+    levels: dict[str, float] = {}
+    for language, captions in data.captions.items():
+        prefix = f"eval/{data.name}_{language}"
+        to_text = {k: min(1.0, k / len(captions)) for k in RECALL_KS}
+        levels |= _recall_entries(f"{prefix}/image_to_text", to_text)
+        levels |= _recall_entries(f"{prefix}/text_to_image", to_image)
+        levels[f"{prefix}/median_rank"] = (len(captions) + 1) / 2
+    return levels
+
+
+def _classification_chance(data: ClassificationSet) -> dict[str, float]:
+    levels: dict[str, float] = {}
+    for language, class_names in data.class_names.items():
+        prefix, num_classes = f"eval/{data.name}_{language}", len(class_names)
+        levels |= {f"{prefix}/zero_shot_top{k}": k / num_classes for k in (1, 5) if k <= num_classes}
+        levels[f"{prefix}/mean_per_class_recall"] = 1 / num_classes
+    return levels
+
+
+def _chance_of_any(num_right: int, num_items: int, k: int) -> float:
+    """Chance that k items drawn out of `num_items` hold at least one of the `num_right` right ones."""
+    return 1.0 - comb(num_items - num_right, k) / comb(num_items, k) if k <= num_items else 1.0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

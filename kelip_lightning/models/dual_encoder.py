@@ -1,0 +1,88 @@
+"""Image and text encoder with projections into one space, and the temperature between them.
+
+Shapes: V global views, V' local views, B pairs, E embed_dim, T tokens.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.text_encoder import TextEncoder
+
+
+@dataclass(kw_only=True, slots=True)
+class DualEncoderConfig:
+    """The joint space."""
+
+    embed_dim: int = 512
+    """Width of the joint space (paper: 512)."""
+    initial_temperature: float = 0.07
+    """exp(-logit_scale) at the start (paper: 0.07)."""
+    max_logit_scale: float = 100.0
+    """Upper bound of exp(logit_scale), applied where it is used (CLIP: 100)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.initial_temperature <= 1:
+            raise ValueError(f"initial_temperature = {self.initial_temperature} must be above 0 and at most 1")
+
+
+@dataclass(slots=True, kw_only=True)
+class PairFeatures:
+    """What one forward pass gives the loss; features are float32 and of unit length."""
+
+    global_VBE: Tensor
+    local_VBE: Tensor
+    """(V', B, E), V' may be 0."""
+    text_BE: Tensor
+    logit_scale: Tensor
+    """exp of the parameter, bounded, float32 (1,)."""
+
+
+class DualEncoder(nn.Module):
+    """CLIP's two towers around the shared image encoder."""
+
+    def __init__(self, image_encoder: ImageEncoder, text_encoder: TextEncoder, config: DualEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_encoder = image_encoder
+        self.text_encoder = text_encoder
+        image_width, text_width = image_encoder.config.width, text_encoder.config.width
+        self.image_projection = nn.Linear(image_width, config.embed_dim, bias=False)
+        self.text_projection = nn.Linear(text_width, config.embed_dim, bias=False)
+        nn.init.normal_(self.image_projection.weight, std=image_width**-0.5)
+        nn.init.normal_(self.text_projection.weight, std=text_width**-0.5)
+        # Shape (1,): DeepSpeed 0.19.8 fails on 0-dimensional parameters.
+        self.logit_scale = nn.Parameter(torch.full((1,), -math.log(config.initial_temperature)))
+
+    def encode_image(self, images_BCHW: Tensor, l2norm: bool = True) -> Tensor:
+        """Image features, float32 (B, E), of unit length if l2norm; images are standardised float."""
+        features_BE = self.image_projection(self.image_encoder(images_BCHW)).float()
+        return F.normalize(features_BE, dim=-1) if l2norm else features_BE
+
+    def encode_text(self, tokens_BT: Tensor, l2norm: bool = True) -> Tensor:
+        """Text features, float32 (B, E), of unit length if l2norm; tokens are int64."""
+        features_BE = self.text_projection(self.text_encoder(tokens_BT)).float()
+        return F.normalize(features_BE, dim=-1) if l2norm else features_BE
+
+    def scale(self) -> Tensor:
+        """The factor on cosine similarities: exp(logit_scale), at most max_logit_scale, float32 (1,)."""
+        return self.logit_scale.float().exp().clamp(max=self.config.max_logit_scale)
+
+    def forward(self, global_VBCHW: Tensor, local_VBCHW: Tensor, tokens_BT: Tensor) -> PairFeatures:
+        """Features of every crop and caption; one pass of the image encoder per resolution."""
+        return PairFeatures(
+            global_VBE=self._encode_views(global_VBCHW),
+            local_VBE=self._encode_views(local_VBCHW),
+            text_BE=self.encode_text(tokens_BT),
+            logit_scale=self.scale(),
+        )
+
+    def _encode_views(self, views_VBCHW: Tensor) -> Tensor:
+        views, batch = views_VBCHW.shape[:2]
+        if views == 0:
+            return torch.empty(0, batch, self.config.embed_dim, device=views_VBCHW.device)
+        return self.encode_image(views_VBCHW.flatten(0, 1)).view(views, batch, -1)

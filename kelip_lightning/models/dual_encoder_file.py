@@ -1,0 +1,80 @@
+"""A trained dual encoder as a folder: weights, configuration, tokenizer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_modules.tokenizer import BilingualTokenizer
+from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
+from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
+from kelip_lightning.models.text_encoder import TextEncoder, TextEncoderConfig
+from kelip_lightning.models.weights_folder import (
+    check_tensors,
+    config_from_dict,
+    config_to_dict,
+    read_config,
+    read_weights,
+    write_folder,
+)
+
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainedModel:
+    """What is needed to use a trained model."""
+
+    model: DualEncoder
+    tokenizer: BilingualTokenizer
+
+
+def build_dual_encoder(
+    image: ImageEncoderConfig,
+    text: TextEncoderConfig,
+    joint: DualEncoderConfig,
+    tokenizer: BilingualTokenizer,
+) -> DualEncoder:
+    """A freshly initialised dual encoder that fits the tokenizer; draws from torch's global stream."""
+    text_encoder = TextEncoder(
+        text,
+        vocab_size=tokenizer.vocab_size,
+        context_length=tokenizer.context_length,
+        eot_id=tokenizer.eot_id,
+        pad_id=tokenizer.pad_id,
+    )
+    return DualEncoder(ImageEncoder(image), text_encoder, joint)
+
+
+def save_dual_encoder(folder: Path, model: DualEncoder, tokenizer: BilingualTokenizer, card: str) -> None:
+    """Write model.safetensors, config.yaml, tokenizer.json and README.md (the card)."""
+    config: dict[str, Any] = {
+        "image_encoder": config_to_dict(model.image_encoder.config),
+        "text_encoder": config_to_dict(model.text_encoder.config),
+        "dual_encoder": config_to_dict(model.config),
+        "context_length": tokenizer.context_length,
+    }
+    write_folder(folder, model.state_dict(), config, {TOKENIZER: tokenizer.to_json(), "README.md": card})
+
+
+def load_dual_encoder(folder: Path) -> TrainedModel:
+    """Read a folder that `save_dual_encoder` wrote; the model is in evaluation mode.
+
+    Raises:
+        EncoderFileError: Files are missing or damaged, or tensors do not fit.
+        DataError: The tokenizer file is missing or damaged.
+    """
+    config = read_config(folder)
+    tokenizer = BilingualTokenizer.from_file(folder / TOKENIZER, int(config["context_length"]))
+    with torch.random.fork_rng(devices=[]):
+        model = build_dual_encoder(
+            config_from_dict(ImageEncoderConfig, config["image_encoder"], folder),
+            config_from_dict(TextEncoderConfig, config["text_encoder"], folder),
+            config_from_dict(DualEncoderConfig, config["dual_encoder"], folder),
+            tokenizer,
+        )
+    weights = read_weights(folder)
+    check_tensors(model.state_dict(), weights, folder)
+    model.load_state_dict(weights, strict=True)
+    return TrainedModel(model=model.eval(), tokenizer=tokenizer)

@@ -1,0 +1,138 @@
+"""The one image encoder of both stages: a timm Vision Transformer.
+
+Shapes: B batch, C/H/W image, N patches, K kept patches, L tokens with the class token first, D width.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+
+import torch
+from timm.layers import build_sincos2d_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+
+class Pooling(Enum):
+    """How tokens become one feature."""
+
+    cls = "cls"
+    mean = "mean"
+
+
+class Activation(Enum):
+    """The non-linearity of the MLPs; `quick_gelu` is CLIP's and KELIP's x * sigmoid(1.702 x)."""
+
+    gelu = "gelu"
+    quick_gelu = "quick_gelu"
+
+
+@dataclass(kw_only=True, slots=True)
+class ImageEncoderConfig:
+    """Dimensions of the Vision Transformer (defaults: ViT-B/32 as in the paper)."""
+
+    image_size: int = 224
+    """Side in pixels for which position embeddings are stored; other sizes resample them."""
+    patch_size: int = 32
+    """Side of a patch in pixels."""
+    width: int = 768
+    """Token width."""
+    depth: int = 12
+    """Number of transformer blocks."""
+    num_heads: int = 12
+    """Attention heads; must divide width."""
+    mlp_ratio: float = 4.0
+    """Hidden width of an MLP over the token width."""
+    pooling: Pooling = Pooling.cls
+    """cls: the class token (paper); mean: the mean of the patch tokens."""
+    activation: Activation = Activation.quick_gelu
+    """Non-linearity of the MLPs (paper: quick_gelu)."""
+    pre_norm: bool = True
+    """A LayerNorm before the blocks and no bias in the patch embedding (paper: yes)."""
+    drop_path_rate: float = 0.0
+    """Stochastic depth of the last block, in [0, 1); earlier blocks get less."""
+    patch_drop_rate: float = 0.0
+    """Share of patch tokens dropped in contrastive training, in [0, 1) (FLIP, arXiv:2212.00794)."""
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size = {self.image_size} must be a multiple of patch_size = {self.patch_size}; change one"
+            )
+        if self.width % self.num_heads or self.width % 4:
+            raise ValueError(
+                f"width = {self.width} must be a multiple of num_heads = {self.num_heads} and of 4; change one"
+            )
+        for name in ("drop_path_rate", "patch_drop_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 0 and below 1")
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of an image of the stored size."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+class ImageEncoder(nn.Module):
+    """Tokens for the MAE warm-up, one feature per image for contrastive training, from the same weights."""
+
+    def __init__(self, config: ImageEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        # global_pool="" keeps the final norm in one place whatever the pooling; pooling is ours, in forward.
+        self.vit = VisionTransformer(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.width,
+            depth=config.depth,
+            num_heads=config.num_heads,
+            mlp_ratio=config.mlp_ratio,
+            num_classes=0,
+            global_pool="",
+            dynamic_img_size=True,
+            pre_norm=config.pre_norm,
+            drop_path_rate=config.drop_path_rate,
+            patch_drop_rate=config.patch_drop_rate,
+            act_layer=config.activation.value,
+            norm_layer=partial(nn.LayerNorm, eps=1e-5),
+        )
+        self._init_positions()
+
+    def _init_positions(self) -> None:
+        """Start the learned positions from 2D sine and cosine, so that neighbours are alike from step 0.
+
+        Deviation: the official code starts them from noise (std 0.01); a short run never learns the grid from that.
+        """
+        side = self.config.image_size // self.config.patch_size
+        grid = build_sincos2d_pos_embed([side, side], self.config.width, interleave_sin_cos=False)
+        positions = self.vit.pos_embed
+        assert positions is not None
+        with torch.no_grad():
+            positions[:, 1:] = grid * 0.02 * 2**0.5
+            positions[:, :1] = 0
+
+    def tokens(self, images_BCHW: Tensor, keep_BK: Tensor | None = None) -> Tensor:
+        """Normalised tokens after the last block, class token first.
+
+        Args:
+            images_BCHW: Standardised images, float; sides must be multiples of the patch size.
+            keep_BK: int64 indices of the patches to encode (raster order); none: all, less those dropped at random
+                when training with patch_drop_rate > 0.
+
+        Returns:
+            (B, 1 + K, D).
+        """
+        vit = self.vit
+        tokens_BLD = vit._pos_embed(vit.patch_embed(images_BCHW))
+        if keep_BK is None:
+            tokens_BLD = vit.patch_drop(tokens_BLD)
+        else:
+            index = (keep_BK + 1).unsqueeze(-1).expand(-1, -1, tokens_BLD.shape[-1])
+            tokens_BLD = torch.cat([tokens_BLD[:, :1], tokens_BLD.gather(1, index)], dim=1)
+        result: Tensor = vit.norm(vit.blocks(vit.norm_pre(tokens_BLD)))
+        return result
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """One feature per image, (B, D)."""
+        tokens_BLD = self.tokens(images_BCHW)
+        return tokens_BLD[:, 0] if self.config.pooling is Pooling.cls else tokens_BLD[:, 1:].mean(dim=1)

@@ -1,0 +1,110 @@
+"""The masked autoencoder of the warm-up: the shared image encoder and a light decoder.
+
+Reference: He et al. 2022 (arXiv:2111.06377), sec. 3: the encoder sees the kept patches only, class token kept,
+decoder with fixed sine-cosine positions.
+
+Shapes: B batch, N patches, K kept, D encoder width, d decoder width, P values of a patch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from timm.layers import build_sincos2d_pos_embed
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.patches import keep_lowest, mask_of
+
+
+@dataclass(kw_only=True, slots=True)
+class MaskedAutoencoderConfig:
+    """Masking and decoder (defaults: He et al. 2022)."""
+
+    mask_ratio: float = 0.75
+    """Share of patches hidden from the encoder, in (0, 1) (paper: 0.75 "following MAE")."""
+    norm_pix_loss: bool = True
+    """Whether each target patch is standardised by its own mean and standard deviation."""
+    decoder_width: int = 512
+    """Token width of the decoder; a multiple of 4 and of decoder_num_heads."""
+    decoder_depth: int = 8
+    """Blocks of the decoder."""
+    decoder_num_heads: int = 16
+    """Attention heads of the decoder."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio = {self.mask_ratio} must lie strictly between 0 and 1")
+        if self.decoder_width % self.decoder_num_heads or self.decoder_width % 4:
+            raise ValueError(
+                f"decoder_width = {self.decoder_width} must be a multiple of decoder_num_heads = "
+                f"{self.decoder_num_heads} and of 4; change one"
+            )
+
+
+@dataclass(slots=True, kw_only=True)
+class MaskedReconstruction:
+    """What the decoder made of the visible patches."""
+
+    prediction_BNP: Tensor
+    """float32, every patch in raster order; standardised pixel values if norm_pix_loss."""
+    mask_BN: Tensor
+    """float32, 1 where the encoder did not see the patch."""
+
+
+class MaskedAutoencoder(nn.Module):
+    """Reconstructs all patches of an image from the few that the noise leaves visible."""
+
+    decoder_positions: Tensor
+
+    def __init__(self, encoder: ImageEncoder, config: MaskedAutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        size, width = encoder.config, config.decoder_width
+        side = size.image_size // size.patch_size
+        self.decoder_embed = nn.Linear(size.width, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        positions = build_sincos2d_pos_embed([side, side], width, interleave_sin_cos=False)
+        self.register_buffer("decoder_positions", positions.unsqueeze(0), persistent=False)
+        self.decoder_blocks = nn.Sequential(
+            *(Block(width, config.decoder_num_heads, qkv_bias=True) for _ in range(config.decoder_depth))
+        )
+        self.decoder_norm = nn.LayerNorm(width)
+        self.decoder_pixels = nn.Linear(width, size.patch_size**2 * 3)
+        self._init_decoder()
+
+    def _init_decoder(self) -> None:
+        """Xavier-uniform matrices, zero biases, normal mask token (std 0.02), as He et al. 2022, app. A.1."""
+        nn.init.normal_(self.mask_token, std=0.02)
+        for module in (self.decoder_embed, *self.decoder_blocks.modules(), self.decoder_pixels):
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.encoder.config.patch_size
+
+    @property
+    def norm_pix_loss(self) -> bool:
+        """Whether predictions are standardised patch by patch."""
+        return self.config.norm_pix_loss
+
+    def forward(self, images_BCHW: Tensor, noise_BN: Tensor) -> MaskedReconstruction:
+        """Reconstruct standardised images from the patches with the lowest noise."""
+        keep_BK = keep_lowest(noise_BN, self.config.mask_ratio)
+        mask_BN = mask_of(keep_BK, noise_BN.shape[1])
+        visible_BLd = self.decoder_embed(self.encoder.tokens(images_BCHW, keep_BK))
+        return MaskedReconstruction(prediction_BNP=self._decode(visible_BLd, keep_BK, mask_BN), mask_BN=mask_BN)
+
+    def _decode(self, visible_BLd: Tensor, keep_BK: Tensor, mask_BN: Tensor) -> Tensor:
+        batch, num_patches = mask_BN.shape
+        width = self.config.decoder_width
+        patches_BNd = self.mask_token.to(visible_BLd.dtype).expand(batch, num_patches, width)
+        patches_BNd = patches_BNd.scatter(1, keep_BK.unsqueeze(-1).expand(-1, -1, width), visible_BLd[:, 1:])
+        patches_BNd = patches_BNd + self.decoder_positions
+        decoded_BLd = self.decoder_blocks(torch.cat([visible_BLd[:, :1], patches_BNd], dim=1))
+        prediction_BNP: Tensor = self.decoder_pixels(self.decoder_norm(decoded_BLd[:, 1:])).float()
+        return prediction_BNP

@@ -1,0 +1,1 @@
+"""The two LightningModules: the MAE warm-up and contrastive training."""

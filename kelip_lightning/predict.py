@@ -1,0 +1,35 @@
+"""Which of some texts fits an image."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from data_modules.errors import DataError
+from data_modules.transforms.evaluation import evaluation_image
+from kelip_lightning.models.dual_encoder_file import load_dual_encoder
+from kelip_lightning.models.preprocessing import normalize_images
+from kelip_lightning.run_folder import RunFolder
+
+
+@torch.no_grad()
+def predict(run: RunFolder, image: Path, texts: Sequence[str]) -> list[float]:
+    """The probability of each text given the image: softmax over the texts of scaled cosine similarities.
+
+    Raises:
+        DataError: The image is missing or unreadable, or there is no text.
+    """
+    if not image.is_file():
+        raise DataError(f"image {image} does not exist; give the path of an image file")
+    if not texts:
+        raise DataError("no texts to compare: give one or more after --texts")
+    trained = load_dual_encoder(run.dual_encoder)
+    model = trained.model
+    try:
+        pixels = torch.from_numpy(evaluation_image(image.read_bytes(), model.image_encoder.config.image_size))
+    except DataError as error:
+        raise DataError(f"image {image}: {error}") from error
+    image_BE = model.encode_image(normalize_images(pixels.unsqueeze(0)))
+    text_BE = model.encode_text(trained.tokenizer.encode(list(texts)))
+    probabilities: list[float] = (model.scale() * image_BE @ text_BE.T).softmax(dim=-1)[0].tolist()
+    return probabilities

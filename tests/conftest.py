@@ -1,0 +1,59 @@
+"""What every test gets: no network, one thread, its own random stream, and the defaults back afterwards."""
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import pytest
+import torch
+
+SEED = 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _caches_of_the_test_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hugging Face caches go to a folder of this test run, not to the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets_cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _same_start_for_every_test() -> Iterator[None]:
+    """Seeds Python, NumPy and torch, and puts back what a test (or a Trainer in it) changed globally."""
+    dtype, deterministic = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
+    grad_enabled, environment = torch.is_grad_enabled(), dict(os.environ)
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
+    torch.set_num_threads(1)
+    yield
+    torch.set_default_dtype(dtype)
+    if torch.are_deterministic_algorithms_enabled() != deterministic:  # the call itself loads the compiler
+        torch.use_deterministic_algorithms(deterministic)
+    torch.set_grad_enabled(grad_enabled)
+    _restore_environment(environment)
+
+
+def _restore_environment(environment: dict[str, str]) -> None:
+    """Lightning leaves seeds and ranks behind, which would steer the next test's Trainer."""
+    current_test = os.environ.get("PYTEST_CURRENT_TEST")
+    os.environ.clear()
+    os.environ.update(environment)
+    if current_test is not None:
+        os.environ["PYTEST_CURRENT_TEST"] = current_test
+
+
+@pytest.fixture
+def runs_folder(tmp_path: Path) -> Path:
+    """An empty folder to pass as an experiment's `output_dir`."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    return folder

@@ -1,0 +1,1 @@
+"""The TensorBoard pages of a run as pictures, to look at."""

@@ -1,0 +1,1 @@
+"""Checks of the source itself that no linter makes."""

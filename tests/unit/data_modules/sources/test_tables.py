@@ -1,0 +1,114 @@
+"""Opening tables: rows, conditions, and files that are not what they should be."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+
+from data_modules.errors import DataError
+from data_modules.sources.tables import as_text, matching_rows, open_table
+
+Rows = list[dict[str, Any]]
+WriteTable = Callable[[Rows, str], str]
+COLUMNS = ["key", "name_ko"]
+
+
+def test_open_table__files_follow_one_another(rows: Rows, write_table: WriteTable) -> None:
+    files = [write_table(rows[6:], "a.parquet"), write_table(rows[:6], "b.parquet")]
+    table = open_table(files, "image", COLUMNS)
+    assert list(table["key"]) == [row["key"] for row in rows[6:] + rows[:6]]
+    assert table[0]["image"]["bytes"] == rows[6]["image"]["bytes"], "left encoded"
+
+
+def test_open_table__progress_bars_stay_as_they_were(rows: Rows, write_table: WriteTable) -> None:
+    before = datasets.are_progress_bars_disabled()
+    open_table([write_table(rows, "a.parquet")], "image", COLUMNS)
+    assert datasets.are_progress_bars_disabled() == before
+
+
+def test_open_table__a_rewritten_file_is_read_anew(rows: Rows, write_table: WriteTable) -> None:
+    file = write_table(rows, "a.parquet")
+    assert len(open_table([file], "image", COLUMNS)) == 12
+    write_table(rows[:4], "a.parquet")
+    assert len(open_table([file], "image", COLUMNS)) == 4
+
+
+def test_open_table__missing_column_is_named_with_those_there(rows: Rows, write_table: WriteTable) -> None:
+    file = write_table(rows, "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet has no column 'titel'; its columns are concept, design, even"):
+        open_table([file], "image", ["key", "titel"])
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not a table at all"])
+def test_open_table__file_that_is_no_parquet(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "a.parquet"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.parquet is damaged .* restore it"):
+        open_table([str(file)], "image", COLUMNS)
+
+
+def test_open_table__truncated_file(rows: Rows, write_table: WriteTable) -> None:
+    file = Path(write_table(rows, "a.parquet"))
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"a\.parquet is damaged .* restore it"):
+        open_table([str(file)], "image", COLUMNS)
+
+
+def test_open_table__damage_in_the_middle(rows: Rows, write_table: WriteTable) -> None:
+    file = Path(write_table(rows, "a.parquet"))
+    content = bytearray(file.read_bytes())
+    content[4 : len(content) // 3] = b"\xff" * (len(content) // 3 - 4)
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.parquet"):
+        open_table([str(file)], "image", COLUMNS)
+
+
+def test_open_table__files_with_different_columns(rows: Rows, write_table: WriteTable) -> None:
+    fewer = [{name: row[name] for name in ("key", "image", "name_ko")} for row in rows]
+    files = [write_table(rows, "a.parquet"), write_table(fewer, "b.parquet")]
+    with pytest.raises(DataError, match=r"b\.parquet"):
+        open_table(files, "image", COLUMNS)
+
+
+
+
+def _expected(rows: Rows, where: dict[str, list[str]]) -> list[int]:
+    def spelled(value: object) -> str:
+        return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+    return [i for i, row in enumerate(rows) if all(spelled(row[name]) in allowed for name, allowed in where.items())]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {},
+        {"design": ["flat"]},
+        {"design": ["flat", "round"], "even": ["true"]},
+        {"even": ["false"], "number": ["1", "4", "5"]},
+        {"design": []},
+        {"design": ["oil"]},
+        {"name_ko": ["이름 3"]},
+    ],
+)
+def test_matching_rows__equals_a_loop(rows: Rows, write_table: WriteTable, where: dict[str, list[str]]) -> None:
+    table = open_table([write_table(rows, "a.parquet")], "image", COLUMNS)
+    found = matching_rows(table, where)
+    assert found.dtype == np.int64
+    assert found.tolist() == _expected(rows, where)
+
+
+def test_matching_rows__unknown_column(rows: Rows, write_table: WriteTable) -> None:
+    table = open_table([write_table(rows, "a.parquet")], "image", COLUMNS)
+    with pytest.raises(DataError, match="`where` names a column 'desing'"):
+        matching_rows(table, {"desing": ["flat"]})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(True, "true"), (False, "false"), (3, "3"), ("No", "No"), (None, "None"), (1.5, "1.5")]
+)
+def test_as_text(value: object, text: str) -> None:
+    assert as_text(value) == text

@@ -1,0 +1,125 @@
+"""Decoding against blends computed by hand."""
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from data_modules.decoding import decode_image, to_array
+from data_modules.errors import DataError
+
+_GENERATOR = np.random.default_rng(0)
+RGBA = _GENERATOR.integers(0, 256, (6, 5, 4), dtype=np.uint8)
+GREY = _GENERATOR.integers(0, 256, (6, 5), dtype=np.uint8)
+
+
+def _bytes(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def _blend(colour: np.ndarray, alpha: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
+    share = alpha[..., None] / 255.0
+    return colour * share + np.array(background) * (1 - share)
+
+
+@pytest.mark.parametrize("background", [(255, 255, 255), (10, 200, 30)])
+def test_decode_image__rgba_is_blended(background: tuple[int, int, int]) -> None:
+    decoded = decode_image(_bytes(Image.fromarray(RGBA)), background)
+    assert decoded.mode == "RGB"
+    expected = _blend(RGBA[..., :3], RGBA[..., 3], background)
+    assert np.abs(np.asarray(decoded) - expected).max() <= 0.5 + 1e-9, "rounded to the nearest"
+
+
+def test_decode_image__default_background_is_white() -> None:
+    clear = np.zeros((2, 2, 4), dtype=np.uint8)
+    assert np.asarray(decode_image(_bytes(Image.fromarray(clear)))).tolist() == [[[255] * 3] * 2] * 2
+
+
+def test_decode_image__grey_with_alpha() -> None:
+    alpha = RGBA[..., 3]
+    data = _bytes(Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(alpha)]))
+    expected = _blend(np.repeat(GREY[..., None], 3, axis=2), alpha, (0, 0, 255))
+    assert np.abs(np.asarray(decode_image(data, (0, 0, 255))) - expected).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "GIF"])
+def test_decode_image__palette_with_transparency(file_format: str) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 0, 0, 0, 100, 0])
+    image.putpixel((1, 0), 1)
+    data = _bytes(image, file_format, transparency=1)
+    assert np.asarray(decode_image(data, (1, 2, 3))).tolist() == [[[200, 0, 0], [1, 2, 3]]]
+
+
+def test_decode_image__rgb_with_one_transparent_colour() -> None:
+    image = Image.new("RGB", (2, 1), (9, 9, 9))
+    image.putpixel((1, 0), (50, 60, 70))
+    data = _bytes(image, transparency=(9, 9, 9))
+    assert np.asarray(decode_image(data, (1, 2, 3))).tolist() == [[[1, 2, 3], [50, 60, 70]]]
+
+
+def test_decode_image__rgb_and_grey_keep_their_pixels() -> None:
+    assert np.array_equal(decode_image(_bytes(Image.fromarray(RGBA[..., :3]))), RGBA[..., :3])
+    assert np.array_equal(decode_image(_bytes(Image.fromarray(GREY))), np.repeat(GREY[..., None], 3, axis=2))
+
+
+def test_decode_image__cmyk() -> None:
+    data = _bytes(Image.new("CMYK", (2, 2), (255, 0, 0, 0)), "TIFF")
+    assert np.asarray(decode_image(data))[0, 0].tolist() == [0, 255, 255]
+
+
+def test_decode_image__one_bit() -> None:
+    data = _bytes(Image.fromarray(GREY).convert("1", dither=Image.Dither.NONE))
+    assert np.array_equal(np.asarray(decode_image(data))[..., 0], np.where(GREY > 127, 255, 0))
+
+
+def test_decode_image__sixteen_bit_grey_keeps_its_range() -> None:
+    deep = (GREY.astype(np.uint16) << 8) | 0x7F
+    decoded = np.asarray(decode_image(_bytes(Image.fromarray(deep)))).astype(int)
+    assert np.abs(decoded - GREY[..., None].astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"RIFF\x00\x00\x00\x00WEBP"])
+def test_decode_image__garbage(data: bytes) -> None:
+    with pytest.raises(DataError, match="not a readable image"):
+        decode_image(data)
+
+
+def test_decode_image__truncated() -> None:
+    data = _bytes(Image.fromarray(_GENERATOR.integers(0, 256, (64, 64, 3), dtype=np.uint8)), "JPEG")
+    with pytest.raises(DataError, match="not a readable image"):
+        decode_image(data[: len(data) // 2])
+
+
+def test_decode_image__more_pixels_than_pillow_dares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    with pytest.raises(DataError, match="not a readable image"):
+        decode_image(_bytes(Image.fromarray(GREY)))
+
+
+@given(data=st.data(), file_format=st.sampled_from(["PNG", "WEBP", "GIF", "JPEG", "TIFF"]))
+@settings(max_examples=80, deadline=None)
+def test_decode_image__damaged_bytes_decode_or_raise_data_error(data: st.DataObject, file_format: str) -> None:
+    whole = bytearray(_bytes(Image.fromarray(RGBA[..., :3]), file_format))
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # a damaged header may ask for gigabytes
+        try:
+            assert decode_image(bytes(whole)).mode == "RGB"
+        except DataError as error:
+            assert "not a readable image" in str(error)
+
+
+def test_to_array__channels_first() -> None:
+    array = to_array(Image.fromarray(RGBA[..., :3]))
+    assert array.dtype == np.uint8
+    assert array.shape == (3, 6, 5)
+    assert array[2, 4, 1] == RGBA[4, 1, 2]

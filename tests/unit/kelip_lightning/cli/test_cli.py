@@ -1,0 +1,170 @@
+"""The verbs, without training."""
+
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kelip_lightning.cli import main, parse_arguments
+from kelip_lightning.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[4]
+EXPERIMENT = "experiments/emoji/pretrain.yaml"
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A run folder that passes for a finished one."""
+    run = RunFolder.create(
+        tmp_path / "run",
+        config="evaluation: {retrieval: {a: {table: {files: [x], captions: {ko: k}}}}}\n",
+        overrides=[],
+        plan={},
+    )
+    run.dual_encoder.mkdir(parents=True)
+    (run.dual_encoder / "model.safetensors").touch()
+    return run.path
+
+
+def replace_module(monkeypatch: pytest.MonkeyPatch, name: str, **functions: Any) -> None:
+    """Put a stand-in with these functions where a verb imports its body from."""
+    module = types.ModuleType(name)
+    module.__dict__.update(functions)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_help_and_misspelt_files__load_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom kelip_lightning.cli import main\n"
+        "for words in (['--help'], ['pretrain', '--help'], ['nonsense'], ['evaluate', 'nowhere'], "
+        "['pretrain', 'nowhere.yaml']):\n"
+        "    try:\n        main(words)\n    except SystemExit:\n        pass\n"
+        "heavy = {'torch', 'lightning', 'transformers', 'datasets'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "kelip: nowhere.yaml does not exist" in done.stderr
+
+
+def test_python_m_kelip_lightning() -> None:
+    command = [sys.executable, "-m", "kelip_lightning", "mae", "nowhere.yaml"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_parse_arguments__overrides_around_options() -> None:
+    arguments = parse_arguments(["evaluate", "runs/x", "--json", "file.yaml", "seed=1"])
+    assert arguments.json
+    assert arguments.overrides == ["file.yaml", "seed=1"]
+    with pytest.raises(SystemExit):
+        parse_arguments(["pretrain", "file.yaml", "--seed=1"])
+
+
+def test_pretrain__three_mistakes_three_sentences(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    replace_module(monkeypatch, "kelip_lightning.train", run_pretrain=None)
+    assert main(["pretrain", EXPERIMENT, "mae.sed=1", "contrastive.seed=one", "schedule.warmup_steps=99999"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("kelip: 4 problems:")  # the warm-up steps are too many in either stage
+    assert "mae.sed is not a known key; did you mean mae.seed?" in told
+    assert "contrastive.seed = 'one' must be a whole number" in told
+    assert "Traceback" not in told
+
+
+def pretend_to_train(experiment: Any, run: RunFolder) -> dict[str, float]:
+    """Stands in for training."""
+    assert run.read_status()["state"] == "running"
+    stage = run.stage("contrastive")
+    stage.checkpoints.mkdir()
+    if experiment.contrastive.seed == 1:
+        (stage.checkpoints / "interrupted.ckpt").touch()
+        raise KeyboardInterrupt("stopped after step 3")
+    if experiment.contrastive.seed == 2:
+        raise OSError(28, "No space left on device")
+    return {"eval/known_ko/image_to_text_R@1": 0.5}
+
+
+def test_pretrain__run_interruption_and_full_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    replace_module(monkeypatch, "kelip_lightning.train", run_pretrain=pretend_to_train)
+
+    def pretrain(name: str, *more: str) -> int:
+        return main(["pretrain", EXPERIMENT, f"name={name}", f"output_dir={tmp_path}", "mae=null", *more])
+
+    assert pretrain("whole") == 0
+    assert "50.00 %" in capsys.readouterr().out
+    assert RunFolder(tmp_path / "whole").read_status()["state"] == "finished"
+    assert pretrain("whole") == 2
+    assert "holds a finished run" in capsys.readouterr().err
+    assert pretrain("stopped", "seed=1") == 130
+    assert "interrupted.ckpt" in capsys.readouterr().err
+    assert RunFolder(tmp_path / "stopped").read_status()["state"] == "interrupted"
+    assert pretrain("full", "seed=2") == 1
+    assert "the disk is full" in capsys.readouterr().err
+
+
+def test_show_config__prints_yaml_that_can_be_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kelip_lightning.config.experiment import PretrainExperiment
+    from kelip_lightning.config.load import load_experiment
+
+    monkeypatch.chdir(ROOT)
+    assert main(["show-config", EXPERIMENT, "seed=5"]) == 0
+    shown = capsys.readouterr().out
+    assert "#   contrastive.seed: 0 -> 5" in shown
+    assert "#     tokens_per_global_crop:" in shown.replace("#       ", "#     ")
+    file = tmp_path / "shown.yaml"
+    file.write_text(shown, encoding="utf-8")
+    again = load_experiment(file, [], PretrainExperiment).experiment
+    assert again == load_experiment(EXPERIMENT, ["seed=5"], PretrainExperiment).experiment
+
+
+def test_evaluate__table_json_and_sets(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def evaluate_run(_: RunFolder, evaluation: Any) -> tuple[dict[str, float], dict[str, float]]:
+        asked.append(evaluation)
+        return {"eval/a_ko/image_to_text_R@1": 0.5}, {"eval/a_ko/image_to_text_R@1": 0.01}
+
+    replace_module(monkeypatch, "kelip_lightning.evaluate", evaluate_run=evaluate_run)
+    assert main(["evaluate", str(finished)]) == 0
+    assert "50.00 %" in capsys.readouterr().out
+    assert main(["evaluate", str(finished), "--json", "evaluation.every_n_steps=7"]) == 0
+    assert json.loads(capsys.readouterr().out)["chance"] == {"eval/a_ko/image_to_text_R@1": 0.01}
+    assert list(asked[0].retrieval) == ["a"]
+    assert asked[1].every_n_steps == 7
+    monkeypatch.chdir(ROOT)
+    assert main(["evaluate", str(finished), EXPERIMENT, "--json"]) == 0
+    assert "unseen_design" in asked[2].retrieval
+    assert main(["evaluate", str(finished), "experiments/emoji/mae.yaml"]) == 2
+
+
+def test_predict(finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def predict(_: RunFolder, image: Path, __: list[str]) -> list[float]:
+        assert image == Path("apple.png")
+        return [0.25, 0.75]
+
+    replace_module(monkeypatch, "kelip_lightning.predict", predict=predict)
+    assert main(["predict", str(finished), "apple.png", "--texts", "사과", "[a] pear"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "%" in line]
+    assert ["[a] pear" in lines[0], "사과" in lines[1]] == [True, True]
+    assert main(["predict", str(finished), "apple.png", "--json", "--texts", "사과", "b"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"사과": 0.25, "b": 0.75}
+
+
+def test_evaluate__no_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert "is not a run folder" in capsys.readouterr().err

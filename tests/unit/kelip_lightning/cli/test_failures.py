@@ -1,0 +1,82 @@
+"""From exceptions to messages and exit codes."""
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_modules.errors import DataError
+from kelip_lightning.cli.failures import StoppedError, describe, guarded, is_disk_full, stopped
+from kelip_lightning.errors import ConfigError, EncoderFileError, RunFolderError
+from kelip_lightning.run_folder import RunFolder
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def verb() -> int:
+        raise error
+
+    return verb
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ConfigError(["a is wrong"]), 2, "kelip: a is wrong\n"),
+        (ConfigError(["a", "b", "c"]), 2, "kelip: 3 problems:\n  - a\n  - b\n  - c\n"),
+        (DataError("no file"), 2, "kelip: no file\n"),
+        (RunFolderError("is there"), 2, "kelip: is there\n"),
+        (EncoderFileError("differs"), 2, "kelip: differs\n"),
+        (StoppedError("so far", 130), 130, "kelip: so far\n"),
+        (KeyboardInterrupt(), 130, "kelip: interrupted before training began; nothing was lost\n"),
+        (FULL, 1, "kelip: the disk is full"),
+    ],
+)
+def test_guarded(capsys: pytest.CaptureFixture[str], error: BaseException, code: int, message: str) -> None:
+    assert guarded(raising(error)) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith(message)
+    assert captured.out == ""
+
+
+def test_guarded__bugs_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        guarded(raising(ZeroDivisionError()))
+    with pytest.raises(FileNotFoundError):
+        guarded(raising(FileNotFoundError(errno.ENOENT, "x")))
+
+
+def test_describe__error_from_a_loader_process() -> None:
+    text = "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File x\n"
+    assert describe(DataError(f"{text}data_modules.errors.DataError: image 3 is damaged\n")) == "image 3 is damaged"
+
+
+def test_is_disk_full__whoever_reports_it() -> None:
+    outer = RuntimeError("worker died")
+    outer.__cause__ = FULL
+    assert is_disk_full(outer)
+    assert is_disk_full(OSError(errno.EDQUOT, "quota"))
+    assert is_disk_full(RuntimeError("I/O error: No space left on device (os error 28)"))
+    assert is_disk_full(RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/3"))
+    assert not is_disk_full(OSError(errno.EACCES, "x"))
+
+
+def test_stopped__says_what_is_intact(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "one")
+    assert "holds no checkpoint yet" in str(stopped(KeyboardInterrupt(), run))
+    checkpoint = run.stage("mae").checkpoints / "interrupted.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    run.metrics.touch()
+    run.image_encoder.mkdir()
+    (run.image_encoder / "model.safetensors").touch()
+    for error, code in ((KeyboardInterrupt("stopped after step 3"), 130), (FULL, 1)):
+        told = stopped(error, run)
+        assert told is not None
+        assert told.exit_code == code
+        for path in (checkpoint, run.metrics, run.image_encoder):
+            assert str(path) in str(told)
+    assert "stopped after step 3" in str(stopped(KeyboardInterrupt("stopped after step 3"), run))
+    assert stopped(ValueError("bug"), run) is None

@@ -1,0 +1,98 @@
+"""Every rule over several sections, broken once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kelip_lightning.config.experiment import ContrastiveExperiment, PretrainExperiment
+from kelip_lightning.config.load import load_experiment
+from kelip_lightning.config.schema import dotted_paths
+from kelip_lightning.config.validate import ABOVE_ZERO, AT_LEAST_ONE, NOT_NEGATIVE
+from kelip_lightning.errors import ConfigError
+from kelip_lightning.models.encoder_file import save_image_encoder
+from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
+
+
+def problems(folder: Path, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(folder / "pretrain.yaml", overrides, PretrainExperiment)
+    return caught.value.problems
+
+
+BROKEN = [
+    (["contrastive.data.global_batch_size=9", "contrastive.trainer.accumulate=2"], "use 8 or 10"),
+    (["contrastive.data.global_batch_size=1"], "a contrastive loss needs at least 2; use at least 2"),
+    (["mae.data.sources={one: null}"], "mae.data.sources is empty"),
+    (["contrastive.transform.image_size=48"], "contrastive.transform.image_size = 48 must equal"),
+    (["mae.transform.image_size=48"], "mae.transform.image_size = 48 must equal mae.image_encoder.image_size = 32"),
+    (["contrastive.transform.local_size=20"], "must be a multiple of contrastive.image_encoder.patch_size = 16"),
+    (["contrastive.transform.local_size=48"], "must not exceed contrastive.transform.image_size = 32"),
+    (["mae.masked_autoencoder.mask_ratio=0.1"], "must leave at least one patch visible and one hidden"),
+    (
+        ["contrastive.data.captions={name: 0.5, keywords: 0.5, max_keywords: 9}"],
+        "contrastive.tokenizer.context_length = 8 cannot hold",
+    ),
+    (["contrastive.data.captions={name: 0.5, keywords: 0.4}"], "must sum to 1"),
+    (["contrastive.evaluation.retrieval.known.table.captions={fr: x}"], "the language 'fr'"),
+    (["contrastive.evaluation.captions.both={table: {files: [F], captions: {ko: ko}}}"], "both ko and en"),
+    (["mae.image_encoder.width=64"], "contrastive.image_encoder.width = 32 must equal mae.image_encoder.width = 64"),
+    (["contrastive.init.image_encoder=somewhere"], "would be overruled by the warm-up"),
+    (["contrastive.data.sources.one.files=[nowhere.parquet]"], "no file matches 'nowhere.parquet'"),
+    (["contrastive.data.captions.templates_file=nowhere.yaml"], "nowhere.yaml does not exist"),
+    (["contrastive.tokenizer.file=nowhere.json"], "contrastive.tokenizer.file = nowhere.json does not exist"),
+    (["contrastive.evaluation.retrieval.known.table.files=[nowhere]"], "evaluation.retrieval.known.table.files"),
+    (["mae=null", "contrastive.init.image_encoder=nowhere"], "contrastive.init.image_encoder = nowhere"),
+    (["contrastive.transform.local_scale_min=0.9"], "0 < min <= max <= 1"),
+    (["mae.schedule.warmup_steps=4"], "mae.schedule.warmup_steps = 4 must be below max_steps = 4"),
+    (["mae.trainer.precision=16"], "mae.trainer.precision = '16' must be one of auto, 32, bf16-mixed, bf16-true"),
+    (["mae.optimizer.learning_rate=.inf"], "mae.optimizer.learning_rate = inf must be a finite number"),
+    (["mae.data.num_workers=-1"], "mae.data.num_workers = -1 must not be negative"),
+    (["mae.image_encoder.mlp_ratio=0", "contrastive.image_encoder.mlp_ratio=0"], "mlp_ratio = 0.0 must be above 0"),
+    (["image_encoder.patch_size=0"], "image_encoder.patch_size = 0 must be at least 1"),
+    (["contrastive.trainer.devices=0"], "contrastive.trainer.devices = 0 must be at least 1"),
+    (["name=a/b"], "becomes a folder"),
+    (["seed=-1"], "seed = -1 must be at least 0"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "expected"), BROKEN)
+def test_rules(experiments: Path, overrides: list[str], expected: str) -> None:
+    given = [one.replace("[F]", f"[{experiments / 'pairs.parquet'}]") for one in overrides]
+    found = problems(experiments, *given)
+    assert any(expected in one for one in found), found
+    assert all("\n" not in one for one in found)
+
+
+def test_rules__regularisation_of_the_stages_may_differ(experiments: Path) -> None:
+    overrides = ["contrastive.image_encoder.drop_path_rate=0.1", "contrastive.image_encoder.patch_drop_rate=0.5"]
+    load_experiment(experiments / "pretrain.yaml", overrides, PretrainExperiment)
+
+
+def test_rules__encoder_to_start_from(experiments: Path) -> None:
+    config = ImageEncoderConfig(image_size=32, patch_size=16, width=32, depth=1, num_heads=2)
+    folder = experiments / "image_encoder"
+    save_image_encoder(folder, ImageEncoder(config), "card")
+    override = f"init.image_encoder={folder}"
+    load_experiment(experiments / "contrastive.yaml", [override], ContrastiveExperiment)
+    with pytest.raises(ConfigError, match="holds another encoder"):
+        load_experiment(experiments / "contrastive.yaml", [override, "image_encoder.depth=2"], ContrastiveExperiment)
+
+
+def test_rules__machine(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "torch sees no GPU" in problems(experiments, "mae.trainer.accelerator=gpu")[0]
+    load_experiment(
+        experiments / "pretrain.yaml",
+        ["trainer.accelerator=gpu", "data.sources.one.files=[nowhere]"],
+        PretrainExperiment,
+        on_this_machine=False,
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert "has 2 GPU(s)" in problems(experiments, "mae.trainer.devices=4")[0]
+
+
+def test_number_rules__name_fields_that_exist() -> None:
+    names = {path.rpartition(".")[2] for path in dotted_paths(PretrainExperiment)}
+    assert names >= AT_LEAST_ONE | NOT_NEGATIVE | ABOVE_ZERO

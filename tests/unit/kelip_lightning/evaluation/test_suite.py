@@ -1,0 +1,171 @@
+"""The suite against direct computation, and its chance levels against random embeddings."""
+
+from collections import Counter
+from zlib import crc32
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data_modules.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet
+from kelip_lightning.evaluation.retrieval import median_rank, recall_at, retrieval_ranks
+from kelip_lightning.evaluation.suite import chance_levels, evaluate_sets
+from kelip_lightning.evaluation.zero_shot import accuracy, class_embeddings, mean_per_class_recall
+
+NUM_CAPTIONS = 30
+CAPTIONS = {
+    "ko": [f"그림 {n}" for n in range(NUM_CAPTIONS)],
+    "en": [f"picture {n}" for n in range(NUM_CAPTIONS)],
+}
+
+
+def _images(count: int) -> Tensor:
+    return torch.randint(0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
+
+
+def _sets() -> EvaluationSets:
+    target = torch.cat([torch.arange(12), torch.arange(8), torch.tensor([3, 3])])
+    return EvaluationSets(
+        retrieval=[
+            RetrievalSet(name="seen", images=_images(22), captions=CAPTIONS, target=target, image_keys=["k"] * 22)
+        ],
+        captions=[CaptionSet(name="all_captions", captions=CAPTIONS)],
+        classification=[
+            ClassificationSet(
+                name="groups",
+                images=_images(22),
+                labels=torch.arange(22) % 7,
+                class_names={language: [[f"{language} {n}", f"{n}"] for n in range(7)] for language in ("ko", "en")},
+                templates={"ko": ["{} 그림"], "en": ["a {}", "the {}"]},
+            )
+        ],
+    )
+
+
+def _encode_images(images: Tensor) -> Tensor:
+    return images.float().flatten(1)[:, :10] - 128
+
+
+def _encode_texts(texts: list[str]) -> Tensor:
+    generators = [torch.Generator().manual_seed(crc32(text.encode())) for text in texts]
+    return torch.stack([torch.randn(10, generator=generator) for generator in generators])
+
+
+def test_evaluate_sets__keys() -> None:
+    keys = set(evaluate_sets(_encode_images, _encode_texts, _sets()))
+    expected = {
+        f"eval/seen_{language}/{direction}_R@{k}"
+        for language in ("ko", "en")
+        for direction in ("image_to_text", "text_to_image")
+        for k in (1, 5, 10)
+    }
+    expected |= {f"eval/all_captions/{pair}_R@{k}" for pair in ("ko_to_en", "en_to_ko") for k in (1, 5, 10)}
+    expected |= {f"eval/seen_{language}/median_rank" for language in ("ko", "en")}
+    expected |= {
+        f"eval/groups_{language}/{name}"
+        for language in ("ko", "en")
+        for name in ("zero_shot_top1", "zero_shot_top5", "mean_per_class_recall")
+    }
+    assert keys == expected == set(chance_levels(_sets()))
+
+
+def test_evaluate_sets__values_equal_direct_computation() -> None:
+    sets = _sets()
+    figures = evaluate_sets(_encode_images, _encode_texts, sets, batch_size=5)
+    images = F.normalize(_encode_images(sets.retrieval[0].images), dim=-1)
+    texts = {language: F.normalize(_encode_texts(captions), dim=-1) for language, captions in CAPTIONS.items()}
+    target = sets.retrieval[0].target
+    for language in ("ko", "en"):
+        ranks = retrieval_ranks(images, texts[language], target)
+        for k, recall in recall_at(ranks).items():
+            assert figures[f"eval/seen_{language}/image_to_text_R@{k}"] == pytest.approx(recall)
+        assert figures[f"eval/seen_{language}/median_rank"] == median_rank(ranks)
+        scores = (texts[language] @ images.T).numpy()
+        for k in (1, 5, 10):
+            hits = [caption in target[np.argsort(-scores[caption])[:k]] for caption in range(12)]
+            assert figures[f"eval/seen_{language}/text_to_image_R@{k}"] == pytest.approx(np.mean(hits))
+    ko_to_en = recall_at(retrieval_ranks(texts["ko"], texts["en"], torch.arange(NUM_CAPTIONS)))
+    en_to_ko = recall_at(retrieval_ranks(texts["en"], texts["ko"], torch.arange(NUM_CAPTIONS)))
+    for k in (1, 5, 10):
+        assert figures[f"eval/all_captions/ko_to_en_R@{k}"] == pytest.approx(ko_to_en[k])
+        assert figures[f"eval/all_captions/en_to_ko_R@{k}"] == pytest.approx(en_to_ko[k])
+
+
+def test_evaluate_sets__classification_equals_direct_computation() -> None:
+    sets = _sets()
+    figures = evaluate_sets(_encode_images, _encode_texts, sets)
+    data = sets.classification[0]
+    images = F.normalize(_encode_images(data.images), dim=-1)
+    for language in ("ko", "en"):
+        classes = class_embeddings(_encode_texts, data.class_names[language], data.templates[language])
+        tops = accuracy(images, classes, data.labels)
+        assert figures[f"eval/groups_{language}/zero_shot_top1"] == pytest.approx(tops[1])
+        assert figures[f"eval/groups_{language}/zero_shot_top5"] == pytest.approx(tops[5])
+        recall = mean_per_class_recall(images, classes, data.labels)
+        assert figures[f"eval/groups_{language}/mean_per_class_recall"] == pytest.approx(recall)
+
+
+def test_evaluate_sets__embeds_shared_texts_and_images_once() -> None:
+    sets = _sets()
+    sets.classification[0].images = sets.retrieval[0].images
+    half = {language: captions[:15] for language, captions in CAPTIONS.items()}
+    sets.captions.append(CaptionSet(name="half", captions=half))
+    seen: Counter[str] = Counter()
+    num_images = 0
+
+    def encode_texts(texts: list[str]) -> Tensor:
+        seen.update(texts)
+        return _encode_texts(texts)
+
+    def encode_images(images: Tensor) -> Tensor:
+        nonlocal num_images
+        num_images += len(images)
+        return _encode_images(images)
+
+    evaluate_sets(encode_images, encode_texts, sets)
+    assert set(seen.values()) == {1}
+    assert num_images == 22
+
+
+def test_evaluate_sets__perfect_embeddings_score_one() -> None:
+    table = F.normalize(torch.randn(4, 6, generator=torch.Generator().manual_seed(0)), dim=-1)
+    images = torch.arange(4, dtype=torch.uint8)[:, None, None, None].expand(4, 3, 2, 2).contiguous()
+    captions = {language: ["0", "1", "2", "3"] for language in ("ko", "en")}
+    sets = EvaluationSets(
+        retrieval=[
+            RetrievalSet(name="set", images=images, captions=captions, target=torch.arange(4), image_keys=["k"] * 4)
+        ],
+        captions=[CaptionSet(name="captions", captions=captions)],
+        classification=[],
+    )
+    figures = evaluate_sets(
+        lambda batch: table[batch[:, 0, 0, 0].long()],
+        lambda texts: table[[int(text) for text in texts]],
+        sets,
+    )
+    assert set(figures.values()) == {1.0}
+
+
+def test_chance_levels__equal_the_mean_of_random_embeddings() -> None:
+    sets, rounds = _sets(), 200
+    generator = torch.Generator().manual_seed(0)
+    totals: Counter[str] = Counter()
+    for _ in range(rounds):
+        figures = evaluate_sets(
+            lambda images: torch.randn(len(images), 8, generator=generator),
+            lambda texts: torch.randn(len(texts), 8, generator=generator),
+            sets,
+        )
+        totals.update(figures)
+    for key, level in chance_levels(sets).items():
+        scale = NUM_CAPTIONS if key.endswith("median_rank") else 1.0
+        assert totals[key] / rounds / scale == pytest.approx(level / scale, abs=0.03), key
+
+
+def test_chance_levels__text_to_image_counts_every_right_image() -> None:
+    # Caption 3 has four of the 22 images: one draw hits with 4/22, not with 1/22.
+    counts = [4 if n == 3 else 2 if n < 8 else 1 for n in range(12)]
+    level = chance_levels(_sets())["eval/seen_ko/text_to_image_R@1"]
+    assert level == pytest.approx(np.mean([count / 22 for count in counts]))
