@@ -26,7 +26,7 @@ def predict(run: RunFolder, image: Path, texts: Sequence[str]) -> list[float]:
     trained = load_dual_encoder(run.dual_encoder)
     model = trained.model
     try:
-        pixels = torch.from_numpy(evaluation_image(image.read_bytes(), model.image_encoder.config.image_size))
+        pixels = torch.from_numpy(evaluation_image(image.read_bytes(), model.image_encoder.config.image_size).copy())
     except DataError as error:
         raise DataError(f"image {image}: {error}") from error
     image_BE = model.encode_image(normalize_images(pixels.unsqueeze(0)))

@@ -62,9 +62,15 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def talk_of_progress() -> None:
-    """Send the suite's own log messages to stderr, from the first process only."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("kelip_lightning").setLevel(logging.INFO if is_first_process() else logging.WARNING)
+    """Send the suite's own log messages to stderr, from the first process only, and quiet Lightning's remarks."""
+    for name in ("kelip_lightning", "data_modules"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO if is_first_process() else logging.WARNING)
+        if not logger.handlers:  # not the root logger's: Lightning's messages have their own handler already
+            logger.addHandler(logging.StreamHandler())
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        # This child logger, since importing Lightning sets the level of its parent.
+        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
 
 
 def _version() -> str:

@@ -1,0 +1,67 @@
+"""Batches of the MAE warm-up from a table on disk."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data_modules.image import ImageDataConfig, ImageDataModule
+from data_modules.sampling import Draw
+from data_modules.sources.config import SourceConfig
+from data_modules.transforms.masked_image import MaskedImage, MaskedImageConfig
+
+Rows = list[dict[str, Any]]
+TRANSFORM = MaskedImageConfig(image_size=16, scale_min=0.5)
+
+
+@pytest.fixture
+def config(rows: Rows, write_table: Callable[[Rows, str], str]) -> ImageDataConfig:
+    file = write_table(rows, "a.parquet")
+    sources = {
+        "flat": SourceConfig(files=[file], captions={"ko": "name_ko"}, where={"design": ["flat"]}),
+        "round": SourceConfig(files=[file], captions={"ko": "name_ko"}, where={"design": ["round"]}, weight=0.5),
+    }
+    return ImageDataConfig(sources=sources, global_batch_size=9, num_workers=0)
+
+
+def _data(config: ImageDataConfig, seed: int = 1) -> ImageDataModule:
+    return ImageDataModule(config, TRANSFORM, num_patches=4, seed=seed, max_steps=3)
+
+
+def _fingerprint(config: ImageDataConfig) -> list[Any]:
+    batches = _data(config).train_dataloader()
+    return [[getattr(batch, name).tolist() for name in ("images", "noise", "sample_ids")] for batch in batches]
+
+
+def test_train_dataloader__shapes_and_order(config: ImageDataConfig) -> None:
+    data = _data(config)
+    batches = list(data.train_dataloader())
+    assert len(batches) == 3
+    for step, batch in enumerate(batches):
+        assert (batch.images.shape, batch.images.dtype) == ((9, 3, 16, 16), torch.uint8)
+        assert (batch.noise.shape, batch.noise.dtype) == ((9, 4), torch.float32)
+        assert batch.sample_ids.tolist() == data.order.batch(step).tolist()
+    assert sum((batch.sample_ids < 6).sum().item() for batch in batches) == 18, "6 of 9 draws an epoch are flat"
+
+
+def test_train_dataloader__each_sample_from_its_own_stream(config: ImageDataConfig, rows: Rows) -> None:
+    flat = [row for row in rows if row["design"] == "flat"]
+    batch = list(_data(config, seed=5).train_dataloader())[1]
+    place = int((batch.sample_ids < 6).nonzero()[0])
+    sample_id = int(batch.sample_ids[place])
+    image, noise = MaskedImage(TRANSFORM, 4)(flat[sample_id]["image"]["bytes"], Draw(1, sample_id).generator(5))
+    assert np.array_equal(batch.images[place], image)
+    assert np.array_equal(batch.noise[place], noise)
+
+
+def test_train_dataloader__workers_change_nothing(config: ImageDataConfig) -> None:
+    assert _fingerprint(replace(config, num_workers=2)) == _fingerprint(config)
+
+
+def test_train_dataloader__resumes_at_the_tail(config: ImageDataConfig) -> None:
+    data = _data(config)
+    data.load_state_dict({"next_step": 2})
+    assert [batch.sample_ids.tolist() for batch in data.train_dataloader()] == [data.order.batch(2).tolist()]

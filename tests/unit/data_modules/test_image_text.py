@@ -1,0 +1,93 @@
+"""Batches of contrastive training from a table on disk: the same for any number of workers."""
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data_modules.captions import CaptionConfig, CaptionDrawer
+from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
+from data_modules.records import LANGUAGES, ImageTextBatch
+from data_modules.sampling import Draw
+from data_modules.sources.config import SourceConfig
+from data_modules.tokenizer import TokenizerConfig
+from data_modules.transforms.multi_crop import MultiCrop, MultiCropConfig
+
+Rows = list[dict[str, Any]]
+TRANSFORM = MultiCropConfig(image_size=16, local_size=8, num_local_crops=3)
+CAPTIONS = CaptionConfig(name=0.4, name_keywords=0.3, keywords=0.3, min_keywords=1, max_keywords=2)
+
+
+@pytest.fixture
+def config(rows: Rows, write_table: Callable[[Rows, str], str]) -> ImageTextDataConfig:
+    source = SourceConfig(
+        files=[write_table(rows, "a.parquet")],
+        captions={"ko": "name_ko", "en": "name_en"},
+        keywords={"ko": "words_ko", "en": "words_en"},
+    )
+    return ImageTextDataConfig(sources={"all": source}, captions=CAPTIONS, global_batch_size=8, num_workers=0)
+
+
+def _data(config: ImageTextDataConfig, transform: MultiCropConfig = TRANSFORM) -> ImageTextDataModule:
+    return ImageTextDataModule(config, transform, TokenizerConfig(vocab_size=300), seed=2, max_steps=4)
+
+
+def _fingerprint(batch: ImageTextBatch) -> tuple[Any, ...]:
+    pixels = hashlib.sha256(batch.global_crops.numpy().tobytes() + batch.local_crops.numpy().tobytes()).hexdigest()
+    return batch.sample_ids.tolist(), pixels, batch.captions, batch.tokens.tolist(), batch.languages.tolist()
+
+
+def test_train_dataloader__shapes_and_order(config: ImageTextDataConfig) -> None:
+    data = _data(config)
+    for step, batch in enumerate(data.train_dataloader()):
+        assert (batch.global_crops.shape, batch.global_crops.dtype) == ((2, 8, 3, 16, 16), torch.uint8)
+        assert (batch.local_crops.shape, batch.local_crops.dtype) == ((3, 8, 3, 8, 8), torch.uint8)
+        assert batch.sample_ids.tolist() == data.order.batch(step).tolist()
+        assert batch.languages.tolist() == [sample_id % 2 for sample_id in batch.sample_ids.tolist()]
+        assert torch.equal(batch.tokens, data.tokenizer.encode(batch.captions))
+
+
+def test_train_dataloader__no_local_crops(config: ImageTextDataConfig) -> None:
+    batch = next(iter(_data(config, replace(TRANSFORM, num_local_crops=0)).train_dataloader()))
+    assert batch.local_crops.shape == (0, 8, 3, 8, 8)
+
+
+def test_train_dataloader__caption_and_crops_from_the_samples_own_stream(
+    config: ImageTextDataConfig, rows: Rows
+) -> None:
+    data = _data(config)
+    batch = list(data.train_dataloader())[3]
+    for place, sample_id in enumerate(batch.sample_ids.tolist()):
+        record = data.sources[0][sample_id]
+        assert record.image == rows[sample_id // 2]["image"]["bytes"]
+        generator = Draw(3, sample_id).generator(2)
+        assert batch.captions[place] == CaptionDrawer(CAPTIONS)(record, generator)
+        global_crops, local_crops = MultiCrop(TRANSFORM)(record.image, generator)
+        assert np.array_equal(batch.global_crops[:, place], global_crops)
+        assert np.array_equal(batch.local_crops[:, place], local_crops)
+        assert LANGUAGES[batch.languages[place]] == record.language
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_train_dataloader__workers_change_neither_batches_nor_random_streams(
+    config: ImageTextDataConfig, num_workers: int
+) -> None:
+    alone = [_fingerprint(batch) for batch in _data(config).train_dataloader()]
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    shared = [_fingerprint(batch) for batch in _data(replace(config, num_workers=num_workers)).train_dataloader()]
+    assert shared == alone
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
+
+
+def test_tokenizer__is_trained_on_every_caption_and_keyword(config: ImageTextDataConfig) -> None:
+    data = _data(config)
+    assert data.tokenizer.to_json() == _data(config).tokenizer.to_json()
+    assert data.tokenizer.encode("이름").shape == (1, 3), "a frequent Korean word is one token"
+    texts = {text for _, text in data.sources[0].captions()}
+    assert {"이름 5", "name 5", "가", "b"} <= texts

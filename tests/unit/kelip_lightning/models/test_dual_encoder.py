@@ -1,0 +1,100 @@
+"""The dual encoder: unit features, views in order, the bounded scale."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from data_modules.tokenizer import BilingualTokenizer
+from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
+
+TinyDualEncoder = Callable[..., DualEncoder]
+
+
+def test_encode__unit_length_or_raw(tiny_dual_encoder: TinyDualEncoder, tiny_tokenizer: BilingualTokenizer) -> None:
+    model = tiny_dual_encoder().eval()
+    images, tokens = torch.randn(4, 3, 32, 32), tiny_tokenizer.encode(["사과", "red apple"])
+    for encode, inputs in ((model.encode_image, images), (model.encode_text, tokens)):
+        features, raw = encode(inputs), encode(inputs, l2norm=False)
+        assert features.shape == (len(inputs), 8)
+        assert features.dtype == torch.float32
+        torch.testing.assert_close(features.norm(dim=1), torch.ones(len(inputs)))
+        assert not torch.allclose(raw.norm(dim=1), torch.ones(len(inputs)), atol=1e-3)
+        torch.testing.assert_close(F.normalize(raw, dim=1), features)
+
+
+def test_encode__projects_the_towers_features(
+    tiny_dual_encoder: TinyDualEncoder, tiny_tokenizer: BilingualTokenizer
+) -> None:
+    model = tiny_dual_encoder().eval()
+    images, tokens = torch.randn(2, 3, 32, 32), tiny_tokenizer.encode("사과")
+    by_hand = model.image_encoder(images) @ model.image_projection.weight.T
+    torch.testing.assert_close(model.encode_image(images, l2norm=False), by_hand)
+    by_hand = model.text_encoder(tokens) @ model.text_projection.weight.T
+    torch.testing.assert_close(model.encode_text(tokens, l2norm=False), by_hand)
+
+
+def test_forward__views_in_order(tiny_dual_encoder: TinyDualEncoder, tiny_tokenizer: BilingualTokenizer) -> None:
+    model = tiny_dual_encoder().eval()
+    global_crops, local_crops = torch.randn(2, 3, 3, 32, 32), torch.randn(4, 3, 3, 16, 16)
+    tokens = tiny_tokenizer.encode(["사과", "red apple", "green"])
+    features = model(global_crops, local_crops, tokens)
+    assert features.global_VBE.shape == (2, 3, 8)
+    assert features.local_VBE.shape == (4, 3, 8)
+    for views, encoded in ((global_crops, features.global_VBE), (local_crops, features.local_VBE)):
+        for view, expected in zip(views, encoded, strict=True):
+            torch.testing.assert_close(expected, model.encode_image(view))
+    assert torch.equal(features.text_BE, model.encode_text(tokens))
+
+
+def test_forward__no_local_crops(tiny_dual_encoder: TinyDualEncoder, tiny_tokenizer: BilingualTokenizer) -> None:
+    tokens = tiny_tokenizer.encode(["사과", "red apple"])
+    features = tiny_dual_encoder()(torch.randn(1, 2, 3, 32, 32), torch.empty(0, 2, 3, 16, 16), tokens)
+    assert features.local_VBE.shape == (0, 2, 8)
+
+
+def test_logit_scale__one_dimension_and_initial_temperature(tiny_dual_encoder: TinyDualEncoder) -> None:
+    model = tiny_dual_encoder(initial_temperature=0.05)
+    assert model.logit_scale.shape == (1,)
+    assert model.logit_scale.item() == pytest.approx(math.log(20))
+    assert model.scale().item() == pytest.approx(20)
+
+
+def test_scale__is_bounded_where_it_is_used(tiny_dual_encoder: TinyDualEncoder) -> None:
+    model = tiny_dual_encoder(max_logit_scale=50.0)
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(60))
+    assert model.scale().item() == 50
+    assert model.logit_scale.item() == pytest.approx(math.log(60)), "the parameter is left alone"
+
+
+def test_encode__features_are_float32_under_autocast(
+    tiny_dual_encoder: TinyDualEncoder, tiny_tokenizer: BilingualTokenizer
+) -> None:
+    model = tiny_dual_encoder()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = model(
+            torch.randn(2, 2, 3, 32, 32), torch.randn(1, 2, 3, 16, 16), tiny_tokenizer.encode(["사과", "red"])
+        )
+    for rows in (features.global_VBE, features.local_VBE, features.text_BE, features.logit_scale):
+        assert rows.dtype == torch.float32
+    torch.testing.assert_close(features.text_BE.norm(dim=-1), torch.ones(2))
+
+
+def test_forward__every_parameter_gets_a_gradient(
+    tiny_dual_encoder: TinyDualEncoder, tiny_tokenizer: BilingualTokenizer
+) -> None:
+    model = tiny_dual_encoder()
+    tokens = tiny_tokenizer.encode(["사과", "red apple"])
+    features = model(torch.randn(1, 2, 3, 32, 32), torch.randn(1, 2, 3, 16, 16), tokens)
+    total = (features.global_VBE[0] * features.text_BE).sum() + (features.local_VBE[0] * features.text_BE).sum()
+    (total * features.logit_scale).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.1, 1.5])
+def test_dual_encoder_config__bad_temperature(temperature: float) -> None:
+    with pytest.raises(ValueError, match=f"initial_temperature = {temperature}"):
+        DualEncoderConfig(initial_temperature=temperature)
