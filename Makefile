@@ -33,6 +33,23 @@ pretrain: $(VENV)/.base ## train on the embedded corpus: MAE warm-up, contrastiv
 tensorboard: $(VENV)/.base ## open TensorBoard on runs/ (ARGS="--port 6007")
 	$(BIN)/tensorboard --logdir runs $(ARGS)
 
+SEEDS := 0 1 2
+STUDY := runs/warmup-study
+COMMA := ,
+EMPTY :=
+# $(call runs,VARIANT): the variant's run folders, as kelip compare takes them.
+runs = $(subst $(EMPTY) ,$(COMMA),$(strip $(foreach seed,$(SEEDS),$(STUDY)/$(1)-$(seed))))
+
+.PHONY: warmup-study
+warmup-study: $(VENV)/.base ## train with and without the warm-up over three seeds, and print the table (over an hour)
+	set -e; for seed in $(SEEDS); do for variant in scratch warm-up; do \
+	  if [ -e $(STUDY)/$$variant-$$seed/report.json ]; then continue; fi; \
+	  off=; [ $$variant = warm-up ] || off=mae=null; \
+	  $(BIN)/kelip pretrain experiments/emoji/pretrain.yaml \
+	    output_dir=$(STUDY) name=$$variant-$$seed seed=$$seed $$off $(ARGS); \
+	done; done
+	$(BIN)/kelip compare scratch=$(call runs,scratch) warm-up=$(call runs,warm-up)
+
 .PHONY: dashboard-screenshot
 dashboard-screenshot: $(VENV)/.base ## photograph TensorBoard on runs/ with headless Chromium, into runs/dashboard/
 	$(BIN)/python -m tests.dashboard.screenshot --logdir runs --output runs/dashboard $(ARGS)

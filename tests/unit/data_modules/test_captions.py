@@ -140,9 +140,9 @@ def test_load_templates__missing_file() -> None:
         {"name": {"ko": ["{name}"], "en": ["{name}"]}},
         None,
         ["{name}"],
-        dict.fromkeys(FORMS, {"ko": ["{name}"]}),
-        dict.fromkeys(FORMS, {"ko": ["{name}"], "en": []}),
-        dict.fromkeys(FORMS, {"ko": ["{name}"], "en": ["{nam}"]}),
+        {form: {"ko": ["{name}"]} for form in FORMS},
+        {form: {"ko": ["{name}"], "en": []} for form in FORMS},
+        {form: {"ko": ["{name}"], "en": ["{nam}"]} for form in FORMS},
     ],
     ids=["missing_form", "empty", "list", "missing_language", "no_template", "unknown_placeholder"],
 )

@@ -49,7 +49,7 @@ def classes_file(tmp_path: Path) -> str:
 
 def _write_classes(folder: Path, description: object) -> str:
     file = folder / "classes.yaml"
-    file.write_text(yaml.safe_dump(description, allow_unicode=True), encoding="utf-8")
+    file.write_text(yaml.safe_dump(description, allow_unicode=True, sort_keys=False), encoding="utf-8")
     return str(file)
 
 
@@ -111,7 +111,7 @@ def _classification(table: TableConfig, file: str, **options: Any) -> Classifica
     return ClassificationSetConfig(**{"table": table, "label": "design", "classes_file": file} | options)
 
 
-def test_build_classification_set__labels_and_names(table: TableConfig, classes_file: str, rows: Rows) -> None:
+def test_build_classification_set__labels_and_names(table: TableConfig, classes_file: str) -> None:
     built = build_classification_set("k", _classification(table, classes_file), 8)
     assert built.labels.dtype == torch.int64
     assert torch.bincount(built.labels, minlength=3).tolist() == [6, 6, 0]

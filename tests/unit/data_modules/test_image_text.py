@@ -73,6 +73,7 @@ def test_train_dataloader__caption_and_crops_from_the_samples_own_stream(
         assert LANGUAGES[batch.languages[place]] == record.language
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_train_dataloader__workers_change_neither_batches_nor_random_streams(
     config: ImageTextDataConfig, num_workers: int

@@ -72,6 +72,7 @@ def test_build_order__weights_go_by_name() -> None:
     assert order.weights == (2.0, 1.0, 0.5)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_build_loader__workers_change_nothing(num_workers: int) -> None:
     alone = _batches(0)

@@ -22,9 +22,7 @@ def _ids(order: BatchOrder, num_samples: int) -> list[int]:
 
 
 def _sampler(order: BatchOrder, *, start: int = 0, rank: int = 0, world: int = 1, accumulate: int = 1):
-    return RankBatchSampler(
-        order, start_step=start, max_steps=5, rank=rank, world_size=world, accumulate=accumulate
-    )
+    return RankBatchSampler(order, start_step=start, max_steps=5, rank=rank, world_size=world, accumulate=accumulate)
 
 
 @given(size=st.integers(1, 300), seed=st.integers(0, 2**63), epoch=st.integers(0, 10**6))
@@ -137,7 +135,7 @@ def test_rank_batch_sampler__ranks_and_accumulation_share_the_global_batch(world
             for turn in range(accumulate)
             for rank in range(world)
         ]
-        assert sum(pieces, []) == order.batch(step).tolist()
+        assert [sample_id for piece in pieces for sample_id in piece] == order.batch(step).tolist()
         assert {len(piece) for piece in pieces} == {16 // world // accumulate}
         assert {draw.step for rank in range(world) for draw in served[rank][step * accumulate]} == {step}
 

@@ -1,5 +1,7 @@
 """Opening tables: rows, conditions, and files that are not what they should be."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,13 +68,36 @@ def test_open_table__damage_in_the_middle(rows: Rows, write_table: WriteTable) -
         open_table([str(file)], "image", COLUMNS)
 
 
-def test_open_table__files_with_different_columns(rows: Rows, write_table: WriteTable) -> None:
-    fewer = [{name: row[name] for name in ("key", "image", "name_ko")} for row in rows]
-    files = [write_table(rows, "a.parquet"), write_table(fewer, "b.parquet")]
-    with pytest.raises(DataError, match=r"b\.parquet"):
+def test_open_table__files_whose_columns_differ_in_kind(rows: Rows, write_table: WriteTable) -> None:
+    other = [row | {"name_ko": {"text": row["name_ko"]}} for row in rows]
+    files = [write_table(rows, "a.parquet"), write_table(other, "b.parquet")]
+    with pytest.raises(DataError, match=r"b\.parquet.*columns"):
         open_table(files, "image", COLUMNS)
 
 
+def _write_manifest(file: Path, digest: str) -> None:
+    (file.parent / "manifest.json").write_text(json.dumps({"files": {"a.parquet": {"sha256": digest}}}))
+
+
+def test_open_table__manifest_beside_the_file(rows: Rows, write_table: WriteTable) -> None:
+    file = Path(write_table(rows, "a.parquet"))
+    _write_manifest(file, hashlib.sha256(file.read_bytes()).hexdigest())
+    assert len(open_table([str(file)], "image", COLUMNS)) == 12
+    other = write_table(rows[:2], "b.parquet")
+    assert len(open_table([other], "image", COLUMNS)) == 2, "not in the manifest"
+    write_table(rows[:4], "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet is damaged \(its SHA-256 .* restore it"):
+        open_table([str(file)], "image", COLUMNS)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"files": []}', '{"files": {"a.parquet": {}}}', '{"files": {"a.parquet": 1}}']
+)
+def test_open_table__damaged_manifest(rows: Rows, write_table: WriteTable, content: str) -> None:
+    file = Path(write_table(rows, "a.parquet"))
+    (file.parent / "manifest.json").write_text(content)
+    with pytest.raises(DataError, match=r"manifest\.json is damaged"):
+        open_table([str(file)], "image", COLUMNS)
 
 
 def _expected(rows: Rows, where: dict[str, list[str]]) -> list[int]:

@@ -55,9 +55,7 @@ def test_forward__captions_do_not_mix(encoder: TextEncoder) -> None:
 
 
 def test_forward__hidden_states_are_causal(encoder: TextEncoder) -> None:
-    states = [
-        encoder.clip(input_ids=_tokens([START, 5, 6, last, END])).last_hidden_state for last in (7, 8)
-    ]
+    states = [encoder.clip(input_ids=_tokens([START, 5, 6, last, END])).last_hidden_state for last in (7, 8)]
     torch.testing.assert_close(states[0][:, :3], states[1][:, :3])
     assert not torch.allclose(states[0][:, 3:], states[1][:, 3:])
 

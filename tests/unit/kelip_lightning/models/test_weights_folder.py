@@ -1,5 +1,8 @@
 """Weights as a folder: enums by name, whole or not at all, every damage in words."""
 
+import contextlib
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -117,27 +120,39 @@ def test_write_folder__a_failing_write_leaves_the_old_folder(tmp_path: Path, mon
     assert read_config(folder) == {"a": 3}, "what the failed write left behind is in nobody's way"
 
 
-def test_write_folder__stopped_before_the_exchange_keeps_old_or_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failing", [1, 2])
+def test_write_folder__an_exchange_that_fails_leaves_a_whole_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
     folder = tmp_path / "w"
     write_folder(folder, WEIGHTS, {"a": 1}, {})
-    real, calls = weights_folder.os.replace, []
+    calls: list[None] = []
 
-    def killed(*paths: Path) -> None:
-        calls.append(paths)
-        raise KeyboardInterrupt
+    def failing_at(move: Callable[..., None]) -> Callable[..., None]:
+        def moved(*paths: Any, **options: Any) -> None:
+            calls.append(None)
+            if len(calls) == failing:
+                raise KeyboardInterrupt
+            move(*paths, **options)
 
-    monkeypatch.setattr(weights_folder.os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        write_folder(folder, {}, {"a": 2}, {})
-    monkeypatch.setattr(weights_folder.os, "replace", real)
-    assert read_config(folder) == {"a": 1}
+        return moved
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(os, "rename", failing_at(os.rename))
+        patch.setattr(os, "replace", failing_at(os.replace))
+        write_folder(folder, WEIGHTS, {"a": 2}, {})
+    assert read_config(folder)["a"] in (1, 2)
+    assert torch.equal(read_weights(folder)["a"], WEIGHTS["a"])
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a: [1", "not valid YAML"), (b"- 1", "must hold a mapping"), (b"", "must hold a mapping"), (b"\xff\xfe", "YAML")],
+    [
+        (b"a: [1", "not valid YAML"),
+        (b"- 1", "must hold a mapping"),
+        (b"", "must hold a mapping"),
+        (b"\xff\xfe", "YAML"),
+    ],
 )
 def test_read_config__damaged(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "config.yaml").write_bytes(content)

@@ -1,0 +1,47 @@
+"""One step of the MAE module against a computation by hand."""
+
+from collections.abc import Callable
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from data_modules.records import ImageBatch
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
+from kelip_lightning.models.preprocessing import normalize_images
+from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
+from kelip_lightning.optim.optimizers import OptimizerConfig
+from kelip_lightning.optim.schedules import ScheduleConfig
+
+RecordLogs = Callable[[pl.LightningModule], dict[str, float]]
+
+
+@pytest.mark.parametrize("norm_pix_loss", [True, False])
+def test_training_step__value_and_every_gradient_by_hand(
+    tiny_autoencoder: Callable[..., MaskedAutoencoder], record_logs: RecordLogs, norm_pix_loss: bool
+) -> None:
+    model = tiny_autoencoder(norm_pix_loss=norm_pix_loss)
+    module = MaskedPretrainModule(model, OptimizerConfig(), ScheduleConfig(max_steps=3))
+    logged = record_logs(module)
+    images, noise = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8), torch.rand(3, 16)
+    loss = module.training_step(ImageBatch(images=images, noise=noise, sample_ids=torch.arange(3)), 0)
+    loss.backward()
+    found = {name: p.grad for name, p in model.named_parameters()}
+    module.zero_grad()
+
+    pixels = normalize_images(images)
+    prediction = model(pixels, noise).prediction_BNP
+    errors = []
+    for image in range(3):
+        for patch in noise[image].argsort()[4:].tolist():
+            row, column = divmod(patch, 4)
+            target = pixels[image, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8].permute(1, 2, 0).flatten()
+            if norm_pix_loss:
+                target = (target - target.mean()) / (target.var() + 1e-6).sqrt()
+            errors.append((prediction[image, patch] - target).square())
+    expected = torch.stack(errors).mean()
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    assert logged == {"train/loss": loss.item()}
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-7)

@@ -1,0 +1,88 @@
+"""Optimizer, schedule, clipping and what is logged of them, in a real Trainer."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from kelip_lightning.modules.stage import StageModule
+from kelip_lightning.optim.optimizers import OptimizerConfig
+from kelip_lightning.optim.schedules import ScheduleConfig
+
+STEPS = 5
+INPUTS = torch.randn(2 * STEPS, 4, 3, generator=torch.Generator().manual_seed(0))
+
+
+class Regression(StageModule):
+    def __init__(self, optimizer: OptimizerConfig, schedule: ScheduleConfig) -> None:
+        super().__init__(optimizer, schedule)
+        self.layer = nn.Linear(3, 1)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss = self.layer(batch).square().mean()
+        self.log_values({"loss": loss.detach()})
+        return loss
+
+
+class Recorder(pl.Callback):
+    def __init__(self) -> None:
+        self.logged: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+def _fit(folder: Path, clip: float | None, accumulate: int = 1) -> tuple[Regression, list[dict[str, float]]]:
+    torch.manual_seed(0)
+    optimizer = OptimizerConfig(learning_rate=0.05, weight_decay=0.1, gradient_clip_norm=clip)
+    module, recorder = Regression(optimizer, ScheduleConfig(max_steps=STEPS, warmup_steps=2)), Recorder()
+    trainer = pl.Trainer(
+        max_steps=STEPS,
+        accelerator="cpu",
+        devices=1,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=clip,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[recorder],
+        default_root_dir=folder,
+    )
+    trainer.fit(module, DataLoader(list(INPUTS[: STEPS * accumulate]), batch_size=None))
+    return module, recorder.logged
+
+
+@pytest.mark.parametrize(("clip", "accumulate"), [(None, 1), (0.1, 1), (0.1, 2)])
+def test_stage__equals_a_plain_torch_loop(tmp_path: Path, clip: float | None, accumulate: int) -> None:
+    module, logged = _fit(tmp_path, clip, accumulate)
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 1)
+    groups = [{"params": [layer.bias], "weight_decay": 0.0}, {"params": [layer.weight], "weight_decay": 0.1}]
+    optimizer = torch.optim.AdamW(groups, lr=0.05, betas=(0.9, 0.98), eps=1e-6)
+    shares = [0.5, 1.0, 1.0, 0.75, 0.25]
+    for step, share in enumerate(shares):
+        optimizer.zero_grad()
+        for inputs in INPUTS[step * accumulate : (step + 1) * accumulate]:
+            (layer(inputs).square().mean() / accumulate).backward()
+        norm = torch.cat([p.grad.flatten() for p in layer.parameters() if p.grad is not None]).norm()
+        at_step = logged[(step + 1) * accumulate - 1]
+        assert at_step["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-5), "before clipping"
+        assert at_step["train/learning_rate"] == pytest.approx(0.05 * share)
+        if clip is not None:
+            nn.utils.clip_grad_norm_(layer.parameters(), clip)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 * share
+        optimizer.step()
+    torch.testing.assert_close(module.layer.weight, layer.weight)
+    torch.testing.assert_close(module.layer.bias, layer.bias)
+
+
+def test_log_values__under_train(tmp_path: Path) -> None:
+    _, logged = _fit(tmp_path, None)
+    assert set(logged[0]) == {"train/loss", "train/gradient_norm", "train/learning_rate"}
+    assert logged[0]["train/loss"] != logged[1]["train/loss"], "values of the step, no running means"
