@@ -52,7 +52,10 @@ class ImageEncoderConfig:
     drop_path_rate: float = 0.0
     """Stochastic depth of the last block, in [0, 1); earlier blocks get less."""
     patch_drop_rate: float = 0.0
-    """Share of patch tokens dropped in contrastive training, in [0, 1) (FLIP, arXiv:2212.00794)."""
+    """Share of a global crop's patch tokens dropped in contrastive training, in [0, 1) (FLIP, arXiv:2212.00794).
+
+    Local crops, which show few patches, keep them all, and so does every evaluation.
+    """
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
@@ -117,7 +120,7 @@ class ImageEncoder(nn.Module):
         Args:
             images_BCHW: Standardised images, float; sides must be multiples of the patch size.
             keep_BK: int64 indices of the patches to encode (raster order); none: all, less those dropped at random
-                when training with patch_drop_rate > 0.
+                when training with patch_drop_rate > 0 on images of the stored size.
 
         Returns:
             (B, 1 + K, D).
@@ -125,7 +128,8 @@ class ImageEncoder(nn.Module):
         vit = self.vit
         tokens_BLD = vit._pos_embed(vit.patch_embed(images_BCHW))
         if keep_BK is None:
-            tokens_BLD = vit.patch_drop(tokens_BLD)
+            if images_BCHW.shape[-1] == self.config.image_size:
+                tokens_BLD = vit.patch_drop(tokens_BLD)
         else:
             index = (keep_BK + 1).unsqueeze(-1).expand(-1, -1, tokens_BLD.shape[-1])
             tokens_BLD = torch.cat([tokens_BLD[:, :1], tokens_BLD.gather(1, index)], dim=1)
