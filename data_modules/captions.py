@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
 from data_modules.errors import DataError
-from data_modules.records import PairRecord
+from data_modules.records import LANGUAGES, PairRecord
 from data_modules.sources.paths import resolve_path
 
 FORMS: tuple[str, ...] = ("name", "name_keywords", "keywords")
@@ -67,10 +66,19 @@ def load_templates(file: str | None) -> Templates:
     path = resolve_path(file)
     if not path.is_file():
         raise DataError(f"captions.templates_file: {path} does not exist")
-    loaded: dict[str, Any] = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    missing = [form for form in FORMS if form not in loaded]
-    if missing:
-        raise DataError(f"captions.templates_file: {path} has no templates for '{missing[0]}'")
+    loaded: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for form in FORMS:
+        for language in LANGUAGES:
+            try:
+                templates = list(loaded[form][language])
+                filled = [template.format(name="", keywords="") for template in templates]
+            except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+                raise DataError(
+                    f"captions.templates_file: {path} needs a list of templates under {form}.{language}, with no "
+                    f"placeholder but {{name}} and {{keywords}} ({error!r})"
+                ) from error
+            if not filled:
+                raise DataError(f"captions.templates_file: {path} has no template under {form}.{language}")
     return {form: loaded[form] for form in FORMS}
 
 

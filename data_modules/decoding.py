@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from data_modules.errors import DataError
 
@@ -18,10 +18,12 @@ def decode_image(data: bytes, background: tuple[int, int, int] = WHITE) -> Image
         DataError: The bytes are no image that Pillow can read.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image: Image.Image = Image.open(io.BytesIO(data))
         image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
         raise DataError(f"the bytes are not a readable image: {error}") from error
+    if image.mode.startswith("I;16"):  # Pillow would cut off at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
         return image.convert("RGB")
     rgba = image.convert("RGBA")

@@ -183,15 +183,16 @@ def build_classification_set(name: str, config: ClassificationSetConfig, image_s
     """Images of the rows whose label the classes file names."""
     table = _open(config.table)
     description = _load_classes(name, config.classes_file)
-    ids = list(description["classes"])
-    rows = matching_rows(table, {**config.where, config.label: ids})
+    classes = {as_text(one): names for one, names in description["classes"].items()}
+    ids = list(classes)
+    rows = np.intersect1d(matching_rows(table, config.where), matching_rows(table, {config.label: ids}))
     if not len(rows):
         raise DataError(f"evaluation.classification.{name}: no image has one of the {len(ids)} classes; check `label`")
     return ClassificationSet(
         name=name,
         images=_images(table, config.table.image, rows, image_size),
         labels=torch.tensor([ids.index(label) for label in _column(table, config.label, rows)]),
-        class_names={language: [list(description["classes"][one][language]) for one in ids] for language in LANGUAGES},
+        class_names={language: [list(classes[one][language]) for one in ids] for language in LANGUAGES},
         templates={language: list(description["templates"][language]) for language in LANGUAGES},
     )
 
@@ -201,8 +202,14 @@ def _load_classes(name: str, file: str) -> Mapping[str, Any]:
     if not path.is_file():
         raise DataError(f"evaluation.classification.{name}.classes_file: {path} does not exist")
     loaded: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not {"classes", "templates"} <= set(loaded):
-        raise DataError(f"{path} needs the keys `classes` and `templates`")
+    try:
+        described = [*loaded["classes"].values(), loaded["templates"]]
+        complete = all(one[language] for one in described for language in LANGUAGES)
+    except (KeyError, TypeError, AttributeError):
+        complete = False
+    if not complete:
+        languages = " and ".join(LANGUAGES)
+        raise DataError(f"{path} needs `classes` (id -> names) and `templates`, each in {languages}")
     return loaded
 
 

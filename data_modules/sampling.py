@@ -127,7 +127,10 @@ class BatchOrder:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One sample of one step; its random stream depends on nothing else but the seed."""
+    """One sample of one step; its random stream depends on nothing else but the seed.
+
+    A sample that comes twice in one batch (weight above 1, or an epoch shorter than a batch) looks the same twice.
+    """
 
     step: int
     sample_id: int

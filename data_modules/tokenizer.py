@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
 from data_modules.errors import DataError
+from data_modules.sources.paths import resolve_path
 
 PAD, START, END = "[PAD]", "[SOT]", "[EOT]"
 
@@ -52,6 +53,8 @@ class BilingualTokenizer:
         )
         tokenizer.enable_truncation(max_length=context_length)
         tokenizer.no_padding()
+        # A caption that spells a special token is text; not kept in the file, hence set on every start.
+        tokenizer.encode_special_tokens = True
 
     def _special(self, token: str) -> int:
         token_id = self._tokenizer.token_to_id(token)
@@ -124,7 +127,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context_length: int) 
             normalizers.NFC(),
             normalizers.Lowercase(),
             normalizers.NFC(),
-            normalizers.Replace(r"\s+", " "),
+            normalizers.Replace(Regex(r"\s+"), " "),
             normalizers.Strip(),
         ]
     )
@@ -144,5 +147,5 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context_length: int) 
 def build_tokenizer(config: TokenizerConfig, captions: Iterable[str]) -> BilingualTokenizer:
     """The configured tokenizer: read from its file, or trained on the captions."""
     if config.file is not None:
-        return BilingualTokenizer.from_file(Path(config.file), config.context_length)
+        return BilingualTokenizer.from_file(resolve_path(config.file), config.context_length)
     return train_tokenizer(captions, config.vocab_size, config.context_length)

@@ -11,6 +11,6 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def gather_rows(rows_BE: Tensor) -> Tensor:
-    """The rows of all ranks in rank order, (world * B, E); gradients flow back to the rank that owns a row."""
-    return torch.cat(all_gather(rows_BE.contiguous())) if is_distributed() else rows_BE
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows of all ranks in rank order, (world * B, ...); gradients flow back to the rank that owns a row."""
+    return torch.cat(all_gather(rows.contiguous())) if is_distributed() else rows

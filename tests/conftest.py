@@ -21,7 +21,8 @@ SEED = 0
 def _caches_of_the_test_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Hugging Face caches go to a folder of this test run, not to the user's home."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets_cache")))
+        # Not the environment variable: `datasets` reads it once, when the first test module imports it.
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets_cache"))
         yield
 
 

@@ -23,8 +23,14 @@ class ParquetSource:
         self.rows = matching_rows(self.table, config.where)
         if not len(self.rows):
             raise DataError(f"source '{name}' has no row with {config.where}; loosen its `where`")
+        self._check_captions()
         text_columns = {config.image, *config.captions.values(), *config.keywords.values()}
         self._attributes = [name for name in self.table.column_names if name not in text_columns]
+
+    def _check_captions(self) -> None:
+        for column in self.config.captions.values():
+            if None in self.table.select_columns([column]).select(self.rows)[column][:]:
+                raise DataError(f"source '{self.name}': a row has no '{column}'; leave it out with `where`")
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.languages)
@@ -44,7 +50,7 @@ class ParquetSource:
 
     def _keywords(self, row: dict[str, Any], language: str) -> tuple[str, ...]:
         column = self.config.keywords.get(language)
-        return tuple(row[column]) if column else ()
+        return tuple(row[column] or ()) if column else ()
 
     def captions(self) -> list[tuple[str, str]]:
         """Every (language, text) of the source, names and keywords alike, in row order, images unread."""

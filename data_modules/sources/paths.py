@@ -25,7 +25,8 @@ def resolve_files(patterns: Sequence[str]) -> list[Path]:
     """
     files: list[Path] = []
     for pattern in patterns:
-        matches = sorted(glob.glob(str(resolve_path(pattern))))
+        path = resolve_path(pattern)
+        matches = [str(path)] if path.exists() else sorted(glob.glob(str(path)))
         if not matches:
             raise DataError(f"{_missing(pattern)}")
         files.extend(Path(match) for match in matches)

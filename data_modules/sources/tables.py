@@ -28,6 +28,9 @@ def open_table(patterns: Sequence[str], image: str, columns: Sequence[str]) -> d
     datasets.disable_progress_bars()
     try:
         table = datasets.Dataset.from_parquet([str(file) for file in files])
+    except datasets.exceptions.DatasetGenerationError as error:
+        names = ", ".join(str(file) for file in files)
+        raise DataError(f"one of {names} is damaged, or their columns differ ({error.__cause__}); {RESTORE}") from error
     finally:
         if not bars:
             datasets.enable_progress_bars()
@@ -59,13 +62,14 @@ def _check_manifest(file: Path) -> None:
         return
     try:
         entry = json.loads(manifest.read_text(encoding="utf-8")).get("files", {}).get(file.name)
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{manifest} is damaged ({error}); {RESTORE}") from error
-    if entry is None:
+        expected = entry["sha256"] if entry is not None else None
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise DataError(f"{manifest} is damaged ({error!r}); {RESTORE}") from error
+    if expected is None:
         return
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != entry["sha256"]:
+    if digest != expected:
         raise DataError(f"{file} is damaged (its SHA-256 is not the one in {manifest.name}); {RESTORE}")
 
 

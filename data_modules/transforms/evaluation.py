@@ -13,8 +13,8 @@ def evaluation_image(data: bytes, image_size: int) -> NDArray[np.uint8]:
     Reference: the preprocessing of the official KELIP code (Resize 224 bicubic, CenterCrop 224).
     """
     image = decode_image(data)
-    scale = image_size / min(image.size)
-    width, height = (max(image_size, round(side * scale)) for side in image.size)
-    left, top = (width - image_size) // 2, (height - image_size) // 2
+    # Rounded as torchvision does, which made the features that others report.
+    width, height = (image_size * side // min(image.size) for side in image.size)
+    left, top = round((width - image_size) / 2), round((height - image_size) / 2)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     return to_array(resized.crop((left, top, left + image_size, top + image_size)))

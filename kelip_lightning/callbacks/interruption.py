@@ -51,9 +51,13 @@ class InterruptionCallback(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write the checkpoint and stop, once per run, on a step's last micro-batch."""
+        """Write the checkpoint and stop, once per run, on a step's last micro-batch.
+
+        After the last step nothing is left to stop: what is under way is written to the end.
+        """
         step_is_whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.interrupted_at is None and step_is_whole and self._any_rank_signalled(trainer):
+        unfinished = trainer.global_step < trainer.max_steps
+        if self.interrupted_at is None and step_is_whole and unfinished and self._any_rank_signalled(trainer):
             self.interrupted_at = trainer.global_step
             trainer.save_checkpoint(self.checkpoint)
             trainer.should_stop = True
@@ -63,8 +67,8 @@ class InterruptionCallback(pl.Callback):
             return self._signalled
         return bool(trainer.strategy.reduce_boolean_decision(self._signalled, all=False))
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the signals back."""
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the signals back; in `teardown` it would be too late: Lightning has restored its own by then."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()

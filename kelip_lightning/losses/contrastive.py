@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Gather = Callable[[Tensor], Tensor]
-"""(B, E) -> (G, E), differentiable, own rows at offset rank * B."""
+"""(B, ...) -> (G, ...), differentiable, own rows at offset rank * B."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -32,8 +32,8 @@ class ContrastiveLoss:
 
     total: Tensor
     global_crops: Tensor
-    local_crops: Tensor
-    """NaN without local crops."""
+    local_crops: Tensor | None
+    """None without local crops."""
     correct_B: Tensor
     """bool (B,): the first global crop's best caption of the batch is its own."""
 
@@ -59,11 +59,17 @@ def info_nce(
     Reference:
         Radford et al. 2021 (arXiv:2103.00020), fig. 3; used by Ko & Gu 2022 for stage 2.
     """
-    image_all = gather(image_BE) if gather else image_BE
-    text_all = gather(text_BE) if gather else text_BE
+    image_GE = gather(image_BE) if gather else image_BE
+    text_GE = gather(text_BE) if gather else text_BE
+    return _info_nce(image_BE, text_BE, image_GE, text_GE, logit_scale, rank)
+
+
+def _info_nce(
+    image_BE: Tensor, text_BE: Tensor, image_GE: Tensor, text_GE: Tensor, logit_scale: Tensor, rank: int
+) -> tuple[Tensor, Tensor]:
     target_B = torch.arange(len(image_BE), device=image_BE.device) + rank * len(image_BE)
-    image_logits_BG = logit_scale * image_BE @ text_all.T
-    text_logits_BG = logit_scale * text_BE @ image_all.T
+    image_logits_BG = logit_scale * image_BE @ text_GE.T
+    text_logits_BG = logit_scale * text_BE @ image_GE.T
     loss = (F.cross_entropy(image_logits_BG, target_B) + F.cross_entropy(text_logits_BG, target_B)) / 2
     return loss, image_logits_BG.detach().argmax(dim=1) == target_B
 
@@ -98,14 +104,20 @@ def multi_crop_info_nce(
         Ko & Gu 2022 (arXiv:2203.14463) train on low-resolution crops too; the terms are unpublished, this is our
         reading (each crop against the caption).
     """
-    global_terms = [info_nce(crop, text_BE, logit_scale, gather, rank) for crop in global_VBE]
-    local_terms = [info_nce(crop, text_BE, logit_scale, gather, rank)[0] for crop in local_VBE]
-    global_sum = torch.stack([loss for loss, _ in global_terms]).sum()
-    local_sum = torch.stack(local_terms).sum() if local_terms else global_sum.new_zeros(())
-    weight = len(global_terms) + local_weight * len(local_terms)
+    crops_VBE = torch.cat([global_VBE, local_VBE])
+    # One collective for all crops: rows are pairs, so the views stand in the second place.
+    crops_VGE = gather(crops_VBE.transpose(0, 1)).transpose(0, 1) if gather else crops_VBE
+    text_GE = gather(text_BE) if gather else text_BE
+    terms = [
+        _info_nce(crop_BE, text_BE, crop_GE, text_GE, logit_scale, rank)
+        for crop_BE, crop_GE in zip(crops_VBE, crops_VGE, strict=True)
+    ]
+    losses_V = torch.stack([loss for loss, _ in terms])
+    num_global, num_local = len(global_VBE), len(local_VBE)
+    global_sum, local_sum = losses_V[:num_global].sum(), losses_V[num_global:].sum()
     return ContrastiveLoss(
-        total=(global_sum + local_weight * local_sum) / weight,
-        global_crops=global_sum.detach() / len(global_terms),
-        local_crops=local_sum.detach() / (len(local_terms) or float("nan")),
-        correct_B=global_terms[0][1],
+        total=(global_sum + local_weight * local_sum) / (num_global + local_weight * num_local),
+        global_crops=global_sum.detach() / num_global,
+        local_crops=local_sum.detach() / num_local if num_local else None,
+        correct_B=terms[0][1],
     )

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from data_modules.tokenizer import BilingualTokenizer
+from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
 from kelip_lightning.models.text_encoder import TextEncoder, TextEncoderConfig
 from kelip_lightning.models.weights_folder import (
+    CONFIG,
     check_tensors,
     config_from_dict,
     config_to_dict,
@@ -66,6 +68,8 @@ def load_dual_encoder(folder: Path) -> TrainedModel:
         DataError: The tokenizer file is missing or damaged.
     """
     config = read_config(folder)
+    if missing := sorted({"image_encoder", "text_encoder", "dual_encoder", "context_length"} - set(config)):
+        raise EncoderFileError(f"{folder} is no dual_encoder folder: its {CONFIG} has no {', '.join(missing)}")
     tokenizer = BilingualTokenizer.from_file(folder / TOKENIZER, int(config["context_length"]))
     with torch.random.fork_rng(devices=[]):
         model = build_dual_encoder(

@@ -29,7 +29,7 @@ def keep_lowest(noise_BN: Tensor, mask_ratio: float) -> Tensor:
     K = N - floor(N * mask_ratio), at least 1: as many as He et al. 2022 keep wherever N * mask_ratio is whole.
     """
     n = noise_BN.shape[1]
-    kept = max(1, n - int(n * mask_ratio))
+    kept = max(1, n - int(n * mask_ratio + 1e-9))
     return noise_BN.argsort(dim=1)[:, :kept].sort(dim=1).values
 
 

@@ -1,6 +1,5 @@
 """Weights as a folder: safetensors, the configuration in YAML, nothing pickled."""
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
@@ -71,8 +70,18 @@ def write_folder(
     (partial / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
     for name, text in texts.items():
         (partial / name).write_text(text, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    # A folder cannot be replaced in one operation: the old one stands aside until the new one is in place.
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    try:
+        partial.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -86,7 +95,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise EncoderFileError(f"{folder} holds no {CONFIG}: give a folder that a finished stage wrote")
     try:
         loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise EncoderFileError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(loaded, dict):
         raise EncoderFileError(f"{file} must hold a mapping")

@@ -55,7 +55,7 @@ class ContrastiveModule(StageModule):
             "loss_global_crops": loss.global_crops,
             "temperature": 1 / logit_scale,
         }
-        if not loss.local_crops.isnan():
+        if loss.local_crops is not None:
             values["loss_local_crops"] = loss.local_crops
         for index, language in enumerate(LANGUAGES):
             of_language = languages == index

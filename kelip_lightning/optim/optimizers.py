@@ -11,7 +11,11 @@ from torch.optim import AdamW, Optimizer
 
 
 class OptimizerName(Enum):
-    """adamw, or muon: Newton–Schulz-orthogonalised momentum on the blocks' matrices, AdamW on all else."""
+    """adamw, or muon: timm's Muon on the blocks' matrices, its fallback on all else.
+
+    Muon orthogonalises momentum (0.95, Nesterov) by Newton–Schulz iterations (Jordan et al. 2024); the fallback is
+    AdamW with Nesterov momentum, which alone reads beta1 and beta2.
+    """
 
     adamw = "adamw"
     muon = "muon"
@@ -79,6 +83,13 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     betas = (config.beta1, config.beta2)
     if config.name is OptimizerName.muon:
         # match_rms_adamw gives both halves updates of the same size, so that one learning rate serves both.
-        return Muon(groups, lr=config.learning_rate, betas=betas, nesterov=True, adjust_lr_fn="match_rms_adamw")
+        return Muon(
+            groups,
+            lr=config.learning_rate,
+            betas=betas,
+            eps=config.eps,
+            nesterov=True,
+            adjust_lr_fn="match_rms_adamw",
+        )
     fused = torch.cuda.is_available()
     return AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.eps, fused=fused)

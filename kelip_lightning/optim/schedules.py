@@ -16,7 +16,7 @@ class ScheduleConfig:
     warmup_steps: int = 0
     """Steps over which the rate climbs linearly to its peak; below max_steps."""
     final_learning_rate_ratio: float = 0.0
-    """Rate at the last step over the peak rate, in [0, 1]."""
+    """Rate that the cosine ends at, one step after the last, over the peak rate; in [0, 1]."""
 
     def __post_init__(self) -> None:
         if self.max_steps < 1:
