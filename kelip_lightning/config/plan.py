@@ -21,6 +21,7 @@ from kelip_lightning.config.experiment import (
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
+from kelip_lightning.models.patches import num_kept
 from kelip_lightning.models.text_encoder import TextEncoder
 from kelip_lightning.precision import choose_precision
 
@@ -166,15 +167,14 @@ def tokens_per_crop(stage: Stage) -> tuple[int, int | None]:
     """Tokens in the image encoder per crop of full size and per local crop, class token included."""
     encoder = stage.image_encoder
     if isinstance(stage, MaskedPretrainExperiment):
-        hidden = int(encoder.num_patches * stage.masked_autoencoder.mask_ratio)
-        return 1 + encoder.num_patches - hidden, None
+        return 1 + num_kept(encoder.num_patches, stage.masked_autoencoder.mask_ratio), None
     local = stage.transform.local_size if stage.transform.num_local_crops else None
     return _tokens(stage.transform.image_size, encoder), local and _tokens(local, encoder)
 
 
 def _tokens(size: int, encoder: ImageEncoderConfig) -> int:
     patches = (size // encoder.patch_size) ** 2
-    if encoder.patch_drop_rate:
+    if encoder.patch_drop_rate and size == encoder.image_size:
         patches = max(1, int(patches * (1 - encoder.patch_drop_rate)))
     return 1 + patches
 

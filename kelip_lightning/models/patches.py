@@ -23,13 +23,17 @@ def unpatchify(patches_BNP: Tensor, patch_size: int) -> Tensor:
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(b, c, side * patch_size, side * patch_size)
 
 
-def keep_lowest(noise_BN: Tensor, mask_ratio: float) -> Tensor:
-    """Indices of the patches that stay visible: those with the lowest noise, int64 (B, K), ascending.
+def num_kept(num_patches: int, mask_ratio: float) -> int:
+    """How many patches stay visible: N - floor(N * mask_ratio), at least 1.
 
-    K = N - floor(N * mask_ratio), at least 1: as many as He et al. 2022 keep wherever N * mask_ratio is whole.
+    As many as He et al. 2022 keep wherever N * mask_ratio is whole.
     """
-    n = noise_BN.shape[1]
-    kept = max(1, n - int(n * mask_ratio + 1e-9))
+    return max(1, num_patches - int(num_patches * mask_ratio + 1e-9))  # 100 * 0.29 is 28.999... in floating point
+
+
+def keep_lowest(noise_BN: Tensor, mask_ratio: float) -> Tensor:
+    """Indices of the patches that stay visible: those with the lowest noise, int64 (B, K), ascending."""
+    kept = num_kept(noise_BN.shape[1], mask_ratio)
     return noise_BN.argsort(dim=1)[:, :kept].sort(dim=1).values
 
 

@@ -96,6 +96,12 @@ def test_tokens__patches_are_dropped_in_training_only(tiny_image_config: TinyCon
     assert encoder.tokens(images, _all_patches(3, 32)).shape == (3, 17, 16), "an explicit choice is kept"
 
 
+def test_tokens__local_crops_keep_all_patches_in_training(tiny_image_config: TinyConfig) -> None:
+    encoder = _encoder(tiny_image_config(patch_drop_rate=0.5))
+    encoder.train()
+    assert encoder.tokens(torch.randn(2, 3, 16, 16)).shape == (2, 5, 16)
+
+
 def test_drop_path__acts_in_training_only(tiny_image_config: TinyConfig) -> None:
     encoder, images = _encoder(tiny_image_config(drop_path_rate=0.9)), _images(batch=16)
     assert torch.equal(encoder(images), encoder(images))
