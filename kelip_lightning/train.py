@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +53,25 @@ NUM_SHOWN = 8
 """Images in a TensorBoard picture."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContrastiveInputs:
+    """Everything that stage 2 reads, opened and checked."""
+
+    data: ImageTextDataModule
+    """Its tokenizer is trained or read."""
+    sets: EvaluationSets
+
+
 def run_pretrain(experiment: PretrainExperiment, run: RunFolder) -> dict[str, float]:
     """MAE warm-up (unless switched off), hand-over, contrastive training; returns the final figures."""
     contrastive = experiment.contrastive
+    # Before the warm-up: what is wrong with the second stage's data must not cost the first stage.
+    inputs = read_contrastive_inputs(contrastive)
     if experiment.mae is not None:
         run_masked_pretrain(experiment.mae, run)
         init = replace(contrastive.init, image_encoder=str(run.image_encoder))
         contrastive = replace(contrastive, init=init)
-    return run_contrastive(contrastive, run)
+    return run_contrastive(contrastive, run, inputs)
 
 
 def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) -> dict[str, float]:
@@ -87,14 +98,22 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) ->
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def run_contrastive(experiment: ContrastiveExperiment, run: RunFolder) -> dict[str, float]:
-    """Stage 2; writes `contrastive/dual_encoder` and report.json, and returns the final evaluation."""
+def run_contrastive(
+    experiment: ContrastiveExperiment, run: RunFolder, inputs: ContrastiveInputs | None = None
+) -> dict[str, float]:
+    """Stage 2; writes `contrastive/dual_encoder` and report.json, and returns the final evaluation.
+
+    Args:
+        experiment: The stage.
+        run: Where it writes.
+        inputs: What `read_contrastive_inputs` gave, if it has been called already.
+    """
     stage = run.stage("contrastive")
     init = experiment.init.image_encoder
     if init is not None:
         check_image_encoder(Path(init), experiment.image_encoder)
-    data = build_image_text_data(experiment)
-    sets = build_evaluation_sets(experiment.evaluation, experiment.image_encoder.image_size)
+    inputs = inputs or read_contrastive_inputs(experiment)
+    data, sets = inputs.data, inputs.sets
     module = build_contrastive_module(experiment, data)
     if init is not None:
         report = load_image_encoder(module.model.image_encoder, Path(init))
@@ -151,15 +170,21 @@ def build_image_data(experiment: MaskedPretrainExperiment) -> ImageDataModule:
     )
 
 
-def build_image_text_data(experiment: ContrastiveExperiment) -> ImageTextDataModule:
-    """The data module of stage 2, its tokenizer trained or read."""
-    return ImageTextDataModule(
+def read_contrastive_inputs(experiment: ContrastiveExperiment) -> ContrastiveInputs:
+    """Open the pair set, train or read the tokenizer, decode the evaluation sets.
+
+    Raises:
+        DataError: A file is missing, damaged, or not as configured.
+    """
+    data = ImageTextDataModule(
         experiment.data,
         experiment.transform,
         experiment.tokenizer,
         seed=experiment.seed,
         max_steps=experiment.schedule.max_steps,
     )
+    sets = build_evaluation_sets(experiment.evaluation, experiment.image_encoder.image_size)
+    return ContrastiveInputs(data=data, sets=sets)
 
 
 def build_contrastive_module(experiment: ContrastiveExperiment, data: ImageTextDataModule) -> ContrastiveModule:
