@@ -3,7 +3,8 @@
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -243,17 +244,26 @@ def _fit(trainer: pl.Trainer, module: StageModule, data: StageDataModule) -> Non
     Raises:
         StageInterrupted: A signal stopped the stage; its checkpoint is written.
     """
-    # Deterministic mode fills every new tensor before its first use, which only matters to kernels that read what they
-    # never wrote: a tenth of a step on a CPU, measured.
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    # torch's fused attention is slower than the plain one on CPUs at 5 to 80 tokens: 1.4 times the step, measured.
-    flash = torch.backends.cuda.flash_sdp_enabled()
-    torch.backends.cuda.enable_flash_sdp(flash and trainer.strategy.root_device.type != "cpu")
-    try:
+    with _tuned_kernels(trainer.strategy.root_device):
         trainer.fit(module, datamodule=data)
+    _raise_if_interrupted(trainer)
+
+
+@contextmanager
+def _tuned_kernels(device: torch.device) -> Iterator[None]:
+    """For the length of a fit, two defaults of torch changed that only cost time in these models."""
+    deterministic: Any = torch.utils.deterministic  # a module with properties, which type checkers do not see
+    flash, fill = torch.backends.cuda.flash_sdp_enabled(), deterministic.fill_uninitialized_memory
+    # torch's fused attention is slower than the plain one on CPUs at 5 to 80 tokens: 1.4 times the step, measured.
+    torch.backends.cuda.enable_flash_sdp(flash and device.type != "cpu")
+    # Deterministic mode fills every new tensor, which matters only to kernels that read what they never wrote: a tenth
+    # of a step on a CPU, measured.
+    deterministic.fill_uninitialized_memory = False
+    try:
+        yield
     finally:
         torch.backends.cuda.enable_flash_sdp(flash)
-    _raise_if_interrupted(trainer)
+        deterministic.fill_uninitialized_memory = fill
 
 
 def _raise_if_interrupted(trainer: Any) -> None:  # Trainer sets `callbacks` where type checkers do not see it
