@@ -13,14 +13,8 @@ PAIRS = 708_000_000 + 476_000_000
 
 
 @pytest.fixture(scope="module")
-def experiment() -> PretrainExperiment:
-    loaded = load_experiment(FOLDER / "pretrain.yaml", [], PretrainExperiment, on_this_machine=False)
-    return loaded.experiment
-
-
-@pytest.fixture(scope="module")
-def stages(experiment: PretrainExperiment) -> dict[str, StageEstimate]:
-    return estimate(experiment)
+def stages(paper_scale: PretrainExperiment) -> dict[str, StageEstimate]:
+    return estimate(paper_scale)
 
 
 def test_kelip_b32__has_the_parameters_of_the_released_model(stages: dict[str, StageEstimate]) -> None:
@@ -40,8 +34,8 @@ def test_kelip_b32__operations(stages: dict[str, StageEstimate]) -> None:
     assert [(one.name, one.tokens) for one in warm_up.passes] == [("visible patches", 14), ("decoder", 50)]
 
 
-def test_kelip_b32__length(experiment: PretrainExperiment) -> None:
-    warm_up, contrastive = experiment.mae, experiment.contrastive
+def test_kelip_b32__length(paper_scale: PretrainExperiment) -> None:
+    warm_up, contrastive = paper_scale.mae, paper_scale.contrastive
     assert warm_up is not None
     assert contrastive.schedule.max_steps == PAIRS * 32 // contrastive.data.global_batch_size
     assert warm_up.schedule.max_steps == PAIRS // warm_up.data.global_batch_size
@@ -49,20 +43,20 @@ def test_kelip_b32__length(experiment: PretrainExperiment) -> None:
 
 
 @pytest.mark.parametrize("devices", [8, 16, 32, 64, 80, 128])
-def test_kelip_b32__batches_divide(devices: int, experiment: PretrainExperiment) -> None:
-    assert experiment.contrastive.data.global_batch_size % devices == 0
-    assert experiment.mae is not None
-    assert experiment.mae.data.global_batch_size % devices == 0
+def test_kelip_b32__batches_divide(devices: int, paper_scale: PretrainExperiment) -> None:
+    assert paper_scale.contrastive.data.global_batch_size % devices == 0
+    assert paper_scale.mae is not None
+    assert paper_scale.mae.data.global_batch_size % devices == 0
 
 
 @pytest.mark.parametrize(
     ("file", "schema"), [("mae", MaskedPretrainExperiment), ("contrastive", ContrastiveExperiment)]
 )
 def test_kelip_b32__a_stage_alone_is_the_chain_s(
-    file: str, schema: type[MaskedPretrainExperiment | ContrastiveExperiment], experiment: PretrainExperiment
+    file: str, schema: type[MaskedPretrainExperiment | ContrastiveExperiment], paper_scale: PretrainExperiment
 ) -> None:
     alone = load_experiment(FOLDER / f"{file}.yaml", [], schema, on_this_machine=False).experiment
-    assert alone == getattr(experiment, file)
+    assert alone == getattr(paper_scale, file)
 
 
 def test_kelip_b32__fits_an_a100_with_every_strategy(stages: dict[str, StageEstimate]) -> None:
