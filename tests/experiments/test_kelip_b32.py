@@ -6,24 +6,19 @@ import pytest
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
 from kelip_lightning.config.load import load_experiment
-from kelip_lightning.planning.estimate import StageEstimate, estimate
+from kelip_lightning.planning.estimate import StageEstimate
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "kelip_b32"
 PAIRS = 708_000_000 + 476_000_000
 
 
-@pytest.fixture(scope="module")
-def stages(paper_scale: PretrainExperiment) -> dict[str, StageEstimate]:
-    return estimate(paper_scale)
-
-
-def test_kelip_b32__has_the_parameters_of_the_released_model(stages: dict[str, StageEstimate]) -> None:
+def test_kelip_b32__has_the_parameters_of_the_released_model(paper_plan: dict[str, StageEstimate]) -> None:
     expected = {"image_tower": 87_849_216, "text_tower": 88_726_016, "all": 176_575_233}
-    assert stages["contrastive"].parameter_sums == expected
+    assert paper_plan["contrastive"].parameter_sums == expected
 
 
-def test_kelip_b32__operations(stages: dict[str, StageEstimate]) -> None:
-    contrastive, warm_up = stages["contrastive"].flops, stages["mae"].flops
+def test_kelip_b32__operations(paper_plan: dict[str, StageEstimate]) -> None:
+    contrastive, warm_up = paper_plan["contrastive"].flops, paper_plan["mae"].flops
     assert round(contrastive.one_crop_training / 1e9, 2) == 44.33
     assert round(contrastive.training / 1e9, 1) == 65.3
     assert [(one.name, one.tokens) for one in contrastive.passes] == [
@@ -59,5 +54,5 @@ def test_kelip_b32__a_stage_alone_is_the_chain_s(
     assert alone == getattr(paper_scale, file)
 
 
-def test_kelip_b32__fits_an_a100_with_every_strategy(stages: dict[str, StageEstimate]) -> None:
-    assert all(one.fits for stage in stages.values() for one in stage.memory)
+def test_kelip_b32__fits_an_a100_with_every_strategy(paper_plan: dict[str, StageEstimate]) -> None:
+    assert all(one.fits for stage in paper_plan.values() for one in stage.memory)
