@@ -41,7 +41,10 @@ def parameter_table(stage: StageEstimate) -> Table:
 
 def operation_table(flops: StageFlops, sample: str) -> Table:
     """Operations of each pass and of a whole sample, in GFLOP."""
-    caption = "exact: matrix products, 2 operations per multiply-add; training = 3 x forward, 4 x with checkpointing"
+    caption = (
+        "forward: exact, matrix products at 2 operations per multiply-add; training: 3 x forward by convention, "
+        "4 x with checkpointing"
+    )
     columns = ("pass", "runs", "tokens", "linear", "attention", "outer", "forward", "training")
     table = _table(f"operations per {sample}, GFLOP", caption, *columns)
     for one in flops.passes:
@@ -59,27 +62,17 @@ def operation_table(flops: StageFlops, sample: str) -> Table:
 def memory_table(stage: StageEstimate) -> Table:
     """Gigabytes on one rank for each strategy; the configured one is starred."""
     caption = "state exact; buffers, activations and totals are estimates without allocator and CUDA context (2-4 GB)"
-    columns = (
-        "strategy",
-        "weights",
-        "gradients",
-        "optimizer",
-        "buffers",
-        "activations",
-        "batch",
-        "loss",
-        "total",
-        "fits",
-    )
+    columns = "strategy weights gradients optimizer buffers activations batch loss total fits".split()
+    configured = "ddp" if stage.strategy == "auto" else stage.strategy  # what Lightning makes of auto
     title = f"memory of one rank at {stage.plan.batch_size_per_device} per device, {stage.plan.precision}, GB"
     table = _table(title, caption, *columns)
     for one in stage.memory:
         state = (one.state.weights, one.state.gradients, one.state.optimizer, one.state.buffers)
         figures = (*state, one.activations, one.batch, one.loss, one.total)
-        name = f"{one.strategy} *" if one.strategy == stage.strategy else one.strategy
-        table.add_row(name, *map(_gigabytes, figures), "yes" if one.fits else "no")
+        name = f"{one.strategy} *" if one.strategy == configured else one.strategy
+        table.add_row(name, *map(_gigabytes, figures), _yes(one.fits))
         checkpointed = (one.activations_checkpointed, one.batch, one.loss, one.total_checkpointed)
-        table.add_row("  with checkpointing", "", "", "", "", *map(_gigabytes, checkpointed))
+        table.add_row("  with checkpointing", *[""] * 4, *map(_gigabytes, checkpointed), _yes(one.fits_checkpointed))
     if stage.contrastive_loss:
         loss = stage.contrastive_loss
         table.add_section()
@@ -144,3 +137,7 @@ def _giga(operations: int) -> str:
 
 def _gigabytes(number: int) -> str:
     return f"{number / 1e9:,.2f}"
+
+
+def _yes(fits: bool) -> str:
+    return "yes" if fits else "no"

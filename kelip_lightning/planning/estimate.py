@@ -50,6 +50,7 @@ class RankMemory:
     total_checkpointed: int
     fits: bool
     """Whether `total` leaves a tenth of the GPU's memory free."""
+    fits_checkpointed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,8 @@ class DiskSpace:
     checkpoint: int
     """Weights and moments as they are trained with (float32, or bfloat16 under bf16-true): one file."""
     zero_checkpoint: int
-    """The same of a DeepSpeed stage, over the files of all ranks: bfloat16 weights, float32 weights, moments."""
+    """The same of a DeepSpeed strategy, over the files of all ranks: weights as calculated with, float32 weights,
+    moments."""
     exported: int
     """Weights alone."""
     whole_run: int
@@ -197,15 +199,17 @@ def _rank_memory(
         total=rest + activations,
         total_checkpointed=rest + checkpointed,
         fits=rest + activations <= 0.9 * available,
+        fits_checkpointed=rest + checkpointed <= 0.9 * available,
     )
 
 
 def _disk_space(stage: Stage, plan: StagePlan, counts: ParameterCounts) -> DiskSpace:
     each = 2 if plan.precision == "bf16-true" else 4
     moments = 2 * counts.all - counts.one_moment
+    sharded = numbers_of(plan.precision, STRATEGIES[-1]).values
     return DiskSpace(
         checkpoint=each * (counts.all + moments),
-        zero_checkpoint=2 * counts.all + 4 * (counts.all + moments),
+        zero_checkpoint=sharded * counts.all + 4 * (counts.all + moments),
         exported=each * counts.all,
         whole_run=disk_bytes(stage, plan),
     )

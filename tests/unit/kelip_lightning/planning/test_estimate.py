@@ -43,7 +43,9 @@ def test_estimate__stage_by_stage(
 
 def test_estimate__does_not_fit(contrastive: Callable[..., ContrastiveExperiment]) -> None:
     (stage,) = estimate(contrastive(), gpu="a100").values()  # 32,768 pairs on one GPU
-    assert not any(one.fits for one in stage.memory)
+    assert not any(one.fits or one.fits_checkpointed for one in stage.memory)
+    (smaller,) = estimate(contrastive(global_batch_size=4096), gpu="a100").values()
+    assert [(one.fits, one.fits_checkpointed) for one in smaller.memory] == [(False, True)] * 4
 
 
 def test_estimate__evaluations_are_counted(contrastive: Callable[..., ContrastiveExperiment]) -> None:
