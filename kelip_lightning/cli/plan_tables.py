@@ -62,7 +62,18 @@ def operation_table(flops: StageFlops, sample: str) -> Table:
 def memory_table(stage: StageEstimate) -> Table:
     """Gigabytes on one rank for each strategy; the configured one is starred."""
     caption = "state exact; buffers, activations and totals are estimates without allocator and CUDA context (2-4 GB)"
-    columns = "strategy weights gradients optimizer buffers activations batch loss total fits".split()
+    columns = [
+        "strategy",
+        "weights",
+        "gradients",
+        "optimizer",
+        "buffers",
+        "activations",
+        "batch",
+        "loss",
+        "total",
+        "fits",
+    ]
     configured = "ddp" if stage.strategy == "auto" else stage.strategy  # what Lightning makes of auto
     title = f"memory of one rank at {stage.plan.batch_size_per_device} per device, {stage.plan.precision}, GB"
     table = _table(title, caption, *columns)

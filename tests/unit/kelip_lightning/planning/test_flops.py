@@ -68,7 +68,7 @@ def test_count_flops__contrastive_equals_torch_s_counter(
     dual_encoder: Callable[[ContrastiveExperiment], DualEncoder],
     pairs: Callable[[ContrastiveExperiment, int], tuple[Tensor, Tensor, Tensor]],
 ) -> None:
-    stage, batch = contrastive(**sections), 2
+    stage, batch = contrastive(**sections), 1
     model, crops = dual_encoder(stage).train(), pairs(stage, batch)
 
     def forward() -> Tensor:
@@ -103,7 +103,7 @@ def test_count_flops__warm_up_equals_torch_s_counter(
     masked: Masked,
     autoencoder: Callable[[MaskedPretrainExperiment], MaskedAutoencoder],
 ) -> None:
-    stage, batch = masked(image, decoder), 2
+    stage, batch = masked(image, decoder), 1
     model, encoder = autoencoder(stage), stage.image_encoder
     images = torch.randn(batch, 3, encoder.image_size, encoder.image_size)
     noise = torch.rand(batch, encoder.num_patches)
