@@ -1,4 +1,4 @@
-"""From a trained model to a folder for other libraries: weights, configuration, tokenizer, preprocessing, model card."""
+"""From a trained model to a folder that another library opens, with tokenizer, preprocessing and model card."""
 
 import json
 import os
@@ -74,8 +74,7 @@ def write_foreign_folder(
 def preprocessing(image_size: int) -> Mapping[str, object]:
     """What `transformers.CLIPImageProcessor` reads: the preprocessing of every evaluation here."""
     return {
-        # Pillow resizes as here; the other backend rounds to another grey level now and then.
-        "image_processor_type": "CLIPImageProcessorPil",
+        "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"shortest_edge": image_size},

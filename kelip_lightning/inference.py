@@ -46,8 +46,17 @@ class KelipModel(nn.Module):
         return self.dual_encoder.encode_image(images, l2norm=l2norm)
 
     def encode_text(self, tokens: Tensor, l2norm: bool = False) -> Tensor:
-        """Features (B, embed_dim) float32 of token ids (B, T) int64 as `tokenizer.encode` gives them."""
-        return self.dual_encoder.encode_text(tokens, l2norm=l2norm)
+        """Features (B, embed_dim) float32 of token ids (B, T) int64 as `tokenizer.encode` gives them.
+
+        T may exceed the model's context length (`context_length=77` for a model with less), if only padding is there.
+        """
+        return self.dual_encoder.encode_text(self._without_padding(tokens), l2norm=l2norm)
+
+    def _without_padding(self, tokens: Tensor) -> Tensor:
+        longest = self.dual_encoder.text_encoder.context_length
+        if (tokens[:, longest:] != self.dual_encoder.text_encoder.pad_id).any():
+            raise DataError(f"texts of more than {longest} tokens; encode them with the model's own tokenizer")
+        return tokens[:, :longest]
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(logits_per_image (B, C), logits_per_text (C, B)) of B images and C texts: scaled cosine similarities."""

@@ -77,7 +77,8 @@ _USE = {
     "transformers": """\
 from transformers import CLIPModel, CLIPProcessor
 
-model, processor = CLIPModel.from_pretrained(FOLDER), CLIPProcessor.from_pretrained(FOLDER)
+model = CLIPModel.from_pretrained(FOLDER)
+processor = CLIPProcessor.from_pretrained(FOLDER, backend="pil")  # resizes to the very pixels of training
 inputs = processor(text=["사과 사진", "a photo of an apple"], images=image, padding=True, return_tensors="pt")
 probabilities = model(**inputs).logits_per_image.softmax(dim=-1)
 """,

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from kelip_lightning.errors import ConfigError
-from kelip_lightning.models.text_encoder import TextEncoderConfig, TextPooling
+from kelip_lightning.models.text_encoder import TextEncoderConfig, TextPooling, TextTower
 
 
-class HuggingFaceTextEncoder(nn.Module):
+class HuggingFaceTextEncoder(TextTower):
     """One feature per caption: the mean of its tokens, the first or the end token's, as configured.
 
     Args:
@@ -40,24 +40,26 @@ class HuggingFaceTextEncoder(nn.Module):
         pad_id: int,
         record: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.config = config
         if record is None:
             architecture = _read_architecture(config)
             _check_sizes(config, architecture)
-            _set_tokens(config, architecture, vocab_size, eot_id, pad_id)
+            _fit_vocabulary(config, architecture, vocab_size, eot_id, pad_id)
         else:
             architecture = AutoConfig.for_model(**record)
         _check_context(architecture, context_length)
+        super().__init__(
+            config,
+            vocab_size=int(architecture.vocab_size),
+            context_length=context_length,
+            eot_id=eot_id,
+            pad_id=pad_id,
+        )
         self._architecture = architecture
-        self.vocab_size = int(architecture.vocab_size)
-        self._eot_id = eot_id
-        self._pad_id = pad_id
-        self.model = _without_pooler(AutoModel.from_config(architecture))
+        self.model = _encoder_alone(AutoModel.from_config(architecture))  # type: ignore[no-untyped-call]
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """One feature of each caption, (B, D); tokens are int64."""
-        mask_BT = tokens_BT != self._pad_id
+        mask_BT = tokens_BT != self.pad_id
         states_BTD: Tensor = self.model(input_ids=tokens_BT, attention_mask=mask_BT.long()).last_hidden_state
         match self.config.pooling:
             case TextPooling.first:
@@ -66,7 +68,7 @@ class HuggingFaceTextEncoder(nn.Module):
                 weights_BT1 = mask_BT.unsqueeze(-1).to(states_BTD.dtype)
                 return (states_BTD * weights_BT1).sum(dim=1) / weights_BT1.sum(dim=1)
             case TextPooling.end:
-                end_B = (tokens_BT == self._eot_id).int().argmax(dim=1)
+                end_B = (tokens_BT == self.eot_id).int().argmax(dim=1)
                 return states_BTD[torch.arange(len(end_B), device=end_B.device), end_B]
 
     def record(self) -> dict[str, Any]:
@@ -77,35 +79,43 @@ class HuggingFaceTextEncoder(nn.Module):
         """Load the trained weights of `config.hf_model`, all of them or none.
 
         Raises:
-            ConfigError: They cannot be read, or tensors are missing.
+            ConfigError: They cannot be read, tensors are missing, or they were trained with another tokenizer.
         """
-        name = str(self.config.hf_model)
+        name, trained_pad_id = str(self.config.hf_model), self._architecture.pad_token_id
+        if self.pad_id != trained_pad_id:
+            raise ConfigError(
+                [
+                    f"tokenizer.file has its padding at {self.pad_id}, but the weights of text_encoder.hf_model = {name} "
+                    f"were trained with {trained_pad_id}; give that model's own tokenizer.json, or hf_weights=false"
+                ]
+            )
         try:
             trained, report = AutoModel.from_pretrained(name, output_loading_info=True)
         except (OSError, ValueError) as error:
             raise ConfigError([_unreadable(name, error)]) from error
-        trained = _without_pooler(trained)
+        trained = _encoder_alone(trained)
         missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
         if missing:
             raise ConfigError([f"text_encoder.hf_model = {name} has no trained {', '.join(sorted(missing))}"])
         self.model.load_state_dict(trained.state_dict(), strict=True)
 
 
-def _without_pooler(model: nn.Module) -> nn.Module:
+def _encoder_alone(model: nn.Module) -> nn.Module:
     """The encoder alone: no decoder, and no head that no feature would use and that would get no gradient."""
     if getattr(model.config, "is_encoder_decoder", False):
         model = model.get_encoder()  # type: ignore[operator]
     if isinstance(getattr(model, "pooler", None), nn.Module):
-        model.pooler = None
+        setattr(model, "pooler", None)  # noqa: B010 - nn.Module's attributes have no types
     return model
 
 
 def _read_architecture(config: TextEncoderConfig) -> PretrainedConfig:
     name = str(config.hf_model)
     try:
-        return AutoConfig.from_pretrained(name)
+        architecture: PretrainedConfig = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ConfigError([_unreadable(name, error)]) from error
+    return architecture
 
 
 def _unreadable(name: str, error: Exception) -> str:
@@ -131,21 +141,17 @@ def _check_sizes(config: TextEncoderConfig, architecture: PretrainedConfig) -> N
         )
 
 
-def _set_tokens(
+def _fit_vocabulary(
     config: TextEncoderConfig, architecture: PretrainedConfig, vocab_size: int, eot_id: int, pad_id: int
 ) -> None:
-    """Fit the architecture to the tokenizer; trained weights have their own vocabulary, which must be the same."""
+    """Fit the architecture to the tokenizer; trained weights keep their vocabulary, which must hold every token."""
     if not config.hf_weights:
-        architecture.vocab_size = vocab_size
-        architecture.eos_token_id = eot_id
-        architecture.pad_token_id = pad_id
-        return
-    if vocab_size > architecture.vocab_size or pad_id != architecture.pad_token_id:
+        architecture.vocab_size, architecture.eos_token_id, architecture.pad_token_id = vocab_size, eot_id, pad_id
+    elif vocab_size > architecture.vocab_size:
         raise ConfigError(
             [
-                f"tokenizer.file has {vocab_size} tokens and its padding at {pad_id}, but the weights of "
-                f"text_encoder.hf_model = {config.hf_model} were trained with {architecture.vocab_size} and "
-                f"{architecture.pad_token_id}; give that model's own tokenizer.json, or hf_weights=false"
+                f"tokenizer.vocab_size = {vocab_size} is more than the {architecture.vocab_size} tokens that the weights "
+                f"of text_encoder.hf_model = {config.hf_model} know; give that model's own tokenizer, or hf_weights=false"
             ]
         )
 

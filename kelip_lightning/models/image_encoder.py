@@ -172,17 +172,18 @@ class ImageEncoder(nn.Module):
 
 
 def build_vision_transformer(config: ImageEncoderConfig) -> VisionTransformer:
-    """timm's network for a configuration, freshly initialised; all tokens of the last block are its output."""
-    size_and_noise = {
-        "img_size": config.image_size,
-        "drop_path_rate": config.drop_path_rate,
-        "patch_drop_rate": config.patch_drop_rate,
-    }
+    """The network of a configuration, freshly initialised; all tokens of the last block are its output."""
     if config.timm_name is not None:
-        return timm_vision_transformer(config.timm_name, **size_and_noise)
+        return timm_vision_transformer(
+            config.timm_name,
+            img_size=config.image_size,
+            drop_path_rate=config.drop_path_rate,
+            patch_drop_rate=config.patch_drop_rate,
+        )
     official = config.position_resampling is PositionResampling.official
     # global_pool="" keeps the final norm in one place whatever the pooling; pooling is ours, in ImageEncoder.forward.
     return (OfficialVisionTransformer if official else VisionTransformer)(
+        img_size=config.image_size,
         patch_size=config.patch_size,
         embed_dim=config.width,
         depth=config.depth,
@@ -192,7 +193,8 @@ def build_vision_transformer(config: ImageEncoderConfig) -> VisionTransformer:
         global_pool="",
         dynamic_img_size=True,
         pre_norm=config.pre_norm,
+        drop_path_rate=config.drop_path_rate,
+        patch_drop_rate=config.patch_drop_rate,
         act_layer=config.activation.value,
         norm_layer=partial(nn.LayerNorm, eps=1e-5),
-        **size_and_noise,
     )

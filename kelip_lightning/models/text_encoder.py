@@ -6,7 +6,7 @@ Shapes: B captions, T tokens, D width.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -53,21 +53,33 @@ class TextEncoderConfig:
             raise ValueError("hf_weights = true needs hf_model, the model whose weights are meant")
 
 
-class TextTower(Protocol):
-    """What a dual encoder asks of its text encoder; a module with these."""
+class TextTower(nn.Module):
+    """A text encoder: int64 tokens (B, T) in, features (B, D) out.
 
-    config: TextEncoderConfig
-    vocab_size: int
-    """Rows of the token embedding."""
+    Args:
+        config: Its configuration.
+        vocab_size: Rows of its token embedding.
+        context_length: Longest caption in tokens.
+        eot_id: Id of the end token.
+        pad_id: Id of the padding.
+    """
 
-    def __call__(self, tokens_BT: Tensor, /) -> Tensor:
-        """int64 (B, T) -> (B, D)."""
+    def __init__(
+        self, config: TextEncoderConfig, *, vocab_size: int, context_length: int, eot_id: int, pad_id: int
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        self.context_length = context_length
+        self.eot_id = eot_id
+        self.pad_id = pad_id
 
     def record(self) -> dict[str, Any] | None:
         """What must be stored beside the configuration to build it again; None: nothing."""
+        return None
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(TextTower):
     """The feature of a caption is its end token's, which has seen the whole caption through the causal mask.
 
     Args:
@@ -81,9 +93,7 @@ class TextEncoder(nn.Module):
     def __init__(
         self, config: TextEncoderConfig, *, vocab_size: int, context_length: int, eot_id: int, pad_id: int
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.vocab_size = vocab_size
+        super().__init__(config, vocab_size=vocab_size, context_length=context_length, eot_id=eot_id, pad_id=pad_id)
         self.clip = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=vocab_size,
@@ -128,9 +138,6 @@ class TextEncoder(nn.Module):
         """The end token's feature of each caption, (B, D); tokens are int64."""
         feature_BD: Tensor = self.clip(input_ids=tokens_BT).pooler_output
         return feature_BD
-
-    def record(self) -> None:
-        """Nothing: the configuration says it all."""
 
 
 def build_text_encoder(

@@ -89,13 +89,14 @@ def check_timm_name(name: str) -> None:
 
 def sizes_of(model: VisionTransformer) -> dict[str, int | float | bool | str]:
     """What a Vision Transformer is like, in the words of `ImageEncoderConfig`."""
-    attention, mlp = model.blocks[0].attn, model.blocks[0].mlp
+    block: Any = model.blocks[0]
+    mlp = block.mlp
     plain = isinstance(mlp, Mlp)
     return {
         "patch_size": model.patch_embed.patch_size[0],
         "width": model.embed_dim,
         "depth": len(model.blocks),
-        "num_heads": attention.num_heads,
+        "num_heads": block.attn.num_heads,
         "mlp_ratio": mlp.fc1.out_features / model.embed_dim if plain else type(mlp).__name__,
         "activation": _activation_name(mlp.act) if plain else type(mlp).__name__,
         "pre_norm": not isinstance(model.norm_pre, nn.Identity),

@@ -96,7 +96,7 @@ class ForeignConfig:
         """
         value = self._values.pop(key, default)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)  # type: ignore[assignment]
+            value = float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise EncoderFileError(f"{self._origin}: {key} = {value!r} must be of type {kind.__name__}")
         return value

@@ -1,4 +1,4 @@
-"""Folders in the layouts of other libraries, read and described; what is specific to a format stands in its own file."""
+"""Folders in the layouts of other libraries, in and out; what is specific to a format stands in its own file."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -140,15 +140,19 @@ def read_foreign_weights(folder: Path) -> Tensors:
     try:
         loaded = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise EncoderFileError(f"{file} is damaged ({str(error).splitlines()[0]}): copy it again") from error
+        raise EncoderFileError(f"{file} is damaged ({_reason(error)}): copy it again") from error
     except Exception as error:  # pickle.UnpicklingError and what malformed pickles raise besides
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EncoderFileError(
-            f"{file} cannot be read as plain tensors ({reason}): convert it to safetensors"
+            f"{file} cannot be read as plain tensors ({_reason(error)}): convert it to safetensors"
         ) from error
     if not isinstance(loaded, Mapping) or not all(isinstance(one, Tensor) for one in loaded.values()):
         raise EncoderFileError(f"{file} must hold tensors by name and nothing else")
     return {name: tensor.float() for name, tensor in loaded.items() if not name.endswith(_COUNTERS)}
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _read_tokenizer(folder: Path, architecture: Architecture, name: ExportFormat) -> BilingualTokenizer | None:

@@ -33,10 +33,10 @@ def read_architecture(folder: Path) -> Architecture:
     Raises:
         EncoderFileError: A field has a value that our model cannot take.
     """
-    whole = CLIPConfig.from_dict(read_json(folder / CONFIG))
-    origin = str(folder / CONFIG)
-    vision = ForeignConfig(whole.vision_config.to_dict(), f"{origin}: vision_config")
-    text = ForeignConfig(whole.text_config.to_dict(), f"{origin}: text_config")
+    # Through the library's own class, which fills in its defaults.
+    values, origin = CLIPConfig.from_dict(read_json(folder / CONFIG)).to_dict(), str(folder / CONFIG)
+    vision = ForeignConfig(values["vision_config"], f"{origin}: vision_config")
+    text = ForeignConfig(values["text_config"], f"{origin}: text_config")
     for section in (vision, text):
         section.expect(layer_norm_eps=1e-5)
     vision.expect(num_channels=3)
@@ -59,7 +59,7 @@ def read_architecture(folder: Path) -> Architecture:
             mlp_ratio=text.take("intermediate_size", int) / text_width,
             activation=text.choose("hidden_act", Activation.__members__),
         ),
-        embed_dim=whole.projection_dim,
+        embed_dim=values["projection_dim"],
         vocab_size=vocab_size,
         context_length=text.take("max_position_embeddings", int),
         eot_id=vocab_size - 1 if eos_id == LEGACY_EOS_ID else eos_id,
