@@ -18,6 +18,8 @@ from kelip_lightning.models.text_encoder import TextEncoderConfig, TextPooling, 
 class HuggingFaceTextEncoder(TextTower):
     """One feature per caption: the mean of its tokens, the first or the end token's, as configured.
 
+    The model's own dropout never acts: it would draw from torch's stream, and training here repeats exactly.
+
     Args:
         config: Names the model; its sizes are checked against the model's own.
         vocab_size: Number of token ids that the tokenizer gives.
@@ -56,6 +58,12 @@ class HuggingFaceTextEncoder(TextTower):
         )
         self._architecture = architecture
         self.model = _encoder_alone(AutoModel.from_config(architecture))  # type: ignore[no-untyped-call]
+
+    def train(self, mode: bool = True) -> "HuggingFaceTextEncoder":
+        """Training or evaluation mode; the model inside stays in evaluation mode, where it drops nothing."""
+        super().train(mode)
+        self.model.eval()
+        return self
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """One feature of each caption, (B, D); tokens are int64."""
@@ -102,7 +110,7 @@ class HuggingFaceTextEncoder(TextTower):
 
 def _encoder_alone(model: nn.Module) -> nn.Module:
     """The encoder alone: no decoder, and no head that no feature would use and that would get no gradient."""
-    if getattr(model.config, "is_encoder_decoder", False):
+    if isinstance(getattr(model, "decoder", None), nn.Module):
         model = model.get_encoder()  # type: ignore[operator]
     if isinstance(getattr(model, "pooler", None), nn.Module):
         setattr(model, "pooler", None)  # noqa: B010 - nn.Module's attributes have no types
@@ -150,8 +158,9 @@ def _fit_vocabulary(
     elif vocab_size > architecture.vocab_size:
         raise ConfigError(
             [
-                f"tokenizer.vocab_size = {vocab_size} is more than the {architecture.vocab_size} tokens that the weights "
-                f"of text_encoder.hf_model = {config.hf_model} know; give that model's own tokenizer, or hf_weights=false"
+                f"tokenizer.vocab_size = {vocab_size} is more than the {architecture.vocab_size} tokens that the "
+                f"weights of text_encoder.hf_model = {config.hf_model} know; give that model's own tokenizer, or "
+                "hf_weights=false"
             ]
         )
 

@@ -199,8 +199,14 @@ def describe_foreign_model(model: DualEncoder, tokenizer: BilingualTokenizer, na
     reasons = [f"{key} must be null" for key, value in _other_towers(model) if value is not None]
     if reasons := reasons or list(layout.refusals(architecture)):
         raise ExportError(f"this model cannot be written in the layout of {name.value}: {'; '.join(reasons)}")
-    weights = to_theirs(layout.entries(architecture), layout.outward(bounded(model)))
-    return ForeignFolder(weights=weights, weights_file=layout.weights, config_files=layout.config_files(architecture))
+    entries, weights = layout.entries(architecture), layout.outward(bounded(model))
+    if unknown := sorted(set(weights) - {key for one in entries for key in one.ours}):
+        raise ExportError(f"the layout of {name.value} has no place for {', '.join(unknown)} of this model")
+    return ForeignFolder(
+        weights=to_theirs(entries, weights),
+        weights_file=layout.weights,
+        config_files=layout.config_files(architecture),
+    )
 
 
 def _other_towers(model: DualEncoder) -> list[tuple[str, str | None]]:
