@@ -127,7 +127,7 @@ def build_model(path_or_name: str | Path = "ViT-B/32") -> tuple[KelipModel, Prep
     folder = _folder(path_or_name)
     found = load_model_folder(folder)
     image_size = found.model.image_encoder.config.image_size
-    return KelipModel(found.model), Preprocess(image_size), found.tokenizer or AbsentTokenizer(folder)
+    return KelipModel(found.model).eval(), Preprocess(image_size), found.tokenizer or AbsentTokenizer(folder)
 
 
 def _folder(path_or_name: str | Path) -> Path:

@@ -199,8 +199,8 @@ def trained_text_has_its_tokenizer(stage: ContrastiveExperiment, prefix: str) ->
     """Trained weights of a text model mean the ids of the tokenizer that they were trained with."""
     if stage.text_encoder.hf_weights and stage.tokenizer.file is None:
         yield (
-            f"{join(prefix, 'text_encoder.hf_weights')} = true needs {join(prefix, 'tokenizer.file')}, the tokenizer.json "
-            f"of {stage.text_encoder.hf_model}; or use hf_weights=false"
+            f"{join(prefix, 'text_encoder.hf_weights')} = true needs {join(prefix, 'tokenizer.file')}, "
+            f"the tokenizer.json of {stage.text_encoder.hf_model}; or use hf_weights=false"
         )
 
 

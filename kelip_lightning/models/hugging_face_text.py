@@ -93,8 +93,9 @@ class HuggingFaceTextEncoder(TextTower):
         if self.pad_id != trained_pad_id:
             raise ConfigError(
                 [
-                    f"tokenizer.file has its padding at {self.pad_id}, but the weights of text_encoder.hf_model = {name} "
-                    f"were trained with {trained_pad_id}; give that model's own tokenizer.json, or hf_weights=false"
+                    f"tokenizer.file has its padding at {self.pad_id}, but the weights of text_encoder.hf_model = "
+                    f"{name} were trained with {trained_pad_id}; give that model's own tokenizer.json, or "
+                    "hf_weights=false"
                 ]
             )
         try:

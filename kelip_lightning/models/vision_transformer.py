@@ -14,6 +14,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_MODULES = ("vision_transformer", "deit")
+"""Modules of timm whose models are plain Vision Transformers."""
+
 
 class OfficialVisionTransformer(VisionTransformer):
     """timm's Vision Transformer with position embeddings resampled as the official KELIP code does.
@@ -80,10 +83,10 @@ def check_timm_name(name: str) -> None:
             f"timm_name = {name} asks for trained weights; give {name.partition('.')[0]}, since training starts from "
             "fresh ones or from init.image_encoder"
         )
-    known = timm.list_models(module="vision_transformer")
+    known = [model for module in _MODULES for model in timm.list_models(module=module)]
     if name not in known:
         close = difflib.get_close_matches(name, known, n=2)
-        hint = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models(module='vision_transformer')"
+        hint = f"did you mean {' or '.join(close)}?" if close else f"see timm.list_models(module='{_MODULES[0]}')"
         raise ValueError(f"timm_name = {name} is no Vision Transformer of the installed timm; {hint}")
 
 
