@@ -82,22 +82,14 @@ def test_timm_name__computes_what_timm_computes() -> None:
     assert encoder(torch.randn(1, 3, 96, 96)).shape == (1, 192)
 
 
+DINO: dict[str, Any] = {"timm_name": "vit_small_patch14_reg4_dinov2", "image_size": 56, "patch_size": 14}
+NO_CLASS_TOKEN: dict[str, Any] = {"timm_name": "test_vit3", "width": 96, "depth": 9, "mlp_ratio": 2.0}
+
+
 @pytest.mark.parametrize(
     ("options", "prefix"),
-    [
-        (
-            {
-                "timm_name": "vit_small_patch14_reg4_dinov2",
-                "image_size": 56,
-                "patch_size": 14,
-                "width": 384,
-                "num_heads": 6,
-            },
-            5,
-        ),
-        ({"timm_name": "vit_base_patch16_siglip_224", "patch_size": 16, "width": 768, "num_heads": 12}, 0),
-    ],
-    ids=["registers", "no class token"],
+    [(DINO | {"width": 384, "num_heads": 6}, 5), (NO_CLASS_TOKEN, 1)],
+    ids=["class token and four registers", "one register alone"],
 )
 @torch.no_grad()
 def test_timm_name__other_prefixes_than_one_class_token(options: dict[str, Any], prefix: int) -> None:
@@ -125,7 +117,7 @@ def test_timm_name__other_prefixes_than_one_class_token(options: dict[str, Any],
         ({"activation": Activation.quick_gelu, "pre_norm": True}, r"activation=gelu image_encoder\.pre_norm=false"),
         ({"position_resampling": PositionResampling.official}, "position_resampling = official"),
         (
-            {"timm_name": "vit_base_patch16_siglip_224", "patch_size": 16, "width": 768, "num_heads": 12},
+            NO_CLASS_TOKEN,
             "has no class token; use pooling=mean",
         ),
     ],
