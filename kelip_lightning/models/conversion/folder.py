@@ -1,6 +1,6 @@
 """Folders in the layouts of other libraries, in and out; what is specific to a format stands in its own file."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -40,7 +40,8 @@ class _Format:
     """What becomes of our tensors before their names are changed."""
     inward: Callable[[Tensors, Architecture], Tensors] = lambda weights, _: weights
     """What becomes of theirs after their names are changed."""
-    weights: str = "model.safetensors"
+    weights: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
+    """Names of the weight file in the order in which they are looked for; the first is the one that is written."""
 
 
 _FORMATS = {
@@ -53,7 +54,14 @@ _FORMATS = {
         config_files=open_clip.config_files,
         outward=open_clip.outward,
         inward=open_clip.inward,
-        weights="open_clip_model.safetensors",
+        # A folder for both libraries holds transformers' own tensors in model.safetensors: that name comes late.
+        weights=(
+            "open_clip_model.safetensors",
+            "open_clip_pytorch_model.safetensors",
+            "open_clip_pytorch_model.bin",
+            "model.safetensors",
+            "pytorch_model.bin",
+        ),
     ),
     ExportFormat.transformers: _Format(
         recognises=transformers.recognises,
@@ -70,15 +78,6 @@ _FORMATS = {
         config_files=kelip.config_files,
     ),
 }
-
-_WEIGHTS = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "pytorch_model.bin",
-)
-"""Names of weight files in the order in which they are looked for."""
 
 _COUNTERS = ("position_ids", "attn_mask")
 """Buffers of older library versions that hold no weights; a tensor whose name ends so is left out."""
@@ -117,7 +116,7 @@ def load_foreign_model(folder: Path, name: ExportFormat) -> ForeignModel:
         raise
     except (ValueError, ZeroDivisionError) as error:
         raise EncoderFileError(f"{folder}: the configuration makes no model: {error}") from error
-    found = read_foreign_weights(folder)
+    found = read_foreign_weights(folder, layout.weights)
     scale = [tensor for key, tensor in found.items() if key.endswith("logit_scale")]
     model = build_architecture(architecture, float(scale[0].reshape(-1)[0]) if scale else 0.0)
     entries = layout.entries(architecture)
@@ -128,15 +127,19 @@ def load_foreign_model(folder: Path, name: ExportFormat) -> ForeignModel:
     return ForeignModel(model=model.eval(), tokenizer=_read_tokenizer(folder, architecture, name))
 
 
-def read_foreign_weights(folder: Path) -> Tensors:
+def read_foreign_weights(folder: Path, names: Sequence[str]) -> Tensors:
     """The tensors of a folder's weight file, float32; nothing is unpickled but tensors.
+
+    Args:
+        folder: Where the file stands.
+        names: What it may be called, the best first.
 
     Raises:
         EncoderFileError: There is no such file, it is damaged, or holds more than tensors.
     """
-    file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
     if file is None:
-        raise EncoderFileError(f"{folder} holds no weights; one of {', '.join(_WEIGHTS)} is needed, in one piece")
+        raise EncoderFileError(f"{folder} holds no weights; one of {', '.join(names)} is needed, in one piece")
     try:
         loaded = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
@@ -204,7 +207,7 @@ def describe_foreign_model(model: DualEncoder, tokenizer: BilingualTokenizer, na
         raise ExportError(f"the layout of {name.value} has no place for {', '.join(unknown)} of this model")
     return ForeignFolder(
         weights=to_theirs(entries, weights),
-        weights_file=layout.weights,
+        weights_file=layout.weights[0],
         config_files=layout.config_files(architecture),
     )
 

@@ -19,6 +19,7 @@ from kelip_lightning.inference import Preprocess
 from kelip_lightning.models.conversion.folder import ExportFormat, load_foreign_model
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import Activation, Pooling
+from kelip_lightning.models.model_folder import load_model_folder
 
 MovedModel = Callable[..., DualEncoder]
 TOLERANCE: dict[str, float] = {"rtol": 0.0, "atol": 2e-5}
@@ -100,6 +101,19 @@ def test_load__computes_what_the_library_computes(tmp_path: Path, vision: dict[s
     torch.testing.assert_close(ours.encode_image(images, l2norm=False), theirs.encode_image(images), **TOLERANCE)
     torch.testing.assert_close(ours.encode_text(tokens, l2norm=False), theirs.encode_text(tokens), **TOLERANCE)
     torch.testing.assert_close(ours.scale()[0], theirs.logit_scale.exp())
+
+
+def test_load__a_folder_for_both_libraries(
+    moved_model: MovedModel, exported_tokenizer: BilingualTokenizer, tmp_path: Path
+) -> None:
+    """As on the Hub, where model.safetensors beside open_clip's files holds the tensors of transformers."""
+    model = moved_model()
+    folder = _write(tmp_path / "both", model, exported_tokenizer)
+    write_foreign_folder(tmp_path / "other", model, exported_tokenizer, ExportFormat.transformers, "# card")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "other" / name).rename(folder / name)
+    loaded = load_model_folder(folder).model
+    assert torch.equal(loaded.image_projection.weight, model.image_projection.weight)
 
 
 @pytest.mark.parametrize(
