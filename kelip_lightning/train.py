@@ -39,7 +39,7 @@ from kelip_lightning.model_card import model_card
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_dual_encoder
 from kelip_lightning.models.encoder_file import check_image_encoder, load_image_encoder, save_image_encoder
 from kelip_lightning.models.image_encoder import ImageEncoder
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
+from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
 from kelip_lightning.models.weights_folder import config_to_dict
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
@@ -82,7 +82,7 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) ->
     pl.seed_everything(experiment.seed, verbose=False)
     encoder = ImageEncoder(replace(experiment.image_encoder, patch_drop_rate=0.0))
     module = MaskedPretrainModule(
-        MaskedAutoencoder(encoder, experiment.masked_autoencoder), experiment.optimizer, experiment.schedule
+        build_masked_autoencoder(encoder, experiment.masked_autoencoder), experiment.optimizer, experiment.schedule
     )
     images, noise = _shown_images(data)
     trainer = build_trainer(

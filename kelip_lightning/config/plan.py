@@ -20,9 +20,10 @@ from kelip_lightning.config.experiment import (
 )
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderVariant
+from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
 from kelip_lightning.models.patches import num_kept
-from kelip_lightning.models.text_encoder import TextEncoder
+from kelip_lightning.models.text_encoder import build_text_encoder
 from kelip_lightning.precision import choose_precision
 
 Stage = MaskedPretrainExperiment | ContrastiveExperiment
@@ -167,7 +168,8 @@ def tokens_per_crop(stage: Stage) -> tuple[int, int | None]:
     """Tokens in the image encoder per crop of full size and per local crop, class token included."""
     encoder = stage.image_encoder
     if isinstance(stage, MaskedPretrainExperiment):
-        return 1 + num_kept(encoder.num_patches, stage.masked_autoencoder.mask_ratio), None
+        class_token = stage.masked_autoencoder.variant is not MaskedAutoencoderVariant.official
+        return class_token + num_kept(encoder.num_patches, stage.masked_autoencoder.mask_ratio), None
     local = stage.transform.local_size if stage.transform.num_local_crops else None
     return _tokens(stage.transform.image_size, encoder), local and _tokens(local, encoder)
 
@@ -199,9 +201,9 @@ def build_on_meta(stage: Stage) -> nn.Module:
     with torch.device("meta"):
         image_encoder = ImageEncoder(stage.image_encoder)
         if isinstance(stage, MaskedPretrainExperiment):
-            return MaskedAutoencoder(image_encoder, stage.masked_autoencoder)
+            return build_masked_autoencoder(image_encoder, stage.masked_autoencoder)
         vocabulary = stage.tokenizer.vocab_size
-        text_encoder = TextEncoder(
+        text_encoder = build_text_encoder(
             stage.text_encoder,
             vocab_size=vocabulary,
             context_length=stage.tokenizer.context_length,

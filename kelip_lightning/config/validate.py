@@ -84,6 +84,7 @@ def _stage_rules(stage: Stage, prefix: str, on_this_machine: bool) -> list[Rule]
             partial(local_crops_fit, stage, prefix),
             partial(negatives_exist, stage, prefix),
             partial(captions_fit, stage, prefix),
+            partial(trained_text_has_its_tokenizer, stage, prefix),
             *_evaluation_rules(lambda: stage.evaluation, prefix, on_this_machine),
         ]
     if on_this_machine:
@@ -191,6 +192,15 @@ def captions_fit(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
             f"{join(prefix, 'tokenizer.context_length')} = {context} cannot hold start, end and "
             f"{join(prefix, 'data.captions.max_keywords')} = {captions.max_keywords} keywords; "
             f"use at least {captions.max_keywords + 2} tokens, or fewer keywords"
+        )
+
+
+def trained_text_has_its_tokenizer(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
+    """Trained weights of a text model mean the ids of the tokenizer that they were trained with."""
+    if stage.text_encoder.hf_weights and stage.tokenizer.file is None:
+        yield (
+            f"{join(prefix, 'text_encoder.hf_weights')} = true needs {join(prefix, 'tokenizer.file')}, "
+            f"the tokenizer.json of {stage.text_encoder.hf_model}; or use hf_weights=false"
         )
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from data_modules.records import ImageBatch
 from kelip_lightning.losses.reconstruction import masked_mse, standardize_patches
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
+from kelip_lightning.models.official_autoencoder import AnyMaskedAutoencoder
 from kelip_lightning.models.patches import patchify
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.modules.stage import StageModule
@@ -14,12 +14,12 @@ from kelip_lightning.optim.schedules import ScheduleConfig
 
 
 class MaskedPretrainModule(StageModule):
-    """Trains a `MaskedAutoencoder` on `ImageBatch`es.
+    """Trains a masked autoencoder on `ImageBatch`es.
 
     Reference: Ko & Gu 2022 (arXiv:2203.14463) warm the image encoder up with MAE before contrastive training.
     """
 
-    def __init__(self, model: MaskedAutoencoder, optimizer: OptimizerConfig, schedule: ScheduleConfig) -> None:
+    def __init__(self, model: AnyMaskedAutoencoder, optimizer: OptimizerConfig, schedule: ScheduleConfig) -> None:
         super().__init__(optimizer, schedule)
         self.model = model
 
