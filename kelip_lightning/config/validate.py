@@ -19,6 +19,7 @@ from kelip_lightning.config.experiment import (
 )
 from kelip_lightning.config.schema import is_finite, join, leaves
 from kelip_lightning.models.encoder_file import REGULARISATION
+from kelip_lightning.models.patches import num_kept
 
 Rule = Callable[[], Iterable[str]]
 Stage = MaskedPretrainExperiment | ContrastiveExperiment
@@ -177,7 +178,7 @@ def local_crops_fit(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
 def mask_fits(stage: MaskedPretrainExperiment, prefix: str) -> Iterator[str]:
     """At least one patch is seen and at least one is hidden."""
     ratio, patches = stage.masked_autoencoder.mask_ratio, stage.image_encoder.num_patches
-    if not 1 <= int(patches * ratio) < patches:
+    if num_kept(patches, ratio) == patches or patches * (1 - ratio) < 1 - 1e-9:
         yield (
             f"{join(prefix, 'masked_autoencoder.mask_ratio')} = {ratio} of {patches} patches must leave at "
             "least one patch visible and one hidden; change it, or image_encoder.patch_size"

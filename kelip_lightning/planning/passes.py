@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.config.plan import Stage, tokens_per_crop
 from kelip_lightning.models.image_encoder import Activation, ImageEncoderConfig
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderVariant
 
 CHANNELS = 3
 
@@ -69,6 +70,7 @@ def _masked_passes(stage: MaskedPretrainExperiment) -> list[Pass]:
     encoder, decoder = stage.image_encoder, stage.masked_autoencoder
     visible, _ = tokens_per_crop(stage)
     patches, width = encoder.num_patches, decoder.decoder_width
+    class_token = decoder.variant is not MaskedAutoencoderVariant.official
     into_decoder = 2 * visible * encoder.width * width
     to_pixels = 2 * patches * width * _values_of(encoder.patch_size)
     return [
@@ -76,7 +78,7 @@ def _masked_passes(stage: MaskedPretrainExperiment) -> list[Pass]:
         Pass(
             name="decoder",
             times=1,
-            tokens=1 + patches,
+            tokens=class_token + patches,
             width=width,
             hidden=4 * width,
             depth=decoder.decoder_depth,
