@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from data_modules.tokenizer import BilingualTokenizer
 from data_modules.tokenizer_folder import tokenizer_files
 from kelip_lightning.errors import ExportError
 from kelip_lightning.model_card import export_card
-from kelip_lightning.models.conversion.folder import ExportFormat, describe_foreign_model
+from kelip_lightning.models.conversion.folder import ExportFormat, ForeignFolder, describe_foreign_model
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.model_folder import load_model_folder
 from kelip_lightning.models.preprocessing import CLIP_MEAN, CLIP_STD
@@ -63,12 +64,20 @@ def write_foreign_folder(
     texts |= {file: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for file, content in configs.items()}
     partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
+    try:
+        _write_files(partial, described, texts)
+        partial.replace(output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write_files(folder: Path, described: ForeignFolder, texts: Mapping[str, str]) -> None:
     tensors = {key: tensor.cpu().contiguous() for key, tensor in described.weights.items()}
     # transformers refuses a file that does not say which framework wrote it.
-    save_file(tensors, partial / described.weights_file, metadata={"format": "pt"})
+    save_file(tensors, folder / described.weights_file, metadata={"format": "pt"})
     for file, text in texts.items():
-        (partial / file).write_text(text, encoding="utf-8")
-    partial.replace(output)
+        (folder / file).write_text(text, encoding="utf-8")
 
 
 def preprocessing(image_size: int) -> Mapping[str, object]:

@@ -64,6 +64,16 @@ def test_export__into_an_empty_folder_but_never_over_files(run: Path, tmp_path: 
     assert {file: file.read_bytes() for file in output.iterdir()} == before
 
 
+def test_export__a_full_disk_leaves_nothing_behind(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save_file(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kelip_lightning.export.save_file", save_file)
+    with pytest.raises(OSError, match="No space left"):
+        export_model(run, ExportFormat.kelip, tmp_path / "out")
+    assert [file.name for file in tmp_path.iterdir()] == ["run"]
+
+
 def test_export__needs_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"holds no tokenizer\.json"):
         export_model(OFFICIAL, ExportFormat.open_clip, tmp_path / "out")
