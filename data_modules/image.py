@@ -71,9 +71,7 @@ class ImageDataModule(StageDataModule):
     def make_sample(self, draw: Draw, record: PairRecord, generator: np.random.Generator) -> ImageSample:
         """One crop and one mask from the sample's own stream."""
         image, noise = self._transform(record.image, generator)
-        return ImageSample(
-            image=image, noise=noise, sample_id=draw.sample_id, sample_seed=draw.model_seed(self.seed)
-        )
+        return ImageSample(image=image, noise=noise, sample_id=draw.sample_id, sample_seed=draw.model_seed(self.seed))
 
     @staticmethod
     def collate(samples: list[ImageSample]) -> ImageBatch:

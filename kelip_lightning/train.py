@@ -28,6 +28,7 @@ from kelip_lightning.callbacks.progress import PairProgressBar
 from kelip_lightning.callbacks.reconstructions import ReconstructionCallback
 from kelip_lightning.callbacks.run_record import MetricsFileLogger
 from kelip_lightning.callbacks.throughput import ThroughputCallback
+from kelip_lightning.callbacks.weight_average import WeightAverageCallback
 from kelip_lightning.config.experiment import (
     ContrastiveExperiment,
     MaskedPretrainExperiment,
@@ -35,6 +36,7 @@ from kelip_lightning.config.experiment import (
 )
 from kelip_lightning.evaluation.suite import chance_levels
 from kelip_lightning.model_card import model_card
+from kelip_lightning.models.activations import enable_gradient_checkpointing
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_dual_encoder
 from kelip_lightning.models.encoder_file import check_image_encoder, load_image_encoder, save_image_encoder
 from kelip_lightning.models.image_encoder import ImageEncoder
@@ -45,6 +47,7 @@ from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.precision import choose_precision
 from kelip_lightning.run_folder import RunFolder, StageFolder
+from kelip_lightning.strategies import build_strategy
 
 _log = logging.getLogger(__name__)
 
@@ -81,8 +84,12 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) ->
     pl.seed_everything(experiment.seed, verbose=False)
     encoder = ImageEncoder(replace(experiment.image_encoder, patch_drop_rate=0.0))
     module = MaskedPretrainModule(
-        MaskedAutoencoder(encoder, experiment.masked_autoencoder), experiment.optimizer, experiment.schedule
+        MaskedAutoencoder(encoder, experiment.masked_autoencoder),
+        experiment.optimizer,
+        experiment.schedule,
+        experiment.trainer.accumulate,
     )
+    _spare_memory_and_time(module, experiment)
     images, noise = _shown_images(data)
     trainer = build_trainer(
         experiment,
@@ -193,7 +200,25 @@ def build_contrastive_module(experiment: ContrastiveExperiment, data: ImageTextD
     model = build_dual_encoder(
         experiment.image_encoder, experiment.text_encoder, experiment.dual_encoder, data.tokenizer
     )
-    return ContrastiveModule(model, data.tokenizer, experiment.loss, experiment.optimizer, experiment.schedule)
+    model.image_encoder.requires_grad_(not experiment.init.lock_image_encoder)
+    model.text_encoder.requires_grad_(not experiment.init.lock_text_encoder)
+    module = ContrastiveModule(
+        model,
+        data.tokenizer,
+        experiment.loss,
+        experiment.optimizer,
+        experiment.schedule,
+        experiment.trainer.accumulate,
+    )
+    _spare_memory_and_time(module, experiment)
+    return module
+
+
+def _spare_memory_and_time(module: StageModule, experiment: Experiment) -> None:
+    if experiment.trainer.gradient_checkpointing:
+        enable_gradient_checkpointing(module)
+    if experiment.trainer.compile:
+        module.compile_model()
 
 
 def build_trainer(experiment: Experiment, stage: StageFolder, *callbacks: pl.Callback) -> pl.Trainer:
@@ -220,8 +245,7 @@ def build_trainer(experiment: Experiment, stage: StageFolder, *callbacks: pl.Cal
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy=config.strategy,
-        accumulate_grad_batches=config.accumulate,
+        strategy=build_strategy(config.strategy, config.accelerator),
         gradient_clip_val=experiment.optimizer.gradient_clip_norm,
         log_every_n_steps=config.log_every_n_steps,
         deterministic=config.deterministic,
@@ -229,6 +253,7 @@ def build_trainer(experiment: Experiment, stage: StageFolder, *callbacks: pl.Cal
         enable_model_summary=False,
         logger=loggers,
         callbacks=[
+            *([] if config.ema_decay is None else [WeightAverageCallback(config.ema_decay)]),
             *callbacks,
             ThroughputCallback(),
             checkpoint,

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from kelip_lightning.precision import PRECISIONS
+from kelip_lightning.strategies import STRATEGIES
 
 ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu")
-
-STRATEGIES: tuple[str, ...] = ("auto", "ddp", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,8 +1,8 @@
 """Losses over a matrix of logits, queries of this rank x keys of all ranks, of which only a tile exists at a time.
 
-A tile is a few whole rows, as many as make B * tile_size logits. As a row is whole, its gradient is known as soon as its
-logits are: the forward pass computes both, keeps no logits, and the backward pass only scales what is there. Next to the
-features and their gradients, memory grows with B * tile_size instead of B * G, and no product is computed twice.
+A tile is a few whole rows, as many as make B * tile_size logits. As a row is whole, its gradient is known as soon as
+its logits are: the forward pass computes both, keeps no logits, and the backward pass only scales what is there. Next
+to the features and their gradients, memory grows with B * tile_size instead of B * G; nothing is computed twice.
 
 Shapes: B queries of this rank, G keys of all ranks, R rows of a tile, E width.
 """

@@ -160,9 +160,7 @@ class ImageEncoder(nn.Module):
             result: Tensor = block(tokens_BLD)
             return result
         assert isinstance(block, Block), f"no dropout inside {type(block).__name__}"
-        return noisy_block(
-            block, tokens_BLD, seeds_B, index, path_rate=path_rate, dropout_rate=config.dropout_rate
-        )
+        return noisy_block(block, tokens_BLD, seeds_B, index, path_rate=path_rate, dropout_rate=config.dropout_rate)
 
     def forward(self, images_BCHW: Tensor, seeds_B: Tensor | None = None) -> Tensor:
         """One feature per image, (B, D).

@@ -32,7 +32,10 @@ def num_kept(num_patches: int, mask_ratio: float) -> int:
 
 
 def keep_lowest(noise_BN: Tensor, mask_ratio: float) -> Tensor:
-    """Indices of the patches that stay visible: those with the lowest noise, int64 (B, K), ascending; of equals the first."""
+    """Indices of the patches that stay visible: those with the lowest noise, int64 (B, K), ascending.
+
+    Of patches with equal noise the first stays.
+    """
     kept = num_kept(noise_BN.shape[1], mask_ratio)
     return noise_BN.argsort(dim=1, stable=True)[:, :kept].sort(dim=1).values
 
