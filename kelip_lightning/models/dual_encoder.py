@@ -33,7 +33,7 @@ class DualEncoderConfig:
             raise ValueError(f"initial_temperature = {self.initial_temperature} must be above 0 and at most 1")
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(kw_only=True)  # no slots: ZeRO-3 looks at the outputs of modules through vars()
 class PairFeatures:
     """What one forward pass gives the loss; features are float32 and of unit length."""
 

@@ -43,7 +43,7 @@ class MaskedAutoencoderConfig:
             )
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(kw_only=True)  # no slots: ZeRO-3 looks at the outputs of modules through vars()
 class MaskedReconstruction:
     """What the decoder made of the visible patches."""
 
