@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from data_modules.records import ImageTextBatch
@@ -183,7 +184,16 @@ def _gather_without_gradient(rows: Tensor) -> Tensor:
     return gather_rows(rows.detach())
 
 
-MUTATIONS = {None: gather_rows, "gather without gradient": _gather_without_gradient}
+def _gather_with_own_gradient_only(rows: Tensor) -> Tensor:
+    gathered, own = _gather_without_gradient(rows), dist.get_rank() * len(rows)
+    return torch.cat([gathered[:own], rows, gathered[own + len(rows) :]])
+
+
+MUTATIONS = {
+    None: gather_rows,
+    "gather without gradient": _gather_without_gradient,
+    "gather with own gradient only": _gather_with_own_gradient_only,
+}
 
 
 def run_steps(cells: Sequence[Cell], rank: int) -> RecordingModule:
