@@ -36,7 +36,6 @@ from kelip_lightning.config.experiment import (
 )
 from kelip_lightning.evaluation.suite import chance_levels
 from kelip_lightning.model_card import model_card
-from kelip_lightning.models.activations import enable_gradient_checkpointing
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_dual_encoder
 from kelip_lightning.models.encoder_file import check_image_encoder, load_image_encoder, save_image_encoder
 from kelip_lightning.models.image_encoder import ImageEncoder
@@ -89,7 +88,7 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) ->
         experiment.schedule,
         experiment.trainer.accumulate,
     )
-    _spare_memory_and_time(module, experiment)
+    module.prepare(recompute_blocks=experiment.trainer.gradient_checkpointing, compiled=experiment.trainer.compile)
     images, noise = _shown_images(data)
     trainer = build_trainer(
         experiment,
@@ -210,15 +209,8 @@ def build_contrastive_module(experiment: ContrastiveExperiment, data: ImageTextD
         experiment.schedule,
         experiment.trainer.accumulate,
     )
-    _spare_memory_and_time(module, experiment)
+    module.prepare(recompute_blocks=experiment.trainer.gradient_checkpointing, compiled=experiment.trainer.compile)
     return module
-
-
-def _spare_memory_and_time(module: StageModule, experiment: Experiment) -> None:
-    if experiment.trainer.gradient_checkpointing:
-        enable_gradient_checkpointing(module)
-    if experiment.trainer.compile:
-        module.compile_model()
 
 
 def build_trainer(experiment: Experiment, stage: StageFolder, *callbacks: pl.Callback) -> pl.Trainer:

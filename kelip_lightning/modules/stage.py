@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from kelip_lightning.models.activations import enable_gradient_checkpointing
 from kelip_lightning.optim.optimizers import OptimizerConfig, build_optimizer
 from kelip_lightning.optim.schedules import ScheduleConfig, build_schedule
 
@@ -29,6 +30,13 @@ class StageModule(pl.LightningModule):
     @abstractmethod
     def compile_model(self) -> None:
         """Let torch compile, in place, what computes the bulk of a step."""
+
+    def prepare(self, *, recompute_blocks: bool, compiled: bool) -> None:
+        """Trade time for memory, in the blocks, and start-up for speed, by torch's compiler."""
+        if recompute_blocks:
+            enable_gradient_checkpointing(self)
+        if compiled:
+            self.compile_model()
 
     def configure_optimizers(self) -> Any:
         """Optimizer and per-step schedule; the number of steps comes from the configuration alone."""
