@@ -13,7 +13,11 @@ class TrainerConfig:
     """Hardware, numbers, and how often a stage writes to disk."""
 
     precision: str = "auto"
-    """auto (bf16-mixed where the hardware calculates in bfloat16, else 32), 32, bf16-mixed or bf16-true."""
+    """auto (bf16-mixed where the hardware calculates in bfloat16, else 32), 32, bf16-mixed or bf16-true.
+
+    DeepSpeed keeps the weights in bfloat16 under both of the latter, with a float32 copy that it updates; bf16-true
+    without DeepSpeed has no such copy. logit_scale is then read with up to 1.6 % of error in its exponential, though used in float32.
+    """
     accelerator: str = "auto"
     """auto (a GPU if there is one), cpu or gpu."""
     devices: int = 1

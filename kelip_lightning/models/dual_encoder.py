@@ -109,6 +109,6 @@ class DualEncoder(nn.Module):
     def _encode_views(self, views_VBCHW: Tensor, first_view: int, seeds_B: Tensor | None) -> Tensor:
         views, batch = views_VBCHW.shape[:2]
         if views == 0:
-            return torch.empty(0, batch, self.config.embed_dim, device=views_VBCHW.device)
+            return torch.empty(0, batch, self.config.embed_dim, dtype=torch.float32, device=views_VBCHW.device)
         seeds = None if seeds_B is None else view_seeds(seeds_B, range(first_view, first_view + views))
         return self.encode_image(views_VBCHW.flatten(0, 1), seeds_B=seeds).view(views, batch, -1)

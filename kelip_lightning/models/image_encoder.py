@@ -132,6 +132,8 @@ class ImageEncoder(nn.Module):
             (B, 1 + K, D).
         """
         vit = self.vit
+        # Under bf16-true and DeepSpeed the weights themselves are bfloat16, and images are not.
+        images_BCHW = images_BCHW.to(vit.patch_embed.proj.weight.dtype)
         tokens_BLD = vit._pos_embed(vit.patch_embed(images_BCHW))
         if keep_BK is not None:
             index = (keep_BK + 1).unsqueeze(-1).expand(-1, -1, tokens_BLD.shape[-1])

@@ -42,5 +42,5 @@ def keep_lowest(noise_BN: Tensor, mask_ratio: float) -> Tensor:
 
 def mask_of(keep_BK: Tensor, num_patches: int) -> Tensor:
     """float32 (B, N): 0 where a patch is kept, 1 where it is masked."""
-    mask = torch.ones(keep_BK.shape[0], num_patches, device=keep_BK.device)
+    mask = torch.ones(keep_BK.shape[0], num_patches, dtype=torch.float32, device=keep_BK.device)
     return mask.scatter(1, keep_BK, 0.0)
