@@ -16,7 +16,8 @@ class TrainerConfig:
     """auto (bf16-mixed where the hardware calculates in bfloat16, else 32), 32, bf16-mixed or bf16-true.
 
     DeepSpeed keeps the weights in bfloat16 under both of the latter, with a float32 copy that it updates; bf16-true
-    without DeepSpeed has no such copy. logit_scale is then read with up to 1.6 % of error in its exponential, though used in float32.
+    without DeepSpeed has no such copy. The exponential of logit_scale, computed in float32, then has the up to 1.6 %
+    of error that come from a bfloat16 exponent.
     """
     accelerator: str = "auto"
     """auto (a GPU if there is one), cpu or gpu."""
