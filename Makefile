@@ -64,6 +64,14 @@ test: $(VENV)/.test ## run the tests, without those marked slow (ARGS="-k tokeni
 test-slow: $(VENV)/.test ## run the tests marked slow
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
 
+.PHONY: gradient-certificate
+gradient-certificate: $(VENV)/.test ## print the gradient's error for every world, strategy and way to cut a batch
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.distributed.certificate $(ARGS)
+
+.PHONY: benchmark-loss
+benchmark-loss: $(VENV)/.base ## print memory and time of the loss in tiles, and of the whole matrix
+	$(BIN)/python -m tests.benchmarks.loss $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.dev ## check style, types, layers and code size; changes nothing
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ from kelip_lightning.callbacks.progress import PairProgressBar
 from kelip_lightning.callbacks.reconstructions import ReconstructionCallback
 from kelip_lightning.callbacks.run_record import MetricsFileLogger
 from kelip_lightning.callbacks.throughput import ThroughputCallback
+from kelip_lightning.callbacks.weight_average import WeightAverageCallback
 from kelip_lightning.config.experiment import (
     ContrastiveExperiment,
     MaskedPretrainExperiment,
@@ -46,6 +47,7 @@ from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.precision import choose_precision
 from kelip_lightning.run_folder import RunFolder, StageFolder
+from kelip_lightning.strategies import build_strategy
 
 _log = logging.getLogger(__name__)
 
@@ -81,9 +83,9 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) ->
     data = build_image_data(experiment)
     pl.seed_everything(experiment.seed, verbose=False)
     encoder = ImageEncoder(replace(experiment.image_encoder, patch_drop_rate=0.0))
-    module = MaskedPretrainModule(
-        build_masked_autoencoder(encoder, experiment.masked_autoencoder), experiment.optimizer, experiment.schedule
-    )
+    model = build_masked_autoencoder(encoder, experiment.masked_autoencoder)
+    module = MaskedPretrainModule(model, experiment.optimizer, experiment.schedule, experiment.trainer.accumulate)
+    module.prepare(recompute_blocks=experiment.trainer.gradient_checkpointing, compiled=experiment.trainer.compile)
     images, noise = _shown_images(data)
     trainer = build_trainer(
         experiment,
@@ -194,7 +196,14 @@ def build_contrastive_module(experiment: ContrastiveExperiment, data: ImageTextD
     model = build_dual_encoder(
         experiment.image_encoder, experiment.text_encoder, experiment.dual_encoder, data.tokenizer
     )
-    return ContrastiveModule(model, data.tokenizer, experiment.loss, experiment.optimizer, experiment.schedule)
+    model.image_encoder.requires_grad_(not experiment.init.lock_image_encoder)
+    model.text_encoder.requires_grad_(not experiment.init.lock_text_encoder)
+    accumulate = experiment.trainer.accumulate
+    module = ContrastiveModule(
+        model, data.tokenizer, experiment.loss, experiment.optimizer, experiment.schedule, accumulate
+    )
+    module.prepare(recompute_blocks=experiment.trainer.gradient_checkpointing, compiled=experiment.trainer.compile)
+    return module
 
 
 def build_trainer(experiment: Experiment, stage: StageFolder, *callbacks: pl.Callback) -> pl.Trainer:
@@ -221,8 +230,7 @@ def build_trainer(experiment: Experiment, stage: StageFolder, *callbacks: pl.Cal
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy=config.strategy,
-        accumulate_grad_batches=config.accumulate,
+        strategy=build_strategy(config.strategy, config.accelerator),
         gradient_clip_val=experiment.optimizer.gradient_clip_norm,
         log_every_n_steps=config.log_every_n_steps,
         deterministic=config.deterministic,
@@ -230,6 +238,7 @@ def build_trainer(experiment: Experiment, stage: StageFolder, *callbacks: pl.Cal
         enable_model_summary=False,
         logger=loggers,
         callbacks=[
+            *([] if config.ema_decay is None else [WeightAverageCallback(config.ema_decay)]),
             *callbacks,
             ThroughputCallback(),
             checkpoint,

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import lightning.pytorch as pl
 
+from kelip_lightning.zero import whole_weights
+
 
 class ExportCallback(pl.Callback):
     """Calls `export` once on rank zero after the last optimizer step; an interrupted stage exports nothing.
@@ -18,5 +20,8 @@ class ExportCallback(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Export if every step was taken."""
-        if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
-            self._export()
+        if trainer.global_step < trainer.max_steps:
+            return
+        with whole_weights(trainer.strategy, pl_module):
+            if trainer.is_global_zero:
+                self._export()

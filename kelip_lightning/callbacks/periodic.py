@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
+
+from kelip_lightning.callbacks.weight_average import averaged_weights
+from kelip_lightning.zero import whole_weights
 
 
 class PeriodicCallback(pl.Callback):
@@ -67,9 +70,10 @@ class PeriodicCallback(pl.Callback):
         if step == self._last_step:
             return
         self._last_step = step
-        if trainer.is_global_zero:
-            with evaluation_mode(pl_module), torch.no_grad():
-                self.act(trainer, pl_module, step)
+        with whole_weights(trainer.strategy, pl_module):
+            if trainer.is_global_zero:
+                with averaged_weights(trainer, pl_module), evaluation_mode(pl_module), torch.no_grad():
+                    self.act(trainer, pl_module, step)
 
 
 @contextmanager
@@ -80,8 +84,11 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """
     modes = {part: part.training for part in module.modules()}
     module.eval()
+    # Compiled for the shapes of training: others would be compiled anew, for minutes.
+    compiled = any(part._compiled_call_impl is not None for part in modes)
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            yield
     finally:
         for part, training in modes.items():
             part.training = training

@@ -12,6 +12,7 @@ from importlib import metadata
 
 from kelip_lightning.cli import (
     compare,
+    consolidate,
     contrastive,
     evaluate,
     export,
@@ -25,7 +26,19 @@ from kelip_lightning.cli import (
 from kelip_lightning.cli.failures import guarded
 from kelip_lightning.run_folder import is_first_process
 
-VERBS = (pretrain, mae, contrastive, evaluate, compare, predict, export, tokenizer, plan, show_config)
+VERBS = (
+    pretrain,
+    mae,
+    contrastive,
+    evaluate,
+    compare,
+    predict,
+    consolidate,
+    export,
+    tokenizer,
+    plan,
+    show_config,
+)
 
 EPILOG = """\
 An override names one value by its dotted key: seed=1, schedule.max_steps=300, mae=null.

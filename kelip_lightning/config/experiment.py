@@ -25,6 +25,10 @@ class InitConfig:
 
     image_encoder: str | None = None
     """Folder `image_encoder/` that a warm-up wrote; null: fresh weights."""
+    lock_image_encoder: bool = False
+    """Whether the image encoder keeps the weights it starts with (LiT, arXiv:2111.07991)."""
+    lock_text_encoder: bool = False
+    """Whether the text encoder keeps the weights it starts with."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """Rules about the machine: files, folders and devices that an experiment names must be there."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from data_modules.errors import DataError
@@ -13,6 +14,7 @@ from kelip_lightning.config.schema import join
 from kelip_lightning.config.trainer import TrainerConfig
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.models.encoder_file import check_image_encoder
+from kelip_lightning.strategies import is_deepspeed
 
 Stage = MaskedPretrainExperiment | ContrastiveExperiment
 
@@ -53,6 +55,15 @@ def initial_encoder_fits(stage: ContrastiveExperiment, prefix: str) -> Iterator[
         text = str(error)
         key = join(prefix, "init.image_encoder")
         yield join(prefix, text) if text.startswith("init.") else f"{key} = {folder}: {text}"
+
+
+def deepspeed_is_installed(stage: Stage, prefix: str) -> Iterator[str]:
+    """The extra that the strategy needs is there."""
+    if is_deepspeed(stage.trainer.strategy) and find_spec("deepspeed") is None:
+        yield (
+            f"{join(prefix, 'trainer.strategy')} = {stage.trainer.strategy} needs DeepSpeed, which is not installed; "
+            "install kelip-lightning[deepspeed], or use ddp"
+        )
 
 
 def devices_exist(stage: Stage, prefix: str) -> Iterator[str]:

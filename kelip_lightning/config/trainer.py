@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from kelip_lightning.precision import PRECISIONS
+from kelip_lightning.strategies import STRATEGIES
 
 ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu")
 
@@ -12,7 +13,12 @@ class TrainerConfig:
     """Hardware, numbers, and how often a stage writes to disk."""
 
     precision: str = "auto"
-    """auto (bf16-mixed where the hardware calculates in bfloat16, else 32), 32, bf16-mixed or bf16-true."""
+    """auto (bf16-mixed where the hardware calculates in bfloat16, else 32), 32, bf16-mixed or bf16-true.
+
+    DeepSpeed keeps the weights in bfloat16 under both of the latter, with a float32 copy that it updates; bf16-true
+    without DeepSpeed has no such copy. The exponential of logit_scale, computed in float32, then has the up to 1.6 %
+    of error that come from a bfloat16 exponent.
+    """
     accelerator: str = "auto"
     """auto (a GPU if there is one), cpu or gpu."""
     devices: int = 1
@@ -20,9 +26,17 @@ class TrainerConfig:
     num_nodes: int = 1
     """Machines that train together."""
     strategy: str = "auto"
-    """How several processes share the work, in Lightning's words: auto, ddp, deepspeed_stage_2, ..."""
+    """How several processes share the work: auto (ddp if there are several), ddp, or deepspeed_stage_1, 2 or 3, which
+    share out the optimizer's state, the gradients too, or the parameters too (needs the extra `deepspeed`)."""
     accumulate: int = 1
-    """Micro-batches per optimizer step; a contrastive pair sees the negatives of its own micro-batch only."""
+    """Chunks in which a device takes its share of the global batch, for less memory at one more forward pass; the
+    loss and its gradient are those of the whole batch, whatever the number."""
+    gradient_checkpointing: bool = False
+    """Whether transformer blocks are computed again in the backward pass instead of keeping their activations."""
+    compile: bool = False
+    """Whether torch compiles the towers: minutes at the start, less time a step."""
+    ema_decay: float | None = None
+    """Decay per step of an exponential moving average of the weights, which is what a stage hands on; null: none."""
     log_every_n_steps: int = 10
     """Optimizer steps between log entries."""
     checkpoint_every_n_steps: int = 500
@@ -39,8 +53,12 @@ class TrainerConfig:
             raise ValueError(f"precision = {self.precision!r} must be one of {', '.join(PRECISIONS)}")
         if self.accelerator not in ACCELERATORS:
             raise ValueError(f"accelerator = {self.accelerator!r} must be one of {', '.join(ACCELERATORS)}")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy = {self.strategy!r} must be one of {', '.join(STRATEGIES)}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay = {self.ema_decay} must lie strictly between 0 and 1; null: no average")
 
     @property
     def num_micro_batches(self) -> int:
-        """Pieces that a global batch is cut into: devices x nodes x accumulation steps."""
+        """Pieces that a global batch is cut into: devices x nodes x chunks."""
         return self.devices * self.num_nodes * self.accumulate

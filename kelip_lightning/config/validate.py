@@ -18,8 +18,11 @@ from kelip_lightning.config.experiment import (
     PretrainExperiment,
 )
 from kelip_lightning.config.schema import is_finite, join, leaves
+from kelip_lightning.losses.contrastive import ContrastiveKind
 from kelip_lightning.models.encoder_file import REGULARISATION
 from kelip_lightning.models.patches import num_kept
+from kelip_lightning.optim.optimizers import OptimizerName
+from kelip_lightning.strategies import is_deepspeed
 
 Rule = Callable[[], Iterable[str]]
 Stage = MaskedPretrainExperiment | ContrastiveExperiment
@@ -76,7 +79,11 @@ def rules(experiment: object, on_this_machine: bool) -> list[Rule]:
 
 
 def _stage_rules(stage: Stage, prefix: str, on_this_machine: bool) -> list[Rule]:
-    found: list[Rule] = [partial(batch_divides, stage, prefix), partial(sources_named, stage, prefix)]
+    found: list[Rule] = [
+        partial(batch_divides, stage, prefix),
+        partial(sources_named, stage, prefix),
+        partial(strategy_can, stage, prefix),
+    ]
     if isinstance(stage, MaskedPretrainExperiment):
         found += [partial(mask_fits, stage, prefix), partial(crop_fits, stage, prefix)]
     else:
@@ -84,6 +91,8 @@ def _stage_rules(stage: Stage, prefix: str, on_this_machine: bool) -> list[Rule]
             partial(crop_fits, stage, prefix),
             partial(local_crops_fit, stage, prefix),
             partial(negatives_exist, stage, prefix),
+            partial(loss_fits, stage, prefix),
+            partial(locks_fit, stage, prefix),
             partial(captions_fit, stage, prefix),
             partial(trained_text_has_its_tokenizer, stage, prefix),
             *_evaluation_rules(lambda: stage.evaluation, prefix, on_this_machine),
@@ -92,6 +101,7 @@ def _stage_rules(stage: Stage, prefix: str, on_this_machine: bool) -> list[Rule]
         found += [
             partial(machine.sources_exist, stage, prefix),
             partial(machine.devices_exist, stage, prefix),
+            partial(machine.deepspeed_is_installed, stage, prefix),
         ]
         if isinstance(stage, ContrastiveExperiment):
             found += [
@@ -135,12 +145,56 @@ def batch_divides(stage: Stage, prefix: str) -> Iterator[str]:
 
 def negatives_exist(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
     """A contrastive loss needs at least one other pair beside each."""
-    batch, pieces = stage.data.global_batch_size, stage.trainer.num_micro_batches
-    if batch // pieces < 2:
+    batch = stage.data.global_batch_size
+    if batch < 2:
         yield (
-            f"{join(prefix, 'data.global_batch_size')} = {batch} leaves {batch // pieces} pair(s) per device "
-            f"and micro-batch, and a contrastive loss needs at least 2; use at least {2 * pieces}"
+            f"{join(prefix, 'data.global_batch_size')} = {batch} leaves a pair without another to tell it from, "
+            "and a contrastive loss needs at least 2"
         )
+
+
+def loss_fits(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
+    """The sigmoid loss has its bias, and InfoNCE, to which it would mean nothing, has none."""
+    bias, key = stage.dual_encoder.initial_logit_bias, join(prefix, "dual_encoder.initial_logit_bias")
+    if stage.loss.kind is ContrastiveKind.sigmoid and bias is None:
+        yield f"{key} = null, but {join(prefix, 'loss.kind')} = sigmoid learns a bias; SigLIP starts it at -10"
+    elif stage.loss.kind is ContrastiveKind.info_nce and bias is not None:
+        yield f"{key} = {bias} has no effect on {join(prefix, 'loss.kind')} = info_nce; set it to null"
+
+
+def locks_fit(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
+    """What a locked image encoder cannot use is not asked for."""
+    encoder = stage.image_encoder
+    if not stage.init.lock_image_encoder:
+        return
+    for name in ("drop_path_rate", "dropout_rate"):
+        if value := getattr(encoder, name):
+            yield (
+                f"{join(prefix, f'image_encoder.{name}')} = {value} would only blur an encoder that "
+                f"{join(prefix, 'init.lock_image_encoder')} keeps from learning; set it to 0"
+            )
+
+
+def strategy_can(stage: Stage, prefix: str) -> Iterator[str]:
+    """The strategy can honour the other settings."""
+    trainer, strategy = stage.trainer, f"{join(prefix, 'trainer.strategy')} = {stage.trainer.strategy}"
+    average = f"{join(prefix, 'trainer.ema_decay')} = {trainer.ema_decay}"
+    if trainer.gradient_checkpointing and isinstance(stage, ContrastiveExperiment) and stage.text_encoder.hf_model:
+        yield (
+            f"{join(prefix, 'trainer.gradient_checkpointing')} = true does not reach inside text_encoder.hf_model = "
+            f"{stage.text_encoder.hf_model}; use trainer.accumulate instead, or text_encoder.hf_model=null"
+        )
+    if trainer.ema_decay is not None and trainer.precision == "bf16-true":
+        yield f"{average} would stand still in bfloat16; use trainer.precision=bf16-mixed, or trainer.ema_decay=null"
+    if not is_deepspeed(trainer.strategy):
+        return
+    if stage.optimizer.name is OptimizerName.muon:
+        yield (
+            f"{join(prefix, 'optimizer.name')} = muon needs whole matrices, and {strategy} cuts them in pieces; "
+            "use optimizer.name=adamw, or trainer.strategy=ddp"
+        )
+    if trainer.ema_decay is not None:
+        yield f"{average} is not kept in the checkpoints of {strategy}; use trainer.strategy=ddp, or ema_decay=null"
 
 
 def sources_named(stage: Stage, prefix: str) -> Iterator[str]:

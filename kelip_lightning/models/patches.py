@@ -29,12 +29,15 @@ def num_kept(num_patches: int, mask_ratio: float) -> int:
 
 
 def keep_lowest(noise_BN: Tensor, mask_ratio: float) -> Tensor:
-    """Indices of the patches that stay visible: those with the lowest noise, int64 (B, K), ascending."""
+    """Indices of the patches that stay visible: those with the lowest noise, int64 (B, K), ascending.
+
+    Of patches with equal noise the first stays.
+    """
     kept = num_kept(noise_BN.shape[1], mask_ratio)
-    return noise_BN.argsort(dim=1)[:, :kept].sort(dim=1).values
+    return noise_BN.argsort(dim=1, stable=True)[:, :kept].sort(dim=1).values
 
 
 def mask_of(keep_BK: Tensor, num_patches: int) -> Tensor:
     """float32 (B, N): 0 where a patch is kept, 1 where it is masked."""
-    mask = torch.ones(keep_BK.shape[0], num_patches, device=keep_BK.device)
+    mask = torch.ones(keep_BK.shape[0], num_patches, dtype=torch.float32, device=keep_BK.device)
     return mask.scatter(1, keep_BK, 0.0)

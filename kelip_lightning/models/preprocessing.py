@@ -20,6 +20,7 @@ def normalize_images(images: Tensor) -> Tensor:
         The official KELIP preprocessing uses CLIP's constants (Radford et al. 2021).
     """
     scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    mean = torch.tensor(CLIP_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(CLIP_STD, device=images.device).view(3, 1, 1)
+    # The type is named: under bf16-true the default is bfloat16.
+    mean = torch.tensor(CLIP_MEAN, dtype=torch.float32, device=images.device).view(3, 1, 1)
+    std = torch.tensor(CLIP_STD, dtype=torch.float32, device=images.device).view(3, 1, 1)
     return (scaled - mean) / std

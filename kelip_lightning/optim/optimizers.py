@@ -1,5 +1,7 @@
 """Parameter groups and optimizers."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -8,6 +10,10 @@ import torch
 from timm.optim import Muon
 from torch import nn
 from torch.optim import AdamW, Optimizer
+
+_TOWER = re.compile(r"(?P<tower>(?:.*?\.)??\w*encoder)\.")
+_BLOCK = re.compile(_TOWER.pattern + r"(?:.*\.)?(?:blocks|layers?)\.(?P<index>\d+)\.")
+_BEFORE_THE_BLOCKS = ("embed", "cls_token", "reg_token", "norm_pre")
 
 
 class OptimizerName(Enum):
@@ -37,6 +43,11 @@ class OptimizerConfig:
     """Decay of the second moment (CLIP: 0.98; MAE: 0.95)."""
     eps: float = 1e-6
     """Added to the root of the second moment."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from each block of a tower to the one below it, in (0, 1]; 1: one rate for all.
+
+    What stands behind the last block has the full rate, embeddings have layer_decay ** (blocks + 1) of it.
+    """
     gradient_clip_norm: float | None = 1.0
     """Largest gradient norm over all parameters; null: no clipping."""
 
@@ -47,6 +58,8 @@ class OptimizerConfig:
             raise ValueError(f"weight_decay = {self.weight_decay} must not be negative")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise ValueError(f"beta1 = {self.beta1} and beta2 = {self.beta2} must be at least 0 and below 1")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay = {self.layer_decay} must be above 0 and at most 1; 1: no decay")
         if self.gradient_clip_norm is not None and self.gradient_clip_norm <= 0:
             raise ValueError(f"gradient_clip_norm = {self.gradient_clip_norm} must be above 0; null: no clipping")
 
@@ -62,18 +75,45 @@ def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim == 2 and (".blocks." in name or "decoder_blocks." in name or ".layers." in name)
 
 
+def layers_above(names: Iterable[str]) -> dict[str, int]:
+    """Parameter -> how many steps of `layer_decay` separate it from the top of its tower.
+
+    A tower is what stands under a module named `...encoder`. Block i of n has n - i, what comes before the blocks
+    n + 1, and what comes after them, or stands in no tower, 0.
+    """
+    names = list(names)
+    blocks = {name: (match["tower"], int(match["index"])) for name in names if (match := _BLOCK.match(name))}
+    depths: dict[str, int] = {}
+    for tower, index in blocks.values():
+        depths[tower] = max(depths.get(tower, 0), index + 1)
+    above = dict.fromkeys(names, 0)
+    for name in names:
+        if name in blocks:
+            tower, index = blocks[name]
+            above[name] = depths[tower] - index
+        elif (match := _TOWER.match(name)) and any(word in name for word in _BEFORE_THE_BLOCKS):
+            above[name] = depths.get(match["tower"], 0) + 1
+    return above
+
+
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Trainable parameters by (weight decay or none, Muon or AdamW); empty groups left out."""
+    """Trainable parameters by (weight decay or none, Muon or AdamW, learning rate); empty groups left out."""
     muon = config.name is OptimizerName.muon
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    above = layers_above(name for name, _ in model.named_parameters())
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = decays(name, parameter), muon and is_hidden_matrix(name, parameter)
+            factor = config.layer_decay ** above[name]
+            key = decays(name, parameter), muon and is_hidden_matrix(name, parameter), factor
             groups.setdefault(key, []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": config.weight_decay if decay else 0.0}
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decay else 0.0,
+            "lr": config.learning_rate * factor,
+        }
         | ({"use_fallback": not hidden} if muon else {})
-        for (decay, hidden), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (decay, hidden, factor), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kelip_lightning.config import machine
 from kelip_lightning.config.experiment import ContrastiveExperiment, PretrainExperiment
 from kelip_lightning.config.load import load_experiment
 from kelip_lightning.config.schema import dotted_paths
@@ -22,7 +23,25 @@ def problems(folder: Path, *overrides: str) -> list[str]:
 
 BROKEN = [
     (["contrastive.data.global_batch_size=9", "contrastive.trainer.accumulate=2"], "use 8 or 10"),
-    (["contrastive.data.global_batch_size=1"], "a contrastive loss needs at least 2; use at least 2"),
+    (["contrastive.data.global_batch_size=1"], "and a contrastive loss needs at least 2"),
+    (["contrastive.loss.kind=sigmoid"], "contrastive.loss.kind = sigmoid learns a bias; SigLIP starts it at -10"),
+    (["contrastive.dual_encoder.initial_logit_bias=-10"], "has no effect on contrastive.loss.kind = info_nce"),
+    (
+        ["contrastive.init.lock_image_encoder=true", "contrastive.image_encoder.drop_path_rate=0.1"],
+        "contrastive.init.lock_image_encoder keeps from learning; set it to 0",
+    ),
+    (["mae.trainer.strategy=fsdp"], "strategy = 'fsdp' must be one of auto, ddp, deepspeed_stage_1"),
+    (
+        ["mae.trainer.strategy=deepspeed_stage_2", "mae.optimizer.name=muon"],
+        "mae.optimizer.name = muon needs whole matrices, and mae.trainer.strategy = deepspeed_stage_2 cuts them",
+    ),
+    (
+        ["trainer.strategy=deepspeed_stage_1", "trainer.ema_decay=0.9"],
+        "ema_decay = 0.9 is not kept in the checkpoints of contrastive.trainer.strategy = deepspeed_stage_1",
+    ),
+    (["trainer.precision=bf16-true", "trainer.ema_decay=0.9"], "ema_decay = 0.9 would stand still in bfloat16"),
+    (["mae.trainer.ema_decay=1"], "ema_decay = 1.0 must lie strictly between 0 and 1"),
+    (["mae.optimizer.layer_decay=0"], "layer_decay = 0.0 must be above 0 and at most 1"),
     (["mae.data.sources={one: null}"], "mae.data.sources is empty"),
     (["contrastive.transform.image_size=48"], "contrastive.transform.image_size = 48 must equal"),
     (["mae.transform.image_size=48"], "mae.transform.image_size = 48 must equal mae.image_encoder.image_size = 32"),
@@ -91,6 +110,12 @@ def test_rules__machine(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert "has 2 GPU(s)" in problems(experiments, "mae.trainer.devices=4")[0]
+
+
+def test_rules__deepspeed_must_be_installed(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "find_spec", lambda _name: None)
+    found = problems(experiments, "mae.trainer.strategy=deepspeed_stage_1")
+    assert "mae.trainer.strategy = deepspeed_stage_1 needs DeepSpeed, which is not installed" in found[0]
 
 
 def test_number_rules__name_fields_that_exist() -> None:

@@ -1,14 +1,14 @@
-"""InfoNCE and its multi-crop mean against NumPy, finite differences and open_clip."""
+"""Contrastive losses and their multi-crop mean against NumPy, finite differences and open_clip, in any tiles."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from open_clip.loss import ClipLoss
+from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 
-from kelip_lightning.losses.contrastive import ContrastiveLossConfig, info_nce, multi_crop_info_nce
+from kelip_lightning.losses.contrastive import ContrastiveLossConfig, contrastive_loss
 
 Array = np.ndarray
 B, E = 5, 4
@@ -60,94 +60,148 @@ def _leaf(values: Array) -> Tensor:
     return torch.tensor(values, dtype=torch.float64, requires_grad=True)
 
 
+def _one_view(image: Tensor, text: Tensor, *factors: Tensor, tile_size: int | None = None) -> Tensor:
+    return contrastive_loss(image[None], image[None][:0], text, *factors, tile_size=tile_size).total
+
+
+def _assert_same_gradients(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("tile_size", [None, 1, 2, 5, 100])
 @pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
-def test_info_nce__value_and_gradients_equal_numpy(scale: float) -> None:
+def test_info_nce__value_and_gradients_equal_numpy(scale: float, tile_size: int | None) -> None:
     image, text = _unit(B, E, seed=0), _unit(B, E, seed=1)
-    image_BE, text_BE, logit_scale = _leaf(image), _leaf(text), _leaf(np.array([scale]))
-    loss, _ = info_nce(image_BE, text_BE, logit_scale)
+    leaves = [_leaf(image), _leaf(text), _leaf(np.array([scale]))]
+    loss = _one_view(*leaves, tile_size=tile_size)
     loss.backward()
     assert loss.shape == ()
     assert loss.item() == pytest.approx(_numpy_info_nce(image, text, scale), rel=1e-12)
-    for found, expected in zip((image_BE, text_BE, logit_scale), _numpy_gradients(image, text, scale), strict=True):
+    for found, expected in zip(leaves, _numpy_gradients(image, text, scale), strict=True):
         np.testing.assert_allclose(found.grad, np.reshape(expected, found.shape), rtol=1e-10, atol=1e-14)
 
 
-def test_info_nce__equals_open_clip_in_value_and_gradient() -> None:
-    pairs = [[_leaf(_unit(8, 6, seed=2)), _leaf(_unit(8, 6, seed=3)), _leaf(np.array([20.0]))] for _ in range(2)]
-    loss, _ = info_nce(*pairs[0])
-    reference = ClipLoss()(*pairs[1])
+@pytest.mark.parametrize("tile_size", [None, 3])
+def test_info_nce__equals_open_clip_in_value_and_gradient(tile_size: int | None) -> None:
+    ours, theirs = ([_leaf(_unit(8, 6, seed=2)), _leaf(_unit(8, 6, seed=3)), _leaf(np.array([20.0]))] for _ in "ab")
+    loss, reference = _one_view(*ours, tile_size=tile_size), ClipLoss()(*theirs)
     torch.testing.assert_close(loss, reference, rtol=1e-12, atol=0)
     loss.backward()
     reference.backward()
-    for ours, theirs in zip(*pairs, strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-14)
+    _assert_same_gradients(ours, theirs)
 
 
-def test_info_nce__correct_where_the_own_caption_is_best() -> None:
+@pytest.mark.parametrize("tile_size", [None, 3])
+@pytest.mark.parametrize(("scale", "bias"), [(10.0, -10.0), (100.0, 0.5)])
+def test_sigmoid__equals_open_clip_in_value_and_gradient(scale: float, bias: float, tile_size: int | None) -> None:
+    factors = np.array([scale]), np.array([bias])
+    ours, theirs = ([_leaf(_unit(8, 6, seed=2)), _leaf(_unit(8, 6, seed=3)), *map(_leaf, factors)] for _ in "ab")
+    loss, reference = _one_view(*ours, tile_size=tile_size), SigLipLoss()(*theirs)
+    torch.testing.assert_close(loss, reference, rtol=1e-12, atol=0)
+    loss.backward()
+    reference.backward()
+    _assert_same_gradients(ours, theirs)
+
+
+def test_sigmoid__two_pairs_by_hand() -> None:
+    """Own logits 2 - 1 = 1, others 0 - 1 = -1: four terms of log(1 + exp(-1)) over two pairs."""
+    loss = _one_view(torch.eye(2), torch.eye(2), torch.tensor([2.0]), torch.tensor([-1.0]))
+    assert loss.item() == pytest.approx(2 * np.log1p(np.exp(-1.0)), rel=1e-6)
+
+
+def test_correct__where_the_own_caption_is_best() -> None:
     text = torch.eye(4)
-    _, correct_B = info_nce(text[[0, 2, 2, 3]], text, torch.tensor([10.0]))
-    assert correct_B.tolist() == [True, False, True, True]
+    loss = contrastive_loss(text[None, [0, 2, 2, 3]], text[None][:0], text, torch.tensor([10.0]), tile_size=1)
+    assert loss.correct_B.tolist() == [True, False, True, True]
 
 
 def test_info_nce__one_pair_has_no_loss() -> None:
-    loss, correct_B = info_nce(torch.eye(1), torch.eye(1), torch.tensor([14.0]))
-    assert loss.item() == 0
-    assert correct_B.tolist() == [True]
+    assert _one_view(torch.eye(1), torch.eye(1), torch.tensor([14.0])).item() == 0
 
 
+@pytest.mark.parametrize("tile_size", [None, 2])
 @pytest.mark.parametrize("rank", [0, 1, 2])
-def test_info_nce__mean_over_ranks_is_the_loss_of_the_whole_batch(rank: int) -> None:
+@pytest.mark.parametrize("bias", [None, -2.0])
+def test_mean_over_ranks_is_the_loss_of_the_whole_batch(rank: int, tile_size: int | None, bias: float | None) -> None:
     image, text, scale = torch.tensor(_unit(6, E, seed=4)), torch.tensor(_unit(6, E, seed=5)), torch.tensor([9.0])
     own = slice(2 * rank, 2 * rank + 2)
 
     def gather(rows: Tensor) -> Tensor:
-        return image if torch.equal(rows, image[own]) else text
+        return image.unsqueeze(1) if rows.ndim == 3 else text
 
-    loss, correct_B = info_nce(image[own], text[own], scale, gather, rank)
-    cosines = (image @ text.T).numpy() * 9
-    parts = [np.diag(_log_softmax(logits))[own] for logits in (cosines, cosines.T)]
-    assert loss.item() == pytest.approx(-np.mean(parts), rel=1e-12)
-    assert correct_B.tolist() == (cosines.argmax(axis=1) == np.arange(6))[own].tolist()
+    logit_bias = None if bias is None else torch.tensor([bias])
+    loss = contrastive_loss(
+        image[None, own],
+        image[None, own][:0],
+        text[own],
+        scale,
+        logit_bias,
+        gather=gather,
+        rank=rank,
+        tile_size=tile_size,
+    )
+    cosines = (image @ text.T).numpy()
+    if bias is None:
+        parts = [np.diag(_log_softmax(9 * logits))[own] for logits in (cosines, cosines.T)]
+        expected = -np.mean(parts)
+    else:
+        signs = 2 * np.eye(6) - 1
+        expected = np.log1p(np.exp(-signs * (9 * cosines + bias)))[own].sum() / 2
+    assert loss.total.item() == pytest.approx(expected, rel=1e-12)
+    assert loss.correct_B.tolist() == (cosines.argmax(axis=1) == np.arange(6))[own].tolist()
 
 
+@pytest.mark.parametrize("tile_size", [None, 2])
 @pytest.mark.parametrize(("num_local", "weight"), [(0, 1.0), (3, 1.0), (3, 0.25), (1, 0.0)])
-def test_multi_crop_info_nce__value_and_gradients_equal_numpy(num_local: int, weight: float) -> None:
+def test_multi_crop__value_and_gradients_equal_numpy(num_local: int, weight: float, tile_size: int | None) -> None:
     crops, local, text = _unit(2, B, E, seed=6), _unit(num_local, B, E, seed=7), _unit(B, E, seed=8)
     scale = np.array([6.0])
     leaves = [_leaf(values) for values in (crops, local, text, scale)]
-    loss = multi_crop_info_nce(*leaves, local_weight=weight)
-    loss.total.backward()
+    loss = contrastive_loss(*leaves, local_weight=weight, tile_size=tile_size)
+    (3 * loss.total).backward()
     assert loss.total.item() == pytest.approx(_numpy_multi_crop(crops, local, text, 6.0, weight), rel=1e-12)
     points = [crops, local, text, scale]
     for number, leaf in enumerate(leaves):
 
         def value(moved: Array, number: int = number) -> float:
             at = [*points[:number], moved, *points[number + 1 :]]
-            return _numpy_multi_crop(at[0], at[1], at[2], float(at[3][0]), weight)
+            return 3 * _numpy_multi_crop(at[0], at[1], at[2], float(at[3][0]), weight)
 
         expected = _numeric_gradient(value, points[number])
-        found = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(leaf.grad, expected, rtol=1e-6, atol=1e-9)
 
 
-def test_multi_crop_info_nce__parts_for_the_log() -> None:
+def test_multi_crop__parts_for_the_log() -> None:
     crops, local, text = (torch.tensor(_unit(*shape, seed=9)) for shape in ((2, B, E), (3, B, E), (B, E)))
     scale = torch.tensor([5.0], dtype=torch.float64)
-    loss = multi_crop_info_nce(crops, local, text, scale, local_weight=0.5)
+    loss = contrastive_loss(crops, local, text, scale, local_weight=0.5)
     means = [np.mean([_numpy_info_nce(c.numpy(), text.numpy(), 5.0) for c in views]) for views in (crops, local)]
+    assert loss.local_crops is not None
     assert loss.global_crops.item() == pytest.approx(means[0])
     assert loss.local_crops.item() == pytest.approx(means[1])
     assert torch.equal(loss.correct_B, (crops[0] @ text.T).argmax(dim=1) == torch.arange(B))
     assert not loss.global_crops.requires_grad
+    assert contrastive_loss(crops, local[:0], text, scale).local_crops is None
 
 
-def test_multi_crop_info_nce__one_view_is_info_nce() -> None:
-    crop, text, scale = torch.tensor(_unit(B, E, seed=10)), torch.tensor(_unit(B, E, seed=11)), torch.tensor([3.0])
-    loss = multi_crop_info_nce(crop[None], crop.new_empty(0, B, E), text, scale)
-    assert torch.equal(loss.total, info_nce(crop, text, scale)[0])
-    assert loss.local_crops is None
+def test_backward__a_second_one_is_refused() -> None:
+    image = torch.eye(2).requires_grad_()
+    loss = _one_view(image, torch.eye(2), torch.tensor([2.0]))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="no second backward pass"):
+        loss.backward()
 
 
-def test_contrastive_loss_config__bad_weight() -> None:
-    with pytest.raises(ValueError, match=r"local_weight = -1\.0 must not be negative"):
-        ContrastiveLossConfig(local_weight=-1.0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"local_weight": -1.0}, r"local_weight = -1\.0 must not be negative"),
+        ({"tile_size": 0}, "tile_size = 0 must be"),
+    ],
+)
+def test_contrastive_loss_config__bad_values(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ContrastiveLossConfig(**options)

@@ -112,3 +112,14 @@ def test_parameters__the_defaults_are_the_published_model() -> None:
 def test_dual_encoder_config__bad_temperature(temperature: float) -> None:
     with pytest.raises(ValueError, match=f"initial_temperature = {temperature}"):
         DualEncoderConfig(initial_temperature=temperature)
+
+
+def test_forward__bfloat16_weights_give_float32_features(tiny_dual_encoder: Callable[..., DualEncoder]) -> None:
+    model = tiny_dual_encoder()
+    crops, tokens = torch.randn(2, 3, 3, 32, 32), torch.tensor([[277, 5, 278], [277, 6, 278], [277, 7, 278]])
+    exact = model(crops, crops[:0], tokens)
+    found = model.bfloat16()(crops, crops[:0], tokens)
+    for half, single in ((found.global_VBE, exact.global_VBE), (found.text_BE, exact.text_BE)):
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, single, rtol=0, atol=0.05)
+    assert found.logit_scale.dtype == torch.float32

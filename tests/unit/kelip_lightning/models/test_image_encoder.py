@@ -9,6 +9,7 @@ from timm.models import create_model
 from torch import Tensor
 
 from kelip_lightning.models.image_encoder import Activation, ImageEncoder, ImageEncoderConfig, Pooling
+from kelip_lightning.models.sample_noise import PATCHES, uniform
 
 TinyConfig = Callable[..., ImageEncoderConfig]
 
@@ -88,25 +89,54 @@ def test_forward__pools_the_normalised_tokens(tiny_image_config: TinyConfig, poo
     assert torch.equal(encoder(images), expected)
 
 
-def test_tokens__patches_are_dropped_in_training_only(tiny_image_config: TinyConfig) -> None:
-    encoder, images = _encoder(tiny_image_config(patch_drop_rate=0.5)), _images()
-    assert encoder.tokens(images).shape == (3, 17, 16)
-    encoder.train()
-    assert encoder.tokens(images).shape == (3, 9, 16)
-    assert encoder.tokens(images, _all_patches(3, 32)).shape == (3, 17, 16), "an explicit choice is kept"
+def test_forward__drops_patches_of_whole_crops_when_given_seeds(tiny_image_config: TinyConfig) -> None:
+    encoder, images, seeds = _encoder(tiny_image_config(patch_drop_rate=0.5)), _images(), torch.tensor([5, 6, 7])
+    lengths: list[int] = []
+    encoder.vit.norm.register_forward_hook(lambda _module, _inputs, tokens: lengths.append(tokens.shape[1]))
+    encoder(images, seeds)
+    encoder(images)
+    encoder(_images(16), seeds)
+    assert lengths == [9, 17, 5], "half of them; without seeds all; of a local crop all"
 
 
-def test_tokens__local_crops_keep_all_patches_in_training(tiny_image_config: TinyConfig) -> None:
-    encoder = _encoder(tiny_image_config(patch_drop_rate=0.5))
-    encoder.train()
-    assert encoder.tokens(torch.randn(2, 3, 16, 16)).shape == (2, 5, 16)
+def test_forward__drops_the_patches_with_the_highest_noise(tiny_image_config: TinyConfig) -> None:
+    encoder, images, seeds = _encoder(tiny_image_config(patch_drop_rate=0.75)), _images(), torch.tensor([5, 6, 7])
+    keep = uniform(seeds, PATCHES, [16]).argsort(dim=1)[:, :4].sort(dim=1).values
+    assert torch.equal(encoder(images, seeds), encoder.tokens(images, keep)[:, 0])
 
 
-def test_drop_path__acts_in_training_only(tiny_image_config: TinyConfig) -> None:
-    encoder, images = _encoder(tiny_image_config(drop_path_rate=0.9)), _images(batch=16)
-    assert torch.equal(encoder(images), encoder(images))
-    encoder.train()
-    assert not torch.equal(encoder(images), encoder(images))
+def test_forward__dropout_follows_the_sample_not_its_place(tiny_image_config: TinyConfig) -> None:
+    config = tiny_image_config(drop_path_rate=0.4, dropout_rate=0.3, patch_drop_rate=0.5)
+    encoder, images, seeds = _encoder(config), _images(batch=8), torch.arange(8)
+    whole = encoder(images, seeds)
+    torch.testing.assert_close(encoder(images[5:], seeds[5:]), whole[5:])
+    assert not torch.allclose(encoder(images, seeds + 1), whole)
+    assert torch.equal(encoder(images), encoder.train()(images)), "no noise without seeds, in either mode"
+
+
+def test_forward__stochastic_depth_leaves_the_kept_branches_scaled(tiny_image_config: TinyConfig) -> None:
+    """Two blocks: the first is never dropped, the second has the whole rate; by hand from its parts."""
+    encoder, images, seeds = _encoder(tiny_image_config(drop_path_rate=0.5)), _images(batch=16), torch.arange(16)
+    first, second = encoder.vit.blocks
+    vit = encoder.vit
+    tokens = first(vit.norm_pre(vit._pos_embed(vit.patch_embed(images))))
+    for stream, branch in ((6, lambda x: second.attn(second.norm1(x))), (8, lambda x: second.mlp(second.norm2(x)))):
+        kept = uniform(seeds, stream) >= 0.5
+        assert 0 < kept.sum() < 16
+        tokens = tokens + branch(tokens) * 2.0 * kept.view(-1, 1, 1)
+    torch.testing.assert_close(encoder.tokens(images, seeds_B=seeds), vit.norm(tokens))
+
+
+def test_gradient_checkpointing__changes_no_gradient(tiny_image_config: TinyConfig) -> None:
+    encoder = _encoder(tiny_image_config(drop_path_rate=0.4, dropout_rate=0.3, patch_drop_rate=0.5))
+    views = [(_images(), torch.arange(3)), (_images(16), torch.arange(3, 6))]
+    gradients = []
+    for encoder.gradient_checkpointing in (False, True):
+        encoder.zero_grad()
+        torch.cat([encoder(images, seeds) for images, seeds in views]).square().sum().backward()
+        gradients.append([p.grad.clone() for p in encoder.parameters() if p.grad is not None])
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(plain, recomputed)
 
 
 def test_positions__start_as_a_grid_and_the_class_token_at_none(tiny_image_config: TinyConfig) -> None:

@@ -22,6 +22,9 @@ class Regression(StageModule):
         super().__init__(optimizer, schedule)
         self.layer = nn.Linear(3, 1)
 
+    def compile_model(self) -> None:
+        self.layer.compile()
+
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         loss = self.layer(batch).square().mean()
         self.log_values({"loss": loss.detach()})

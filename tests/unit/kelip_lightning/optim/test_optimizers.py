@@ -6,11 +6,19 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
+from timm.optim._param_groups import param_groups_layer_decay
 from torch import nn
 
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
-from kelip_lightning.optim.optimizers import OptimizerConfig, OptimizerName, build_optimizer, parameter_groups
+from kelip_lightning.optim.optimizers import (
+    OptimizerConfig,
+    OptimizerName,
+    build_optimizer,
+    layers_above,
+    parameter_groups,
+)
 
 VIT_BLOCK = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 TEXT_BLOCK = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
@@ -141,3 +149,40 @@ def test_build_optimizer__muon_orthogonalises_hidden_matrices_and_nadamw_drives_
 def test_optimizer_config__bad_values(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OptimizerConfig(**options)
+
+
+def test_layers_above__equal_timms_layers() -> None:
+    """Timm gives each group decay ** (layers above it); it counts the last norm to the last block, we above it."""
+    model = VisionTransformer(img_size=32, patch_size=8, embed_dim=16, depth=3, num_heads=2, num_classes=5)
+    groups = param_groups_layer_decay(model, weight_decay=0.0, layer_decay=0.5)
+    scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    expected = {name: scales[id(p)] for name, p in model.named_parameters() if not name.startswith("norm.")}
+    prefix = "model.image_encoder.vit."
+    above = layers_above(prefix + name for name, _ in model.named_parameters())
+    assert {name: 0.5 ** above[prefix + name] for name in expected} == expected
+
+
+def test_layers_above__each_tower_by_itself(
+    tiny_dual_encoder: Callable[..., DualEncoder], tiny_autoencoder: Callable[..., MaskedAutoencoder]
+) -> None:
+    above = layers_above(name for name, _ in tiny_dual_encoder().named_parameters())
+    text = "text_encoder.clip."
+    assert {above[f"{text}embeddings.{kind}_embedding.weight"] for kind in ("token", "position")} == {3}
+    assert [above[f"{text}encoder.layers.{block}.mlp.fc1.bias"] for block in (0, 1)] == [2, 1]
+    tops = (f"{text}final_layer_norm.weight", "image_encoder.vit.norm.weight", "image_projection.weight", "logit_scale")
+    assert {above[name] for name in tops} == {0}
+    above = layers_above(name for name, _ in tiny_autoencoder().named_parameters())
+    assert above["encoder.vit.blocks.0.mlp.fc1.weight"] == 2
+    assert {count for name, count in above.items() if "decoder" in name or "mask_token" in name} == {0}
+
+
+def test_build_optimizer__layer_decay_lowers_the_rate_block_by_block(
+    tiny_dual_encoder: Callable[..., DualEncoder],
+) -> None:
+    model = tiny_dual_encoder()
+    optimizer = build_optimizer(model, OptimizerConfig(learning_rate=0.1, layer_decay=0.5))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    blocks = [rates[id(block.mlp.fc1.weight)] for block in model.image_encoder.vit.blocks]
+    assert blocks == pytest.approx([0.025, 0.05])
+    assert rates[id(model.image_encoder.vit.pos_embed)] == pytest.approx(0.0125)
+    assert rates[id(model.logit_scale)] == pytest.approx(0.1)
