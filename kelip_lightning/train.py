@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -273,7 +274,9 @@ def _fit(
     state = stage.checkpoint.state if stage.checkpoint else None
     try:
         # Only tensors and plain values are read from a checkpoint: nothing in it is run.
-        with signals, explain_lost_peer(trainer):
+        with signals, explain_lost_peer(trainer), warnings.catch_warnings():
+            # Lightning does not know that our samplers begin at any step.
+            warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
             trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
     finally:
         torch.backends.cuda.enable_flash_sdp(flash)

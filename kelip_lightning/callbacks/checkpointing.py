@@ -202,7 +202,7 @@ class CheckpointCallback(pl.Callback):
         partial.mkdir()
 
     def _write(self, trainer: pl.Trainer, partial: Path) -> None:
-        trainer.save_checkpoint(partial / checkpoints.STATE)
+        trainer.save_checkpoint(partial / checkpoints.STATE, weights_only=False)
         error, self.io.error = self.io.error, None
         if error is not None:
             raise error

@@ -61,7 +61,7 @@ def run_and_kill(folder: Path, points: list[KillPoint], *overrides: str, world: 
         killed = kelip(
             *command, "name=killed", "--resume", "auto", log=folder / str(point), world=world, sabotage={victim: point}
         )
-        assert killed.exit_codes[victim] == -signal.SIGKILL, f"{point} was never reached:\n{killed.output}"
+        assert killed.exit_codes[victim] == -signal.SIGKILL, f"{point} was not reached:\n{killed.output[-3000:]}"
     last = kelip(*command, "name=killed", "--resume", "auto", log=folder / "last", world=world)
     assert last.exit_codes == [0] * world, last.output
     return folder / "killed", folder / "whole"
