@@ -1,9 +1,10 @@
 """Collectives with gradients."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 
 def is_distributed() -> bool:
@@ -12,5 +13,31 @@ def is_distributed() -> bool:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of all ranks in rank order, (world * B, ...); gradients flow back to the rank that owns a row."""
-    return torch.cat(all_gather(rows.contiguous())) if is_distributed() else rows
+    """The rows of all ranks in rank order, (world * B, ...); gradients flow back to the rank that owns a row.
+
+    Every rank must hold the same number of rows, and every rank must take part in the backward pass.
+    """
+    gathered: Tensor = _GatherRows.apply(rows) if is_distributed() else rows
+    return gathered
+
+
+class _GatherRows(torch.autograd.Function):
+    """All-gather whose backward is its transpose: the sum over ranks of the gradient of each rank's own rows.
+
+    Deviation: off NCCL, torch's `distributed.nn.functional.all_gather` sends the gradients contiguously but receives
+    them into buffers with the strides of its own, so that a gradient that comes transposed ends up permuted, in
+    silence; here both directions are contiguous.
+    """
+
+    @staticmethod
+    def forward(_ctx: Any, rows: Tensor) -> Tensor:
+        gathered = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
+        pieces = list(gradients[0].contiguous().chunk(dist.get_world_size()))
+        own = torch.empty_like(pieces[0])
+        dist.reduce_scatter(own, pieces)
+        return own
