@@ -3,8 +3,6 @@
 import json
 import logging
 import os
-import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,6 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from data_modules.evaluation_sets import EvaluationSets
 from data_modules.image_text import ImageTextDataModule
-from data_modules.stage_data import StageDataModule
 from kelip_lightning.callbacks.caption_panel import CaptionPanelCallback
 from kelip_lightning.callbacks.checkpointing import CheckpointCallback, Figures
 from kelip_lightning.callbacks.encoder_export import ExportCallback
@@ -23,7 +20,6 @@ from kelip_lightning.callbacks.evaluation import EvaluationCallback
 from kelip_lightning.callbacks.hyperparameters import HyperparametersCallback, flatten_settings
 from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.callbacks.loop_position import LoopPositionCallback
-from kelip_lightning.callbacks.lost_peer import explain_lost_peer
 from kelip_lightning.callbacks.non_finite import NonFiniteGuard
 from kelip_lightning.callbacks.progress import PairProgressBar
 from kelip_lightning.callbacks.random_state import RandomStateCallback
@@ -37,6 +33,7 @@ from kelip_lightning.config.experiment import (
 )
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.suite import chance_levels
+from kelip_lightning.fitting import fit_stage, stage_clock
 from kelip_lightning.model_card import model_card
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_dual_encoder
 from kelip_lightning.models.encoder_file import check_image_encoder, load_image_encoder, save_image_encoder
@@ -45,7 +42,6 @@ from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
 from kelip_lightning.models.weights_folder import config_to_dict
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
-from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.precision import choose_precision
 from kelip_lightning.resume import open_stage
 from kelip_lightning.run_folder import RunFolder, StageFolder
@@ -97,7 +93,7 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) ->
             lambda: save_image_encoder(run.image_encoder, encoder, model_card(run, "mae", facts_of(experiment)))
         ),
     )
-    _fit(trainer, module, data, stage, signals)
+    fit_stage(trainer, module, data, stage, signals)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
@@ -145,7 +141,7 @@ def run_contrastive(
         ExportCallback(lambda: _write_report(run, evaluation, chance, clock())),
         figures=evaluation.newest,
     )
-    _fit(trainer, module, data, stage, signals)
+    fit_stage(trainer, module, data, stage, signals)
     newest = evaluation.newest()
     return newest[1] if newest else {}
 
@@ -186,12 +182,6 @@ def refuse_unknown_metric(experiment: ContrastiveExperiment, chance: Mapping[str
     if metric is not None and metric not in chance:
         known = ", ".join(sorted(chance)) or "none, because no evaluation set is configured"
         raise ConfigError([f"checkpoint.best_metric = {metric!r} is no figure of this evaluation; those are {known}"])
-
-
-def stage_clock(stage: StageFolder) -> Callable[[], float]:
-    """Tells the seconds that a stage has taken so far, those before it was resumed included."""
-    before, started = stage.checkpoint.manifest.seconds if stage.checkpoint else 0.0, time.monotonic()
-    return lambda: before + time.monotonic() - started
 
 
 def build_trainer(
@@ -256,30 +246,6 @@ def build_loggers(stage: StageFolder) -> list[Logger]:
         TensorBoardLogger(stage.path, name="", version="", purge_step=purge),
         MetricsFileLogger(stage.metrics_file, stage=stage.name),
     ]
-
-
-def _fit(
-    trainer: pl.Trainer, module: StageModule, data: StageDataModule, stage: StageFolder, signals: SignalWatch
-) -> None:
-    """Train to the end, from the stage's checkpoint if it has one.
-
-    Raises:
-        StageInterrupted: A signal stopped the stage; its checkpoint is written.
-        CheckpointWriteError, NonFiniteError: On every rank.
-        PeerLostError: Another process died.
-    """
-    # torch's fused attention is slower than the plain one on CPUs at 5 to 80 tokens: 1.4 times the step, measured.
-    flash = torch.backends.cuda.flash_sdp_enabled()
-    torch.backends.cuda.enable_flash_sdp(flash and trainer.strategy.root_device.type != "cpu")
-    state = stage.checkpoint.state if stage.checkpoint else None
-    try:
-        # Only tensors and plain values are read from a checkpoint: nothing in it is run.
-        with signals, explain_lost_peer(trainer), warnings.catch_warnings():
-            # Lightning does not know that our samplers begin at any step.
-            warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
-            trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
-    finally:
-        torch.backends.cuda.enable_flash_sdp(flash)
 
 
 def _panels(sets: EvaluationSets, evaluation: EvaluationCallback) -> Sequence[pl.Callback]:

@@ -6,6 +6,7 @@ A verb imports torch and Lightning inside its body, so that help and misspelt co
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import metadata
 
@@ -71,6 +72,8 @@ def talk_of_progress() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         # This child logger, since importing Lightning sets the level of its parent.
         logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
+    # Lightning 2.6 with torch 2.14 and newer: nothing that a user could mend.
+    warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\). is deprecated")
 
 
 def _version() -> str:

@@ -121,7 +121,6 @@ def _during_evaluation(point: KillPoint) -> None:
 
 
 def _after_evaluation(point: KillPoint) -> None:
-    from kelip_lightning.callbacks.throughput import ThroughputCallback
     from kelip_lightning.callbacks.caption_panel import CaptionPanelCallback
 
     _before(CaptionPanelCallback, "act", lambda _, trainer, __, step: step == point.step)
