@@ -58,8 +58,9 @@ def find_run(wanted: str, own: Path) -> RunFolder | None:
         checkpoints.verify(chosen)
         path = path.parents[2]
     run = RunFolder(path, resumed=True, chosen=chosen)
-    if wanted == AUTO and (not path.is_dir() or not any(path.iterdir())):
-        return None
+    # The first process may be creating the run at this moment: for the others, what is no run yet is a new one.
+    if wanted == AUTO and (not path.is_dir() or not any(path.iterdir()) or not is_first_process()):
+        return run if run.config.is_file() else None
     if not run.config.is_file():
         raise RunFolderError(f"{path} holds no run to resume: it has no config.yaml; give the folder of a run")
     if chosen is not None and chosen.manifest.stage == "mae" and run.has_finished("mae"):

@@ -106,9 +106,10 @@ class RunFolder:
         return self.path / "contrastive" / "dual_encoder"
 
     def stage(self, name: str) -> StageFolder:
-        """The folder of a stage, created when it is first asked for."""
+        """The folder of a stage; the first process creates it when it is first asked for."""
         folder = StageFolder(name=name, path=self.path / name, metrics_file=self.metrics)
-        folder.path.mkdir(parents=True, exist_ok=True)
+        if is_first_process():
+            folder.path.mkdir(parents=True, exist_ok=True)
         return folder
 
     @classmethod
@@ -140,11 +141,14 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             run._refuse_full_disk(needed_bytes)
-            run.config.write_text(config, encoding="utf-8")
             (path / "overrides.txt").write_text("".join(f"{one}\n" for one in overrides), encoding="utf-8")
             text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)
             run.plan.write_text(text, encoding="utf-8")
             run.environment.write_text(json.dumps(describe_environment(), indent=2) + "\n", encoding="utf-8")
+            # Last and in one piece: where it stands, there is a run, and other ranks may be looking.
+            partial = run.config.with_name(f"{run.config.name}.partial")
+            partial.write_text(config, encoding="utf-8")
+            os.replace(partial, run.config)
         except OSError as error:
             raise RunFolderError(
                 f"{path} cannot be written ({error.strerror or error}); choose another place with output_dir=FOLDER"

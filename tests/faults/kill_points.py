@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.faults.experiment import CONTRASTIVE_STEPS, EVALUATE_EVERY, MAE_STEPS, SAVE_EVERY
 from tests.faults.runner import kill_this_process
@@ -24,6 +24,15 @@ MOMENTS = (
 )
 """In the order in which they come within one step number."""
 
+_RANK_ZERO = (
+    "during_evaluation",
+    "after_evaluation",
+    "half_written",
+    "before_manifest",
+    "after_rename",
+    "before_report",
+)
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class KillPoint:
@@ -38,6 +47,16 @@ class KillPoint:
     def __call__(self) -> None:
         """Lay the mine."""
         _MINES[MOMENTS[self.moment]](self)
+
+    @classmethod
+    def at(cls, stage: str, step: int, moment: str = "before_optimizer_step") -> Self:
+        """The place with a moment's name."""
+        return cls(stage, step, MOMENTS.index(moment))
+
+    @property
+    def is_on_rank_zero_alone(self) -> bool:
+        """Whether other ranks never come to this place."""
+        return MOMENTS[self.moment] in _RANK_ZERO
 
     def __str__(self) -> str:
         return f"{self.stage}-{self.step}-{MOMENTS[self.moment]}"
@@ -114,16 +133,13 @@ def _mid_accumulation(point: KillPoint) -> None:
 def _during_evaluation(point: KillPoint) -> None:
     from kelip_lightning.callbacks import evaluation
 
-    def is_time(_: Any, trainer: Any, __: Any, step: int) -> bool:
-        return step == point.step
-
-    _before(evaluation.EvaluationCallback, "act", is_time)
+    _before(evaluation.EvaluationCallback, "act", lambda *arguments: arguments[-1] == point.step)
 
 
 def _after_evaluation(point: KillPoint) -> None:
     from kelip_lightning.callbacks.caption_panel import CaptionPanelCallback
 
-    _before(CaptionPanelCallback, "act", lambda _, trainer, __, step: step == point.step)
+    _before(CaptionPanelCallback, "act", lambda *arguments: arguments[-1] == point.step)
 
 
 def _half_written(point: KillPoint) -> None:

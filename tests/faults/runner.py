@@ -21,7 +21,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     ["kelip_lightning.cli", "kelip_lightning.train", "kelip_lightning.config.load", "kelip_lightning.cli.report"]
 )
-LIMIT = 60.0
+LIMIT = 120.0
 """Seconds after which a process counts as hung."""
 
 Sabotage = Callable[[], None]
@@ -45,6 +45,7 @@ def kelip(
     log: Path,
     world: int = 1,
     sabotage: Mapping[int, Sabotage] | None = None,
+    prepare: Sabotage | None = None,
     environment: Mapping[str, str] | None = None,
     while_running: Callable[[list[BaseProcess]], None] = lambda _: None,
 ) -> Outcome:
@@ -55,6 +56,7 @@ def kelip(
         log: Stem of the files that take what the processes print.
         world: Number of processes.
         sabotage: Rank -> what is done to it before it starts.
+        prepare: What is done to every rank before that.
         environment: Further variables.
         while_running: Gets the processes once they run.
 
@@ -70,7 +72,9 @@ def kelip(
     for rank in range(world):
         own = shared | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {})
         spoil = (sabotage or {}).get(rank)
-        process = _CONTEXT.Process(target=_run, args=(list(arguments), own, str(logs[rank]), spoil), daemon=True)
+        process = _CONTEXT.Process(
+            target=_run, args=(list(arguments), own, str(logs[rank]), (prepare, spoil)), daemon=True
+        )
         process.start()
         processes.append(process)
     while_running(processes)
@@ -94,7 +98,7 @@ def _wait(processes: Sequence[BaseProcess], logs: Sequence[Path]) -> float:
     return 0.0 if first_end is None else time.monotonic() - first_end
 
 
-def _run(arguments: list[str], environment: dict[str, str], log: str, sabotage: Sabotage | None) -> None:
+def _run(arguments: list[str], environment: dict[str, str], log: str, changes: Sequence[Sabotage | None]) -> None:
     os.environ.update(environment)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, sys.stdout.fileno())
@@ -102,8 +106,9 @@ def _run(arguments: list[str], environment: dict[str, str], log: str, sabotage: 
     import torch
 
     torch.set_num_threads(1)
-    if sabotage is not None:
-        sabotage()
+    for change in changes:
+        if change is not None:
+            change()
     cli = importlib.import_module("kelip_lightning.cli")
     code = 1
     try:

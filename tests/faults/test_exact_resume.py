@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.faults.experiment import write_experiment
 from tests.faults.kill_points import KillPoint, draw_kill_points
-from tests.faults.runner import kelip
+from tests.faults.runner import Sabotage, kelip
+from tests.faults.zero_on_cpu import allow_zero_on_cpu
 
 CLOCK = ("train/pairs_per_second", "train/data_wait_share")
 """What the clock says is different every time."""
+WEIGHTS = ("mae/image_encoder/model.safetensors", "contrastive/dual_encoder/model.safetensors")
 
 
 def read_record(run: Path) -> list[dict[str, Any]]:
@@ -40,29 +43,32 @@ def assert_same_run(resumed: Path, whole: Path) -> None:
     expected, found = final_tensors(whole), final_tensors(resumed)
     assert found.keys() == expected.keys()
     assert [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)] == []
-    for file in ("mae/image_encoder/model.safetensors", "contrastive/dual_encoder/model.safetensors"):
+    for file in WEIGHTS:
         assert (resumed / file).read_bytes() == (whole / file).read_bytes()
     reports = [json.loads((run / "report.json").read_text(encoding="utf-8")) for run in (resumed, whole)]
     assert reports[0]["metrics"] == reports[1]["metrics"]
 
 
-def run_and_kill(folder: Path, points: list[KillPoint], *overrides: str, world: int = 1) -> tuple[Path, Path]:
+def run_and_kill(
+    folder: Path,
+    points: list[KillPoint],
+    *overrides: str,
+    world: int = 1,
+    strategy: str = "auto",
+    prepare: Sabotage | None = None,
+) -> tuple[Path, Path]:
     """One run left alone, and one killed at every point; returns both folders."""
-    experiment = write_experiment(folder)
-    command = ["pretrain", str(experiment), f"output_dir={folder}", *overrides]
-    if world > 1:
-        command += [f"trainer.devices={world}", "trainer.strategy=ddp"]
-    whole = kelip(*command, "name=whole", log=folder / "whole", world=world)
+    command = ["pretrain", str(write_experiment(folder)), f"output_dir={folder}", *overrides]
+    command += [f"trainer.devices={world}", f"trainer.strategy={strategy}"]
+    whole = kelip(*command, "name=whole", log=folder / "whole", world=world, prepare=prepare)
     assert whole.exit_codes == [0] * world, whole.output
+    again = [*command, "name=killed", "--resume", "auto"]
     for number, point in enumerate(points):
-        victim = number % world if "report" not in str(point) and "evaluation" not in str(point) else 0
-        if str(point).endswith(("half_written", "before_manifest", "after_rename")):
-            victim = 0
-        killed = kelip(
-            *command, "name=killed", "--resume", "auto", log=folder / str(point), world=world, sabotage={victim: point}
-        )
+        victim = 0 if point.is_on_rank_zero_alone else number % world
+        log, mine = folder / str(point), {victim: point}
+        killed = kelip(*again, log=log, world=world, prepare=prepare, sabotage=mine)
         assert killed.exit_codes[victim] == -signal.SIGKILL, f"{point} was not reached:\n{killed.output[-3000:]}"
-    last = kelip(*command, "name=killed", "--resume", "auto", log=folder / "last", world=world)
+    last = kelip(*again, log=folder / "last", world=world, prepare=prepare)
     assert last.exit_codes == [0] * world, last.output
     return folder / "killed", folder / "whole"
 
@@ -80,4 +86,44 @@ def test_resume__twelve_kills_on_one_process(tmp_path: Path) -> None:
 @pytest.mark.distributed
 def test_resume__twelve_kills_on_two_processes(tmp_path: Path) -> None:
     points = draw_kill_points(seed=2, count=12)
-    assert_same_run(*run_and_kill(tmp_path, points, "trainer.accumulate=2", world=2))
+    assert_same_run(*run_and_kill(tmp_path, points, "trainer.accumulate=2", world=2, strategy="ddp"))
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("stage", [1, 2])
+def test_resume__six_kills_under_zero(tmp_path: Path, stage: int) -> None:
+    pytest.importorskip("deepspeed")
+    points = draw_kill_points(seed=2 + stage, count=6, sharded=True)
+    strategy = f"deepspeed_stage_{stage}"
+    killed, whole = run_and_kill(tmp_path, points, world=2, strategy=strategy, prepare=allow_zero_on_cpu)
+    assert read_record(killed) == read_record(whole)
+    for file in WEIGHTS:
+        assert (killed / file).read_bytes() == (whole / file).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_resume__on_other_numbers_of_processes(tmp_path: Path) -> None:
+    """Two processes, then one, then two: the gradients and weights of one process throughout, up to rounding.
+
+    A loss is logged by rank zero for its own share, the norm of the gradient for the whole batch.
+    """
+    no_noise = "contrastive.image_encoder.patch_drop_rate=0"  # which dropout a rank draws depends on the ranks
+    command = ["pretrain", str(write_experiment(tmp_path)), f"output_dir={tmp_path}", no_noise]
+    whole = kelip(*command, "name=whole", log=tmp_path / "whole")
+    assert whole.exit_codes == [0], whole.output
+    again = [*command, "name=killed", "--resume", "auto"]
+    for world, point in ((2, KillPoint.at("mae", 4)), (1, KillPoint.at("contrastive", 5)), (2, None)):
+        ddp = [f"trainer.devices={world}", "trainer.strategy=ddp"] if world > 1 else []
+        part = kelip(*again, *ddp, log=tmp_path / f"part-{point}", world=world, sabotage={0: point} if point else {})
+        assert part.exit_codes[0] == (-signal.SIGKILL if point else 0), part.output
+    expected, found = read_record(tmp_path / "whole"), read_record(tmp_path / "killed")
+    assert [line["step"] for line in found] == [line["step"] for line in expected]
+    for key in ("train/gradient_norm", "train/learning_rate"):
+        ours, theirs = ([line[key] for line in record if key in line] for record in (found, expected))
+        assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-6), key
+    for file in WEIGHTS:
+        weights = load_file(tmp_path / "killed" / file)
+        for name, tensor in load_file(tmp_path / "whole" / file).items():
+            torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-6)
