@@ -13,7 +13,7 @@ from PIL import Image
 MAE_STEPS, CONTRASTIVE_STEPS = 6, 14
 EVALUATE_EVERY, SAVE_EVERY = 4, 3
 BATCH = 8
-_PAIRS = 20
+NUM_PAIRS = 20
 
 
 def write_experiment(folder: Path) -> Path:
@@ -35,7 +35,7 @@ def _table() -> pa.Table:
             "en": f"picture {index}",
             "concept": str(index),
         }
-        for index in range(_PAIRS)
+        for index in range(NUM_PAIRS)
     ]
     return pa.Table.from_pylist(rows)
 
