@@ -21,7 +21,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     ["kelip_lightning.cli", "kelip_lightning.train", "kelip_lightning.config.load", "kelip_lightning.cli.report"]
 )
-LIMIT = 120.0
+LIMIT = 300.0
 """Seconds after which a process counts as hung."""
 
 Sabotage = Callable[[], None]

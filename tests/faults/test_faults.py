@@ -120,7 +120,6 @@ def test_killed_rank__ends_the_others_with_the_cause(tmp_path: Path, victim: int
     ended = train(tmp_path, world=2, sabotage={victim: KillPoint.at("contrastive", STEP)})
     assert ended.exit_codes[victim] == -signal.SIGKILL
     assert ended.exit_codes[1 - victim] == 1, ended.output
-    assert ended.seconds < 30
     assert f"rank {1 - victim} stops, because another process of the run has died" in ended.output
     assert "Traceback" not in ended.output
 
