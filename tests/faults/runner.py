@@ -79,7 +79,7 @@ def kelip(
         processes.append(process)
     while_running(processes)
     seconds = _wait(processes, logs)
-    texts = [f"[rank {rank}]\n{file.read_text(encoding='utf-8')}" for rank, file in enumerate(logs)]
+    texts = [f"[rank {rank}]\n{_text(file)}" for rank, file in enumerate(logs)]
     return Outcome([process.exitcode or 0 for process in processes], "\n".join(texts), seconds)
 
 
@@ -92,10 +92,14 @@ def _wait(processes: Sequence[BaseProcess], logs: Sequence[Path]) -> float:
         if time.monotonic() > deadline:
             for process in processes:
                 process.kill()
-            told = "\n".join(file.read_text(encoding="utf-8")[-3000:] for file in logs)
+            told = "\n".join(_text(file)[-3000:] for file in logs)
             raise AssertionError(f"hung for {LIMIT} s:\n{told}")
         time.sleep(0.02)
     return 0.0 if first_end is None else time.monotonic() - first_end
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else "(it did not even start)"
 
 
 def _run(arguments: list[str], environment: dict[str, str], log: str, changes: Sequence[Sabotage | None]) -> None:
