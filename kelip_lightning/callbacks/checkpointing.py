@@ -69,7 +69,9 @@ class DeferredErrorIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write a file; Lightning's own way would hold a second copy of all of it in memory."""
         try:
-            torch.save(checkpoint, path)
+            # Through Python's file, whose errors say what is wrong; torch's own writer tells of a wrong position.
+            with Path(path).open("wb") as file:
+                torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:
             self.error = error
 

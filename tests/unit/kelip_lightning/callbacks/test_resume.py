@@ -201,11 +201,11 @@ def test_checkpoints__less_may_be_better(tmp_path: Path) -> None:
 def test_checkpoints__a_failed_save_leaves_the_earlier_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save = torch.save
 
-    def fill_the_disk(state: Any, path: Any) -> None:
+    def fill_the_disk(state: Any, file: Any) -> None:
         if state["global_step"] == 4:
-            Path(path).write_bytes(b"half")
+            file.write(b"half")
             raise OSError(28, "No space left on device")
-        save(state, path)
+        save(state, file)
 
     monkeypatch.setattr(torch, "save", fill_the_disk)
     with pytest.raises(CheckpointWriteError, match=r"of step 4 could not be written .*No space left"):
