@@ -110,7 +110,9 @@ def test_resume__on_other_numbers_of_processes(tmp_path: Path) -> None:
     A loss is logged by rank zero for its own share, the norm of the gradient for the whole batch.
     """
     no_noise = "contrastive.image_encoder.patch_drop_rate=0"  # which dropout a rank draws depends on the ranks
-    command = ["pretrain", str(write_experiment(tmp_path)), f"output_dir={tmp_path}", no_noise]
+    # Adam makes whole steps of gradients that are nothing but rounding, so the steps are small.
+    small = "optimizer.learning_rate=1e-5"
+    command = ["pretrain", str(write_experiment(tmp_path)), f"output_dir={tmp_path}", no_noise, small]
     whole = kelip(*command, "name=whole", log=tmp_path / "whole")
     assert whole.exit_codes == [0], whole.output
     again = [*command, "name=killed", "--resume", "auto"]
@@ -122,7 +124,13 @@ def test_resume__on_other_numbers_of_processes(tmp_path: Path) -> None:
     assert [line["step"] for line in found] == [line["step"] for line in expected]
     for key in ("train/gradient_norm", "train/learning_rate"):
         ours, theirs = ([line[key] for line in record if key in line] for record in (found, expected))
-        assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-6), key
+        assert ours == pytest.approx(theirs, rel=1e-5), key
+    alone = [("mae", step) for step in range(3, 6)] + [("contrastive", step) for step in range(3)]  # on one process
+    ours, theirs = (
+        {(line["stage"], line["step"]): line["train/loss"] for line in record if "train/loss" in line}
+        for record in (found, expected)
+    )
+    assert [ours[place] for place in alone] == pytest.approx([theirs[place] for place in alone], rel=1e-6)
     for file in WEIGHTS:
         weights = load_file(tmp_path / "killed" / file)
         for name, tensor in load_file(tmp_path / "whole" / file).items():
