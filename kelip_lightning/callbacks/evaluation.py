@@ -48,6 +48,10 @@ class EvaluationCallback(PeriodicCallback):
             self._embeddings = step, module_embeddings(pl_module)
         return self._embeddings[1]
 
+    def newest(self) -> tuple[int, dict[str, float]] | None:
+        """The last entry of the history; none before the first, and on other ranks than zero."""
+        return self.history[-1] if self.history else None
+
     def state_dict(self) -> dict[str, Any]:
         """The history, so that a resumed run tells the whole story."""
         return {"history": list(self.history)}

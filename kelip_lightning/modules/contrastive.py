@@ -107,7 +107,6 @@ class ContrastiveModule(StageModule):
         if loss.local_crops is not None:
             values["loss_local_crops"] = loss.local_crops
         for index, language in enumerate(LANGUAGES):
-            of_language = languages == index
-            if of_language.any():
-                values[f"contrastive_accuracy_{language}"] = loss.correct_B[of_language].float().mean()
+            # NaN without pairs of the language: Lightning would log the value of an earlier step again.
+            values[f"contrastive_accuracy_{language}"] = loss.correct_B[languages == index].float().mean()
         self.log_values(values)

@@ -1,0 +1,68 @@
+"""What is done to a process before it starts; in a module of its own, so that the process can import it."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.faults.experiment import SAVE_EVERY
+
+STEP = 5
+"""The step, from 0, at which things happen."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignalAt:
+    """Sends this process a signal in the middle of a step."""
+
+    number: int
+
+    def __call__(self) -> None:
+        _at_step(lambda _: os.kill(os.getpid(), self.number))
+
+
+@dataclass(frozen=True, slots=True)
+class PoisonLoss:
+    """Makes the loss of one step NaN; the gradient of every parameter follows."""
+
+    def __call__(self) -> None:
+        from kelip_lightning.modules.contrastive import ContrastiveModule
+
+        original = ContrastiveModule.training_step
+
+        def poisoned(self: Any, batch: Any, batch_idx: int) -> Any:
+            loss = original(self, batch, batch_idx)
+            return loss * float("nan") if self.trainer.global_step == STEP else loss
+
+        ContrastiveModule.training_step = poisoned  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True, slots=True)
+class FullDisk:
+    """From the second checkpoint on, every write meets the kernel's own ENOSPC."""
+
+    def __call__(self) -> None:
+        from kelip_lightning.callbacks.checkpointing import CheckpointCallback
+
+        original = CheckpointCallback._prepare
+
+        def prepare(self: Any, partial: Path) -> None:
+            original(self, partial)
+            if str(2 * SAVE_EVERY) in partial.name:
+                (partial / "state.ckpt").symlink_to("/dev/full")
+
+        CheckpointCallback._prepare = prepare  # type: ignore[method-assign]
+
+
+def _at_step(act: Callable[[Any], None]) -> None:
+    from kelip_lightning.callbacks.non_finite import NonFiniteGuard
+
+    original = NonFiniteGuard.on_before_backward
+
+    def wrapped(self: Any, trainer: Any, module: Any, loss: Any) -> None:
+        if trainer.global_step == STEP:
+            act(trainer)
+        original(self, trainer, module, loss)
+
+    NonFiniteGuard.on_before_backward = wrapped  # type: ignore[method-assign]
