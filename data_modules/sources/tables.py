@@ -35,7 +35,53 @@ def open_table(patterns: Sequence[str], image: str, columns: Sequence[str]) -> d
         if not bars:
             datasets.enable_progress_bars()
     assert isinstance(table, datasets.Dataset)
-    return table.cast_column(image, datasets.Image(decode=False))
+    return keep_encoded(table, image)
+
+
+def keep_encoded(table: datasets.Dataset, image: str) -> datasets.Dataset:
+    """The table, its images given as bytes and not as pictures."""
+    if image in table.column_names and isinstance(table.features[image], datasets.Image | dict):
+        return table.cast_column(image, datasets.Image(decode=False))
+    return table
+
+
+def stores_paths(file: Path, image: str) -> bool:
+    """Whether a parquet file has image paths, not image bytes.
+
+    Raises:
+        DataError: The file is damaged or lacks the column.
+    """
+    _check_file(file, [image])
+    kind = pq.read_schema(file).field(image).type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def open_paths_table(file: Path) -> datasets.Dataset:
+    """The rows of one CSV, TSV, JSONL or parquet file, memory-mapped; every cell of a CSV or TSV is text.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        if file.suffix == ".parquet":
+            table = datasets.Dataset.from_parquet(str(file))
+        elif file.suffix == ".jsonl":
+            table = datasets.Dataset.from_json(str(file), encoding_errors="replace")
+        else:
+            options = {"dtype": str, "keep_default_na": False, "encoding_errors": "replace"}
+            separator = "\t" if file.suffix == ".tsv" else ","
+            table = datasets.Dataset.from_csv(str(file), sep=separator, **options)
+    except Exception as error:  # pandas, pyarrow and datasets each have their own
+        cause = error.__cause__ or error
+        reason = next(iter(str(cause).splitlines()), type(cause).__name__)
+        raise DataError(f"{file} is damaged or empty ({reason}); mend or remove it") from error
+    finally:
+        if not bars:
+            datasets.enable_progress_bars()
+    assert isinstance(table, datasets.Dataset)
+    return table
 
 
 RESTORE = (
