@@ -57,7 +57,7 @@ class ImageDataModule(StageDataModule):
     ) -> None:
         super().__init__(seed=seed, max_steps=max_steps)
         self.config = config
-        self.sources = open_sources(config.sources, config.order.shuffle_window)
+        self.sources = open_sources(config.sources, config.order.shuffle_window, config.faults)
         self._transform = MaskedImage(transform, num_patches)
 
     @property

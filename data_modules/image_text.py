@@ -64,7 +64,7 @@ class ImageTextDataModule(StageDataModule):
     ) -> None:
         super().__init__(seed=seed, max_steps=max_steps)
         self.config = config
-        self.sources = open_sources(config.sources, config.order.shuffle_window)
+        self.sources = open_sources(config.sources, config.order.shuffle_window, config.faults)
         self.tokenizer: BilingualTokenizer = build_tokenizer(tokenizer, self._texts())
         self._crops = MultiCrop(transform)
         self._captions = CaptionDrawer(config.captions)

@@ -1,6 +1,7 @@
 """What both stages' data modules share: sources, faults, and the loader over the order."""
 
 import signal
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data_modules.decoding import MAX_IMAGE_PIXELS
 from data_modules.errors import DataError
-from data_modules.faults import FaultReport, SampleFault
+from data_modules.faults import SKIPPED, FaultReport, SampleFault
 from data_modules.records import PairRecord
 from data_modules.sampling import Draw, RankBatchSampler
 from data_modules.sources.config import SourceConfig
@@ -22,7 +23,7 @@ Sample = TypeVar("Sample")
 Batch = TypeVar("Batch")
 
 MAX_REPLACEMENTS = 24
-"""Samples tried in place of a bad one, the last one 2**23 places behind it: enough to leave any bad shard."""
+"""Samples tried in place of a bad one, the last one 2^23 places behind it: enough to leave any bad shard."""
 LOADER_TIMEOUT_SECONDS = 600
 """How long a batch may take before the run stops with an error."""
 
@@ -43,9 +44,35 @@ class FaultConfig:
             raise ValueError(f"max_image_pixels = {self.max_image_pixels} must be at least 1")
 
 
-def open_sources(configs: Mapping[str, SourceConfig], shuffle_window: int = 0) -> list[PairSource]:
-    """The configured sources, in the order of their names in the configuration."""
-    return [open_source(name, config, shuffle_window) for name, config in configs.items()]
+def open_sources(
+    configs: Mapping[str, SourceConfig], shuffle_window: int = 0, faults: FaultConfig | None = None
+) -> list[PairSource]:
+    """The configured sources, in the order of their names in the configuration.
+
+    Args:
+        configs: Name -> settings.
+        shuffle_window: Over how many samples the order mixes; 0: all.
+        faults: The limit of what may be left out when a source is opened; none: any number.
+
+    Raises:
+        DataError: A source cannot be opened, or too much of it had to be left out.
+    """
+    sources = [open_source(name, config, shuffle_window) for name, config in configs.items()]
+    for source in sources if faults else []:
+        _check_opening(source, faults.max_share if faults else 1.0)
+    return sources
+
+
+def _check_opening(source: PairSource, max_share: float) -> None:
+    reports = source.opening_faults()
+    share = len(reports) / (len(reports) + len(source))
+    if share > max_share:
+        worst, number = Counter(report.kind for report in reports).most_common(1)[0]
+        raise DataError(
+            f"source '{source.name}': {len(reports)} of {len(reports) + len(source)} samples are left out, more than "
+            f"data.faults.max_share = {max_share:g}, most of them ({number}) because of {worst} "
+            f"({SKIPPED[worst]}), the first {reports[0].key}; mend the data or raise the limit"
+        )
 
 
 @dataclass(slots=True)
@@ -63,9 +90,9 @@ MakeSample = Callable[[Draw, PairRecord, np.random.Generator, list[str]], Sample
 class PairDataset(Dataset[Loaded[Sample]], Generic[Sample]):
     """All sources behind one id space; an item is a draw turned into a sample by `make_sample`.
 
-    This is the one place where a bad sample is replaced: by the sample one place behind it in its source, then two,
-    four, eight, ... places (round the end), in the same language where the batch is of one. The replacement is drawn
-    as if the order had named it, so it looks the same in every run.
+    This is the one place where a bad sample is replaced: by the sample 1, then 3, 6, 11, 20, ... (2^n + n) places
+    behind it in its source (round the end), in the same language where the batch is of one. The replacement is drawn as
+    if the order had named it, so it looks the same in every run.
     """
 
     def __init__(
@@ -103,7 +130,7 @@ class PairDataset(Dataset[Loaded[Sample]], Generic[Sample]):
         name, length = self.sources[source].name, len(self.sources[source])
         faults: list[FaultReport] = []
         for attempt in range(MAX_REPLACEMENTS + 1):
-            distance = (1 << attempt) >> 1
+            distance = (1 << (attempt - 1)) + attempt - 1 if attempt else 0
             now = Draw(draw.step, draw.sample_id - index + (index + distance) % length, draw.language)
             record, repairs = None, []
             try:

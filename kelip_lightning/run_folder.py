@@ -37,6 +37,11 @@ class StageFolder:
     """Shared by the run's stages."""
 
     @property
+    def bad_samples(self) -> Path:
+        """One line per sample that was skipped or repaired."""
+        return self.path / "bad_samples.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the stage's checkpoints."""
         return self.path / "checkpoints"

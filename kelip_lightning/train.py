@@ -20,6 +20,7 @@ from data_modules.image_text import ImageTextDataModule
 from data_modules.sampling import Draw
 from data_modules.stage_data import StageDataModule
 from kelip_lightning.callbacks.caption_panel import CaptionPanelCallback
+from kelip_lightning.callbacks.data_health import DataHealthCallback
 from kelip_lightning.callbacks.encoder_export import ExportCallback
 from kelip_lightning.callbacks.evaluation import EvaluationCallback
 from kelip_lightning.callbacks.hyperparameters import HyperparametersCallback, flatten_settings
@@ -89,6 +90,7 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) ->
         stage,
         PairProgressBar("MAE warm-up"),
         ReconstructionCallback(images, noise, max(1, experiment.schedule.max_steps // 5)),
+        DataHealthCallback(stage.bad_samples, experiment.data.faults, data.sources),
         HyperparametersCallback(flatten_settings(settings_of(experiment)), ["train/loss"]),
         ExportCallback(
             lambda: save_image_encoder(run.image_encoder, encoder, model_card(run, "mae", facts_of(experiment)))
@@ -126,6 +128,7 @@ def run_contrastive(
         PairProgressBar("contrastive"),
         evaluation,
         *_panels(sets, evaluation),
+        DataHealthCallback(stage.bad_samples, experiment.data.faults, data.sources),
         HyperparametersCallback(flatten_settings(settings_of(experiment)), sorted(chance)),
         ExportCallback(
             lambda: save_dual_encoder(

@@ -1,5 +1,6 @@
 """Reading the parquet tables of a source with Hugging Face `datasets`."""
 
+import csv
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -70,9 +71,7 @@ def open_paths_table(file: Path) -> datasets.Dataset:
         elif file.suffix == ".jsonl":
             table = datasets.Dataset.from_json(str(file), encoding_errors="replace")
         else:
-            options = {"dtype": str, "keep_default_na": False, "encoding_errors": "replace"}
-            separator = "\t" if file.suffix == ".tsv" else ","
-            table = datasets.Dataset.from_csv(str(file), sep=separator, **options)
+            table = _read_separated(file, "\t" if file.suffix == ".tsv" else ",")
     except Exception as error:  # pandas, pyarrow and datasets each have their own
         cause = error.__cause__ or error
         reason = next(iter(str(cause).splitlines()), type(cause).__name__)
@@ -82,6 +81,17 @@ def open_paths_table(file: Path) -> datasets.Dataset:
             datasets.enable_progress_bars()
     assert isinstance(table, datasets.Dataset)
     return table
+
+
+def _read_separated(file: Path, separator: str) -> datasets.Dataset:
+    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        header = next(csv.reader(stream, delimiter=separator), [])
+    if not header or len(set(header)) < len(header):
+        raise ValueError(f"its first line must name each column once, and says {header}")
+    features = datasets.Features({name: datasets.Value("string") for name in header})
+    encoding = {"encoding": "utf-8-sig", "encoding_errors": "replace"}
+    # Without quoting rules of its own, "NA" would be no caption and 007 a number.
+    return datasets.Dataset.from_csv(str(file), features=features, sep=separator, keep_default_na=False, **encoding)
 
 
 RESTORE = (
