@@ -14,7 +14,7 @@ from pathlib import PurePath
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from data_modules.faults import SampleFault
@@ -91,7 +91,9 @@ def _undecodable(error: Exception, data: bytes) -> SampleFault:
         return SampleFault("image_too_large", f"the bytes are not a readable image of a sane size: {error}")
     if not data:
         return SampleFault("image_missing", "the bytes are not a readable image: there are none")
-    return SampleFault("image_undecodable", f"the bytes are not a readable image: {error}")
+    # Pillow's own words hold the address of a buffer: the same fault shall read the same in every process.
+    reason = "no known format" if isinstance(error, UnidentifiedImageError) else error
+    return SampleFault("image_undecodable", f"the bytes are not a readable image: {reason}")
 
 
 def _orientation(header: Image.Image) -> int:
