@@ -29,9 +29,10 @@ def open_table(patterns: Sequence[str], image: str, columns: Sequence[str]) -> d
     datasets.disable_progress_bars()
     try:
         table = datasets.Dataset.from_parquet([str(file) for file in files])
-    except datasets.exceptions.DatasetGenerationError as error:
+    except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError, ValueError, TypeError) as error:
         names = ", ".join(str(file) for file in files)
-        raise DataError(f"one of {names} is damaged, or their columns differ ({error.__cause__}); {RESTORE}") from error
+        cause = error.__cause__ or error
+        raise DataError(f"one of {names} is damaged, or their columns differ ({cause}); {RESTORE}") from error
     finally:
         if not bars:
             datasets.enable_progress_bars()
@@ -104,8 +105,9 @@ def _check_file(file: Path, columns: Sequence[str]) -> None:
     _check_manifest(file)
     try:
         names = set(pq.read_schema(file).names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} is damaged ({str(error).splitlines()[0]}); {RESTORE}") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{file} is damaged ({reason}); {RESTORE}") from error
     for column in columns:
         if column not in names:
             raise DataError(f"{file} has no column '{column}'; its columns are {', '.join(sorted(names))}")

@@ -1,4 +1,4 @@
-"""The index of a set of shards: one memory-mapped file with 24 bytes a sample.
+"""The index of a set of shards: one file with 24 bytes a sample, of which only the rows asked for are read.
 
 Layout: the rows of all shards (`tar_scan.ROW_FIELDS`, little-endian uint32), then a JSON description of the shards,
 then its length as a little-endian uint64 and `MAGIC`. While an index is built, rows and one line a shard are
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.errors import DataError
-from data_modules.sources.blobs import file_state
+from data_modules.sources.blobs import BlobReader, file_state
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.paths import is_url
 from data_modules.sources.rows import needs_language_marks
@@ -62,13 +62,21 @@ class ShardIndex:
         num_rows = int(self.ends[-1]) if len(self.ends) else 0
         if num_rows * ROW_BYTES != size - 16 - length:
             raise ValueError(f"{file} does not hold the rows that it describes")
-        shape = (num_rows, ROW_FIELDS)
-        self.rows: NDArray[np.uint32] = (
-            np.memmap(file, dtype="<u4", mode="r", shape=shape) if num_rows else np.empty(shape, np.uint32)
-        )
+        self._num_rows = num_rows
+        # Not mapped into memory: a kernel may count all of a mapped file as the process's own, once for every worker.
+        self._reader = BlobReader()
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self._num_rows
+
+    def rows(self, start: int, stop: int) -> NDArray[np.uint32]:
+        """The rows [start, stop), uint32 (N, 6), see `tar_scan.ROW_FIELDS`.
+
+        Raises:
+            SampleFault: The index can no longer be read.
+        """
+        content = self._reader.read(str(self.file), start * ROW_BYTES, (stop - start) * ROW_BYTES)
+        return np.frombuffer(content, dtype="<u4").reshape(-1, ROW_FIELDS)
 
     def shard_of(self, index: int) -> str:
         """The shard in which a sample lies."""
@@ -77,7 +85,7 @@ class ShardIndex:
     def rows_of_shard(self, number: int) -> NDArray[np.uint32]:
         """The rows of one shard."""
         stop = int(self.ends[number])
-        return self.rows[stop - self.entries[number]["samples"] : stop]
+        return self.rows(stop - self.entries[number]["samples"], stop)
 
 
 def index_rule(config: SourceConfig) -> str:

@@ -51,7 +51,7 @@ class TarSource:
     def __getitem__(self, index: int) -> PairRecord:
         row_number, pair = divmod(index, self._pairs)
         shard = self.index.shard_of(row_number)
-        row = self.index.rows[row_number].tolist()
+        row = self.index.rows(row_number, row_number + 1)[0].tolist()
         spans = {kind: (row[at], row[at + 1] & MAX_TEXT_BYTES) for kind, at in self._kinds if row[at + 1] or not at}
         try:
             contents = self._read(shard, spans)
@@ -89,7 +89,7 @@ class TarSource:
         return rows_of_language(self.config, language, len(self), self._marks)
 
     def _marks(self, start: int, stop: int) -> NDArray[Any]:
-        return (self.index.rows[start:stop, 3] >> np.uint32(LANGUAGE_SHIFT)).astype(np.int64) - 1
+        return (self.index.rows(start, stop)[:, 3] >> np.uint32(LANGUAGE_SHIFT)).astype(np.int64) - 1
 
     def captions(self) -> Iterator[tuple[str, str]]:
         """Every (language, text) of the source in its order; samples without a usable one are passed over."""

@@ -78,12 +78,12 @@ class DataHealthCallback(pl.Callback):
         """Count a batch, and every few steps tell all of them."""
         self._pending += batch.faults
         places = torch.bucketize(batch.sample_ids, self._ends.to(batch.sample_ids.device), right=True)
-        languages = batch.languages if hasattr(batch, "languages") else torch.zeros_like(places)
-        cells = len(self._names) * len(LANGUAGES)
-        seen = torch.bincount(places * len(LANGUAGES) + languages, minlength=cells)
+        languages = getattr(batch, "languages", None)  # the warm-up's images have none
+        cells = places * len(LANGUAGES) + (0 if languages is None else languages)
+        seen = torch.bincount(cells, minlength=len(self._names) * len(LANGUAGES))
         self._mix = seen if self._mix is None else self._mix + seen
         if (batch_idx + 1) % int(trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]  # set by Trainer
-            self._tell(trainer, pl_module, has_languages=hasattr(batch, "languages"))
+            self._tell(trainer, pl_module, has_languages=languages is not None)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write down what came since the last entry."""
