@@ -77,8 +77,9 @@ def _outcome(config: SourceConfig) -> str:
 def _check_pairing(record: PairRecord, file: Path) -> None:
     """Image and caption stand in one line of a text table; elsewhere an untouched image has no other one's caption."""
     if file.suffix in (".csv", ".tsv"):
-        lines = re.split(r"[\r\n]+", unicodedata.normalize("NFC", file.read_bytes().decode("utf-8", "replace")))
-        assert any(record.file_name in line and record.caption in line for line in lines), record
+        text = unicodedata.normalize("NFC", file.read_bytes().decode("utf-8", "replace")).replace("\0", " ")
+        caption = record.caption.splitlines()[0]
+        assert any(record.file_name in line and caption in line for line in re.split(r"[\r\n]+", text)), record
         return
     by_image: dict[bytes, Sample] = {one.image: one for one in CORPUS}
     owner = by_image.get(record.image)
