@@ -140,6 +140,11 @@ def decode(image: EncodedImage, background: tuple[int, int, int] = WHITE, reduct
         raise _undecodable(error, image.data) from error
 
 
+def to_picture(decoded: Image.Image | Tensor) -> Image.Image:
+    """What `decode` gave, as a picture."""
+    return decoded if isinstance(decoded, Image.Image) else Image.fromarray(decoded.permute(1, 2, 0).numpy())
+
+
 def decode_image(data: bytes, background: tuple[int, int, int] = WHITE) -> Image.Image:
     """The picture at full size in mode RGB; transparent parts show `background` (0-255 per channel).
 

@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +71,14 @@ def our_loader(folder: Path, transform: MultiCropConfig, num_images: int, worker
     return data.train_dataloader()
 
 
-def peer_loader(folder: Path, num_images: int, workers: int = 0) -> Any:
-    """open_clip's loader over one pass."""
+def peer_batches(folder: Path, num_images: int, workers: int = 0) -> Iterator[Any]:
+    """One pass of open_clip's loader."""
     from open_clip import SimpleTokenizer, image_transform
-    from open_clip_train.data import get_wds_dataset
+    from open_clip_train import data as peer
 
+    # webdataset 1.0 marks the end of a shard by an entry without a name, which open_clip 3.3 stumbles over.
+    group = peer.group_by_keys_nothrow
+    peer.group_by_keys_nothrow = lambda found, **options: group((one for one in found if "fname" in one), **options)
     arguments = Namespace(
         train_data=str(folder / f"{{00000..{NUM_SHARDS - 1:05d}}}.tar"),
         train_num_samples=num_images,
@@ -87,7 +90,11 @@ def peer_loader(folder: Path, num_images: int, workers: int = 0) -> Any:
         batch_size=BATCH,
     )
     transform = image_transform(224, is_train=True)
-    return get_wds_dataset(arguments, transform, True, tokenizer=SimpleTokenizer()).dataloader
+    try:
+        dataset = peer.get_wds_dataset(arguments, transform, True, tokenizer=SimpleTokenizer())
+        yield from dataset.dataloader
+    finally:
+        peer.group_by_keys_nothrow = group
 
 
 def rate(make: Callable[[], Iterable[Any]], number: int, repeats: int) -> float:
@@ -128,7 +135,7 @@ def measure(side: int, repeats: int) -> None:
         raw = rate(lambda: (decode(open_image(image)) for image in images), number, repeats)
         one = rate(lambda: our_loader(folder, ONE_CROP, number), number, repeats)
         six = rate(lambda: our_loader(folder, SIX_CROPS, number), number, repeats)
-        peer = rate(lambda: peer_loader(folder, number), number, repeats)
+        peer = rate(lambda: peer_batches(folder, number), number, repeats)
         print(
             f"{side:>5} px {kilobytes:6.0f} kB | {raw:8.0f} | {one:8.0f} {one / raw:6.2f} {one / peer:6.2f} | "
             f"{six:8.0f} {one / six:6.2f} | {peer:8.0f}",
