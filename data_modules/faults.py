@@ -39,7 +39,7 @@ REPAIRED: dict[str, str] = {
 """Kind -> rule. The sample is used."""
 
 
-class SampleFault(DataError):
+class SampleFault(DataError):  # noqa: N818  # it is counted and gone around, not an error of the run
     """One sample cannot be used.
 
     Attributes:

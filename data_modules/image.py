@@ -81,9 +81,7 @@ class ImageDataModule(StageDataModule):
         """One crop and one mask from the sample's own stream."""
         encoded = open_image(record.image, record.file_name, repairs, self.config.faults.max_image_pixels)
         image, noise = self._transform(encoded, generator)
-        return ImageSample(
-            image=image, noise=noise, sample_id=draw.sample_id, sample_seed=draw.model_seed(self.seed)
-        )
+        return ImageSample(image=image, noise=noise, sample_id=draw.sample_id, sample_seed=draw.model_seed(self.seed))
 
     @staticmethod
     def collate(loaded: list[Loaded[ImageSample]]) -> ImageBatch:

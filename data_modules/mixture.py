@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from data_modules.errors import DataError
+from data_modules.permutation import Ids
 from data_modules.records import LANGUAGES
-from data_modules.sampling import BatchOrder, Ids, Order, Stratum
+from data_modules.sampling import BatchOrder, Order, Stratum
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.protocol import PairSource
 
@@ -26,7 +27,7 @@ class OrderConfig:
     language_weights: dict[str, float] = field(default_factory=dict)
     """Language -> passes over its pairs per epoch, > 0, times the source's weight; empty: all alike."""
     single_language_batches: bool = False
-    """Whether a global batch holds pairs of one language only; languages then take turns in proportion to their pairs."""
+    """Whether a global batch holds pairs of one language only; they then take turns in proportion to their pairs."""
     shuffle_window: int = 0
     """Samples over which the order mixes, in runs that can be read together; 0: the whole epoch, each sample alone."""
     run_length: int = 64
@@ -39,7 +40,9 @@ class OrderConfig:
             if language not in LANGUAGES:
                 raise ValueError(f"language_weights names {language!r}: use ko or en")
             if weight <= 0:
-                raise ValueError(f"language_weights.{language} = {weight} must be above 0; leave its captions out instead")
+                raise ValueError(
+                    f"language_weights.{language} = {weight} must be above 0; leave its captions out instead"
+                )
         if self.shuffle_window < 0 or self.run_length < 1:
             raise ValueError(
                 f"shuffle_window = {self.shuffle_window} and run_length = {self.run_length} must be at least 0 and 1"
@@ -75,9 +78,7 @@ class SingleLanguageOrder:
     def _turn(self, step: int) -> tuple[int, int]:
         """Index of the language of global batch `step`, and how many of its batches came before."""
         first = self.orders[0].epoch_length
-        before, after = (
-            (number * first + self.epoch_length // 2) // self.epoch_length for number in (step, step + 1)
-        )
+        before, after = ((number * first + self.epoch_length // 2) // self.epoch_length for number in (step, step + 1))
         return (0, before) if after > before else (1, step - before)
 
     def batch(self, step: int) -> Ids:

@@ -22,7 +22,7 @@ def clean_caption(raw: object, repairs: list[str]) -> str:
         # Four bytes hold any character: what a cut cannot reach need not be decoded.
         text = raw[: 4 * MAX_CAPTION_CHARACTERS + 4].decode("utf-8", errors="replace")
         text = text.removeprefix("\ufeff")
-        if "\ufffd" in text[: MAX_CAPTION_CHARACTERS]:
+        if "\ufffd" in text[:MAX_CAPTION_CHARACTERS]:
             repairs.append("caption_not_utf8")
     else:
         text = "" if raw is None else str(raw)

@@ -46,7 +46,7 @@ class SourceConfig:
     key: str = "key"
     """Field that identifies an image in logs (tables: the row's number where it is missing)."""
     where: dict[str, list[str]] = field(default_factory=dict)
-    """Field -> allowed values, compared as text (`true`/`false` for booleans); a row must satisfy all. Not for shards."""
+    """Field -> allowed values, compared as text (`true`/`false` for booleans), all to be met; not for shards."""
     weight: float = 1.0
     """Passes over this source per epoch of the mixture, > 0 (0.2: each pair once in five epochs)."""
     split: str = "train"
@@ -54,7 +54,7 @@ class SourceConfig:
     subset: str | None = None
     """Configuration name of a Hugging Face dataset."""
     stream_length: int | None = None
-    """Rows of a Hugging Face dataset that is to be streamed; null: random access. docs/data.md states what streaming loses."""
+    """Rows of a Hugging Face dataset that is to be streamed; null: random access (see docs/data.md)."""
     index_folder: str | None = None
     """Folder for the index of the shards; null: beside the first shard, or ~/.cache/kelip where that cannot be."""
 

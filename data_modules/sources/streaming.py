@@ -34,9 +34,7 @@ class StreamSource:
         window: Rows kept behind the newest one.
     """
 
-    def __init__(
-        self, name: str, config: SourceConfig, open_stream: Callable[[], Iterable[Row]], window: int
-    ) -> None:
+    def __init__(self, name: str, config: SourceConfig, open_stream: Callable[[], Iterable[Row]], window: int) -> None:
         assert config.stream_length is not None
         self.name, self.config = name, config
         self._open_stream, self._window = open_stream, window
@@ -45,8 +43,8 @@ class StreamSource:
         self._kept: dict[int, Row] = {}
         self._next = -1
         _log.info(
-            "source '%s' is streamed: samples move by at most %d rows, every loader process reads the whole stream, and "
-            "a resumed run reads it again up to where it stood",
+            "source '%s' is streamed: samples move by at most %d rows, every loader process reads the whole stream, "
+            "and a resumed run reads it again up to where it stood",
             name,
             window,
         )

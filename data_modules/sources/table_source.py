@@ -136,9 +136,7 @@ def row_record(
         image, file_name = _image_bytes(row.get(config.image), folder)
     except SampleFault as fault:
         raise SampleFault(fault.kind, fault.detail, key) from fault
-    return make_record(
-        config, key=key, image=image, row=row, pair=pair, file_name=file_name, attributes=attributes
-    )
+    return make_record(config, key=key, image=image, row=row, pair=pair, file_name=file_name, attributes=attributes)
 
 
 def _image_bytes(cell: object, folder: Path) -> tuple[bytes, str]:

@@ -26,7 +26,7 @@ class Member:
     """Bytes of data."""
 
 
-class TarDamage(Exception):
+class TarDamage(Exception):  # noqa: N818  # it is counted, and what stands before is used
     """The rest of the tar cannot be read.
 
     Attributes:

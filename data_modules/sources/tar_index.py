@@ -132,7 +132,9 @@ def open_index(
             _build(file, config, shards, num_workers, progress)
             return ShardIndex(file)
     except OSError as error:
-        raise DataError(f"the index {file} cannot be written ({error}); set index_folder to a folder that can") from error
+        raise DataError(
+            f"the index {file} cannot be written ({error}); set index_folder to a folder that can"
+        ) from error
 
 
 def _opened(file: Path, config: SourceConfig, shards: Sequence[str]) -> ShardIndex | None:
@@ -226,7 +228,11 @@ def _known(file: Path, config: SourceConfig) -> dict[str, ShardScan]:
         return {}
     return {
         entry["path"]: ShardScan(
-            entry["path"], entry["size"], entry["version"], old.rows_of_shard(i), [tuple(one) for one in entry["faults"]]
+            entry["path"],
+            entry["size"],
+            entry["version"],
+            old.rows_of_shard(i),
+            [tuple(one) for one in entry["faults"]],
         )
         for i, entry in enumerate(old.entries)
         if old.rule == index_rule(config) and entry["size"] >= 0 and _is_current(entry)

@@ -56,7 +56,7 @@ def needed_fields(config: SourceConfig) -> set[str]:
     return fields | ({config.language_field} if config.language_field else set())
 
 
-def parse_row(config: SourceConfig, text: bytes | None, metadata: bytes | None) -> dict[str, Any]:
+def parse_row(text: bytes | None, metadata: bytes | None) -> dict[str, Any]:
     """The fields of a sample.
 
     Raises:
@@ -164,6 +164,6 @@ def _row(config: SourceConfig, members: Mapping[str, Member], kinds: list[str], 
 
 def _mark(config: SourceConfig, contents: Mapping[str, bytes]) -> int:
     try:
-        return language_mark(config, parse_row(config, contents.get(TEXT), contents.get(JSON)))
+        return language_mark(config, parse_row(contents.get(TEXT), contents.get(JSON)))
     except SampleFault:
         return language_mark(config, {})

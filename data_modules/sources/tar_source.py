@@ -30,15 +30,23 @@ class TarSource:
         self.name = name
         self.config = config
         if config.where:
-            raise DataError(f"source '{name}': `where` picks rows of tables and cannot pick samples of shards; remove it")
+            raise DataError(
+                f"source '{name}': `where` picks rows of tables and cannot pick samples of shards; remove it"
+            )
         self.index: ShardIndex = open_index(
             config, resolve_shards(config.files), num_workers=num_workers, progress=progress
         )
         if not len(self.index):
-            raise DataError(f"source '{name}' has no usable sample in {len(self.index.shards)} shard(s){self._reasons()}")
+            raise DataError(
+                f"source '{name}' has no usable sample in {len(self.index.shards)} shard(s){self._reasons()}"
+            )
         self._pairs = pairs_per_row(config)
         fields = needed_fields(config)
-        self._kinds = [("image", 0), *([(TEXT, 2)] if TEXT in fields else []), *([(JSON, 4)] if fields - {TEXT} else [])]
+        self._kinds = [
+            ("image", 0),
+            *([(TEXT, 2)] if TEXT in fields else []),
+            *([(JSON, 4)] if fields - {TEXT} else []),
+        ]
         self._reader = BlobReader()
 
     def _reasons(self) -> str:
@@ -57,7 +65,7 @@ class TarSource:
             contents = self._read(shard, spans)
             name, image = contents["image"]
             text, metadata = (contents.get(kind, (None, None))[1] for kind in (TEXT, JSON))
-            fields = parse_row(self.config, text, metadata)
+            fields = parse_row(text, metadata)
         except SampleFault as fault:
             raise SampleFault(fault.kind, fault.detail, f"{shard}#{row[0]}") from fault
         return make_record(self.config, key=name.partition(".")[0], image=image, row=fields, pair=pair, file_name=name)

@@ -71,7 +71,7 @@ def choose_reduction(crops: Sequence[Crop]) -> int:
 def _crop_pixels(picture: Tensor, crop: Crop, across: float, down: float) -> NDArray[np.uint8]:
     """The crop out of pixels, uint8 (3, H, W), that are `across` and `down` times the size in which it was drawn.
 
-    Deviation: its edges are rounded to whole pixels, since torch's kernel, four times as fast as Pillow's, takes no box.
+    Deviation: its edges are rounded to whole pixels, since torch's kernel, far faster than Pillow's, takes no box.
     """
     left, right = _rounded(crop.box[0] * across, crop.box[2] * across, picture.shape[2])
     top, bottom = _rounded(crop.box[1] * down, crop.box[3] * down, picture.shape[1])

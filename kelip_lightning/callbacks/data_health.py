@@ -1,4 +1,4 @@
-"""What was wrong with the data, and which mixture really came: counted, written down, and stopped where it is too much."""
+"""What was wrong with the data, and which mixture really came: counted, written down, and stopped if too much."""
 
 import json
 import logging
@@ -108,7 +108,9 @@ class DataHealthCallback(pl.Callback):
         pl_module.log_dict(figures, rank_zero_only=True)
         if trainer.is_global_zero and skipped > 2 * self._told:
             self._told = skipped
-            _log.warning("%d of %d samples were skipped so far: %s; see %s", skipped, self._drawn, self._worst(), self._file)
+            _log.warning(
+                "%d of %d samples were skipped so far: %s; see %s", skipped, self._drawn, self._worst(), self._file
+            )
         self._stop_if_too_many(skipped)
 
     def _put_together(self) -> Tensor:

@@ -51,9 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     return {"index": _index, "inspect": _inspect, "pack": _pack}[arguments.action](arguments)
 
 
-def _stages(
-    file: str, changes: list[str]
-) -> dict[str, "MaskedPretrainExperiment | ContrastiveExperiment"]:
+def _stages(file: str, changes: list[str]) -> dict[str, "MaskedPretrainExperiment | ContrastiveExperiment"]:
     check_syntax(file)
     from kelip_lightning.config.experiment import SCHEMAS
     from kelip_lightning.config.load import find_schema, load_experiment

@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks.data`: samples per second and core of the data path, beside its limit and a peer.
 
 One process, one thread, generated JPEGs (quality 90, 4:3, several octaves of noise) in tar shards:
-(a) libjpeg-turbo decodes the same files and nothing else; (b) our loader with 1 crop of 224, and with 2 of 224 + 4 of 96;
+(a) libjpeg-turbo decodes the same files and nothing else; (b) our loader with 1 crop of 224, and with 2 + 4 of 96;
 (c) `get_wds_dataset` of open_clip_torch with its default training transform. Figures are CPU time, best of `--repeats`.
 """
 
@@ -58,7 +58,9 @@ def write_shards(folder: Path, side: int) -> list[bytes]:
                     info = tarfile.TarInfo(f"{number:09d}.{ending}")
                     info.size = len(content)
                     archive.addfile(info, io.BytesIO(content))
-    (folder / "sizes.json").write_text(json.dumps({f"{i:05d}.tar": len(images) // NUM_SHARDS for i in range(NUM_SHARDS)}))
+    (folder / "sizes.json").write_text(
+        json.dumps({f"{i:05d}.tar": len(images) // NUM_SHARDS for i in range(NUM_SHARDS)})
+    )
     return images
 
 

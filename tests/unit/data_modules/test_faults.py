@@ -43,7 +43,9 @@ def _bomb() -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
+    )
 
 
 def _rotated() -> bytes:
@@ -69,7 +71,7 @@ IMAGES: dict[str, tuple[str, Callable[[], bytes]]] = {
 }
 CAPTIONS: dict[str, bytes] = {
     "caption_missing": b"",
-    "caption_missing ": "  \n ".encode(),
+    "caption_missing ": b"  \n ",
     "caption_cut": b"long " * 20_000,
     "caption_not_utf8": "좋은".encode("cp949") + b" text",
     "caption_not_nfc": unicodedata.normalize("NFD", "한글 사진").encode(),
@@ -165,9 +167,11 @@ def test_faulty_table__rows(tmp_path: Path, kind: str) -> None:
     file = Path(write_csv(tmp_path, samples(6)))
     lines = file.read_text(encoding="utf-8").splitlines()
     key, image, caption, language = lines[3].split(",")
-    image = {"missing file": "images/none.jpg", "climbs": f"../{tmp_path.name}/{image}", "absolute": "/etc/hostname"}.get(
-        kind, image
-    )
+    image = {
+        "missing file": "images/none.jpg",
+        "climbs": f"../{tmp_path.name}/{image}",
+        "absolute": "/etc/hostname",
+    }.get(kind, image)
     lines[3] = ",".join([key, image, "" if kind == "no caption" else caption, language])
     file.write_text("\n".join(lines), encoding="utf-8")
     source = SourceConfig(files=[str(file)], caption_fields=["caption"], language_field="lang")
@@ -179,7 +183,9 @@ def test_faulty_table__rows(tmp_path: Path, kind: str) -> None:
 def test_opening__too_much_left_out_is_an_error_with_the_reason(tmp_path: Path) -> None:
     content = [*members(samples(10)), *[(f"lonely{i}.jpg", b"x") for i in range(3)]]
     source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
-    with pytest.raises(DataError, match=r"3 of 13 samples are left out, .*max_share = 0\.2, .* \(3\) because of caption"):
+    with pytest.raises(
+        DataError, match=r"3 of 13 samples are left out, .*max_share = 0\.2, .* \(3\) because of caption"
+    ):
         _data(source, 1, 2, faults=FaultConfig(max_share=0.2))
     assert len(_data(source, 1, 2, faults=FaultConfig(max_share=0.25)).sources[0]) == 10
 

@@ -61,9 +61,7 @@ def _collate(loaded: list[Loaded[Sample]]) -> list[Sample]:
 
 
 def _batches(num_workers: int) -> list[Any]:
-    sampler = RankBatchSampler(
-        build_order(SOURCES, CONFIGS, 4, 7), start_step=1, max_steps=6, rank=0, world_size=1
-    )
+    sampler = RankBatchSampler(build_order(SOURCES, CONFIGS, 4, 7), start_step=1, max_steps=6, rank=0, world_size=1)
     return list(build_loader(PairDataset(SOURCES, _sample, 7), sampler, _collate, num_workers))
 
 

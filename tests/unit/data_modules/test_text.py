@@ -50,7 +50,8 @@ def test_clean_caption__anything_gives_nfc_text_or_a_fault(raw: bytes | str) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "share"), [("고양이", 1.0), ("cat", 0.0), ("고양이 cat", 0.5), ("ㅋㅋ 2024!", 1.0), ("123", 0.0), ("猫と고", 1 / 3)]
+    ("text", "share"),
+    [("고양이", 1.0), ("cat", 0.0), ("고양이 cat", 0.5), ("ㅋㅋ 2024!", 1.0), ("123", 0.0), ("猫と고", 1 / 3)],
 )
 def test_hangul_share(text: str, share: float) -> None:
     assert hangul_share(text) == pytest.approx(share)
@@ -64,7 +65,8 @@ def test_detect_language__by_the_share_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "code"), [("ko", "ko"), ("KO-kr", "ko"), ("kor_Hang", "ko"), ("Korean", "ko"), (" en ", "en"), ("eng", "en")]
+    ("value", "code"),
+    [("ko", "ko"), ("KO-kr", "ko"), ("kor_Hang", "ko"), ("Korean", "ko"), (" en ", "en"), ("eng", "en")],
 )
 def test_language_code(value: object, code: str) -> None:
     assert language_code(value) == code

@@ -47,10 +47,9 @@ def test_read_members__other_kinds_are_passed_over(tmp_path: Path) -> None:
 )
 def test_read_members__a_cut_tar_gives_what_is_whole(tmp_path: Path, cut: int, kind: str, left: int) -> None:
     content = write_tar(tmp_path / "a.tar", MEMBERS[:2]).read_bytes()[:cut]
-    found = []
+    found: list[Member] = []
     with pytest.raises(TarDamage) as raised:
-        for member in read_members(lambda start, length: content[start : start + length], len(content)):
-            found.append(member)
+        found.extend(read_members(lambda start, length: content[start : start + length], len(content)))
     assert raised.value.kind == kind
     assert len(found) == left
 
@@ -73,7 +72,12 @@ def test_is_header__checksum(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "size"),
-    [(b"00000001234\0", 0o1234), (b"      77 \0\0\0", 0o77), (b"\0" * 12, 0), (b"\x80" + b"\0" * 6 + b"\2\0\0\0\0", 1 << 33)],
+    [
+        (b"00000001234\0", 0o1234),
+        (b"      77 \0\0\0", 0o77),
+        (b"\0" * 12, 0),
+        (b"\x80" + b"\0" * 6 + b"\2\0\0\0\0", 1 << 33),
+    ],
 )
 def test_parse_size(field: bytes, size: int) -> None:
     assert parse_size(field) == size

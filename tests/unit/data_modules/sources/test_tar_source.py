@@ -156,7 +156,9 @@ def test_index__is_small_and_found_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(TarSource("s", config)) == 50
 
 
-def test_index__a_changed_or_new_shard_is_scanned_and_only_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index__a_changed_or_new_shard_is_scanned_and_only_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pattern = write_shards(tmp_path, samples(9), 3)
     _source(pattern)
     scanned: list[str] = []
@@ -215,7 +217,7 @@ def test_index__in_a_folder_of_its_own_or_the_cache(tmp_path: Path, monkeypatch:
     own = _source(pattern, caption_fields=["txt"], index_folder=str(tmp_path / "own"))
     assert own.index.file.parent == tmp_path / "own"
     monkeypatch.setattr(tar_index, "CACHE_FOLDER", tmp_path / "cache")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     assert _source(pattern).index.file.parent == tmp_path / "cache"
 
 

@@ -90,9 +90,7 @@ def test_data_health__nothing_wrong_writes_nothing(fit: Fit, tmp_path: Path) -> 
     assert trainer.callback_metrics["data/skipped_share"] == 0
 
 
-def test_data_health__what_was_left_out_at_opening(
-    fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_data_health__what_was_left_out_at_opening(fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "kelip_lightning"):
         fit([Spoil({}), _health(tmp_path / "f", left_out=3)], steps=2)
     assert [(one["kind"], one["key"], one["step"]) for one in _lines(tmp_path / "f")] == [
@@ -152,9 +150,7 @@ def test_data_health__resumed_it_counts_on_and_drops_lines_that_come_again(fit: 
     assert resumed.state_dict() == whole.state_dict()
 
 
-def test_data_health__lines_of_one_kind_are_limited(
-    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_health__lines_of_one_kind_are_limited(fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kelip_lightning.callbacks.data_health.MAX_LINES", 5)
     every = {step: ["image_cmyk"] * 3 for step in range(4)}
     trainer, _ = fit([Spoil(every), _health(tmp_path / "f")], steps=4, logger=CSVLogger(tmp_path))
