@@ -75,7 +75,7 @@ class BlobReader:
             return bytes(with_retries(lambda: filesystem.cat_file(inner, start=start, end=start + length), attempts))
         except Exception as error:  # every filesystem has its own errors
             self._failed.add(path)
-            raise SampleFault("read_failed", f"{path}: {error or type(error).__name__}") from error
+            raise SampleFault("read_failed", f"{path}: {_told(error)}") from error
 
     def _descriptor(self, path: str) -> int:
         if self._process != os.getpid():  # a fork has its own table from here on
@@ -88,6 +88,10 @@ class BlobReader:
                 os.close(self._open.popitem(last=False)[1])
         self._open.move_to_end(path)
         return descriptor
+
+
+def _told(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def with_retries(call: Callable[[], Any], attempts: int = ATTEMPTS) -> Any:
