@@ -54,6 +54,10 @@ warmup-study: $(VENV)/.base ## train with and without the warm-up over three see
 dashboard-screenshot: $(VENV)/.base ## photograph TensorBoard on runs/ with headless Chromium, into runs/dashboard/
 	$(BIN)/python -m tests.dashboard.screenshot --logdir runs --output runs/dashboard $(ARGS)
 
+.PHONY: benchmark-data
+benchmark-data: $(VENV)/.test ## samples per second and core of the data path, beside raw decoding and open_clip's loader
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.benchmarks.data $(ARGS)
+
 ##@ Development
 
 .PHONY: test

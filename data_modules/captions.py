@@ -90,12 +90,14 @@ class CaptionDrawer:
         self.templates = load_templates(config.templates_file)
 
     def __call__(self, record: PairRecord, generator: np.random.Generator) -> str:
-        """The caption; a record without keywords always shows its name."""
+        """The caption; a record without keywords always shows its name, one with several captions any of them."""
         form_draw, template_draw = generator.random(2)
+        captions = (record.caption, *record.more_captions)
+        caption = captions[int(generator.integers(len(captions)))] if len(captions) > 1 else record.caption
         form = self._form(form_draw) if record.keywords else "name"
         keywords = self._keywords(record.keywords, generator) if form != "name" else ""
         template = self._template(self.templates[form][record.language], template_draw)
-        return template.format(name=record.caption, keywords=keywords)
+        return template.format(name=caption, keywords=keywords)
 
     def _form(self, draw: float) -> str:
         if draw < self.config.name:

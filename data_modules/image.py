@@ -1,15 +1,17 @@
 """The LightningDataModule of the MAE warm-up."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from data_modules.loading import PairDataset, build_loader, build_order, open_sources
+from data_modules.decoding import open_image
+from data_modules.loading import FaultConfig, Loaded, PairDataset, build_loader, open_sources
+from data_modules.mixture import OrderConfig, build_order
 from data_modules.records import ImageBatch, PairRecord
-from data_modules.sampling import BatchOrder, Draw
+from data_modules.sampling import Draw, Order
 from data_modules.sources.config import SourceConfig
 from data_modules.stage_data import StageDataModule
 from data_modules.transforms.masked_image import MaskedImage, MaskedImageConfig
@@ -25,6 +27,10 @@ class ImageDataConfig:
     """Images of one optimizer step over all devices and accumulation steps."""
     num_workers: int = 1
     """Loader processes per device; the order of samples does not depend on it."""
+    order: OrderConfig = field(default_factory=OrderConfig)
+    """How sources and languages share the batches, and how far samples are mixed."""
+    faults: FaultConfig = field(default_factory=FaultConfig)
+    """What is done about samples that cannot be used."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,13 +57,14 @@ class ImageDataModule(StageDataModule):
     ) -> None:
         super().__init__(seed=seed, max_steps=max_steps)
         self.config = config
-        self.sources = open_sources(config.sources)
+        self.sources = open_sources(config.sources, config.order.shuffle_window, config.faults)
         self._transform = MaskedImage(transform, num_patches)
 
     @property
-    def order(self) -> BatchOrder:
+    def order(self) -> Order:
         """Which images make each global batch."""
-        return build_order(self.sources, self.config.sources, self.config.global_batch_size, self.seed)
+        config = self.config
+        return build_order(self.sources, config.sources, config.global_batch_size, self.seed, config.order)
 
     @property
     def dataset(self) -> PairDataset[ImageSample]:
@@ -65,20 +72,25 @@ class ImageDataModule(StageDataModule):
         return PairDataset(self.sources, self.make_sample, self.seed)
 
     def train_dataloader(self) -> "DataLoader[ImageBatch]":
-        """The remaining micro-batches of this rank, one Lightning epoch for the whole run."""
+        """The remaining batches of this rank, one Lightning epoch for the whole run."""
         return build_loader(self.dataset, self.build_sampler(self.order), self.collate, self.config.num_workers)
 
-    def make_sample(self, draw: Draw, record: PairRecord, generator: np.random.Generator) -> ImageSample:
+    def make_sample(
+        self, draw: Draw, record: PairRecord, generator: np.random.Generator, repairs: list[str]
+    ) -> ImageSample:
         """One crop and one mask from the sample's own stream."""
-        image, noise = self._transform(record.image, generator)
+        encoded = open_image(record.image, record.file_name, repairs, self.config.faults.max_image_pixels)
+        image, noise = self._transform(encoded, generator)
         return ImageSample(image=image, noise=noise, sample_id=draw.sample_id, sample_seed=draw.model_seed(self.seed))
 
     @staticmethod
-    def collate(samples: list[ImageSample]) -> ImageBatch:
+    def collate(loaded: list[Loaded[ImageSample]]) -> ImageBatch:
         """Samples to one batch."""
+        samples = [one.sample for one in loaded]
         return ImageBatch(
             images=torch.from_numpy(np.stack([sample.image for sample in samples])),
             noise=torch.from_numpy(np.stack([sample.noise for sample in samples])),
             sample_ids=torch.tensor([sample.sample_id for sample in samples]),
             sample_seeds=torch.tensor([sample.sample_seed for sample in samples]),
+            faults=[fault for one in loaded for fault in one.faults],
         )

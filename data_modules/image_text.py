@@ -1,5 +1,6 @@
 """The LightningDataModule of contrastive training."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,9 +9,11 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from data_modules.captions import CaptionConfig, CaptionDrawer
-from data_modules.loading import PairDataset, build_loader, build_order, open_sources
+from data_modules.decoding import open_image
+from data_modules.loading import FaultConfig, Loaded, PairDataset, build_loader, open_sources
+from data_modules.mixture import OrderConfig, build_order
 from data_modules.records import LANGUAGES, ImageTextBatch, PairRecord
-from data_modules.sampling import BatchOrder, Draw
+from data_modules.sampling import Draw, Order
 from data_modules.sources.config import SourceConfig
 from data_modules.stage_data import StageDataModule
 from data_modules.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
@@ -29,6 +32,10 @@ class ImageTextDataConfig:
     """Pairs of one optimizer step over all devices and accumulation steps."""
     num_workers: int = 1
     """Loader processes per device; the order of samples does not depend on it."""
+    order: OrderConfig = field(default_factory=OrderConfig)
+    """How sources and languages share the batches, and how far samples are mixed."""
+    faults: FaultConfig = field(default_factory=FaultConfig)
+    """What is done about samples that cannot be used."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,18 +64,19 @@ class ImageTextDataModule(StageDataModule):
     ) -> None:
         super().__init__(seed=seed, max_steps=max_steps)
         self.config = config
-        self.sources = open_sources(config.sources)
+        self.sources = open_sources(config.sources, config.order.shuffle_window, config.faults)
         self.tokenizer: BilingualTokenizer = build_tokenizer(tokenizer, self._texts())
         self._crops = MultiCrop(transform)
         self._captions = CaptionDrawer(config.captions)
 
-    def _texts(self) -> list[str]:
-        return [text for source in self.sources for _, text in source.captions()]
+    def _texts(self) -> Iterator[str]:
+        return (text for source in self.sources for _, text in source.captions())
 
     @property
-    def order(self) -> BatchOrder:
+    def order(self) -> Order:
         """Which samples make each global batch."""
-        return build_order(self.sources, self.config.sources, self.config.global_batch_size, self.seed)
+        config = self.config
+        return build_order(self.sources, config.sources, config.global_batch_size, self.seed, config.order)
 
     @property
     def dataset(self) -> PairDataset[PairSample]:
@@ -76,13 +84,16 @@ class ImageTextDataModule(StageDataModule):
         return PairDataset(self.sources, self.make_sample, self.seed)
 
     def train_dataloader(self) -> "DataLoader[ImageTextBatch]":
-        """The remaining micro-batches of this rank, one Lightning epoch for the whole run."""
+        """The remaining batches of this rank, one Lightning epoch for the whole run."""
         return build_loader(self.dataset, self.build_sampler(self.order), self.collate, self.config.num_workers)
 
-    def make_sample(self, draw: Draw, record: PairRecord, generator: np.random.Generator) -> PairSample:
+    def make_sample(
+        self, draw: Draw, record: PairRecord, generator: np.random.Generator, repairs: list[str]
+    ) -> PairSample:
         """The caption first, then the crops, from the sample's own stream."""
         caption = self._captions(record, generator)
-        global_crops, local_crops = self._crops(record.image, generator)
+        encoded = open_image(record.image, record.file_name, repairs, self.config.faults.max_image_pixels)
+        global_crops, local_crops = self._crops(encoded, generator)
         return PairSample(
             global_crops=global_crops,
             local_crops=local_crops,
@@ -92,8 +103,9 @@ class ImageTextDataModule(StageDataModule):
             sample_seed=draw.model_seed(self.seed),
         )
 
-    def collate(self, samples: list[PairSample]) -> ImageTextBatch:
+    def collate(self, loaded: list[Loaded[PairSample]]) -> ImageTextBatch:
         """Samples to one batch, captions tokenized together and padded to the longest."""
+        samples = [one.sample for one in loaded]
         captions = [sample.caption for sample in samples]
         return ImageTextBatch(
             global_crops=torch.from_numpy(np.stack([sample.global_crops for sample in samples], axis=1)),
@@ -103,4 +115,5 @@ class ImageTextDataModule(StageDataModule):
             sample_ids=torch.tensor([sample.sample_id for sample in samples]),
             sample_seeds=torch.tensor([sample.sample_seed for sample in samples]),
             captions=captions,
+            faults=[fault for one in loaded for fault in one.faults],
         )

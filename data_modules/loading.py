@@ -1,35 +1,104 @@
-"""What both stages' data modules share: sources, their order, and the loader over it."""
+"""What both stages' data modules share: sources, faults, and the loader over the order."""
 
 import signal
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from data_modules.decoding import MAX_IMAGE_PIXELS
+from data_modules.errors import DataError
+from data_modules.faults import SKIPPED, FaultReport, SampleFault
 from data_modules.records import PairRecord
-from data_modules.sampling import BatchOrder, Draw, RankBatchSampler
+from data_modules.sampling import Draw, RankBatchSampler
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.parquet import ParquetSource
+from data_modules.sources.opening import open_source
 from data_modules.sources.protocol import PairSource
 
 Sample = TypeVar("Sample")
 Batch = TypeVar("Batch")
 
+MAX_REPLACEMENTS = 24
+"""Samples tried in place of a bad one, the last one 2^23 places behind it: enough to leave any bad shard."""
+LOADER_TIMEOUT_SECONDS = 600
+"""How long a batch may take before the run stops with an error."""
 
-def open_sources(configs: Mapping[str, SourceConfig]) -> list[PairSource]:
-    """The configured sources, in the order of their names in the configuration."""
-    return [ParquetSource(name, config) for name, config in configs.items()]
+
+@dataclass(kw_only=True, slots=True)
+class FaultConfig:
+    """What is done about samples that cannot be used."""
+
+    max_share: float = 0.01
+    """Share of skipped samples, in [0, 1], above which the run stops; not before ten times 1 / max_share were drawn."""
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    """Larger images are skipped before they are decoded."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_share <= 1:
+            raise ValueError(f"max_share = {self.max_share} is a share: give a number from 0 to 1")
+        if self.max_image_pixels < 1:
+            raise ValueError(f"max_image_pixels = {self.max_image_pixels} must be at least 1")
 
 
-class PairDataset(Dataset[Sample]):
-    """All sources behind one id space; an item is a draw turned into a sample by `make_sample`."""
+def open_sources(
+    configs: Mapping[str, SourceConfig], shuffle_window: int = 0, faults: FaultConfig | None = None
+) -> list[PairSource]:
+    """The configured sources, in the order of their names in the configuration.
+
+    Args:
+        configs: Name -> settings.
+        shuffle_window: Over how many samples the order mixes; 0: all.
+        faults: The limit of what may be left out when a source is opened; none: any number.
+
+    Raises:
+        DataError: A source cannot be opened, or too much of it had to be left out.
+    """
+    sources = [open_source(name, config, shuffle_window) for name, config in configs.items()]
+    for source in sources if faults else []:
+        _check_opening(source, faults.max_share if faults else 1.0)
+    return sources
+
+
+def _check_opening(source: PairSource, max_share: float) -> None:
+    reports = source.opening_faults()
+    share = len(reports) / (len(reports) + len(source))
+    if share > max_share:
+        worst, number = Counter(report.kind for report in reports).most_common(1)[0]
+        raise DataError(
+            f"source '{source.name}': {len(reports)} of {len(reports) + len(source)} samples are left out, more than "
+            f"data.faults.max_share = {max_share:g}, most of them ({number}) because of {worst} "
+            f"({SKIPPED[worst]}), the first {reports[0].key}; mend the data or raise the limit"
+        )
+
+
+@dataclass(slots=True)
+class Loaded(Generic[Sample]):
+    """A sample, and what was met on the way to it."""
+
+    sample: Sample
+    faults: list[FaultReport]
+
+
+MakeSample = Callable[[Draw, PairRecord, np.random.Generator, list[str]], Sample]
+"""(draw, record, its random stream, list for repairs) -> sample; raises SampleFault."""
+
+
+class PairDataset(Dataset[Loaded[Sample]], Generic[Sample]):
+    """All sources behind one id space; an item is a draw turned into a sample by `make_sample`.
+
+    This is the one place where a bad sample is replaced: by the sample 1, then 3, 6, 11, 20, ... (2^n + n) places
+    behind it in its source (round the end), in the same language where the batch is of one. The replacement is drawn as
+    if the order had named it, so it looks the same in every run.
+    """
 
     def __init__(
         self,
         sources: Sequence[PairSource],
-        make_sample: Callable[[Draw, PairRecord, np.random.Generator], Sample],
+        make_sample: MakeSample[Sample],
         seed: int,
     ) -> None:
         self.sources = list(sources)
@@ -37,35 +106,62 @@ class PairDataset(Dataset[Sample]):
         self._make_sample = make_sample
         self._ends = np.cumsum([len(source) for source in self.sources])
 
-    def record(self, sample_id: int) -> PairRecord:
-        """The record with this id."""
+    def locate(self, sample_id: int) -> tuple[int, int]:
+        """The source with this id, and the sample's index in it."""
         source = int(np.searchsorted(self._ends, sample_id, side="right"))
-        start = int(self._ends[source - 1]) if source else 0
-        return self.sources[source][sample_id - start]
+        return source, sample_id - (int(self._ends[source - 1]) if source else 0)
 
-    def __getitem__(self, draw: Draw) -> Sample:
-        return self._make_sample(draw, self.record(draw.sample_id), draw.generator(self.seed))
+    def record(self, sample_id: int) -> PairRecord:
+        """The record with this id.
 
+        Raises:
+            SampleFault: It cannot be used.
+        """
+        source, index = self.locate(sample_id)
+        return self.sources[source][index]
 
-def build_order(
-    sources: Sequence[PairSource], configs: Mapping[str, SourceConfig], batch: int, seed: int
-) -> BatchOrder:
-    """The order in which the sources are drawn."""
-    return BatchOrder(
-        lengths=tuple(len(source) for source in sources),
-        weights=tuple(configs[source.name].weight for source in sources),
-        global_batch_size=batch,
-        seed=seed,
-    )
+    def __getitem__(self, draw: Draw) -> Loaded[Sample]:
+        """The sample of a draw, or of its replacement.
+
+        Raises:
+            DataError: No replacement can be used either.
+        """
+        source, index = self.locate(draw.sample_id)
+        name, length = self.sources[source].name, len(self.sources[source])
+        faults: list[FaultReport] = []
+        for attempt in range(MAX_REPLACEMENTS + 1):
+            distance = (1 << (attempt - 1)) + attempt - 1 if attempt else 0
+            now = Draw(draw.step, draw.sample_id - index + (index + distance) % length, draw.language)
+            record, repairs = None, []
+            try:
+                record = self.record(now.sample_id)
+                if attempt and draw.language not in (None, record.language):
+                    continue
+                sample = self._make_sample(now, record, now.generator(self.seed), repairs)
+            except SampleFault as fault:
+                key = fault.key or (record.key if record else "")
+                faults.append(FaultReport(fault.kind, name, key, now.sample_id, now.step, fault.detail))
+                continue
+            repairs += record.repairs
+            faults += [FaultReport(kind, name, record.key, now.sample_id, now.step, "repaired") for kind in repairs]
+            return Loaded(sample, faults)
+        last = faults[-1]
+        raise DataError(
+            f"source '{name}': sample {draw.sample_id} and {MAX_REPLACEMENTS} others cannot be used, the last one "
+            f"({last.key}) because of {last.kind} ({last.detail}); mend or leave out the source"
+        )
 
 
 def build_loader(
     dataset: PairDataset[Sample],
     sampler: RankBatchSampler,
-    collate: Callable[[list[Sample]], Batch],
+    collate: Callable[[list[Loaded[Sample]]], Batch],
     num_workers: int,
 ) -> "DataLoader[Any]":
-    """A loader that serves the sampler's micro-batches in order, whatever the number of workers."""
+    """A loader that serves the sampler's batches in order, whatever the number of workers.
+
+    A worker that dies or hangs ends the run with an error: torch watches over the first, a time limit over the second.
+    """
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -73,6 +169,7 @@ def build_loader(
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if num_workers else None,
+        timeout=LOADER_TIMEOUT_SECONDS if num_workers else 0,
         # The samples' random streams are their own: the loader may not touch the global one.
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=_start_worker,

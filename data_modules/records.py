@@ -3,9 +3,12 @@
 Shapes: B pairs of one device, V views (crops of one size), C/H/W image, T text tokens, P patches.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 from torch import Tensor
+
+from data_modules.faults import FaultReport
 
 LANGUAGES: tuple[str, ...] = ("ko", "en")
 """Language codes; a language's position here is its index in `ImageTextBatch.languages`."""
@@ -23,10 +26,24 @@ class PairRecord:
     """Language of the captions, one of `LANGUAGES`."""
     caption: str
     """The caption, or the name of what is shown."""
+    more_captions: tuple[str, ...] = ()
+    """Further captions of the same image and language; one of all is drawn each time."""
     keywords: tuple[str, ...] = ()
     """Further words that fit the image, same language; empty where the source has none."""
     attributes: dict[str, str] = field(default_factory=dict)
     """The source's remaining columns as text (group, design, split, ...)."""
+    file_name: str = ""
+    """Name of the image file, where it has one; its ending is compared with the content."""
+    repairs: tuple[str, ...] = ()
+    """Kinds of `faults.REPAIRED` that the captions needed."""
+
+
+AnyBatch = TypeVar("AnyBatch", bound="ImageBatch | ImageTextBatch")
+
+
+def _pinned(batch: AnyBatch) -> AnyBatch:
+    values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return replace(batch, **{name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +58,12 @@ class ImageBatch:
     """int64 (B,), which record each image came from."""
     sample_seeds: Tensor
     """int64 (B,), each in [0, 2**63): seeds of what the model draws per sample; see `sampling.Draw.model_seed`."""
+    faults: list[FaultReport] = field(default_factory=list)
+    """What was skipped or repaired on the way to these samples."""
+
+    def pin_memory(self) -> "ImageBatch":
+        """The batch in page-locked memory; the loader calls it where there is a GPU."""
+        return _pinned(self)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,3 +84,9 @@ class ImageTextBatch:
     """int64 (B,), each in [0, 2**63): seeds of what the model draws per sample; see `sampling.Draw.model_seed`."""
     captions: list[str]
     """The captions as drawn, for logs."""
+    faults: list[FaultReport] = field(default_factory=list)
+    """What was skipped or repaired on the way to these pairs."""
+
+    def pin_memory(self) -> "ImageTextBatch":
+        """The batch in page-locked memory; the loader calls it where there is a GPU."""
+        return _pinned(self)

@@ -1,64 +1,51 @@
 """Which samples make global batch k: a pure function of (seed, k).
 
 No state, no worker, no rank: `BatchOrder.batch(k)` computes the sample ids of any global batch in
-O(batch), so a run resumes from one integer and a change of ranks or workers changes nothing.
-
-The permutation is a Feistel network over the next power of four with cycle walking (Black & Rogaway 2002,
-"Ciphers with arbitrary finite domains"), so that no array as long as the epoch is ever held.
+O(batch), so a run resumes from one integer and a change of ranks, workers or accumulation changes nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from data_modules.errors import DataError
-
-Ids = NDArray[np.int64]
-
-_ROUNDS = 6
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+from data_modules.permutation import Ids, permute, permute_in_windows, proportional_counts
+from data_modules.sources.rows import Rows
 
 
-def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele et al. 2014): every input bit reaches every output bit."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+class Order(Protocol):
+    """Which samples make each global batch."""
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples of one optimizer step over all ranks and accumulation steps."""
+        ...
+
+    @property
+    def epoch_length(self) -> int:
+        """Samples in one epoch."""
+        ...
+
+    def batch(self, step: int) -> Ids:
+        """The sample ids of global batch `step`, int64 (global_batch_size,)."""
+        ...
+
+    def language(self, step: int) -> str | None:
+        """The language that global batch `step` must be in; none: any."""
+        ...
 
 
-def _round_keys(key: Sequence[int]) -> list[np.uint64]:
-    return list(np.random.SeedSequence(list(key)).generate_state(_ROUNDS, np.uint64))
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """Samples that are drawn with one weight: a source, or its pairs in one language."""
 
-
-def permute(positions: Ids, size: int, key: Sequence[int]) -> Ids:
-    """Where a keyed random permutation of `range(size)` sends each position.
-
-    Args:
-        positions: int64 (N,), each in [0, size).
-        size: Length of the permuted range, >= 1.
-        key: Non-negative integers that choose the permutation.
-
-    Returns:
-        int64 (N,), each in [0, size); a bijection over the whole range.
-    """
-    half_bits = max(1, (int(size - 1).bit_length() + 1) // 2)
-    mask, shift = np.uint64((1 << half_bits) - 1), np.uint64(half_bits)
-    keys = _round_keys(key)
-
-    def encrypt(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        left, right = values >> shift, values & mask
-        with np.errstate(over="ignore"):
-            for round_key in keys:
-                left, right = right, left ^ (_mix((right + round_key) * _GOLDEN) & mask)
-        return (left << shift) | right
-
-    walked = encrypt(positions.astype(np.uint64))
-    while (outside := walked >= size).any():
-        walked[outside] = encrypt(walked[outside])
-    return walked.astype(np.int64)
+    first_id: int
+    """Id of the source's first sample."""
+    rows: Rows
+    """The source's indices that belong to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +61,18 @@ class BatchOrder:
         weights: Passes over each source per epoch, > 0.
         global_batch_size: Samples of one optimizer step over all ranks and accumulation steps.
         seed: The run's seed.
+        shuffle_window: Samples of the mixture over which the order mixes; 0: the whole epoch, nothing read in runs.
+        run_length: Neighbours of a source that are read near one another, where there is a window.
+        strata: What the s-th length and weight belong to; none: consecutive ids.
     """
 
     lengths: tuple[int, ...]
     weights: tuple[float, ...]
     global_batch_size: int
     seed: int
+    shuffle_window: int = 0
+    run_length: int = 64
+    strata: tuple[Stratum, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.lengths or min(self.lengths) < 1:
@@ -96,6 +89,10 @@ class BatchOrder:
         """Samples in one epoch of the mixture."""
         return int(self.draws_per_source.sum())
 
+    def language(self, step: int) -> str | None:
+        """None: every batch holds whatever the mixture gives."""
+        return None
+
     def batch(self, step: int) -> Ids:
         """The sample ids of global batch `step`, int64 (global_batch_size,)."""
         draws = self.draws_per_source
@@ -109,10 +106,8 @@ class BatchOrder:
         return ids
 
     def _ids_in_epoch(self, positions: Ids, epoch: int, draws: Ids) -> Ids:
-        shuffled = permute(positions, self.epoch_length, (self.seed, 0, epoch))
-        ends, starts = np.cumsum(draws), np.cumsum(self.lengths) - np.array(self.lengths)
-        sources = np.searchsorted(ends, shuffled, side="right")
-        counters = epoch * draws[sources] + shuffled - (ends - draws)[sources]
+        sources, counters = self._draws_in_epoch(positions, epoch, draws)
+        counters += epoch * draws[sources]
         ids = np.empty_like(positions)
         for source in np.unique(sources):
             here, length = sources == source, self.lengths[source]
@@ -120,9 +115,40 @@ class BatchOrder:
             drawn = np.empty_like(indices)
             for number in np.unique(passes):
                 now = passes == number
-                drawn[now] = permute(indices[now], length, (self.seed, 1, int(source), int(number)))
-            ids[here] = starts[source] + drawn
+                drawn[now] = self._shuffle(indices[now], int(source), int(number))
+            ids[here] = self._ids(int(source), drawn)
         return ids
+
+    def _draws_in_epoch(self, positions: Ids, epoch: int, draws: Ids) -> tuple[Ids, Ids]:
+        """The source of each position, and the how-manieth draw of that source in the epoch it is."""
+        sources, counters = np.empty_like(positions), np.empty_like(positions)
+        width = self.shuffle_window or self.epoch_length
+        windows = positions // width
+        for window in np.unique(windows):
+            here, first = windows == window, int(window) * width
+            stop = min(first + width, self.epoch_length)
+            before, after = proportional_counts(draws, first), proportional_counts(draws, stop)
+            key = (self.seed, 0, epoch, int(window)) if self.shuffle_window else (self.seed, 0, epoch)
+            shuffled = permute(positions[here] - first, stop - first, key)
+            ends = np.cumsum(after - before)
+            sources[here] = found = np.searchsorted(ends, shuffled, side="right")
+            counters[here] = before[found] + shuffled - (ends - after + before)[found]
+        return sources, counters
+
+    def _shuffle(self, indices: Ids, source: int, number: int) -> Ids:
+        """The order of pass `number` over a source."""
+        length, key = self.lengths[source], (self.seed, 1, source, number)
+        if not self.shuffle_window:
+            return permute(indices, length, key)
+        # The source's part of a window of the mixture.
+        share = int(self.draws_per_source[source]) / self.epoch_length
+        window = max(1, round(self.shuffle_window * share))
+        return permute_in_windows(indices, length, key, window=window, run_length=self.run_length)
+
+    def _ids(self, source: int, indices: Ids) -> Ids:
+        if self.strata is not None:
+            return self.strata[source].first_id + self.strata[source].rows.take(indices)
+        return sum(self.lengths[:source]) + indices
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +160,8 @@ class Draw:
 
     step: int
     sample_id: int
+    language: str | None = None
+    """The language that a replacement must have, if it matters; no part of the stream."""
 
     def generator(self, seed: int) -> np.random.Generator:
         """The random stream of this draw: crops, caption and mask come from it, in a fixed order."""
@@ -146,10 +174,10 @@ class Draw:
 
 
 class RankBatchSampler(Sampler[list[Draw]]):
-    """This rank's micro-batches, step after step.
+    """This rank's share of every global batch, step after step.
 
-    Global batch k is cut into `accumulate` runs of `world_size` equal pieces; the piece of accumulation step a on
-    rank r is number a * world_size + r. The union over ranks and accumulation steps is `order.batch(k)`, always.
+    Rank r of w takes the r-th of w equal, contiguous parts of `order.batch(k)`: the parts in the order of the ranks
+    are the global batch, whatever w is. Whoever accumulates gradients cuts the part into pieces later.
 
     Args:
         order: The order of the whole run.
@@ -157,36 +185,32 @@ class RankBatchSampler(Sampler[list[Draw]]):
         max_steps: Number of optimizer steps of the whole run.
         rank: This process's rank.
         world_size: Number of ranks.
-        accumulate: Micro-batches per optimizer step.
     """
 
     def __init__(
         self,
-        order: BatchOrder,
+        order: Order,
         *,
         start_step: int,
         max_steps: int,
         rank: int,
         world_size: int,
-        accumulate: int,
     ) -> None:
-        pieces = world_size * accumulate
-        if order.global_batch_size % pieces:
+        if order.global_batch_size % world_size:
             raise DataError(
-                f"data.global_batch_size = {order.global_batch_size} must be a multiple of ranks x accumulation "
-                f"= {world_size} x {accumulate}; change one of them"
+                f"data.global_batch_size = {order.global_batch_size} must be a multiple of the number of ranks "
+                f"= {world_size}; change one of them"
             )
         self.order, self.start_step, self.max_steps = order, start_step, max_steps
-        self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
-        self.batch_size = order.global_batch_size // pieces
+        self.rank = rank
+        self.batch_size = order.global_batch_size // world_size
 
     def __len__(self) -> int:
-        """Micro-batches of the whole run, also when it starts later: Lightning counts from the run's beginning."""
-        return self.max_steps * self.accumulate
+        """Batches of the whole run, also when it starts later: Lightning counts from the run's beginning."""
+        return self.max_steps
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for step in range(self.start_step, self.max_steps):
-            ids = self.order.batch(step)
-            for piece in range(self.rank, self.world_size * self.accumulate, self.world_size):
-                mine = ids[piece * self.batch_size : (piece + 1) * self.batch_size]
-                yield [Draw(step, int(sample_id)) for sample_id in mine]
+            mine = self.order.batch(step)[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+            language = self.order.language(step)
+            yield [Draw(step, int(sample_id), language) for sample_id in mine]

@@ -4,7 +4,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from data_modules.sampling import BatchOrder, RankBatchSampler
+from data_modules.sampling import Order, RankBatchSampler
 
 
 class StageDataModule(pl.LightningDataModule):
@@ -16,7 +16,7 @@ class StageDataModule(pl.LightningDataModule):
         self.max_steps = max_steps
         self.start_step = 0
 
-    def build_sampler(self, order: BatchOrder) -> RankBatchSampler:
+    def build_sampler(self, order: Order) -> RankBatchSampler:
         """This rank's share of every remaining global batch."""
         trainer = self.trainer
         return RankBatchSampler(
@@ -25,7 +25,6 @@ class StageDataModule(pl.LightningDataModule):
             max_steps=self.max_steps,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
-            accumulate=trainer.accumulate_grad_batches if trainer else 1,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -47,6 +47,11 @@ class StageFolder:
         return self.path / "non_finite"
 
     @property
+    def bad_samples(self) -> Path:
+        """One line per sample that was skipped or repaired."""
+        return self.path / "bad_samples.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the stage's checkpoints."""
         return self.path / "checkpoints"

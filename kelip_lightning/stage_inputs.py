@@ -31,19 +31,24 @@ def build_image_data(experiment: MaskedPretrainExperiment) -> ImageDataModule:
     )
 
 
-def read_contrastive_inputs(experiment: ContrastiveExperiment) -> ContrastiveInputs:
-    """Open the pair set, train or read the tokenizer, decode the evaluation sets.
-
-    Raises:
-        DataError: A file is missing, damaged, or not as configured.
-    """
-    data = ImageTextDataModule(
+def build_image_text_data(experiment: ContrastiveExperiment) -> ImageTextDataModule:
+    """The data module of stage 2; its tokenizer is trained or read at once."""
+    return ImageTextDataModule(
         experiment.data,
         experiment.transform,
         experiment.tokenizer,
         seed=experiment.seed,
         max_steps=experiment.schedule.max_steps,
     )
+
+
+def read_contrastive_inputs(experiment: ContrastiveExperiment) -> ContrastiveInputs:
+    """Open the pair set, train or read the tokenizer, decode the evaluation sets.
+
+    Raises:
+        DataError: A file is missing, damaged, or not as configured.
+    """
+    data = build_image_text_data(experiment)
     sets = build_evaluation_sets(experiment.evaluation, experiment.image_encoder.image_size)
     return ContrastiveInputs(data=data, sets=sets)
 

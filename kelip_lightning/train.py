@@ -15,6 +15,7 @@ from data_modules.evaluation_sets import EvaluationSets
 from data_modules.image_text import ImageTextDataModule
 from kelip_lightning.callbacks.caption_panel import CaptionPanelCallback
 from kelip_lightning.callbacks.checkpointing import CheckpointCallback, Figures
+from kelip_lightning.callbacks.data_health import DataHealthCallback
 from kelip_lightning.callbacks.encoder_export import ExportCallback
 from kelip_lightning.callbacks.evaluation import EvaluationCallback
 from kelip_lightning.callbacks.hyperparameters import HyperparametersCallback, flatten_settings
@@ -90,6 +91,7 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) ->
         stage_clock(stage),
         PairProgressBar("MAE warm-up"),
         ReconstructionCallback(images, noise, max(1, experiment.schedule.max_steps // 5)),
+        DataHealthCallback(stage.bad_samples, experiment.data.faults, data.sources),
         HyperparametersCallback(flatten_settings(settings_of(experiment)), ["train/loss"]),
         ExportCallback(
             lambda: save_image_encoder(run.image_encoder, encoder, model_card(run, "mae", facts_of(experiment)))
@@ -131,6 +133,7 @@ def run_contrastive(
         PairProgressBar("contrastive"),
         evaluation,
         *_panels(sets, evaluation),
+        DataHealthCallback(stage.bad_samples, experiment.data.faults, data.sources),
         HyperparametersCallback(flatten_settings(settings_of(experiment)), sorted(chance)),
         ExportCallback(
             lambda: save_dual_encoder(

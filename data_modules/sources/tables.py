@@ -1,5 +1,6 @@
 """Reading the parquet tables of a source with Hugging Face `datasets`."""
 
+import csv
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -28,14 +29,70 @@ def open_table(patterns: Sequence[str], image: str, columns: Sequence[str]) -> d
     datasets.disable_progress_bars()
     try:
         table = datasets.Dataset.from_parquet([str(file) for file in files])
-    except datasets.exceptions.DatasetGenerationError as error:
+    except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError, ValueError, TypeError) as error:
         names = ", ".join(str(file) for file in files)
-        raise DataError(f"one of {names} is damaged, or their columns differ ({error.__cause__}); {RESTORE}") from error
+        cause = error.__cause__ or error
+        raise DataError(f"one of {names} is damaged, or their columns differ ({cause}); {RESTORE}") from error
     finally:
         if not bars:
             datasets.enable_progress_bars()
     assert isinstance(table, datasets.Dataset)
-    return table.cast_column(image, datasets.Image(decode=False))
+    return keep_encoded(table, image)
+
+
+def keep_encoded(table: datasets.Dataset, image: str) -> datasets.Dataset:
+    """The table, its images given as bytes and not as pictures."""
+    if image in table.column_names and isinstance(table.features[image], datasets.Image | dict):
+        return table.cast_column(image, datasets.Image(decode=False))
+    return table
+
+
+def stores_paths(file: Path, image: str) -> bool:
+    """Whether a parquet file has image paths, not image bytes.
+
+    Raises:
+        DataError: The file is damaged or lacks the column.
+    """
+    _check_file(file, [image])
+    kind = pq.read_schema(file).field(image).type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def open_paths_table(file: Path) -> datasets.Dataset:
+    """The rows of one CSV, TSV, JSONL or parquet file, memory-mapped; every cell of a CSV or TSV is text.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        if file.suffix == ".parquet":
+            table = datasets.Dataset.from_parquet(str(file))
+        elif file.suffix == ".jsonl":
+            table = datasets.Dataset.from_json(str(file), encoding_errors="replace")
+        else:
+            table = _read_separated(file, "\t" if file.suffix == ".tsv" else ",")
+    except Exception as error:  # pandas, pyarrow and datasets each have their own
+        cause = error.__cause__ or error
+        reason = next(iter(str(cause).splitlines()), type(cause).__name__)
+        raise DataError(f"{file} is damaged or empty ({reason}); mend or remove it") from error
+    finally:
+        if not bars:
+            datasets.enable_progress_bars()
+    assert isinstance(table, datasets.Dataset)
+    return table
+
+
+def _read_separated(file: Path, separator: str) -> datasets.Dataset:
+    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        header = next(csv.reader(stream, delimiter=separator), [])
+    if not header or len(set(header)) < len(header):
+        raise ValueError(f"its first line must name each column once, and says {header}")
+    features = datasets.Features({name: datasets.Value("string") for name in header})
+    encoding = {"encoding": "utf-8-sig", "encoding_errors": "replace"}
+    # Without quoting rules of its own, "NA" would be no caption and 007 a number.
+    return datasets.Dataset.from_csv(str(file), features=features, sep=separator, keep_default_na=False, **encoding)
 
 
 RESTORE = (
@@ -48,8 +105,9 @@ def _check_file(file: Path, columns: Sequence[str]) -> None:
     _check_manifest(file)
     try:
         names = set(pq.read_schema(file).names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} is damaged ({str(error).splitlines()[0]}); {RESTORE}") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{file} is damaged ({reason}); {RESTORE}") from error
     for column in columns:
         if column not in names:
             raise DataError(f"{file} has no column '{column}'; its columns are {', '.join(sorted(names))}")

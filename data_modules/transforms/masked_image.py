@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.decoding import decode_image
+from data_modules.decoding import EncodedImage, open_image
 from data_modules.transforms.background import Background, draw_background
-from data_modules.transforms.crops import crop_resized, draw_box
+from data_modules.transforms.crops import Crop, cut_crops, draw_box
 from data_modules.transforms.multi_crop import check_scales
 
 
@@ -43,10 +43,17 @@ class MaskedImage:
         self.config = config
         self.num_patches = num_patches
 
-    def __call__(self, data: bytes, generator: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """The crop, uint8 (3, image_size, image_size), and the noise, float32 (num_patches,) in [0, 1)."""
+    def __call__(
+        self, data: bytes | EncodedImage, generator: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """The crop, uint8 (3, image_size, image_size), and the noise, float32 (num_patches,) in [0, 1).
+
+        Raises:
+            SampleFault: The bytes are no image that can be decoded.
+        """
         config = self.config
-        image = decode_image(data, draw_background(config.background, generator))
+        image = data if isinstance(data, EncodedImage) else open_image(data)
+        background = draw_background(config.background, generator)
         box = draw_box(image.width, image.height, config.scale_min, config.scale_max, generator)
-        crop = crop_resized(image, box, config.image_size, flip=generator.uniform() < config.flip)
-        return crop, generator.random(self.num_patches, dtype=np.float32)
+        crop = Crop(box, config.image_size, flip=generator.uniform() < config.flip)
+        return cut_crops(image, [crop], background)[0], generator.random(self.num_patches, dtype=np.float32)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.decoding import decode_image
+from data_modules.decoding import EncodedImage, open_image
 from data_modules.transforms.background import Background, draw_background
-from data_modules.transforms.crops import crop_resized, draw_box
+from data_modules.transforms.crops import Crop, cut_crops, draw_box
 
 Crops = NDArray[np.uint8]
 
@@ -64,27 +64,31 @@ class MultiCrop:
     def __init__(self, config: MultiCropConfig) -> None:
         self.config = config
 
-    def __call__(self, data: bytes, generator: np.random.Generator) -> tuple[Crops, Crops]:
+    def __call__(self, data: bytes | EncodedImage, generator: np.random.Generator) -> tuple[Crops, Crops]:
         """The crops of an encoded image.
 
         Args:
-            data: The image file's bytes.
+            data: The image file's bytes, or the file with its header read.
             generator: The sample's random stream; background, then boxes and flips in order.
 
         Returns:
             uint8 (V, 3, image_size, image_size) and uint8 (V', 3, local_size, local_size).
+
+        Raises:
+            SampleFault: The bytes are no image that can be decoded.
         """
         config = self.config
-        image = decode_image(data, draw_background(config.background, generator))
-
-        def crops(number: int, size: int, low: float, high: float) -> Crops:
-            cut = np.empty((number, 3, size, size), dtype=np.uint8)
-            for view in range(number):
+        image = data if isinstance(data, EncodedImage) else open_image(data)
+        background = draw_background(config.background, generator)
+        drawn: list[Crop] = []
+        for number, size, low, high in (
+            (config.num_global_crops, config.image_size, config.global_scale_min, config.global_scale_max),
+            (config.num_local_crops, config.local_size, config.local_scale_min, config.local_scale_max),
+        ):
+            for _ in range(number):
                 box = draw_box(image.width, image.height, low, high, generator)
-                cut[view] = crop_resized(image, box, size, flip=generator.uniform() < config.flip)
-            return cut
-
-        return (
-            crops(config.num_global_crops, config.image_size, config.global_scale_min, config.global_scale_max),
-            crops(config.num_local_crops, config.local_size, config.local_scale_min, config.local_scale_max),
-        )
+                drawn.append(Crop(box, size, flip=generator.uniform() < config.flip))
+        cut = cut_crops(image, drawn, background)
+        num_global, side = config.num_global_crops, config.local_size
+        local = np.array(cut[num_global:], dtype=np.uint8).reshape(-1, 3, side, side)
+        return np.stack(cut[:num_global]), local

@@ -14,6 +14,7 @@ from kelip_lightning.cli import (
     compare,
     consolidate,
     contrastive,
+    data,
     evaluate,
     export,
     mae,
@@ -36,6 +37,7 @@ VERBS = (
     consolidate,
     export,
     tokenizer,
+    data,
     plan,
     show_config,
 )

@@ -8,7 +8,9 @@ from data_modules.errors import DataError
 from data_modules.evaluation_sets import EvaluationConfig
 from data_modules.image import ImageDataConfig
 from data_modules.image_text import ImageTextDataConfig
-from data_modules.sources.paths import resolve_files, resolve_path
+from data_modules.sources.config import SourceFormat
+from data_modules.sources.opening import source_format
+from data_modules.sources.paths import resolve_files, resolve_path, resolve_shards
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.config.schema import join
 from kelip_lightning.config.trainer import TrainerConfig
@@ -23,7 +25,11 @@ def sources_exist(stage: Stage, prefix: str) -> Iterator[str]:
     """Every pattern of every source matches a file."""
     data: ImageDataConfig | ImageTextDataConfig = stage.data
     for name, source in data.sources.items():
-        yield from _missing_files(join(prefix, f"data.sources.{name}.files"), source.files)
+        key = join(prefix, f"data.sources.{name}.files")
+        if source_format(source) is SourceFormat.table:
+            yield from _missing_files(key, source.files)
+        elif source_format(source) is SourceFormat.shards:
+            yield from _missing_shards(key, source.files)
 
 
 def text_files_exist(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
@@ -85,6 +91,13 @@ def _missing_files(key: str, patterns: list[str]) -> Iterator[str]:
             resolve_files([pattern])
         except DataError as error:
             yield f"{key}: {error}"
+
+
+def _missing_shards(key: str, patterns: list[str]) -> Iterator[str]:
+    try:
+        resolve_shards(patterns)
+    except DataError as error:
+        yield f"{key}: {error}"
 
 
 def _missing_file(key: str, path: str | None) -> Iterator[str]:

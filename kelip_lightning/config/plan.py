@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from data_modules.loading import build_order, open_sources
+from data_modules.loading import open_sources
+from data_modules.mixture import build_order
 from kelip_lightning.config.experiment import (
     ContrastiveExperiment,
     Experiment,
@@ -126,7 +127,9 @@ def count_samples(experiment: Experiment) -> dict[str, int]:
         DataError: A file is missing or damaged.
     """
     return {
-        name: build_order(open_sources(stage.data.sources), stage.data.sources, 1, stage.seed).epoch_length
+        name: build_order(
+            open_sources(stage.data.sources), stage.data.sources, 1, stage.seed, stage.data.order
+        ).epoch_length
         for name, stage in stages_of(experiment).items()
     }
 

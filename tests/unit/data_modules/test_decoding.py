@@ -6,12 +6,15 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_modules.decoding import decode_image, to_array
+from data_modules import decoding
+from data_modules.decoding import decode, decode_image, open_image, to_array
 from data_modules.errors import DataError
+from data_modules.faults import SampleFault
 
 _GENERATOR = np.random.default_rng(0)
 RGBA = _GENERATOR.integers(0, 256, (6, 5, 4), dtype=np.uint8)
@@ -122,3 +125,74 @@ def test_to_array__channels_first() -> None:
     assert array.dtype == np.uint8
     assert array.shape == (3, 6, 5)
     assert array[2, 4, 1] == RGBA[4, 1, 2]
+
+
+def _photo(width: int, height: int, mode: str = "RGB", **options: object) -> bytes:
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+    return _bytes(image, "JPEG", quality=92, **options)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(64, 48), (61, 47), (7, 5)])
+def test_decode__a_plain_jpeg_has_pillows_pixels(size: tuple[int, int], mode: str) -> None:
+    data = _photo(*size, mode)
+    pixels = decode(open_image(data))
+    assert isinstance(pixels, torch.Tensor)
+    assert pixels.dtype == torch.uint8
+    assert np.array_equal(pixels.permute(1, 2, 0), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+@pytest.mark.parametrize("size", [(640, 480), (321, 203), (17, 9)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_decode__with_and_without_simplejpeg_alike_at_every_size(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], reduction: int, mode: str
+) -> None:
+    data = _photo(*size, mode)
+    found = decode(open_image(data), reduction=reduction)
+    monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
+    alone = decode(open_image(data), reduction=reduction)
+    assert isinstance(found, torch.Tensor)
+    assert isinstance(alone, torch.Tensor)
+    assert found.shape == alone.shape == (3, -(-size[1] // reduction), -(-size[0] // reduction))
+    assert torch.equal(found, alone)
+
+
+def test_decode__reduced_pixels_are_means_of_the_whole_ones() -> None:
+    data = _photo(640, 480)
+    whole = decode(open_image(data)).double()
+    small = decode(open_image(data), reduction=4).double()
+    means = whole.reshape(3, 120, 4, 160, 4).mean(dim=(2, 4))
+    assert (means - small).abs().mean() < 1.0
+
+
+def test_open_image__size_before_decoding_and_after_rotation() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = open_image(_photo(40, 30, exif=exif))
+    assert (image.width, image.height, image.is_plain_jpeg) == (30, 40, False)
+    upright = decode(image)
+    expected = np.rot90(np.asarray(Image.open(io.BytesIO(_photo(40, 30)))), k=-1)
+    assert np.array_equal(np.asarray(upright), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "repairs"), [("a.jpg", []), ("A.JPEG", []), ("", []), ("a", []), ("a.png", ["wrong_extension"])]
+)
+def test_open_image__ending_against_content(name: str, repairs: list[str]) -> None:
+    found: list[str] = []
+    open_image(_photo(8, 8), name, found)
+    assert found == repairs
+
+
+def test_open_image__limit_of_pixels() -> None:
+    open_image(_photo(20, 10), max_pixels=200)
+    with pytest.raises(SampleFault, match="20 x 10 pixels; the limit is 199") as raised:
+        open_image(_photo(20, 10), max_pixels=199)
+    assert raised.value.kind == "image_too_large"
+
+
+def test_open_image__formats_that_start_other_programs_are_refused() -> None:
+    with pytest.raises(SampleFault, match="no known format"):
+        open_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")

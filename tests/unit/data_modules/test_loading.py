@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.loading import PairDataset, build_loader, build_order
+from data_modules.errors import DataError
+from data_modules.faults import FaultReport, SampleFault
+from data_modules.loading import Loaded, PairDataset, build_loader
+from data_modules.mixture import build_order
 from data_modules.records import PairRecord
-from data_modules.sampling import Draw, RankBatchSampler
+from data_modules.sampling import BatchOrder, Draw, RankBatchSampler
 from data_modules.sources.config import SourceConfig
+from data_modules.sources.rows import EveryNth
 
 
 @dataclass
@@ -29,7 +34,13 @@ class ListSource:
         assert 0 <= index < self.length
         return PairRecord(key=f"{self.name}/{index}", image=b"", language="ko", caption="")
 
-    def captions(self) -> list[tuple[str, str]]:
+    def captions(self) -> Iterator[tuple[str, str]]:
+        return iter(())
+
+    def rows_of(self, language: str) -> EveryNth:
+        return EveryNth(0, 1, self.length if language == "ko" else 0)
+
+    def opening_faults(self) -> list[FaultReport]:
         return []
 
 
@@ -41,15 +52,17 @@ CONFIGS = {
 Sample = tuple[Draw, str, str]
 
 
-def _sample(draw: Draw, record: PairRecord, generator: np.random.Generator) -> Sample:
+def _sample(draw: Draw, record: PairRecord, generator: np.random.Generator, _: list[str]) -> Sample:
     return draw, record.key, hashlib.sha256(generator.bytes(16)).hexdigest()
 
 
+def _collate(loaded: list[Loaded[Sample]]) -> list[Sample]:
+    return [one.sample for one in loaded]
+
+
 def _batches(num_workers: int) -> list[Any]:
-    sampler = RankBatchSampler(
-        build_order(SOURCES, CONFIGS, 4, 7), start_step=1, max_steps=6, rank=0, world_size=1, accumulate=1
-    )
-    return list(build_loader(PairDataset(SOURCES, _sample, 7), sampler, list, num_workers))
+    sampler = RankBatchSampler(build_order(SOURCES, CONFIGS, 4, 7), start_step=1, max_steps=6, rank=0, world_size=1)
+    return list(build_loader(PairDataset(SOURCES, _sample, 7), sampler, _collate, num_workers))
 
 
 def test_pair_dataset__ids_follow_the_sources() -> None:
@@ -61,13 +74,14 @@ def test_pair_dataset__ids_follow_the_sources() -> None:
 def test_pair_dataset__each_draw_has_its_own_stream() -> None:
     dataset = PairDataset(SOURCES, _sample, 5)
     draws = [Draw(step, sample_id) for step in range(3) for sample_id in range(3)]
-    assert len({dataset[draw][2] for draw in draws}) == 9
+    assert len({dataset[draw].sample[2] for draw in draws}) == 9
     assert dataset[draws[4]] == dataset[draws[4]]
-    assert dataset[draws[4]][2] != PairDataset(SOURCES, _sample, 6)[draws[4]][2]
+    assert dataset[draws[4]].sample[2] != PairDataset(SOURCES, _sample, 6)[draws[4]].sample[2]
 
 
 def test_build_order__weights_go_by_name() -> None:
     order = build_order(SOURCES, CONFIGS, 4, 7)
+    assert isinstance(order, BatchOrder)
     assert order.lengths == (3, 1, 9)
     assert order.weights == (2.0, 1.0, 0.5)
 
@@ -88,3 +102,48 @@ def test_build_loader__leaves_the_global_random_streams(num_workers: int) -> Non
     before = states()
     _batches(num_workers)
     assert states() == before
+
+
+def _broken(bad: set[int]) -> PairDataset[Sample]:
+    def sample(draw: Draw, record: PairRecord, generator: np.random.Generator, repairs: list[str]) -> Sample:
+        if draw.sample_id in bad:
+            raise SampleFault("image_undecodable", "made so")
+        repairs.append("image_cmyk")
+        return _sample(draw, record, generator, repairs)
+
+    return PairDataset(SOURCES, sample, 7)
+
+
+def test_pair_dataset__a_bad_sample_gives_way_to_the_next_good_one_in_its_source() -> None:
+    loaded = _broken({11, 12, 5})[Draw(3, 11)]
+    draw, key, _ = loaded.sample
+    assert (draw, key) == (Draw(3, 8), "c/4"), "0, 1 and 3 places on (round the end) are bad, 6 places on is 8"
+    assert loaded.sample == _broken(set())[Draw(3, 8)].sample, "as if the order had named it"
+    assert [(one.kind, one.source, one.key, one.sample_id, one.step) for one in loaded.faults] == [
+        ("image_undecodable", "c", "c/7", 11, 3),
+        ("image_undecodable", "c", "c/8", 12, 3),
+        ("image_undecodable", "c", "c/1", 5, 3),
+        ("image_cmyk", "c", "c/4", 8, 3),
+    ]
+    assert [one.is_skipped for one in loaded.faults] == [True, True, True, False]
+
+
+def test_pair_dataset__nothing_usable_is_an_error_that_names_source_and_reason() -> None:
+    with pytest.raises(DataError, match=r"source 'a': sample 1 and 24 others .* image_undecodable \(made so\)"):
+        _broken({0, 1, 2})[Draw(0, 1)]
+
+
+def test_pair_dataset__replacement_keeps_the_language_of_the_batch() -> None:
+    class Mixed(ListSource):
+        def __getitem__(self, index: int) -> PairRecord:
+            language = "en" if index % 3 else "ko"
+            return PairRecord(key=str(index), image=b"", language=language, caption="")
+
+    def sample(draw: Draw, record: PairRecord, *_: Any) -> str:
+        if draw.sample_id == 0:
+            raise SampleFault("image_missing", "")
+        return record.key
+
+    dataset = PairDataset([Mixed("m", 12)], sample, 0)
+    assert dataset[Draw(0, 0)].sample == "1"
+    assert dataset[Draw(0, 0, "ko")].sample == "3"

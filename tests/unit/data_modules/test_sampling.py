@@ -4,11 +4,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from data_modules.errors import DataError
-from data_modules.sampling import BatchOrder, Draw, RankBatchSampler, permute
+from data_modules.sampling import BatchOrder, Draw, RankBatchSampler
 
 
 def _order(lengths: tuple[int, ...] = (7, 20), weights: tuple[float, ...] = (1.0, 1.0), batch: int = 8) -> BatchOrder:
@@ -21,48 +19,8 @@ def _ids(order: BatchOrder, num_samples: int) -> list[int]:
     return np.concatenate([order.batch(step) for step in range(steps)])[:num_samples].tolist()
 
 
-def _sampler(order: BatchOrder, *, start: int = 0, rank: int = 0, world: int = 1, accumulate: int = 1):
-    return RankBatchSampler(order, start_step=start, max_steps=5, rank=rank, world_size=world, accumulate=accumulate)
-
-
-@given(size=st.integers(1, 300), seed=st.integers(0, 2**63), epoch=st.integers(0, 10**6))
-@settings(max_examples=150, deadline=None)
-def test_permute__is_a_bijection(size: int, seed: int, epoch: int) -> None:
-    image = permute(np.arange(size), size, (seed, epoch))
-    assert image.dtype == np.int64
-    assert sorted(image.tolist()) == list(range(size))
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 15, 16, 17, 255, 256, 257, 4095, 4097])
-def test_permute__is_a_bijection_around_powers_of_two(size: int) -> None:
-    assert sorted(permute(np.arange(size), size, (0,)).tolist()) == list(range(size))
-
-
-def test_permute__large_range_stays_inside_and_distinct() -> None:
-    size = 3_000_000_019
-    image = permute(np.arange(0, size, size // 20_000), size, (1, 2))
-    assert image.min() >= 0
-    assert image.max() < size
-    assert len(np.unique(image)) == len(image)
-
-
-def test_permute__does_not_depend_on_which_positions_are_asked() -> None:
-    whole = permute(np.arange(1000), 1000, (4, 5))
-    some = np.array([999, 0, 17, 17])
-    assert permute(some, 1000, (4, 5)).tolist() == whole[some].tolist()
-
-
-def test_permute__neighbours_part_and_keys_differ() -> None:
-    image = permute(np.arange(10_000), 10_000, (0, 0))
-    assert abs(np.corrcoef(np.arange(10_000), image)[0, 1]) < 0.03
-    assert abs(np.corrcoef(image[:-1], image[1:])[0, 1]) < 0.03
-    assert (permute(np.arange(10_000), 10_000, (0, 1)) == image).mean() < 0.01
-
-
-def test_permute__first_place_is_uniform_over_keys() -> None:
-    places = Counter(int(permute(np.array([0]), 10, (seed,))[0]) for seed in range(1000))
-    chi_square = sum((places[place] - 100) ** 2 / 100 for place in range(10))
-    assert chi_square < 27.9, "p = 0.001 at nine degrees of freedom"
+def _sampler(order: BatchOrder, *, start: int = 0, rank: int = 0, world: int = 1):
+    return RankBatchSampler(order, start_step=start, max_steps=5, rank=rank, world_size=world)
 
 
 @pytest.mark.parametrize("batch", [1, 8, 27, 40])
@@ -123,32 +81,27 @@ def test_batch_order__empty_source(lengths: tuple[int, ...]) -> None:
         _order(lengths=lengths, weights=(1.0,) * len(lengths))
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_rank_batch_sampler__ranks_and_accumulation_share_the_global_batch(world: int, accumulate: int) -> None:
+def test_rank_batch_sampler__ranks_share_the_global_batch_in_contiguous_parts(world: int) -> None:
     order = _order(batch=16)
-    served = [list(_sampler(order, rank=rank, world=world, accumulate=accumulate)) for rank in range(world)]
-    assert all(len(batches) == 5 * accumulate for batches in served)
+    served = [list(_sampler(order, rank=rank, world=world)) for rank in range(world)]
+    assert all(len(batches) == 5 for batches in served)
     for step in range(5):
-        pieces = [
-            [draw.sample_id for draw in served[rank][step * accumulate + turn]]
-            for turn in range(accumulate)
-            for rank in range(world)
-        ]
-        assert [sample_id for piece in pieces for sample_id in piece] == order.batch(step).tolist()
-        assert {len(piece) for piece in pieces} == {16 // world // accumulate}
-        assert {draw.step for rank in range(world) for draw in served[rank][step * accumulate]} == {step}
+        parts = [[draw.sample_id for draw in served[rank][step]] for rank in range(world)]
+        assert [sample_id for part in parts for sample_id in part] == order.batch(step).tolist()
+        assert {len(part) for part in parts} == {16 // world}
+        assert {draw.step for rank in range(world) for draw in served[rank][step]} == {step}
 
 
 def test_rank_batch_sampler__resumes_at_the_tail() -> None:
-    whole = list(_sampler(_order(), accumulate=2))
-    resumed = _sampler(_order(), start=3, accumulate=2)
-    assert list(resumed) == whole[6:]
-    assert len(resumed) == 10, "Lightning counts from the beginning of the run"
+    whole = list(_sampler(_order()))
+    resumed = _sampler(_order(), start=3)
+    assert list(resumed) == whole[3:]
+    assert len(resumed) == 5, "Lightning counts from the beginning of the run"
 
 
 def test_rank_batch_sampler__indivisible_batch() -> None:
-    with pytest.raises(DataError, match=r"global_batch_size = 8 .* 3 x 1"):
+    with pytest.raises(DataError, match=r"global_batch_size = 8 .* number of ranks = 3"):
         _sampler(_order(), world=3)
 
 
@@ -167,3 +120,29 @@ def test_draw__model_seed_depends_on_seed_step_and_sample_alone() -> None:
     assert min(seeds) >= 0
     assert 2**62 < max(seeds) < 2**63
     assert seeds == [draw.model_seed(seed) for draw in draws for seed in (0, 1)]
+
+
+@pytest.mark.parametrize("batch", [1, 8, 40])
+@pytest.mark.parametrize("window", [1, 5, 16, 27, 100])
+def test_batch__windows_keep_exact_counts(batch: int, window: int) -> None:
+    order = BatchOrder((7, 20), (1.0, 1.0), batch, 3, shuffle_window=window, run_length=4)
+    ids = _ids(order, 4 * 27)
+    for epoch in range(4):
+        assert sorted(ids[epoch * 27 : (epoch + 1) * 27]) == list(range(27))
+    assert ids[:27] != ids[27:54]
+
+
+def test_batch__windows_spread_every_source_evenly_over_the_epoch() -> None:
+    order = BatchOrder((1000, 50_000, 300), (1.0, 0.5, 2.0), 100, 0, shuffle_window=2600, run_length=10)
+    assert order.epoch_length == 26_600
+    ids = np.array(_ids(order, 26_000)).reshape(10, 2600)
+    for first, stop, share in ((0, 1000, 1000), (1000, 51_000, 25_000), (51_000, 51_300, 600)):
+        counts = ((ids >= first) & (ids < stop)).sum(axis=1)
+        assert np.abs(counts - 2600 * share / 26_600).max() <= 2, "each window has its exact share, rounded"
+
+
+def test_batch__a_far_step_of_a_billion_samples_costs_no_more_than_the_first() -> None:
+    order = BatchOrder((708_000_000, 476_000_000), (1.0, 1.0), 32_768, 0, shuffle_window=1 << 20, run_length=64)
+    ids = order.batch(36_000)
+    assert len(np.unique(ids)) == 32_768
+    assert abs((ids < 708_000_000).mean() - 708 / 1184) < 0.02

@@ -24,11 +24,11 @@ def test_build_sampler__without_a_trainer_serves_whole_batches() -> None:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_build_sampler__share_of_the_trainers_rank(rank: int) -> None:
-    trainer = SimpleNamespace(global_rank=rank, world_size=2, accumulate_grad_batches=2)
+    trainer = SimpleNamespace(global_rank=rank, world_size=2)
     batches = list(_data(trainer).build_sampler(ORDER))
-    assert len(batches) == 12
-    first = ORDER.batch(0).reshape(2, 2, 2)[:, rank]
-    assert [[draw.sample_id for draw in batch] for batch in batches[:2]] == first.tolist()
+    assert len(batches) == 6
+    shares = [ORDER.batch(step).reshape(2, 4)[rank].tolist() for step in range(6)]
+    assert [[draw.sample_id for draw in batch] for batch in batches] == shares
 
 
 def test_state_dict__counts_steps_trained_on_and_resumes_there() -> None:

@@ -1,12 +1,15 @@
 """Crop boxes by their distribution, cuts against Pillow's crop and resize."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_modules.transforms.crops import crop_resized, draw_box
+from data_modules.decoding import EncodedImage, decode_image, open_image
+from data_modules.transforms.crops import Crop, choose_reduction, crop_resized, cut_crops, draw_box
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
@@ -82,3 +85,55 @@ def test_crop_resized__strong_reduction_stays_close_to_the_exact_one() -> None:
 def test_crop_resized__flip_mirrors_left_and_right() -> None:
     image, box = Image.fromarray(PIXELS), (3.5, 2.25, 50.0, 40.0)
     assert np.array_equal(crop_resized(image, box, 20, flip=True), crop_resized(image, box, 20)[:, :, ::-1])
+
+
+def _jpeg(width: int, height: int) -> EncodedImage:
+    small = Image.fromarray(np.random.default_rng(2).integers(0, 256, (5, 7, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    small.resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+    return open_image(buffer.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("boxes", "reduction"),
+    [
+        ([(0, 0, 100, 100, 96)], 1),
+        ([(0, 0, 192, 192, 96)], 2),
+        ([(0, 0, 191, 500, 96)], 1),
+        ([(0, 0, 800, 800, 96)], 8),
+        ([(0, 0, 9000, 9000, 96)], 8),
+        ([(0, 0, 800, 800, 96), (0, 0, 400, 400, 96)], 4),
+        ([(0, 0, 10, 10, 96)], 1),
+        ([], 1),
+    ],
+)
+def test_choose_reduction__no_crop_is_enlarged_by_it(boxes: list[tuple[int, ...]], reduction: int) -> None:
+    crops = [Crop((left, top, right, bottom), size, flip=False) for left, top, right, bottom, size in boxes]
+    assert choose_reduction(crops) == reduction
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("size", [(320, 240), (1280, 960)])
+def test_cut_crops__a_jpeg_is_cut_as_pillow_would(size: tuple[int, int], flip: bool) -> None:
+    width, height = size
+    image = _jpeg(width, height)
+    crops = [
+        Crop((0.1 * width, 0.05 * height, 0.9 * width, 0.95 * height), 64, flip),
+        Crop((0.5 * width, 0.25 * height, 0.8 * width, 0.65 * height), 32, flip),
+    ]
+    whole = decode_image(image.data)
+    for crop, cut in zip(crops, cut_crops(image, crops, (255, 255, 255)), strict=True):
+        exact = crop_resized(whole, crop.box, crop.size, crop.flip)
+        assert (cut.shape, cut.dtype) == (exact.shape, exact.dtype)
+        assert np.abs(cut.astype(int) - exact).mean() < 2.0
+        assert np.abs(cut[:, :, ::-1].astype(int) - exact).mean() > 8.0, "not mirrored by mistake"
+
+
+@given(
+    width=st.integers(1, 90), height=st.integers(1, 90), size=st.sampled_from([1, 8, 33]), seed=st.integers(0, 2**32)
+)
+@settings(max_examples=60, deadline=None)
+def test_cut_crops__any_box_of_any_jpeg(width: int, height: int, size: int, seed: int) -> None:
+    image = _jpeg(width, height)
+    box = draw_box(width, height, 0.01, 1.0, np.random.default_rng(seed))
+    assert cut_crops(image, [Crop(box, size, flip=False)], (255, 255, 255))[0].shape == (3, size, size)

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from data_modules.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet
+from data_modules.faults import FaultReport
 
 CAPTIONS = {"ko": ["사과", "강아지 얼굴", "도시락"], "en": ["apple", "dog face", "bento box"]}
 
@@ -52,6 +53,8 @@ class StubBatch:
 
     images: Tensor
     sample_ids: Tensor
+    languages: Tensor | None = None
+    faults: list[FaultReport] = field(default_factory=list)
 
 
 class Batches(Dataset[StubBatch]):

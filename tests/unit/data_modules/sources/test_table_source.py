@@ -1,4 +1,4 @@
-"""Pairs of a parquet source against the rows they were written from."""
+"""Pairs of tables against the rows they were written from."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,19 +6,23 @@ from typing import Any
 import pytest
 
 from data_modules.errors import DataError
+from data_modules.faults import SampleFault
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.parquet import ParquetSource
+from data_modules.sources.opening import open_source
+from data_modules.sources.table_source import TableSource
 
 Rows = list[dict[str, Any]]
 WriteTable = Callable[[Rows, str], str]
 BOTH = {"en": "name_en", "ko": "name_ko"}
 
 
-def _source(file: str, **options: Any) -> ParquetSource:
-    return ParquetSource("emoji", SourceConfig(**{"files": [file], "captions": BOTH} | options))
+def _source(file: str, **options: Any) -> TableSource:
+    source = open_source("emoji", SourceConfig(**{"files": [file], "captions": BOTH} | options))
+    assert isinstance(source, TableSource)
+    return source
 
 
-def test_parquet_source__one_pair_per_row_and_language(rows: Rows, write_table: WriteTable) -> None:
+def test_table_source__one_pair_per_row_and_language(rows: Rows, write_table: WriteTable) -> None:
     source = _source(write_table(rows, "a.parquet"), keywords={"ko": "words_ko", "en": "words_en"})
     assert len(source) == 24
     for index in range(24):
@@ -33,28 +37,28 @@ def test_parquet_source__one_pair_per_row_and_language(rows: Rows, write_table: 
         assert not {"image", "name_ko", "words_en"} & set(record.attributes)
 
 
-def test_parquet_source__one_language_without_keywords(rows: Rows, write_table: WriteTable) -> None:
+def test_table_source__one_language_without_keywords(rows: Rows, write_table: WriteTable) -> None:
     source = _source(write_table(rows, "a.parquet"), captions={"en": "name_en"})
     assert [source[index].caption for index in range(len(source))] == [row["name_en"] for row in rows]
     assert source[0].keywords == ()
 
 
-def test_parquet_source__where(rows: Rows, write_table: WriteTable) -> None:
+def test_table_source__where(rows: Rows, write_table: WriteTable) -> None:
     source = _source(write_table(rows, "a.parquet"), where={"design": ["flat"], "even": ["false"]})
     keys = [source[index].key for index in range(len(source))]
     assert keys == ["flat/1", "flat/1", "flat/3", "flat/3", "flat/5", "flat/5"]
 
 
-def test_parquet_source__captions_are_those_of_its_records(rows: Rows, write_table: WriteTable) -> None:
+def test_table_source__captions_are_those_of_its_records(rows: Rows, write_table: WriteTable) -> None:
     source = _source(write_table(rows, "a.parquet"), keywords={"ko": "words_ko"}, where={"design": ["round"]})
     expected = []
     for index in range(len(source)):
         record = source[index]
         expected += [(record.language, text) for text in (record.caption, *record.keywords)]
-    assert source.captions() == expected
+    assert list(source.captions()) == expected
 
 
-def test_parquet_source__nothing_selected(rows: Rows, write_table: WriteTable) -> None:
+def test_table_source__nothing_selected(rows: Rows, write_table: WriteTable) -> None:
     with pytest.raises(DataError, match=r"source 'emoji' has no row with .*oil.*loosen its `where`"):
         _source(write_table(rows, "a.parquet"), where={"design": ["oil"]})
 
@@ -63,20 +67,24 @@ def test_parquet_source__nothing_selected(rows: Rows, write_table: WriteTable) -
     "options",
     [{"captions": {"ko": "titel"}}, {"keywords": {"ko": "titel"}}, {"where": {"titel": ["a"]}}, {"key": "titel"}],
 )
-def test_parquet_source__missing_column(rows: Rows, write_table: WriteTable, options: dict[str, Any]) -> None:
+def test_table_source__missing_column(rows: Rows, write_table: WriteTable, options: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="no column 'titel'"):
         _source(write_table(rows, "a.parquet"), **options)
 
 
-def test_parquet_source__missing_file() -> None:
+def test_table_source__missing_file() -> None:
     with pytest.raises(DataError, match=r"no file matches 'nowhere\.parquet'"):
         _source("nowhere.parquet")
 
 
-def test_parquet_source__row_without_caption_or_keywords(rows: Rows, write_table: WriteTable) -> None:
+def test_table_source__row_without_caption_or_keywords(rows: Rows, write_table: WriteTable) -> None:
     rows[0] |= {"words_ko": None}
     source = _source(write_table(rows, "a.parquet"), keywords={"ko": "words_ko"})
     assert source[0].keywords == ()
     rows[1] |= {"name_ko": None}
-    with pytest.raises(DataError, match=r"emoji.*name_ko"):
-        _source(write_table(rows, "b.parquet"))
+    source = _source(write_table(rows, "b.parquet"))
+    assert source[3].caption == rows[1]["name_en"]
+    with pytest.raises(SampleFault) as raised:
+        source[2]
+    assert (raised.value.kind, raised.value.key) == ("caption_missing", rows[1]["key"])
+    assert len(list(source.captions())) == 23, "the other captions are there"

@@ -1,0 +1,104 @@
+"""Hugging Face datasets that can only be read from front to back.
+
+The order stays a pure function of (seed, step), since it moves each sample by at most one shuffle window. What is
+lost: every loader process reads the whole stream and keeps its own samples, and a resumed run reads the stream again
+up to where it stood.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from data_modules.errors import DataError
+from data_modules.faults import FaultReport, SampleFault
+from data_modules.records import PairRecord
+from data_modules.sources.config import SourceConfig
+from data_modules.sources.rows import Rows, needs_language_marks, pairs_per_row, rows_of_language
+from data_modules.sources.table_source import row_record, row_texts
+
+_log = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+
+
+class StreamSource:
+    """Pairs of a stream by index; quick only where indices ascend but for a window.
+
+    Args:
+        name: The source's key in the configuration.
+        config: Its settings; `stream_length` says how many rows one pass has.
+        open_stream: Starts a pass; every pass gives the same rows in the same order.
+        window: Rows kept behind the newest one.
+    """
+
+    def __init__(self, name: str, config: SourceConfig, open_stream: Callable[[], Iterable[Row]], window: int) -> None:
+        assert config.stream_length is not None
+        self.name, self.config = name, config
+        self._open_stream, self._window = open_stream, window
+        self._pairs = pairs_per_row(config)
+        self._stream: Iterator[Row] = iter(())
+        self._kept: dict[int, Row] = {}
+        self._next = -1
+        _log.info(
+            "source '%s' is streamed: samples move by at most %d rows, every loader process reads the whole stream, "
+            "and a resumed run reads it again up to where it stood",
+            name,
+            window,
+        )
+
+    def __len__(self) -> int:
+        return (self.config.stream_length or 0) * self._pairs
+
+    def __getitem__(self, index: int) -> PairRecord:
+        number, pair = divmod(index, self._pairs)
+        row = self._row(number)
+        key = str(row.get(self.config.key) if row.get(self.config.key) is not None else number)
+        return row_record(self.config, row, key=key, pair=pair, folder=Path())
+
+    def _row(self, number: int) -> Row:
+        if self._next < 0 or (number < self._next and number not in self._kept):
+            self._stream, self._kept, self._next = iter(self._open_stream()), {}, 0
+        while self._next <= number:
+            try:
+                self._kept[self._next] = next(self._stream)
+            except StopIteration:
+                raise DataError(
+                    f"source '{self.name}' ended after {self._next} rows; stream_length = {self.config.stream_length} "
+                    "must not say more"
+                ) from None
+            except Exception as error:  # the network, a damaged file, ...
+                self._next = -1
+                raise SampleFault("read_failed", f"row {number}: {error}", str(number)) from error
+            self._kept.pop(self._next - self._window, None)
+            self._next += 1
+        return self._kept[number]
+
+    def rows_of(self, language: str) -> Rows:
+        """The indices of the pairs in a language.
+
+        Raises:
+            DataError: Only the rows would tell, and they cannot be read beforehand.
+        """
+        if needs_language_marks(self.config):
+            raise DataError(
+                f"source '{self.name}' is streamed, so its languages are not known beforehand; give it language: ko or "
+                "en, or leave out what weighs or separates languages"
+            )
+        return rows_of_language(self.config, language, len(self), self._marks)
+
+    def _marks(self, start: int, stop: int) -> NDArray[Any]:
+        raise AssertionError("the configuration tells the language")
+
+    def captions(self) -> Iterator[tuple[str, str]]:
+        """Every (language, text) of one pass."""
+        for number, row in enumerate(self._open_stream()):
+            if number == self.config.stream_length:
+                return
+            yield from row_texts(self.config, row)
+
+    def opening_faults(self) -> list[FaultReport]:
+        """None: rows are looked at when they are read."""
+        return []

@@ -1,0 +1,118 @@
+"""Pairs from tar shards in the WebDataset layout, at random through an index."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_modules.errors import DataError
+from data_modules.faults import FaultReport, SampleFault
+from data_modules.records import PairRecord
+from data_modules.sources.blobs import BlobReader
+from data_modules.sources.config import SourceConfig
+from data_modules.sources.paths import resolve_shards
+from data_modules.sources.rows import Rows, make_record, pairs_per_row, rows_of_language
+from data_modules.sources.tar_headers import BLOCK, header_name, is_header, parse_size
+from data_modules.sources.tar_index import Progress, ShardIndex, open_index
+from data_modules.sources.tar_scan import JSON, LANGUAGE_SHIFT, MAX_TEXT_BYTES, TEXT, needed_fields, parse_row
+
+_MAX_GAP_BYTES = 64 * 1024
+"""Members of a sample no farther apart than this are read in one go."""
+
+
+class TarSource:
+    """Random access to the pairs of shards; a pair's index follows the shards and the images in them."""
+
+    def __init__(
+        self, name: str, config: SourceConfig, *, num_workers: int = 1, progress: Progress | None = None
+    ) -> None:
+        self.name = name
+        self.config = config
+        if config.where:
+            raise DataError(
+                f"source '{name}': `where` picks rows of tables and cannot pick samples of shards; remove it"
+            )
+        self.index: ShardIndex = open_index(
+            config, resolve_shards(config.files), num_workers=num_workers, progress=progress
+        )
+        if not len(self.index):
+            raise DataError(
+                f"source '{name}' has no usable sample in {len(self.index.shards)} shard(s){self._reasons()}"
+            )
+        self._pairs = pairs_per_row(config)
+        fields = needed_fields(config)
+        self._kinds = [
+            ("image", 0),
+            *([(TEXT, 2)] if TEXT in fields else []),
+            *([(JSON, 4)] if fields - {TEXT} else []),
+        ]
+        self._reader = BlobReader()
+
+    def _reasons(self) -> str:
+        faults = self.opening_faults()
+        return f"; the first problem: {faults[0].kind} in {faults[0].key} ({faults[0].detail})" if faults else ""
+
+    def __len__(self) -> int:
+        return len(self.index) * self._pairs
+
+    def __getitem__(self, index: int) -> PairRecord:
+        row_number, pair = divmod(index, self._pairs)
+        shard = self.index.shard_of(row_number)
+        row = self.index.rows(row_number, row_number + 1)[0].tolist()
+        spans = {kind: (row[at], row[at + 1] & MAX_TEXT_BYTES) for kind, at in self._kinds if row[at + 1] or not at}
+        try:
+            contents = self._read(shard, spans)
+            name, image = contents["image"]
+            text, metadata = (contents.get(kind, (None, None))[1] for kind in (TEXT, JSON))
+            fields = parse_row(text, metadata)
+        except SampleFault as fault:
+            raise SampleFault(fault.kind, fault.detail, f"{shard}#{row[0]}") from fault
+        return make_record(self.config, key=name.partition(".")[0], image=image, row=fields, pair=pair, file_name=name)
+
+    def _read(self, shard: str, spans: dict[str, tuple[int, int]]) -> dict[str, tuple[str, bytes]]:
+        """Kind -> name and content of each member, each checked against its header."""
+        first = min(block for block, _ in spans.values()) * BLOCK
+        last = max((block + 1) * BLOCK + size for block, size in spans.values())
+        wanted = sum(BLOCK + size for _, size in spans.values())
+        if last - first <= wanted + _MAX_GAP_BYTES:
+            whole = self._reader.read(shard, first, last - first)
+            parts = {k: whole[b * BLOCK - first : (b + 1) * BLOCK - first + size] for k, (b, size) in spans.items()}
+        else:
+            parts = {k: self._reader.read(shard, b * BLOCK, BLOCK + size) for k, (b, size) in spans.items()}
+        return {kind: self._checked(shard, parts[kind], size) for kind, (_, size) in spans.items()}
+
+    def _checked(self, shard: str, part: bytes, size: int) -> tuple[str, bytes]:
+        header, content = part[:BLOCK], part[BLOCK:]
+        try:
+            fits = is_header(header) and parse_size(header[124:136]) == size == len(content)
+        except ValueError:
+            fits = False
+        if not fits:
+            raise SampleFault("shard_changed", f"{shard} no longer holds the member that its index describes")
+        return header_name(header), content
+
+    def rows_of(self, language: str) -> Rows:
+        """The indices of the pairs in a language."""
+        return rows_of_language(self.config, language, len(self), self._marks)
+
+    def _marks(self, start: int, stop: int) -> NDArray[Any]:
+        return (self.index.rows(start, stop)[:, 3] >> np.uint32(LANGUAGE_SHIFT)).astype(np.int64) - 1
+
+    def captions(self) -> Iterator[tuple[str, str]]:
+        """Every (language, text) of the source in its order; samples without a usable one are passed over."""
+        for index in range(len(self)):
+            try:
+                record = self[index]
+            except SampleFault:
+                continue
+            for text in (record.caption, *record.more_captions, *record.keywords):
+                yield record.language, text
+
+    def opening_faults(self) -> list[FaultReport]:
+        """What was left out when the shards were indexed."""
+        return [
+            FaultReport(kind, self.name, key, -1, -1, f"{entry['path']}: {detail}")
+            for entry in self.index.entries
+            for kind, key, detail in entry["faults"]
+        ]

@@ -1,0 +1,69 @@
+"""From the bytes of a caption to clean text, and which language it is."""
+
+import unicodedata
+
+from data_modules.faults import SampleFault
+
+MAX_CAPTION_CHARACTERS = 10_000
+"""Longer captions are cut before anything else looks at them; a tokenizer keeps far fewer."""
+
+
+def clean_caption(raw: object, repairs: list[str]) -> str:
+    """The caption as NFC text without white space around it.
+
+    Args:
+        raw: Text, or its bytes in UTF-8.
+        repairs: Gets the kinds of `faults.REPAIRED` that were needed.
+
+    Raises:
+        SampleFault: Nothing is left (`caption_missing`).
+    """
+    if isinstance(raw, bytes):
+        # Four bytes hold any character: what a cut cannot reach need not be decoded.
+        text = raw[: 4 * MAX_CAPTION_CHARACTERS + 4].decode("utf-8", errors="replace")
+        text = text.removeprefix("\ufeff")
+        if "\ufffd" in text[:MAX_CAPTION_CHARACTERS]:
+            repairs.append("caption_not_utf8")
+    else:
+        text = "" if raw is None else str(raw)
+    if len(text) > MAX_CAPTION_CHARACTERS:
+        repairs.append("caption_cut")
+        text = text[:MAX_CAPTION_CHARACTERS]
+    if not unicodedata.is_normalized("NFC", text):
+        repairs.append("caption_not_nfc")
+        text = unicodedata.normalize("NFC", text)
+    text = text.replace("\x00", " ").strip()
+    if not text:
+        raise SampleFault("caption_missing", "the caption is empty")
+    return text
+
+
+def hangul_share(text: str) -> float:
+    """Share of Hangul among the letters of a text, in [0, 1]; 0 for a text without letters."""
+    letters = [character for character in text if character.isalpha()]
+    hangul = sum(1 for c in letters if "가" <= c <= "힣" or "ᄀ" <= c <= "ᇿ" or "ㄱ" <= c <= "ㆎ")
+    return hangul / len(letters) if letters else 0.0
+
+
+def detect_language(text: str, min_hangul_share: float) -> str:
+    """`ko` if at least that share of the letters is Hangul, else `en`.
+
+    Raises:
+        SampleFault: The text has no letters (`language_unknown`).
+    """
+    if not any(character.isalpha() for character in text):
+        raise SampleFault("language_unknown", f"no letters in {text[:40]!r}")
+    return "ko" if hangul_share(text) >= min_hangul_share else "en"
+
+
+def language_code(value: object) -> str:
+    """`ko` or `en` for what a language column says: `ko`, `kor`, `ko-KR`, `Korean`; `en`, `eng`, `English`, ...
+
+    Raises:
+        SampleFault: It says something else (`language_unknown`).
+    """
+    text = str(value).strip().lower()
+    for code, names in (("ko", ("ko", "kor", "korean")), ("en", ("en", "eng", "english"))):
+        if text.replace("_", "-").split("-")[0] in names:
+            return code
+    raise SampleFault("language_unknown", f"the language column says {str(value)[:40]!r}")

@@ -1,0 +1,170 @@
+"""What was wrong with the data, and which mixture really came: counted, written down, and stopped if too much."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from data_modules.errors import DataError
+from data_modules.faults import FaultReport
+from data_modules.loading import FaultConfig
+from data_modules.records import LANGUAGES
+from data_modules.sources.protocol import PairSource
+from kelip_lightning.distributed import is_distributed
+
+_log = logging.getLogger(__name__)
+
+MAX_LINES = 10_000
+"""Lines of the file for one kind of fault in one source; more are counted only."""
+
+
+class DataHealthCallback(pl.Callback):
+    """Logs `data/skipped/<source>/<kind>`, `data/repaired/...` (totals of all ranks) and the mix of the last steps.
+
+    `data/mix/<source>` and `data/mix/<source>_<language>` are shares of the samples since the last entry. Every
+    fault becomes a line of the file: kind, source, key, sample_id, step, detail. Ranks put their counts together
+    every `log_every_n_steps` steps; there the run stops once too many samples were skipped.
+
+    Args:
+        file: Where faults are written (`bad_samples.jsonl`).
+        faults: The limit.
+        sources: In the order of their ids.
+    """
+
+    def __init__(self, file: Path, faults: FaultConfig, sources: Sequence[PairSource]) -> None:
+        super().__init__()
+        self._file, self._limit = file, faults.max_share
+        self._names = [source.name for source in sources]
+        self._ends = torch.tensor([len(source) for source in sources]).cumsum(0)
+        self._opening = [report for source in sources for report in source.opening_faults()]
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._drawn = 0
+        self._pending: list[FaultReport] = []
+        self._mix: Tensor | None = None
+        self._told = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The totals, so that the limit holds over interruptions."""
+        return {"drawn": self._drawn, "counts": [[*key, number] for key, number in self._counts.items()]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from saved totals."""
+        self._drawn = int(state_dict["drawn"])
+        self._counts = Counter({(verb, source, kind): n for verb, source, kind, n in state_dict["counts"]})
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Drop lines of steps that come again, and write down what was left out when the sources were opened."""
+        if not trainer.is_global_zero:
+            return
+        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.is_file() else []
+        kept = [line for line in lines if 0 <= json.loads(line)["step"] < trainer.global_step]
+        if kept or lines or self._opening:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self._write(self._opening)
+        if self._opening:
+            kinds = Counter(f"{report.source}: {report.kind}" for report in self._opening)
+            _log.warning("left out when the data were opened: %s; see %s", _listed(kinds), self._file)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a batch, and every few steps tell all of them."""
+        self._pending += batch.faults
+        places = torch.bucketize(batch.sample_ids, self._ends.to(batch.sample_ids.device), right=True)
+        languages = getattr(batch, "languages", None)  # the warm-up's images have none
+        cells = places * len(LANGUAGES) + (0 if languages is None else languages)
+        seen = torch.bincount(cells, minlength=len(self._names) * len(LANGUAGES))
+        self._mix = seen if self._mix is None else self._mix + seen
+        if (batch_idx + 1) % int(trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]  # set by Trainer
+            self._tell(trainer, pl_module, has_languages=languages is not None)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write down what came since the last entry."""
+        self._put_together()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Write down this rank's last faults; the other ranks may be gone."""
+        if trainer.is_global_zero:
+            self._count(self._pending, 0)
+            self._pending = []
+
+    def _tell(self, trainer: pl.Trainer, pl_module: pl.LightningModule, has_languages: bool) -> None:
+        mix = self._put_together()
+        skipped = sum(number for (verb, _, _), number in self._counts.items() if verb == "skipped")
+        figures = {f"data/{verb}/{source}/{kind}": float(n) for (verb, source, kind), n in self._counts.items()}
+        figures["data/skipped_share"] = skipped / max(1, self._drawn)
+        table = mix.reshape(len(self._names), len(LANGUAGES)).double() / max(1, int(mix.sum()))
+        for name, row in zip(self._names, table.tolist(), strict=True):
+            figures[f"data/mix/{name}"] = sum(row)
+            if has_languages:
+                figures |= {f"data/mix/{name}_{lang}": share for lang, share in zip(LANGUAGES, row, strict=True)}
+        pl_module.log_dict(figures, rank_zero_only=True)
+        if trainer.is_global_zero and skipped > 2 * self._told:
+            self._told = skipped
+            _log.warning(
+                "%d of %d samples were skipped so far: %s; see %s", skipped, self._drawn, self._worst(), self._file
+            )
+        self._stop_if_too_many(skipped)
+
+    def _put_together(self) -> Tensor:
+        """Counts of all ranks since the last time; adds to the totals and returns samples per source and language."""
+        mix = self._mix.cpu() if self._mix is not None else torch.zeros(len(self._names) * len(LANGUAGES))
+        parts: list[tuple[list[FaultReport], Tensor]] = [(self._pending, mix)]
+        if is_distributed():
+            gathered: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(gathered, parts[0])
+            parts = gathered
+        total = torch.stack([part for _, part in parts]).sum(0)
+        self._count([report for reports, _ in parts for report in reports], int(total.sum()))
+        self._pending, self._mix = [], None
+        return total
+
+    def _count(self, reports: Sequence[FaultReport], drawn: int) -> None:
+        self._drawn += drawn
+        if not is_distributed() or torch.distributed.get_rank() == 0:
+            self._write(reports)
+        self._counts.update(_row(report) for report in reports)
+
+    def _write(self, reports: Sequence[FaultReport]) -> None:
+        before, lines = Counter(self._counts), []
+        for report in reports:
+            before[_row(report)] += 1
+            if before[_row(report)] <= MAX_LINES:
+                lines.append(json.dumps(report._asdict(), ensure_ascii=False) + "\n")
+        if lines:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("a", encoding="utf-8") as stream:
+                stream.writelines(lines)
+
+    def _worst(self) -> str:
+        return _listed(
+            Counter({f"{source}: {kind}": n for (verb, source, kind), n in self._counts.items() if verb == "skipped"})
+        )
+
+    def _stop_if_too_many(self, skipped: int) -> None:
+        """Too many is more than the share, once enough were drawn to tell.
+
+        Raises:
+            DataError: They are too many; on every rank alike.
+        """
+        enough = self._limit == 0 or self._drawn >= 10 / self._limit
+        if enough and skipped > self._limit * self._drawn:
+            raise DataError(
+                f"{skipped} of {self._drawn} samples could not be used, more than data.faults.max_share = "
+                f"{self._limit:g}: {self._worst()}; see {self._file}, mend the data or raise the limit"
+            )
+
+
+def _row(report: FaultReport) -> tuple[str, str, str]:
+    return "skipped" if report.is_skipped else "repaired", report.source, report.kind
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in counts.most_common(5))

@@ -1,0 +1,166 @@
+"""`python -m tests.benchmarks.data`: samples per second and core of the data path, beside its limit and a peer.
+
+One process, one thread, generated JPEGs (quality 90, 4:3, several octaves of noise) in tar shards:
+(a) libjpeg-turbo decodes the same files and nothing else; (b) our loader with 1 crop of 224, and with 2 + 4 of 96;
+(c) `get_wds_dataset` of open_clip_torch with its default training transform. Figures are CPU time, best of `--repeats`.
+"""
+
+import argparse
+import io
+import json
+import os
+import tarfile
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from data_modules.decoding import decode, open_image
+from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
+from data_modules.sources.config import SourceConfig
+from data_modules.tokenizer import TokenizerConfig
+from data_modules.transforms.multi_crop import MultiCropConfig
+
+BATCH, NUM_SHARDS = 16, 4
+NUM_IMAGES = {256: 384, 512: 192, 1024: 96}
+ONE_CROP = MultiCropConfig(num_global_crops=1, num_local_crops=0, global_scale_min=0.9)
+"""As open_clip's default: one crop of 90 to 100% of the image."""
+SIX_CROPS = MultiCropConfig(num_global_crops=2, num_local_crops=4)
+
+
+def photo(side: int, seed: int) -> bytes:
+    """A JPEG with a short side of `side` pixels that compresses about as a photograph does."""
+    generator = np.random.default_rng(seed)
+    size = (side * 4 // 3, side)
+    pixels = np.full((side, size[0], 3), 128.0)
+    for octave in range(2, 9):
+        cells = generator.normal(size=(2**octave, 2**octave, 3)) * 70 / octave**1.2
+        grid = np.clip(128 + cells, 0, 255).astype(np.uint8)
+        pixels += np.asarray(Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC), dtype=float) - 128
+    buffer = io.BytesIO()
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def write_shards(folder: Path, side: int) -> list[bytes]:
+    """Shards of generated pairs; returns the image files."""
+    images = [photo(side, seed) for seed in range(NUM_IMAGES[side])]
+    for shard in range(NUM_SHARDS):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as archive:
+            for number in range(shard, len(images), NUM_SHARDS):
+                for ending, content in (("jpg", images[number]), ("txt", f"picture number {number}".encode())):
+                    info = tarfile.TarInfo(f"{number:09d}.{ending}")
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
+    (folder / "sizes.json").write_text(
+        json.dumps({f"{i:05d}.tar": len(images) // NUM_SHARDS for i in range(NUM_SHARDS)})
+    )
+    return images
+
+
+def our_loader(folder: Path, transform: MultiCropConfig, num_images: int, workers: int = 0, epochs: int = 1) -> Any:
+    """Our loader over `epochs` passes."""
+    source = SourceConfig(files=[str(folder / "*.tar")], caption_fields=["txt"], language="en")
+    config = ImageTextDataConfig(sources={"shards": source}, global_batch_size=BATCH, num_workers=workers)
+    steps = epochs * num_images // BATCH
+    data = ImageTextDataModule(config, transform, TokenizerConfig(vocab_size=300), seed=0, max_steps=steps)
+    return data.train_dataloader()
+
+
+def peer_batches(folder: Path, num_images: int, workers: int = 0) -> Iterator[Any]:
+    """One pass of open_clip's loader."""
+    from open_clip import SimpleTokenizer, image_transform
+    from open_clip_train import data as peer
+
+    # webdataset 1.0 marks the end of a shard by an entry without a name, which open_clip 3.3 stumbles over.
+    group = peer.group_by_keys_nothrow
+    peer.group_by_keys_nothrow = lambda found, **options: group((one for one in found if "fname" in one), **options)
+    arguments = Namespace(
+        train_data=str(folder / f"{{00000..{NUM_SHARDS - 1:05d}}}.tar"),
+        train_num_samples=num_images,
+        dataset_resampled=False,
+        train_data_upsampling_factors=None,
+        seed=0,
+        workers=workers,
+        world_size=1,
+        batch_size=BATCH,
+    )
+    transform = image_transform(224, is_train=True)
+    try:
+        dataset = peer.get_wds_dataset(arguments, transform, True, tokenizer=SimpleTokenizer())
+        yield from dataset.dataloader
+    finally:
+        peer.group_by_keys_nothrow = group
+
+
+def rate(make: Callable[[], Iterable[Any]], number: int, repeats: int) -> float:
+    """Samples per CPU second of going through what `make` gives, best of `repeats`."""
+    best = float("inf")
+    for _ in range(repeats):
+        items = make()
+        start = time.process_time()
+        for _ in items:
+            pass
+        best = min(best, time.process_time() - start)
+    return number / best
+
+
+def worker_megabytes(loader: Any, epochs: int) -> list[int]:
+    """Private memory of the loader's one worker after each pass, MB."""
+    found = []
+    passes = iter(loader)
+    for _ in range(epochs):
+        for _ in range(len(loader) // epochs):
+            next(passes)
+        found.append(_private_megabytes(passes._workers[0].pid))
+    return found
+
+
+def _private_megabytes(process: int) -> int:
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) // 1024
+
+
+def measure(side: int, repeats: int) -> None:
+    """Print the row of one image size."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        images = write_shards(folder, side)
+        number = len(images)
+        kilobytes = sum(map(len, images)) / number / 1000
+        raw = rate(lambda: (decode(open_image(image)) for image in images), number, repeats)
+        one = rate(lambda: our_loader(folder, ONE_CROP, number), number, repeats)
+        six = rate(lambda: our_loader(folder, SIX_CROPS, number), number, repeats)
+        peer = rate(lambda: peer_batches(folder, number), number, repeats)
+        print(
+            f"{side:>5} px {kilobytes:6.0f} kB | {raw:8.0f} | {one:8.0f} {one / raw:6.2f} {one / peer:6.2f} | "
+            f"{six:8.0f} {one / six:6.2f} | {peer:8.0f}",
+            flush=True,
+        )
+        if side == 256:
+            ours = worker_megabytes(our_loader(folder, ONE_CROP, number, workers=1, epochs=3), 3)
+            print(f"         private memory of our worker after passes 1, 2, 3: {ours} MB", flush=True)
+
+
+def main() -> None:
+    """Measure every size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(NUM_IMAGES), choices=list(NUM_IMAGES))
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    print("samples per CPU second")
+    print("short side, file  | (a) raw  | (b) 1 crop  /a     /c   | (b) 2+4  1/(2+4) | (c) open_clip, 1 crop")
+    for side in arguments.sizes:
+        measure(side, arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()

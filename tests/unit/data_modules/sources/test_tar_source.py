@@ -1,0 +1,280 @@
+"""Shards against the members they were written from, their index, and what is left out and why."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+
+from data_modules.errors import DataError
+from data_modules.faults import SampleFault
+from data_modules.sources import tar_index
+from data_modules.sources.config import SourceConfig
+from data_modules.sources.tar_index import ROW_BYTES, ShardIndex, index_file
+from data_modules.sources.tar_source import TarSource
+from tests.unit.data_modules.corpora import members, picture, samples, write_shards, write_tar
+
+TXT = {"caption_fields": ["txt"]}
+Members = list[tuple[str, bytes]]
+
+
+def _source(*files: Path | str, **options: Any) -> TarSource:
+    return TarSource("s", SourceConfig(files=[str(file) for file in files], **(options or TXT)))
+
+
+def _opening(source: TarSource) -> list[tuple[str, str]]:
+    return [(report.kind, report.key) for report in source.opening_faults()]
+
+
+def test_tar_source__gives_what_was_written(tmp_path: Path) -> None:
+    corpus = samples(10)
+    source = _source(write_shards(tmp_path, corpus, 4))
+    assert len(source) == 10
+    for index, one in enumerate(corpus):
+        record = source[index]
+        assert (record.key, record.image, record.caption, record.language) == one[:2] + one[3:]
+        assert record.file_name == f"{one.key}.{one.ending}"
+    assert source.opening_faults() == []
+    assert list(source.captions()) == [(one.language, one.caption) for one in corpus]
+
+
+def test_tar_source__captions_in_json_for_two_languages(tmp_path: Path) -> None:
+    image = picture(0)
+    metadata = json.dumps({"ko": "고양이", "en": "a cat", "words": ["cat", "pet"]}).encode()
+    file = write_tar(tmp_path / "a.tar", [("1.jpg", image), ("1.json", metadata)])
+    source = _source(file, captions={"ko": "ko", "en": "en"}, keywords={"en": "words"})
+    assert [(source[i].language, source[i].caption, source[i].keywords) for i in range(2)] == [
+        ("ko", "고양이", ()),
+        ("en", "a cat", ("cat", "pet")),
+    ]
+    assert source.rows_of("en").take(np.array([0])).tolist() == [1]
+
+
+def test_tar_source__several_captions_of_one_language(tmp_path: Path) -> None:
+    metadata = json.dumps({"alt": "a cat", "machine": "cat on a mat", "empty": ""}).encode()
+    file = write_tar(tmp_path / "a.tar", [("1.jpg", picture(0)), ("1.json", metadata), ("1.txt", b"Cat!")])
+    record = _source(file, caption_fields=["txt", "alt", "empty", "machine"], language="en")[0]
+    assert (record.caption, record.more_captions) == ("Cat!", ("a cat", "cat on a mat"))
+
+
+@pytest.mark.parametrize("options", [TXT, {"caption_fields": ["caption"], "language_field": "lang"}])
+def test_tar_source__rows_of_a_language_are_those_of_its_records(tmp_path: Path, options: dict[str, Any]) -> None:
+    source = _source(write_shards(tmp_path, samples(31), 6), **options)
+    for language in ("ko", "en"):
+        rows = source.rows_of(language)
+        indices = rows.take(np.arange(len(rows)))
+        assert indices.tolist() == [index for index in range(31) if source[index].language == language]
+
+
+def test_tar_source__members_of_a_sample_may_stand_apart_and_other_members_between(tmp_path: Path) -> None:
+    one, two = samples(2)
+    mixed: Members = [
+        (f"{one.key}.jpg", one.image),
+        ("checksums.sha", b"no sample"),
+        (f"{two.key}.txt", two.caption.encode()),
+        (f"{one.key}.npy", b"an embedding" * 20_000),
+        (f"{two.key}.png", two.image),
+        (f"{one.key}.txt", one.caption.encode()),
+    ]
+    source = _source(write_tar(tmp_path / "a.tar", mixed))
+    assert [(source[i].image, source[i].caption) for i in range(2)] == [(s.image, s.caption) for s in (one, two)]
+    assert source.opening_faults() == []
+
+
+def test_tar_source__what_is_left_out_is_counted_by_kind(tmp_path: Path) -> None:
+    good = samples(3)
+    content = [
+        *members(good[:1]),
+        ("lonely.jpg", picture(9)),
+        ("wordy.txt", b"no image"),
+        ("../climbs.jpg", picture(8)),
+        ("../climbs.txt", b"out"),
+        ("/root.jpg", picture(7)),
+        (f"{good[0].key}.jpg", picture(6)),
+        (f"{good[0].key}.txt", b"another"),
+        *members(good[1:]),
+    ]
+    source = _source(write_tar(tmp_path / "a.tar", content))
+    assert [source[i].caption for i in range(len(source))] == [one.caption for one in good]
+    assert source[0].image == good[0].image, "the first of two members counts"
+    assert sorted(_opening(source)) == [
+        ("caption_missing", "lonely"),
+        ("duplicate_key", f"{good[0].key}.jpg"),
+        ("duplicate_key", f"{good[0].key}.txt"),
+        ("image_missing", "wordy"),
+        ("unsafe_name", "../climbs.jpg"),
+        ("unsafe_name", "../climbs.txt"),
+        ("unsafe_name", "/root.jpg"),
+    ]
+
+
+def test_tar_source__a_cut_shard_and_one_that_is_none(tmp_path: Path) -> None:
+    corpus = samples(6)
+    pattern = write_shards(tmp_path, corpus, 3)
+    cut = tmp_path / "00001.tar"
+    cut.write_bytes(cut.read_bytes()[:5000])
+    (tmp_path / "00002.tar").write_bytes(b"no tar" * 200)
+    (tmp_path / "00003.tar").mkdir()
+    source = _source(pattern)
+    assert [source[i].key for i in range(len(source))] == [one.key for one in corpus[: len(source)]]
+    assert len(source) >= 3
+    assert [kind for kind, _ in _opening(source)] == ["shard_cut", "shard_damaged", "shard_unreadable"]
+
+
+def test_tar_source__nothing_usable(tmp_path: Path) -> None:
+    file = write_tar(tmp_path / "a.tar", [("a.jpg", b"x")])
+    with pytest.raises(DataError, match=r"source 's' has no usable sample in 1 shard.*caption_missing in a"):
+        _source(file)
+    with pytest.raises(DataError, match="`where` picks rows of tables"):
+        _source(file, caption_fields=["txt"], where={"a": ["b"]})
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[1]", b"\xff\xfe", b'"text"'])
+def test_tar_source__json_that_is_no_object_is_a_fault_of_its_sample(tmp_path: Path, damage: bytes) -> None:
+    source = _source(
+        write_tar(tmp_path / "a.tar", [("1.jpg", picture(0)), ("1.json", damage)]), caption_fields=["c"], language="ko"
+    )
+    with pytest.raises(SampleFault) as raised:
+        source[0]
+    assert raised.value.kind == "metadata_undecodable"
+    assert raised.value.key.endswith("a.tar#0")
+
+
+def test_index__is_small_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = write_shards(tmp_path, samples(50), 20)
+    config = SourceConfig(files=[pattern], **TXT)
+    source = TarSource("s", config)
+    file = index_file(config, source.index.shards)
+    assert file.parent == tmp_path
+    assert ROW_BYTES == 24
+    assert source.index.rows(10, 13).shape == (3, 6)
+    monkeypatch.setattr(tar_index, "scan_shard", lambda *_: pytest.fail("scanned again"))
+    assert len(TarSource("s", config)) == 50
+
+
+def test_index__a_changed_or_new_shard_is_scanned_and_only_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pattern = write_shards(tmp_path, samples(9), 3)
+    _source(pattern)
+    scanned: list[str] = []
+    scan = tar_index.scan_shard
+    monkeypatch.setattr(tar_index, "scan_shard", lambda c, path: scanned.append(Path(path).name) or scan(c, path))
+    changed = samples(2, start=100)
+    write_tar(tmp_path / "00001.tar", members(changed))
+    write_tar(tmp_path / "00003.tar", members(samples(1, start=200)))
+    source = _source(pattern)
+    assert scanned == ["00001.tar", "00003.tar"]
+    keys = [source[i].key for i in range(len(source))]
+    assert keys == [one.key for one in [*samples(3), *changed, *samples(9)[6:], *samples(1, start=200)]]
+
+
+def test_index__of_another_language_rule_does_not_serve(tmp_path: Path) -> None:
+    pattern = write_shards(tmp_path, samples(4), 4)
+    plain = _source(pattern, caption_fields=["txt"], language="ko")
+    assert len(plain.rows_of("ko")) == 4
+    detected = _source(pattern)
+    assert plain.index.file != detected.index.file
+    assert len(detected.rows_of("ko")) == 2
+
+
+def test_index__a_build_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = samples(12)
+    pattern = write_shards(tmp_path, corpus, 3)
+    scan, calls = tar_index.scan_shard, []
+
+    def dies(config: SourceConfig, path: str) -> Any:
+        calls.append(Path(path).name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return scan(config, path)
+
+    monkeypatch.setattr(tar_index, "scan_shard", dies)
+    with pytest.raises(KeyboardInterrupt):
+        _source(pattern)
+    source = _source(pattern)
+    assert calls == ["00000.tar", "00001.tar", "00002.tar", "00002.tar", "00003.tar"]
+    assert [source[i].key for i in range(12)] == [one.key for one in corpus]
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty"])
+def test_index__a_damaged_one_is_built_anew(tmp_path: Path, damage: str) -> None:
+    pattern = write_shards(tmp_path, samples(5), 5)
+    file = _source(pattern).index.file
+    content = file.read_bytes()
+    file.write_bytes({"cut": content[:-20], "garbage": b"x" * 100, "empty": b""}[damage])
+    with pytest.raises(ValueError, match="index"):
+        ShardIndex(file)
+    assert len(_source(pattern)) == 5
+
+
+def test_index__in_a_folder_of_its_own_or_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = write_shards(tmp_path / "data", samples(3), 3)
+    own = _source(pattern, caption_fields=["txt"], index_folder=str(tmp_path / "own"))
+    assert own.index.file.parent == tmp_path / "own"
+    monkeypatch.setattr(tar_index, "CACHE_FOLDER", tmp_path / "cache")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert _source(pattern).index.file.parent == tmp_path / "cache"
+
+
+def test_tar_source__a_shard_changed_under_its_index_is_noticed_when_read(tmp_path: Path) -> None:
+    corpus = samples(4)
+    pattern = write_shards(tmp_path, corpus, 4)
+    source = _source(pattern)
+    write_tar(tmp_path / "00000.tar", members(samples(4, start=50))[3:])
+    kinds = []
+    for index in range(4):
+        try:
+            kinds.append(source[index].key)
+        except SampleFault as fault:
+            kinds.append(fault.kind)
+    assert "shard_changed" in kinds
+    assert not set(kinds) & {one.key for one in corpus}
+
+
+def test_tar_source__on_an_fsspec_filesystem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_index, "CACHE_FOLDER", tmp_path / "cache")
+    corpus = samples(7)
+    write_shards(tmp_path, corpus, 4)
+    memory = fsspec.filesystem("memory")
+    for number in range(2):
+        memory.pipe_file(f"/set/{number:05d}.tar", (tmp_path / f"{number:05d}.tar").read_bytes())
+    for pattern in ("memory://set/*.tar", "memory://set/{00000..00001}.tar"):
+        source = _source(pattern)
+        assert [(source[i].key, source[i].image, source[i].caption) for i in range(7)] == [
+            (one.key, one.image, one.caption) for one in corpus
+        ]
+    with pytest.raises(DataError, match="no file matches 'memory://nowhere/"):
+        _source("memory://nowhere/*.tar")
+
+
+@pytest.mark.slow
+def test_index__ten_million_entries_open_and_seek_at_once_in_little_memory(tmp_path: Path) -> None:
+    rows = np.zeros((10_000_000, 6), dtype="<u4")
+    rows[:, 1] = np.arange(10_000_000) % 50_000
+    file = tmp_path / "large.index"
+    shards = [{"path": f"{i:06d}.tar", "size": 1, "version": "", "samples": 10_000, "faults": []} for i in range(1000)]
+    description = json.dumps({"rule": "", "shards": shards}).encode()
+    file.write_bytes(rows.tobytes() + description + len(description).to_bytes(8, "little") + tar_index.MAGIC)
+    del rows
+    before = _resident_bytes()
+    start = time.process_time()
+    index = ShardIndex(file)
+    opened = time.process_time() - start
+    places = np.random.default_rng(0).integers(0, 10_000_000, 1000)
+    start = time.process_time()
+    found = [(index.shard_of(int(i)), int(index.rows(i, i + 1)[0, 1])) for i in places]
+    sought = (time.process_time() - start) / 1000
+    assert found == [(f"{i // 10_000:06d}.tar", i % 50_000) for i in places]
+    assert _resident_bytes() - before < 200e6
+    print(f"opened in {opened:.3f} s, a seek in {1000 * sought:.4f} ms")  # noqa: T201  # measured, not asserted
+    assert len(index) == 10_000_000
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

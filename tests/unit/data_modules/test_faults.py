@@ -1,0 +1,213 @@
+"""A corpus with every fault there is: exact counts, the same replacements in every run, never a wrong pairing."""
+
+import functools
+import io
+import json
+import struct
+import unicodedata
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_modules.errors import DataError
+from data_modules.faults import REPAIRED, SKIPPED
+from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
+from data_modules.loading import FaultConfig
+from data_modules.sampling import Draw
+from data_modules.sources.config import SourceConfig
+from data_modules.tokenizer import TokenizerConfig
+from data_modules.transforms.multi_crop import MultiCropConfig
+from tests.unit.data_modules.corpora import members, picture, samples, write_csv, write_tar
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+TRANSFORM = MultiCropConfig(image_size=16, num_global_crops=1, local_size=8, num_local_crops=0)
+Members = list[tuple[str, bytes]]
+
+
+def _saved(image: Image.Image, file_format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def _bomb() -> bytes:
+    """A PNG of a few hundred bytes that says it is 20000 x 20000 pixels."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
+    )
+
+
+def _rotated() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return _saved(Image.open(io.BytesIO(picture(1))), "JPEG", exif=exif)
+
+
+RGB = Image.open(io.BytesIO(picture(2)))
+DEEP = Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 160)
+
+IMAGES: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "image_undecodable": ("jpg", lambda: picture(3)[:300]),
+    "image_undecodable ": ("jpg", lambda: b"<html>404 not found</html>"),
+    "image_missing": ("jpg", lambda: b""),
+    "image_too_large": ("png", _bomb),
+    "image_cmyk": ("jpg", lambda: _saved(RGB.convert("CMYK"), "JPEG")),
+    "image_16_bit": ("png", lambda: _saved(DEEP, "PNG")),
+    "image_palette": ("png", lambda: _saved(RGB.convert("P"), "PNG")),
+    "image_animated": ("webp", lambda: _saved(RGB, "WEBP", save_all=True, append_images=[RGB.rotate(90)])),
+    "image_rotated": ("jpg", _rotated),
+    "wrong_extension": ("jpg", lambda: picture(4, file_format="PNG")),
+}
+CAPTIONS: dict[str, bytes] = {
+    "caption_missing": b"",
+    "caption_missing ": b"  \n ",
+    "caption_cut": b"long " * 20_000,
+    "caption_not_utf8": "좋은".encode("cp949") + b" text",
+    "caption_not_nfc": unicodedata.normalize("NFD", "한글 사진").encode(),
+}
+PER_KIND, GOOD = 2, 40
+
+
+def _corpus() -> tuple[Members, Counter[str]]:
+    """Members of a shard with every fault `PER_KIND` times among good samples, and the counts to be found."""
+    content, expected = list(members(samples(GOOD))), Counter[str]()
+    for number in range(PER_KIND):
+        for kind, (ending, image) in IMAGES.items():
+            key = f"{kind.strip()}-{len(kind)}-{number}"
+            content += [(f"{key}.{ending}", image()), (f"{key}.txt", b"an odd image")]
+            expected[kind.strip()] += 1
+        for kind, caption in CAPTIONS.items():
+            key = f"{kind.strip()}-{len(kind)}-{number}"
+            content += [(f"{key}.jpg", picture(number)), (f"{key}.txt", caption)]
+            expected[kind.strip()] += 1
+    return content, expected
+
+
+def _data(source: SourceConfig, steps: int, batch: int, **options: object) -> ImageTextDataModule:
+    faults = options.pop("faults", FaultConfig(max_share=1.0))
+    config = ImageTextDataConfig(
+        sources={"web": source}, global_batch_size=batch, num_workers=0, faults=faults, **options
+    )
+    return ImageTextDataModule(config, TRANSFORM, TokenizerConfig(vocab_size=270), seed=1, max_steps=steps)
+
+
+def test_faulty_shard__every_kind_is_counted_exactly_and_every_batch_is_full(tmp_path: Path) -> None:
+    content, expected = _corpus()
+    source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
+    number = GOOD + sum(expected.values())
+    assert number % 5 == 0
+    data = _data(source, number // 5, 5)
+    met: set[tuple[int, str]] = set()
+    for batch in data.train_dataloader():
+        assert batch.global_crops.shape == (1, 5, 3, 16, 16)
+        met |= {(report.sample_id, report.kind) for report in batch.faults}
+    # A replacement is drawn beside its own turn, and may be bad itself; each sample counts once here.
+    assert Counter(kind for _, kind in met) == expected
+
+
+def test_faulty_shard__each_sample_alone_gives_its_own_fault(tmp_path: Path) -> None:
+    content, expected = _corpus()
+    source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
+    data = _data(source, 1, 5)
+    found: Counter[str] = Counter()
+    for sample_id in range(len(data.sources[0])):
+        reports = data.dataset[Draw(0, sample_id)].faults
+        own = [report for report in reports if report.sample_id == sample_id]
+        found.update(report.kind for report in own)
+        for report in own:
+            assert report.key.startswith(report.kind) or report.kind == "wrong_extension", report
+    assert found == expected
+
+
+def test_faulty_shard__workers_and_runs_replace_alike(tmp_path: Path) -> None:
+    content, _ = _corpus()
+    source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
+
+    def run(workers: int) -> list[object]:
+        data = _data(source, 12, 5)
+        data.config = replace(data.config, num_workers=workers)
+        return [
+            (b.sample_ids.tolist(), b.captions, b.global_crops.sum(dim=(0, 2, 3, 4)).tolist(), sorted(b.faults))
+            for b in data.train_dataloader()
+        ]
+
+    assert run(0) == run(2) == run(0)
+
+
+def test_faulty_shard__no_caption_changes_its_image(tmp_path: Path) -> None:
+    content, _ = _corpus()
+    stems = {name.partition(".")[0]: {} for name, _ in content}
+    for name, value in content:
+        stems[name.partition(".")[0]][name.partition(".")[2]] = value
+    source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
+    opened = _data(source, 1, 1).sources[0]
+    for index in range(len(opened)):
+        try:
+            record = opened[index]
+        except DataError:
+            continue
+        parts = stems[record.key]
+        assert record.image in parts.values()
+        assert record.caption[:5] in unicodedata.normalize("NFC", parts["txt"].decode("utf-8", "replace"))
+
+
+@pytest.mark.parametrize("kind", ["missing file", "climbs", "absolute", "no caption"])
+def test_faulty_table__rows(tmp_path: Path, kind: str) -> None:
+    file = Path(write_csv(tmp_path, samples(6)))
+    lines = file.read_text(encoding="utf-8").splitlines()
+    key, image, caption, language = lines[3].split(",")
+    image = {
+        "missing file": "images/none.jpg",
+        "climbs": f"../{tmp_path.name}/{image}",
+        "absolute": "/etc/hostname",
+    }.get(kind, image)
+    lines[3] = ",".join([key, image, "" if kind == "no caption" else caption, language])
+    file.write_text("\n".join(lines), encoding="utf-8")
+    source = SourceConfig(files=[str(file)], caption_fields=["caption"], language_field="lang")
+    reports = [report for batch in _data(source, 2, 3).train_dataloader() for report in batch.faults]
+    expected = {"missing file": "image_missing", "no caption": "caption_missing"}.get(kind, "unsafe_name")
+    assert [(report.kind, report.key, report.source) for report in reports] == [(expected, key, "web")]
+
+
+def test_opening__too_much_left_out_is_an_error_with_the_reason(tmp_path: Path) -> None:
+    content = [*members(samples(10)), *[(f"lonely{i}.jpg", b"x") for i in range(3)]]
+    source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
+    with pytest.raises(
+        DataError, match=r"3 of 13 samples are left out, .*max_share = 0\.2, .* \(3\) because of caption"
+    ):
+        _data(source, 1, 2, faults=FaultConfig(max_share=0.2))
+    assert len(_data(source, 1, 2, faults=FaultConfig(max_share=0.25)).sources[0]) == 10
+
+
+def test_max_image_pixels__is_a_setting(tmp_path: Path) -> None:
+    content = [("1.jpg", picture(0, side=20)), ("1.txt", b"small"), ("2.jpg", picture(0, side=40)), ("2.txt", b"large")]
+    source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
+    batch = next(iter(_data(source, 1, 2, faults=FaultConfig(max_share=1.0, max_image_pixels=999)).train_dataloader()))
+    assert batch.captions == ["small", "small"]
+    assert [(one.kind, one.key) for one in batch.faults] == [("image_too_large", "2")]
+
+
+def test_kinds__are_told_apart_and_explained() -> None:
+    assert not set(SKIPPED) & set(REPAIRED)
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert [kind for kind in (*SKIPPED, *REPAIRED) if f"`{kind}`" not in page] == []
+
+
+def test_fault_reports__travel_as_plain_values(tmp_path: Path) -> None:
+    content = [*members(samples(2)), ("bad.jpg", b"no"), ("bad.txt", b"text")]
+    source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
+    batches = list(_data(source, 1, 3).train_dataloader())
+    report = batches[0].faults[0]
+    assert json.loads(json.dumps(report._asdict()))["kind"] == "image_undecodable"
+    assert functools.reduce(lambda a, b: a + b, [batch.faults for batch in batches]) == [report]
