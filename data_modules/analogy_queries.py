@@ -6,6 +6,7 @@ term's is another image of the gallery: that one is right. `1f468-200d-1f692` (m
 `1f469-200d-1f692` (woman firefighter) as `1f468` becomes `1f469`.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -76,8 +77,10 @@ class AnalogyQuery:
     """Queries of one cluster depend on each other."""
     image: int
     """The gallery row that is asked with."""
+    left_out: tuple[int, ...]
+    """Gallery rows that are not ranked: `image`, and all that show the very same picture."""
     right: tuple[int, ...]
-    """The gallery rows that are right; never `image`."""
+    """The gallery rows that are right, none of them left out."""
     source: int
     """Row of the source text."""
     target: int
@@ -125,6 +128,7 @@ def _queries(
     relation: str, config: RelationConfig, gallery: ImageGallery, settings: AnalogySetConfig, rows: dict[str, int]
 ) -> Iterator[AnalogyQuery]:
     row_of = {key: row for row, key in enumerate(gallery.keys)}
+    equal = _equal_images(gallery)
     for row, key in enumerate(gallery.keys):
         if any(gallery.columns[column][row] not in allowed for column, allowed in config.where.items()):
             continue
@@ -132,16 +136,26 @@ def _queries(
             changed = replace_part(
                 key, settings.separator, dict(zip(config.terms[source].parts, config.terms[target].parts, strict=True))
             )
-            if changed in row_of and changed != key:
+            if changed in row_of and row_of[changed] not in equal[row]:
                 yield AnalogyQuery(
                     name=f"{relation} {' '.join(sorted((key, changed)))}",
                     relation=relation,
                     cluster=gallery.columns[settings.cluster][row],
                     image=row,
-                    right=(row_of[changed],),
+                    left_out=equal[row],
+                    right=equal[row_of[changed]],
                     source=rows[source],
                     target=rows[target],
                 )
+
+
+def _equal_images(gallery: ImageGallery) -> list[tuple[int, ...]]:
+    """For each row, the rows with the same pixels, itself included."""
+    digests = [hashlib.sha256(image.numpy().tobytes()).digest() for image in gallery.images]
+    rows: dict[bytes, list[int]] = {}
+    for row, digest in enumerate(digests):
+        rows.setdefault(digest, []).append(row)
+    return [tuple(rows[digest]) for digest in digests]
 
 
 def replace_part(key: str, separator: str, replacement: dict[str, str]) -> str | None:

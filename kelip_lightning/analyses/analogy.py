@@ -2,7 +2,7 @@
 
 Shapes: Q queries, M images of the gallery, E embedding width.
 
-A query is an image, a text that fits it, a text that fits what is sought, and the images that are right. The image
+A query is an image, a text that fits it, a text that fits what is sought, and the images that are right. What is
 asked with is normalise(image) + λ (normalise(target text) − normalise(source text)); the gallery is ranked by
 cosine, the query's own image left out. λ is chosen on one half of the queries, separately for each pairing of
 languages, and the figures come from the other half. The halves follow from a hash of the query's name, so that they
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_modules.analogy_queries import AnalogyQuery
+from data_modules.errors import DataError
 from kelip_lightning.analyses.records import Finding, Findings, Item
 from kelip_lightning.evaluation.bootstrap import Bootstrap, Interval
 
@@ -56,15 +57,15 @@ def analogy_findings(
 
     Args:
         name: Of the gallery.
-        queries: Q queries, some in each half in every relation.
+        queries: Q queries, at least one in each half of every relation.
         images: (M, E) unit rows.
         texts: Language -> (T, E) unit rows, to which the queries' `source` and `target` point.
         bootstrap: Resampling of the reported queries, by cluster within each relation.
 
     Raises:
-        ValueError: A relation has no query in one of the halves.
+        DataError: A relation has no query in one of the halves.
     """
-    dev, test = _halves(name, queries)
+    dev, test = split_halves(name, queries)
     image_only = query_ranks(test, images, texts, ("ko", "ko"), 0.0)
     found = Findings()
     for pairing, languages in PAIRINGS.items():
@@ -82,21 +83,26 @@ def analogy_findings(
                 measure=f"{pairing} top-1, λ = {scale:.1f}",
                 interval=interval,
                 count=len(dev),
+                headline=False,
             )
             for scale, interval in curve.items()
         ]
     return found
 
 
-def _halves(name: str, queries: Sequence[AnalogyQuery]) -> tuple[list[AnalogyQuery], list[AnalogyQuery]]:
-    """The half on which λ is chosen and the half that is reported."""
+def split_halves(name: str, queries: Sequence[AnalogyQuery]) -> tuple[list[AnalogyQuery], list[AnalogyQuery]]:
+    """The half on which λ is chosen and the half that is reported.
+
+    Raises:
+        DataError: A relation has no query in one of the halves.
+    """
     test = [one for one in queries if in_test_half(one.name)]
     dev = [one for one in queries if not in_test_half(one.name)]
     both = {one.relation for one in dev} & {one.relation for one in test}
     if lacking := sorted({one.relation for one in queries} - both):
-        raise ValueError(f"{name}: {', '.join(lacking)} has no query in one of the halves; give it more queries")
-    if not queries:
-        raise ValueError(f"{name}: there is no query")
+        raise DataError(
+            f"sets.{name}.relations.{lacking[0]} has no query in one of the halves; give it more queries or remove it"
+        )
     return dev, test
 
 
@@ -118,10 +124,7 @@ def query_ranks(
         scale: λ.
         chunk: Queries scored at a time.
     """
-    own = images[[one.image for one in queries]]
-    target = texts[languages[0]][[one.target for one in queries]]
-    source = texts[languages[1]][[one.source for one in queries]]
-    return _ranks(queries, own + scale * (target - source), images, chunk)
+    return _ranks(queries, asked_with(queries, images, texts, languages, scale), images, chunk)
 
 
 def text_ranks(queries: Sequence[AnalogyQuery], images: Tensor, texts: Tensor, chunk: int = 1024) -> NDArray[np.int64]:
@@ -129,13 +132,46 @@ def text_ranks(queries: Sequence[AnalogyQuery], images: Tensor, texts: Tensor, c
     return _ranks(queries, texts[[one.target for one in queries]], images, chunk)
 
 
+def nearest_images(
+    queries: Sequence[AnalogyQuery],
+    images: Tensor,
+    texts: dict[str, Tensor],
+    languages: tuple[str, str],
+    scale: float,
+    top: int,
+) -> Tensor:
+    """(Q, top) gallery rows of the nearest images, int64; arguments as in `query_ranks`."""
+    scores = _scores(queries, asked_with(queries, images, texts, languages, scale), images)
+    return scores.topk(top, dim=1).indices
+
+
+def asked_with(
+    queries: Sequence[AnalogyQuery],
+    images: Tensor,
+    texts: dict[str, Tensor],
+    languages: tuple[str, str],
+    scale: float,
+) -> Tensor:
+    """(Q, E) image + scale * (target text − source text); arguments as in `query_ranks`."""
+    target = texts[languages[0]][[one.target for one in queries]]
+    source = texts[languages[1]][[one.source for one in queries]]
+    return images[[one.image for one in queries]] + scale * (target - source)
+
+
+def _scores(queries: Sequence[AnalogyQuery], asked: Tensor, images: Tensor) -> Tensor:
+    """(Q, M); a query's length does not change the order of its row, so it is left as it is."""
+    scores = asked @ images.T
+    rows = [row for row, one in enumerate(queries) for _ in one.left_out]
+    scores[rows, [index for one in queries for index in one.left_out]] = -torch.inf
+    return scores
+
+
 def _ranks(queries: Sequence[AnalogyQuery], asked: Tensor, images: Tensor, chunk: int) -> NDArray[np.int64]:
     """Wrong images that score at least as much as the best right one count as before it."""
     ranks = []
     for start in range(0, len(queries), chunk):
         members = queries[start : start + chunk]
-        scores = asked[start : start + chunk] @ images.T
-        scores[torch.arange(len(members)), [one.image for one in members]] = -torch.inf
+        scores = _scores(members, asked[start : start + chunk], images)
         right = torch.zeros_like(scores, dtype=torch.bool)
         rows = [row for row, one in enumerate(members) for _ in one.right]
         right[rows, [index for one in members for index in one.right]] = True
@@ -178,7 +214,13 @@ def _report(
             measure = f"{pairing} top-{top}, {method}"
             whole = bootstrap.mean_of_strata([values[rows] for rows in relations.values()], list(clusters.values()))
             found.summary.append(
-                Finding(subject=f"{name}: {MACRO}", measure=measure, interval=whole, count=len(values))
+                Finding(
+                    subject=f"{name}: {MACRO}",
+                    measure=measure,
+                    interval=whole,
+                    count=len(values),
+                    headline=top == 1,
+                )
             )
             found.summary += [
                 Finding(
@@ -186,6 +228,7 @@ def _report(
                     measure=measure,
                     interval=bootstrap.mean(values[rows], clusters[relation]),
                     count=len(rows),
+                    headline=top == 1 and method == "analogy",
                 )
                 for relation, rows in relations.items()
             ]

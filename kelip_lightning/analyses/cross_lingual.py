@@ -26,6 +26,17 @@ from kelip_lightning.evaluation.retrieval import RECALL_KS, retrieval_ranks
 CONTROL = "untrained control"
 """Ends the subject of the control's findings."""
 
+HEADLINE = (
+    "ko_to_en_R@1",
+    "en_to_ko_R@1",
+    "ko_to_en_R@5",
+    "en_to_ko_R@5",
+    "matched, centred",
+    "random, centred",
+    "matched − random, centred",
+)
+"""Measures that a short table shows."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionSimilarity:
@@ -122,7 +133,14 @@ def caption_findings(
         for subject, interval in parts.items():
             own_chance = None if subject.endswith("− control") else chance
             found.summary.append(
-                Finding(subject=subject, measure=key, interval=interval, count=count, chance=own_chance)
+                Finding(
+                    subject=subject,
+                    measure=key,
+                    interval=interval,
+                    count=count,
+                    chance=own_chance,
+                    headline=key in HEADLINE,
+                )
             )
     found.statements = _statements(name, found.summary)
     return found

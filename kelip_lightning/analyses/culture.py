@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_modules.errors import DataError
 from data_modules.word_pairs import WordPair
 from kelip_lightning.analyses.records import Finding, Findings, Item
 from kelip_lightning.evaluation.bootstrap import Bootstrap
@@ -35,10 +36,11 @@ SIGNIFICANCE = 0.05
 """Level of the test, over all pairs that are tested."""
 
 MIN_CONTROLS = 20
-"""Fewer control pairs could never give a rank of 5%."""
+"""One more than this many: against fewer than 20 others, no control pair can rank among the first 5%."""
 
 ALL_TOPICS = "all pairs"
 CONTROLS = "control pairs"
+DIFFERENCE = "all pairs − control pairs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +72,10 @@ def compare_words(
         num_draws: Draws of the null distribution per pair; 1 / (num_draws + 1) is the smallest p-value.
 
     Raises:
-        ValueError: There are too few control pairs, or fewer than `top` images.
+        DataError: There are too few control pairs or images, as `check_enough` says.
     """
     control = np.array([pair.control for pair in pairs])
-    if control.sum() <= MIN_CONTROLS:
-        raise ValueError(f"the test needs at least {MIN_CONTROLS + 1} control pairs, got {control.sum()}")
-    if len(gallery) < top:
-        raise ValueError(f"top = {top} needs as many images, got {len(gallery)}")
+    check_enough(pairs, len(gallery), top)
     offset = en[torch.from_numpy(control)].mean(dim=0) - ko[torch.from_numpy(control)].mean(dim=0)
     overlap, correlation, images = _retrieved(ko, en, gallery, top)
     moved_overlap, _, _ = _retrieved(ko + offset, en, gallery, top)
@@ -102,6 +101,22 @@ def compare_words(
     ]
     findings = Findings(summary=_summary(items, bootstrap, top), items=items, statements=_statements(items))
     return findings, images
+
+
+def check_enough(pairs: Sequence[WordPair], num_images: int, top: int) -> None:
+    """See to it that the comparison has what it needs.
+
+    Raises:
+        DataError: There are too few control pairs for the test, no other pair, or fewer than `top` images.
+    """
+    num_controls = sum(pair.control for pair in pairs)
+    if num_controls <= MIN_CONTROLS or num_controls == len(pairs):
+        raise DataError(
+            f"word_pairs holds {num_controls} control pairs of {len(pairs)}; the test needs at least "
+            f"{MIN_CONTROLS + 1}, and a pair to test: add some"
+        )
+    if num_images < top:
+        raise DataError(f"top = {top} needs as many images, and the gallery has {num_images}; lower top")
 
 
 def _retrieved(ko: Tensor, en: Tensor, gallery: Tensor, top: int) -> tuple[Tensor, Tensor, PairImages]:
@@ -246,17 +261,29 @@ def _summary(items: list[Item], bootstrap: Bootstrap, top: int) -> list[Finding]
     tested = [item for item in items if not item["control"]]
     groups = {ALL_TOPICS: tested, CONTROLS: [item for item in items if item["control"]]}
     groups |= {topic: [item for item in tested if item["topic"] == topic] for topic in _topics(tested)}
+    headline = (f"overlap_top{top}", "divergence")
     found = []
     for measure in (f"overlap_top{top}", f"overlap_top{top}_offset_removed", "rank_correlation", "divergence"):
         values = {name: np.array([item[measure] for item in members]) for name, members in groups.items()}
         found += [
-            Finding(subject=name, measure=measure, interval=bootstrap.mean(one), count=len(one))
+            Finding(
+                subject=name,
+                measure=measure,
+                interval=bootstrap.mean(one),
+                count=len(one),
+                headline=measure in headline,
+            )
             for name, one in values.items()
-            if len(one)
         ]
-        if tested:
-            difference = bootstrap.unpaired_difference(values[ALL_TOPICS], values[CONTROLS])
-            found.append(Finding(subject="all − control", measure=measure, interval=difference, count=len(items)))
+        found.append(
+            Finding(
+                subject=DIFFERENCE,
+                measure=measure,
+                interval=bootstrap.unpaired_difference(values[ALL_TOPICS], values[CONTROLS]),
+                count=len(items),
+                headline=measure in headline,
+            )
+        )
     return found
 
 

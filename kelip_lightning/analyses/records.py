@@ -21,6 +21,8 @@ class Finding:
     """Number of items behind it."""
     chance: float | None = None
     """What guessing gives, where that is known."""
+    headline: bool = True
+    """Whether a short table shows it."""
 
     def row(self) -> dict[str, str | float | int | None]:
         """The finding as one row of a table."""

@@ -86,17 +86,18 @@ class Bootstrap:
     def length_of_mean(self, rows: NDArray[np.floating]) -> Interval:
         """Euclidean length of the mean of (N, E) rows; of differences of paired rows, the distance of their means.
 
-        As for any length, resampling noise lengthens a short one.
+        Noise lengthens: the squared length of a mean is too large by the variance of the mean, summed over E, and
+        that of a resampled mean by twice as much. Both are taken off (not below zero).
         """
         means = self._row_means(rows, np.random.default_rng(self.seed))
-        return interval_of(float(np.linalg.norm(rows.mean(axis=0))), np.linalg.norm(means, axis=1))
+        return _length(rows.mean(axis=0), means, _variance_of_mean(rows))
 
     def distance_of_means(self, first: NDArray[np.floating], second: NDArray[np.floating]) -> Interval:
-        """Euclidean distance between the mean rows of (N, E) and (M, E), each resampled by itself."""
+        """Euclidean distance between the mean rows of (N, E) and (M, E), each resampled by itself; noise as above."""
         generator = np.random.default_rng(self.seed)
-        means = [self._row_means(one, generator) for one in (first, second)]
-        value = float(np.linalg.norm(first.mean(axis=0) - second.mean(axis=0)))
-        return interval_of(value, np.linalg.norm(means[0] - means[1], axis=1))
+        means = self._row_means(first, generator) - self._row_means(second, generator)
+        variance = _variance_of_mean(first) + _variance_of_mean(second)
+        return _length(first.mean(axis=0) - second.mean(axis=0), means, variance)
 
     def _means(
         self, values: NDArray[np.float64], clusters: Sequence[str] | None, generator: np.random.Generator
@@ -112,11 +113,23 @@ class Bootstrap:
         num_rows, done, pieces = len(rows), 0, []
         while done < self.num_resamples:
             size = min(self.num_resamples - done, max(1, _MAX_CELLS // num_rows))
-            counts = generator.multinomial(num_rows, np.full(num_rows, 1 / num_rows), size=size)
+            drawn = generator.integers(0, num_rows, size=(size, num_rows)) + num_rows * np.arange(size)[:, None]
+            counts = np.bincount(drawn.ravel(), minlength=size * num_rows).reshape(size, num_rows)
             # As floats: integer products go through no BLAS.
             pieces.append(counts.astype(np.float64) @ rows.astype(np.float64) / num_rows)
             done += size
         return np.concatenate(pieces)
+
+
+def _variance_of_mean(rows: NDArray[np.floating]) -> float:
+    """Squared standard error of the mean row, summed over its elements."""
+    return float(rows.var(axis=0, ddof=1).sum() / len(rows))
+
+
+def _length(mean: NDArray[np.floating], resampled: NDArray[np.float64], variance: float) -> Interval:
+    value = np.sqrt(max(0.0, float(mean @ mean) - variance))
+    squares = np.einsum("re,re->r", resampled, resampled) - 2 * variance
+    return interval_of(float(value), np.sqrt(np.maximum(squares, 0.0)))
 
 
 def interval_of(value: float, resampled: NDArray[np.float64]) -> Interval:
