@@ -1,9 +1,10 @@
 """Korean and English words of the same meaning, from a YAML file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import yaml
 
 from data_modules.errors import DataError
@@ -53,3 +54,15 @@ def _pairs(topics: dict[str, Any], control: bool) -> Iterator[WordPair]:
             if not (isinstance(ko, str) and isinstance(en, str) and ko and en):
                 raise ValueError(f"[{ko!r}, {en!r}] in {topic} are no two words")
             yield WordPair(ko=ko, en=en, topic=topic, control=control)
+
+
+def nonsense_words(words: Sequence[str], seed: int) -> list[str]:
+    """As many words of the same lengths, all characters but spaces shuffled over the whole list.
+
+    Args:
+        words: Of one language.
+        seed: Of the shuffle.
+    """
+    characters = [character for word in words for character in word if character != " "]
+    shuffled = iter(np.random.default_rng(seed).permutation(characters).tolist())
+    return ["".join(" " if character == " " else next(shuffled) for character in word) for word in words]

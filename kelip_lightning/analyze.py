@@ -13,7 +13,7 @@ from data_modules.evaluation_sets import build_caption_set
 from data_modules.image_choice import build_image_choice
 from data_modules.image_gallery import build_image_gallery
 from data_modules.records import LANGUAGES
-from data_modules.word_pairs import read_word_pairs
+from data_modules.word_pairs import nonsense_words, read_word_pairs
 from kelip_lightning.analyses import analogy, cross_lingual, culture
 from kelip_lightning.analyses.image_choice import choice_findings
 from kelip_lightning.analyses.records import Findings
@@ -110,16 +110,14 @@ def analyze_culture(model: Encoders, settings: CultureAnalysis) -> Outcome:
     culture.check_enough(pairs, len(gallery.keys), settings.top)
     choices = [build_image_choice(name, one, model.image_size) for name, one in settings.choices.items()]
     bootstrap = _bootstrap(settings.resampling)
-    words = {
-        language: class_embeddings(
-            model.texts, [[getattr(pair, language)] for pair in pairs], settings.templates[language]
-        )
-        for language in LANGUAGES
-    }
+    words, nonsense = {}, {}
+    for language in LANGUAGES:
+        own, templates = [getattr(pair, language) for pair in pairs], settings.templates[language]
+        made_up = nonsense_words(own, settings.resampling.seed)
+        words[language] = class_embeddings(model.texts, [[word] for word in own], templates)
+        nonsense[language] = class_embeddings(model.texts, [[word] for word in made_up], templates)
     images = embed_images(model.images, gallery.images)
-    findings, first = culture.compare_words(
-        pairs, words["ko"], words["en"], images, bootstrap, settings.top, settings.num_draws
-    )
+    findings, first = culture.compare_words(pairs, words, nonsense, images, bootstrap, settings.top, settings.num_draws)
     for name, one in zip(settings.choices, choices, strict=True):
         options = embed_texts(model.texts, [text for texts in one.texts for text in texts])
         counts = [len(texts) for texts in one.texts]

@@ -2,33 +2,26 @@
 
 Shapes: P word pairs, C control pairs among them, M images of the gallery, E embedding width, D draws.
 
-A pair is told by the scores of all images under its Korean and under its English word. Words of one language
-share an offset from those of the other, which says nothing about a pair: the mean row of each language, taken
-over the control pairs, is removed first. The divergence of a pair is 1 − r, with r the correlation of its two
-score profiles over the gallery. It follows from the covariance of the gallery alone (`score_space`), so a
-million images cost no more than a hundred.
+For every pair: which first images both words share, how the order of the whole gallery agrees, and the test of
+`divergence` whether the two words differ more than the model's languages do anyway.
 
-The test asks whether a pair diverges more than the model's languages do anyway. The null hypothesis: the
-difference of its two vectors, the offset removed, is a draw from the distribution of the control pairs'
-differences. Its distribution: the pair's own midpoint with differences mixed out of two random control pairs,
-cos(t) d_j + sin(t) d_k with t uniform, so that length and directions are theirs and there are enough distinct
-draws to go below a corrected level, which C control pairs alone cannot (their smallest p-value is 1 / (C + 1)).
-Mixing makes tails lighter, so a pair is only said to differ if two things hold: its p-value, Holm-corrected over
-the pairs that are tested, is at most 5%, and so is its plain rank among the control pairs, which assumes nothing
-but that they are exchangeable. Control pairs go through the same test, each against the others, uncorrected: at
-most about 5% of them should come out below 5%.
+A word that the model does not know has first images too, and two such words disagree by chance. So a pair is only
+said to differ if both words are known: the best image of a known word scores higher than those of 95% of nonsense
+words, which are made of the same characters. What is left is a difference between two words that the model knows;
+whether it is one of culture, the images must tell.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from data_modules.errors import DataError
+from data_modules.records import LANGUAGES
 from data_modules.word_pairs import WordPair
+from kelip_lightning.analyses.divergence import divergence_test, holm
 from kelip_lightning.analyses.records import Finding, Findings, Item
 from kelip_lightning.evaluation.bootstrap import Bootstrap
 
@@ -53,8 +46,8 @@ class PairImages:
 
 def compare_words(
     pairs: Sequence[WordPair],
-    ko: Tensor,
-    en: Tensor,
+    words: Mapping[str, Tensor],
+    nonsense: Mapping[str, Tensor],
     gallery: Tensor,
     bootstrap: Bootstrap,
     top: int = 10,
@@ -63,44 +56,87 @@ def compare_words(
     """Overlap, correlation and test of every pair, and their means by topic.
 
     Args:
-        pairs: P word pairs, at least `MIN_CONTROLS` + 1 of them control pairs.
-        ko: (P, E) unit rows of the Korean words.
-        en: (P, E) unit rows of the English words.
+        pairs: P word pairs, more than `MIN_CONTROLS` of them control pairs.
+        words: `ko` and `en` -> (P, E) unit rows of the words.
+        nonsense: `ko` and `en` -> (P', E) unit rows of nonsense words, as `nonsense_words` makes them.
         gallery: (M, E) unit rows of the images.
         bootstrap: Resampling of pairs, and the seed of the test's draws.
         top: The k of the overlap of the first k images; at most M.
         num_draws: Draws of the null distribution per pair; 1 / (num_draws + 1) is the smallest p-value.
 
+    Returns:
+        One item per pair, means over all pairs, control pairs and topics, and each pair's first images.
+
     Raises:
         DataError: There are too few control pairs or images, as `check_enough` says.
     """
-    control = np.array([pair.control for pair in pairs])
     check_enough(pairs, len(gallery), top)
-    offset = en[torch.from_numpy(control)].mean(dim=0) - ko[torch.from_numpy(control)].mean(dim=0)
-    overlap, correlation, images = _retrieved(ko, en, gallery, top)
-    moved_overlap, _, _ = _retrieved(ko + offset, en, gallery, top)
-    tests = divergence_test(ko.double().numpy(), en.double().numpy(), gallery, control, bootstrap.seed, num_draws)
-    corrected = np.full(len(pairs), np.nan)
-    corrected[~control] = holm(tests.p_value[~control])
+    control = np.array([pair.control for pair in pairs])
+    offset = (words["en"] - words["ko"])[torch.from_numpy(control)].mean(dim=0)
+    overlap, correlation, images = _retrieved(words["ko"], words["en"], gallery, top)
+    moved_overlap, _, _ = _retrieved(words["ko"] + offset, words["en"], gallery, top)
+    rows = {language: words[language].double().numpy() for language in LANGUAGES}
+    test = divergence_test(rows["ko"], rows["en"], gallery, control, bootstrap.seed, num_draws)
+    columns: dict[str, Sequence[float | bool]] = {
+        f"overlap_top{top}": overlap.tolist(),
+        f"overlap_top{top}_offset_removed": moved_overlap.tolist(),
+        "rank_correlation": correlation.tolist(),
+        "known_ko": is_known(words["ko"], nonsense["ko"], gallery).tolist(),
+        "known_en": is_known(words["en"], nonsense["en"], gallery).tolist(),
+        "divergence": test.divergence.tolist(),
+        "rank_among_controls_p": test.rank_p_value.tolist(),
+        "p": test.p_value.tolist(),
+    }
     items: list[Item] = [
         {
             "topic": pair.topic,
             "ko": pair.ko,
             "en": pair.en,
             "control": pair.control,
-            f"overlap_top{top}": float(overlap[place]),
-            f"overlap_top{top}_offset_removed": float(moved_overlap[place]),
-            "rank_correlation": float(correlation[place]),
-            "divergence": float(tests.divergence[place]),
-            "rank_among_controls_p": float(tests.rank_p_value[place]),
-            "p": float(tests.p_value[place]),
-            "p_holm": float(corrected[place]),
-            "differs": bool(corrected[place] <= SIGNIFICANCE and tests.rank_p_value[place] <= SIGNIFICANCE),
+            **{name: values[place] for name, values in columns.items()},
         }
         for place, pair in enumerate(pairs)
     ]
-    findings = Findings(summary=_summary(items, bootstrap, top), items=items, statements=_statements(items))
-    return findings, images
+    _judge(items)
+    return Findings(summary=_summary(items, bootstrap, top), items=items, statements=_statements(items)), images
+
+
+def _judge(items: Sequence[Item]) -> None:
+    """Add the corrected p-value, none for control pairs, and the verdict."""
+    tested = [item for item in items if not item["control"]]
+    corrected = iter(holm(np.array([item["p"] for item in tested], dtype=np.float64)).tolist())
+    for item in items:
+        holds = None if item["control"] else next(corrected)
+        rank = item["rank_among_controls_p"]
+        assert isinstance(rank, float)
+        beyond = holds is not None and holds <= SIGNIFICANCE and rank <= SIGNIFICANCE
+        item["p_holm"] = holds
+        item["differs"] = bool(beyond and item["known_ko"] and item["known_en"])
+        item["verdict"] = _verdict(item, beyond)
+
+
+def _verdict(item: Item, beyond: bool) -> str:
+    if item["control"]:
+        return "control pair"
+    if not (item["known_ko"] and item["known_en"]):
+        return "a word is not known"
+    return "differs" if beyond else "no difference beyond the language gap"
+
+
+def is_known(words: Tensor, nonsense: Tensor, gallery: Tensor) -> Tensor:
+    """Whether the best image of a word scores higher than those of at least 95% of nonsense words.
+
+    Args:
+        words: (P, E) unit rows.
+        nonsense: (P', E) unit rows.
+        gallery: (M, E) unit rows of the images.
+
+    Returns:
+        (P,) bool.
+    """
+    best = (words @ gallery.T).amax(dim=1)
+    best_nonsense = (nonsense @ gallery.T).amax(dim=1)
+    return (best_nonsense[None, :] >= best[:, None]).double().mean(dim=1) <= SIGNIFICANCE
 
 
 def check_enough(pairs: Sequence[WordPair], num_images: int, top: int) -> None:
@@ -146,117 +182,6 @@ def average_ranks(scores: Tensor) -> Tensor:
     return ranks
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DivergenceTest:
-    """Outcome per pair, each (P,) float64."""
-
-    divergence: NDArray[np.float64]
-    """1 − correlation of the two score profiles, the language offset removed; in [0, 2]."""
-    p_value: NDArray[np.float64]
-    """Share of null draws that diverge at least as much."""
-    rank_p_value: NDArray[np.float64]
-    """Share of the control pairs that diverge at least as much, the pair itself counted in."""
-
-
-def divergence_test(
-    ko: NDArray[np.float64],
-    en: NDArray[np.float64],
-    gallery: Tensor,
-    control: NDArray[np.bool_],
-    seed: int,
-    num_draws: int,
-) -> DivergenceTest:
-    """The test described at the head of this file.
-
-    Args:
-        ko: (P, E) Korean words.
-        en: (P, E) English words.
-        gallery: (M, E) images.
-        control: (P,) which pairs are control pairs.
-        seed: Of the draws; each pair has its own stream.
-        num_draws: D.
-    """
-    spread = score_space(gallery.double().numpy())
-    profiles_ko, profiles_en = ko @ spread, en @ spread
-    outcomes = []
-    for place in range(len(ko)):
-        # A control pair is not its own reference, so that it is treated as any other pair.
-        reference = control.copy()
-        reference[place] = False
-        generator = np.random.default_rng([seed, place])
-        outcomes.append(_test_pair(profiles_ko, profiles_en, place, reference, num_draws, generator))
-    divergence, p_value, rank_p_value = np.array(outcomes).T
-    return DivergenceTest(divergence=divergence, p_value=p_value, rank_p_value=rank_p_value)
-
-
-def _test_pair(
-    ko: NDArray[np.float64],
-    en: NDArray[np.float64],
-    place: int,
-    reference: NDArray[np.bool_],
-    num_draws: int,
-    generator: np.random.Generator,
-) -> tuple[float, float, float]:
-    """Divergence, p-value and p-value by rank of one pair; rows are in the space of `score_space`."""
-    ko, en = ko - ko[reference].mean(axis=0), en - en[reference].mean(axis=0)
-    difference = mixed_differences(ko[reference] - en[reference], num_draws, generator) / 2
-    middle = (ko[place] + en[place]) / 2
-    drawn = 1 - cosine(middle + difference, middle - difference)
-    divergences = 1 - cosine(ko, en)
-    own, others = divergences[place], divergences[reference]
-    p_value = (1 + np.sum(drawn >= own)) / (1 + num_draws)
-    rank_p_value = (1 + np.sum(others >= own)) / (1 + len(others))
-    return float(own), float(p_value), float(rank_p_value)
-
-
-def score_space(gallery: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The matrix A (E, E) with A A' = the covariance of the gallery's rows (M, E).
-
-    The scores of all images under a vector v have the variance |v A|^2, and the scores under two vectors
-    correlate by the cosine of v A and w A.
-    """
-    values, vectors = np.linalg.eigh(np.cov(gallery, rowvar=False))
-    spread: NDArray[np.float64] = vectors * np.sqrt(np.maximum(values, 0.0))
-    return spread
-
-
-def cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N,) cosines of the rows of two (N, E) arrays; 0 where a row is zero (all images score alike)."""
-    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    joint = np.einsum("ne,ne->n", first, second)
-    cosines: NDArray[np.float64] = np.divide(joint, lengths, out=np.zeros_like(joint), where=lengths > 0)
-    return cosines
-
-
-def mixed_differences(
-    differences: NDArray[np.float64], num_draws: int, generator: np.random.Generator
-) -> NDArray[np.float64]:
-    """Draws (D, E) of cos(t) d_j + sin(t) d_k, rows j and k different, t uniform in [0, 2 pi).
-
-    The rows (C, E) are differences less their own mean, which shortens them, while the tested pair's is not
-    part of that mean, which lengthens it: sqrt((C + 1) / (C − 1)) makes both alike in variance.
-    """
-    count = len(differences)
-    first = generator.integers(0, count, size=num_draws)
-    second = (first + generator.integers(1, count, size=num_draws)) % count
-    angle = generator.uniform(0, 2 * np.pi, size=(num_draws, 1))  # the signs of sine and cosine swap languages
-    mixed = np.cos(angle) * differences[first] + np.sin(angle) * differences[second]
-    drawn: NDArray[np.float64] = mixed * np.sqrt((count + 1) / (count - 1))
-    return drawn
-
-
-def holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Holm's corrected p-values: those at most x keep the chance of any false claim at most x.
-
-    Reference: Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.
-    """
-    order = np.argsort(p_values, kind="stable")
-    factors = np.arange(len(p_values), 0, -1)
-    corrected = np.empty(len(p_values))
-    corrected[order] = np.minimum(1.0, np.maximum.accumulate(factors * p_values[order]))
-    return corrected
-
-
 def _summary(items: list[Item], bootstrap: Bootstrap, top: int) -> list[Finding]:
     tested = [item for item in items if not item["control"]]
     groups = {ALL_TOPICS: tested, CONTROLS: [item for item in items if item["control"]]}
@@ -294,12 +219,21 @@ def _topics(items: list[Item]) -> list[str]:
 def _statements(items: list[Item]) -> list[str]:
     tested = [item for item in items if not item["control"]]
     controls = [item for item in items if item["control"]]
-    differing = sorted((item for item in tested if item["differs"]), key=lambda item: item["p_holm"])
-    low = sum(float(item["p"]) <= SIGNIFICANCE for item in controls)
+    known = [item for item in tested if item["known_ko"] and item["known_en"]]
+    differing = sorted((item for item in known if item["differs"]), key=_p_value)
+    low = sum(_p_value(item) <= SIGNIFICANCE for item in controls)
     named = ", ".join(f"{item['ko']}/{item['en']}" for item in differing)
     return [
-        f"{len(differing)} of {len(tested)} word pairs differ beyond the languages' overall gap "
-        f"(Holm-corrected at {SIGNIFICANCE:.0%})" + (f": {named}." if named else "."),
-        f"Check of the test: {low} of {len(controls)} control pairs have p <= {SIGNIFICANCE:.2f} uncorrected, "
-        f"about {SIGNIFICANCE * len(controls):.0f} are expected by chance.",
+        f"The model knows both words of {len(known)} of {len(tested)} pairs: their best images score higher than "
+        "those of 95% of nonsense words. The other pairs say nothing about culture.",
+        f"{len(differing)} of these {len(known)} pairs differ beyond the languages' overall gap (Holm-corrected "
+        f"over all {len(tested)} at {SIGNIFICANCE:.0%})" + (f": {named}." if named else "."),
+        f"Check of the test: {low} of {len(controls)} control pairs have p <= {SIGNIFICANCE:.2f} uncorrected; no more "
+        f"than about {SIGNIFICANCE * len(controls):.0f} are expected.",
     ]
+
+
+def _p_value(item: Item) -> float:
+    value = item["p"]
+    assert isinstance(value, float)
+    return value

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from kelip_lightning.evaluation.bootstrap import Interval
 
-Item = dict[str, str | int | float | bool]
+Item = dict[str, str | int | float | bool | None]
 """One row per word pair, caption or query: column -> value."""
 
 

@@ -78,9 +78,9 @@ def print_findings(summary: "Sequence[Finding]", statements: "Sequence[str]", ti
         table.add_column(column, justify="right")
     for one in summary:
         interval = one.interval
-        bounds = f"{interval.low:.3f} to {interval.high:.3f}"
+        bounds = f"{interval.low:z.3f} to {interval.high:z.3f}"
         chance = "–" if one.chance is None else f"{one.chance:.4f}"
-        table.add_row(Text(one.subject), Text(one.measure), f"{interval.value:.3f}", bounds, chance, f"{one.count:,}")
+        table.add_row(Text(one.subject), Text(one.measure), f"{interval.value:z.3f}", bounds, chance, f"{one.count:,}")
     console = Console(highlight=False)
     console.print(table)
     for statement in statements:

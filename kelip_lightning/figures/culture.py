@@ -15,7 +15,7 @@ from kelip_lightning.figures.interval_chart import draw_interval_chart, row_of
 def culture_figures(
     findings: Findings, pairs: Sequence[WordPair], first: PairImages, images: Tensor, num_shown: int
 ) -> dict[str, np.ndarray]:
-    """A chart of the overlap by topic, and the images of the pairs that differ most.
+    """A chart of the overlap by topic, and the images of the pairs that differ most, of known words first.
 
     Args:
         findings: Of `compare_words`; the first items are those of the pairs, in their order.
@@ -28,23 +28,26 @@ def culture_figures(
     rows = [row_of(one, one.subject) for one in findings.summary if one.measure == overlap]
     title = "Share of images that both words call up (overlap of the first ones)"
     figures = {"overlap": draw_interval_chart(rows, title)}
-    order = sorted(range(len(pairs)), key=lambda place: (pairs[place].control, _p_value(findings.items[place])))
+    order = sorted(range(len(pairs)), key=lambda place: _place(findings.items[place]))
     shown = [row for place in order[:num_shown] for row in _pair_rows(findings.items[place], place, first, images)]
     if shown:
         figures["word_pairs"] = draw_image_rows(shown, "Mean image and first images: 한국어 above, English below")
     return figures
 
 
-def _p_value(item: Item) -> float:
-    return float(item["p"])
+def _place(item: Item) -> tuple[bool, bool, float]:
+    """Known words before unknown ones, control pairs last, small p-values first."""
+    p_value = item["p"]
+    assert isinstance(p_value, float)
+    return bool(item["control"]), not (item["known_ko"] and item["known_en"]), p_value
 
 
 def _pair_rows(item: Item, place: int, first: PairImages, images: Tensor) -> list[ImageRow]:
-    verdict = "differs" if item["differs"] else "no difference beyond the language gap"
+    corrected = "" if item["p_holm"] is None else f", corrected {item['p_holm']:.3f}"
+    details = [f"p = {item['p']:.4f}{corrected}", str(item["verdict"])]
     rows = []
     for language, chosen in (("ko", first.ko[place]), ("en", first.en[place])):
         pictures = images[chosen].permute(0, 2, 3, 1).numpy()
-        details = [f"p = {float(item['p']):.4f}, corrected {float(item['p_holm']):.3f}", verdict]
         rows.append(
             ImageRow(
                 words=[str(item[language]), *(details if language == "ko" else [])],

@@ -63,10 +63,12 @@ def draw_interval_chart(rows: Sequence[ChartRow], title: str) -> np.ndarray:
 
 def _draw_axis(draw: ImageDraw.ImageDraw, ticks: Sequence[float], across: Across, height: int) -> None:
     font = load_font(_TEXT_SIZE)
-    for tick in sorted(set(ticks)):
+    for tick in ticks:
         x = across(tick)
+        if tick and abs(x - across(0.0)) < 2 * _LINE:
+            continue  # its number would lie over that of zero
         draw.line([(x, _HEADER - 4), (x, height - _MARGIN)], fill=_RULE, width=1)
-        text = f"{tick:.2f}"
+        text = f"{tick:z.2f}"
         draw.text((x - font.getlength(text) / 2, _HEADER - _LINE), text, fill=_GREY, font=font)
 
 
@@ -82,7 +84,7 @@ def _draw_row(draw: ImageDraw.ImageDraw, row: ChartRow, top: int, across: Across
     if row.chance is not None:
         x = across(row.chance)
         draw.line([(x, middle - 9), (x, middle + 9)], fill=_GREY, width=2)
-    numbers = f"{row.value:.3f}  [{row.low:.3f}, {row.high:.3f}]"
+    numbers = f"{row.value:z.3f}  [{row.low:z.3f}, {row.high:z.3f}]"
     draw.text((_LABEL + _PLOT + 3 * _MARGIN, top + 4), drawable(numbers), fill=_BLACK, font=font)
 
 
