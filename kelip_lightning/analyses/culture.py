@@ -22,7 +22,7 @@ from data_modules.errors import DataError
 from data_modules.records import LANGUAGES
 from data_modules.word_pairs import WordPair
 from kelip_lightning.analyses.divergence import divergence_test, holm
-from kelip_lightning.analyses.records import Finding, Findings, Item
+from kelip_lightning.analyses.records import Finding, Findings, Item, number
 from kelip_lightning.evaluation.bootstrap import Bootstrap
 
 SIGNIFICANCE = 0.05
@@ -107,9 +107,7 @@ def _judge(items: Sequence[Item]) -> None:
     corrected = iter(holm(np.array([item["p"] for item in tested], dtype=np.float64)).tolist())
     for item in items:
         holds = None if item["control"] else next(corrected)
-        rank = item["rank_among_controls_p"]
-        assert isinstance(rank, float)
-        beyond = holds is not None and holds <= SIGNIFICANCE and rank <= SIGNIFICANCE
+        beyond = holds is not None and holds <= SIGNIFICANCE and number(item, "rank_among_controls_p") <= SIGNIFICANCE
         item["p_holm"] = holds
         item["differs"] = bool(beyond and item["known_ko"] and item["known_en"])
         item["verdict"] = _verdict(item, beyond)
@@ -220,8 +218,8 @@ def _statements(items: list[Item]) -> list[str]:
     tested = [item for item in items if not item["control"]]
     controls = [item for item in items if item["control"]]
     known = [item for item in tested if item["known_ko"] and item["known_en"]]
-    differing = sorted((item for item in known if item["differs"]), key=_p_value)
-    low = sum(_p_value(item) <= SIGNIFICANCE for item in controls)
+    differing = sorted((item for item in known if item["differs"]), key=lambda item: number(item, "p"))
+    low = sum(number(item, "p") <= SIGNIFICANCE for item in controls)
     named = ", ".join(f"{item['ko']}/{item['en']}" for item in differing)
     return [
         f"The model knows both words of {len(known)} of {len(tested)} pairs: their best images score higher than "
@@ -231,9 +229,3 @@ def _statements(items: list[Item]) -> list[str]:
         f"Check of the test: {low} of {len(controls)} control pairs have p <= {SIGNIFICANCE:.2f} uncorrected; no more "
         f"than about {SIGNIFICANCE * len(controls):.0f} are expected.",
     ]
-
-
-def _p_value(item: Item) -> float:
-    value = item["p"]
-    assert isinstance(value, float)
-    return value

@@ -8,6 +8,13 @@ Item = dict[str, str | int | float | bool | None]
 """One row per word pair, caption or query: column -> value."""
 
 
+def number(item: Item, column: str) -> float:
+    """The value of a column that holds numbers."""
+    value = item[column]
+    assert isinstance(value, int | float)
+    return float(value)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One figure with its 95% bootstrap interval."""

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from data_modules.analogy_queries import AnalogyQuery, AnalogySet
 from kelip_lightning.analyses.analogy import DEV_HALF, MACRO, PAIRINGS, in_test_half, nearest_images
-from kelip_lightning.analyses.records import Findings
+from kelip_lightning.analyses.records import Findings, number
 from kelip_lightning.figures.image_rows import ImageRow, draw_image_rows
 from kelip_lightning.figures.interval_chart import draw_interval_chart, row_of
 
@@ -55,7 +55,7 @@ def _examples(
     findings: Findings, data: AnalogySet, images: Tensor, texts: dict[str, Tensor], num_shown: int
 ) -> list[ImageRow]:
     """The first queries of each relation in the reported half, in Korean and in English."""
-    scales = {str(item["pairing"]): float(item["lambda"]) for item in findings.items}
+    scales = {str(item["pairing"]): number(item, "lambda") for item in findings.items}
     test = [one for one in data.queries if in_test_half(one.name)]
     shown = [
         one

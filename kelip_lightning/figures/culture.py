@@ -7,7 +7,7 @@ from torch import Tensor
 
 from data_modules.word_pairs import WordPair
 from kelip_lightning.analyses.culture import PairImages
-from kelip_lightning.analyses.records import Findings, Item
+from kelip_lightning.analyses.records import Findings, Item, number
 from kelip_lightning.figures.image_rows import ImageRow, draw_image_rows
 from kelip_lightning.figures.interval_chart import draw_interval_chart, row_of
 
@@ -37,9 +37,7 @@ def culture_figures(
 
 def _place(item: Item) -> tuple[bool, bool, float]:
     """Known words before unknown ones, control pairs last, small p-values first."""
-    p_value = item["p"]
-    assert isinstance(p_value, float)
-    return bool(item["control"]), not (item["known_ko"] and item["known_en"]), p_value
+    return bool(item["control"]), not (item["known_ko"] and item["known_en"]), number(item, "p")
 
 
 def _pair_rows(item: Item, place: int, first: PairImages, images: Tensor) -> list[ImageRow]:

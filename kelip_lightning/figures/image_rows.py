@@ -64,4 +64,4 @@ def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: ImageRow, top
         left = lead + _MARGIN + (column + 1) * (_SIDE + _GAP)
         canvas.paste(thumbnail(image, _SIDE), (left, top))
         if column in row.right:
-            draw.rectangle([left - 2, top - 2, left + _SIDE + 1, top + _SIDE + 1], outline=_GREEN, width=3)
+            draw.rectangle([left - 3, top - 3, left + _SIDE + 2, top + _SIDE + 2], outline=_GREEN, width=3)

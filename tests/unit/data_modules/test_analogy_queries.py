@@ -112,7 +112,7 @@ def test_replace_part__names_of_the_corpus_change_as_the_code_points_do() -> Non
     name = {row["concept"]: row["name_en"] for row in table.to_pylist() if row["subgroup"].startswith("person-")}
     changed = {key: replace_part(key, "-", {"1f468": "1f469", "2642": "2640"}) for key in name}
     found = {key: other for key, other in changed.items() if other in name}
-    assert len(found) > 400
+    assert len(found) > 350
     said = [(name[key], name[other]) for key, other in found.items() if other is not None]
     spelt = [(first, second) for first, second in said if re.search(r"\bm[ae]n\b", first)]
     assert len(spelt) > 350  # the others are merpeople and the like

@@ -173,7 +173,7 @@ def test_untrained_control__follows_from_the_seed_and_leaves_the_random_stream_a
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
-    assert not torch.equal(weights[0], trained.model.text_projection.weight)
+    assert not torch.equal(weights[2], trained.model.text_projection.weight)
 
 
 def test_analyze_cross_lingual__takes_any_model_that_encodes(table: str) -> None:
