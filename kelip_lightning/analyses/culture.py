@@ -33,6 +33,7 @@ MIN_CONTROLS = 20
 
 ALL_TOPICS = "all pairs"
 CONTROLS = "control pairs"
+KNOWN = "pairs of known words"
 DIFFERENCE = "all pairs − control pairs"
 
 
@@ -108,15 +109,16 @@ def _judge(items: Sequence[Item]) -> None:
     for item in items:
         holds = None if item["control"] else next(corrected)
         beyond = holds is not None and holds <= SIGNIFICANCE and number(item, "rank_among_controls_p") <= SIGNIFICANCE
+        item["known"] = bool(item["known_ko"] and item["known_en"])
         item["p_holm"] = holds
-        item["differs"] = bool(beyond and item["known_ko"] and item["known_en"])
+        item["differs"] = beyond and item["known"]
         item["verdict"] = _verdict(item, beyond)
 
 
 def _verdict(item: Item, beyond: bool) -> str:
     if item["control"]:
         return "control pair"
-    if not (item["known_ko"] and item["known_en"]):
+    if not item["known"]:
         return "a word is not known"
     return "differs" if beyond else "no difference beyond the language gap"
 
@@ -165,7 +167,8 @@ def _retrieved(ko: Tensor, en: Tensor, gallery: Tensor, top: int) -> tuple[Tenso
         indices = scores.topk(top, dim=1).indices
         first.append(indices)
         overlaps.append(torch.isin(indices[0], indices[1]).double().mean())
-        correlations.append(torch.corrcoef(average_ranks(scores))[0, 1])
+        # A word under which all images score alike has no order, and agrees with none.
+        correlations.append(torch.corrcoef(average_ranks(scores))[0, 1].nan_to_num(0.0))
     images = torch.stack(first)
     return torch.stack(overlaps), torch.stack(correlations), PairImages(ko=images[:, 0], en=images[:, 1])
 
@@ -183,11 +186,13 @@ def average_ranks(scores: Tensor) -> Tensor:
 def _summary(items: list[Item], bootstrap: Bootstrap, top: int) -> list[Finding]:
     tested = [item for item in items if not item["control"]]
     groups = {ALL_TOPICS: tested, CONTROLS: [item for item in items if item["control"]]}
+    known = [item for item in tested if item["known"]]
+    groups |= {KNOWN: known} if known else {}
     groups |= {topic: [item for item in tested if item["topic"] == topic] for topic in _topics(tested)}
-    headline = (f"overlap_top{top}", "divergence")
+    headline = (f"overlap_top{top}", "known")
     found = []
-    for measure in (f"overlap_top{top}", f"overlap_top{top}_offset_removed", "rank_correlation", "divergence"):
-        values = {name: np.array([item[measure] for item in members]) for name, members in groups.items()}
+    for measure in (*headline, f"overlap_top{top}_offset_removed", "rank_correlation", "divergence"):
+        values = {name: np.array([number(item, measure) for item in members]) for name, members in groups.items()}
         found += [
             Finding(
                 subject=name,
@@ -217,7 +222,7 @@ def _topics(items: list[Item]) -> list[str]:
 def _statements(items: list[Item]) -> list[str]:
     tested = [item for item in items if not item["control"]]
     controls = [item for item in items if item["control"]]
-    known = [item for item in tested if item["known_ko"] and item["known_en"]]
+    known = [item for item in tested if item["known"]]
     differing = sorted((item for item in known if item["differs"]), key=lambda item: number(item, "p"))
     low = sum(number(item, "p") <= SIGNIFICANCE for item in controls)
     named = ", ".join(f"{item['ko']}/{item['en']}" for item in differing)

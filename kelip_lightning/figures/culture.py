@@ -37,7 +37,7 @@ def culture_figures(
 
 def _place(item: Item) -> tuple[bool, bool, float]:
     """Known words before unknown ones, control pairs last, small p-values first."""
-    return bool(item["control"]), not (item["known_ko"] and item["known_en"]), number(item, "p")
+    return bool(item["control"]), not item["known"], number(item, "p")
 
 
 def _pair_rows(item: Item, place: int, first: PairImages, images: Tensor) -> list[ImageRow]:

@@ -11,6 +11,7 @@ from data_modules.word_pairs import WordPair
 from kelip_lightning.analyses.culture import (
     ALL_TOPICS,
     CONTROLS,
+    KNOWN,
     average_ranks,
     check_enough,
     compare_words,
@@ -71,11 +72,13 @@ def test_compare_words__means_by_topic_leave_control_pairs_out(
     assert counts == {
         ALL_TOPICS: 3,
         CONTROLS: NUM_CONTROLS,
+        KNOWN: 2,
         "body": 1,
         "food": 2,
         "all pairs − control pairs": 3 + NUM_CONTROLS,
     }
     overlaps = [item["overlap_top3"] for item in found.items[:3]]
+    assert figures[ALL_TOPICS, "known"].interval.value == pytest.approx(2 / 3)
     assert figures[ALL_TOPICS, "overlap_top3"].interval.value == pytest.approx(np.mean(np.array(overlaps, float)))
 
 
@@ -100,3 +103,13 @@ def test_check_enough__too_few_controls_or_images() -> None:
     pairs.append(WordPair(ko="나", en="b", topic="t"))
     with pytest.raises(DataError, match="lower top"):
         check_enough(pairs, 9, 10)
+
+
+def test_compare_words__a_collapsed_model_has_no_order_of_images(
+    world: tuple[list[WordPair], dict[str, Tensor], dict[str, Tensor], Tensor],
+) -> None:
+    pairs, words, nonsense, gallery = world
+    same = gallery[:1].expand(len(gallery), -1)
+    found, _ = compare_words(pairs, words, nonsense, same, Bootstrap(num_resamples=100), top=3, num_draws=999)
+    assert {item["rank_correlation"] for item in found.items} == {0.0}
+    assert not any(item["differs"] for item in found.items)
