@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from kelip_lightning.cli import (
+    analyze,
     compare,
     consolidate,
     contrastive,
@@ -32,6 +33,7 @@ VERBS = (
     mae,
     contrastive,
     evaluate,
+    analyze,
     compare,
     predict,
     consolidate,

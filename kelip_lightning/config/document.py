@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from kelip_lightning.config.analysis import ANALYSES
 from kelip_lightning.config.experiment import SCHEMAS
 from kelip_lightning.config.schema import section_of_mapping, without_none
 
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> None:
 
 def config_page() -> str:
     """The whole page, Markdown."""
-    return "\n".join([HEAD, *(section_text(kind) for kind in sections_of(SCHEMAS))])
+    return "\n".join([HEAD, *(section_text(kind) for kind in sections_of((*SCHEMAS, *ANALYSES.values())))])
 
 
 def sections_of(schemas: tuple[type[Any], ...]) -> list[type[Any]]:

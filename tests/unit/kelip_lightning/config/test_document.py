@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kelip_lightning.config.analysis import ANALYSES
 from kelip_lightning.config.document import FILE, attribute_docstrings, config_page, sections_of
 from kelip_lightning.config.experiment import SCHEMAS
 
@@ -27,7 +28,7 @@ def test_config_page__is_not_stale() -> None:
 
 
 def test_attribute_docstrings__every_field_of_every_section() -> None:
-    for kind in sections_of(SCHEMAS):
+    for kind in sections_of((*SCHEMAS, *ANALYSES.values())):
         assert set(attribute_docstrings(kind)) == {field.name for field in fields(kind)}
 
 

@@ -1,0 +1,232 @@
+"""How near captions of the same meaning lie in Korean and in English.
+
+Shapes: N captions per language, M images, E embedding width; all rows of unit length.
+
+Two things are kept apart. Captions of one language share an offset from those of the other (the language gap);
+it says nothing about meaning, and a similarity between languages holds it in every pair alike. So similarities
+are also given after centring: the mean row of each language is taken away and the rest scaled to unit length.
+And two untrained towers already put shared characters (digits, Latin letters) near each other, so a model is
+compared on the same captions with a control: the same architecture with fresh weights.
+
+Reference: Liang et al. 2022, Mind the Gap (arXiv:2203.02053), for the distance between means as a gap.
+"""
+
+from dataclasses import dataclass
+from itertools import permutations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data_modules.records import LANGUAGES
+from kelip_lightning.analyses.records import Finding, Findings, Item
+from kelip_lightning.evaluation.bootstrap import Bootstrap
+from kelip_lightning.evaluation.retrieval import RECALL_KS, retrieval_ranks
+
+CONTROL = "untrained control"
+"""Ends the subject of the control's findings."""
+
+HEADLINE = (
+    "ko_to_en_R@1",
+    "en_to_ko_R@1",
+    "ko_to_en_R@5",
+    "en_to_ko_R@5",
+    "matched, centred",
+    "random, centred",
+    "matched − random, centred",
+)
+"""Measures that a short table shows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionSimilarity:
+    """Per-item outcomes of one model on one caption set; each (N,) float64 or int64."""
+
+    ranks: dict[str, Tensor]
+    """`ko_to_en`, `en_to_ko`: rank of the caption of the same meaning, 0 is best."""
+    centred_ranks: dict[str, Tensor]
+    """The same after centring."""
+    matched: Tensor
+    """Cosine of each caption and its own translation."""
+    random: Tensor
+    """Mean cosine of each caption and the translations of all others, both directions averaged."""
+    centred_matched: Tensor
+    centred_random: Tensor
+
+
+def caption_similarity(features: dict[str, Tensor]) -> CaptionSimilarity:
+    """What one model makes of captions that mean the same, index by index.
+
+    Args:
+        features: `ko` and `en` -> (N, E) unit rows, N at least 2.
+
+    Raises:
+        ValueError: Languages or shapes do not fit.
+    """
+    if set(features) != set(LANGUAGES) or len({one.shape for one in features.values()}) != 1:
+        shapes = {language: tuple(one.shape) for language, one in features.items()}
+        raise ValueError(f"captions must be given in {' and '.join(LANGUAGES)}, row by row alike, got {shapes}")
+    if len(features["ko"]) < 2:
+        raise ValueError("at least two captions are needed to compare a translation with others")
+    plain = {language: one.double() for language, one in features.items()}
+    centred = {language: centre(one) for language, one in plain.items()}
+    matched, random = _matched_and_random(plain["ko"], plain["en"])
+    centred_matched, centred_random = _matched_and_random(centred["ko"], centred["en"])
+    return CaptionSimilarity(
+        ranks=_ranks(plain),
+        centred_ranks=_ranks(centred),
+        matched=matched,
+        random=random,
+        centred_matched=centred_matched,
+        centred_random=centred_random,
+    )
+
+
+def centre(features: Tensor) -> Tensor:
+    """Rows less their mean row, of unit length again; (N, E)."""
+    return F.normalize(features - features.mean(dim=0), dim=-1)
+
+
+def _ranks(features: dict[str, Tensor]) -> dict[str, Tensor]:
+    target = torch.arange(len(features["ko"]))
+    return {
+        f"{source}_to_{other}": retrieval_ranks(features[source], features[other], target)
+        for source, other in permutations(LANGUAGES, 2)
+    }
+
+
+def _matched_and_random(ko: Tensor, en: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) cosine with the own translation, (N,) mean cosine with the others; no N x N matrix is needed."""
+    matched = (ko * en).sum(dim=1)
+    to_all = (ko @ en.sum(dim=0) + en @ ko.sum(dim=0)) / 2
+    return matched, (to_all - matched) / (len(ko) - 1)
+
+
+def caption_findings(
+    name: str,
+    captions: dict[str, list[str]],
+    features: dict[str, Tensor],
+    control_features: dict[str, Tensor],
+    bootstrap: Bootstrap,
+) -> Findings:
+    """Figures of a model and of its untrained control on one caption set, and their paired differences.
+
+    Args:
+        name: Of the caption set.
+        captions: Language -> N texts.
+        features: Language -> (N, E) unit rows of the model.
+        control_features: The same of the control.
+        bootstrap: Resampling of captions.
+    """
+    model, control = caption_similarity(features), caption_similarity(control_features)
+    count = len(model.matched)
+    measures, control_measures = _measures(model), _measures(control)
+    found = Findings(items=_items(name, captions, model, control))
+    for key, values in measures.items():
+        chance = min(1.0, int(key.rpartition("@")[2]) / count) if "R@" in key else None
+        other = control_measures[key]
+        parts = {
+            name: bootstrap.mean(values),
+            f"{name}, {CONTROL}": bootstrap.mean(other),
+            f"{name}, model − control": bootstrap.difference(values, other),
+        }
+        for subject, interval in parts.items():
+            own_chance = None if subject.endswith("− control") else chance
+            found.summary.append(
+                Finding(
+                    subject=subject,
+                    measure=key,
+                    interval=interval,
+                    count=count,
+                    chance=own_chance,
+                    headline=key in HEADLINE,
+                )
+            )
+    found.statements = _statements(name, found.summary)
+    return found
+
+
+def _measures(outcome: CaptionSimilarity) -> dict[str, Tensor]:
+    """Measure -> per-item values (N,), whose mean is the figure."""
+    measures: dict[str, Tensor] = {}
+    for suffix, ranks in (("", outcome.ranks), ("_centred", outcome.centred_ranks)):
+        for direction, values in ranks.items():
+            measures |= {f"{direction}{suffix}_R@{k}": (values < k).double() for k in RECALL_KS}
+    measures["matched"] = outcome.matched
+    measures["random"] = outcome.random
+    measures["matched − random"] = outcome.matched - outcome.random
+    measures["matched, centred"] = outcome.centred_matched
+    measures["random, centred"] = outcome.centred_random
+    measures["matched − random, centred"] = outcome.centred_matched - outcome.centred_random
+    return measures
+
+
+def _items(
+    name: str, captions: dict[str, list[str]], model: CaptionSimilarity, control: CaptionSimilarity
+) -> list[Item]:
+    columns = {
+        **{f"rank_{direction}": values for direction, values in model.ranks.items()},
+        **{f"rank_{direction}_control": values for direction, values in control.ranks.items()},
+        "matched": model.matched,
+        "random": model.random,
+        "matched_centred": model.centred_matched,
+        "random_centred": model.centred_random,
+        "matched_centred_control": control.centred_matched,
+    }
+    lists = {column: values.tolist() for column, values in columns.items()}
+    return [
+        {"set": name, "ko": ko, "en": en, **{column: values[place] for column, values in lists.items()}}
+        for place, (ko, en) in enumerate(zip(captions["ko"], captions["en"], strict=True))
+    ]
+
+
+def _statements(name: str, summary: list[Finding]) -> list[str]:
+    """One sentence each on retrieval and on similarity, by whether the paired interval leaves out zero."""
+    asked = {
+        "ko_to_en_R@1": "finds the English caption of a Korean one",
+        "en_to_ko_R@1": "finds the Korean caption of an English one",
+        "matched − random, centred": "puts captions of one meaning nearer than others, the language offset removed,",
+    }
+    words = {"above": "more than", "below": "less than", "cannot tell": "not measurably more than"}
+    differences = {one.measure: one.interval for one in summary if one.subject.endswith("model − control")}
+    return [
+        f"{name}: the model {what} {words[differences[measure].verdict]} its untrained control "
+        f"(difference {_signed(differences[measure].value)}, 95% interval {_signed(differences[measure].low)} "
+        f"to {_signed(differences[measure].high)})."
+        for measure, what in asked.items()
+    ]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}"
+
+
+def gap_findings(
+    name: str, text_features: dict[str, Tensor], image_features: Tensor | None, bootstrap: Bootstrap
+) -> list[Finding]:
+    """Distances between the mean rows of Korean captions, English captions and images.
+
+    Args:
+        name: Subject of the findings.
+        text_features: Language -> (N, E) unit rows.
+        image_features: (M, E) unit rows; none: the language gap alone.
+        bootstrap: Resampling of captions and images.
+
+    Returns:
+        A distance for each pair of groups; 0 where their means agree, at most 2. Captions are resampled
+        together with their translations, captions and images apart.
+    """
+    ko, en = (text_features[language].numpy() for language in LANGUAGES)
+    found = [Finding(subject=name, measure="gap ko–en", interval=bootstrap.length_of_mean(ko - en), count=len(ko))]
+    if image_features is not None:
+        images = image_features.numpy()
+        found += [
+            Finding(
+                subject=name,
+                measure=f"gap {language}–image",
+                interval=bootstrap.distance_of_means(rows, images),
+                count=len(rows) + len(images),
+            )
+            for language, rows in (("ko", ko), ("en", en))
+        ]
+    return found

@@ -1,0 +1,236 @@
+"""Whether a Korean and an English word of the same meaning call up different images.
+
+Shapes: P word pairs, C control pairs among them, M images of the gallery, E embedding width, D draws.
+
+For every pair: which first images both words share, how the order of the whole gallery agrees, and the test of
+`divergence` whether the two words differ more than the model's languages do anyway.
+
+A word that the model does not know has first images too, and two such words disagree by chance. So a pair is only
+said to differ if both words are known: the best image of a known word scores higher than those of 95% of nonsense
+words, which are made of the same characters. What is left is a difference between two words that the model knows;
+whether it is one of culture, the images must tell.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_modules.errors import DataError
+from data_modules.records import LANGUAGES
+from data_modules.word_pairs import WordPair
+from kelip_lightning.analyses.divergence import divergence_test, holm
+from kelip_lightning.analyses.records import Finding, Findings, Item, number
+from kelip_lightning.evaluation.bootstrap import Bootstrap
+
+SIGNIFICANCE = 0.05
+"""Level of the test, over all pairs that are tested."""
+
+MIN_CONTROLS = 20
+"""One more than this many: against fewer than 20 others, no control pair can rank among the first 5%."""
+
+ALL_TOPICS = "all pairs"
+CONTROLS = "control pairs"
+KNOWN = "pairs of known words"
+DIFFERENCE = "all pairs − control pairs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairImages:
+    """Gallery indices of the first k images of each pair, int64 (P, k), for figures."""
+
+    ko: Tensor
+    en: Tensor
+
+
+def compare_words(
+    pairs: Sequence[WordPair],
+    words: Mapping[str, Tensor],
+    nonsense: Mapping[str, Tensor],
+    gallery: Tensor,
+    bootstrap: Bootstrap,
+    top: int = 10,
+    num_draws: int = 9999,
+) -> tuple[Findings, PairImages]:
+    """Overlap, correlation and test of every pair, and their means by topic.
+
+    Args:
+        pairs: P word pairs, more than `MIN_CONTROLS` of them control pairs.
+        words: `ko` and `en` -> (P, E) unit rows of the words.
+        nonsense: `ko` and `en` -> (P', E) unit rows of nonsense words, as `nonsense_words` makes them.
+        gallery: (M, E) unit rows of the images.
+        bootstrap: Resampling of pairs, and the seed of the test's draws.
+        top: The k of the overlap of the first k images; at most M.
+        num_draws: Draws of the null distribution per pair; 1 / (num_draws + 1) is the smallest p-value.
+
+    Returns:
+        One item per pair, means over all pairs, control pairs and topics, and each pair's first images.
+
+    Raises:
+        DataError: There are too few control pairs or images, as `check_enough` says.
+    """
+    check_enough(pairs, len(gallery), top)
+    control = np.array([pair.control for pair in pairs])
+    offset = (words["en"] - words["ko"])[torch.from_numpy(control)].mean(dim=0)
+    overlap, correlation, images = _retrieved(words["ko"], words["en"], gallery, top)
+    moved_overlap, _, _ = _retrieved(words["ko"] + offset, words["en"], gallery, top)
+    rows = {language: words[language].double().numpy() for language in LANGUAGES}
+    test = divergence_test(rows["ko"], rows["en"], gallery, control, bootstrap.seed, num_draws)
+    columns: dict[str, Sequence[float | bool]] = {
+        f"overlap_top{top}": overlap.tolist(),
+        f"overlap_top{top}_offset_removed": moved_overlap.tolist(),
+        "rank_correlation": correlation.tolist(),
+        "known_ko": is_known(words["ko"], nonsense["ko"], gallery).tolist(),
+        "known_en": is_known(words["en"], nonsense["en"], gallery).tolist(),
+        "divergence": test.divergence.tolist(),
+        "rank_among_controls_p": test.rank_p_value.tolist(),
+        "p": test.p_value.tolist(),
+    }
+    items: list[Item] = [
+        {
+            "topic": pair.topic,
+            "ko": pair.ko,
+            "en": pair.en,
+            "control": pair.control,
+            **{name: values[place] for name, values in columns.items()},
+        }
+        for place, pair in enumerate(pairs)
+    ]
+    _judge(items)
+    return Findings(summary=_summary(items, bootstrap, top), items=items, statements=_statements(items)), images
+
+
+def _judge(items: Sequence[Item]) -> None:
+    """Add the corrected p-value, none for control pairs, and the verdict."""
+    tested = [item for item in items if not item["control"]]
+    corrected = iter(holm(np.array([item["p"] for item in tested], dtype=np.float64)).tolist())
+    for item in items:
+        holds = None if item["control"] else next(corrected)
+        beyond = holds is not None and holds <= SIGNIFICANCE and number(item, "rank_among_controls_p") <= SIGNIFICANCE
+        item["known"] = bool(item["known_ko"] and item["known_en"])
+        item["p_holm"] = holds
+        item["differs"] = beyond and item["known"]
+        item["verdict"] = _verdict(item, beyond)
+
+
+def _verdict(item: Item, beyond: bool) -> str:
+    if item["control"]:
+        return "control pair"
+    if not item["known"]:
+        return "a word is not known"
+    return "differs" if beyond else "no difference beyond the language gap"
+
+
+def is_known(words: Tensor, nonsense: Tensor, gallery: Tensor) -> Tensor:
+    """Whether the best image of a word scores higher than those of at least 95% of nonsense words.
+
+    Args:
+        words: (P, E) unit rows.
+        nonsense: (P', E) unit rows.
+        gallery: (M, E) unit rows of the images.
+
+    Returns:
+        (P,) bool.
+    """
+    best = (words @ gallery.T).amax(dim=1)
+    best_nonsense = (nonsense @ gallery.T).amax(dim=1)
+    return (best_nonsense[None, :] >= best[:, None]).double().mean(dim=1) <= SIGNIFICANCE
+
+
+def check_enough(pairs: Sequence[WordPair], num_images: int, top: int) -> None:
+    """See to it that the comparison has what it needs.
+
+    Raises:
+        DataError: There are too few control pairs for the test, no other pair, or fewer than `top` images.
+    """
+    num_controls = sum(pair.control for pair in pairs)
+    if num_controls <= MIN_CONTROLS or num_controls == len(pairs):
+        raise DataError(
+            f"word_pairs holds {num_controls} control pairs of {len(pairs)}; the test needs at least "
+            f"{MIN_CONTROLS + 1}, and a pair to test: add some"
+        )
+    if num_images < top:
+        raise DataError(f"top = {top} needs as many images, and the gallery has {num_images}; lower top")
+
+
+def _retrieved(ko: Tensor, en: Tensor, gallery: Tensor, top: int) -> tuple[Tensor, Tensor, PairImages]:
+    """(P,) share of common images among the first `top`, (P,) Spearman correlation over the gallery, and those images.
+
+    The correlation is that of the vectors as they are: the order of images under one word does not change
+    when all scores rise alike, but does when the offset between the languages tilts them.
+    """
+    overlaps, correlations, first = [], [], []
+    for ko_row, en_row in zip(ko, en, strict=True):
+        scores = torch.stack([gallery @ ko_row, gallery @ en_row])
+        indices = scores.topk(top, dim=1).indices
+        first.append(indices)
+        overlaps.append(torch.isin(indices[0], indices[1]).double().mean())
+        # A word under which all images score alike has no order, and agrees with none.
+        correlations.append(torch.corrcoef(average_ranks(scores))[0, 1].nan_to_num(0.0))
+    images = torch.stack(first)
+    return torch.stack(overlaps), torch.stack(correlations), PairImages(ko=images[:, 0], en=images[:, 1])
+
+
+def average_ranks(scores: Tensor) -> Tensor:
+    """Ranks along the last dimension, from 1, ties at their average; float64."""
+    ranks = torch.empty(scores.shape, dtype=torch.float64)
+    for row, out in zip(scores, ranks, strict=True):
+        _, inverse, counts = torch.unique(row, return_inverse=True, return_counts=True)
+        last = counts.cumsum(0).double()
+        out[:] = (last - (counts.double() - 1) / 2)[inverse]
+    return ranks
+
+
+def _summary(items: list[Item], bootstrap: Bootstrap, top: int) -> list[Finding]:
+    tested = [item for item in items if not item["control"]]
+    groups = {ALL_TOPICS: tested, CONTROLS: [item for item in items if item["control"]]}
+    known = [item for item in tested if item["known"]]
+    groups |= {KNOWN: known} if known else {}
+    groups |= {topic: [item for item in tested if item["topic"] == topic] for topic in _topics(tested)}
+    headline = (f"overlap_top{top}", "known")
+    found = []
+    for measure in (*headline, f"overlap_top{top}_offset_removed", "rank_correlation", "divergence"):
+        values = {name: np.array([number(item, measure) for item in members]) for name, members in groups.items()}
+        found += [
+            Finding(
+                subject=name,
+                measure=measure,
+                interval=bootstrap.mean(one),
+                count=len(one),
+                headline=measure in headline,
+            )
+            for name, one in values.items()
+        ]
+        found.append(
+            Finding(
+                subject=DIFFERENCE,
+                measure=measure,
+                interval=bootstrap.unpaired_difference(values[ALL_TOPICS], values[CONTROLS]),
+                count=len(items),
+                headline=measure in headline,
+            )
+        )
+    return found
+
+
+def _topics(items: list[Item]) -> list[str]:
+    return list(dict.fromkeys(str(item["topic"]) for item in items))
+
+
+def _statements(items: list[Item]) -> list[str]:
+    tested = [item for item in items if not item["control"]]
+    controls = [item for item in items if item["control"]]
+    known = [item for item in tested if item["known"]]
+    differing = sorted((item for item in known if item["differs"]), key=lambda item: number(item, "p"))
+    low = sum(number(item, "p") <= SIGNIFICANCE for item in controls)
+    named = ", ".join(f"{item['ko']}/{item['en']}" for item in differing)
+    return [
+        f"The model knows both words of {len(known)} of {len(tested)} pairs: their best images score higher than "
+        "those of 95% of nonsense words. The other pairs say nothing about culture.",
+        f"{len(differing)} of these {len(known)} pairs differ beyond the languages' overall gap (Holm-corrected "
+        f"over all {len(tested)} at {SIGNIFICANCE:.0%})" + (f": {named}." if named else "."),
+        f"Check of the test: {low} of {len(controls)} control pairs have p <= {SIGNIFICANCE:.2f} uncorrected; no more "
+        f"than about {SIGNIFICANCE * len(controls):.0f} are expected.",
+    ]

@@ -1,0 +1,115 @@
+"""The analyses of a trained model: which data and which settings each asks for (`kelip analyze`)."""
+
+from dataclasses import dataclass, field
+
+from data_modules.analogy_queries import AnalogySetConfig
+from data_modules.evaluation_sets import CaptionSetConfig
+from data_modules.image_choice import ImageChoiceConfig
+from data_modules.image_gallery import GalleryConfig
+from data_modules.records import LANGUAGES
+
+
+@dataclass(kw_only=True, slots=True)
+class ResamplingConfig:
+    """How intervals are made."""
+
+    seed: int = 0
+    """Seed of resamples and of every other draw, >= 0."""
+    num_resamples: int = 2000
+    """Bootstrap resamples behind each 95% interval, >= 100."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed} must be at least 0")
+        if self.num_resamples < 100:
+            raise ValueError(f"num_resamples = {self.num_resamples} must be at least 100 for a 95% interval")
+
+
+def _bare() -> dict[str, list[str]]:
+    return {language: ["{}"] for language in LANGUAGES}
+
+
+@dataclass(kw_only=True, slots=True)
+class CrossLingualAnalysis:
+    """How near captions of one meaning lie in Korean and English: `kelip analyze cross-lingual`."""
+
+    captions: dict[str, CaptionSetConfig]
+    """Name -> captions of the same things in both languages."""
+    gallery: GalleryConfig | None = None
+    """Images for the distance between texts and images; null: the distance between languages alone."""
+    resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
+    """Bootstrap; its seed also draws the fresh weights of the untrained control."""
+
+    def __post_init__(self) -> None:
+        if not self.captions:
+            raise ValueError("captions is empty: name at least one caption set")
+
+
+@dataclass(kw_only=True, slots=True)
+class CultureAnalysis:
+    """Which images a Korean and an English word of one meaning call up: `kelip analyze culture`."""
+
+    word_pairs: str
+    """YAML with `pairs` and `controls`, each topic -> list of [Korean, English]."""
+    gallery: GalleryConfig
+    """Images that are ranked under every word."""
+    templates: dict[str, list[str]] = field(default_factory=_bare)
+    """Language -> sentences with `{}` where the word goes; a word is the mean of its sentences' embeddings."""
+    top: int = 10
+    """How many first images are compared and shown, >= 1."""
+    num_draws: int = 9999
+    """Draws of the null distribution per pair; enough that 1 / num_draws is far below 0.05 / number of pairs."""
+    num_shown: int = 12
+    """Pairs in the figure, those with the smallest p-values first, >= 0."""
+    choices: dict[str, ImageChoiceConfig] = field(default_factory=dict)
+    """Name -> questions about images with several answers (K-Viscuit and the like)."""
+    resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
+    """Bootstrap; its seed is also that of the null draws."""
+
+    def __post_init__(self) -> None:
+        _check_templates(self.templates)
+        if self.top < 1:
+            raise ValueError(f"top = {self.top} must be at least 1")
+        if self.num_draws < 999:
+            raise ValueError(f"num_draws = {self.num_draws} must be at least 999")
+        if self.num_shown < 0:
+            raise ValueError(f"num_shown = {self.num_shown} must be at least 0")
+
+
+@dataclass(kw_only=True, slots=True)
+class AnalogyAnalysis:
+    """Image + λ (target text − source text): `kelip analyze analogy`."""
+
+    sets: dict[str, AnalogySetConfig]
+    """Name -> gallery and relations."""
+    templates: dict[str, list[str]] = field(default_factory=_bare)
+    """Language -> sentences with `{}` where the term's word goes."""
+    num_shown: int = 2
+    """Queries of each relation in the figure, >= 0."""
+    resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
+    """Bootstrap."""
+
+    def __post_init__(self) -> None:
+        _check_templates(self.templates)
+        if not self.sets:
+            raise ValueError("sets is empty: name at least one gallery with relations")
+        if self.num_shown < 0:
+            raise ValueError(f"num_shown = {self.num_shown} must be at least 0")
+
+
+Analysis = CrossLingualAnalysis | CultureAnalysis | AnalogyAnalysis
+
+ANALYSES: dict[str, type[Analysis]] = {
+    "cross-lingual": CrossLingualAnalysis,
+    "culture": CultureAnalysis,
+    "analogy": AnalogyAnalysis,
+}
+"""Name on the command line -> schema."""
+
+
+def _check_templates(templates: dict[str, list[str]]) -> None:
+    if set(templates) != set(LANGUAGES) or not all(templates.values()):
+        raise ValueError(f"templates must be given in {' and '.join(LANGUAGES)}, one or more each")
+    for one in (template for sentences in templates.values() for template in sentences):
+        if one.count("{}") != 1:
+            raise ValueError(f"templates holds {one!r}, which must hold {{}} exactly once")
