@@ -180,13 +180,26 @@ def _tokens(size: int, encoder: ImageEncoderConfig) -> int:
 
 
 def count_parameters(stage: Stage) -> dict[str, int]:
-    """Part of the model -> number of parameters, from the modules themselves, built without memory."""
+    """Part of the model -> number of parameters, from the modules themselves; the warm-up's decoder is one part."""
+    model = build_on_meta(stage)
+    parts = {name: _count(part) for name, part in model.named_children()}
+    parts |= {name: parameter.numel() for name, parameter in model.named_parameters(recurse=False)}
+    if isinstance(stage, MaskedPretrainExperiment):
+        encoder = parts.pop("encoder")
+        return {"image_encoder": encoder, "decoder": sum(parts.values())}
+    return parts
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def build_on_meta(stage: Stage) -> nn.Module:
+    """The stage's model without memory: shapes alone. The text encoder has the largest vocabulary allowed."""
     with torch.device("meta"):
         image_encoder = ImageEncoder(stage.image_encoder)
-        counts = {"image_encoder": _count(image_encoder)}
         if isinstance(stage, MaskedPretrainExperiment):
-            whole: nn.Module = MaskedAutoencoder(image_encoder, stage.masked_autoencoder)
-            return counts | {"decoder": _count(whole) - _count(image_encoder)}
+            return MaskedAutoencoder(image_encoder, stage.masked_autoencoder)
         vocabulary = stage.tokenizer.vocab_size
         text_encoder = TextEncoder(
             stage.text_encoder,
@@ -195,13 +208,7 @@ def count_parameters(stage: Stage) -> dict[str, int]:
             eot_id=vocabulary - 1,
             pad_id=0,
         )
-        whole = DualEncoder(image_encoder, text_encoder, stage.dual_encoder)
-    counts["text_encoder"] = _count(text_encoder)
-    return counts | {"projections": _count(whole) - sum(counts.values())}
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+        return DualEncoder(image_encoder, text_encoder, stage.dual_encoder)
 
 
 def disk_bytes(stage: Stage, plan: StagePlan) -> int:
