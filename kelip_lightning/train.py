@@ -34,7 +34,9 @@ from kelip_lightning.config.experiment import (
     MaskedPretrainExperiment,
     PretrainExperiment,
 )
+from kelip_lightning.config.fingerprint import evaluation_fingerprint
 from kelip_lightning.evaluation.suite import chance_levels
+from kelip_lightning.items_file import write_items
 from kelip_lightning.model_card import model_card
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_dual_encoder
 from kelip_lightning.models.encoder_file import check_image_encoder, load_image_encoder, save_image_encoder
@@ -140,6 +142,8 @@ def run_contrastive(
     started = time.monotonic()
     _fit(trainer, module, data)
     _write_report(run, evaluation, chance, time.monotonic() - started)
+    if trainer.is_global_zero:
+        write_items(run.items, evaluation.items(), evaluation_fingerprint(experiment.evaluation))
     return evaluation.history[-1][1]
 
 

@@ -10,6 +10,7 @@ from data_modules.evaluation_sets import EvaluationSets
 from kelip_lightning.callbacks.periodic import PeriodicCallback
 from kelip_lightning.evaluation.embed import Embeddings
 from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function
+from kelip_lightning.evaluation.items import TaskItems, items_of
 from kelip_lightning.evaluation.suite import figures_of
 from kelip_lightning.modules.contrastive import ContrastiveModule
 
@@ -47,6 +48,16 @@ class EvaluationCallback(PeriodicCallback):
         if self._embeddings is None or self._embeddings[0] != step:
             self._embeddings = step, module_embeddings(pl_module)
         return self._embeddings[1]
+
+    def items(self) -> list[TaskItems]:
+        """Every item's outcome at the last evaluation; nothing is embedded again.
+
+        Raises:
+            RuntimeError: Nothing has been evaluated in this process.
+        """
+        if self._embeddings is None:
+            raise RuntimeError("no evaluation has run yet, so there are no items")
+        return items_of(self._embeddings[1], self._sets)
 
     def state_dict(self) -> dict[str, Any]:
         """The history, so that a resumed run tells the whole story."""
