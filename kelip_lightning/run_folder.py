@@ -163,6 +163,11 @@ class RunFolder:
                 "fewer checkpoints with trainer.keep_checkpoints=1"
             )
 
+    def is_under_way(self) -> bool:
+        """Whether a process trains here, as far as can be known from this machine."""
+        status = self.read_status()
+        return status.get("state") == "running" and _is_alive(status)
+
     def _described(self) -> str:
         """The run that stands here, in words."""
         status = self.read_status()
