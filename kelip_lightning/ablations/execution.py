@@ -19,6 +19,9 @@ from kelip_lightning.errors import ConfigError
 
 Tell = Callable[[str], None]
 
+PROGRAM = (sys.executable, "-m", "kelip_lightning")
+"""What trains a run: this installation's own command line."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
@@ -131,7 +134,7 @@ def _train(study: Study, run: PlannedRun, processes: _Processes, jobs: int) -> t
     if state_of(folder) is RunState.unfinished:
         clear(folder)
     log = study.pool / f"{run.name}.log"
-    command = [sys.executable, "-m", "kelip_lightning", *command_of(run, study.base, study.pool)]
+    command = [*PROGRAM, *command_of(run, study.base, study.pool)]
     started = time.monotonic()
     code = processes.run(command, log, _environment(jobs))
     seconds = time.monotonic() - started

@@ -1,5 +1,6 @@
 """From a study to its runs: every variant with every seed, checked before any of them starts."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from kelip_lightning.config.experiment import (
     PretrainExperiment,
 )
 from kelip_lightning.config.fingerprint import training_fingerprint
-from kelip_lightning.config.load import find_schema, load_experiment
+from kelip_lightning.config.load import difference, find_schema, load_experiment
 from kelip_lightning.config.plan import Plan, make_plan
 from kelip_lightning.errors import ConfigError
 
@@ -99,7 +100,7 @@ def open_study(file: Path, choice: Choice, *, on_this_machine: bool = True) -> S
     if scale_name not in config.scales:
         raise ConfigError([f"--scale {scale_name}: {file} has the scales {', '.join(config.scales)}; use one of them"])
     scale = config.scales[scale_name]
-    base = file.parent / scale.base
+    base = Path(os.path.normpath(file.parent / scale.base))
     if choice.quick and not scale.quick:
         raise ConfigError([f"--quick: scales.{scale_name}.quick in {file} is empty; leave --quick out"])
     shared = [*scale.settings, *(scale.quick if choice.quick else [])]
@@ -137,6 +138,7 @@ def _plan_variant(
     base: Path, variant: str, overrides: Sequence[str], seeds: int, on_this_machine: bool
 ) -> list[PlannedRun]:
     schema = find_schema(base, (PretrainExperiment, ContrastiveExperiment))
+    whole = load_experiment(base, [], schema, on_this_machine=False).experiment
     runs: list[PlannedRun] = []
     plan: Plan | None = None
     for seed in range(seeds):
@@ -151,7 +153,9 @@ def _plan_variant(
                 overrides=mine,
                 experiment=loaded.experiment,
                 fingerprint=training_fingerprint(loaded.experiment),
-                differences=[line for line in loaded.base_diff if not line.split(":")[0].endswith("seed")],
+                differences=[
+                    line for line in difference(whole, loaded.experiment) if not line.split(":")[0].endswith("seed")
+                ],
                 plan=plan,
             )
         )

@@ -1,5 +1,6 @@
 """What `kelip ablate` prints: runs and costs before, answers after, power on request."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,22 +80,26 @@ def print_power(num_variants: int, num_seeds: int) -> None:
 
 
 def _cost_table(study: Study, runs: Sequence[PlannedRun]) -> Table:
-    table = Table(title="Cost of each run", title_justify="left")
-    for name in ("run", "state"):
+    """One line a variant: its seeds cost the same."""
+    table = Table(title="Cost of one run of each variant", title_justify="left")
+    for name in ("variant", "seeds"):
         table.add_column(name)
     for name in ("steps", "crops", "image tokens", "GPU-hours", "seconds"):
         table.add_column(name, justify="right")
-    for run in runs:
-        folder, stages = find_run(study.pool, run), run.plan.stages.values()
-        hours = _gpu_hours_of([run])
+    for variant in dict.fromkeys(run.variant for run in runs):
+        mine = [run for run in runs if run.variant == variant]
+        folders = [find_run(study.pool, run) for run in mine]
+        states = Counter(state_of(folder).value for folder in folders)
+        seconds = [taken for folder in folders if (taken := seconds_of(folder)) is not None]
+        stages, hours = mine[0].plan.stages.values(), _gpu_hours_of(mine[:1])
         table.add_row(
-            run.name,
-            state_of(folder).value,
+            variant,
+            ", ".join(f"{count} {state}" for state, count in states.items()),
             f"{sum(stage.max_steps for stage in stages):,}",
             written("images", sum(stage.images_forwarded for stage in stages)),
             written("tokens", sum(stage.tokens_forwarded for stage in stages)),
             f"{hours:,.0f}" if hours else ABSENT,
-            written("seconds", seconds_of(folder)),
+            written("seconds", sum(seconds) / len(seconds) if seconds else None),
         )
     return table
 
