@@ -11,7 +11,6 @@ runs/NAME/
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,8 +20,10 @@ from typing import Any
 
 import yaml
 
+from kelip_lightning.checkpoints import Checkpoint, checkpoint_folders
 from kelip_lightning.environment import describe_environment
-from kelip_lightning.errors import RunFolderError
+from kelip_lightning.errors import RunFolderError, StageInterrupted
+from kelip_lightning.processes import Liveness, describe_process, liveness
 
 STATUS = "status.json"
 
@@ -36,6 +37,15 @@ class StageFolder:
     path: Path
     metrics_file: Path
     """Shared by the run's stages."""
+    resumed: bool = False
+    """Whether the run was begun before."""
+    checkpoint: Checkpoint | None = None
+    """From where the stage goes on; none: it begins."""
+
+    @property
+    def non_finite(self) -> Path:
+        """Folder of the reports on losses and gradients that are not finite."""
+        return self.path / "non_finite"
 
     @property
     def checkpoints(self) -> Path:
@@ -46,8 +56,15 @@ class StageFolder:
 class RunFolder:
     """Paths and records of one run; says nothing about what the files hold."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, resumed: bool = False, chosen: Checkpoint | None = None) -> None:
+        """Names a folder, which need not exist.
+
+        Args:
+            path: The folder.
+            resumed: Whether the run goes on; its finished stages are not trained again then.
+            chosen: Checkpoint to go back to; none: the newest that is whole.
+        """
+        self.path, self.resumed, self.chosen = path, resumed, chosen
 
     @property
     def name(self) -> str:
@@ -95,9 +112,10 @@ class RunFolder:
         return self.path / "contrastive" / "dual_encoder"
 
     def stage(self, name: str) -> StageFolder:
-        """The folder of a stage, created when it is first asked for."""
+        """The folder of a stage; the first process creates it when it is first asked for."""
         folder = StageFolder(name=name, path=self.path / name, metrics_file=self.metrics)
-        folder.path.mkdir(parents=True, exist_ok=True)
+        if is_first_process():
+            folder.path.mkdir(parents=True, exist_ok=True)
         return folder
 
     @classmethod
@@ -129,11 +147,14 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             run._refuse_full_disk(needed_bytes)
-            run.config.write_text(config, encoding="utf-8")
             (path / "overrides.txt").write_text("".join(f"{one}\n" for one in overrides), encoding="utf-8")
             text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)
             run.plan.write_text(text, encoding="utf-8")
             run.environment.write_text(json.dumps(describe_environment(), indent=2) + "\n", encoding="utf-8")
+            # Last and in one piece: where it stands, there is a run, and other ranks may be looking.
+            partial = run.config.with_name(f"{run.config.name}.partial")
+            partial.write_text(config, encoding="utf-8")
+            os.replace(partial, run.config)
         except OSError as error:
             raise RunFolderError(
                 f"{path} cannot be written ({error.strerror or error}); choose another place with output_dir=FOLDER"
@@ -148,8 +169,8 @@ class RunFolder:
         if not self.config.is_file():
             raise RunFolderError(f"{self.path} holds files of something else; choose another name with name=NEW_NAME")
         raise RunFolderError(
-            f"{self.path} holds {self._described()}, and it is left as it is; choose another name with "
-            f"name=NEW_NAME, or remove it first with rm -r {self.path}"
+            f"{self.path} holds {self.described()}, and it is left as it is; go on with it by --resume auto, choose "
+            f"another name with name=NEW_NAME, or remove it first with rm -r {self.path}"
         )
 
     def _refuse_full_disk(self, needed_bytes: int) -> None:
@@ -160,22 +181,17 @@ class RunFolder:
             raise RunFolderError(
                 f"the disk of {self.path} has {_mebibytes(free)} free, and this run may need "
                 f"{_mebibytes(needed_bytes)}; make room, choose another disk with output_dir=FOLDER, or keep "
-                "fewer checkpoints with trainer.keep_checkpoints=1"
+                "fewer checkpoints with checkpoint.keep_last=1"
             )
 
-    def is_under_way(self) -> bool:
-        """Whether a process trains here, as far as can be known from this machine."""
-        status = self.read_status()
-        return status.get("state") == "running" and _is_alive(status)
-
-    def _described(self) -> str:
+    def described(self) -> str:
         """The run that stands here, in words."""
         status = self.read_status()
         when = f" since {status['since']}" if "since" in status else ""
         match status.get("state"):
             case "finished":
                 return "a finished run"
-            case "running" if _is_alive(status):
+            case "running" if self.liveness() is not Liveness.dead:
                 return f"a run that is under way (process {status.get('pid')}{when})"
             case "interrupted":
                 return "an interrupted run"
@@ -183,6 +199,16 @@ class RunFolder:
                 return "a run that failed"
             case _:
                 return "a run that ended without a word"
+
+    def liveness(self) -> Liveness:
+        """Whether a process is training here."""
+        status = self.read_status()
+        return liveness(status) if status.get("state") == "running" else Liveness.dead
+
+    def has_finished(self, stage: str) -> bool:
+        """Whether a stage of this run has handed on all that it gives."""
+        last = self.image_encoder / "model.safetensors" if stage == "mae" else self.report
+        return last.is_file()
 
     @classmethod
     def open(cls, path: Path | str) -> "RunFolder":
@@ -199,7 +225,7 @@ class RunFolder:
         if not (run.dual_encoder / "model.safetensors").is_file():
             only = " of the warm-up alone" if run.stages() == ["mae"] else ""
             raise RunFolderError(
-                f"{path} has no finished model in contrastive/dual_encoder: it is {run._described()}{only}; "
+                f"{path} has no finished model in contrastive/dual_encoder: it is {run.described()}{only}; "
                 "give a run whose contrastive training has ended"
             )
         return run
@@ -217,7 +243,7 @@ class RunFolder:
         if not is_first_process():
             return
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        status = {"state": state, "since": now, "pid": os.getpid(), "host": socket.gethostname(), **details}
+        status = {"state": state, "since": now, **describe_process(), **details}
         partial = self.path / f"{STATUS}.partial"
         partial.write_text(json.dumps(status, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(partial, self.path / STATUS)
@@ -240,9 +266,8 @@ class RunFolder:
         return [name for name in ("mae", "contrastive") if (self.path / name).is_dir()]
 
     def checkpoints(self) -> list[Path]:
-        """The checkpoints of all stages, newest first."""
-        files = [file for file in self.path.glob("*/checkpoints/*.ckpt") if not file.name.startswith(".")]
-        return sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
+        """The folders of all checkpoints, newest first: of the last stage that has any, then of the one before."""
+        return [one for name in reversed(self.stages()) for one in checkpoint_folders(self.stage(name).checkpoints)]
 
     def handed_on(self) -> list[Path]:
         """The folders with exported weights that are complete."""
@@ -261,22 +286,10 @@ def is_first_process() -> bool:
 
 
 def was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error; Lightning turns it into SystemExit."""
+    """Whether a signal is behind an error; Lightning turns Ctrl-C into SystemExit."""
     if isinstance(error, SystemExit):
         return was_interrupted(error.__cause__ or error.__context__)
-    return isinstance(error, KeyboardInterrupt)
-
-
-def _is_alive(status: dict[str, Any]) -> bool:
-    if status.get("host") != socket.gethostname():
-        return True  # not to be known from here
-    try:
-        os.kill(int(status["pid"]), 0)
-    except PermissionError:
-        return True
-    except (OSError, ValueError, KeyError):
-        return False
-    return True
+    return isinstance(error, KeyboardInterrupt | StageInterrupted)
 
 
 def _siblings(path: Path) -> str:

@@ -2,30 +2,27 @@
 
 import json
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from data_modules.evaluation_sets import EvaluationSets, build_evaluation_sets
-from data_modules.image import ImageDataModule
+from data_modules.evaluation_sets import EvaluationSets
 from data_modules.image_text import ImageTextDataModule
-from data_modules.sampling import Draw
-from data_modules.stage_data import StageDataModule
 from kelip_lightning.callbacks.caption_panel import CaptionPanelCallback
+from kelip_lightning.callbacks.checkpointing import CheckpointCallback, Figures
 from kelip_lightning.callbacks.encoder_export import ExportCallback
 from kelip_lightning.callbacks.evaluation import EvaluationCallback
 from kelip_lightning.callbacks.hyperparameters import HyperparametersCallback, flatten_settings
-from kelip_lightning.callbacks.interruption import InterruptionCallback, StageInterrupted
+from kelip_lightning.callbacks.interruption import SignalWatch
+from kelip_lightning.callbacks.loop_position import LoopPositionCallback
+from kelip_lightning.callbacks.non_finite import NonFiniteGuard
 from kelip_lightning.callbacks.progress import PairProgressBar
+from kelip_lightning.callbacks.random_state import RandomStateCallback
 from kelip_lightning.callbacks.reconstructions import ReconstructionCallback
 from kelip_lightning.callbacks.run_record import MetricsFileLogger
 from kelip_lightning.callbacks.throughput import ThroughputCallback
@@ -35,7 +32,9 @@ from kelip_lightning.config.experiment import (
     PretrainExperiment,
 )
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
+from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.suite import chance_levels
+from kelip_lightning.fitting import fit_stage, stage_clock
 from kelip_lightning.items_file import write_items
 from kelip_lightning.model_card import model_card
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_dual_encoder
@@ -45,9 +44,10 @@ from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
 from kelip_lightning.models.weights_folder import config_to_dict
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
-from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.precision import choose_precision
+from kelip_lightning.resume import open_stage
 from kelip_lightning.run_folder import RunFolder, StageFolder
+from kelip_lightning.stage_inputs import ContrastiveInputs, build_image_data, read_contrastive_inputs, shown_images
 
 _log = logging.getLogger(__name__)
 
@@ -56,22 +56,17 @@ NUM_SHOWN = 8
 """Images in a TensorBoard picture."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContrastiveInputs:
-    """Everything that stage 2 reads, opened and checked."""
-
-    data: ImageTextDataModule
-    """Its tokenizer is trained or read."""
-    sets: EvaluationSets
-
-
 def run_pretrain(experiment: PretrainExperiment, run: RunFolder) -> dict[str, float]:
-    """MAE warm-up (unless switched off), hand-over, contrastive training; returns the final figures."""
+    """MAE warm-up (unless switched off), hand-over, contrastive training; returns the final figures.
+
+    A run that is resumed goes on in the stage in which it was cut off.
+    """
     contrastive = experiment.contrastive
     # Before the warm-up: what is wrong with the second stage's data must not cost the first stage.
     inputs = read_contrastive_inputs(contrastive)
     if experiment.mae is not None:
-        run_masked_pretrain(experiment.mae, run)
+        if not (run.resumed and run.has_finished("mae")):
+            run_masked_pretrain(experiment.mae, run)
         init = replace(contrastive.init, image_encoder=str(run.image_encoder))
         contrastive = replace(contrastive, init=init)
     return run_contrastive(contrastive, run, inputs)
@@ -79,17 +74,20 @@ def run_pretrain(experiment: PretrainExperiment, run: RunFolder) -> dict[str, fl
 
 def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) -> dict[str, float]:
     """Stage 1; writes the hand-over folder `mae/image_encoder` and returns the last training figures."""
-    stage = run.stage("mae")
+    stage = open_stage(run, "mae", experiment.trainer)
     data = build_image_data(experiment)
     pl.seed_everything(experiment.seed, verbose=False)
     encoder = ImageEncoder(replace(experiment.image_encoder, patch_drop_rate=0.0))
     module = MaskedPretrainModule(
         MaskedAutoencoder(encoder, experiment.masked_autoencoder), experiment.optimizer, experiment.schedule
     )
-    images, noise = _shown_images(data)
+    images, noise = shown_images(data, NUM_SHOWN)
+    signals = SignalWatch()
     trainer = build_trainer(
         experiment,
         stage,
+        signals,
+        stage_clock(stage),
         PairProgressBar("MAE warm-up"),
         ReconstructionCallback(images, noise, max(1, experiment.schedule.max_steps // 5)),
         HyperparametersCallback(flatten_settings(settings_of(experiment)), ["train/loss"]),
@@ -97,7 +95,7 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) ->
             lambda: save_image_encoder(run.image_encoder, encoder, model_card(run, "mae", facts_of(experiment)))
         ),
     )
-    _fit(trainer, module, data)
+    fit_stage(trainer, module, data, stage, signals)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
@@ -111,7 +109,7 @@ def run_contrastive(
         run: Where it writes.
         inputs: What `read_contrastive_inputs` gave, if it has been called already.
     """
-    stage = run.stage("contrastive")
+    stage = open_stage(run, "contrastive", experiment.trainer)
     init = experiment.init.image_encoder
     if init is not None:
         check_image_encoder(Path(init), experiment.image_encoder)
@@ -123,9 +121,13 @@ def run_contrastive(
         _log.info("image encoder from %s: %s", init, report)
     evaluation = EvaluationCallback(sets, experiment.evaluation.every_n_steps)
     chance = chance_levels(sets)
+    refuse_unknown_metric(experiment, chance)
+    signals, clock = SignalWatch(), stage_clock(stage)
     trainer = build_trainer(
         experiment,
         stage,
+        signals,
+        clock,
         PairProgressBar("contrastive"),
         evaluation,
         *_panels(sets, evaluation),
@@ -138,13 +140,16 @@ def run_contrastive(
                 model_card(run, "contrastive", facts_of(experiment)),
             )
         ),
+        ExportCallback(
+            # Before the report, which says that the run has finished.
+            lambda: write_items(run.items, evaluation.items(module), evaluation_fingerprint(experiment.evaluation))
+        ),
+        ExportCallback(lambda: _write_report(run, evaluation, chance, clock())),
+        figures=evaluation.newest,
     )
-    started = time.monotonic()
-    _fit(trainer, module, data)
-    _write_report(run, evaluation, chance, time.monotonic() - started)
-    if trainer.is_global_zero:
-        write_items(run.items, evaluation.items(), evaluation_fingerprint(experiment.evaluation))
-    return evaluation.history[-1][1]
+    fit_stage(trainer, module, data, stage, signals)
+    newest = evaluation.newest()
+    return newest[1] if newest else {}
 
 
 def facts_of(experiment: Experiment) -> dict[str, object]:
@@ -164,34 +169,6 @@ def settings_of(experiment: Experiment) -> dict[str, object]:
     return {key: value for key, value in plain.items() if key not in ("name", "output_dir", "evaluation")}
 
 
-def build_image_data(experiment: MaskedPretrainExperiment) -> ImageDataModule:
-    """The data module of stage 1."""
-    return ImageDataModule(
-        experiment.data,
-        experiment.transform,
-        num_patches=(experiment.transform.image_size // experiment.image_encoder.patch_size) ** 2,
-        seed=experiment.seed,
-        max_steps=experiment.schedule.max_steps,
-    )
-
-
-def read_contrastive_inputs(experiment: ContrastiveExperiment) -> ContrastiveInputs:
-    """Open the pair set, train or read the tokenizer, decode the evaluation sets.
-
-    Raises:
-        DataError: A file is missing, damaged, or not as configured.
-    """
-    data = ImageTextDataModule(
-        experiment.data,
-        experiment.transform,
-        experiment.tokenizer,
-        seed=experiment.seed,
-        max_steps=experiment.schedule.max_steps,
-    )
-    sets = build_evaluation_sets(experiment.evaluation, experiment.image_encoder.image_size)
-    return ContrastiveInputs(data=data, sets=sets)
-
-
 def build_contrastive_module(experiment: ContrastiveExperiment, data: ImageTextDataModule) -> ContrastiveModule:
     """The module of stage 2 with weights that depend on the seed alone."""
     pl.seed_everything(experiment.seed, verbose=False)
@@ -201,25 +178,40 @@ def build_contrastive_module(experiment: ContrastiveExperiment, data: ImageTextD
     return ContrastiveModule(model, data.tokenizer, experiment.loss, experiment.optimizer, experiment.schedule)
 
 
-def build_trainer(experiment: Experiment, stage: StageFolder, *callbacks: pl.Callback) -> pl.Trainer:
-    """The Trainer of a stage with its loggers, checkpoints and interruption; `callbacks` keep their order."""
+def refuse_unknown_metric(experiment: ContrastiveExperiment, chance: Mapping[str, float]) -> None:
+    """The figure by which the best checkpoint is chosen must be one of the evaluation's.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    metric = experiment.checkpoint.best_metric
+    if metric is not None and metric not in chance:
+        known = ", ".join(sorted(chance)) or "none, because no evaluation set is configured"
+        raise ConfigError([f"checkpoint.best_metric = {metric!r} is no figure of this evaluation; those are {known}"])
+
+
+def build_trainer(
+    experiment: Experiment,
+    stage: StageFolder,
+    signals: SignalWatch,
+    clock: Callable[[], float],
+    *callbacks: pl.Callback,
+    figures: Figures = lambda: None,
+) -> pl.Trainer:
+    """The Trainer of a stage with its loggers, checkpoints and guards; `callbacks` keep their order."""
     config = experiment.trainer
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    loggers = [
-        TensorBoardLogger(stage.path, name="", version=""),
-        MetricsFileLogger(stage.metrics_file, stage=stage.name),
-    ]
-    checkpoint = ModelCheckpoint(
+    checkpoint = CheckpointCallback(
+        experiment.checkpoint,
         stage.checkpoints,
-        filename="step={step:07d}",
-        auto_insert_metric_name=False,
-        monitor="step",
-        mode="max",
-        save_top_k=config.keep_checkpoints,
-        every_n_train_steps=config.checkpoint_every_n_steps,
+        stage.name,
+        signals=signals,
+        metrics_file=stage.metrics_file,
+        clock=clock,
+        figures=figures,
     )
-    return pl.Trainer(
+    trainer = pl.Trainer(
         max_steps=experiment.schedule.max_steps,
         precision=choose_precision(config.precision, config.accelerator),
         accelerator=config.accelerator,
@@ -232,63 +224,44 @@ def build_trainer(experiment: Experiment, stage: StageFolder, *callbacks: pl.Cal
         deterministic=config.deterministic,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        logger=loggers,
+        enable_checkpointing=False,
+        logger=build_loggers(stage),
+        plugins=[checkpoint.io],
         callbacks=[
+            LoopPositionCallback(),
+            RandomStateCallback(experiment.seed),
+            NonFiniteGuard(experiment.non_finite, stage.non_finite),
             *callbacks,
             ThroughputCallback(),
             checkpoint,
-            InterruptionCallback(stage.checkpoints / "interrupted.ckpt"),
         ],
     )
+    # Lightning's own handlers talk to other ranks from inside a signal, and on Slurm save and requeue by themselves;
+    # `SignalWatch` has taken their place.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
-def _fit(trainer: pl.Trainer, module: StageModule, data: StageDataModule) -> None:
-    """Train to the end.
+def build_loggers(stage: StageFolder) -> list[Logger]:
+    """TensorBoard and metrics.jsonl; TensorBoard forgets what a resumed stage is going to log again.
 
-    Raises:
-        StageInterrupted: A signal stopped the stage; its checkpoint is written.
+    The last numbers before a checkpoint of k steps stand at step k (evaluation) and k - 1 (training).
     """
-    with _tuned_kernels(trainer.strategy.root_device):
-        trainer.fit(module, datamodule=data)
-    _raise_if_interrupted(trainer)
-
-
-@contextmanager
-def _tuned_kernels(device: torch.device) -> Iterator[None]:
-    """For the length of a fit, two defaults of torch changed that only cost time in these models."""
-    deterministic: Any = torch.utils.deterministic  # a module with properties, which type checkers do not see
-    flash, fill = torch.backends.cuda.flash_sdp_enabled(), deterministic.fill_uninitialized_memory
-    # torch's fused attention is slower than the plain one on CPUs at 5 to 80 tokens: 1.4 times the step, measured.
-    torch.backends.cuda.enable_flash_sdp(flash and device.type != "cpu")
-    # Deterministic mode fills every new tensor, which matters only to kernels that read what they never wrote: a tenth
-    # of a step on a CPU, measured.
-    deterministic.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.enable_flash_sdp(flash)
-        deterministic.fill_uninitialized_memory = fill
-
-
-def _raise_if_interrupted(trainer: Any) -> None:  # Trainer sets `callbacks` where type checkers do not see it
-    for callback in trainer.callbacks:
-        if isinstance(callback, InterruptionCallback) and callback.interrupted_at is not None:
-            raise StageInterrupted(callback.checkpoint, callback.interrupted_at)
+    purge = (stage.checkpoint.step + 1 if stage.checkpoint else 0) if stage.resumed else None
+    return [
+        TensorBoardLogger(stage.path, name="", version="", purge_step=purge),
+        MetricsFileLogger(stage.metrics_file, stage=stage.name),
+    ]
 
 
 def _panels(sets: EvaluationSets, evaluation: EvaluationCallback) -> Sequence[pl.Callback]:
     return [CaptionPanelCallback(one, evaluation.every_n_steps, NUM_SHOWN, evaluation) for one in sets.retrieval[:1]]
 
 
-def _shown_images(data: ImageDataModule) -> tuple[Tensor, Tensor]:
-    """A few fixed crops with their noise: the first of the order's first batch."""
-    ids = data.order.batch(0)[:NUM_SHOWN]
-    draws = [Draw(0, int(sample_id)) for sample_id in ids]
-    batch = data.collate([data.dataset[draw] for draw in draws])
-    return batch.images, batch.noise
-
-
 def _write_report(run: RunFolder, evaluation: EvaluationCallback, chance: Mapping[str, float], seconds: float) -> None:
+    """The final figures, whole or not at all: where they stand, the run has finished."""
     step, figures = evaluation.history[-1]
     report = {"step": step, "seconds": round(seconds, 1), "metrics": figures, "chance": dict(chance)}
-    run.report.write_text(json.dumps(report, indent=2), encoding="utf-8")
+    partial = run.report.with_name(f"{run.report.name}.partial")
+    partial.write_text(json.dumps(report, indent=2), encoding="utf-8")
+    os.replace(partial, run.report)

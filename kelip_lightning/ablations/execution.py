@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock, current_thread, main_thread
 from types import FrameType
 
-from kelip_lightning.ablations.pool import RunState, clear, find_run, record_seconds, state_of
+from kelip_lightning.ablations.pool import RunState, find_run, record_seconds, state_of
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
 from kelip_lightning.errors import ConfigError
 
@@ -35,7 +35,7 @@ class Failure:
 
 
 def execute(study: Study, runs: Sequence[PlannedRun], jobs: int, tell: Tell) -> list[Failure]:
-    """Train what is not finished, `jobs` at a time; what was cut off starts again.
+    """Train what is not finished, `jobs` at a time; what was cut off goes on where it was.
 
     Args:
         study: Names the pool and the base.
@@ -70,9 +70,10 @@ def execute(study: Study, runs: Sequence[PlannedRun], jobs: int, tell: Tell) -> 
     return failures
 
 
-def command_of(run: PlannedRun, base: Path, pool: Path) -> list[str]:
-    """The command line that trains a run, after the program's name."""
-    return [run.verb, str(base), *run.overrides, f"output_dir={pool}", f"name={run.name}"]
+def command_of(run: PlannedRun, base: Path, folder: Path) -> list[str]:
+    """The command line that trains a run, or goes on with it, after the program's name."""
+    place = [f"output_dir={folder.parent}", f"name={folder.name}"]
+    return [run.verb, str(base), *run.overrides, *place, "--resume", "auto"]
 
 
 class _Processes:
@@ -85,7 +86,7 @@ class _Processes:
 
     def run(self, command: Sequence[str], log: Path, environment: dict[str, str]) -> int:
         """Run a command to its end, its output in a file; returns the exit code."""
-        with log.open("wb") as file:
+        with log.open("ab") as file:
             with self._lock:
                 if self._interrupted:
                     return 130
@@ -131,16 +132,14 @@ def _terminable() -> Iterator[None]:
 
 def _train(study: Study, run: PlannedRun, processes: _Processes, jobs: int) -> tuple[Failure | None, str]:
     folder = find_run(study.pool, run)
-    if state_of(folder) is RunState.unfinished:
-        clear(folder)
-    log = study.pool / f"{run.name}.log"
-    command = [*PROGRAM, *command_of(run, study.base, study.pool)]
+    log = study.pool / f"{folder.name}.log"
+    command = [*PROGRAM, *command_of(run, study.base, folder.path)]
     started = time.monotonic()
     code = processes.run(command, log, _environment(jobs))
     seconds = time.monotonic() - started
     label = f"{run.variant}, seed {run.seed}"
+    record_seconds(folder, seconds)
     if code == 0:
-        record_seconds(find_run(study.pool, run), seconds)
         return None, f"{label}: done in {seconds:.0f} s"
     reason = _last_line(log)
     return Failure(run=run, exit_code=code, reason=reason, log=log), f"{label}: failed with {code} ({reason}); see {log}"

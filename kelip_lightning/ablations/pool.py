@@ -1,13 +1,13 @@
 """The runs that stand already: which of a study's runs are finished, under way, cut off, or still to come."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
 from kelip_lightning.ablations.study import PlannedRun
 from kelip_lightning.errors import RunFolderError
+from kelip_lightning.processes import Liveness
 from kelip_lightning.run_folder import RunFolder
 
 COST = "cost.json"
@@ -35,7 +35,8 @@ def state_of(folder: RunFolder) -> RunState:
         return RunState.missing
     if folder.read_status().get("state") == "finished" and folder.report.is_file():
         return RunState.finished
-    return RunState.under_way if folder.is_under_way() else RunState.unfinished
+    # A process on another machine cannot be asked, and is believed.
+    return RunState.unfinished if folder.liveness() is Liveness.dead else RunState.under_way
 
 
 def refuse_unfinished(pool: Path, runs: Sequence[PlannedRun]) -> None:
@@ -49,28 +50,19 @@ def refuse_unfinished(pool: Path, runs: Sequence[PlannedRun]) -> None:
     if cut_off:
         raise RunFolderError(
             f"{len(cut_off)} of the runs were cut off ({', '.join(path.name for path in cut_off)} in {pool}); go on "
-            "with --resume, which starts them again"
+            "with --resume"
         )
 
 
-def clear(folder: RunFolder) -> None:
-    """Remove what a run that was cut off has left, so that it can start again.
-
-    Raises:
-        RunFolderError: The run has finished or is under way.
-    """
-    if state_of(folder) in (RunState.finished, RunState.under_way):
-        raise RunFolderError(f"{folder.path} is {state_of(folder).value} and stays as it is")
-    shutil.rmtree(folder.path)
-
-
 def record_seconds(folder: RunFolder, seconds: float) -> None:
-    """Keep how long the run's process took."""
-    (folder.path / COST).write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n", encoding="utf-8")
+    """Add the time of a process to what the run has taken so far."""
+    if folder.path.is_dir():
+        whole = {"seconds": round((seconds_of(folder) or 0.0) + seconds, 1)}
+        (folder.path / COST).write_text(json.dumps(whole) + "\n", encoding="utf-8")
 
 
 def seconds_of(folder: RunFolder) -> float | None:
-    """How long the run's process took, start and evaluation included; none if it was not started by a study."""
+    """How long the run's processes took, start and evaluation included; none if no study started them."""
     try:
         return float(json.loads((folder.path / COST).read_text(encoding="utf-8"))["seconds"])
     except (OSError, ValueError, KeyError):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kelip_lightning.ablations.execution import command_of
+from kelip_lightning.ablations.pool import find_run
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
 from kelip_lightning.errors import ConfigError
 
@@ -18,11 +19,20 @@ _SCRIPT = """\
 #SBATCH --array=0-{last}
 #SBATCH --nodes={nodes}
 #SBATCH --ntasks-per-node={devices}
-{gpus}#SBATCH --output=%x-%A_%a.log
-set -euo pipefail
+{gpus}#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%A_%a.log
+# Five minutes before the time is up kelip writes a checkpoint and exits with 75; the task is then queued again.
+#SBATCH --signal=USR1@300
+set -uo pipefail
 export OMP_NUM_THREADS=1
 eval "set -- $(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {runs})"
-srun "${{KELIP:-kelip}}" "$@"
+srun --wait=120 --kill-on-bad-exit=0 "${{KELIP:-kelip}}" "$@"
+status=$?
+if [ "$status" -eq 75 ]; then
+  scontrol requeue "$SLURM_JOB_ID" && status=0
+fi
+exit "$status"
 """
 
 
@@ -44,7 +54,7 @@ def write_array(study: Study, runs: Sequence[PlannedRun]) -> Path:
     nodes, devices, accelerator = shapes[0]
     study.folder.mkdir(parents=True, exist_ok=True)
     listing, script = study.folder / "runs.txt", study.folder / "array.sbatch"
-    lines = [shlex.join(command_of(run, study.base, study.pool)) for run in runs]
+    lines = [shlex.join(command_of(run, study.base, find_run(study.pool, run).path)) for run in runs]
     listing.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     text = _SCRIPT.format(
         count=len(runs),

@@ -5,9 +5,10 @@ import time
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from data_modules.evaluation_sets import EvaluationSets
-from kelip_lightning.callbacks.periodic import PeriodicCallback
+from kelip_lightning.callbacks.periodic import PeriodicCallback, evaluation_mode
 from kelip_lightning.evaluation.embed import Embeddings
 from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function
 from kelip_lightning.evaluation.items import TaskItems, items_of
@@ -49,15 +50,17 @@ class EvaluationCallback(PeriodicCallback):
             self._embeddings = step, module_embeddings(pl_module)
         return self._embeddings[1]
 
-    def items(self) -> list[TaskItems]:
-        """Every item's outcome at the last evaluation; nothing is embedded again.
+    def items(self, pl_module: ContrastiveModule) -> list[TaskItems]:
+        """Every item's outcome at the last evaluation, whose weights the module must still have.
 
-        Raises:
-            RuntimeError: Nothing has been evaluated in this process.
+        Embedded again only by a process that has been resumed after that evaluation.
         """
-        if self._embeddings is None:
-            raise RuntimeError("no evaluation has run yet, so there are no items")
-        return items_of(self._embeddings[1], self._sets)
+        with evaluation_mode(pl_module), torch.no_grad():
+            return items_of(self.embeddings_at(self.history[-1][0], pl_module), self._sets)
+
+    def newest(self) -> tuple[int, dict[str, float]] | None:
+        """The last entry of the history; none before the first, and on other ranks than zero."""
+        return self.history[-1] if self.history else None
 
     def state_dict(self) -> dict[str, Any]:
         """The history, so that a resumed run tells the whole story."""

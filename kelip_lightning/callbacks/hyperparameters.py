@@ -25,7 +25,9 @@ class HyperparametersCallback(pl.Callback):
         self._metrics = list(metrics)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the declaration."""
+        """Write the declaration; a resumed run has written it already."""
+        if trainer.global_step:
+            return
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 for summary in hparams(self._settings, dict.fromkeys(self._metrics, 0.0)):

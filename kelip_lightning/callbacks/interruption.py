@@ -1,74 +1,56 @@
-"""Ctrl-C and termination: finish the step, write a checkpoint, stop."""
+"""Signals while a stage trains: Ctrl-C, SIGTERM and SIGUSR1 (Slurm's warning) stop it at the end of a step."""
 
 import logging
 import signal
-from pathlib import Path
-from types import FrameType
-from typing import Any
-
-import lightning.pytorch as pl
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 _log = logging.getLogger(__name__)
 
 Handler = Any
 """What `signal.signal` takes and returns."""
+SCHEDULER_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""What a cluster sends before it takes the machine away."""
 
 
-class StageInterrupted(KeyboardInterrupt):
-    """A stage was stopped by a signal; its checkpoint is written."""
+class SignalWatch:
+    """Notes signals instead of dying of them, from `with` to its end.
 
-    def __init__(self, checkpoint: Path, step: int) -> None:
-        self.checkpoint, self.step = checkpoint, step
-        super().__init__(f"stopped after step {step}; checkpoint: {checkpoint}")
-
-
-class InterruptionCallback(pl.Callback):
-    """Turns the first SIGINT or SIGTERM into a checkpoint at the end of the step under way.
-
-    A second SIGINT interrupts at once, without a checkpoint. Handlers are replaced from the first step to the last,
-    so that nothing outside training changes.
+    The training loop looks at `by_user` and `by_scheduler` at each step and stops in order. A second Ctrl-C
+    interrupts at once. On the way out the handlers are as they were, and a scheduler's signal that nobody has acted on
+    is sent again, so that it is not lost between two stages.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
-        super().__init__()
-        self.checkpoint = checkpoint
-        self.interrupted_at: int | None = None
-        """Optimizer steps done when the run was stopped; none if it was not."""
-        self._signalled = False
+    def __init__(self) -> None:
+        self.by_user = False
+        """Whether SIGINT has come."""
+        self.by_scheduler = False
+        """Whether SIGTERM or SIGUSR1 has come."""
+        self.handled = False
+        """Set by whoever has stopped the stage."""
+        self._last = 0
         self._previous: dict[int, Handler] = {}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over the signals."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, *SCHEDULER_SIGNALS):
             self._previous[number] = signal.signal(number, self._handle)
+        return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._signalled and number == signal.SIGINT:
+        if self.by_user and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._signalled = True
-        _log.warning("interrupted: finishing this step, then writing a checkpoint (Ctrl-C again: stop at once)")
+        self._last = number
+        self.by_user |= number == signal.SIGINT
+        self.by_scheduler |= number in SCHEDULER_SIGNALS
+        again = " (Ctrl-C again: stop at once)" if number == signal.SIGINT else ""
+        name = signal.Signals(number).name
+        _log.warning("%s: finishing this step, then writing a checkpoint%s", name, again)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Write the checkpoint and stop, once per run, on a step's last micro-batch.
-
-        After the last step nothing is left to stop: what is under way is written to the end.
-        """
-        step_is_whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        unfinished = trainer.global_step < trainer.max_steps
-        if self.interrupted_at is None and step_is_whole and unfinished and self._any_rank_signalled(trainer):
-            self.interrupted_at = trainer.global_step
-            trainer.save_checkpoint(self.checkpoint)
-            trainer.should_stop = True
-
-    def _any_rank_signalled(self, trainer: pl.Trainer) -> bool:
-        if trainer.world_size == 1:
-            return self._signalled
-        return bool(trainer.strategy.reduce_boolean_decision(self._signalled, all=False))
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the signals back; in `teardown` it would be too late: Lightning has restored its own by then."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+        if error is None and self.by_scheduler and not self.handled:
+            signal.raise_signal(self._last or signal.SIGTERM)

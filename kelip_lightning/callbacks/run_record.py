@@ -1,7 +1,9 @@
 """Every logged number as a line of text, for machines."""
 
 import json
+import logging
 import math
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+_log = logging.getLogger(__name__)
 
 
 class MetricsFileLogger(Logger):
@@ -51,6 +55,37 @@ class MetricsFileLogger(Logger):
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing: they stand in config.yaml."""
+
+
+def cut_record(file: Path, stage: str, length: int | None) -> None:
+    """Cut off what a run wrote after the checkpoint from which it goes on, so that it may write it again.
+
+    Args:
+        file: metrics.jsonl; it need not exist.
+        stage: The stage that goes on.
+        length: Bytes that had been written when the checkpoint was; none: the stage begins again, and its lines go.
+    """
+    if not file.is_file():
+        return
+    data = file.read_bytes()
+    if length is None:
+        kept = b"".join(line for line in data.splitlines(keepends=True) if _stage_of(line) not in (stage, None))
+    else:
+        kept = data[:length]
+        if len(data) < length:
+            _log.warning("%s has lost the last %d bytes of its record", file, length - len(data))
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_bytes(kept)
+    os.replace(partial, file)
+
+
+def _stage_of(line: bytes) -> str | None:
+    """The stage that wrote a line; none for a line that is not whole."""
+    try:
+        stage = json.loads(line)["stage"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return str(stage)
 
 
 def _plain(value: Any) -> float | int | None:

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", action="append", metavar="NAME", help="train this variant only; may be repeated")
     parser.add_argument("--quick", action="store_true", help="the study's short runs: the same path, no findings")
     parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs beside each other (default: 1)")
-    parser.add_argument("--resume", action="store_true", help="train again the runs that were cut off")
+    parser.add_argument("--resume", action="store_true", help="go on with the runs that were cut off")
     parser.add_argument("--output", type=Path, default=Path("runs/ablations"), metavar="FOLDER", help="folder of all")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--dry-run", action="store_true", help="check all; print runs, settings and cost; write the array")

@@ -6,11 +6,26 @@ import sys
 from collections.abc import Callable, Iterator
 
 from data_modules.errors import DataError
-from kelip_lightning.errors import CheckpointError, ConfigError, EncoderFileError, RunFolderError
-from kelip_lightning.run_folder import RunFolder, was_interrupted
+from kelip_lightning.errors import (
+    CheckpointError,
+    CheckpointWriteError,
+    ConfigError,
+    EncoderFileError,
+    NonFiniteError,
+    PeerLostError,
+    RunFolderError,
+    StageInterrupted,
+    Terminated,
+)
+from kelip_lightning.processes import is_child_of_first_process
+from kelip_lightning.run_folder import RunFolder, is_first_process, was_interrupted
 
 USER_ERRORS = (ConfigError, DataError, RunFolderError, EncoderFileError, CheckpointError)
 """What a user can mend: shown without a traceback, exit code 2."""
+REQUEUE = 75
+"""Exit code of a run that the scheduler stopped: the same command goes on where it was (EX_TEMPFAIL of sysexits.h)."""
+TOGETHER = (StageInterrupted, CheckpointWriteError, NonFiniteError)
+"""Errors that all ranks raise at one step: one of them speaks."""
 
 
 class StoppedError(Exception):
@@ -28,7 +43,12 @@ def guarded(verb: Callable[[], int]) -> int:
     except USER_ERRORS as error:
         return _tell(describe(error), 2)
     except StoppedError as stopped:
+        if isinstance(stopped.__cause__, TOGETHER) and not is_first_process():
+            # Lightning's launcher kills every process as soon as one that it started fails.
+            return 0 if is_child_of_first_process() else stopped.exit_code
         return _tell(str(stopped), stopped.exit_code)
+    except Terminated as terminated:
+        return _tell(str(terminated), REQUEUE)
     except KeyboardInterrupt:
         return _tell("interrupted before training began; nothing was lost", 130)
     except BrokenPipeError:
@@ -51,11 +71,20 @@ def describe(error: Exception) -> str:
 
 
 def stopped(error: BaseException, run: RunFolder) -> StoppedError | None:
-    """What to tell about a run that Ctrl-C or a full disk ended; None for any other error."""
+    """What to tell about a run that ended early for a reason that is no bug; None for any other error."""
+    left = what_is_left(run)
+    go_on = f"Go on with the same command and --resume auto, or --resume {run.path}"
     if was_interrupted(error):
-        return StoppedError(f"{_interruption(error)}\n{what_is_left(run)}", 130)
+        by_scheduler = isinstance(error, Terminated) or (isinstance(error, StageInterrupted) and not error.by_user)
+        code = REQUEUE if by_scheduler else 130
+        return StoppedError(f"{_interruption(error)}\n{left}\n{go_on}", code)
     if is_disk_full(error):
-        return StoppedError(f"the disk is full, so the run stopped ({error})\n{what_is_left(run)}", 1)
+        return StoppedError(f"the disk is full, so the run stopped ({error})\n{left}\n{go_on} when there is room", 1)
+    if isinstance(error, CheckpointWriteError | PeerLostError):
+        return StoppedError(f"{error}\n{left}\n{go_on}", 1)
+    if isinstance(error, NonFiniteError):
+        again = "the same step would come to the same end; non_finite.policy=skip leaves it out"
+        return StoppedError(f"{error}\n{left}\n{go_on}: {again}", 1)
     return None
 
 
@@ -92,7 +121,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _interruption(error: BaseException) -> str:
-    interrupts = [one for one in _chain(error) if isinstance(one, KeyboardInterrupt) and str(one)]
+    interrupts = [one for one in _chain(error) if isinstance(one, KeyboardInterrupt | StageInterrupted) and str(one)]
     return f"interrupted: {interrupts[0]}" if interrupts else "interrupted"
 
 

@@ -1,11 +1,16 @@
 """What the training verbs do alike: load, plan, make the run folder, train, tell."""
 
 import argparse
-from collections.abc import Callable
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from kelip_lightning.cli import failures
+from kelip_lightning.errors import Terminated
 from kelip_lightning.run_folder import RunFolder, is_first_process
 
 if TYPE_CHECKING:
@@ -14,6 +19,7 @@ if TYPE_CHECKING:
         MaskedPretrainExperiment,
         PretrainExperiment,
     )
+    from kelip_lightning.config.load import LoadedExperiment
 
 Schema = TypeVar("Schema", bound="MaskedPretrainExperiment | ContrastiveExperiment | PretrainExperiment")
 
@@ -21,9 +27,15 @@ Figures = dict[str, float]
 
 
 def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
-    """`FILE.yaml [dotted.key=value ...]`."""
+    """`FILE.yaml [dotted.key=value ...] [--resume auto|PATH]`."""
     parser.add_argument("file", metavar="FILE.yaml", help="the experiment")
     parser.add_argument("overrides", metavar="dotted.key=value", nargs="*", help="values that replace the file's")
+    parser.add_argument(
+        "--resume",
+        metavar="auto|PATH",
+        help="go on with a run that was cut off; auto: the one of this name, or a new one if there is none; "
+        "PATH: a run folder, or a checkpoint in it to go back to",
+    )
 
 
 def check_syntax(file: str) -> None:
@@ -40,16 +52,16 @@ def check_syntax(file: str) -> None:
 def train(
     arguments: argparse.Namespace, schema: type[Schema], body: Callable[[Schema, RunFolder], Figures]
 ) -> tuple[RunFolder, Figures]:
-    """Load and check the experiment, make its run folder, train.
+    """Load and check the experiment, make its run folder or open it again, train.
 
     Args:
-        arguments: With `file` and `overrides`.
+        arguments: With `file`, `overrides` and `resume`.
         schema: Class of the experiment.
         body: Trains and returns the final figures.
 
     Raises:
-        ConfigError, DataError, RunFolderError, EncoderFileError: Before any work.
-        StoppedError: By Ctrl-C or a full disk.
+        ConfigError, DataError, RunFolderError, CheckpointError, EncoderFileError: Before any work.
+        StoppedError: By a signal, a full disk, a number that is not finite, or a process that died.
     """
     from kelip_lightning.cli.report import print_plan
     from kelip_lightning.config.load import load_experiment
@@ -57,8 +69,13 @@ def train(
 
     loaded = load_experiment(arguments.file, arguments.overrides, schema)
     experiment = loaded.experiment
+    run = _resumed_run(arguments.resume, loaded) if arguments.resume else None
+    if run is not None and run.has_finished("mae" if hasattr(experiment, "masked_autoencoder") else "contrastive"):
+        if is_first_process():
+            print(f"{run.path} has finished; nothing is left to do")
+        return run, _final_figures(run)
     plan = make_plan(experiment, count_samples(experiment))
-    run = RunFolder.create(
+    run = run or RunFolder.create(
         Path(experiment.output_dir) / experiment.name,
         config=loaded.resolved,
         overrides=loaded.overrides,
@@ -68,10 +85,44 @@ def train(
     if is_first_process():
         print_plan(plan, run)
     try:
-        with run.recorded():
+        with run.recorded(), _terminable():
             figures = body(experiment, run)
     except BaseException as error:
         if (known := failures.stopped(error, run)) is None:
             raise
         raise known from error
     return run, figures
+
+
+def _resumed_run(wanted: str, loaded: "LoadedExperiment[Schema]") -> RunFolder | None:
+    """The run to go on with, its settings compared; none: `auto` found none."""
+    from kelip_lightning.resume import find_run, record_resumption, refuse_other_settings
+
+    experiment = loaded.experiment
+    run = find_run(wanted, Path(experiment.output_dir) / experiment.name)
+    if run is not None:
+        changes = refuse_other_settings(run, loaded)
+        record_resumption(run, loaded.overrides, changes)
+    return run
+
+
+def _final_figures(run: RunFolder) -> Figures:
+    """The figures in a finished run's report; empty for a warm-up alone."""
+    if not run.report.is_file():
+        return {}
+    return dict(json.loads(run.report.read_text(encoding="utf-8"))["metrics"])
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """While no stage trains, a signal of the scheduler ends the run at once; a stage has handlers of its own."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise Terminated(f"{signal.Signals(number).name} came while no stage was training")
+
+    previous = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -9,6 +9,8 @@ from data_modules.image_text import ImageTextDataConfig
 from data_modules.tokenizer import TokenizerConfig
 from data_modules.transforms.masked_image import MaskedImageConfig
 from data_modules.transforms.multi_crop import MultiCropConfig
+from kelip_lightning.callbacks.checkpointing import CheckpointConfig
+from kelip_lightning.callbacks.non_finite import NonFiniteConfig
 from kelip_lightning.config.trainer import TrainerConfig
 from kelip_lightning.losses.contrastive import ContrastiveLossConfig
 from kelip_lightning.models.dual_encoder import DualEncoderConfig
@@ -50,7 +52,11 @@ class MaskedPretrainExperiment:
     schedule: ScheduleConfig
     """Length and learning-rate schedule."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """Hardware, precision, checkpoints."""
+    """Hardware and precision."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When checkpoints are written, and which are kept."""
+    non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
+    """What happens when a loss or gradient is not finite."""
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -88,7 +94,11 @@ class ContrastiveExperiment:
     schedule: ScheduleConfig
     """Length and learning-rate schedule."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """Hardware, precision, checkpoints."""
+    """Hardware and precision."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When checkpoints are written, and which are kept."""
+    non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
+    """What happens when a loss or gradient is not finite."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """Evaluation sets, and how often they are used."""
 

@@ -14,8 +14,7 @@ WITHOUT_EFFECT = frozenset(
         "output_dir",
         "evaluation",
         "log_every_n_steps",
-        "checkpoint_every_n_steps",
-        "keep_checkpoints",
+        "checkpoint",
         "num_workers",
     }
 )

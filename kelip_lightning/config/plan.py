@@ -219,5 +219,5 @@ def build_on_meta(stage: Stage) -> nn.Module:
 
 def disk_bytes(stage: Stage, plan: StagePlan) -> int:
     """Room for the checkpoints that are kept, one being written, and the exported weights."""
-    checkpoints = stage.trainer.keep_checkpoints + 1
+    checkpoints = stage.checkpoint.num_kept + 1
     return plan.num_parameters * (BYTES_PER_PARAMETER_SAVED * checkpoints + 4) + BYTES_FOR_RECORDS

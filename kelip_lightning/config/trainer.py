@@ -9,7 +9,7 @@ ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu")
 
 @dataclass(kw_only=True, slots=True)
 class TrainerConfig:
-    """Hardware, numbers, and how often a stage writes to disk."""
+    """Hardware, numbers, and how often a stage logs."""
 
     precision: str = "auto"
     """auto (bf16-mixed where the hardware calculates in bfloat16, else 32), 32, bf16-mixed or bf16-true."""
@@ -25,10 +25,6 @@ class TrainerConfig:
     """Micro-batches per optimizer step; a contrastive pair sees the negatives of its own micro-batch only."""
     log_every_n_steps: int = 10
     """Optimizer steps between log entries."""
-    checkpoint_every_n_steps: int = 500
-    """Optimizer steps between checkpoints."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints that stay on disk."""
     num_threads: int | None = None
     """CPU threads of the training process; null: as many as torch chooses."""
     deterministic: bool = True

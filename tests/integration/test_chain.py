@@ -133,6 +133,6 @@ def test_pretrain__ctrl_c_writes_a_checkpoint_and_exits_130(tmp_path: Path) -> N
         os.kill(process.pid, signal.SIGINT)
         _, message = process.communicate(timeout=60)
     assert process.returncode == 130, message
-    assert (tmp_path / "stopped" / "mae" / "checkpoints" / "interrupted.ckpt").is_file()
-    assert "interrupted.ckpt" in message
+    assert list((tmp_path / "stopped" / "mae" / "checkpoints").glob("step=*/manifest.json"))
+    assert "--resume auto" in message
     assert json.loads((tmp_path / "stopped" / "status.json").read_text())["state"] == "interrupted"

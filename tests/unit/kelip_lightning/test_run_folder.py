@@ -1,7 +1,6 @@
 """Run folders: records, refusals, status."""
 
 import json
-import os
 import shutil
 import socket
 import sys
@@ -12,6 +11,7 @@ import pytest
 import yaml
 
 from kelip_lightning.errors import RunFolderError
+from kelip_lightning.processes import Liveness, describe_process
 from kelip_lightning.run_folder import RunFolder, is_first_process
 
 
@@ -60,7 +60,7 @@ def test_create__empty_folder_may_be_there(tmp_path: Path) -> None:
         ({"state": "finished"}, "a finished run"),
         ({"state": "interrupted"}, "an interrupted run"),
         ({"state": "failed"}, "a run that failed"),
-        ({"state": "running", "pid": os.getpid(), "host": socket.gethostname()}, "a run that is under way"),
+        ({"state": "running", **describe_process()}, "a run that is under way"),
         ({"state": "running", "pid": 2**22 + 1, "host": socket.gethostname()}, "ended without a word"),
         (None, "ended without a word"),
     ],
@@ -164,9 +164,41 @@ def test_stage__folders_and_checkpoints(tmp_path: Path) -> None:
     stage = run.stage("contrastive")
     assert stage.path == run.path / "contrastive"
     assert stage.metrics_file == run.path / "metrics.jsonl"
-    stage.checkpoints.mkdir()
-    for age, name in ((2, "old"), (1, "new")):
-        file = stage.checkpoints / f"{name}.ckpt"
-        file.touch()
-        os.utime(file, (1e9 - age, 1e9 - age))
-    assert [file.name for file in run.checkpoints()] == ["new.ckpt", "old.ckpt"]
+    run.stage("mae")
+    for folder in ("mae/checkpoints/step=0000300", "contrastive/checkpoints/step=0000002"):
+        (run.path / folder).mkdir(parents=True)
+    (stage.checkpoints / "step=0000010").mkdir()
+    (stage.checkpoints / ".step=0000020.partial").mkdir()
+    assert [str(one.relative_to(run.path)) for one in run.checkpoints()] == [
+        "contrastive/checkpoints/step=0000010",
+        "contrastive/checkpoints/step=0000002",
+        "mae/checkpoints/step=0000300",
+    ]
+
+
+def test_liveness__who_is_still_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = create(tmp_path / "one")
+    assert run.liveness() is Liveness.dead
+    run.write_status("running")
+    assert run.liveness() is Liveness.alive
+    status = run.read_status()
+    for change, expected in (
+        ({"process_start": status["process_start"] + 1}, Liveness.dead),  # the number now belongs to another process
+        ({"host": "elsewhere"}, Liveness.unknown),
+        ({"host": "elsewhere", "job": "17"}, Liveness.dead),
+        ({"host": "elsewhere", "job": "18"}, Liveness.unknown),
+    ):
+        monkeypatch.setenv("SLURM_JOB_ID", "17")
+        (run.path / "status.json").write_text(json.dumps(status | change), encoding="utf-8")
+        assert run.liveness() is expected
+
+
+def test_has_finished__by_what_a_stage_hands_on(tmp_path: Path) -> None:
+    run = create(tmp_path / "one")
+    assert not run.has_finished("mae")
+    run.image_encoder.mkdir(parents=True)
+    (run.image_encoder / "model.safetensors").touch()
+    assert run.has_finished("mae")
+    assert not run.has_finished("contrastive")
+    run.report.touch()
+    assert run.has_finished("contrastive")

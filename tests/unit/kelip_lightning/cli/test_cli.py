@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kelip_lightning.cli import main, parse_arguments
+from kelip_lightning.errors import StageInterrupted
 from kelip_lightning.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[4]
@@ -85,8 +86,8 @@ def pretend_to_train(experiment: Any, run: RunFolder) -> dict[str, float]:
     stage = run.stage("contrastive")
     stage.checkpoints.mkdir()
     if experiment.contrastive.seed == 1:
-        (stage.checkpoints / "interrupted.ckpt").touch()
-        raise KeyboardInterrupt("stopped after step 3")
+        (stage.checkpoints / "step=0000003").mkdir()
+        raise StageInterrupted(stage.checkpoints / "step=0000003", 3, by_user=True)
     if experiment.contrastive.seed == 2:
         raise OSError(28, "No space left on device")
     return {"eval/known_ko/image_to_text_R@1": 0.5}
@@ -107,7 +108,7 @@ def test_pretrain__run_interruption_and_full_disk(
     assert pretrain("whole") == 2
     assert "holds a finished run" in capsys.readouterr().err
     assert pretrain("stopped", "seed=1") == 130
-    assert "interrupted.ckpt" in capsys.readouterr().err
+    assert "step=0000003" in capsys.readouterr().err
     assert RunFolder(tmp_path / "stopped").read_status()["state"] == "interrupted"
     assert pretrain("full", "seed=2") == 1
     assert "the disk is full" in capsys.readouterr().err

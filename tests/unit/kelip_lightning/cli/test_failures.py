@@ -8,7 +8,16 @@ import pytest
 
 from data_modules.errors import DataError
 from kelip_lightning.cli.failures import StoppedError, describe, guarded, is_disk_full, stopped
-from kelip_lightning.errors import ConfigError, EncoderFileError, RunFolderError
+from kelip_lightning.errors import (
+    CheckpointWriteError,
+    ConfigError,
+    EncoderFileError,
+    NonFiniteError,
+    PeerLostError,
+    RunFolderError,
+    StageInterrupted,
+    Terminated,
+)
 from kelip_lightning.run_folder import RunFolder
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -66,17 +75,49 @@ def test_is_disk_full__whoever_reports_it() -> None:
 def test_stopped__says_what_is_intact(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "one")
     assert "holds no checkpoint yet" in str(stopped(KeyboardInterrupt(), run))
-    checkpoint = run.stage("mae").checkpoints / "interrupted.ckpt"
-    checkpoint.parent.mkdir()
-    checkpoint.touch()
+    checkpoint = run.stage("mae").checkpoints / "step=0000003"
+    checkpoint.mkdir(parents=True)
     run.metrics.touch()
     run.image_encoder.mkdir()
     (run.image_encoder / "model.safetensors").touch()
-    for error, code in ((KeyboardInterrupt("stopped after step 3"), 130), (FULL, 1)):
+    by_user, by_scheduler = (StageInterrupted(checkpoint, 3, by_user=by_user) for by_user in (True, False))
+    for error, code, words in (
+        (by_user, 130, "interrupted: stopped after step 3"),
+        (by_scheduler, 75, "interrupted: stopped after step 3"),
+        (Terminated("SIGTERM came"), 75, "SIGTERM came"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (FULL, 1, "the disk is full"),
+        (CheckpointWriteError("the checkpoint of step 6 could not be written"), 1, "step 6 could not"),
+        (NonFiniteError("a loss of step 5 is not finite"), 1, "non_finite.policy=skip"),
+        (PeerLostError("rank 0 stops"), 1, "rank 0 stops"),
+    ):
         told = stopped(error, run)
         assert told is not None
         assert told.exit_code == code
-        for path in (checkpoint, run.metrics, run.image_encoder):
-            assert str(path) in str(told)
-    assert "stopped after step 3" in str(stopped(KeyboardInterrupt("stopped after step 3"), run))
+        for text in (words, checkpoint, run.metrics, run.image_encoder, "--resume auto"):
+            assert str(text) in str(told)
     assert stopped(ValueError("bug"), run) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "code"),
+    [
+        ({"LOCAL_RANK": "1"}, 0),  # Lightning's launcher kills all when one that it started fails
+        ({"RANK": "1", "LOCAL_RANK": "1"}, 75),
+        ({"SLURM_PROCID": "1", "LOCAL_RANK": "1"}, 75),
+    ],
+)
+def test_guarded__one_rank_speaks_for_all(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], code: int
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    error = StoppedError("interrupted", 75)
+    error.__cause__ = StageInterrupted(None, 0, by_user=False)
+    assert guarded(raising(error)) == code
+    assert capsys.readouterr().err == ""
+    error.__cause__ = PeerLostError("rank 1 stops")
+    assert guarded(raising(error)) == 75
+    assert capsys.readouterr().err == "kelip: interrupted\n"

@@ -20,7 +20,7 @@ def test_training_fingerprint__names_places_and_bookkeeping_do_not_count() -> No
         "name=other",
         "output_dir=elsewhere",
         "trainer.log_every_n_steps=7",
-        "trainer.keep_checkpoints=9",
+        "checkpoint.keep_last=9",
         "contrastive.data.num_workers=0",
         "contrastive.evaluation.every_n_steps=3",
         "contrastive.evaluation.retrieval.flags=null",

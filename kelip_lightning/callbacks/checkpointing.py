@@ -1,0 +1,231 @@
+"""When a stage writes a checkpoint, and how a signal ends it."""
+
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from kelip_lightning import checkpoints
+from kelip_lightning.callbacks.agreement import any_rank
+from kelip_lightning.callbacks.interruption import SignalWatch
+from kelip_lightning.checkpoints import Manifest
+from kelip_lightning.errors import CheckpointWriteError, StageInterrupted
+
+Figures = Callable[[], tuple[int, Mapping[str, float]] | None]
+"""Gives the newest evaluation, (optimizer steps done, figures); none before the first."""
+
+
+class BestMode(Enum):
+    """Whether more or less of a metric is better."""
+
+    max = "max"
+    min = "min"
+
+
+@dataclass(kw_only=True, slots=True)
+class CheckpointConfig:
+    """When checkpoints are written, and which stay on disk. A stage that ends or is interrupted always writes one."""
+
+    every_n_steps: int | None = 500
+    """Optimizer steps between checkpoints; null: none by steps."""
+    every_n_minutes: float | None = None
+    """Minutes of training after which one is written, counted from the last; null: none by time."""
+    keep_last: int = 2
+    """Newest checkpoints that stay on disk; 2 or more, and a damaged one still leaves the one before it."""
+    best_metric: str | None = None
+    """A figure of the evaluation, such as eval/NAME_ko/image_to_text_R@1: the checkpoint with its best value stays
+    too, and one is written when it improves; null: none."""
+    best_mode: BestMode = BestMode.max
+    """Whether more (max) or less (min) of best_metric is better."""
+
+    def __post_init__(self) -> None:
+        if self.every_n_minutes is not None and self.every_n_minutes <= 0:
+            raise ValueError(f"every_n_minutes = {self.every_n_minutes} must be above 0; null: none by time")
+
+    @property
+    def num_kept(self) -> int:
+        """The most checkpoints that stand on disk between two saves."""
+        return self.keep_last + (self.best_metric is not None)
+
+
+class DeferredErrorIO(TorchCheckpointIO):
+    """Writes with `torch.save`, and keeps an error instead of raising it.
+
+    Rank zero writes while the others wait for it: raised at once, a full disk would leave them waiting. The callback
+    that asked for the checkpoint looks at `error`, and all ranks stop together.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write a file; Lightning's own way would hold a second copy of all of it in memory."""
+        try:
+            torch.save(checkpoint, path)
+        except (OSError, RuntimeError) as error:
+            self.error = error
+
+
+class CheckpointCallback(pl.Callback):
+    """Writes checkpoints between two steps: by steps, by time, when the best metric improves, at signals, at the end.
+
+    It acts before a step and not after the last one, because the numbers of a step reach the loggers only after
+    every hook that follows it; so metrics.jsonl is always complete up to the checkpoint. When to write is rank
+    zero's decision, and a signal may reach any rank: one small all-reduce a step tells all of them.
+    """
+
+    def __init__(
+        self,
+        config: CheckpointConfig,
+        folder: Path,
+        stage: str,
+        *,
+        signals: SignalWatch,
+        metrics_file: Path,
+        clock: Callable[[], float],
+        figures: Figures = lambda: None,
+    ) -> None:
+        """Takes what to write where.
+
+        Args:
+            config: When and how many.
+            folder: The stage's checkpoints.
+            stage: Its name, for the manifest.
+            signals: Tells of signals.
+            metrics_file: The record whose length goes into the manifest.
+            clock: Seconds of this stage so far.
+            figures: Gives the newest evaluation, on rank zero.
+        """
+        super().__init__()
+        self.io = DeferredErrorIO()
+        """To be given to the trainer as a plugin."""
+        self._config, self._folder, self._stage = config, folder, stage
+        self._signals, self._metrics_file, self._figures = signals, metrics_file, figures
+        self._clock = clock
+        self._saved_step = 0
+        self._saved_at = clock()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A resumed run stands at a checkpoint already."""
+        self._saved_step = trainer.global_step
+        self._saved_at = self._clock()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Before a step's first micro-batch: write what is due, then stop if a signal has come.
+
+        Raises:
+            CheckpointWriteError: It could not be written; earlier ones are intact.
+            StageInterrupted: A signal has come to some rank.
+        """
+        step = trainer.global_step
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        due = trainer.is_global_zero and step > self._saved_step and self._is_due(step)
+        by_user, by_scheduler, due = any_rank(trainer, self._signals.by_user, self._signals.by_scheduler, due)
+        stopped = by_user or by_scheduler
+        if due or (stopped and step > self._saved_step):
+            self._save(trainer, step)
+        if stopped:
+            self._signals.handled = True
+            newest = self._folder / checkpoints.folder_name(step) if step else None
+            raise StageInterrupted(newest, step, by_user=by_user)
+
+    def _is_due(self, step: int) -> bool:
+        config = self._config
+        by_steps = config.every_n_steps is not None and step % config.every_n_steps == 0
+        minutes = (self._clock() - self._saved_at) / 60
+        by_time = config.every_n_minutes is not None and minutes >= config.every_n_minutes
+        return by_steps or by_time or self._is_best(step)
+
+    def _is_best(self, step: int) -> bool:
+        metric = self._metric_at(step)
+        if metric is None or not math.isfinite(metric):
+            return False
+        best = checkpoints.best_checkpoint(self._folder, self._config.best_mode.value)
+        if best is None or best.manifest.metric is None:
+            return True
+        return (
+            metric > best.manifest.metric if self._config.best_mode is BestMode.max else metric < best.manifest.metric
+        )
+
+    def _metric_at(self, step: int) -> float | None:
+        newest = self._figures()
+        if self._config.best_metric is None or newest is None or newest[0] != step:
+            return None
+        return newest[1][self._config.best_metric]
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the last checkpoint; the other callbacks have evaluated and exported by then.
+
+        Where it stands, the stage has therefore finished. A signal during all that stops the run after it.
+        """
+        if trainer.global_step >= trainer.max_steps and trainer.global_step > self._saved_step:
+            self._save(trainer, trainer.global_step)
+        self._signals.by_scheduler = any_rank(trainer, self._signals.by_scheduler)[0]
+
+    def _save(self, trainer: pl.Trainer, step: int) -> None:
+        partial = checkpoints.partial_folder(self._folder, step)
+        self._together(trainer, step, partial, lambda: self._prepare(partial))
+        self._together(trainer, step, partial, lambda: self._write(trainer, partial), every_rank=True)
+        self._together(trainer, step, partial, lambda: self._seal(trainer, partial, step))
+        self._saved_step, self._saved_at = step, self._clock()
+
+    def _together(
+        self, trainer: pl.Trainer, step: int, partial: Path, action: Callable[[], None], *, every_rank: bool = False
+    ) -> None:
+        """Let rank zero, or all ranks, do something; if it fails on one, raise on all."""
+        error: Exception | None = None
+        try:
+            if every_rank or trainer.is_global_zero:
+                action()
+        except (OSError, RuntimeError) as caught:
+            error = caught
+        if any_rank(trainer, error is not None)[0]:
+            if trainer.is_global_zero:
+                shutil.rmtree(partial, ignore_errors=True)
+            why = f" ({error})" if error else " on another rank"
+            raise CheckpointWriteError(f"the checkpoint of step {step} could not be written{why}") from error
+
+    def _prepare(self, partial: Path) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.remove_partial(self._folder)
+        partial.mkdir()
+
+    def _write(self, trainer: pl.Trainer, partial: Path) -> None:
+        trainer.save_checkpoint(partial / checkpoints.STATE, weights_only=False)
+        error, self.io.error = self.io.error, None
+        if error is not None:
+            raise error
+
+    def _seal(self, trainer: pl.Trainer, partial: Path, step: int) -> None:
+        manifest = Manifest(
+            stage=self._stage,
+            step=step,
+            world_size=trainer.world_size,
+            seconds=self._clock(),
+            metrics_bytes=_synced_length(self._metrics_file),
+            metric=self._metric_at(step),
+            files={},
+        )
+        checkpoints.seal(partial, manifest)
+        best = checkpoints.best_checkpoint(self._folder, self._config.best_mode.value)
+        checkpoints.prune(self._folder, self._config.keep_last, best if self._config.best_metric else None)
+
+
+def _synced_length(file: Path) -> int:
+    """Bytes of a file that are now surely on disk; 0 without one."""
+    if not file.is_file():
+        return 0
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+        return os.fstat(opened.fileno()).st_size

@@ -1,0 +1,169 @@
+"""Going on with a run that was cut off: which one, whether it is the same experiment, and from which checkpoint."""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kelip_lightning import checkpoints
+from kelip_lightning.callbacks.run_record import cut_record
+from kelip_lightning.checkpoints import Checkpoint
+from kelip_lightning.config.load import LoadedExperiment, difference, load_experiment
+from kelip_lightning.config.trainer import TrainerConfig
+from kelip_lightning.environment import describe_environment
+from kelip_lightning.errors import CheckpointError, RunFolderError
+from kelip_lightning.processes import Liveness
+from kelip_lightning.run_folder import RunFolder, StageFolder, is_first_process
+
+_log = logging.getLogger(__name__)
+
+AUTO = "auto"
+MAY_CHANGE = (
+    "name",
+    "output_dir",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.accumulate",
+    "trainer.log_every_n_steps",
+    "trainer.num_threads",
+    "data.num_workers",
+    "checkpoint.",
+    "non_finite.",
+)
+"""Keys, or beginnings of keys, in which a resumed run may differ: none of them changes what is learnt."""
+
+
+def find_run(wanted: str, own: Path) -> RunFolder | None:
+    """The run that `--resume` means.
+
+    Args:
+        wanted: `auto`: the experiment's own folder. Otherwise a run folder, or one of its checkpoints to go back to.
+        own: output_dir/name.
+
+    Returns:
+        None: there is no run yet, and `auto` begins one.
+
+    Raises:
+        RunFolderError: There is no such run, or it is under way.
+        CheckpointError: The checkpoint named is damaged.
+    """
+    path = own if wanted == AUTO else Path(wanted)
+    chosen = None
+    if path.parent.name == "checkpoints":
+        chosen = checkpoints.read_checkpoint(path)
+        checkpoints.verify(chosen)
+        path = path.parents[2]
+    run = RunFolder(path, resumed=True, chosen=chosen)
+    # The first process may be creating the run at this moment: for the others, what is no run yet is a new one.
+    if wanted == AUTO and (not path.is_dir() or not any(path.iterdir()) or not is_first_process()):
+        return run if run.config.is_file() else None
+    if not run.config.is_file():
+        raise RunFolderError(f"{path} holds no run to resume: it has no config.yaml; give the folder of a run")
+    if chosen is not None and chosen.manifest.stage == "mae" and run.has_finished("mae"):
+        raise RunFolderError(f"{path} has finished its warm-up; only a checkpoint of contrastive/ can be gone back to")
+    if is_first_process():
+        _refuse_running(run, wanted)
+    return run
+
+
+def _refuse_running(run: RunFolder, wanted: str) -> None:
+    """A run has one writer. What a host that cannot be asked says is believed, unless the user names the run."""
+    match run.liveness():
+        case Liveness.alive:
+            raise RunFolderError(f"{run.path} holds {run.described()}; stop that process first")
+        case Liveness.unknown if wanted == AUTO:
+            raise RunFolderError(
+                f"{run.path} says that it is under way on {run.read_status().get('host')}; if that process is gone, "
+                f"name the run: --resume {run.path}"
+            )
+
+
+def refuse_other_settings(run: RunFolder, loaded: LoadedExperiment[Any]) -> list[str]:
+    """Compare the settings with those that the run began with.
+
+    Returns:
+        `key: old -> new` for what differs and may.
+
+    Raises:
+        RunFolderError: Something differs that changes what is learnt.
+    """
+    schema = type(loaded.experiment)
+    begun = load_experiment(run.config, [], schema, on_this_machine=False).experiment
+    lines = difference(begun, loaded.experiment)
+    allowed = [line for line in lines if _may_change(line.partition(":")[0])]
+    if refused := [line for line in lines if line not in allowed]:
+        raise RunFolderError(
+            f"{run.path} was begun with other settings ({'; '.join(refused)}); take them back to resume it, or begin "
+            "a new run with name=NEW_NAME"
+        )
+    return [line for line in allowed if line.partition(":")[0] not in ("name", "output_dir")]
+
+
+def _may_change(key: str) -> bool:
+    inner = key.removeprefix("mae.").removeprefix("contrastive.")
+    return any(inner == one or (one.endswith(".") and inner.startswith(one)) for one in MAY_CHANGE)
+
+
+def record_resumption(run: RunFolder, overrides: Sequence[str], changes: Sequence[str]) -> None:
+    """Add a line to resumes.jsonl: when, on what, and with which changes the run goes on."""
+    if not is_first_process():
+        return
+    line = {
+        "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "overrides": list(overrides),
+        "changes": list(changes),
+        "environment": describe_environment(),
+    }
+    with (run.path / "resumes.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    _log.info("resuming %s%s", run.path, f" with {'; '.join(changes)}" if changes else "")
+
+
+def open_stage(run: RunFolder, name: str, trainer: TrainerConfig) -> StageFolder:
+    """The folder of a stage that is about to train, with the checkpoint from which it goes on, if any.
+
+    In a resumed run, what the stage recorded after that checkpoint is cut off, since it is going to be recorded again.
+    Every rank calls this; the first one writes.
+
+    Raises:
+        CheckpointError: No checkpoint is whole, or the one that is does not fit the processes of this run.
+    """
+    stage = run.stage(name)
+    if not run.resumed:
+        return stage
+    if run.chosen is not None and run.chosen.manifest.stage == name:
+        checkpoint: Checkpoint | None = run.chosen
+    else:
+        checkpoint, damaged = checkpoints.newest_intact(stage.checkpoints)
+        for problem in damaged:
+            _log.warning("%s: the one before it is used", problem)
+    if checkpoint is not None:
+        _check_fits(checkpoint, trainer)
+    if is_first_process():
+        cut_record(stage.metrics_file, name, checkpoint.manifest.metrics_bytes if checkpoint else None)
+        if run.chosen is not None and checkpoint is not None:
+            for folder in checkpoints.set_aside_after(stage.checkpoints, checkpoint.step):
+                _log.warning("%s is of a later step and set aside", folder)
+    step = checkpoint.step if checkpoint else 0
+    _log.info("%s goes on after step %d%s", name, step, f" from {checkpoint.folder}" if checkpoint else "")
+    return replace(stage, checkpoint=checkpoint, resumed=True)
+
+
+def _check_fits(checkpoint: Checkpoint, trainer: TrainerConfig) -> None:
+    sharded, world = trainer.strategy.startswith("deepspeed"), trainer.devices * trainer.num_nodes
+    written = checkpoint.manifest.world_size
+    if checkpoint.is_sharded is not sharded:
+        kind = "under DeepSpeed" if checkpoint.is_sharded else "without DeepSpeed"
+        raise CheckpointError(
+            f"{checkpoint.folder} was written {kind}, and trainer.strategy = {trainer.strategy} cannot read its "
+            "optimizer; resume with the strategy of before"
+        )
+    if sharded and world != written:
+        raise CheckpointError(
+            f"{checkpoint.folder} holds the shares of {written} processes, and DeepSpeed cannot give them to "
+            f"trainer.devices x num_nodes = {world}; resume on {written}"
+        )

@@ -1,0 +1,56 @@
+"""What the stages read: data modules and evaluation sets, from an experiment's own sections."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from data_modules.evaluation_sets import EvaluationSets, build_evaluation_sets
+from data_modules.image import ImageDataModule
+from data_modules.image_text import ImageTextDataModule
+from data_modules.sampling import Draw
+from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContrastiveInputs:
+    """Everything that stage 2 reads, opened and checked."""
+
+    data: ImageTextDataModule
+    """Its tokenizer is trained or read."""
+    sets: EvaluationSets
+
+
+def build_image_data(experiment: MaskedPretrainExperiment) -> ImageDataModule:
+    """The data module of stage 1."""
+    return ImageDataModule(
+        experiment.data,
+        experiment.transform,
+        num_patches=(experiment.transform.image_size // experiment.image_encoder.patch_size) ** 2,
+        seed=experiment.seed,
+        max_steps=experiment.schedule.max_steps,
+    )
+
+
+def read_contrastive_inputs(experiment: ContrastiveExperiment) -> ContrastiveInputs:
+    """Open the pair set, train or read the tokenizer, decode the evaluation sets.
+
+    Raises:
+        DataError: A file is missing, damaged, or not as configured.
+    """
+    data = ImageTextDataModule(
+        experiment.data,
+        experiment.transform,
+        experiment.tokenizer,
+        seed=experiment.seed,
+        max_steps=experiment.schedule.max_steps,
+    )
+    sets = build_evaluation_sets(experiment.evaluation, experiment.image_encoder.image_size)
+    return ContrastiveInputs(data=data, sets=sets)
+
+
+def shown_images(data: ImageDataModule, count: int) -> tuple[Tensor, Tensor]:
+    """`count` fixed crops with their noise: the first of the order's first batch."""
+    ids = data.order.batch(0)[:count]
+    draws = [Draw(0, int(sample_id)) for sample_id in ids]
+    batch = data.collate([data.dataset[draw] for draw in draws])
+    return batch.images, batch.noise

@@ -1,0 +1,1 @@
+"""Runs that are killed, starved, stopped or poisoned on purpose."""

@@ -1,0 +1,76 @@
+"""A chain of both stages that trains in a second, on pictures made up here."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from PIL import Image
+
+MAE_STEPS, CONTRASTIVE_STEPS = 6, 14
+EVALUATE_EVERY, SAVE_EVERY = 4, 3
+BATCH = 8
+NUM_PAIRS = 20
+
+
+def write_experiment(folder: Path) -> Path:
+    """Write the pictures and the experiment; returns its file."""
+    images = folder / "pairs.parquet"
+    pq.write_table(_table(), images)
+    experiment = folder / "pretrain.yaml"
+    experiment.write_text(yaml.safe_dump(_experiment(str(images))), encoding="utf-8")
+    return experiment
+
+
+def _table() -> pa.Table:
+    generator = np.random.default_rng(0)
+    rows = [
+        {
+            "key": f"image-{index}",
+            "image": {"bytes": _png(generator), "path": None},
+            "ko": f"그림 {index}",
+            "en": f"picture {index}",
+            "concept": str(index),
+        }
+        for index in range(NUM_PAIRS)
+    ]
+    return pa.Table.from_pylist(rows)
+
+
+def _png(generator: np.random.Generator) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(generator.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _experiment(images: str) -> dict[str, Any]:
+    shared = {
+        "trainer": {"precision": "32", "accelerator": "cpu", "log_every_n_steps": 1},
+        "image_encoder": {"image_size": 16, "patch_size": 4, "width": 16, "depth": 1, "num_heads": 2},
+        "checkpoint": {"every_n_steps": SAVE_EVERY},
+        "optimizer": {"learning_rate": 1e-3},
+    }
+    data = {"global_batch_size": BATCH, "num_workers": 0}
+    mae = {
+        "data": data | {"sources": {"all": {"files": [images], "captions": {"ko": "ko"}}}},
+        "transform": {"image_size": 16},
+        "masked_autoencoder": {"decoder_width": 16, "decoder_depth": 1, "decoder_num_heads": 2},
+        "schedule": {"max_steps": MAE_STEPS, "warmup_steps": 2},
+    }
+    contrastive = {
+        "data": data | {"sources": {"all": {"files": [images], "captions": {"ko": "ko", "en": "en"}}}},
+        "transform": {"image_size": 16, "num_global_crops": 1, "num_local_crops": 1, "local_size": 8},
+        "tokenizer": {"vocab_size": 300, "context_length": 24},
+        "text_encoder": {"width": 16, "depth": 1, "num_heads": 2},
+        "dual_encoder": {"embed_dim": 8},
+        "schedule": {"max_steps": CONTRASTIVE_STEPS, "warmup_steps": 2},
+        "evaluation": {
+            "every_n_steps": EVALUATE_EVERY,
+            "retrieval": {"all": {"table": {"files": [images], "captions": {"ko": "ko", "en": "en"}}}},
+        },
+    }
+    contrastive["image_encoder"] = shared["image_encoder"] | {"patch_drop_rate": 0.5}
+    return {"name": "tiny", "mae": shared | mae, "contrastive": shared | contrastive}

@@ -1,0 +1,129 @@
+"""A run that is killed and resumed, again and again, ends with the very numbers of one that was left alone."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.faults.experiment import write_experiment
+from tests.faults.kill_points import KillPoint, draw_kill_points
+from tests.faults.runner import Sabotage, kelip
+from tests.faults.zero_on_cpu import allow_zero_on_cpu
+
+CLOCK = ("train/pairs_per_second", "train/data_wait_share")
+"""What the clock says is different every time."""
+WEIGHTS = ("mae/image_encoder/model.safetensors", "contrastive/dual_encoder/model.safetensors")
+
+
+def read_record(run: Path) -> list[dict[str, Any]]:
+    """Every line of metrics.jsonl without the clock's figures."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in CLOCK} for line in lines]
+
+
+def final_tensors(run: Path) -> dict[str, Any]:
+    """Weights and optimizer moments of the last checkpoint of either stage."""
+    found: dict[str, Any] = {}
+    for stage in ("mae", "contrastive"):
+        newest = max((run / stage / "checkpoints").glob("step=*"))
+        state = torch.load(newest / "state.ckpt", weights_only=True)
+        found |= {f"{stage}/{name}": tensor for name, tensor in state["state_dict"].items()}
+        for number, moments in state["optimizer_states"][0]["state"].items():
+            found |= {f"{stage}/{number}/{name}": torch.as_tensor(one) for name, one in moments.items()}
+    return found
+
+
+def assert_same_run(resumed: Path, whole: Path) -> None:
+    """Losses, evaluations, weights and moments: bit for bit."""
+    assert read_record(resumed) == read_record(whole)
+    expected, found = final_tensors(whole), final_tensors(resumed)
+    assert found.keys() == expected.keys()
+    assert [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)] == []
+    for file in WEIGHTS:
+        assert (resumed / file).read_bytes() == (whole / file).read_bytes()
+    reports = [json.loads((run / "report.json").read_text(encoding="utf-8")) for run in (resumed, whole)]
+    assert reports[0]["metrics"] == reports[1]["metrics"]
+
+
+def run_and_kill(
+    folder: Path,
+    points: list[KillPoint],
+    *overrides: str,
+    world: int = 1,
+    strategy: str = "auto",
+    prepare: Sabotage | None = None,
+) -> tuple[Path, Path]:
+    """One run left alone, and one killed at every point; returns both folders."""
+    command = ["pretrain", str(write_experiment(folder)), f"output_dir={folder}", *overrides]
+    command += [f"trainer.devices={world}", f"trainer.strategy={strategy}"]
+    whole = kelip(*command, "name=whole", log=folder / "whole", world=world, prepare=prepare)
+    assert whole.exit_codes == [0] * world, whole.output
+    again = [*command, "name=killed", "--resume", "auto"]
+    for number, point in enumerate(points):
+        victim = 0 if point.is_on_rank_zero_alone else number % world
+        log, mine = folder / str(point), {victim: point}
+        killed = kelip(*again, log=log, world=world, prepare=prepare, sabotage=mine)
+        assert killed.exit_codes[victim] == -signal.SIGKILL, f"{point} was not reached:\n{killed.output[-3000:]}"
+    last = kelip(*again, log=folder / "last", world=world, prepare=prepare)
+    assert last.exit_codes == [0] * world, last.output
+    return folder / "killed", folder / "whole"
+
+
+def test_resume__three_kills_on_one_process(tmp_path: Path) -> None:
+    assert_same_run(*run_and_kill(tmp_path, draw_kill_points(seed=0, count=3), "trainer.accumulate=2"))
+
+
+@pytest.mark.slow
+def test_resume__twelve_kills_on_one_process(tmp_path: Path) -> None:
+    assert_same_run(*run_and_kill(tmp_path, draw_kill_points(seed=1, count=12), "trainer.accumulate=2"))
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_resume__twelve_kills_on_two_processes(tmp_path: Path) -> None:
+    points = draw_kill_points(seed=2, count=12)
+    assert_same_run(*run_and_kill(tmp_path, points, "trainer.accumulate=2", world=2, strategy="ddp"))
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("stage", [1, 2])
+def test_resume__six_kills_under_zero(tmp_path: Path, stage: int) -> None:
+    pytest.importorskip("deepspeed")
+    points = draw_kill_points(seed=2 + stage, count=6, sharded=True)
+    strategy = f"deepspeed_stage_{stage}"
+    killed, whole = run_and_kill(tmp_path, points, world=2, strategy=strategy, prepare=allow_zero_on_cpu)
+    assert read_record(killed) == read_record(whole)
+    for file in WEIGHTS:
+        assert (killed / file).read_bytes() == (whole / file).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_resume__on_other_numbers_of_processes(tmp_path: Path) -> None:
+    """Two processes, then one, then two: the gradients and weights of one process throughout, up to rounding.
+
+    A loss is logged by rank zero for its own share, the norm of the gradient for the whole batch.
+    """
+    no_noise = "contrastive.image_encoder.patch_drop_rate=0"  # which dropout a rank draws depends on the ranks
+    command = ["pretrain", str(write_experiment(tmp_path)), f"output_dir={tmp_path}", no_noise]
+    whole = kelip(*command, "name=whole", log=tmp_path / "whole")
+    assert whole.exit_codes == [0], whole.output
+    again = [*command, "name=killed", "--resume", "auto"]
+    for world, point in ((2, KillPoint.at("mae", 4)), (1, KillPoint.at("contrastive", 5)), (2, None)):
+        ddp = [f"trainer.devices={world}", "trainer.strategy=ddp"] if world > 1 else []
+        part = kelip(*again, *ddp, log=tmp_path / f"part-{point}", world=world, sabotage={0: point} if point else {})
+        assert part.exit_codes[0] == (-signal.SIGKILL if point else 0), part.output
+    expected, found = read_record(tmp_path / "whole"), read_record(tmp_path / "killed")
+    assert [line["step"] for line in found] == [line["step"] for line in expected]
+    for key in ("train/gradient_norm", "train/learning_rate"):
+        ours, theirs = ([line[key] for line in record if key in line] for record in (found, expected))
+        assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-6), key
+    for file in WEIGHTS:
+        weights = load_file(tmp_path / "killed" / file)
+        for name, tensor in load_file(tmp_path / "whole" / file).items():
+            torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-6)
