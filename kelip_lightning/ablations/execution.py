@@ -142,7 +142,9 @@ def _train(study: Study, run: PlannedRun, processes: _Processes, jobs: int) -> t
     if code == 0:
         return None, f"{label}: done in {seconds:.0f} s"
     reason = _last_line(log)
-    return Failure(run=run, exit_code=code, reason=reason, log=log), f"{label}: failed with {code} ({reason}); see {log}"
+    return Failure(
+        run=run, exit_code=code, reason=reason, log=log
+    ), f"{label}: failed with {code} ({reason}); see {log}"
 
 
 def _environment(jobs: int) -> dict[str, str]:

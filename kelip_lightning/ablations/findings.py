@@ -122,7 +122,9 @@ def collect(study: Study, failures: Sequence[Failure] = ()) -> Findings:
             items.setdefault(run.variant, {})[run.seed] = _items(finished[run.variant, run.seed], run)
     ordered = {variant: items[variant] for variant in study.variants if variant in items}
     curves = [
-        point for run in study.runs if (run.variant, run.seed) in finished
+        point
+        for run in study.runs
+        if (run.variant, run.seed) in finished
         for point in _curve(run, finished[run.variant, run.seed], study.scale.figures)
     ]
     records = [_record(study, run) for run in study.runs]
@@ -235,9 +237,7 @@ def _equal_compute(curves: Sequence[CurvePoint], figures: Sequence[str]) -> list
             continue
         for variant, by_seed in lines.items():
             at = [np.interp(min(ends), [p.tokens for p in one], [p.value for p in one]) for one in by_seed.values()]
-            found.append(
-                EqualCompute(figure=figure, variant=variant, tokens=min(ends), mean=float(np.mean(at)))
-            )
+            found.append(EqualCompute(figure=figure, variant=variant, tokens=min(ends), mean=float(np.mean(at))))
     return found
 
 

@@ -95,9 +95,7 @@ def matches(text: str, language: str, words: Sequence[str]) -> bool:
 
 def _shared_tasks(runs: RunItems) -> Mapping[str, StoredItems]:
     """The tasks of the first run, which must be those of all."""
-    every = [
-        (f"{variant}, seed {seed}", tasks) for variant, by_seed in runs.items() for seed, tasks in by_seed.items()
-    ]
+    every = [(f"{variant}, seed {seed}", tasks) for variant, by_seed in runs.items() for seed, tasks in by_seed.items()]
     if not every:
         raise RunFolderError("no run has finished, so there is nothing to report")
     first_name, first = every[0]
@@ -115,7 +113,11 @@ def _shared_tasks(runs: RunItems) -> Mapping[str, StoredItems]:
 
 
 def _compare(
-    figure: str, kind: str, judged: bool, hits: Mapping[str, Mapping[int, NDArray[np.float64]]], groups: NDArray[np.int64]
+    figure: str,
+    kind: str,
+    judged: bool,
+    hits: Mapping[str, Mapping[int, NDArray[np.float64]]],
+    groups: NDArray[np.int64],
 ) -> list[Result]:
     means = {variant: estimate(_stack(by_seed, by_seed), groups) for variant, by_seed in hits.items() if by_seed}
     reference, *others = hits
@@ -133,7 +135,9 @@ def _compare(
     ]
 
 
-def _stack(by_seed: Mapping[int, NDArray[np.float64]], seeds: "Sequence[int] | Mapping[int, object]") -> NDArray[np.float64]:
+def _stack(
+    by_seed: Mapping[int, NDArray[np.float64]], seeds: "Sequence[int] | Mapping[int, object]"
+) -> NDArray[np.float64]:
     return np.stack([by_seed[seed] for seed in seeds])
 
 

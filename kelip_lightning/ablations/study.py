@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kelip_lightning.config.ablation import AblationConfig, ScaleConfig, load_ablation, parse_figure
@@ -15,6 +15,8 @@ from kelip_lightning.config.fingerprint import training_fingerprint
 from kelip_lightning.config.load import difference, find_schema, load_experiment
 from kelip_lightning.config.plan import Plan, make_plan
 from kelip_lightning.errors import ConfigError
+
+Trained = PretrainExperiment | ContrastiveExperiment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ class PlannedRun:
     """pretrain or contrastive."""
     overrides: list[str]
     """Everything but name and output_dir."""
-    experiment: PretrainExperiment | ContrastiveExperiment
+    experiment: Trained
     fingerprint: str
     """Of the training settings: runs with equal ones are the same run."""
     differences: list[str]
@@ -107,9 +109,11 @@ def open_study(file: Path, choice: Choice, *, on_this_machine: bool = True) -> S
     seeds = choice.seeds if choice.seeds is not None else config.seeds
     runs: list[PlannedRun] = []
     problems: list[str] = []
+    schema = find_schema(base, (PretrainExperiment, ContrastiveExperiment))
+    whole = load_experiment(base, [], schema, on_this_machine=False).experiment
     for name, variant in config.variants_at(scale_name).items():
         try:
-            runs += _plan_variant(base, name, [*shared, *variant.overrides], seeds, on_this_machine)
+            runs += _plan_variant(base, whole, name, [*shared, *variant.overrides], seeds, on_this_machine)
         except ConfigError as error:
             problems += [f"variant {name}: {problem}" for problem in error.problems]
     problems += [] if problems else [*_judged_figures_exist(scale, scale_name, runs), *_all_differ(runs)]
@@ -135,31 +139,34 @@ def contrastive_of(experiment: Experiment) -> ContrastiveExperiment:
 
 
 def _plan_variant(
-    base: Path, variant: str, overrides: Sequence[str], seeds: int, on_this_machine: bool
+    base: Path, whole: Trained, variant: str, overrides: Sequence[str], seeds: int, on_this_machine: bool
 ) -> list[PlannedRun]:
-    schema = find_schema(base, (PretrainExperiment, ContrastiveExperiment))
-    whole = load_experiment(base, [], schema, on_this_machine=False).experiment
-    runs: list[PlannedRun] = []
-    plan: Plan | None = None
+    """The runs of one variant; the experiment is read once, since a seed changes nothing else."""
+    first = load_experiment(base, [*overrides, "seed=0"], type(whole), on_this_machine=on_this_machine).experiment
+    plan = make_plan(first)
+    differences = [line for line in difference(whole, first) if not line.split(":")[0].endswith("seed")]
+    runs = []
     for seed in range(seeds):
-        mine = [*overrides, f"seed={seed}"]
-        loaded = load_experiment(base, mine, schema, on_this_machine=on_this_machine and not seed)
-        plan = plan or make_plan(loaded.experiment)  # a seed changes nothing about it
-        runs.append(
-            PlannedRun(
-                variant=variant,
-                seed=seed,
-                verb="pretrain" if schema is PretrainExperiment else "contrastive",
-                overrides=mine,
-                experiment=loaded.experiment,
-                fingerprint=training_fingerprint(loaded.experiment),
-                differences=[
-                    line for line in difference(whole, loaded.experiment) if not line.split(":")[0].endswith("seed")
-                ],
-                plan=plan,
-            )
+        experiment = _with_seed(first, seed)
+        run = PlannedRun(
+            variant=variant,
+            seed=seed,
+            verb="pretrain" if isinstance(experiment, PretrainExperiment) else "contrastive",
+            overrides=[*overrides, f"seed={seed}"],
+            experiment=experiment,
+            fingerprint=training_fingerprint(experiment),
+            differences=differences,
+            plan=plan,
         )
+        runs.append(run)
     return runs
+
+
+def _with_seed(experiment: Trained, seed: int) -> Trained:
+    if not isinstance(experiment, PretrainExperiment):
+        return replace(experiment, seed=seed)
+    mae = experiment.mae and replace(experiment.mae, seed=seed)
+    return replace(experiment, mae=mae, contrastive=replace(experiment.contrastive, seed=seed))
 
 
 def _judged_figures_exist(scale: ScaleConfig, name: str, runs: Sequence[PlannedRun]) -> list[str]:

@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the runs that were cut off")
     parser.add_argument("--output", type=Path, default=Path("runs/ablations"), metavar="FOLDER", help="folder of all")
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--dry-run", action="store_true", help="check all; print runs, settings and cost; write the array")
+    only.add_argument(
+        "--dry-run", action="store_true", help="check all; print runs, settings and cost; write the array"
+    )
     only.add_argument("--report", action="store_true", help="train nothing, report on what has finished")
     only.add_argument("--power", action="store_true", help="simulate: which differences would this study find?")
 

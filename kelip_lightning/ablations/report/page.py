@@ -21,9 +21,7 @@ def html_report(study: Study, findings: Findings) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["written"] = lambda value, column: written(column, value)
     environment.filters["label"] = figure_label
-    template = environment.from_string(
-        (resources.files(__package__) / _TEMPLATE).read_text(encoding="utf-8")
-    )
+    template = environment.from_string((resources.files(__package__) / _TEMPLATE).read_text(encoding="utf-8"))
     rows = result_rows(findings)
     first = {row["variant"]: row for row in reversed(rows)}
     return template.render(
@@ -32,8 +30,10 @@ def html_report(study: Study, findings: Findings) -> str:
         answers=answers(rows, study.scale.figures),
         notes=findings.notes,
         figures=study.scale.figures,
-        whole={figure: [row for row in rows if row["figure"] == figure and row["items"] == ALL_ITEMS]
-               for figure in study.scale.figures},
+        whole={
+            figure: [row for row in rows if row["figure"] == figure and row["items"] == ALL_ITEMS]
+            for figure in study.scale.figures
+        },
         parts=[row for row in rows if row["judged"] and row["items"] != ALL_ITEMS and row["verdict"]],
         costs=[first[name] for name in study.variants if name in first],
         charts=charts_of(study, findings),

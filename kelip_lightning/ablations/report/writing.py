@@ -35,10 +35,11 @@ def _write_hyperparameters(folder: Path, study: Study, findings: Findings) -> No
         mine = [one for one in findings.curves if (one.variant, one.seed) == (run.variant, run.seed)]
         if not mine:
             continue
-        last = {f"final/{one.figure.removeprefix('eval/')}": one.value for one in sorted(mine, key=lambda one: one.step)}
+        last = {
+            f"final/{one.figure.removeprefix('eval/')}": one.value for one in sorted(mine, key=lambda one: one.step)
+        }
         place = folder / f"{run.variant}-{run.seed}"
         for old in place.glob("events.out.tfevents.*"):
             old.unlink()
         with SummaryWriter(str(place)) as writer:
             writer.add_hparams({"variant": run.variant, "seed": run.seed}, last, run_name=".")
-

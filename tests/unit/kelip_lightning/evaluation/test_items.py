@@ -18,9 +18,7 @@ TARGET = torch.tensor([4, 0, 1, 1, 5])
 @pytest.fixture
 def sets() -> EvaluationSets:
     return EvaluationSets(
-        retrieval=[
-            RetrievalSet(name="seen", images=IMAGES, captions=CAPTIONS, target=TARGET, image_keys=["k"] * 5)
-        ],
+        retrieval=[RetrievalSet(name="seen", images=IMAGES, captions=CAPTIONS, target=TARGET, image_keys=["k"] * 5)],
         captions=[CaptionSet(name="pairs", captions=CAPTIONS)],
         classification=[
             ClassificationSet(
