@@ -50,6 +50,25 @@ warmup-study: $(VENV)/.base ## train with and without the warm-up over three see
 	done; done
 	$(BIN)/kelip compare scratch=$(call runs,scratch) warm-up=$(call runs,warm-up)
 
+ABLATE := $(BIN)/kelip ablate
+STUDIES := experiments/ablations
+
+.PHONY: ablations
+ablations: $(VENV)/.base ## train and report all studies; goes on where it was cut off (ARGS="--quick", "--jobs 2")
+	set -e; for study in $(STUDIES)/*.yaml; do $(ABLATE) $$study --resume $(ARGS); done
+
+.PHONY: ablation-schemes
+ablation-schemes: $(VENV)/.base ## the study of MAE warm-up and multi-crop
+	$(ABLATE) $(STUDIES)/training_schemes.yaml --resume $(ARGS)
+
+.PHONY: ablation-augmentation
+ablation-augmentation: $(VENV)/.base ## the study of augmentations
+	$(ABLATE) $(STUDIES)/augmentation.yaml --resume $(ARGS)
+
+.PHONY: ablation-cross-lingual
+ablation-cross-lingual: $(VENV)/.base ## the study of Korean and English captions on the same images and on others
+	$(ABLATE) $(STUDIES)/cross_lingual.yaml --resume $(ARGS)
+
 .PHONY: dashboard-screenshot
 dashboard-screenshot: $(VENV)/.base ## photograph TensorBoard on runs/ with headless Chromium, into runs/dashboard/
 	$(BIN)/python -m tests.dashboard.screenshot --logdir runs --output runs/dashboard $(ARGS)

@@ -15,6 +15,7 @@ from data_modules.mixture import OrderConfig, build_order
 from data_modules.records import LANGUAGES, ImageTextBatch, PairRecord
 from data_modules.sampling import Draw, Order
 from data_modules.sources.config import SourceConfig
+from data_modules.sources.languages import LanguageRule, apply_language_rule
 from data_modules.stage_data import StageDataModule
 from data_modules.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
 from data_modules.transforms.multi_crop import MultiCrop, MultiCropConfig
@@ -28,6 +29,9 @@ class ImageTextDataConfig:
     """Name -> source; the pair set is their weighted mixture."""
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     """How a caption is drawn from a record."""
+    languages: LanguageRule = LanguageRule.both
+    """Who decides the language of a pair: both (every image with all its captions), by_image, by_concept, by_design (a
+    hash of its key, concept or design gives each one language), ko or en (one language alone)."""
     global_batch_size: int = 128
     """Pairs of one optimizer step over all devices and accumulation steps."""
     num_workers: int = 1
@@ -64,7 +68,8 @@ class ImageTextDataModule(StageDataModule):
     ) -> None:
         super().__init__(seed=seed, max_steps=max_steps)
         self.config = config
-        self.sources = open_sources(config.sources, config.order.shuffle_window, config.faults)
+        opened = open_sources(config.sources, config.order.shuffle_window, config.faults)
+        self.sources = apply_language_rule(opened, config.sources, config.languages)
         self.tokenizer: BilingualTokenizer = build_tokenizer(tokenizer, self._texts())
         self._crops = MultiCrop(transform)
         self._captions = CaptionDrawer(config.captions)

@@ -1,7 +1,9 @@
 """Evaluating a finished run."""
 
 from data_modules.evaluation_sets import EvaluationConfig, build_evaluation_sets
+from kelip_lightning.evaluation.embed import Embeddings
 from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function
+from kelip_lightning.evaluation.items import TaskItems, items_of
 from kelip_lightning.evaluation.suite import chance_levels, evaluate_sets
 from kelip_lightning.models.dual_encoder_file import load_dual_encoder
 from kelip_lightning.run_folder import RunFolder
@@ -18,3 +20,11 @@ def evaluate_run(run: RunFolder, evaluation: EvaluationConfig) -> tuple[dict[str
         image_encode_function(trained.model), text_encode_function(trained.model, trained.tokenizer), sets
     )
     return figures, chance_levels(sets)
+
+
+def items_of_run(run: RunFolder, evaluation: EvaluationConfig) -> list[TaskItems]:
+    """The outcome of every item of the configured sets, for a finished run."""
+    trained = load_dual_encoder(run.dual_encoder)
+    sets = build_evaluation_sets(evaluation, trained.model.image_encoder.config.image_size)
+    encoders = image_encode_function(trained.model), text_encode_function(trained.model, trained.tokenizer)
+    return items_of(Embeddings(*encoders), sets)

@@ -3,6 +3,7 @@
 runs/NAME/
     config.yaml overrides.txt plan.yaml environment.json   what was asked, what follows from it, where it ran
     status.json metrics.jsonl report.json                  how far it came, every number, the final figures
+    items.parquet                                          the final outcome of every evaluated item
     mae/  contrastive/                                     TensorBoard events, and checkpoints/
     mae/image_encoder/  contrastive/dual_encoder/          what the stages hand on
 """
@@ -99,6 +100,11 @@ class RunFolder:
     def report(self) -> Path:
         """The final figures with their chance levels."""
         return self.path / "report.json"
+
+    @property
+    def items(self) -> Path:
+        """The outcome of every item at the final evaluation."""
+        return self.path / "items.parquet"
 
     @property
     def image_encoder(self) -> Path:

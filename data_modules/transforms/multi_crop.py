@@ -4,7 +4,7 @@ Reference: Ko & Gu 2022 (arXiv:2203.14463) train on 224 px crops together with 9
 scales and weights are unpublished. The scheme is SwAV's (Caron et al. 2020, arXiv:2006.09882).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from data_modules.decoding import EncodedImage, open_image
 from data_modules.transforms.background import Background, draw_background
 from data_modules.transforms.crops import Crop, cut_crops, draw_box
+from data_modules.transforms.strong import StrongAugmentation, StrongConfig
 
 Crops = NDArray[np.uint8]
 
@@ -40,6 +41,8 @@ class MultiCropConfig:
     """Probability of mirroring a crop; 0 because captions name directions and written characters."""
     background: Background = Background.white
     """What shows behind transparent pictures: white, light (random light colours) or random."""
+    strong: StrongConfig = field(default_factory=StrongConfig)
+    """Colour jitter, grey, blur and RandAugment of every crop; off by default (the paper: they harm retrieval)."""
 
     def __post_init__(self) -> None:
         if self.num_global_crops < 1:
@@ -63,6 +66,7 @@ class MultiCrop:
 
     def __init__(self, config: MultiCropConfig) -> None:
         self.config = config
+        self._strong = None if config.strong.is_off else StrongAugmentation(config.strong)
 
     def __call__(self, data: bytes | EncodedImage, generator: np.random.Generator) -> tuple[Crops, Crops]:
         """The crops of an encoded image.
@@ -89,6 +93,10 @@ class MultiCrop:
                 box = draw_box(image.width, image.height, low, high, generator)
                 drawn.append(Crop(box, size, flip=generator.uniform() < config.flip))
         cut = cut_crops(image, drawn, background)
+        if self._strong is not None:
+            # A stream of their own, derived from the sample's: the boxes are those of a run without them.
+            own = generator.spawn(1)[0]
+            cut = [self._strong(crop, own) for crop in cut]
         num_global, side = config.num_global_crops, config.local_size
         local = np.array(cut[num_global:], dtype=np.uint8).reshape(-1, 3, side, side)
         return np.stack(cut[:num_global]), local

@@ -5,11 +5,13 @@ import time
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from data_modules.evaluation_sets import EvaluationSets
-from kelip_lightning.callbacks.periodic import PeriodicCallback
+from kelip_lightning.callbacks.periodic import PeriodicCallback, evaluation_mode
 from kelip_lightning.evaluation.embed import Embeddings
 from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function
+from kelip_lightning.evaluation.items import TaskItems, items_of
 from kelip_lightning.evaluation.suite import figures_of
 from kelip_lightning.modules.contrastive import ContrastiveModule
 
@@ -47,6 +49,14 @@ class EvaluationCallback(PeriodicCallback):
         if self._embeddings is None or self._embeddings[0] != step:
             self._embeddings = step, module_embeddings(pl_module)
         return self._embeddings[1]
+
+    def items(self, pl_module: ContrastiveModule) -> list[TaskItems]:
+        """Every item's outcome at the last evaluation, whose weights the module must still have.
+
+        Embedded again only by a process that has been resumed after that evaluation.
+        """
+        with evaluation_mode(pl_module), torch.no_grad():
+            return items_of(self.embeddings_at(self.history[-1][0], pl_module), self._sets)
 
     def newest(self) -> tuple[int, dict[str, float]] | None:
         """The last entry of the history; none before the first, and on other ranks than zero."""

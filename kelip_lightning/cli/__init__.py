@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from kelip_lightning.cli import (
+    ablate,
     analyze,
     compare,
     consolidate,
@@ -35,6 +36,7 @@ VERBS = (
     evaluate,
     analyze,
     compare,
+    ablate,
     predict,
     consolidate,
     export,

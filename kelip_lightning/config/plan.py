@@ -13,6 +13,7 @@ from torch import nn
 
 from data_modules.loading import open_sources
 from data_modules.mixture import build_order
+from data_modules.sources.languages import apply_language_rule
 from kelip_lightning.config.experiment import (
     ContrastiveExperiment,
     Experiment,
@@ -126,12 +127,15 @@ def count_samples(experiment: Experiment) -> dict[str, int]:
     Raises:
         DataError: A file is missing or damaged.
     """
-    return {
-        name: build_order(
-            open_sources(stage.data.sources), stage.data.sources, 1, stage.seed, stage.data.order
-        ).epoch_length
-        for name, stage in stages_of(experiment).items()
-    }
+    return {name: _epoch_length(stage) for name, stage in stages_of(experiment).items()}
+
+
+def _epoch_length(stage: Stage) -> int:
+    configs = stage.data.sources
+    sources = open_sources(configs)
+    if isinstance(stage, ContrastiveExperiment):
+        sources = apply_language_rule(sources, configs, stage.data.languages)
+    return build_order(sources, configs, 1, stage.seed, stage.data.order).epoch_length
 
 
 def plan_stage(stage: Stage, samples_per_epoch: int | None) -> StagePlan:

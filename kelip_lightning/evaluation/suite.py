@@ -16,13 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from kelip_lightning.evaluation.embed import Embeddings, ImageEncode, TextEncode
-from kelip_lightning.evaluation.retrieval import (
-    RECALL_KS,
-    group_ranks,
-    median_rank,
-    recall_at,
-    retrieval_ranks,
-)
+from kelip_lightning.evaluation.items import caption_items, retrieval_items
+from kelip_lightning.evaluation.retrieval import RECALL_KS, median_rank, recall_at
 from kelip_lightning.evaluation.zero_shot import accuracy, class_embeddings, mean_per_class_recall
 
 if TYPE_CHECKING:
@@ -82,26 +77,19 @@ def _recall_entries(prefix: str, recalls: dict[int, float]) -> dict[str, float]:
 
 
 def _retrieval_figures(embeddings: Embeddings, data: RetrievalSet) -> dict[str, float]:
-    image_features = embeddings.images(data.images)
-    asked = torch.unique(data.target)
     figures: dict[str, float] = {}
-    for language, captions in data.captions.items():
-        gallery = embeddings.texts(captions)
-        to_text = retrieval_ranks(image_features, gallery, data.target)
-        to_image = group_ranks(gallery[asked], image_features, asked, data.target)
-        prefix = f"eval/{data.name}_{language}"
-        figures |= _recall_entries(f"{prefix}/image_to_text", recall_at(to_text))
-        figures |= _recall_entries(f"{prefix}/text_to_image", recall_at(to_image))
-        figures[f"{prefix}/median_rank"] = median_rank(to_text)
+    for language in data.captions:
+        to_text, to_image = retrieval_items(embeddings, data, language)
+        figures |= _recall_entries(to_text.task, recall_at(to_text.ranks))
+        figures |= _recall_entries(to_image.task, recall_at(to_image.ranks))
+        figures[f"eval/{data.name}_{language}/median_rank"] = median_rank(to_text.ranks)
     return figures
 
 
 def _caption_figures(embeddings: Embeddings, data: CaptionSet) -> dict[str, float]:
-    features = {language: embeddings.texts(captions) for language, captions in data.captions.items()}
     figures: dict[str, float] = {}
-    for source, target in permutations(features, 2):
-        ranks = retrieval_ranks(features[source], features[target], torch.arange(len(features[source])))
-        figures |= _recall_entries(f"eval/{data.name}/{source}_to_{target}", recall_at(ranks))
+    for items in caption_items(embeddings, data):
+        figures |= _recall_entries(items.task, recall_at(items.ranks))
     return figures
 
 

@@ -20,11 +20,12 @@ SCHEMA_OF = {
     "contrastive.yaml": ContrastiveExperiment,
     "pretrain.yaml": PretrainExperiment,
 }
-# Analyses and sections of models are no experiments; test_analysis_files.py and test_model_files.py load them.
+# Analyses, studies and sections of models have tests of their own: test_analysis_files.py, test_ablation_files.py,
+# test_model_files.py.
 FILES = sorted(
     file.relative_to(ROOT)
     for file in (ROOT / "experiments").rglob("*.yaml")
-    if file.parent.name not in ("models", "analyses")
+    if file.parent.name not in ("models", "analyses", "ablations")
 )
 RUNNABLE = [file for file in FILES if file.name in SCHEMA_OF]
 

@@ -1,0 +1,104 @@
+"""Which language the captions of an image, a concept or a design come in: a pure function of a hash."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from enum import Enum
+
+from data_modules.errors import DataError
+from data_modules.records import LANGUAGES, PairRecord
+from data_modules.sources.config import SourceConfig
+from data_modules.sources.protocol import PairSource
+
+
+class LanguageRule(Enum):
+    """Who decides the language of a pair."""
+
+    both = "both"
+    """The order of samples: every image is seen with captions of every language that it has."""
+    by_image = "by_image"
+    """The image's key: no image is ever seen with both languages."""
+    by_concept = "by_concept"
+    """The column `concept`: nor is any thing that is shown."""
+    by_design = "by_design"
+    """The column `design`: nor is any style of drawing."""
+    ko = "ko"
+    """Korean alone."""
+    en = "en"
+    """English alone."""
+
+
+_COLUMN_OF = {LanguageRule.by_concept: "concept", LanguageRule.by_design: "design"}
+
+
+def hashed_language(value: str) -> str:
+    """The language that falls to a value: ko or en, each for half of all values."""
+    return LANGUAGES[hashlib.sha256(value.encode()).digest()[0] % len(LANGUAGES)]
+
+
+class OneLanguageSource:
+    """A source whose pairs keep their number and order, and come in the language that the rule gives them.
+
+    A pair whose caption is in the other language is replaced by its twin, the same image with the caption in the right
+    one. Runs with different rules thus see the same images in the same order.
+    """
+
+    def __init__(self, source: PairSource, config: SourceConfig, rule: LanguageRule) -> None:
+        """Wraps a source.
+
+        Raises:
+            DataError: The rule may give a pair a language in which its image has no caption.
+        """
+        self.name = source.name
+        self._source = source
+        self._rule = rule
+        self._languages = [language for language in LANGUAGES if language in config.captions]
+        if rule in _COLUMN_OF and len(self._languages) < len(LANGUAGES):
+            raise DataError(
+                f"data.languages = {rule.name}: source '{self.name}' has captions in one language only, and the rule "
+                "needs both; add the other one, or use by_image"
+            )
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> PairRecord:
+        record = self._source[index]
+        wanted = self._language_of(record)
+        if record.language == wanted or wanted not in self._languages:
+            return record
+        count = len(self._languages)
+        return self._source[index - index % count + self._languages.index(wanted)]
+
+    def _language_of(self, record: PairRecord) -> str:
+        if self._rule.name in LANGUAGES:
+            return self._rule.name
+        if self._rule is LanguageRule.by_image:
+            return hashed_language(record.key)
+        column = _COLUMN_OF[self._rule]
+        if column not in record.attributes:
+            raise DataError(
+                f"data.languages = {self._rule.name}: source '{self.name}' has no column '{column}'; "
+                f"its columns are {', '.join(sorted(record.attributes))}"
+            )
+        return hashed_language(record.attributes[column])
+
+    def captions(self) -> list[tuple[str, str]]:
+        """Every (language, text), of both languages: the tokenizer is the same under every rule."""
+        return self._source.captions()
+
+
+def apply_language_rule(
+    sources: Sequence[PairSource], configs: Mapping[str, SourceConfig], rule: LanguageRule
+) -> list[PairSource]:
+    """The sources under a rule; for one language alone, without those that have no caption in it.
+
+    Raises:
+        DataError: The rule does not fit a source, or no source is left.
+    """
+    if rule is LanguageRule.both:
+        return list(sources)
+    if rule.name in LANGUAGES:
+        sources = [source for source in sources if rule.name in configs[source.name].captions]
+        if not sources:
+            raise DataError(f"data.languages = {rule.name}: no source has captions in '{rule.name}'; name their column")
+    return [OneLanguageSource(source, configs[source.name], rule) for source in sources]

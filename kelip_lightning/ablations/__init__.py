@@ -1,0 +1,1 @@
+"""Ablations: many runs that answer one question, and the report on them."""

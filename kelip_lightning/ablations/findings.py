@@ -1,0 +1,253 @@
+"""Everything that a report tells: results, curves over training, costs, and what is missing."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kelip_lightning.ablations.execution import Failure
+from kelip_lightning.ablations.pool import RunState, find_run, seconds_of, state_of
+from kelip_lightning.ablations.results import Result, compute_results
+from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
+from kelip_lightning.config.fingerprint import evaluation_fingerprint
+from kelip_lightning.config.plan import Plan
+from kelip_lightning.errors import RunFolderError
+from kelip_lightning.evaluate import items_of_run
+from kelip_lightning.items_file import StoredItems, evaluation_of, read_items, write_items
+from kelip_lightning.run_folder import RunFolder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """A judged figure of a run at one evaluation."""
+
+    figure: str
+    variant: str
+    seed: int
+    step: int
+    """Optimizer steps of contrastive training; 0: untrained."""
+    tokens: int
+    """Tokens through the image encoder so far, the warm-up's included."""
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one run of a variant costs."""
+
+    variant: str
+    steps: int
+    """Optimizer steps of all stages."""
+    images: int
+    """Crops through the image encoder."""
+    tokens: int
+    """Tokens through the image encoder."""
+    parameters: int
+    """Of the model that is evaluated, text encoder with the largest vocabulary allowed."""
+    seconds: float | None
+    """Mean wall-clock seconds of the runs; none where no study started them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One run of the study."""
+
+    variant: str
+    seed: int
+    folder: str
+    state: str
+    seconds: float | None
+    revision: str
+    """Code revision; with `+changes` where the working tree differed from it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What a figure is without any training."""
+
+    figure: str
+    chance: float | None
+    """Random embeddings, in expectation."""
+    untrained: float | None
+    """The reference's models before the first step, mean over seeds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EqualCompute:
+    """A judged figure at the compute of the cheapest variant."""
+
+    figure: str
+    variant: str
+    tokens: int
+    """Tokens through the image encoder at which all variants are read off."""
+    mean: float
+    """Mean over seeds of the figure there, between two evaluations in a straight line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """All that is known of a study."""
+
+    results: list[Result]
+    curves: list[CurvePoint]
+    costs: list[Cost]
+    runs: list[RunRecord]
+    references: list[Reference]
+    equal_compute: list[EqualCompute]
+    notes: list[str]
+    """What a reader must know: runs that are missing, revisions that differ."""
+
+
+def collect(study: Study, failures: Sequence[Failure] = ()) -> Findings:
+    """Read every finished run of the study.
+
+    Raises:
+        RunFolderError: No run of the reference has finished, or runs cannot be compared.
+    """
+    finished = {
+        (run.variant, run.seed): folder
+        for run in study.runs
+        if state_of(folder := find_run(study.pool, run)) is RunState.finished
+    }
+    if not any(variant == study.config.reference for variant, _ in finished):
+        raise RunFolderError(
+            f"no run of the reference '{study.config.reference}' has finished in {study.pool}, so there is nothing to "
+            "compare with; train it first"
+        )
+    items: dict[str, dict[int, Mapping[str, StoredItems]]] = {}
+    for run in study.runs:
+        if (run.variant, run.seed) in finished:
+            items.setdefault(run.variant, {})[run.seed] = _items(finished[run.variant, run.seed], run)
+    ordered = {variant: items[variant] for variant in study.variants if variant in items}
+    curves = [
+        point
+        for run in study.runs
+        if (run.variant, run.seed) in finished
+        for point in _curve(run, finished[run.variant, run.seed], study.scale.figures)
+    ]
+    records = [_record(study, run) for run in study.runs]
+    return Findings(
+        results=compute_results(ordered, study.scale.figures, study.config.categories),
+        curves=curves,
+        costs=[_cost(study, variant, records) for variant in study.variants],
+        runs=records,
+        references=_references(study, finished, curves),
+        equal_compute=_equal_compute(curves, study.scale.figures),
+        notes=_notes(records, failures),
+    )
+
+
+def _items(folder: RunFolder, run: PlannedRun) -> dict[str, StoredItems]:
+    """The items of the evaluation that the study asks for; evaluated again where the run knew other sets."""
+    evaluation = contrastive_of(run.experiment).evaluation
+    wanted = evaluation_fingerprint(evaluation)
+    if evaluation_of(folder.items) == wanted:
+        return read_items(folder.items)
+    file = folder.path / f"items-{wanted}.parquet"
+    if evaluation_of(file) != wanted:
+        write_items(file, items_of_run(folder, evaluation), wanted)
+    return read_items(file)
+
+
+def _curve(run: PlannedRun, folder: RunFolder, figures: Sequence[str]) -> list[CurvePoint]:
+    offset, each = _tokens_of(run.plan)
+    points = []
+    for line in folder.metrics.read_text(encoding="utf-8").splitlines():
+        entry: dict[str, Any] = json.loads(line)
+        points += [
+            CurvePoint(
+                figure=figure,
+                variant=run.variant,
+                seed=run.seed,
+                step=int(entry["step"]),
+                tokens=round(offset + each * entry["step"]),
+                value=float(entry[figure]),
+            )
+            for figure in figures
+            if entry.get(figure) is not None
+        ]
+    return points
+
+
+def _tokens_of(plan: Plan) -> tuple[int, float]:
+    """Tokens through the image encoder before contrastive training, and per step of it."""
+    stages = dict(plan.stages)
+    last = stages.pop("contrastive")
+    return sum(stage.tokens_forwarded for stage in stages.values()), last.tokens_forwarded / last.max_steps
+
+
+def _cost(study: Study, variant: str, records: Sequence[RunRecord]) -> Cost:
+    plan = next(run.plan for run in study.runs if run.variant == variant)
+    seconds = [one.seconds for one in records if one.variant == variant and one.seconds is not None]
+    return Cost(
+        variant=variant,
+        steps=sum(stage.max_steps for stage in plan.stages.values()),
+        images=sum(stage.images_forwarded for stage in plan.stages.values()),
+        tokens=sum(stage.tokens_forwarded for stage in plan.stages.values()),
+        parameters=plan.stages["contrastive"].num_parameters,
+        seconds=float(np.mean(seconds)) if seconds else None,
+    )
+
+
+def _record(study: Study, run: PlannedRun) -> RunRecord:
+    folder = find_run(study.pool, run)
+    return RunRecord(
+        variant=run.variant,
+        seed=run.seed,
+        folder=folder.name,
+        state=state_of(folder).value,
+        seconds=seconds_of(folder),
+        revision=_revision(folder),
+    )
+
+
+def _revision(folder: RunFolder) -> str:
+    try:
+        git = json.loads(folder.environment.read_text(encoding="utf-8"))["git"]
+        return f"{git['revision'][:10]}{'+changes' if git['dirty'] else ''}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown"
+
+
+def _references(
+    study: Study, finished: Mapping[tuple[str, int], RunFolder], curves: Sequence[CurvePoint]
+) -> list[Reference]:
+    reference = study.config.reference
+    folder = next(folder for (variant, _), folder in finished.items() if variant == reference)
+    chance = json.loads(folder.report.read_text(encoding="utf-8"))["chance"]
+    found = []
+    for figure in study.scale.figures:
+        values = [one.value for one in curves if one.figure == figure and one.variant == reference and not one.step]
+        untrained = float(np.mean(values)) if values else None
+        found.append(Reference(figure=figure, chance=chance.get(figure), untrained=untrained))
+    return found
+
+
+def _equal_compute(curves: Sequence[CurvePoint], figures: Sequence[str]) -> list[EqualCompute]:
+    found = []
+    for figure in figures:
+        lines: dict[str, dict[int, list[CurvePoint]]] = {}
+        for point in curves:
+            if point.figure == figure:
+                lines.setdefault(point.variant, {}).setdefault(point.seed, []).append(point)
+        ends = [max(point.tokens for point in line) for by_seed in lines.values() for line in by_seed.values()]
+        if not ends:
+            continue
+        for variant, by_seed in lines.items():
+            at = [np.interp(min(ends), [p.tokens for p in one], [p.value for p in one]) for one in by_seed.values()]
+            found.append(EqualCompute(figure=figure, variant=variant, tokens=min(ends), mean=float(np.mean(at))))
+    return found
+
+
+def _notes(records: Sequence[RunRecord], failures: Sequence[Failure]) -> list[str]:
+    notes = [f"{one.run.variant}, seed {one.run.seed}, failed: {one.reason}" for one in failures]
+    missing = [one for one in records if one.state != RunState.finished.value]
+    if missing:
+        listed = ", ".join(f"{one.variant} {one.seed} ({one.state})" for one in missing)
+        notes.append(f"{len(missing)} of {len(records)} runs have not finished and are left out: {listed}")
+    revisions = sorted({one.revision for one in records if one.state == RunState.finished.value})
+    if len(revisions) > 1:
+        notes.append(f"the runs come from {len(revisions)} revisions of the code: {', '.join(revisions)}")
+    return notes

@@ -1,0 +1,60 @@
+"""Numbers and names as a report writes them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from kelip_lightning.ablations.report.tables import Row
+from kelip_lightning.ablations.results import ALL_ITEMS
+from kelip_lightning.config.ablation import parse_figure
+from kelip_lightning.evaluation.significance import LEVEL, NUM_RESAMPLES, Verdict
+
+SHARES = frozenset({"mean", "low", "high", "chance", "untrained", "equal_compute"})
+DIFFERENCES = frozenset({"difference", "difference_low", "difference_high"})
+MILLIONS = frozenset({"tokens", "images", "parameters", "equal_compute_tokens"})
+ABSENT = "–"
+
+RULE = (
+    f"Better or worse: the Holm-corrected p-value of the paired difference is below {LEVEL:g}; else cannot tell. "
+    "The interval is mean ± the root of two parts added: Student's t times the spread over seeds, which is the larger "
+    "of the variant's own and the one pooled over all runs of the study, and t times the spread over items, from "
+    f"{NUM_RESAMPLES:,} bootstrap samples in which both runs have the same items and items with the same right answer "
+    "are drawn together. Brackets are 95 % intervals, not corrected for the number of variants; the verdict is."
+)
+
+
+def written(column: str, value: Any) -> str:
+    """A value of results.csv as the reader sees it: shares in percent, differences in points with their sign."""
+    if value is None:
+        return ABSENT
+    if column in SHARES:
+        return f"{100 * value:.1f}"
+    if column in DIFFERENCES:
+        return f"{100 * value:+.1f}"
+    if column in MILLIONS:
+        return f"{value / 1e6:,.1f} M" if value < 1e9 else f"{value / 1e9:,.1f} G"
+    if column in ("p_value", "adjusted_p_value"):
+        return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    if column == "seconds":
+        return f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def figure_label(figure: str) -> str:
+    """`eval/unseen_design_ko/image_to_text_R@1` as `unseen_design, ko: image to text R@1`."""
+    task, k = parse_figure(figure)
+    data_set, _, kind = task.removeprefix("eval/").partition("/")
+    name, _, language = data_set.rpartition("_")
+    where = f"{name}, {language}" if language in ("ko", "en") and name else data_set
+    if kind == "zero_shot":
+        return f"{where}: zero-shot top {k}"
+    return f"{where}: {kind.replace('_', ' ')} R@{k}"
+
+
+def answers(rows: Sequence[Row], figures: Sequence[str]) -> list[tuple[str, list[tuple[str, list[Row]]]]]:
+    """Per judged figure: its label, and (verdict, rows of the variants that it was passed on)."""
+    found = []
+    for figure in figures:
+        judged = [row for row in rows if row["figure"] == figure and row["items"] == ALL_ITEMS]
+        passed = [(one.value, [row for row in judged if row["verdict"] == one.value]) for one in Verdict]
+        found.append((figure_label(figure), [(name, variants) for name, variants in passed if variants]))
+    return found

@@ -1,0 +1,197 @@
+"""From a study to its runs: every variant with every seed, checked before any of them starts."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kelip_lightning.config.ablation import AblationConfig, ScaleConfig, load_ablation, parse_figure
+from kelip_lightning.config.experiment import (
+    ContrastiveExperiment,
+    Experiment,
+    PretrainExperiment,
+)
+from kelip_lightning.config.fingerprint import training_fingerprint
+from kelip_lightning.config.load import difference, find_schema, load_experiment
+from kelip_lightning.config.plan import Plan, make_plan
+from kelip_lightning.errors import ConfigError
+
+Trained = PretrainExperiment | ContrastiveExperiment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What of a study is wanted."""
+
+    scale: str | None = None
+    """Name of a scale; none: the first."""
+    seeds: int | None = None
+    """Number of seeds; none: the study's."""
+    quick: bool = False
+    """Whether the scale's quick settings apply."""
+    output: Path = Path("runs/ablations")
+    """Folder of all studies and their runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """One variant with one seed."""
+
+    variant: str
+    seed: int
+    verb: str
+    """pretrain or contrastive."""
+    overrides: list[str]
+    """Everything but name and output_dir."""
+    experiment: Trained
+    fingerprint: str
+    """Of the training settings: runs with equal ones are the same run."""
+    differences: list[str]
+    """`key: old -> new` against the base file."""
+    plan: Plan
+
+    @property
+    def name(self) -> str:
+        """The run's folder, if it is this study that trains it."""
+        return f"{self.variant}-{self.seed}-{self.fingerprint}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A study at one scale, ready to run."""
+
+    name: str
+    """The file's name, with `-quick` behind it where the quick settings apply."""
+    file: Path
+    config: AblationConfig
+    scale_name: str
+    scale: ScaleConfig
+    base: Path
+    runs: list[PlannedRun]
+    output: Path
+
+    @property
+    def pool(self) -> Path:
+        """The folder of the scale's runs; studies share them."""
+        return self.output / self.scale_name / "runs"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the report."""
+        return self.output / self.scale_name / self.name
+
+    @property
+    def variants(self) -> list[str]:
+        """Names, reference first."""
+        return list(dict.fromkeys(run.variant for run in self.runs))
+
+
+def open_study(file: Path, choice: Choice, *, on_this_machine: bool = True) -> Study:
+    """Load a study and every one of its runs.
+
+    Args:
+        file: The study.
+        choice: Scale, seeds, quick.
+        on_this_machine: Whether files and devices that the experiments name must be there.
+
+    Raises:
+        ConfigError: The study, its base, or any variant is wrong; all variants' problems together.
+    """
+    config = load_ablation(file)
+    scale_name = choice.scale or next(iter(config.scales))
+    if scale_name not in config.scales:
+        raise ConfigError([f"--scale {scale_name}: {file} has the scales {', '.join(config.scales)}; use one of them"])
+    scale = config.scales[scale_name]
+    base = Path(os.path.normpath(file.parent / scale.base))
+    if choice.quick and not scale.quick:
+        raise ConfigError([f"--quick: scales.{scale_name}.quick in {file} is empty; leave --quick out"])
+    shared = [*scale.settings, *(scale.quick if choice.quick else [])]
+    seeds = choice.seeds if choice.seeds is not None else config.seeds
+    runs: list[PlannedRun] = []
+    problems: list[str] = []
+    schema = find_schema(base, (PretrainExperiment, ContrastiveExperiment))
+    whole = load_experiment(base, [], schema, on_this_machine=False).experiment
+    for name, variant in config.variants_at(scale_name).items():
+        try:
+            runs += _plan_variant(base, whole, name, [*shared, *variant.overrides], seeds, on_this_machine)
+        except ConfigError as error:
+            problems += [f"variant {name}: {problem}" for problem in error.problems]
+    problems += [] if problems else [*_judged_figures_exist(scale, scale_name, runs), *_all_differ(runs)]
+    if problems:
+        raise ConfigError([f"{file}: {problem}" for problem in problems])
+    return Study(
+        name=f"{file.stem}-quick" if choice.quick else file.stem,
+        file=file,
+        config=config,
+        scale_name=scale_name,
+        scale=scale,
+        base=base,
+        runs=runs,
+        output=choice.output,
+    )
+
+
+def contrastive_of(experiment: Experiment) -> ContrastiveExperiment:
+    """The stage that is evaluated."""
+    stage = experiment.contrastive if isinstance(experiment, PretrainExperiment) else experiment
+    assert isinstance(stage, ContrastiveExperiment)
+    return stage
+
+
+def _plan_variant(
+    base: Path, whole: Trained, variant: str, overrides: Sequence[str], seeds: int, on_this_machine: bool
+) -> list[PlannedRun]:
+    """The runs of one variant; the experiment is read once, since a seed changes nothing else."""
+    first = load_experiment(base, [*overrides, "seed=0"], type(whole), on_this_machine=on_this_machine).experiment
+    plan = make_plan(first)
+    differences = [line for line in difference(whole, first) if not line.split(":")[0].endswith("seed")]
+    runs = []
+    for seed in range(seeds):
+        experiment = _with_seed(first, seed)
+        run = PlannedRun(
+            variant=variant,
+            seed=seed,
+            verb="pretrain" if isinstance(experiment, PretrainExperiment) else "contrastive",
+            overrides=[*overrides, f"seed={seed}"],
+            experiment=experiment,
+            fingerprint=training_fingerprint(experiment),
+            differences=differences,
+            plan=plan,
+        )
+        runs.append(run)
+    return runs
+
+
+def _with_seed(experiment: Trained, seed: int) -> Trained:
+    if not isinstance(experiment, PretrainExperiment):
+        return replace(experiment, seed=seed)
+    mae = experiment.mae and replace(experiment.mae, seed=seed)
+    return replace(experiment, mae=mae, contrastive=replace(experiment.contrastive, seed=seed))
+
+
+def _judged_figures_exist(scale: ScaleConfig, name: str, runs: Sequence[PlannedRun]) -> list[str]:
+    """Every variant is evaluated on the sets that the figures name."""
+    problems = []
+    for run in runs:
+        evaluation = contrastive_of(run.experiment).evaluation
+        for figure in scale.figures:
+            data_set = parse_figure(figure)[0].split("/")[1]
+            known = {*evaluation.captions}
+            known |= {f"{one}_{lang}" for one in evaluation.retrieval for lang in ("ko", "en")}
+            known |= {f"{one}_{lang}" for one in evaluation.classification for lang in ("ko", "en")}
+            if data_set not in known:
+                problems.append(
+                    f"scales.{name}.figures names {figure}, and variant {run.variant} is not evaluated on it; its "
+                    f"sets are {', '.join(sorted(known))}"
+                )
+    return list(dict.fromkeys(problems))
+
+
+def _all_differ(runs: Sequence[PlannedRun]) -> list[str]:
+    """No two variants train the same."""
+    owner: dict[str, str] = {}
+    problems = []
+    for run in runs:
+        if owner.setdefault(run.fingerprint, run.variant) != run.variant:
+            problems.append(f"variants {owner[run.fingerprint]} and {run.variant} train the same; change one")
+    return list(dict.fromkeys(problems))

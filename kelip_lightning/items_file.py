@@ -1,0 +1,77 @@
+"""items.parquet: the outcome of every evaluated item of a run, one row per task and item."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from kelip_lightning.errors import RunFolderError
+from kelip_lightning.evaluation.items import TaskItems
+
+_EVALUATION = b"evaluation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredItems:
+    """One task of a file; N items."""
+
+    ranks: NDArray[np.int64]
+    """(N,), of the right answer, 0 is best."""
+    groups: NDArray[np.int64]
+    """(N,): items with the same right answer share a number."""
+    texts: list[str]
+    """N captions or class names."""
+
+
+def write_items(file: Path, tasks: Sequence[TaskItems], evaluation: str) -> None:
+    """Write the file, whole or not at all.
+
+    Args:
+        file: `items.parquet` of a run.
+        tasks: Every task.
+        evaluation: Fingerprint of the evaluation sets, kept in the file.
+    """
+    columns = {
+        "task": pa.array([one.task for one in tasks for _ in one.texts]).dictionary_encode(),
+        "rank": np.concatenate([one.ranks.numpy() for one in tasks] or [np.empty(0, np.int64)]),
+        "group": np.concatenate([one.groups.numpy() for one in tasks] or [np.empty(0, np.int64)]),
+        "text": pa.array([text for one in tasks for text in one.texts], pa.string()),
+    }
+    table = pa.table(columns).replace_schema_metadata({_EVALUATION: evaluation.encode()})
+    partial = file.with_name(f"{file.name}.partial")
+    pq.write_table(table, partial, compression="zstd")
+    partial.replace(file)
+
+
+def read_items(file: Path) -> dict[str, StoredItems]:
+    """Task -> its items, tasks and items in the order in which they were written.
+
+    Raises:
+        RunFolderError: The file is missing or damaged.
+    """
+    try:
+        table = pq.read_table(file)
+        tasks = np.array(table["task"].cast(pa.string()).to_pylist(), dtype=object)
+        ranks, groups = (table[name].to_numpy() for name in ("rank", "group"))
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise RunFolderError(f"{file} cannot be read ({error}); remove it, and it is made again") from error
+    texts = np.array(table["text"].to_pylist(), dtype=object)
+    found = {}
+    for task in dict.fromkeys(tasks):
+        here = tasks == task
+        found[str(task)] = StoredItems(ranks=ranks[here], groups=groups[here], texts=list(texts[here]))
+    return found
+
+
+def evaluation_of(file: Path) -> str | None:
+    """The fingerprint of the evaluation sets behind a file; none where there is no such file."""
+    try:
+        metadata = pq.read_schema(file).metadata or {}
+    except (OSError, pa.ArrowException):
+        return None
+    value = metadata.get(_EVALUATION)
+    return value.decode() if value is not None else None

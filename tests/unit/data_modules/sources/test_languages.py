@@ -1,0 +1,125 @@
+"""The language rules: which captions an image, a concept and a design are seen with."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from data_modules.errors import DataError
+from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
+from data_modules.records import PairRecord
+from data_modules.sources.config import SourceConfig
+from data_modules.sources.languages import LanguageRule, OneLanguageSource, hashed_language
+from data_modules.tokenizer import TokenizerConfig
+from data_modules.transforms.multi_crop import MultiCropConfig
+
+Rows = list[dict[str, Any]]
+BOTH = {"ko": "name_ko", "en": "name_en"}
+
+
+@pytest.fixture
+def open_data(rows: Rows, write_table: Callable[[Rows, str], str]) -> Callable[..., ImageTextDataModule]:
+    file = write_table(rows, "a.parquet")
+
+    def build(languages: str, captions: dict[str, str] | None = None, **sources: dict[str, str]) -> ImageTextDataModule:
+        named = {"all": captions or BOTH} | sources
+        configs = {name: SourceConfig(files=[file], captions=one) for name, one in named.items()}
+        config = ImageTextDataConfig(sources=configs, languages=LanguageRule[languages], global_batch_size=4)
+        return ImageTextDataModule(config, MultiCropConfig(), TokenizerConfig(vocab_size=300), seed=0, max_steps=1)
+
+    return build
+
+
+def _records(data: ImageTextDataModule) -> list[PairRecord]:
+    return [source[index] for source in data.sources for index in range(len(source))]
+
+
+def _seen(data: ImageTextDataModule, identity: Callable[[PairRecord], str]) -> dict[str, set[str]]:
+    seen: dict[str, set[str]] = defaultdict(set)
+    for record in _records(data):
+        seen[identity(record)].add(record.language)
+    return seen
+
+
+IDENTITIES: dict[str, Callable[[PairRecord], str]] = {
+    "by_image": lambda record: record.key,
+    "by_concept": lambda record: record.attributes["concept"],
+    "by_design": lambda record: record.attributes["design"],
+}
+
+
+@pytest.mark.parametrize("rule", list(IDENTITIES))
+def test_rule__each_has_one_language_and_both_occur(rule: str, open_data: Callable[..., ImageTextDataModule]) -> None:
+    seen = _seen(open_data(rule), IDENTITIES[rule])
+    assert {len(languages) for languages in seen.values()} == {1}
+    expected = {value: {hashed_language(value)} for value in seen}
+    assert seen == expected
+
+
+@pytest.mark.parametrize("rule", ["by_image", "by_concept", "ko", "en"])
+def test_rule__same_images_in_the_same_order(rule: str, open_data: Callable[..., ImageTextDataModule]) -> None:
+    plain, ruled = open_data("both"), open_data(rule)
+    assert [record.key for record in _records(ruled)] == [record.key for record in _records(plain)]
+    assert [record.image for record in _records(ruled)] == [record.image for record in _records(plain)]
+    assert ruled.order.batch(0).tolist() == plain.order.batch(0).tolist()
+
+
+def test_rule__captions_are_the_images_own(open_data: Callable[..., ImageTextDataModule]) -> None:
+    for record in _records(open_data("by_image")):
+        number = record.attributes["number"]
+        assert record.caption == {"ko": f"이름 {number}", "en": f"name {number}"}[record.language]
+
+
+def test_rule__one_language_alone(open_data: Callable[..., ImageTextDataModule]) -> None:
+    assert {record.language for record in _records(open_data("ko"))} == {"ko"}
+    both = _seen(open_data("both"), IDENTITIES["by_image"])
+    assert all(languages == {"ko", "en"} for languages in both.values())
+
+
+def test_rule__one_language_leaves_out_sources_that_lack_it(open_data: Callable[..., ImageTextDataModule]) -> None:
+    data = open_data("en", {"ko": "name_ko"}, english={"en": "name_en"})
+    assert [source.name for source in data.sources] == ["english"]
+    with pytest.raises(DataError, match="no source has captions in 'en'"):
+        open_data("en", {"ko": "name_ko"})
+
+
+def test_rule__by_image_keeps_sources_of_one_language(open_data: Callable[..., ImageTextDataModule]) -> None:
+    assert {record.language for record in _records(open_data("by_image", {"ko": "name_ko"}))} == {"ko"}
+
+
+def test_rule__by_concept_refuses_a_source_of_one_language(open_data: Callable[..., ImageTextDataModule]) -> None:
+    with pytest.raises(DataError, match="source 'all' has captions in one language only"):
+        open_data("by_concept", {"ko": "name_ko"})
+
+
+def test_rule__tokenizer_is_the_same_under_every_rule(open_data: Callable[..., ImageTextDataModule]) -> None:
+    captions = ["이름 3", "name 4"]
+    expected = open_data("both").tokenizer.encode(captions).tolist()
+    assert open_data("by_image").tokenizer.encode(captions).tolist() == expected
+    assert open_data("ko").tokenizer.encode(captions).tolist() == expected
+
+
+def test_rule__names_a_missing_column(open_data: Callable[..., ImageTextDataModule]) -> None:
+    class Source:
+        name = "bare"
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, _: int) -> PairRecord:
+            return PairRecord(key="k", image=b"", language="ko", caption="c", attributes={"number": "1"})
+
+        def captions(self) -> list[tuple[str, str]]:
+            return []
+
+    source = OneLanguageSource(Source(), SourceConfig(files=["x"], captions=BOTH), LanguageRule.by_concept)
+    with pytest.raises(DataError, match="source 'bare' has no column 'concept'; its columns are number"):
+        source[0]
+
+
+def test_hashed_language__halves_and_the_designs_of_the_corpus() -> None:
+    drawn = [hashed_language(f"image {number}") for number in range(2000)]
+    assert 900 < drawn.count("ko") < 1100
+    designs = {name: hashed_language(name) for name in ("twemoji", "fluent", "fluent_flat", "emojione")}
+    assert designs == {"twemoji": "ko", "fluent": "ko", "fluent_flat": "en", "emojione": "en"}

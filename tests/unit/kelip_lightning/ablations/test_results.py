@@ -1,0 +1,97 @@
+"""From items to results: against direct computation."""
+
+import numpy as np
+import pytest
+
+from kelip_lightning.ablations.results import Result, compute_results, matches
+from kelip_lightning.errors import RunFolderError
+from kelip_lightning.evaluation.significance import estimate, holm, paired_difference, pooled_spread
+from kelip_lightning.items_file import StoredItems
+
+TASK = "eval/set_ko/image_to_text"
+FIGURE = f"{TASK}_R@1"
+TEXTS = ["빨간 사과" if n % 3 == 0 else "배" for n in range(90)]
+RATES = {"base": 0.3, "same": 0.3, "good": 0.75}
+WORDS = {"colour": {"ko": ["빨간"]}, "direction": {"ko": ["왼쪽"]}}
+
+
+def _items(rate: float, seed: int, texts: list[str] = TEXTS) -> dict[str, StoredItems]:
+    ranks = (np.random.default_rng([round(100 * rate), seed]).random(len(texts)) >= rate) * 3
+    return {TASK: StoredItems(ranks=ranks, groups=np.arange(len(texts)) // 2, texts=texts)}
+
+
+def _runs(seeds: int = 3) -> dict[str, dict[int, dict[str, StoredItems]]]:
+    return {
+        name: {seed: _items(rate, seed + 7 * (name == "same")) for seed in range(seeds)} for name, rate in RATES.items()
+    }
+
+
+def _rows(results: list[Result], figure: str = FIGURE, items: str = "all") -> dict[str, Result]:
+    return {one.variant: one for one in results if one.figure == figure and one.items == items}
+
+
+def test_compute_results__equals_the_statistics_of_the_hits() -> None:
+    runs = _runs()
+    hits = {name: np.stack([runs[name][seed][TASK].ranks < 1 for seed in range(3)]).astype(float) for name in RATES}
+    groups = np.arange(90) // 2
+    spread = pooled_spread(np.array([one.mean(axis=1) for one in hits.values()]))
+    differences = {name: paired_difference(hits[name], hits["base"], groups, spread) for name in ("same", "good")}
+    adjusted = holm([one.p_value for one in differences.values()])
+    rows = _rows(compute_results(runs, [FIGURE], {}))
+    own = estimate(hits["good"], groups)
+    assert (rows["good"].mean, rows["good"].low, rows["good"].high) == (own.mean, own.low, own.high)
+    for (name, difference), p_value in zip(differences.items(), adjusted, strict=True):
+        row = rows[name]
+        assert (row.difference, row.difference_low, row.difference_high) == (
+            difference.mean,
+            difference.low,
+            difference.high,
+        )
+        assert row.adjusted_p_value == p_value
+    assert (rows["good"].verdict, rows["same"].verdict, rows["base"].verdict) == ("better", "cannot tell", None)
+    assert rows["base"].difference is None
+    assert (rows["good"].num_seeds, rows["good"].num_items) == (3, 90)
+
+
+def test_compute_results__categories_hold_their_items_alone() -> None:
+    runs = _runs()
+    rows = _rows(compute_results(runs, [FIGURE], WORDS), items="colour")
+    named = [index for index, text in enumerate(TEXTS) if "빨간" in text]
+    expected = np.mean([(runs["good"][seed][TASK].ranks[named] < 1).mean() for seed in range(3)])
+    assert rows["good"].mean == pytest.approx(expected)
+    assert rows["good"].num_items == 30
+    assert not _rows(compute_results(runs, [FIGURE], WORDS), items="direction")
+
+
+def test_compute_results__other_k_are_there_for_orientation() -> None:
+    results = compute_results(_runs(), [FIGURE], WORDS)
+    fives = _rows(results, f"{TASK}_R@5")
+    assert fives["base"].mean == 1.0
+    assert not fives["base"].judged and _rows(results)["base"].judged
+
+
+def test_compute_results__missing_seeds_leave_out_pairs() -> None:
+    runs = _runs()
+    del runs["good"][2], runs["same"][0], runs["same"][1]
+    rows = _rows(compute_results(runs, [FIGURE], {}))
+    assert (rows["good"].num_seeds, rows["good"].verdict) == (2, "better")
+    pair = [np.stack([runs[name][seed][TASK].ranks < 1 for seed in (0, 1)]).astype(float) for name in ("good", "base")]
+    assert rows["good"].difference == pytest.approx((pair[0] - pair[1]).mean())
+    assert (rows["same"].num_seeds, rows["same"].difference_low, rows["same"].verdict) == (1, None, "cannot tell")
+    assert rows["good"].adjusted_p_value == rows["good"].p_value  # one comparison is all that could be made
+
+
+def test_compute_results__refuses_other_items() -> None:
+    runs = _runs()
+    runs["good"][1] = _items(0.5, 1, ["anything", *TEXTS[1:]])
+    with pytest.raises(RunFolderError, match="good, seed 1 was evaluated on other items than base, seed 0"):
+        compute_results(runs, [FIGURE], {})
+    with pytest.raises(RunFolderError, match=r"no run has the items of eval/x_ko/image_to_text_R@1; the tasks are"):
+        compute_results(_runs(), ["eval/x_ko/image_to_text_R@1"], {})
+
+
+def test_matches__whole_words_in_english_and_parts_in_korean() -> None:
+    assert matches("a Red apple", "en", ["red"])
+    assert not matches("a hundred apples", "en", ["red"])
+    assert matches("up-right arrow", "en", ["right"])
+    assert matches("빨간색 하트", "ko", ["빨간"])

@@ -1,0 +1,112 @@
+"""From a study's file to its runs, and which of them stand already."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kelip_lightning.ablations.pool import RunState, find_run, record_seconds, refuse_unfinished, seconds_of, state_of
+from kelip_lightning.ablations.study import Choice, Study, open_study
+from kelip_lightning.errors import ConfigError, RunFolderError
+
+
+def test_open_study__every_variant_with_every_seed(study: Study) -> None:
+    assert [(run.variant, run.seed) for run in study.runs] == [
+        (variant, seed) for variant in ("plain", "longer", "warm") for seed in range(3)
+    ]
+    assert {run.experiment.contrastive.seed for run in study.runs if run.variant == "warm"} == {0, 1, 2}
+    longer = next(run for run in study.runs if run.variant == "longer")
+    assert longer.differences == ["mae: (section) -> null", "contrastive.schedule.max_steps: 550 -> 1100"]
+    assert longer.plan.stages["contrastive"].max_steps == 1100
+
+
+def test_open_study__same_settings_same_run_whatever_the_study(study: Study, study_file: Path, tmp_path: Path) -> None:
+    renamed = yaml.safe_load(study_file.read_text(encoding="utf-8"))
+    renamed["variants"]["base"] = renamed["variants"].pop("plain")
+    renamed["reference"] = "base"
+    other_file = tmp_path / "other.yaml"
+    other_file.write_text(yaml.safe_dump(renamed), encoding="utf-8")
+    other = open_study(other_file, Choice(seeds=2, output=study.output), on_this_machine=False)
+    assert [run.fingerprint for run in other.runs[:2]] == [run.fingerprint for run in study.runs[:2]]
+    assert other.pool == study.pool and other.folder != study.folder
+
+
+def _changed(study_file: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    tree = yaml.safe_load(study_file.read_text(encoding="utf-8"))
+    change(tree)
+    study_file.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return study_file
+
+
+@pytest.mark.parametrize(
+    ("change", "messages"),
+    [
+        (
+            lambda tree: tree["variants"].update(
+                bad={"about": "a", "overrides": ["contrastive.sed=1"]},
+                worse={"about": "b", "overrides": ["contrastive.data.global_batch_size=0"]},
+            ),
+            [
+                "variant bad: contrastive.sed is not a known key",
+                "variant worse: contrastive.data.global_batch_size = 0",
+            ],
+        ),
+        (
+            lambda tree: tree["variants"].update(twin={"about": "a", "overrides": ["trainer.log_every_n_steps=3"]}),
+            ["variants plain and twin train the same"],
+        ),
+        (
+            lambda tree: tree["scales"]["emoji"].update(figures=["eval/nowhere_ko/image_to_text_R@1"]),
+            ["variant plain is not evaluated on it; its sets are captions, flags_en"],
+        ),
+    ],
+)
+def test_open_study__all_variants_are_checked(
+    study_file: Path, change: Callable[[dict[str, Any]], None], messages: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_study(_changed(study_file, change), Choice(seeds=2), on_this_machine=False)
+    for message in messages:
+        assert message in str(caught.value)
+
+
+def test_open_study__unknown_scale_and_no_quick_settings(study_file: Path) -> None:
+    with pytest.raises(ConfigError, match="--scale paper: .* has the scales emoji"):
+        open_study(study_file, Choice(scale="paper"))
+    with pytest.raises(ConfigError, match="quick in .* is empty"):
+        open_study(study_file, Choice(quick=True))
+
+
+def test_pool__states(study: Study, finish: Callable[..., None]) -> None:
+    run, cut_off, alive = study.runs[:3]
+    assert state_of(find_run(study.pool, run)) is RunState.missing
+    finish(run, 0.5)
+    assert state_of(find_run(study.pool, run)) is RunState.finished
+    for one in (cut_off, alive):
+        find_run(study.pool, one).path.mkdir()
+    find_run(study.pool, cut_off).write_status("interrupted")
+    find_run(study.pool, alive).write_status("running")
+    assert state_of(find_run(study.pool, cut_off)) is RunState.unfinished
+    assert state_of(find_run(study.pool, alive)) is RunState.under_way
+    with pytest.raises(RunFolderError, match=f"1 of the runs were cut off .{cut_off.name}.*--resume"):
+        refuse_unfinished(study.pool, study.runs)
+    refuse_unfinished(study.pool, [run, alive])
+
+
+def test_pool__finds_a_run_under_another_studys_name(study: Study, finish: Callable[..., None]) -> None:
+    run = study.runs[0]
+    finish(run, 0.5)
+    find_run(study.pool, run).path.rename(study.pool / f"somebody-elses-{run.fingerprint}")
+    assert find_run(study.pool, run).name == f"somebody-elses-{run.fingerprint}"
+    assert state_of(find_run(study.pool, run)) is RunState.finished
+
+
+def test_pool__seconds_add_up_over_resumptions(study: Study) -> None:
+    folder = find_run(study.pool, study.runs[0])
+    folder.path.mkdir(parents=True)
+    assert seconds_of(folder) is None
+    record_seconds(folder, 10.0)
+    record_seconds(folder, 2.5)
+    assert seconds_of(folder) == 12.5

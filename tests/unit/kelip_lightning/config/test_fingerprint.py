@@ -1,0 +1,45 @@
+"""Equal settings, equal fingerprint: what counts and what does not."""
+
+from pathlib import Path
+
+import pytest
+
+from kelip_lightning.config.experiment import PretrainExperiment
+from kelip_lightning.config.fingerprint import evaluation_fingerprint, training_fingerprint
+from kelip_lightning.config.load import load_experiment
+
+ROOT = Path(__file__).parents[4]
+
+
+def _experiment(*overrides: str) -> PretrainExperiment:
+    return load_experiment(ROOT / "experiments" / "emoji" / "pretrain.yaml", overrides, PretrainExperiment).experiment
+
+
+def test_training_fingerprint__names_places_and_bookkeeping_do_not_count() -> None:
+    same = _experiment(
+        "name=other",
+        "output_dir=elsewhere",
+        "trainer.log_every_n_steps=7",
+        "checkpoint.keep_last=9",
+        "contrastive.data.num_workers=0",
+        "contrastive.evaluation.every_n_steps=3",
+        "contrastive.evaluation.retrieval.flags=null",
+    )
+    assert training_fingerprint(same) == training_fingerprint(_experiment())
+    assert len(training_fingerprint(same)) == 12
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=1", "mae=null", "contrastive.schedule.max_steps=551", "contrastive.data.sources.skin_tones.weight=0.3"],
+)
+def test_training_fingerprint__everything_else_does(override: str) -> None:
+    assert training_fingerprint(_experiment(override)) != training_fingerprint(_experiment())
+
+
+def test_evaluation_fingerprint__the_sets_count_and_their_times_do_not() -> None:
+    def of(*overrides: str) -> str:
+        return evaluation_fingerprint(_experiment(*overrides).contrastive.evaluation)
+
+    assert of("contrastive.evaluation.every_n_steps=3") == of()
+    assert of("contrastive.evaluation.retrieval.flags=null") != of()
