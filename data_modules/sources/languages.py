@@ -1,13 +1,15 @@
 """Which language the captions of an image, a concept or a design come in: a pure function of a hash."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 
 from data_modules.errors import DataError
+from data_modules.faults import FaultReport
 from data_modules.records import LANGUAGES, PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.protocol import PairSource
+from data_modules.sources.rows import EveryNth, Rows, needs_language_marks
 
 
 class LanguageRule(Enum):
@@ -82,9 +84,26 @@ class OneLanguageSource:
             )
         return hashed_language(record.attributes[column])
 
-    def captions(self) -> list[tuple[str, str]]:
+    def rows_of(self, language: str) -> Rows:
+        """The indices of the pairs in a language.
+
+        Raises:
+            DataError: The rule tells a pair's language only when the pair is read.
+        """
+        if self._rule.name not in LANGUAGES:
+            raise DataError(
+                f"data.languages = {self._rule.name} decides the language pair by pair, so that data.order cannot share "
+                "batches out by language; leave temperature, language_weights and single_language_batches out"
+            )
+        return EveryNth(0, 1, len(self) if language == self._rule.name else 0)
+
+    def captions(self) -> Iterator[tuple[str, str]]:
         """Every (language, text), of both languages: the tokenizer is the same under every rule."""
         return self._source.captions()
+
+    def opening_faults(self) -> list[FaultReport]:
+        """What was left out when the source was opened."""
+        return self._source.opening_faults()
 
 
 def apply_language_rule(
@@ -98,7 +117,21 @@ def apply_language_rule(
     if rule is LanguageRule.both:
         return list(sources)
     if rule.name in LANGUAGES:
-        sources = [source for source in sources if rule.name in configs[source.name].captions]
+        sources = [source for source in sources if _speaks(configs[source.name], source.name, rule.name)]
         if not sources:
             raise DataError(f"data.languages = {rule.name}: no source has captions in '{rule.name}'; name their column")
     return [OneLanguageSource(source, configs[source.name], rule) for source in sources]
+
+
+def _speaks(config: SourceConfig, name: str, language: str) -> bool:
+    """Whether a source has captions in a language.
+
+    Raises:
+        DataError: Only its rows tell.
+    """
+    if needs_language_marks(config):
+        raise DataError(
+            f"data.languages = {language}: the rows of source '{name}' tell their language themselves; give it "
+            "`captions` by language or a fixed `language`"
+        )
+    return language in config.captions or (bool(config.caption_fields) and config.language == language)

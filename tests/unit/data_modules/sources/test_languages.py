@@ -1,16 +1,24 @@
 """The language rules: which captions an image, a concept and a design are seen with."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from data_modules.errors import DataError
+from data_modules.faults import FaultReport
 from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.languages import LanguageRule, OneLanguageSource, hashed_language
+from data_modules.sources.languages import (
+    LanguageRule,
+    OneLanguageSource,
+    apply_language_rule,
+    hashed_language,
+)
+from data_modules.sources.rows import EveryNth
+from data_modules.sources.rows import Rows as RowsOfSource
 from data_modules.tokenizer import TokenizerConfig
 from data_modules.transforms.multi_crop import MultiCropConfig
 
@@ -100,22 +108,51 @@ def test_rule__tokenizer_is_the_same_under_every_rule(open_data: Callable[..., I
     assert open_data("ko").tokenizer.encode(captions).tolist() == expected
 
 
-def test_rule__names_a_missing_column(open_data: Callable[..., ImageTextDataModule]) -> None:
-    class Source:
-        name = "bare"
+class BareSource:
+    """One pair without the columns of the corpus."""
 
-        def __len__(self) -> int:
-            return 1
+    name = "bare"
 
-        def __getitem__(self, _: int) -> PairRecord:
-            return PairRecord(key="k", image=b"", language="ko", caption="c", attributes={"number": "1"})
+    def __len__(self) -> int:
+        return 1
 
-        def captions(self) -> list[tuple[str, str]]:
-            return []
+    def __getitem__(self, _: int) -> PairRecord:
+        return PairRecord(key="k", image=b"", language="ko", caption="c", attributes={"number": "1"})
 
-    source = OneLanguageSource(Source(), SourceConfig(files=["x"], captions=BOTH), LanguageRule.by_concept)
+    def rows_of(self, language: str) -> RowsOfSource:
+        return EveryNth(0, 1, int(language == "ko"))
+
+    def captions(self) -> Iterator[tuple[str, str]]:
+        return iter([("ko", "c")])
+
+    def opening_faults(self) -> list[FaultReport]:
+        return []
+
+
+def test_rule__names_a_missing_column() -> None:
+    source = OneLanguageSource(BareSource(), SourceConfig(files=["x"], captions=BOTH), LanguageRule.by_concept)
     with pytest.raises(DataError, match="source 'bare' has no column 'concept'; its columns are number"):
         source[0]
+
+
+def test_rule__one_language_reads_sources_of_single_captions() -> None:
+    def opened(**settings: Any) -> int:
+        configs = {"bare": SourceConfig(files=["x"], caption_fields=["c"], **settings)}
+        return len(apply_language_rule([BareSource()], configs, LanguageRule.ko))
+
+    assert opened(language="ko") == 1
+    with pytest.raises(DataError, match="no source has captions in 'ko'"):
+        opened(language="en")
+    with pytest.raises(DataError, match="the rows of source 'bare' tell their language themselves"):
+        opened(language="detect")
+
+
+def test_rule__decided_pair_by_pair_leaves_no_batches_by_language() -> None:
+    configs = SourceConfig(files=["x"], captions=BOTH)
+    with pytest.raises(DataError, match="data.languages = by_image decides the language pair by pair"):
+        OneLanguageSource(BareSource(), configs, LanguageRule.by_image).rows_of("ko")
+    korean = OneLanguageSource(BareSource(), configs, LanguageRule.ko)
+    assert (len(korean.rows_of("ko")), len(korean.rows_of("en"))) == (1, 0)
 
 
 def test_hashed_language__halves_and_the_designs_of_the_corpus() -> None:
