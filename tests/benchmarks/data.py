@@ -28,7 +28,7 @@ from data_modules.tokenizer import TokenizerConfig
 from data_modules.transforms.multi_crop import MultiCropConfig
 
 BATCH, NUM_SHARDS = 16, 4
-NUM_IMAGES = {256: 384, 512: 192, 1024: 96}
+NUM_IMAGES = {256: 384, 512: 192, 1024: 64}
 ONE_CROP = MultiCropConfig(num_global_crops=1, num_local_crops=0, global_scale_min=0.9)
 """As open_clip's default: one crop of 90 to 100% of the image."""
 SIX_CROPS = MultiCropConfig(num_global_crops=2, num_local_crops=4)

@@ -1,7 +1,9 @@
 """The loader: records by id, and the same batches whatever the number of workers."""
 
 import hashlib
+import os
 import random
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -147,3 +149,15 @@ def test_pair_dataset__replacement_keeps_the_language_of_the_batch() -> None:
     dataset = PairDataset([Mixed("m", 12)], sample, 0)
     assert dataset[Draw(0, 0)].sample == "1"
     assert dataset[Draw(0, 0, "ko")].sample == "3"
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_build_loader__a_worker_that_is_killed_ends_the_run_with_an_error() -> None:
+    def sample(draw: Draw, record: PairRecord, generator: np.random.Generator, repairs: list[str]) -> Sample:
+        if draw.step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return _sample(draw, record, generator, repairs)
+
+    sampler = RankBatchSampler(build_order(SOURCES, CONFIGS, 4, 7), start_step=0, max_steps=40, rank=0, world_size=1)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker .* killed by signal"):
+        list(build_loader(PairDataset(SOURCES, sample, 7), sampler, _collate, 2))
