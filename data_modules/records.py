@@ -42,8 +42,9 @@ AnyBatch = TypeVar("AnyBatch", bound="ImageBatch | ImageTextBatch")
 
 
 def _pinned(batch: AnyBatch) -> AnyBatch:
-    values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return replace(batch, **{name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)})
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    pinned: Any = {name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)}
+    return replace(batch, **pinned)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -92,8 +92,8 @@ class OneLanguageSource:
         """
         if self._rule.name not in LANGUAGES:
             raise DataError(
-                f"data.languages = {self._rule.name} decides the language pair by pair, so that data.order cannot share "
-                "batches out by language; leave temperature, language_weights and single_language_batches out"
+                f"data.languages = {self._rule.name} decides the language pair by pair, so that data.order cannot "
+                "share batches out by language; leave temperature, language_weights and single_language_batches out"
             )
         return EveryNth(0, 1, len(self) if language == self._rule.name else 0)
 

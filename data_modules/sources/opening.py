@@ -101,6 +101,7 @@ def _stream_opener(config: SourceConfig, place: Path) -> Callable[[], Any]:
 
     def open_stream() -> Mapping[str, Any]:
         stream = datasets.load_dataset(source, config.subset, split=config.split, streaming=True)
-        return stream.cast_column(config.image, datasets.Image(decode=False))
+        undecoded: Mapping[str, Any] = stream.cast_column(config.image, datasets.Image(decode=False))
+        return undecoded
 
     return open_stream

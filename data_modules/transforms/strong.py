@@ -5,6 +5,7 @@ jitter (0.4, 0.4, 0.4, 0.1) with probability 0.8, grey 0.2, blur 0.5; Cubuk et a
 The operations agree with torchvision's on Pillow images (0.28), and so do RandAugment's 31 bins of strength.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -165,7 +166,7 @@ OPERATIONS: dict[str, tuple[Operation, Callable[[int], float], bool]] = {
     "Contrast": (_relative(_contrast), lambda _: 0.9, True),
     "Sharpness": (_relative(_sharpness), lambda _: 0.9, True),
     "Posterize": (lambda image, strength: ImageOps.posterize(image, 8 - round(strength)), lambda _: 4.0, False),
-    "Solarize": (lambda image, strength: ImageOps.solarize(image, 255 - strength), lambda _: 255.0, False),
+    "Solarize": (lambda image, strength: ImageOps.solarize(image, math.ceil(255 - strength)), lambda _: 255.0, False),
     "AutoContrast": (lambda image, _: ImageOps.autocontrast(image), lambda _: 0.0, False),
     "Equalize": (lambda image, _: ImageOps.equalize(image), lambda _: 0.0, False),
 }

@@ -21,7 +21,7 @@ from kelip_lightning.planning.estimate import estimate
 GPU, UTILISATION = "a100", 0.4
 """Of the GPU-hours in a dry run; `kelip plan` takes others."""
 POWER_EFFECTS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1)
-NUM_SIMULATED = 500
+NUM_SIMULATED = 300
 
 
 def print_dry_run(study: Study, runs: Sequence[PlannedRun]) -> None:

@@ -2,12 +2,15 @@
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kelip_lightning.cli.training import check_syntax
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from data_modules.inspection import SourceReport
     from data_modules.sources.config import SourceConfig
     from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
@@ -94,7 +97,7 @@ def _index(arguments: argparse.Namespace) -> int:
                 name,
                 config,
                 num_workers=arguments.workers,
-                progress=lambda done, total, bar=bar, task=task: bar.update(task, completed=done, total=total),
+                progress=partial(_show_progress, bar, task),
             )
         left_out = len(source.opening_faults())
         print(
@@ -102,6 +105,10 @@ def _index(arguments: argparse.Namespace) -> int:
             f"{source.index.file}"
         )
     return 0
+
+
+def _show_progress(bar: "Progress", task: "TaskID", done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

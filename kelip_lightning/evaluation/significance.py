@@ -140,11 +140,9 @@ def item_variance(outcomes_N: Floats, groups_N: Groups | None = None) -> tuple[f
 
     The resamples depend on the number of groups alone, so that the same outcomes always give the same interval.
     """
-    if groups_N is None:
-        sums, sizes = outcomes_N, np.ones_like(outcomes_N)
-    else:
-        _, index = np.unique(groups_N, return_inverse=True)
-        sums, sizes = np.bincount(index, weights=outcomes_N), np.bincount(index).astype(float)
+    index = np.arange(len(outcomes_N)) if groups_N is None else np.unique(groups_N, return_inverse=True)[1]
+    sums: Floats = np.bincount(index, weights=outcomes_N).astype(float)
+    sizes: Floats = np.bincount(index).astype(float)
     num_groups = len(sums)
     if num_groups < 2:
         return 0.0, num_groups

@@ -57,7 +57,7 @@ class HuggingFaceTextEncoder(TextTower):
             pad_id=pad_id,
         )
         self._architecture = architecture
-        self.model = _encoder_alone(AutoModel.from_config(architecture))
+        self.model = _encoder_alone(AutoModel.from_config(architecture))  # type: ignore[no-untyped-call]
 
     def train(self, mode: bool = True) -> "HuggingFaceTextEncoder":
         """Training or evaluation mode; the model inside stays in evaluation mode, where it drops nothing."""

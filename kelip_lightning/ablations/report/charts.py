@@ -59,9 +59,9 @@ def curve_chart(points: Sequence[CurvePoint], styles: Mapping[str, tuple[str, st
         axis: `step` or `tokens`, across.
     """
     height, bottom = 240, 205
-    across = [getattr(point, axis) for point in points]
+    across = [float(getattr(point, axis)) for point in points]
     top = _padded(0.0, max([100 * point.value for point in points], default=1.0))[1]
-    far = max([*across, 1])
+    far = float(max([*across, 1]))
 
     def x(value: float) -> float:
         return 40 + (WIDTH - 52) * value / far
@@ -115,7 +115,7 @@ def _svg(height: int, title: str, parts: Sequence[str]) -> str:
 def _axis(low: float, high: float, x: object, y: float, form: str, unit: float = 1) -> list[str]:
     assert callable(x)
     return [
-        f'<text x="{x(tick * unit):.1f}" y="{y}" text-anchor="middle" {_FONT}>{form.format(tick)}</text>'
+        f'<text x="{x(tick * unit):.1f}" y="{y}" text-anchor="middle" {_FONT}>{form.format(tick) if tick else "0"}</text>'
         for tick in _ticks(low / unit, high / unit)
     ]
 

@@ -30,7 +30,7 @@ def written(column: str, value: Any) -> str:
         return f"{100 * value:.1f}"
     if column in DIFFERENCES:
         return f"{100 * value:+.1f}"
-    if column in MILLIONS:
+    if column in MILLIONS and value >= 1e5:
         return f"{value / 1e6:,.1f} M" if value < 1e9 else f"{value / 1e9:,.1f} G"
     if column in ("p_value", "adjusted_p_value"):
         return "< 0.001" if value < 0.001 else f"{value:.3f}"

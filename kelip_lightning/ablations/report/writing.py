@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from kelip_lightning.ablations.findings import Findings
@@ -42,4 +43,8 @@ def _write_hyperparameters(folder: Path, study: Study, findings: Findings) -> No
         for old in place.glob("events.out.tfevents.*"):
             old.unlink()
         with SummaryWriter(str(place)) as writer:
-            writer.add_hparams({"variant": run.variant, "seed": run.seed}, last, run_name=".")
+            # Not add_hparams, which makes a second file of events.
+            for summary in hparams({"variant": run.variant, "seed": run.seed}, last):
+                writer.file_writer.add_summary(summary)
+            for name, value in last.items():
+                writer.add_scalar(name, value, mine[-1].step)

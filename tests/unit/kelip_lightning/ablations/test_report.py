@@ -77,7 +77,7 @@ def _written(column: str, value: str) -> str:
         return f"{number * 100:+.1f}"
     if column == "adjusted_p_value":
         return "< 0.001" if number < 0.001 else f"{number:.3f}"
-    if column in ("tokens", "images", "parameters"):
+    if column in ("tokens", "images", "parameters") and number >= 1e5:
         return f"{number / 1e6:,.1f} M"
     return f"{number:,.0f}"
 
