@@ -132,7 +132,8 @@ class PairDataset(Dataset[Loaded[Sample]], Generic[Sample]):
         for attempt in range(MAX_REPLACEMENTS + 1):
             distance = (1 << (attempt - 1)) + attempt - 1 if attempt else 0
             now = Draw(draw.step, draw.sample_id - index + (index + distance) % length, draw.language)
-            record, repairs = None, []
+            record: PairRecord | None = None
+            repairs: list[str] = []
             try:
                 record = self.record(now.sample_id)
                 if attempt and draw.language not in (None, record.language):
