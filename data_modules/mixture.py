@@ -138,7 +138,8 @@ Weighted = list[tuple[Stratum, float]]
 
 
 def _strata(sources: Sequence[PairSource], weights: Sequence[float], language: str, config: OrderConfig) -> Weighted:
-    found, first_id = [], 0
+    found: Weighted = []
+    first_id = 0
     for source, weight in zip(sources, weights, strict=True):
         rows = source.rows_of(language)
         if len(rows):

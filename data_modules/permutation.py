@@ -98,7 +98,7 @@ def proportional_counts(draws: Ids, number: int) -> Ids:
     are those up to the time at which `number` draws have been made. Exact integers; rises with `number` in every place.
     """
     if number == 0 or number == draws.sum():
-        return draws * (number > 0)
+        return draws if number else np.zeros_like(draws)
     sizes = [int(n) for n in draws]
     offsets = [(i + 1) * (1 << 64) // (len(sizes) + 1) for i in range(len(sizes))]
 

@@ -232,7 +232,7 @@ def _known(file: Path, config: SourceConfig) -> dict[str, ShardScan]:
             entry["size"],
             entry["version"],
             old.rows_of_shard(i),
-            [tuple(one) for one in entry["faults"]],
+            [(kind, key, detail) for kind, key, detail in entry["faults"]],
         )
         for i, entry in enumerate(old.entries)
         if old.rule == index_rule(config) and entry["size"] >= 0 and _is_current(entry)

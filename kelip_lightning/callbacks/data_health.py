@@ -82,7 +82,7 @@ class DataHealthCallback(pl.Callback):
         cells = places * len(LANGUAGES) + (0 if languages is None else languages)
         seen = torch.bincount(cells, minlength=len(self._names) * len(LANGUAGES))
         self._mix = seen if self._mix is None else self._mix + seen
-        if (batch_idx + 1) % int(trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]  # set by Trainer
+        if (batch_idx + 1) % _period(trainer) == 0:
             self._tell(trainer, pl_module, has_languages=languages is not None)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -133,7 +133,8 @@ class DataHealthCallback(pl.Callback):
         self._counts.update(_row(report) for report in reports)
 
     def _write(self, reports: Sequence[FaultReport]) -> None:
-        before, lines = Counter(self._counts), []
+        before = Counter(self._counts)
+        lines: list[str] = []
         for report in reports:
             before[_row(report)] += 1
             if before[_row(report)] <= MAX_LINES:
@@ -160,6 +161,10 @@ class DataHealthCallback(pl.Callback):
                 f"{skipped} of {self._drawn} samples could not be used, more than data.faults.max_share = "
                 f"{self._limit:g}: {self._worst()}; see {self._file}, mend the data or raise the limit"
             )
+
+
+def _period(trainer: Any) -> int:  # Trainer sets the attribute where type checkers do not see it
+    return max(1, int(trainer.log_every_n_steps))
 
 
 def _row(report: FaultReport) -> tuple[str, str, str]:
