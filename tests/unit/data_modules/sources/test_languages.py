@@ -100,7 +100,7 @@ def test_rule__tokenizer_is_the_same_under_every_rule(open_data: Callable[..., I
     assert open_data("ko").tokenizer.encode(captions).tolist() == expected
 
 
-def test_rule__names_a_missing_column(open_data: Callable[..., ImageTextDataModule]) -> None:
+def test_rule__names_a_missing_column() -> None:
     class Source:
         name = "bare"
 
