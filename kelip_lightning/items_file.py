@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.evaluation.items import TaskItems
 
+ITEMS = "items.parquet"
+"""The file's name in a run folder."""
 _EVALUATION = b"evaluation"
 
 

@@ -102,11 +102,6 @@ class RunFolder:
         return self.path / "report.json"
 
     @property
-    def items(self) -> Path:
-        """The outcome of every item at the final evaluation."""
-        return self.path / "items.parquet"
-
-    @property
     def image_encoder(self) -> Path:
         """The hand-over folder of the warm-up."""
         return self.path / "mae" / "image_encoder"

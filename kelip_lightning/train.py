@@ -37,7 +37,7 @@ from kelip_lightning.config.fingerprint import evaluation_fingerprint
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.suite import chance_levels
 from kelip_lightning.fitting import fit_stage, stage_clock
-from kelip_lightning.items_file import write_items
+from kelip_lightning.items_file import ITEMS, write_items
 from kelip_lightning.model_card import model_card
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_dual_encoder
 from kelip_lightning.models.encoder_file import check_image_encoder, load_image_encoder, save_image_encoder
@@ -147,7 +147,9 @@ def run_contrastive(
         ),
         ExportCallback(
             # Before the report, which says that the run has finished.
-            lambda: write_items(run.items, evaluation.items(module), evaluation_fingerprint(experiment.evaluation))
+            lambda: write_items(
+                run.path / ITEMS, evaluation.items(module), evaluation_fingerprint(experiment.evaluation)
+            )
         ),
         ExportCallback(lambda: _write_report(run, evaluation, chance, clock())),
         figures=evaluation.newest,

@@ -15,7 +15,7 @@ from kelip_lightning.config.fingerprint import evaluation_fingerprint
 from kelip_lightning.config.plan import Plan
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.evaluate import items_of_run
-from kelip_lightning.items_file import StoredItems, evaluation_of, read_items, write_items
+from kelip_lightning.items_file import ITEMS, StoredItems, evaluation_of, read_items, write_items
 from kelip_lightning.run_folder import RunFolder
 
 
@@ -143,8 +143,8 @@ def _items(folder: RunFolder, run: PlannedRun) -> dict[str, StoredItems]:
     """The items of the evaluation that the study asks for; evaluated again where the run knew other sets."""
     evaluation = contrastive_of(run.experiment).evaluation
     wanted = evaluation_fingerprint(evaluation)
-    if evaluation_of(folder.items) == wanted:
-        return read_items(folder.items)
+    if evaluation_of(folder.path / ITEMS) == wanted:
+        return read_items(folder.path / ITEMS)
     file = folder.path / f"items-{wanted}.parquet"
     if evaluation_of(file) != wanted:
         write_items(file, items_of_run(folder, evaluation), wanted)

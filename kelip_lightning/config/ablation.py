@@ -33,7 +33,7 @@ class ScaleConfig:
     quick: list[str] = field(default_factory=list)
     """Further overrides for every variant under `--quick`."""
     figures: list[str]
-    """The figures that are judged, for example `eval/unseen_design_ko/image_to_text_R@1`; R@1, R@5, R@10, top1 or top5."""
+    """The figures that are judged, for example `eval/unseen_design_ko/image_to_text_R@1`; R@K or topK, any K."""
     variants: dict[str, VariantConfig] = field(default_factory=dict)
     """Name -> variants that make sense at this scale only."""
 
@@ -63,7 +63,7 @@ class AblationConfig:
     variants: dict[str, VariantConfig]
     """Name -> variant, at every scale."""
     categories: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    """Category (colour, direction, ...) -> language -> words: items whose text has one of them are judged apart as well."""
+    """Category (colour, ...) -> language -> words: items whose text has one of them are judged apart as well."""
 
     def __post_init__(self) -> None:
         if self.seeds < 2:

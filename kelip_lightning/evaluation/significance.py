@@ -6,10 +6,10 @@ The model: outcome(s, i) = mean + seed effect + item effect + rest. A mean over 
 of error, which are estimated apart: the seeds' part from the S means over items, the items' part by a bootstrap over
 groups of items with the seeds kept (paired: both runs of a difference are drawn with the same items).
 
-The interval is mean ± sqrt(t(n)² seeds' part + t(G - 1)² items' part), t being Student's quantile at the level and n the
-degrees of freedom of the seeds' part. For a single mean n is S - 1. For the differences of a study, a spread seen in two
-or three pairs alone would need a quantile so large that hardly anything could be told: the seeds' part is the larger of
-the variant's own and the one pooled over all runs of the study (runs less variants and seeds: n = V (S - 1)).
+The interval is mean ± sqrt(t(n)² seeds' part + t(G - 1)² items' part), t being Student's quantile at the level and
+n the degrees of freedom of the seeds' part. For a single mean n is S - 1. For the differences of a study, a spread seen
+in two or three pairs alone would need a quantile so large that hardly anything could be told: the seeds' part is the
+larger of the variant's own and the one pooled over all runs of the study, and n is V (S - 1).
 
 Reference: Banerjee 1961 (Sankhya A 23, "On confidence interval for two-means problem based on separate estimates of
 variances and tabulated values of t-table"): such an interval covers with at least its level, whatever the ratio of the

@@ -1,4 +1,4 @@
-"""How often the verdict of `significance` names a false winner, and how often it finds a true one: simulated studies."""
+"""How often the rule of `significance` names a false winner, and how often it finds a true one: simulated studies."""
 
 from dataclasses import dataclass
 

@@ -92,7 +92,8 @@ def curve_chart(points: Sequence[CurvePoint], styles: Mapping[str, tuple[str, st
             f"<title>{escape(variant)}</title></path>"
             for mean in _mean_line(list(seeds.values()))
         ]
-    parts += _axis(0, far, x, bottom + 14, "{:g}" if axis == "step" else "{:g} M", 1 if axis == "step" else 1e6)
+    form, unit = ("{:g}", 1.0) if axis == "step" else ("{:g} M", 1e6)
+    parts += _axis(0, far, x, bottom + 14, form, unit)
     return _svg(height, title, parts)
 
 
@@ -114,10 +115,8 @@ def _svg(height: int, title: str, parts: Sequence[str]) -> str:
 
 def _axis(low: float, high: float, x: object, y: float, form: str, unit: float = 1) -> list[str]:
     assert callable(x)
-    return [
-        f'<text x="{x(tick * unit):.1f}" y="{y}" text-anchor="middle" {_FONT}>{form.format(tick) if tick else "0"}</text>'
-        for tick in _ticks(low / unit, high / unit)
-    ]
+    places = [(x(tick * unit), form.format(tick) if tick else "0") for tick in _ticks(low / unit, high / unit)]
+    return [f'<text x="{place:.1f}" y="{y}" text-anchor="middle" {_FONT}>{text}</text>' for place, text in places]
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:

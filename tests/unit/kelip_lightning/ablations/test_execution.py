@@ -103,7 +103,7 @@ def _on_nodes(study: Study, number: int) -> Study:
 
 def test_execute__several_machines_are_for_the_array(study: Study) -> None:
     several = _on_nodes(study, 10)
-    with pytest.raises(ConfigError, match="variant plain trains on 10 machines .*--dry-run"):
+    with pytest.raises(ConfigError, match=r"variant plain trains on 10 machines .*--dry-run"):
         execute(several, several.runs, 1, lambda _: None)
 
 

@@ -73,9 +73,9 @@ def test_open_study__all_variants_are_checked(
 
 
 def test_open_study__unknown_scale_and_no_quick_settings(study_file: Path) -> None:
-    with pytest.raises(ConfigError, match="--scale paper: .* has the scales emoji"):
+    with pytest.raises(ConfigError, match=r"--scale paper: .* has the scales emoji"):
         open_study(study_file, Choice(scale="paper"))
-    with pytest.raises(ConfigError, match="quick in .* is empty"):
+    with pytest.raises(ConfigError, match=r"quick in .* is empty"):
         open_study(study_file, Choice(quick=True))
 
 
