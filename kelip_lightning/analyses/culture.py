@@ -111,6 +111,7 @@ def _judge(items: Sequence[Item]) -> None:
         beyond = holds is not None and holds <= SIGNIFICANCE and number(item, "rank_among_controls_p") <= SIGNIFICANCE
         item["known"] = bool(item["known_ko"] and item["known_en"])
         item["p_holm"] = holds
+        item["beyond_gap"] = beyond
         item["differs"] = beyond and item["known"]
         item["verdict"] = _verdict(item, beyond)
 
@@ -223,14 +224,19 @@ def _statements(items: list[Item]) -> list[str]:
     tested = [item for item in items if not item["control"]]
     controls = [item for item in items if item["control"]]
     known = [item for item in tested if item["known"]]
+    known_controls = sum(bool(item["known"]) for item in controls)
     differing = sorted((item for item in known if item["differs"]), key=lambda item: number(item, "p"))
+    beyond = sum(bool(item["beyond_gap"]) for item in tested)
     low = sum(number(item, "p") <= SIGNIFICANCE for item in controls)
     named = ", ".join(f"{item['ko']}/{item['en']}" for item in differing)
     return [
-        f"The model knows both words of {len(known)} of {len(tested)} pairs: their best images score higher than "
-        "those of 95% of nonsense words. The other pairs say nothing about culture.",
+        f"Both words of {len(known)} of {len(tested)} pairs (and of {known_controls} of {len(controls)} control pairs) "
+        "are known: their best images score higher than those of 95% of nonsense words. Of the other pairs nothing "
+        "is claimed.",
         f"{len(differing)} of these {len(known)} pairs differ beyond the languages' overall gap (Holm-corrected "
         f"over all {len(tested)} at {SIGNIFICANCE:.0%})" + (f": {named}." if named else "."),
+        f"Of the pairs with a word that is not known, {beyond - len(differing)} lie beyond that gap too, which two "
+        "words without meaning to the model do by themselves.",
         f"Check of the test: {low} of {len(controls)} control pairs have p <= {SIGNIFICANCE:.2f} uncorrected; no more "
         f"than about {SIGNIFICANCE * len(controls):.0f} are expected.",
     ]

@@ -57,6 +57,7 @@ def test_compare_words__says_which_pairs_differ(
     assert verdicts[UNKNOWN] == "a word is not known"
     assert set(verdicts[3:]) == {"control pair"}
     assert [item["differs"] for item in found.items[:3]] == [False, True, False]
+    assert [item["beyond_gap"] for item in found.items[:3]] == [False, True, True]
     assert found.items[5]["p_holm"] is None
     assert images.ko[ALIKE, 0] == images.en[ALIKE, 0] == ALIKE
     assert (images.ko[DIFFERENT, 0], images.en[DIFFERENT, 0]) == (DIFFERENT, 50)
