@@ -89,9 +89,10 @@ class RunFolder:
         return self.path / "contrastive" / "dual_encoder"
 
     def stage(self, name: str) -> StageFolder:
-        """The folder of a stage, created when it is first asked for."""
+        """The folder of a stage; the first process creates it when it asks for it first."""
         folder = StageFolder(name=name, path=self.path / name, metrics_file=self.metrics)
-        folder.path.mkdir(parents=True, exist_ok=True)
+        if is_first_process():  # another may be here before the first has seen that the run's folder is free
+            folder.path.mkdir(parents=True, exist_ok=True)
         return folder
 
     @classmethod

@@ -3,7 +3,8 @@
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from kelip_lightning.model_card import model_card
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_dual_encoder
 from kelip_lightning.models.encoder_file import check_image_encoder, load_image_encoder, save_image_encoder
 from kelip_lightning.models.image_encoder import ImageEncoder
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
+from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
 from kelip_lightning.models.weights_folder import config_to_dict
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
@@ -82,12 +83,8 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) ->
     data = build_image_data(experiment)
     pl.seed_everything(experiment.seed, verbose=False)
     encoder = ImageEncoder(replace(experiment.image_encoder, patch_drop_rate=0.0))
-    module = MaskedPretrainModule(
-        MaskedAutoencoder(encoder, experiment.masked_autoencoder),
-        experiment.optimizer,
-        experiment.schedule,
-        experiment.trainer.accumulate,
-    )
+    model = build_masked_autoencoder(encoder, experiment.masked_autoencoder)
+    module = MaskedPretrainModule(model, experiment.optimizer, experiment.schedule, experiment.trainer.accumulate)
     module.prepare(recompute_blocks=experiment.trainer.gradient_checkpointing, compiled=experiment.trainer.compile)
     images, noise = _shown_images(data)
     trainer = build_trainer(
@@ -201,13 +198,9 @@ def build_contrastive_module(experiment: ContrastiveExperiment, data: ImageTextD
     )
     model.image_encoder.requires_grad_(not experiment.init.lock_image_encoder)
     model.text_encoder.requires_grad_(not experiment.init.lock_text_encoder)
+    accumulate = experiment.trainer.accumulate
     module = ContrastiveModule(
-        model,
-        data.tokenizer,
-        experiment.loss,
-        experiment.optimizer,
-        experiment.schedule,
-        experiment.trainer.accumulate,
+        model, data.tokenizer, experiment.loss, experiment.optimizer, experiment.schedule, accumulate
     )
     module.prepare(recompute_blocks=experiment.trainer.gradient_checkpointing, compiled=experiment.trainer.compile)
     return module
@@ -260,14 +253,26 @@ def _fit(trainer: pl.Trainer, module: StageModule, data: StageDataModule) -> Non
     Raises:
         StageInterrupted: A signal stopped the stage; its checkpoint is written.
     """
-    # torch's fused attention is slower than the plain one on CPUs at 5 to 80 tokens: 1.4 times the step, measured.
-    flash = torch.backends.cuda.flash_sdp_enabled()
-    torch.backends.cuda.enable_flash_sdp(flash and trainer.strategy.root_device.type != "cpu")
-    try:
+    with _tuned_kernels(trainer.strategy.root_device):
         trainer.fit(module, datamodule=data)
+    _raise_if_interrupted(trainer)
+
+
+@contextmanager
+def _tuned_kernels(device: torch.device) -> Iterator[None]:
+    """For the length of a fit, two defaults of torch changed that only cost time in these models."""
+    deterministic: Any = torch.utils.deterministic  # a module with properties, which type checkers do not see
+    flash, fill = torch.backends.cuda.flash_sdp_enabled(), deterministic.fill_uninitialized_memory
+    # torch's fused attention is slower than the plain one on CPUs at 5 to 80 tokens: 1.4 times the step, measured.
+    torch.backends.cuda.enable_flash_sdp(flash and device.type != "cpu")
+    # Deterministic mode fills every new tensor, which matters only to kernels that read what they never wrote: a tenth
+    # of a step on a CPU, measured.
+    deterministic.fill_uninitialized_memory = False
+    try:
+        yield
     finally:
         torch.backends.cuda.enable_flash_sdp(flash)
-    _raise_if_interrupted(trainer)
+        deterministic.fill_uninitialized_memory = fill
 
 
 def _raise_if_interrupted(trainer: Any) -> None:  # Trainer sets `callbacks` where type checkers do not see it

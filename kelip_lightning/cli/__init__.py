@@ -6,14 +6,39 @@ A verb imports torch and Lightning inside its body, so that help and misspelt co
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import metadata
 
-from kelip_lightning.cli import compare, consolidate, contrastive, evaluate, mae, predict, pretrain, show_config
+from kelip_lightning.cli import (
+    compare,
+    consolidate,
+    contrastive,
+    evaluate,
+    export,
+    mae,
+    plan,
+    predict,
+    pretrain,
+    show_config,
+    tokenizer,
+)
 from kelip_lightning.cli.failures import guarded
 from kelip_lightning.run_folder import is_first_process
 
-VERBS = (pretrain, mae, contrastive, evaluate, compare, predict, consolidate, show_config)
+VERBS = (
+    pretrain,
+    mae,
+    contrastive,
+    evaluate,
+    compare,
+    predict,
+    consolidate,
+    export,
+    tokenizer,
+    plan,
+    show_config,
+)
 
 EPILOG = """\
 An override names one value by its dotted key: seed=1, schedule.max_steps=300, mae=null.
@@ -71,6 +96,8 @@ def talk_of_progress() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         # This child logger, since importing Lightning sets the level of its parent.
         logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
+    # Lightning 2.6 with torch 2.14 and newer: nothing that a user could mend.
+    warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\). is deprecated")
 
 
 def _version() -> str:

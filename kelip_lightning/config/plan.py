@@ -20,9 +20,10 @@ from kelip_lightning.config.experiment import (
 )
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderVariant
+from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
 from kelip_lightning.models.patches import num_kept
-from kelip_lightning.models.text_encoder import TextEncoder
+from kelip_lightning.models.text_encoder import build_text_encoder
 from kelip_lightning.precision import choose_precision
 
 Stage = MaskedPretrainExperiment | ContrastiveExperiment
@@ -167,7 +168,8 @@ def tokens_per_crop(stage: Stage) -> tuple[int, int | None]:
     """Tokens in the image encoder per crop of full size and per local crop, class token included."""
     encoder = stage.image_encoder
     if isinstance(stage, MaskedPretrainExperiment):
-        return 1 + num_kept(encoder.num_patches, stage.masked_autoencoder.mask_ratio), None
+        class_token = stage.masked_autoencoder.variant is not MaskedAutoencoderVariant.official
+        return class_token + num_kept(encoder.num_patches, stage.masked_autoencoder.mask_ratio), None
     local = stage.transform.local_size if stage.transform.num_local_crops else None
     return _tokens(stage.transform.image_size, encoder), local and _tokens(local, encoder)
 
@@ -180,28 +182,35 @@ def _tokens(size: int, encoder: ImageEncoderConfig) -> int:
 
 
 def count_parameters(stage: Stage) -> dict[str, int]:
-    """Part of the model -> number of parameters, from the modules themselves, built without memory."""
+    """Part of the model -> number of parameters, from the modules themselves; the warm-up's decoder is one part."""
+    model = build_on_meta(stage)
+    parts = {name: _count(part) for name, part in model.named_children()}
+    parts |= {name: parameter.numel() for name, parameter in model.named_parameters(recurse=False)}
+    if isinstance(stage, MaskedPretrainExperiment):
+        encoder = parts.pop("encoder")
+        return {"image_encoder": encoder, "decoder": sum(parts.values())}
+    return parts
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def build_on_meta(stage: Stage) -> nn.Module:
+    """The stage's model without memory: shapes alone. The text encoder has the largest vocabulary allowed."""
     with torch.device("meta"):
         image_encoder = ImageEncoder(stage.image_encoder)
-        counts = {"image_encoder": _count(image_encoder)}
         if isinstance(stage, MaskedPretrainExperiment):
-            whole: nn.Module = MaskedAutoencoder(image_encoder, stage.masked_autoencoder)
-            return counts | {"decoder": _count(whole) - _count(image_encoder)}
+            return build_masked_autoencoder(image_encoder, stage.masked_autoencoder)
         vocabulary = stage.tokenizer.vocab_size
-        text_encoder = TextEncoder(
+        text_encoder = build_text_encoder(
             stage.text_encoder,
             vocab_size=vocabulary,
             context_length=stage.tokenizer.context_length,
             eot_id=vocabulary - 1,
             pad_id=0,
         )
-        whole = DualEncoder(image_encoder, text_encoder, stage.dual_encoder)
-    counts["text_encoder"] = _count(text_encoder)
-    return counts | {"projections": _count(whole) - sum(counts.values())}
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+        return DualEncoder(image_encoder, text_encoder, stage.dual_encoder)
 
 
 def disk_bytes(stage: Stage, plan: StagePlan) -> int:

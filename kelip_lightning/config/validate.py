@@ -20,6 +20,7 @@ from kelip_lightning.config.experiment import (
 from kelip_lightning.config.schema import is_finite, join, leaves
 from kelip_lightning.losses.contrastive import ContrastiveKind
 from kelip_lightning.models.encoder_file import REGULARISATION
+from kelip_lightning.models.patches import num_kept
 from kelip_lightning.optim.optimizers import OptimizerName
 from kelip_lightning.strategies import is_deepspeed
 
@@ -93,6 +94,7 @@ def _stage_rules(stage: Stage, prefix: str, on_this_machine: bool) -> list[Rule]
             partial(loss_fits, stage, prefix),
             partial(locks_fit, stage, prefix),
             partial(captions_fit, stage, prefix),
+            partial(trained_text_has_its_tokenizer, stage, prefix),
             *_evaluation_rules(lambda: stage.evaluation, prefix, on_this_machine),
         ]
     if on_this_machine:
@@ -177,6 +179,11 @@ def strategy_can(stage: Stage, prefix: str) -> Iterator[str]:
     """The strategy can honour the other settings."""
     trainer, strategy = stage.trainer, f"{join(prefix, 'trainer.strategy')} = {stage.trainer.strategy}"
     average = f"{join(prefix, 'trainer.ema_decay')} = {trainer.ema_decay}"
+    if trainer.gradient_checkpointing and isinstance(stage, ContrastiveExperiment) and stage.text_encoder.hf_model:
+        yield (
+            f"{join(prefix, 'trainer.gradient_checkpointing')} = true does not reach inside text_encoder.hf_model = "
+            f"{stage.text_encoder.hf_model}; use trainer.accumulate instead, or text_encoder.hf_model=null"
+        )
     if trainer.ema_decay is not None and trainer.precision == "bf16-true":
         yield f"{average} would stand still in bfloat16; use trainer.precision=bf16-mixed, or trainer.ema_decay=null"
     if not is_deepspeed(trainer.strategy):
@@ -225,7 +232,7 @@ def local_crops_fit(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
 def mask_fits(stage: MaskedPretrainExperiment, prefix: str) -> Iterator[str]:
     """At least one patch is seen and at least one is hidden."""
     ratio, patches = stage.masked_autoencoder.mask_ratio, stage.image_encoder.num_patches
-    if not 1 <= int(patches * ratio) < patches:
+    if num_kept(patches, ratio) == patches or patches * (1 - ratio) < 1 - 1e-9:
         yield (
             f"{join(prefix, 'masked_autoencoder.mask_ratio')} = {ratio} of {patches} patches must leave at "
             "least one patch visible and one hidden; change it, or image_encoder.patch_size"
@@ -240,6 +247,15 @@ def captions_fit(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
             f"{join(prefix, 'tokenizer.context_length')} = {context} cannot hold start, end and "
             f"{join(prefix, 'data.captions.max_keywords')} = {captions.max_keywords} keywords; "
             f"use at least {captions.max_keywords + 2} tokens, or fewer keywords"
+        )
+
+
+def trained_text_has_its_tokenizer(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
+    """Trained weights of a text model mean the ids of the tokenizer that they were trained with."""
+    if stage.text_encoder.hf_weights and stage.tokenizer.file is None:
+        yield (
+            f"{join(prefix, 'text_encoder.hf_weights')} = true needs {join(prefix, 'tokenizer.file')}, "
+            f"the tokenizer.json of {stage.text_encoder.hf_model}; or use hf_weights=false"
         )
 
 

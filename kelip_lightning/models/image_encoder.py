@@ -15,6 +15,12 @@ from torch.utils.checkpoint import checkpoint
 
 from kelip_lightning.models.patches import keep_lowest
 from kelip_lightning.models.sample_noise import PATCHES, noisy_block, uniform
+from kelip_lightning.models.vision_transformer import (
+    OfficialVisionTransformer,
+    check_timm_name,
+    sizes_of,
+    timm_vision_transformer,
+)
 
 
 class Pooling(Enum):
@@ -29,6 +35,13 @@ class Activation(Enum):
 
     gelu = "gelu"
     quick_gelu = "quick_gelu"
+
+
+class PositionResampling(Enum):
+    """How stored position embeddings serve images of another size."""
+
+    timm = "timm"
+    official = "official"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -53,6 +66,12 @@ class ImageEncoderConfig:
     """Non-linearity of the MLPs (paper: quick_gelu)."""
     pre_norm: bool = True
     """A LayerNorm before the blocks and no bias in the patch embedding (paper: yes)."""
+    position_resampling: PositionResampling = PositionResampling.timm
+    """timm: bicubic with antialiasing; official: as the official KELIP code, set when its weights are loaded."""
+    timm_name: str | None = None
+    """A Vision Transformer of timm by name, for example `vit_small_patch16_224`, for what the sizes alone cannot say
+    (register tokens, layer scale, ...); patch_size, width, depth, num_heads, mlp_ratio, activation and pre_norm must be
+    that model's own. Null: the plain one of these sizes."""
     drop_path_rate: float = 0.0
     """Stochastic depth of the last block, in [0, 1); earlier blocks get less, the first none."""
     dropout_rate: float = 0.0
@@ -75,6 +94,29 @@ class ImageEncoderConfig:
         for name in ("drop_path_rate", "dropout_rate", "patch_drop_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 0 and below 1")
+        if self.timm_name is not None:
+            self._check_timm_model(self.timm_name)
+
+    def _check_timm_model(self, name: str) -> None:
+        """The other fields must tell of timm's model what it is like, so that none of them is ignored."""
+        check_timm_name(name)
+        with torch.device("meta"):
+            model = timm_vision_transformer(name, img_size=self.image_size)
+        ours = {key: getattr(self, key) for key in sizes_of(model)} | {"activation": self.activation.name}
+        wrong = {key: value for key, value in sizes_of(model).items() if value != ours[key]}
+        if wrong:
+            wanted = " ".join(f"image_encoder.{key}={str(value).lower()}" for key, value in wrong.items())
+            raise ValueError(
+                f"timm_name = {name} is a model of other sizes than the fields beside it say; set {wanted}"
+            )
+        if self.position_resampling is PositionResampling.official:
+            raise ValueError("position_resampling = official belongs to KELIP's own encoder; use timm with timm_name")
+        if (self.drop_path_rate or self.dropout_rate) and not all(type(block) is Block for block in model.blocks):
+            raise ValueError(
+                f"drop_path_rate and dropout_rate must be 0 for timm_name = {name}, whose blocks are not the plain ones"
+            )
+        if self.pooling is Pooling.cls and not model.has_class_token:
+            raise ValueError(f"pooling = cls, but timm_name = {name} has no class token; use pooling=mean")
 
     @property
     def num_patches(self) -> int:
@@ -88,24 +130,13 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: ImageEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        # global_pool="" keeps the final norm in one place whatever the pooling; pooling is ours, in forward.
-        self.vit = VisionTransformer(
-            img_size=config.image_size,
-            patch_size=config.patch_size,
-            embed_dim=config.width,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            mlp_ratio=config.mlp_ratio,
-            num_classes=0,
-            global_pool="",
-            dynamic_img_size=True,
-            pre_norm=config.pre_norm,
-            act_layer=config.activation.value,
-            norm_layer=partial(nn.LayerNorm, eps=1e-5),
-        )
+        self.vit = build_vision_transformer(config)
+        self.num_prefix_tokens: int = self.vit.num_prefix_tokens
+        """Tokens in front of the patches: the class token, and perhaps registers of a timm model."""
         self.gradient_checkpointing = False
         """Whether blocks are computed a second time in the backward pass instead of keeping their activations."""
-        self._init_positions()
+        if config.timm_name is None:
+            self._init_positions()
 
     def _init_positions(self) -> None:
         """Start the learned positions from 2D sine and cosine, so that neighbours are alike from step 0.
@@ -121,7 +152,7 @@ class ImageEncoder(nn.Module):
             positions[:, :1] = 0
 
     def tokens(self, images_BCHW: Tensor, keep_BK: Tensor | None = None, seeds_B: Tensor | None = None) -> Tensor:
-        """Normalised tokens after the last block, class token first.
+        """Normalised tokens after the last block, class token (and registers of a timm model) first.
 
         Args:
             images_BCHW: Standardised images, float; sides must be multiples of the patch size.
@@ -129,17 +160,22 @@ class ImageEncoder(nn.Module):
             seeds_B: int64, what dropout and stochastic depth draw from; none: neither acts.
 
         Returns:
-            (B, 1 + K, D).
+            (B, 1 + K, D); other prefixes than the one class token where a timm model has them.
         """
         vit = self.vit
         # Under bf16-true and DeepSpeed the weights themselves are bfloat16, and images are not.
         images_BCHW = images_BCHW.to(vit.patch_embed.proj.weight.dtype)
         tokens_BLD = vit._pos_embed(vit.patch_embed(images_BCHW))
         if keep_BK is not None:
-            index = (keep_BK + 1).unsqueeze(-1).expand(-1, -1, tokens_BLD.shape[-1])
-            tokens_BLD = torch.cat([tokens_BLD[:, :1], tokens_BLD.gather(1, index)], dim=1)
-        tokens_BLD = vit.norm_pre(tokens_BLD)
-        for index_of_block, block in enumerate(vit.blocks):
+            prefix = self.num_prefix_tokens
+            index = (keep_BK + prefix).unsqueeze(-1).expand(-1, -1, tokens_BLD.shape[-1])
+            tokens_BLD = torch.cat([tokens_BLD[:, :prefix], tokens_BLD.gather(1, index)], dim=1)
+        return self.run_blocks(tokens_BLD, seeds_B)
+
+    def run_blocks(self, tokens_BLD: Tensor, seeds_B: Tensor | None = None) -> Tensor:
+        """Tokens with their positions through the norms and all blocks, (B, L, D); seeds as in `tokens`."""
+        tokens_BLD = self.vit.norm_pre(tokens_BLD)
+        for index_of_block, block in enumerate(self.vit.blocks):
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 tokens_BLD = checkpoint(
                     self._run_block,
@@ -152,7 +188,7 @@ class ImageEncoder(nn.Module):
                 )
             else:
                 tokens_BLD = self._run_block(block, index_of_block, tokens_BLD, seeds_B)
-        result: Tensor = vit.norm(tokens_BLD)
+        result: Tensor = self.vit.norm(tokens_BLD)
         return result
 
     def _run_block(self, block: nn.Module, index: int, tokens_BLD: Tensor, seeds_B: Tensor | None) -> Tensor:
@@ -176,4 +212,28 @@ class ImageEncoder(nn.Module):
         if seeds_B is not None and self.config.patch_drop_rate and images_BCHW.shape[-1] == self.config.image_size:
             keep_BK = keep_lowest(uniform(seeds_B, PATCHES, [self.config.num_patches]), self.config.patch_drop_rate)
         tokens_BLD = self.tokens(images_BCHW, keep_BK, seeds_B)
-        return tokens_BLD[:, 0] if self.config.pooling is Pooling.cls else tokens_BLD[:, 1:].mean(dim=1)
+        if self.config.pooling is Pooling.cls:
+            return tokens_BLD[:, 0]
+        return tokens_BLD[:, self.num_prefix_tokens :].mean(dim=1)
+
+
+def build_vision_transformer(config: ImageEncoderConfig) -> VisionTransformer:
+    """The network of a configuration, freshly initialised; all tokens of the last block are its output."""
+    if config.timm_name is not None:
+        return timm_vision_transformer(config.timm_name, img_size=config.image_size)
+    official = config.position_resampling is PositionResampling.official
+    # global_pool="" keeps the final norm in one place whatever the pooling; pooling is ours, in ImageEncoder.forward.
+    return (OfficialVisionTransformer if official else VisionTransformer)(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        embed_dim=config.width,
+        depth=config.depth,
+        num_heads=config.num_heads,
+        mlp_ratio=config.mlp_ratio,
+        num_classes=0,
+        global_pool="",
+        dynamic_img_size=True,
+        pre_norm=config.pre_norm,
+        act_layer=config.activation.value,
+        norm_layer=partial(nn.LayerNorm, eps=1e-5),
+    )

@@ -7,6 +7,7 @@ Shapes: B batch, N patches, K kept, D encoder width, d decoder width, P values o
 """
 
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from timm.layers import build_sincos2d_pos_embed
@@ -18,9 +19,21 @@ from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.patches import keep_lowest, mask_of
 
 
+class MaskedAutoencoderVariant(Enum):
+    """Which masked autoencoder."""
+
+    he = "he"
+    official = "official"
+
+
 @dataclass(kw_only=True, slots=True)
 class MaskedAutoencoderConfig:
     """Masking and decoder (defaults: He et al. 2022)."""
+
+    variant: MaskedAutoencoderVariant = MaskedAutoencoderVariant.he
+    """he: as He et al. 2022; official: as the code that ships with the official KELIP, without class token in the
+    encoder, with a causal decoder and a tanh at its end. The default is he: its decoder sees every patch, and it trains
+    the class token and all weights that are handed over; no figure of the official one is published."""
 
     mask_ratio: float = 0.75
     """Share of patches hidden from the encoder, in (0, 1) (paper: 0.75 "following MAE")."""
@@ -40,6 +53,10 @@ class MaskedAutoencoderConfig:
             raise ValueError(
                 f"decoder_width = {self.decoder_width} must be a multiple of decoder_num_heads = "
                 f"{self.decoder_num_heads} and of 4; change one"
+            )
+        if self.variant is MaskedAutoencoderVariant.official and self.norm_pix_loss:
+            raise ValueError(
+                "norm_pix_loss = true cannot be met by variant = official, whose tanh gives pixels; set it to false"
             )
 
 
@@ -107,13 +124,14 @@ class MaskedAutoencoder(nn.Module):
         batch, num_patches = mask_BN.shape
         width = self.config.decoder_width
         patches_BNd = self.mask_token.to(visible_BLd.dtype).expand(batch, num_patches, width)
-        patches_BNd = patches_BNd.scatter(1, keep_BK.unsqueeze(-1).expand(-1, -1, width), visible_BLd[:, 1:])
+        prefix = self.encoder.num_prefix_tokens
+        patches_BNd = patches_BNd.scatter(1, keep_BK.unsqueeze(-1).expand(-1, -1, width), visible_BLd[:, prefix:])
         patches_BNd = patches_BNd + self.decoder_positions
-        decoded_BLd = torch.cat([visible_BLd[:, :1], patches_BNd], dim=1)
+        decoded_BLd = torch.cat([visible_BLd[:, :prefix], patches_BNd], dim=1)
         for block in self.decoder_blocks:
             if self.encoder.gradient_checkpointing and torch.is_grad_enabled():
                 decoded_BLd = checkpoint(block, decoded_BLd, use_reentrant=False, preserve_rng_state=False)
             else:
                 decoded_BLd = block(decoded_BLd)
-        prediction_BNP: Tensor = self.decoder_pixels(self.decoder_norm(decoded_BLd[:, 1:])).float()
+        prediction_BNP: Tensor = self.decoder_pixels(self.decoder_norm(decoded_BLd[:, prefix:])).float()
         return prediction_BNP

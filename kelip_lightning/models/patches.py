@@ -24,11 +24,8 @@ def unpatchify(patches_BNP: Tensor, patch_size: int) -> Tensor:
 
 
 def num_kept(num_patches: int, mask_ratio: float) -> int:
-    """How many patches stay visible: N - floor(N * mask_ratio), at least 1.
-
-    As many as He et al. 2022 keep wherever N * mask_ratio is whole.
-    """
-    return max(1, num_patches - int(num_patches * mask_ratio + 1e-9))  # 100 * 0.29 is 28.999... in floating point
+    """How many patches stay visible: floor(N * (1 - mask_ratio)), at least 1, as in the code of He et al. 2022."""
+    return max(1, int(num_patches * (1 - mask_ratio) + 1e-9))  # 10 * (1 - 0.9) is 0.999... in floating point
 
 
 def keep_lowest(noise_BN: Tensor, mask_ratio: float) -> Tensor:

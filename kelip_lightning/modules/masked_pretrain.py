@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 from data_modules.records import ImageBatch
 from kelip_lightning.losses.reconstruction import masked_mse, standardize_patches
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
+from kelip_lightning.models.official_autoencoder import AnyMaskedAutoencoder
 from kelip_lightning.models.patches import patchify
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.modules.stage import StageModule
@@ -15,13 +15,13 @@ from kelip_lightning.optim.schedules import ScheduleConfig
 
 
 class MaskedPretrainModule(StageModule):
-    """Trains a `MaskedAutoencoder` on `ImageBatch`es, in `accumulate` chunks if they are many.
+    """Trains a masked autoencoder on `ImageBatch`es, in `accumulate` chunks if they are many.
 
     Reference: Ko & Gu 2022 (arXiv:2203.14463) warm the image encoder up with MAE before contrastive training.
     """
 
     def __init__(
-        self, model: MaskedAutoencoder, optimizer: OptimizerConfig, schedule: ScheduleConfig, accumulate: int = 1
+        self, model: AnyMaskedAutoencoder, optimizer: OptimizerConfig, schedule: ScheduleConfig, accumulate: int = 1
     ) -> None:
         super().__init__(optimizer, schedule, accumulate)
         self.model = model

@@ -20,7 +20,9 @@ SCHEMA_OF = {
     "contrastive.yaml": ContrastiveExperiment,
     "pretrain.yaml": PretrainExperiment,
 }
-FILES = sorted(file.relative_to(ROOT) for file in (ROOT / "experiments").rglob("*.yaml"))
+FILES = sorted(
+    file.relative_to(ROOT) for file in (ROOT / "experiments").rglob("*.yaml") if file.parent.name != "models"
+)
 RUNNABLE = [file for file in FILES if file.name in SCHEMA_OF]
 
 

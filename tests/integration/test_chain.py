@@ -30,8 +30,8 @@ SMALL = [
     "contrastive.tokenizer.vocab_size=600",
     "trainer.log_every_n_steps=1",
     "contrastive.evaluation.every_n_steps=4",
-    "contrastive.evaluation.captions=null",
-    "contrastive.evaluation.classification=null",
+    "contrastive.evaluation.captions.captions=null",
+    "contrastive.evaluation.classification.subgroups=null",
     *(f"contrastive.evaluation.retrieval.{name}=null" for name in ("unseen_design", "unseen_combinations", "flags")),
     "contrastive.evaluation.retrieval.unseen_concepts.gallery={split: [unseen_concepts]}",
 ]

@@ -88,6 +88,61 @@ def test_decode__unusual_text_comes_back(text: str) -> None:
     assert LONG.decode(LONG.encode(text)[0].tolist()) == _normalised(text)
 
 
+# Hangul in all its forms, Latin and Hanja, signs, emoji, controls: whatever a caption may hold.
+ANY_TEXT = st.text(
+    st.one_of(
+        st.characters(exclude_categories=["Cs", "Cn"]),
+        st.characters(min_codepoint=0xAC00, max_codepoint=0xD7A3),
+        st.characters(min_codepoint=0x1100, max_codepoint=0x11FF, exclude_categories=["Cn"]),
+        st.sampled_from("abcXYZ &;<>[]\n\t\u0000\u200d🍎漢"),
+    ),
+    max_size=40,
+)
+
+
+@given(ANY_TEXT)
+@settings(max_examples=200, deadline=None)
+def test_encode__properties_of_any_text(text: str) -> None:
+    rows = TOKENIZER.encode([text, "사과"])
+    assert rows.shape[1] <= LENGTH
+    row = rows[0].tolist()
+    end = row.index(TOKENIZER.eot_id)
+    assert row[0] == TOKENIZER.sot_id
+    assert set(row[end + 1 :]) <= {TOKENIZER.pad_id}, "the end token is last"
+    assert not {TOKENIZER.sot_id, TOKENIZER.eot_id, TOKENIZER.pad_id} & set(row[1:end])
+    assert TOKENIZER.encode(unicodedata.normalize("NFD", text)).tolist() == TOKENIZER.encode(text).tolist()
+    assert TOKENIZER.encode(unicodedata.normalize("NFC", text)).tolist() == TOKENIZER.encode(text).tolist()
+
+
+@given(ANY_TEXT)
+@settings(max_examples=100, deadline=None)
+def test_encode__what_ids_decode_to_gives_the_same_ids(text: str) -> None:
+    ids = LONG.encode(text)[0].tolist()
+    assert LONG.encode(LONG.decode(ids))[0].tolist() == ids
+
+
+@pytest.mark.parametrize("texts", [5, None, b"apple", {"a": 1}])
+def test_encode__no_text_and_no_list(texts: object) -> None:
+    with pytest.raises(DataError, match="texts must be a text or a list of texts, not"):
+        TOKENIZER.encode(texts)  # type: ignore[arg-type]
+
+
+def test_encode__a_list_with_something_else() -> None:
+    with pytest.raises(DataError, match=r"texts\[1\] = 7 is int, not a text"):
+        TOKENIZER.encode(["apple", 7])  # type: ignore[list-item]
+
+
+def test_encode__no_room() -> None:
+    with pytest.raises(DataError, match="context_length = 1 must hold start and end"):
+        TOKENIZER.encode("apple", context_length=1)
+
+
+def test_count_tokens__nothing_is_cut_and_encode_still_cuts() -> None:
+    long = "zebra " * 50
+    assert TOKENIZER.count_tokens([long, ""]) == [LONG.encode(long).shape[1] - 2, 0]
+    assert TOKENIZER.encode(long).shape == (1, LENGTH)
+
+
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn", "Z"]), max_size=60))
 @settings(max_examples=200, deadline=None)
 def test_decode__text_comes_back(text: str) -> None:

@@ -49,6 +49,15 @@ def test_create__writes_the_records(tmp_path: Path) -> None:
     assert json.loads(run.environment.read_text(encoding="utf-8"))["python"]
 
 
+def test_stage__a_quicker_rank_leaves_the_folder_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launchers start all ranks at once: one that comes before the first must not occupy the run's folder."""
+    with monkeypatch.context() as other:
+        other.setenv("RANK", "1")
+        create(tmp_path / "one").stage("mae")
+    assert not (tmp_path / "one").exists()
+    assert create(tmp_path / "one").stage("mae").path.is_dir()
+
+
 def test_create__empty_folder_may_be_there(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     create(tmp_path / "one")

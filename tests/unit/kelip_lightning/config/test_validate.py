@@ -47,7 +47,7 @@ BROKEN = [
     (["mae.transform.image_size=48"], "mae.transform.image_size = 48 must equal mae.image_encoder.image_size = 32"),
     (["contrastive.transform.local_size=20"], "must be a multiple of contrastive.image_encoder.patch_size = 16"),
     (["contrastive.transform.local_size=48"], "must not exceed contrastive.transform.image_size = 32"),
-    (["mae.masked_autoencoder.mask_ratio=0.1"], "must leave at least one patch visible and one hidden"),
+    (["mae.masked_autoencoder.mask_ratio=0.9"], "must leave at least one patch visible and one hidden"),
     (
         ["contrastive.data.captions={name: 0.5, keywords: 0.5, max_keywords: 9}"],
         "contrastive.tokenizer.context_length = 8 cannot hold",

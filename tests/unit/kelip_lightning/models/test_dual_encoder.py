@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from data_modules.tokenizer import BilingualTokenizer
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
+from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
+from kelip_lightning.models.text_encoder import TextEncoder, TextEncoderConfig
 
 TinyDualEncoder = Callable[..., DualEncoder]
 
@@ -92,6 +94,18 @@ def test_forward__every_parameter_gets_a_gradient(
     total = (features.global_VBE[0] * features.text_BE).sum() + (features.local_VBE[0] * features.text_BE).sum()
     (total * features.logit_scale).sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_parameters__the_defaults_are_the_published_model() -> None:
+    """Reference: the official KELIP model: vision and text with their projections, and the logit scale."""
+    with torch.device("meta"):
+        text = TextEncoder(TextEncoderConfig(), vocab_size=98_818, context_length=77, eot_id=98_817, pad_id=0)
+        model = DualEncoder(ImageEncoder(ImageEncoderConfig()), text, DualEncoderConfig())
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert counts["image_encoder"] + counts["image_projection"] == 87_849_216
+    assert counts["text_encoder"] + counts["text_projection"] == 88_726_016
+    assert model.logit_scale.numel() == 1
+    assert sum(p.numel() for p in model.parameters()) == 176_575_233
 
 
 @pytest.mark.parametrize("temperature", [0.0, -0.1, 1.5])

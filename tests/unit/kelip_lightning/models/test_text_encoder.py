@@ -83,3 +83,22 @@ def test_text_encoder__dimensions_follow_the_configuration() -> None:
 def test_text_encoder_config__bad_width() -> None:
     with pytest.raises(ValueError, match="width = 10 must be a multiple of num_heads = 3"):
         TextEncoderConfig(width=10, num_heads=3)
+
+
+def test_initial_statistics__are_clips() -> None:
+    width, depth = 128, 3
+    config = TextEncoderConfig(width=width, depth=depth, num_heads=4)
+    model = TextEncoder(config, vocab_size=300, context_length=40, eot_id=299, pad_id=PAD)
+    block = "encoder.layers.2"
+    into, out_of = width**-0.5, width**-0.5 * (2 * depth) ** -0.5
+    expected = {
+        "embeddings.token_embedding.weight": 0.02,
+        "embeddings.position_embedding.weight": 0.01,
+        **{f"{block}.self_attn.{name}_proj.weight": into for name in "qkv"},
+        f"{block}.self_attn.out_proj.weight": out_of,
+        f"{block}.mlp.fc1.weight": (2 * width) ** -0.5,
+        f"{block}.mlp.fc2.weight": out_of,
+    }
+    state = model.clip.state_dict()
+    assert {name: state[name].std().item() for name in expected} == pytest.approx(expected, rel=0.05)
+    assert all((tensor == 0).all() for name, tensor in state.items() if name.endswith("bias"))

@@ -1,0 +1,130 @@
+"""The masked autoencoder that the official KELIP repository ships, beside the one of He et al.
+
+Reference: navervision/KELIP, `kelip/model.py`, class `MAE`: the class token is dropped before the blocks, normalisation
+    comes after masking, the projection of the joint space stands between encoder and decoder, the decoder has learned
+    positions, QuickGELU and a causal mask (odd for pictures: a patch sees those before it in raster order), and ends in
+    a tanh.
+Deviation: the projection is the autoencoder's own and is not handed over to contrastive training, since what the paper
+    did with it is unpublished. Its tanh is read as pixels in [-1, 1] and compared in CLIP's standardised pixels, in
+    which the loss of every variant is measured; the official targets are unpublished too.
+
+Shapes: B batch, N patches, K kept, D encoder width, d decoder width, P values of a patch.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.masked_autoencoder import (
+    MaskedAutoencoder,
+    MaskedAutoencoderConfig,
+    MaskedAutoencoderVariant,
+    MaskedReconstruction,
+)
+from kelip_lightning.models.patches import keep_lowest, mask_of
+from kelip_lightning.models.preprocessing import normalize_images
+
+
+class OfficialMaskedAutoencoder(nn.Module):
+    """Reconstructs all patches of an image from the few that the noise leaves visible."""
+
+    def __init__(self, encoder: ImageEncoder, config: MaskedAutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        size, width = encoder.config, config.decoder_width
+        self.projection = nn.Linear(size.width, width, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.decoder_positions = nn.Parameter(torch.zeros(size.num_patches, width))
+        self.decoder_blocks = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(
+                width,
+                config.decoder_num_heads,
+                dim_feedforward=4 * width,
+                dropout=0.0,
+                activation=_quick_gelu,
+                batch_first=True,
+                norm_first=True,
+            ),
+            config.decoder_depth,
+            enable_nested_tensor=False,
+        )
+        self.decoder_norm = nn.LayerNorm(width)
+        self.decoder_pixels = nn.Linear(width, size.patch_size**2 * 3)
+        self._init_decoder()
+
+    def _init_decoder(self) -> None:
+        """The official standard deviations; biases of the MLPs start at zero."""
+        width, depth = self.config.decoder_width, self.config.decoder_depth
+        nn.init.normal_(self.mask_token, std=0.02)
+        nn.init.normal_(self.decoder_positions, std=0.01)
+        nn.init.normal_(self.projection.weight, std=self.encoder.config.width**-0.5)
+        nn.init.normal_(self.decoder_pixels.weight, std=width**-0.5)
+        std_of = {
+            "in_proj_weight": width**-0.5,
+            "out_proj.weight": width**-0.5 * (2 * depth) ** -0.5,
+            "linear1.weight": (2 * width) ** -0.5,
+            "linear2.weight": width**-0.5 * (2 * depth) ** -0.5,
+        }
+        for name, parameter in self.decoder_blocks.named_parameters():
+            for ending, std in std_of.items():
+                if name.endswith(ending):
+                    nn.init.normal_(parameter, std=std)
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.encoder.config.patch_size
+
+    @property
+    def norm_pix_loss(self) -> bool:
+        """False: the predictions are pixels."""
+        return self.config.norm_pix_loss
+
+    def forward(self, images_BCHW: Tensor, noise_BN: Tensor, seeds_B: Tensor | None = None) -> MaskedReconstruction:
+        """Reconstruct standardised images from the patches with the lowest noise.
+
+        With int64 seeds the encoder's dropout and stochastic depth act, as in training.
+        """
+        keep_BK = keep_lowest(noise_BN, self.config.mask_ratio)
+        mask_BN = mask_of(keep_BK, noise_BN.shape[1])
+        visible_BKd = self.projection(self._encode(images_BCHW, keep_BK, seeds_B))
+        return MaskedReconstruction(prediction_BNP=self._decode(visible_BKd, keep_BK, mask_BN), mask_BN=mask_BN)
+
+    def _encode(self, images_BCHW: Tensor, keep_BK: Tensor, seeds_B: Tensor | None) -> Tensor:
+        """The kept patches after the encoder, without the class token, (B, K, D)."""
+        vit = self.encoder.vit
+        images_BCHW = images_BCHW.to(vit.patch_embed.proj.weight.dtype)
+        patches_BND = vit._pos_embed(vit.patch_embed(images_BCHW))[:, self.encoder.num_prefix_tokens :]
+        kept_BKD = patches_BND.gather(1, keep_BK.unsqueeze(-1).expand(-1, -1, patches_BND.shape[-1]))
+        return self.encoder.run_blocks(kept_BKD, seeds_B)
+
+    def _decode(self, visible_BKd: Tensor, keep_BK: Tensor, mask_BN: Tensor) -> Tensor:
+        batch, num_patches = mask_BN.shape
+        width = self.config.decoder_width
+        patches_BNd = self.mask_token.to(visible_BKd.dtype).expand(batch, num_patches, width)
+        patches_BNd = patches_BNd.scatter(1, keep_BK.unsqueeze(-1).expand(-1, -1, width), visible_BKd)
+        causal = nn.Transformer.generate_square_subsequent_mask(num_patches, device=visible_BKd.device)
+        decoded_BNd = self.decoder_blocks(patches_BNd + self.decoder_positions, mask=causal, is_causal=True)
+        squashed_BNP = torch.tanh(self.decoder_pixels(self.decoder_norm(decoded_BNd)).float())
+        # Channels are innermost in a patch, and first where pixels are standardised.
+        pixels = ((squashed_BNP + 1) / 2).unflatten(-1, (self.patch_size, self.patch_size, 3)).movedim(-1, -3)
+        return normalize_images(pixels).movedim(-3, -1).flatten(-3)
+
+
+AnyMaskedAutoencoder = MaskedAutoencoder | OfficialMaskedAutoencoder
+
+
+def build_masked_autoencoder(encoder: ImageEncoder, config: MaskedAutoencoderConfig) -> AnyMaskedAutoencoder:
+    """The configured variant around an image encoder, its decoder freshly initialised."""
+    match config.variant:
+        case MaskedAutoencoderVariant.he:
+            return MaskedAutoencoder(encoder, config)
+        case MaskedAutoencoderVariant.official:
+            return OfficialMaskedAutoencoder(encoder, config)
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)

@@ -1,0 +1,120 @@
+"""Floating-point operations of training, in closed form.
+
+Conventions, those of `torch.utils.flop_counter` and of open_clip's table of model profiles: a multiply-add counts 2,
+only matrix products count (no normalisation, no softmax, no embedding look-up, no optimizer), attention is dense
+(a causal mask saves nothing), and a backward pass costs twice its forward pass.
+
+Exact for the forward passes; the backward pass of the patch embedding needs no gradient of the image, so that torch
+counts `patch_embedding` once less there. The tests compare both with torch's counter on the real modules.
+
+Reference: Kaplan et al. 2020 (arXiv:2001.08361), sec. 2.1, for operations of a transformer by its dimensions;
+Chowdhery et al. 2022 (arXiv:2204.02311), app. B, for the factor 3 and model FLOPs utilisation.
+"""
+
+from dataclasses import dataclass, replace
+
+from kelip_lightning.config.experiment import ContrastiveExperiment
+from kelip_lightning.config.plan import Stage
+from kelip_lightning.planning.passes import Pass, passes_of
+
+FORWARD_AND_BACKWARD = 3
+"""Forward once, backward twice."""
+RECOMPUTED = 4
+"""The same with every forward pass repeated during the backward pass (gradient checkpointing)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassFlops:
+    """Operations of one pass; forward, one run."""
+
+    name: str
+    times: int
+    """Runs per image or pair."""
+    tokens: int
+    linear: int
+    """Matrices of the blocks."""
+    attention: int
+    """Scores and weighted sums."""
+    outer: int
+    """Matrices outside the blocks."""
+    forward: int
+    """One run, forward."""
+    training: int
+    """All runs of a sample, forward and backward."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFlops:
+    """Operations per image (warm-up) or per pair (contrastive)."""
+
+    passes: list[PassFlops]
+    forward: int
+    training: int
+    """Forward and backward of every crop and caption; the loss is apart."""
+    training_recomputed: int
+    """The same with gradient checkpointing."""
+    one_crop_training: int
+    """One global crop with its caption, as in CLIP; in the warm-up as `training`."""
+    loss_training: int
+    """The matrix products of InfoNCE, forward and backward; 0 in the warm-up."""
+
+
+def count_flops(stage: Stage) -> StageFlops:
+    """The operations of one sample of a stage."""
+    passes = [pass_flops(one) for one in passes_of(stage)]
+    forward = sum(one.times * one.forward for one in passes)
+    once = forward
+    if isinstance(stage, ContrastiveExperiment):
+        once = sum(one.forward for one in passes if one.name != "local crop")
+    return StageFlops(
+        passes=passes,
+        forward=forward,
+        training=FORWARD_AND_BACKWARD * forward,
+        training_recomputed=RECOMPUTED * forward,
+        one_crop_training=FORWARD_AND_BACKWARD * once,
+        loss_training=FORWARD_AND_BACKWARD * info_nce_flops(stage),
+    )
+
+
+def pass_flops(one: Pass) -> PassFlops:
+    """Operations of one run.
+
+    With T tokens, width D, MLP width H and L blocks: linear 2 T D (4 D + 2 H) L, attention 4 T^2 D L.
+    """
+    linear = 2 * one.tokens * one.width * (4 * one.width + 2 * one.hidden) * one.depth
+    attention = 4 * one.tokens**2 * one.width * one.depth
+    forward = linear + attention + one.outer_flops
+    return PassFlops(
+        name=one.name,
+        times=one.times,
+        tokens=one.tokens,
+        linear=linear,
+        attention=attention,
+        outer=one.outer_flops,
+        forward=forward,
+        training=FORWARD_AND_BACKWARD * one.times * forward,
+    )
+
+
+def evaluation_flops(stage: ContrastiveExperiment) -> tuple[int, int]:
+    """Forward operations of an image and of a caption in an evaluation, where no patch is dropped."""
+    whole = replace(stage, image_encoder=replace(stage.image_encoder, patch_drop_rate=0.0))
+    forward = {one.name: pass_flops(one).forward for one in passes_of(whole)}
+    return forward["global crop"], forward["caption"]
+
+
+def info_nce_flops(stage: Stage) -> int:
+    """Forward operations of the loss per pair: 4 G E a crop.
+
+    A pair's image is compared with G captions and its caption with G images, 2 E operations each; G is the global
+    batch that shares negatives, in which accumulation steps stand apart.
+    """
+    if not isinstance(stage, ContrastiveExperiment):
+        return 0
+    crops = stage.transform.num_global_crops + stage.transform.num_local_crops
+    return 4 * crops * negatives(stage) * stage.dual_encoder.embed_dim
+
+
+def negatives(stage: Stage) -> int:
+    """Pairs that a pair is compared with, itself included."""
+    return stage.data.global_batch_size // stage.trainer.accumulate

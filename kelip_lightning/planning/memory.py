@@ -1,0 +1,172 @@
+"""Memory of one rank while it trains.
+
+The model's state follows exactly from the number of parameters. Activations are an estimate: what autograd keeps in
+eager mode with fused attention, which `torch.compile` lowers; the tests compare it with what autograd really saves.
+The allocator's fragmentation, CUDA's context and the collectives' own buffers (together some 2-4 GB) are left out.
+"""
+
+from dataclasses import dataclass
+
+from kelip_lightning.config.plan import Stage, build_on_meta
+from kelip_lightning.optim.optimizers import OptimizerName, decays, is_hidden_matrix
+from kelip_lightning.planning.passes import Pass
+
+STRATEGIES: tuple[str, ...] = ("ddp", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3")
+"""How ranks share the model's state; one process without a strategy holds what DDP holds, less its buckets."""
+
+_FP32, _BF16 = 4, 2
+_BUCKET_ELEMENTS = 200_000_000
+"""`reduce_bucket_size` that Lightning's DeepSpeedStrategy gives DeepSpeed, which allocates it whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterCounts:
+    """Parameters by what memory they need."""
+
+    all: int
+    matrices: int
+    """Weight matrices, of which autocast keeps a copy in bfloat16 while a step runs."""
+    one_moment: int
+    """Those whose optimizer keeps one moment (Muon's), not two (AdamW's)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """Bytes of the numbers that a step calculates with."""
+
+    values: int
+    """Of what matrix products read and write."""
+    residual: int
+    """Of the residual stream, which the LayerNorms read."""
+    autocast: bool
+    """Whether float32 parameters and norm outputs are cast for every matrix product."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateMemory:
+    """Bytes on one rank that do not depend on the batch."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    """Moments, and DeepSpeed's float32 copy of the weights."""
+    buffers: int
+    """Estimate: what gradients are averaged in, and casts of the weights."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.buffers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossMemory:
+    """Bytes on one rank that the contrastive loss needs."""
+
+    features: int
+    """Features of all ranks for every crop and caption, and their gradients, float32."""
+    full: int
+    """Log-probabilities of both directions for every crop, kept for the backward pass, float32: 2 V b G x 4."""
+    tiled: int
+    """In tiles: one tile of similarities and of their gradients for both directions, 4 b t x 4, and the row sums."""
+
+
+def numbers_of(precision: str, strategy: str) -> Numbers:
+    """What a precision means under a strategy.
+
+    DeepSpeed casts the whole model to bfloat16 under bf16-mixed as under bf16-true and keeps float32 copies of the
+    parameters in the optimizer; elsewhere bf16-mixed is autocast, which leaves parameters and residual stream float32.
+    """
+    if not precision.startswith("bf16"):
+        return Numbers(values=_FP32, residual=_FP32, autocast=False)
+    autocast = precision == "bf16-mixed" and not strategy.startswith("deepspeed")
+    return Numbers(values=_BF16, residual=_FP32 if autocast else _BF16, autocast=autocast)
+
+
+def count_state(stage: Stage) -> ParameterCounts:
+    """The parameters of a stage's model, from the modules themselves."""
+    named = list(build_on_meta(stage).named_parameters())
+    muon = stage.optimizer.name is OptimizerName.muon
+    return ParameterCounts(
+        all=sum(one.numel() for _, one in named),
+        matrices=sum(one.numel() for name, one in named if decays(name, one)),
+        one_moment=sum(one.numel() for name, one in named if muon and is_hidden_matrix(name, one)),
+    )
+
+
+def state_memory(counts: ParameterCounts, strategy: str, precision: str, num_ranks: int) -> StateMemory:
+    """The model's state on one rank.
+
+    With P parameters and N ranks, in bf16 with AdamW: DDP 4 P weights, 4 P gradients, 8 P moments (in bf16-true half
+    of each); DeepSpeed 2 P weights, 2 P gradients, 12 P optimizer, of which stage 1 divides the optimizer by N,
+    stage 2 the gradients too, and stage 3 all.
+
+    Reference: Rajbhandari et al. 2020 (arXiv:1910.02054), sec. 3.1 and fig. 1, with K = 12.
+    """
+    numbers, moments = numbers_of(precision, strategy), 2 * counts.all - counts.one_moment
+    if not strategy.startswith("deepspeed"):
+        each = _FP32 if precision != "bf16-true" else _BF16
+        return StateMemory(
+            weights=each * counts.all,
+            gradients=each * counts.all,
+            optimizer=each * moments,
+            # torch's reducer copies gradients into buckets of its own (gradient_as_bucket_view=False, the default).
+            buffers=(each * counts.all if num_ranks > 1 else 0) + (_BF16 * counts.matrices if numbers.autocast else 0),
+        )
+    stage = int(strategy[-1])
+    return StateMemory(
+        weights=numbers.values * counts.all // (num_ranks if stage >= 3 else 1),
+        gradients=numbers.values * counts.all // (num_ranks if stage >= 2 else 1),
+        optimizer=_FP32 * (counts.all + moments) // num_ranks,
+        # Two buckets that take turns (overlap_comm); stage 3 has one, and gathers weights beside it.
+        buffers=numbers.values * (2 * _BUCKET_ELEMENTS if stage < 3 else _BUCKET_ELEMENTS + counts.all),
+    )
+
+
+def activation_bytes(passes: list[Pass], batch_size: int, numbers: Numbers, *, checkpointing: bool) -> int:
+    """What autograd keeps of the networks for the backward pass of one micro-batch. Estimate.
+
+    With checkpointing, the input of every block and the inside of the largest one.
+    """
+    runs = [one.times * one.tokens * batch_size for one in passes]
+    images = sum(one.times * one.input_values * batch_size for one in passes)
+    if checkpointing:
+        inputs = sum(rows * numbers.residual * one.width * one.depth for rows, one in zip(runs, passes, strict=True))
+        kept = inputs + max(rows * block_bytes(one, numbers) for rows, one in zip(runs, passes, strict=True))
+    else:
+        kept = sum(rows * block_bytes(one, numbers) * one.depth for rows, one in zip(runs, passes, strict=True))
+    return kept + images * numbers.values
+
+
+def block_bytes(one: Pass, numbers: Numbers) -> int:
+    """What autograd keeps of one block per token, with fused attention and no dropout.
+
+    With width D and MLP width H, in values: the inputs of both norms (2 D, in the residual stream's bytes); the norms'
+    outputs (2 D; under autocast three matrices for queries, keys and values make a cast each: 4 D); queries, keys and
+    values (3 D); attention's output (D); the MLP's hidden layer before and after its activation (2 H; quick_gelu
+    keeps its sigmoid too: 3 H).
+
+    Reference: the method of Korthikanti et al. 2022 (arXiv:2205.05198), sec. 4.1, for these blocks.
+    """
+    norm_outputs = 4 if one.separate_qkv and numbers.autocast else 2
+    hidden = (3 if one.quick_gelu else 2) * one.hidden
+    return 2 * one.width * numbers.residual + ((norm_outputs + 4) * one.width + hidden) * numbers.values
+
+
+def batch_bytes(passes: list[Pass], batch_size: int) -> int:
+    """The crops of a micro-batch as they arrive (uint8) and standardised (float32)."""
+    return sum(one.times * one.input_values for one in passes) * batch_size * (1 + _FP32)
+
+
+def loss_memory(*, batch_size: int, negatives: int, num_crops: int, embed_dim: int, tile: int) -> LossMemory:
+    """The contrastive loss on one rank with b pairs against G = `negatives` and V = `num_crops`."""
+    return LossMemory(
+        features=2 * (num_crops + 1) * negatives * embed_dim * _FP32,
+        full=2 * num_crops * batch_size * negatives * _FP32,
+        tiled=(4 * min(tile, negatives) + 2 * num_crops) * batch_size * _FP32,
+    )
+
+
+def reconstruction_bytes(batch_size: int, num_patches: int, patch_values: int) -> int:
+    """Prediction, target and error of every patch in the warm-up's loss, float32."""
+    return 3 * batch_size * num_patches * patch_values * _FP32

@@ -1,0 +1,105 @@
+"""Which networks a sample runs through, and on how many tokens: what operations and activations are counted from."""
+
+from dataclasses import dataclass
+
+from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
+from kelip_lightning.config.plan import Stage, tokens_per_crop
+from kelip_lightning.models.image_encoder import Activation, ImageEncoderConfig
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderVariant
+
+CHANNELS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One transformer, run on one crop or one caption of a sample."""
+
+    name: str
+    times: int
+    """Runs per image or pair."""
+    tokens: int
+    """Tokens through the blocks."""
+    width: int
+    hidden: int
+    """Width inside an MLP."""
+    depth: int
+    outer_flops: int
+    """Forward operations of the matrices outside the blocks, per run: patch embedding, projections, pixels."""
+    input_values: int = 0
+    """Values of the image that enters, per run; 0: no image."""
+    quick_gelu: bool = False
+    """Whether the MLPs use quick_gelu, which keeps one tensor more for the backward pass than gelu."""
+    separate_qkv: bool = False
+    """Whether queries, keys and values come from three matrices, each of which keeps its own copy of the input
+    under autocast."""
+
+
+def passes_of(stage: Stage) -> list[Pass]:
+    """The passes of one sample of a stage, in the order in which they run."""
+    return _masked_passes(stage) if isinstance(stage, MaskedPretrainExperiment) else _contrastive_passes(stage)
+
+
+def patch_embedding_flops(size: int, encoder: ImageEncoderConfig) -> int:
+    """2 N P D operations for the N patches of P values of a crop; dropped and masked patches are embedded too."""
+    patches = (size // encoder.patch_size) ** 2
+    return 2 * patches * _values_of(encoder.patch_size) * encoder.width
+
+
+def _contrastive_passes(stage: ContrastiveExperiment) -> list[Pass]:
+    text, transform = stage.text_encoder, stage.transform
+    embed_dim = stage.dual_encoder.embed_dim
+    global_tokens, local_tokens = tokens_per_crop(stage)
+    sizes = [("global crop", transform.num_global_crops, transform.image_size, global_tokens)]
+    if local_tokens is not None:
+        sizes.append(("local crop", transform.num_local_crops, transform.local_size, local_tokens))
+    caption = Pass(
+        name="caption",
+        times=1,
+        tokens=stage.tokenizer.context_length,
+        width=text.width,
+        hidden=round(text.width * text.mlp_ratio),
+        depth=text.depth,
+        outer_flops=2 * text.width * embed_dim,
+        quick_gelu=text.activation is Activation.quick_gelu,
+        separate_qkv=True,
+    )
+    return [*(_crop(*size, stage.image_encoder, embed_dim) for size in sizes), caption]
+
+
+def _masked_passes(stage: MaskedPretrainExperiment) -> list[Pass]:
+    encoder, decoder = stage.image_encoder, stage.masked_autoencoder
+    visible, _ = tokens_per_crop(stage)
+    patches, width = encoder.num_patches, decoder.decoder_width
+    class_token = decoder.variant is not MaskedAutoencoderVariant.official
+    into_decoder = 2 * visible * encoder.width * width
+    to_pixels = 2 * patches * width * _values_of(encoder.patch_size)
+    return [
+        _crop("visible patches", 1, encoder.image_size, visible, encoder),
+        Pass(
+            name="decoder",
+            times=1,
+            tokens=class_token + patches,
+            width=width,
+            hidden=4 * width,
+            depth=decoder.decoder_depth,
+            outer_flops=into_decoder + to_pixels,
+        ),
+    ]
+
+
+def _crop(name: str, times: int, size: int, tokens: int, encoder: ImageEncoderConfig, embed_dim: int = 0) -> Pass:
+    return Pass(
+        name=name,
+        times=times,
+        tokens=tokens,
+        width=encoder.width,
+        hidden=int(encoder.width * encoder.mlp_ratio),
+        depth=encoder.depth,
+        outer_flops=patch_embedding_flops(size, encoder) + 2 * encoder.width * embed_dim,
+        input_values=_values_of(size),
+        quick_gelu=encoder.activation is Activation.quick_gelu,
+    )
+
+
+def _values_of(side: int) -> int:
+    return CHANNELS * side * side

@@ -1,0 +1,24 @@
+"""The experiments at the paper's scale, read and planned once."""
+
+from pathlib import Path
+
+import pytest
+
+from kelip_lightning.config.experiment import PretrainExperiment
+from kelip_lightning.config.load import load_experiment
+from kelip_lightning.planning.estimate import StageEstimate, estimate
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def paper_scale() -> PretrainExperiment:
+    """experiments/kelip_b32/pretrain.yaml; not to be changed."""
+    file = ROOT / "experiments" / "kelip_b32" / "pretrain.yaml"
+    return load_experiment(file, [], PretrainExperiment, on_this_machine=False).experiment
+
+
+@pytest.fixture(scope="session")
+def paper_plan(paper_scale: PretrainExperiment) -> dict[str, StageEstimate]:
+    """What `kelip plan` says of it."""
+    return estimate(paper_scale)

@@ -1,0 +1,58 @@
+"""The experiments at the paper's scale have the paper's figures."""
+
+from pathlib import Path
+
+import pytest
+
+from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
+from kelip_lightning.config.load import load_experiment
+from kelip_lightning.planning.estimate import StageEstimate
+
+FOLDER = Path(__file__).parents[2] / "experiments" / "kelip_b32"
+PAIRS = 708_000_000 + 476_000_000
+
+
+def test_kelip_b32__has_the_parameters_of_the_released_model(paper_plan: dict[str, StageEstimate]) -> None:
+    expected = {"image_tower": 87_849_216, "text_tower": 88_726_016, "all": 176_575_233}
+    assert paper_plan["contrastive"].parameter_sums == expected
+
+
+def test_kelip_b32__operations(paper_plan: dict[str, StageEstimate]) -> None:
+    contrastive, warm_up = paper_plan["contrastive"].flops, paper_plan["mae"].flops
+    assert round(contrastive.one_crop_training / 1e9, 2) == 44.33
+    assert round(contrastive.training / 1e9, 1) == 65.3
+    assert [(one.name, one.tokens) for one in contrastive.passes] == [
+        ("global crop", 50),
+        ("local crop", 10),
+        ("caption", 77),
+    ]
+    assert [(one.name, one.tokens) for one in warm_up.passes] == [("visible patches", 13), ("decoder", 50)]
+
+
+def test_kelip_b32__length(paper_scale: PretrainExperiment) -> None:
+    warm_up, contrastive = paper_scale.mae, paper_scale.contrastive
+    assert warm_up is not None
+    assert contrastive.schedule.max_steps == PAIRS * 32 // contrastive.data.global_batch_size
+    assert warm_up.schedule.max_steps == PAIRS // warm_up.data.global_batch_size
+    assert warm_up.optimizer.learning_rate == pytest.approx(1.5e-4 * warm_up.data.global_batch_size / 256)
+
+
+@pytest.mark.parametrize("devices", [8, 16, 32, 64, 80, 128])
+def test_kelip_b32__batches_divide(devices: int, paper_scale: PretrainExperiment) -> None:
+    assert paper_scale.contrastive.data.global_batch_size % devices == 0
+    assert paper_scale.mae is not None
+    assert paper_scale.mae.data.global_batch_size % devices == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "schema"), [("mae", MaskedPretrainExperiment), ("contrastive", ContrastiveExperiment)]
+)
+def test_kelip_b32__a_stage_alone_is_the_chain_s(
+    file: str, schema: type[MaskedPretrainExperiment | ContrastiveExperiment], paper_scale: PretrainExperiment
+) -> None:
+    alone = load_experiment(FOLDER / f"{file}.yaml", [], schema, on_this_machine=False).experiment
+    assert alone == getattr(paper_scale, file)
+
+
+def test_kelip_b32__fits_an_a100_with_every_strategy(paper_plan: dict[str, StageEstimate]) -> None:
+    assert all(one.fits for stage in paper_plan.values() for one in stage.memory)

@@ -1,0 +1,119 @@
+"""The sbatch files, run by bash with stand-ins for Slurm and for the launchers."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from kelip_lightning.config.experiment import PretrainExperiment
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "experiments" / "kelip_b32" / "slurm"
+SBATCH = sorted(FOLDER.glob("*.sbatch"))
+SECONDS = 20
+"""Longer than any of these takes."""
+
+STAND_INS = {
+    # srun without its options becomes the program that it was to start.
+    "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
+    "scontrol": 'if [ "$1" = show ]; then echo node0; else echo "$@" >> "$RECORD/scontrol"; fi',
+    "kelip": 'echo "$@" >> "$RECORD/arguments"; exit "$STATUS"',
+    # A launcher that runs until it is signalled, and then fails as torchrun and deepspeed do.
+    "launcher": 'echo "$@" >> "$RECORD/arguments"; trap "exit 1" USR1 TERM; echo $$ > "$RECORD/pid"; '
+    "while :; do sleep 0.05; done",
+}
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """What Slurm would set, with stand-ins first on the path."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, body in STAND_INS.items():
+        (programs / name).write_text(f"#!/usr/bin/env bash\n{body}\n", encoding="utf-8")
+        (programs / name).chmod(0o755)
+    return os.environ | {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "RECORD": str(tmp_path),
+        "TORCHRUN": "launcher",
+        "DEEPSPEED": "launcher",
+        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_NODELIST": "node0",
+        "SLURM_NNODES": "2",
+        "SLURM_NTASKS_PER_NODE": "8",
+        "SLURM_GPUS_ON_NODE": "8",
+    }
+
+
+def requeued(record: Path) -> bool:
+    file = record / "scontrol"
+    return file.is_file() and file.read_text(encoding="utf-8") == "requeue 4711\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "again", "exit_code"), [(0, False, 0), (2, False, 2), (75, True, 0), (130, False, 130)]
+)
+def test_srun__queues_again_what_the_scheduler_stopped(
+    status: int, again: bool, exit_code: int, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    command = ["bash", FOLDER / "srun.sbatch"]
+    done = subprocess.run(command, env=environment | {"STATUS": str(status)}, timeout=SECONDS, check=False)
+    assert done.returncode == exit_code
+    assert requeued(tmp_path) is again
+
+
+def test_srun__arguments(tmp_path: Path, environment: dict[str, str]) -> None:
+    for words in ([], ["mae"], ["contrastive", "my.yaml", "seed=1"]):
+        command = ["bash", FOLDER / "srun.sbatch", *words]
+        subprocess.run(command, env=environment | {"STATUS": "0"}, timeout=SECONDS, check=True)
+    size = "trainer.devices=8 trainer.num_nodes=2"
+    assert (tmp_path / "arguments").read_text(encoding="utf-8").splitlines() == [
+        f"pretrain experiments/kelip_b32/pretrain.yaml {size} --resume auto",
+        f"mae experiments/kelip_b32/pretrain.yaml {size} --resume auto",
+        f"contrastive my.yaml {size} seed=1 --resume auto",
+    ]
+
+
+@pytest.mark.parametrize("name", ["torchrun", "deepspeed"])
+@pytest.mark.parametrize("warned", [True, False])
+def test_launchers__are_queued_again_after_slurm_s_warning_only(
+    name: str, warned: bool, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    script = subprocess.Popen(
+        ["bash", FOLDER / f"{name}.sbatch", "contrastive", "my.yaml", "seed=1"], cwd=tmp_path, env=environment
+    )
+    deadline = time.monotonic() + SECONDS
+    pid = ""
+    while not pid.strip():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+        pid = (tmp_path / "pid").read_text(encoding="utf-8") if (tmp_path / "pid").exists() else ""
+    if warned:
+        script.send_signal(signal.SIGUSR1)
+    else:
+        os.kill(int(pid), signal.SIGTERM)  # the launcher dies of itself
+    assert script.wait(SECONDS) == (0 if warned else 1)
+    assert requeued(tmp_path) is warned
+    arguments = (tmp_path / "arguments").read_text(encoding="utf-8")
+    assert "kelip_lightning contrastive my.yaml " in arguments
+    assert "trainer.devices=8 trainer.num_nodes=2 seed=1 --resume auto" in arguments
+
+
+def test_deepspeed_rank__tells_lightning_its_node() -> None:
+    command = ["bash", FOLDER / "deepspeed_rank.sh", "bash", "-c", 'echo "$NODE_RANK ${SLURM_NTASKS-none}"']
+    environment = os.environ | {"CROSS_RANK": "3", "SLURM_NTASKS": "10"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=True)
+    assert done.stdout == "3 none\n"
+
+
+@pytest.mark.parametrize("file", SBATCH, ids=lambda file: file.name)
+def test_sbatch__asks_for_what_the_experiment_trains_on(file: Path, paper_scale: PretrainExperiment) -> None:
+    options = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)$", file.read_text(encoding="utf-8"), re.MULTILINE))
+    trainer = paper_scale.contrastive.trainer
+    assert (int(options["nodes"]), int(options["gpus-per-node"])) == (trainer.num_nodes, trainer.devices)
+    assert int(options["ntasks-per-node"]) == (trainer.devices if file.stem == "srun" else 1)
+    assert "USR1@" in options["signal"]

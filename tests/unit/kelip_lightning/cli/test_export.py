@@ -1,0 +1,37 @@
+"""`kelip export`."""
+
+from pathlib import Path
+
+import pytest
+
+from kelip_lightning.cli import main
+from tests.unit.kelip_lightning.cli.test_cli import replace_module
+
+
+def test_export__passes_on_what_was_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, str, Path]] = []
+
+    def export_model(source: Path, name: object, output: Path) -> None:
+        asked.append((source, getattr(name, "name", ""), output))
+        output.mkdir()
+        (output / "model.safetensors").touch()
+
+    replace_module(monkeypatch, "kelip_lightning.export", export_model=export_model)
+    output = tmp_path / "out"
+    assert main(["export", str(tmp_path), "--format", "open_clip", "--output", str(output)]) == 0
+    assert asked == [(tmp_path, "open_clip", output)]
+    assert capsys.readouterr().out == f"{output}: model.safetensors\n"
+
+
+def test_export__no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["export", str(tmp_path / "nowhere"), "--format", "kelip", "--output", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "nowhere is no folder" in capsys.readouterr().err
+
+
+def test_export__unknown_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", str(tmp_path), "--format", "onnx", "--output", "x"])
+    assert "invalid choice: 'onnx'" in capsys.readouterr().err

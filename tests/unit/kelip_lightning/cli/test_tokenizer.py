@@ -1,0 +1,94 @@
+"""`kelip tokenizer train` and `inspect`."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kelip_lightning.cli import main
+
+ROOT = Path(__file__).parents[4]
+
+
+@pytest.fixture
+def captions(tmp_path: Path) -> Path:
+    file = tmp_path / "captions.txt"
+    file.write_text("빨간 사과\n풋사과\nred apple\na green apple\n" * 5, encoding="utf-8")
+    return file
+
+
+def _train(captions: Path, output: Path, *more: str) -> int:
+    return main(["tokenizer", "train", "--vocab-size", "280", "--output", str(output), *more, str(captions)])
+
+
+def test_train__twice_gives_identical_files(captions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _train(captions, tmp_path / "a") == 0
+    assert _train(captions, tmp_path / "b") == 0
+    assert "280 tokens" in capsys.readouterr().out
+    files = {file.name: file.read_bytes() for file in (tmp_path / "a").iterdir()}
+    assert set(files) == {"tokenizer.json", "tokenizer_config.json"}
+    assert files == {file.name: file.read_bytes() for file in (tmp_path / "b").iterdir()}
+    assert json.loads(files["tokenizer_config.json"])["model_max_length"] == 77
+
+
+def test_inspect__table_and_json(captions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _train(captions, tmp_path / "tokenizer", "--context-length", "5") == 0
+    capsys.readouterr()
+    assert main(["tokenizer", "inspect", str(tmp_path / "tokenizer"), str(captions)]) == 0
+    shown = capsys.readouterr().out
+    assert "280 tokens, context length 5" in shown
+    assert "OpenAI CLIP, ko" in shown
+    assert main(["tokenizer", "inspect", str(tmp_path / "tokenizer"), str(captions), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["vocab_size"] == 280
+    assert figures["reports"]["this tokenizer"]["ko"]["captions"] == 10
+    # OpenAI's tokenizer knows no Hangul: each syllable costs it two tokens or more.
+    assert figures["reports"]["OpenAI CLIP"]["ko"]["tokens_per_unit"] >= 2
+    assert figures["reports"]["this tokenizer"]["ko"]["tokens_per_unit"] < 2
+
+
+def test_inspect__says_when_openais_is_not_installed(
+    captions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _train(captions, tmp_path / "tokenizer") == 0
+    monkeypatch.setitem(sys.modules, "open_clip.tokenizer", None)
+    assert main(["tokenizer", "inspect", str(tmp_path / "tokenizer"), str(captions)]) == 0
+    shown = capsys.readouterr().out
+    assert "open_clip_torch, which is not installed" in shown
+    assert "OpenAI CLIP, ko" not in shown
+
+
+def test_train__on_the_captions_of_an_experiment(tmp_path: Path) -> None:
+    experiments = ROOT / "experiments" / "emoji"
+    few = {"files": ["package:emoji/twemoji.parquet"], "where": {"split": ["unseen_concepts"]}}
+    experiment = {
+        "extends": str(experiments / "contrastive.yaml"),
+        "data": {"sources": {"plain": few, "skin_tones": None}},
+    }
+    (tmp_path / "few.yaml").write_text(yaml.safe_dump(experiment), encoding="utf-8")
+    assert _train(tmp_path / "few.yaml", tmp_path / "out") == 0
+    assert _train(experiments / "mae.yaml", tmp_path / "mae") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--vocab-size", "9", "--output", "new", "captions.txt"], "vocab_size = 9 must hold 256 bytes"),
+        (["train", "--vocab-size", "300", "--output", "new", "missing.txt"], "missing.txt does not exist"),
+        (["train", "--vocab-size", "300", "--output", ".", "captions.txt"], "is there already"),
+        (["inspect", "nowhere", "captions.txt"], "nowhere/tokenizer.json does not exist"),
+    ],
+)
+def test_mistakes(
+    captions: Path,
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(captions.parent)
+    assert main(["tokenizer", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (captions.parent / "new").exists()

@@ -1,0 +1,127 @@
+"""timm models by name, and the official way to resample positions against a reference written in NumPy."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from numpy.typing import NDArray
+
+from kelip_lightning.models.image_encoder import (
+    Activation,
+    ImageEncoder,
+    ImageEncoderConfig,
+    Pooling,
+    PositionResampling,
+)
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
+from kelip_lightning.models.vision_transformer import official_positions
+
+TINY_TIMM: dict[str, Any] = {
+    "timm_name": "vit_tiny_patch16_224",
+    "image_size": 64,
+    "patch_size": 16,
+    "width": 192,
+    "num_heads": 3,
+    "activation": Activation.gelu,
+    "pre_norm": False,
+}
+
+
+def _cubic(distance: float) -> float:
+    """The bicubic kernel with a = -0.75, which torch uses without antialiasing."""
+    a, x = -0.75, abs(distance)
+    if x <= 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
+
+
+def _resampling_matrix(stored: int, wanted: int) -> NDArray[np.float64]:
+    """(wanted, stored): each sample from its four neighbours, borders repeated; the scale has the official 0.1."""
+    matrix = np.zeros((wanted, stored))
+    for place in range(wanted):
+        centre = (place + 0.5) * stored / (wanted + 0.1) - 0.5
+        first = int(np.floor(centre))
+        for neighbour in range(first - 1, first + 3):
+            matrix[place, min(max(neighbour, 0), stored - 1)] += _cubic(centre - neighbour)
+    return matrix
+
+
+@pytest.mark.parametrize("wanted", [(6, 6), (3, 3), (2, 5)])
+def test_official_positions__equals_the_formula(wanted: tuple[int, int]) -> None:
+    positions = torch.randn(1, 17, 5)
+    grid = positions[0, 1:].double().numpy().reshape(4, 4, 5)
+    rows, columns = (_resampling_matrix(4, side) for side in wanted)
+    expected = np.einsum("ri,cj,ijd->rcd", rows, columns, grid).reshape(-1, 5)
+    resampled = official_positions(positions, (4, 4), wanted)
+    assert torch.equal(resampled[:, 0], positions[:, 0])
+    np.testing.assert_allclose(resampled[0, 1:].numpy(), expected, atol=2e-5)
+
+
+def test_official_positions__same_grid_is_left_alone() -> None:
+    positions = torch.randn(1, 17, 5)
+    assert official_positions(positions, (4, 4), (4, 4)) is positions
+
+
+def test_official_resampling__same_features_at_the_stored_size(tiny_image_config: Any) -> None:
+    encoders = [ImageEncoder(tiny_image_config(position_resampling=one)).eval() for one in PositionResampling]
+    encoders[1].load_state_dict(encoders[0].state_dict(), strict=True)
+    images, larger = torch.randn(2, 3, 32, 32), torch.randn(2, 3, 48, 48)
+    torch.testing.assert_close(encoders[0](images), encoders[1](images))
+    assert (encoders[0](larger) - encoders[1](larger)).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_timm_name__computes_what_timm_computes() -> None:
+    encoder = ImageEncoder(ImageEncoderConfig(**TINY_TIMM)).eval()
+    reference = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=0, global_pool="token").eval()
+    reference.load_state_dict(encoder.vit.state_dict(), strict=True)
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(encoder(images), reference(images))
+    assert encoder(torch.randn(1, 3, 96, 96)).shape == (1, 192)
+
+
+DINO: dict[str, Any] = {"timm_name": "vit_small_patch14_reg4_dinov2", "image_size": 56, "patch_size": 14}
+NO_CLASS_TOKEN: dict[str, Any] = {"timm_name": "test_vit3", "width": 96, "depth": 9, "mlp_ratio": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "prefix"),
+    [(DINO | {"width": 384, "num_heads": 6}, 5), (NO_CLASS_TOKEN, 1)],
+    ids=["class token and four registers", "one register alone"],
+)
+@torch.no_grad()
+def test_timm_name__other_prefixes_than_one_class_token(options: dict[str, Any], prefix: int) -> None:
+    encoder = ImageEncoder(ImageEncoderConfig(**TINY_TIMM | options | {"pooling": Pooling.mean})).eval()
+    assert encoder.num_prefix_tokens == prefix
+    side = encoder.config.image_size
+    images = torch.randn(2, 3, side, side)
+    tokens = encoder.tokens(images)
+    assert torch.equal(tokens, encoder.vit.forward_features(images))
+    torch.testing.assert_close(encoder(images), tokens[:, prefix:].mean(dim=1))
+    every = torch.arange(encoder.config.num_patches).expand(2, -1)
+    torch.testing.assert_close(encoder.tokens(images, every), tokens)
+    decoder = MaskedAutoencoderConfig(decoder_width=16, decoder_depth=1, decoder_num_heads=2)
+    reconstruction = MaskedAutoencoder(encoder, decoder)(images, torch.rand(2, encoder.config.num_patches))
+    assert reconstruction.prediction_BNP.shape == (2, encoder.config.num_patches, 3 * encoder.config.patch_size**2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timm_name": "vit_tiny_patch16_225"}, "did you mean vit_tiny_patch16_224"),
+        ({"timm_name": "resnet50"}, "is no Vision Transformer"),
+        ({"timm_name": "vit_tiny_patch16_224.augreg_in21k"}, "give vit_tiny_patch16_224"),
+        ({"width": 384, "num_heads": 6}, r"set image_encoder\.width=192 image_encoder\.num_heads=3"),
+        ({"activation": Activation.quick_gelu, "pre_norm": True}, r"activation=gelu image_encoder\.pre_norm=false"),
+        ({"position_resampling": PositionResampling.official}, "position_resampling = official"),
+        (
+            NO_CLASS_TOKEN,
+            "has no class token; use pooling=mean",
+        ),
+    ],
+)
+def test_timm_name__what_does_not_fit_is_said(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageEncoderConfig(**TINY_TIMM | options)

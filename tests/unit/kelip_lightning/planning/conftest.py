@@ -1,0 +1,117 @@
+"""Experiments of any dimensions, built without files, and their real models."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from data_modules.image import ImageDataConfig
+from data_modules.image_text import ImageTextDataConfig
+from data_modules.sources.config import SourceConfig
+from data_modules.tokenizer import TokenizerConfig
+from data_modules.transforms.masked_image import MaskedImageConfig
+from data_modules.transforms.multi_crop import MultiCropConfig
+from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
+from kelip_lightning.config.trainer import TrainerConfig
+from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
+from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderConfig
+from kelip_lightning.models.official_autoencoder import AnyMaskedAutoencoder, build_masked_autoencoder
+from kelip_lightning.models.text_encoder import TextEncoder, TextEncoderConfig
+from kelip_lightning.optim.schedules import ScheduleConfig
+
+SOURCES = {"pairs": SourceConfig(files=["absent.parquet"], captions={"ko": "ko"})}
+
+Sections = dict[str, Any]
+
+
+@pytest.fixture
+def contrastive() -> Callable[..., ContrastiveExperiment]:
+    """Builds a contrastive experiment; the paper's dimensions and one global crop unless sections say otherwise."""
+
+    def build(
+        image: Sections | None = None,
+        text: Sections | None = None,
+        transform: Sections | None = None,
+        trainer: Sections | None = None,
+        embed_dim: int = 512,
+        context_length: int = 77,
+        vocab_size: int = 98_818,
+        global_batch_size: int = 32_768,
+    ) -> ContrastiveExperiment:
+        encoder = ImageEncoderConfig(**image or {})
+        crops: Sections = {"image_size": encoder.image_size, "num_global_crops": 1, "num_local_crops": 0}
+        return ContrastiveExperiment(
+            name="planned",
+            data=ImageTextDataConfig(sources=SOURCES, global_batch_size=global_batch_size),
+            transform=MultiCropConfig(**crops | (transform or {})),
+            tokenizer=TokenizerConfig(vocab_size=vocab_size, context_length=context_length),
+            image_encoder=encoder,
+            text_encoder=TextEncoderConfig(**text or {}),
+            dual_encoder=DualEncoderConfig(embed_dim=embed_dim),
+            schedule=ScheduleConfig(max_steps=100),
+            trainer=TrainerConfig(**{"precision": "bf16-mixed"} | (trainer or {})),
+        )
+
+    return build
+
+
+@pytest.fixture
+def masked() -> Callable[..., MaskedPretrainExperiment]:
+    """Builds a warm-up; the paper's encoder and He et al.'s decoder unless sections say otherwise."""
+
+    def build(image: Sections | None = None, decoder: Sections | None = None) -> MaskedPretrainExperiment:
+        encoder = ImageEncoderConfig(**image or {})
+        return MaskedPretrainExperiment(
+            name="planned",
+            data=ImageDataConfig(sources=SOURCES),
+            transform=MaskedImageConfig(image_size=encoder.image_size),
+            image_encoder=encoder,
+            masked_autoencoder=MaskedAutoencoderConfig(**decoder or {}),
+            schedule=ScheduleConfig(max_steps=100),
+            trainer=TrainerConfig(precision="bf16-mixed"),
+        )
+
+    return build
+
+
+@pytest.fixture
+def dual_encoder() -> Callable[[ContrastiveExperiment], DualEncoder]:
+    """Builds an experiment's real model."""
+
+    def build(stage: ContrastiveExperiment) -> DualEncoder:
+        text = TextEncoder(
+            stage.text_encoder,
+            vocab_size=stage.tokenizer.vocab_size,
+            context_length=stage.tokenizer.context_length,
+            eot_id=stage.tokenizer.vocab_size - 1,
+            pad_id=0,
+        )
+        return DualEncoder(ImageEncoder(stage.image_encoder), text, stage.dual_encoder)
+
+    return build
+
+
+@pytest.fixture
+def autoencoder() -> Callable[[MaskedPretrainExperiment], AnyMaskedAutoencoder]:
+    """Builds a warm-up's real model."""
+    return lambda stage: build_masked_autoencoder(ImageEncoder(stage.image_encoder), stage.masked_autoencoder)
+
+
+@pytest.fixture
+def pairs() -> Callable[[ContrastiveExperiment, int], tuple[Tensor, Tensor, Tensor]]:
+    """Random crops and full-length captions of a batch, as `DualEncoder.forward` takes them."""
+
+    def build(stage: ContrastiveExperiment, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        transform, tokens = stage.transform, stage.tokenizer
+        captions = torch.randint(1, tokens.vocab_size - 1, (batch, tokens.context_length))
+        captions[:, -1] = tokens.vocab_size - 1
+        return (
+            torch.randn(transform.num_global_crops, batch, 3, transform.image_size, transform.image_size),
+            torch.randn(transform.num_local_crops, batch, 3, transform.local_size, transform.local_size),
+            captions,
+        )
+
+    return build

@@ -1,0 +1,78 @@
+"""The figures of whole experiments."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_modules.evaluation_sets import EvaluationConfig, RetrievalSetConfig, TableConfig
+from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
+from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.optim.optimizers import build_optimizer
+from kelip_lightning.planning.estimate import estimate
+
+SMALL = {"width": 64, "depth": 2, "num_heads": 4}
+
+
+def test_estimate__stage_by_stage(
+    contrastive: Callable[..., ContrastiveExperiment], masked: Callable[..., MaskedPretrainExperiment]
+) -> None:
+    image = SMALL | {"image_size": 32, "patch_size": 16}
+    decoder = {"decoder_width": 16, "decoder_depth": 1, "decoder_num_heads": 2}
+    pairs = contrastive(image=image, text=SMALL, vocab_size=300, global_batch_size=8)
+    images = masked(image, decoder)
+    images.data.global_batch_size = 8
+    experiment = PretrainExperiment(name="planned", mae=images, contrastive=pairs)
+    stages = estimate(experiment, gpu="h200", utilisation=0.1, tile=4)
+    assert list(stages) == ["mae", "contrastive"]
+    warm_up, second = stages["mae"], stages["contrastive"]
+    assert list(warm_up.parameter_sums) == ["all"]
+    assert list(second.parameter_sums) == ["image_tower", "text_tower", "all"]
+    assert second.parameter_sums["all"] == second.plan.num_parameters
+    assert warm_up.contrastive_loss is None
+    assert warm_up.evaluation is None
+    assert second.throughput.gpu.startswith("H200")
+    # Four patches of 16 x 16 x 3 values, eight images: prediction, target, error.
+    assert warm_up.memory[0].loss == 3 * 8 * 4 * 768 * 4
+    for one in second.memory:
+        assert one.total == one.state.total + one.activations + one.batch + one.loss
+        assert one.total - one.total_checkpointed == one.activations - one.activations_checkpointed
+        assert one.fits
+
+
+def test_estimate__does_not_fit(contrastive: Callable[..., ContrastiveExperiment]) -> None:
+    (stage,) = estimate(contrastive(), gpu="a100").values()  # 32,768 pairs on one GPU
+    assert not any(one.fits or one.fits_checkpointed for one in stage.memory)
+    (smaller,) = estimate(contrastive(global_batch_size=4096), gpu="a100").values()
+    assert [(one.fits, one.fits_checkpointed) for one in smaller.memory] == [(False, True)] * 4
+
+
+def test_estimate__evaluations_are_counted(contrastive: Callable[..., ContrastiveExperiment]) -> None:
+    experiment = contrastive(image=SMALL, text=SMALL, vocab_size=300)
+    experiment.schedule.max_steps = 10
+    table = TableConfig(files=["absent.parquet"], captions={"ko": "ko"})
+    retrieval = {"one": RetrievalSetConfig(table=table)}
+    for every, times in ((3, 5), (5, 3), (100, 2)):  # before training, every n steps, after the last
+        experiment.evaluation = EvaluationConfig(every_n_steps=every, retrieval=retrieval)
+        evaluation = estimate(experiment)["contrastive"].evaluation
+        assert evaluation is not None
+        assert evaluation.times == times
+
+
+def test_estimate__checkpoint_has_the_size_of_a_real_one(
+    tmp_path: Path,
+    contrastive: Callable[..., ContrastiveExperiment],
+    dual_encoder: Callable[[ContrastiveExperiment], DualEncoder],
+) -> None:
+    experiment = contrastive(image=SMALL, text=SMALL, vocab_size=3000, trainer={"precision": "32"})
+    model = dual_encoder(experiment)
+    optimizer = build_optimizer(model, experiment.optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    torch.save({"state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()]}, tmp_path / "one.ckpt")
+    disk = estimate(experiment)["contrastive"].disk
+    assert disk.checkpoint == pytest.approx((tmp_path / "one.ckpt").stat().st_size, rel=0.03)
+    assert disk.exported == sum(one.nbytes for one in model.state_dict().values() if one.is_floating_point())
+    assert disk.whole_run >= 3 * disk.checkpoint + disk.exported

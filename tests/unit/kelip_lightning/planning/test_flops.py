@@ -1,0 +1,186 @@
+"""The closed formulas against torch's FLOP counter on the real modules, and against published figures."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
+from kelip_lightning.losses.contrastive import multi_crop_info_nce
+from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderVariant
+from kelip_lightning.models.official_autoencoder import AnyMaskedAutoencoder
+from kelip_lightning.planning.flops import count_flops, evaluation_flops
+from kelip_lightning.planning.passes import patch_embedding_flops
+
+Contrastive = Callable[..., ContrastiveExperiment]
+Masked = Callable[..., MaskedPretrainExperiment]
+
+SMALL_IMAGE = {"image_size": 64, "patch_size": 16, "width": 48, "depth": 3, "num_heads": 4, "mlp_ratio": 3.0}
+SMALL_TEXT = {"width": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2.0}
+SMALL: dict[str, Any] = {
+    "image": SMALL_IMAGE,
+    "text": SMALL_TEXT,
+    "embed_dim": 24,
+    "context_length": 11,
+    "vocab_size": 300,
+}
+B32: dict[str, Any] = {"vocab_size": 1000}
+"""The paper's dimensions; look-ups do not count, and a small table is made sooner."""
+SMALL_CROPS = {"local_size": 32, "num_global_crops": 2, "num_local_crops": 3}
+
+
+def counted(forward: Callable[[], Tensor]) -> tuple[int, int]:
+    """Operations of a forward pass and of its backward pass, by torch's counter.
+
+    With the plain attention, since the counter knows no fused one of CPUs.
+    """
+    with sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as counter:
+            result = forward()
+        with FlopCounterMode(display=False) as backward_counter:
+            result.backward()
+    return counter.get_total_flops(), backward_counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        pytest.param(B32, id="ViT-B/32, one crop"),
+        pytest.param(
+            B32 | {"image": {"patch_drop_rate": 0.5}, "transform": {"num_local_crops": 2}},
+            id="ViT-B/32, half the patches, local crops of 96 px",
+        ),
+        pytest.param(SMALL | {"transform": SMALL_CROPS}, id="other dimensions, 2 + 3 crops"),
+        pytest.param(
+            SMALL | {"image": SMALL_IMAGE | {"patch_drop_rate": 0.3, "pooling": "mean"}, "transform": SMALL_CROPS},
+            id="other dimensions, patch dropout spares local crops",
+        ),
+    ],
+)
+def test_count_flops__contrastive_equals_torch_s_counter(
+    sections: dict[str, Any],
+    contrastive: Contrastive,
+    dual_encoder: Callable[[ContrastiveExperiment], DualEncoder],
+    pairs: Callable[[ContrastiveExperiment, int], tuple[Tensor, Tensor, Tensor]],
+) -> None:
+    stage, batch = contrastive(**sections), 1
+    model, crops = dual_encoder(stage).train(), pairs(stage, batch)
+
+    def forward() -> Tensor:
+        features = model(*crops)
+        return features.global_VBE.sum() + features.local_VBE.sum() + features.text_BE.sum()
+
+    plan = count_flops(stage)
+    transform, encoder = stage.transform, stage.image_encoder
+    embedded = transform.num_global_crops * patch_embedding_flops(transform.image_size, encoder)
+    embedded += transform.num_local_crops * patch_embedding_flops(transform.local_size, encoder)
+    forward_flops, backward_flops = counted(forward)
+    assert forward_flops == batch * plan.forward
+    assert backward_flops == batch * (2 * plan.forward - embedded)
+    assert plan.training == 3 * plan.forward == sum(one.training for one in plan.passes)
+    assert plan.training_recomputed == 4 * plan.forward
+
+
+@pytest.mark.parametrize(
+    ("image", "decoder"),
+    [
+        pytest.param({}, {}, id="ViT-B/32, a quarter visible, decoder 8 x 512"),
+        pytest.param(
+            SMALL_IMAGE,
+            {"mask_ratio": 0.6, "decoder_width": 20, "decoder_depth": 2, "decoder_num_heads": 5},
+            id="other dimensions",
+        ),
+        pytest.param(
+            SMALL_IMAGE,
+            {"variant": MaskedAutoencoderVariant.official, "norm_pix_loss": False, "decoder_width": 24}
+            | {"decoder_depth": 2, "decoder_num_heads": 4},
+            id="the official repository's, without a class token",
+        ),
+    ],
+)
+def test_count_flops__warm_up_equals_torch_s_counter(
+    image: dict[str, Any],
+    decoder: dict[str, Any],
+    masked: Masked,
+    autoencoder: Callable[[MaskedPretrainExperiment], AnyMaskedAutoencoder],
+) -> None:
+    stage, batch = masked(image, decoder), 1
+    model, encoder = autoencoder(stage), stage.image_encoder
+    images = torch.randn(batch, 3, encoder.image_size, encoder.image_size)
+    noise = torch.rand(batch, encoder.num_patches)
+    plan = count_flops(stage)
+    forward_flops, backward_flops = counted(lambda: model(images, noise).prediction_BNP.sum())
+    assert forward_flops == batch * plan.forward
+    assert backward_flops == batch * (2 * plan.forward - patch_embedding_flops(encoder.image_size, encoder))
+
+
+def test_count_flops__loss_equals_torch_s_counter(contrastive: Contrastive) -> None:
+    batch, embed_dim = 8, 24
+    stage = contrastive(**SMALL, transform=SMALL_CROPS, global_batch_size=batch)
+    features = [F.normalize(torch.randn(n, batch, embed_dim), dim=-1).requires_grad_() for n in (2, 3, 1)]
+
+    def loss() -> Tensor:
+        return multi_crop_info_nce(features[0], features[1], features[2][0], torch.tensor([10.0])).total
+
+    forward_flops, backward_flops = counted(loss)
+    assert 3 * forward_flops == batch * count_flops(stage).loss_training
+    assert backward_flops == 2 * forward_flops
+
+
+# Image and text GFLOP of open_clip's docs/model_profile.csv.
+@pytest.mark.parametrize(
+    ("image", "text", "embed_dim", "published"),
+    [
+        pytest.param({}, {}, 512, (8.82, 5.96), id="ViT-B-32"),
+        pytest.param({"patch_size": 16}, {}, 512, (35.13, 5.96), id="ViT-B-16"),
+        pytest.param({"image_size": 256}, {}, 512, (11.5, 5.96), id="ViT-B-32-256"),
+        pytest.param({"width": 384, "num_heads": 6}, {"width": 384, "num_heads": 6}, 384, (2.29, 3.38), id="ViT-S-32"),
+        pytest.param(
+            {"patch_size": 14, "width": 1024, "depth": 24, "num_heads": 16},
+            {"width": 768, "num_heads": 12},
+            768,
+            (162.03, 13.3),
+            id="ViT-L-14",
+        ),
+    ],
+)
+def test_evaluation_flops__are_those_published_by_open_clip(
+    image: dict[str, Any],
+    text: dict[str, Any],
+    embed_dim: int,
+    published: tuple[float, float],
+    contrastive: Contrastive,
+) -> None:
+    counted_flops = evaluation_flops(contrastive(image=image, text=text, embed_dim=embed_dim))
+    assert [round(one / 1e9, 2) for one in counted_flops] == list(published)
+
+
+def test_count_flops__training_of_a_pair(contrastive: Contrastive) -> None:
+    """44.33 is three times 8.82 + 5.96; half of 50 tokens, and the patch embedding of all, leave 31.4."""
+    assert round(count_flops(contrastive()).training / 1e9, 2) == 44.33
+    halved = contrastive(image={"patch_drop_rate": 0.5}, transform={"num_global_crops": 2})
+    plan = count_flops(halved)
+    assert round(plan.one_crop_training / 1e9, 1) == 31.4
+    assert plan.one_crop_training == plan.training - plan.passes[0].training // 2
+    assert evaluation_flops(halved) == evaluation_flops(contrastive())  # evaluations drop no patches
+    assert round(count_flops(contrastive()).loss_training / 1e9, 2) == 0.20
+
+
+def test_count_flops__warm_up_of_the_official_mae(masked: Masked) -> None:
+    """12 of 49 patches visible, as the official code rounds a quarter: 2.45 and 2.73 GFLOP forward."""
+    plan = count_flops(masked())
+    assert [one.tokens for one in plan.passes] == [13, 50]
+    assert round(plan.training / 1e9, 1) == 15.5
+    assert plan.loss_training == 0
+    assert plan.one_crop_training == plan.training
+
+
+def test_count_flops__accumulation_steps_do_not_share_negatives(contrastive: Contrastive) -> None:
+    whole, halves = contrastive(), contrastive(trainer={"accumulate": 2})
+    assert count_flops(whole).loss_training == 2 * count_flops(halves).loss_training
