@@ -12,4 +12,4 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
         if isinstance(part, ImageEncoder):
             part.gradient_checkpointing = True
         elif isinstance(part, PreTrainedModel):
-            part.gradient_checkpointing_enable({"use_reentrant": False})
+            part.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
