@@ -20,7 +20,7 @@ from kelip_lightning.model_card import model_card
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_dual_encoder
 from kelip_lightning.models.encoder_file import save_image_encoder
 from kelip_lightning.models.image_encoder import ImageEncoder
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
+from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
 from kelip_lightning.run_folder import RunFolder
 
 STATE = "state.ckpt"
@@ -50,7 +50,7 @@ def consolidate(path: Path, output: Path | None = None) -> Path:
     experiment = _stage_experiment(run, stage)
     facts = {"Weights": f"consolidated from {state.relative_to(run.path)}"}
     if isinstance(experiment, MaskedPretrainExperiment):
-        autoencoder = MaskedAutoencoder(ImageEncoder(experiment.image_encoder), experiment.masked_autoencoder)
+        autoencoder = build_masked_autoencoder(ImageEncoder(experiment.image_encoder), experiment.masked_autoencoder)
         load_state(autoencoder, state)
         save_image_encoder(folder, autoencoder.encoder, model_card(run, stage, facts))
     else:

@@ -83,20 +83,23 @@ class OfficialMaskedAutoencoder(nn.Module):
         """False: the predictions are pixels."""
         return self.config.norm_pix_loss
 
-    def forward(self, images_BCHW: Tensor, noise_BN: Tensor) -> MaskedReconstruction:
-        """Reconstruct standardised images from the patches with the lowest noise."""
+    def forward(self, images_BCHW: Tensor, noise_BN: Tensor, seeds_B: Tensor | None = None) -> MaskedReconstruction:
+        """Reconstruct standardised images from the patches with the lowest noise.
+
+        With int64 seeds the encoder's dropout and stochastic depth act, as in training.
+        """
         keep_BK = keep_lowest(noise_BN, self.config.mask_ratio)
         mask_BN = mask_of(keep_BK, noise_BN.shape[1])
-        visible_BKd = self.projection(self._encode(images_BCHW, keep_BK))
+        visible_BKd = self.projection(self._encode(images_BCHW, keep_BK, seeds_B))
         return MaskedReconstruction(prediction_BNP=self._decode(visible_BKd, keep_BK, mask_BN), mask_BN=mask_BN)
 
-    def _encode(self, images_BCHW: Tensor, keep_BK: Tensor) -> Tensor:
+    def _encode(self, images_BCHW: Tensor, keep_BK: Tensor, seeds_B: Tensor | None) -> Tensor:
         """The kept patches after the encoder, without the class token, (B, K, D)."""
         vit = self.encoder.vit
+        images_BCHW = images_BCHW.to(vit.patch_embed.proj.weight.dtype)
         patches_BND = vit._pos_embed(vit.patch_embed(images_BCHW))[:, self.encoder.num_prefix_tokens :]
         kept_BKD = patches_BND.gather(1, keep_BK.unsqueeze(-1).expand(-1, -1, patches_BND.shape[-1]))
-        result: Tensor = vit.norm(vit.blocks(vit.norm_pre(kept_BKD)))
-        return result
+        return self.encoder.run_blocks(kept_BKD, seeds_B)
 
     def _decode(self, visible_BKd: Tensor, keep_BK: Tensor, mask_BN: Tensor) -> Tensor:
         batch, num_patches = mask_BN.shape

@@ -64,7 +64,7 @@ def timm_vision_transformer(name: str, **options: Any) -> VisionTransformer:
 
     Args:
         name: As `timm.list_models("vit*")` spells it; a pretraining tag behind a dot is refused.
-        options: Passed to timm: img_size, drop_path_rate, patch_drop_rate.
+        options: Passed to timm: img_size.
 
     Raises:
         ValueError: timm has no such model, or it is no plain Vision Transformer.

@@ -107,7 +107,7 @@ def info_nce_flops(stage: Stage) -> int:
     """Forward operations of the loss per pair: 4 G E a crop.
 
     A pair's image is compared with G captions and its caption with G images, 2 E operations each; G is the global
-    batch that shares negatives, in which accumulation steps stand apart.
+    batch.
     """
     if not isinstance(stage, ContrastiveExperiment):
         return 0
@@ -116,5 +116,5 @@ def info_nce_flops(stage: Stage) -> int:
 
 
 def negatives(stage: Stage) -> int:
-    """Pairs that a pair is compared with, itself included."""
-    return stage.data.global_batch_size // stage.trainer.accumulate
+    """Pairs that a pair is compared with, itself included: the global batch, in however many chunks it is taken."""
+    return stage.data.global_batch_size
