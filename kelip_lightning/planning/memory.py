@@ -66,9 +66,9 @@ class LossMemory:
     features: int
     """Features of all ranks for every crop and caption, and their gradients, float32."""
     full: int
-    """Log-probabilities of both directions for every crop, kept for the backward pass, float32: 2 V b G x 4."""
+    """The logits of one crop in one direction and the copy that their logsumexp makes, float32: 2 b G x 4."""
     tiled: int
-    """In tiles: one tile of similarities and of their gradients for both directions, 4 b t x 4, and the row sums."""
+    """The same of one tile: 2 b t x 4. Nothing of either is kept for the backward pass."""
 
 
 def numbers_of(precision: str, strategy: str) -> Numbers:
@@ -162,8 +162,8 @@ def loss_memory(*, batch_size: int, negatives: int, num_crops: int, embed_dim: i
     """The contrastive loss on one rank with b pairs against G = `negatives` and V = `num_crops`."""
     return LossMemory(
         features=2 * (num_crops + 1) * negatives * embed_dim * _FP32,
-        full=2 * num_crops * batch_size * negatives * _FP32,
-        tiled=(4 * min(tile, negatives) + 2 * num_crops) * batch_size * _FP32,
+        full=2 * batch_size * negatives * _FP32,
+        tiled=2 * batch_size * min(tile, negatives) * _FP32,
     )
 
 

@@ -149,7 +149,7 @@ def test_rule__one_language_reads_sources_of_single_captions() -> None:
 
 def test_rule__decided_pair_by_pair_leaves_no_batches_by_language() -> None:
     configs = SourceConfig(files=["x"], captions=BOTH)
-    with pytest.raises(DataError, match="data.languages = by_image decides the language pair by pair"):
+    with pytest.raises(DataError, match="by_image decides the language pair by pair"):
         OneLanguageSource(BareSource(), configs, LanguageRule.by_image).rows_of("ko")
     korean = OneLanguageSource(BareSource(), configs, LanguageRule.ko)
     assert (len(korean.rows_of("ko")), len(korean.rows_of("en"))) == (1, 0)

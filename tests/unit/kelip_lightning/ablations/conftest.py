@@ -26,7 +26,7 @@ STUDY: dict[str, Any] = {
     "reference": "plain",
     "variants": {
         "plain": {"about": "the base"},
-        "longer": {"about": "twice the steps", "overrides": ["contrastive.schedule.max_steps=1100"]},
+        "longer": {"about": "twice the steps", "overrides": ["contrastive.schedule.max_steps=1600"]},
         "warm": {"about": "less weight decay", "overrides": ["contrastive.optimizer.weight_decay=0.01"]},
     },
     "scales": {

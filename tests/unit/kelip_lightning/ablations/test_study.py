@@ -18,8 +18,8 @@ def test_open_study__every_variant_with_every_seed(study: Study) -> None:
     ]
     assert {run.experiment.contrastive.seed for run in study.runs if run.variant == "warm"} == {0, 1, 2}
     longer = next(run for run in study.runs if run.variant == "longer")
-    assert longer.differences == ["mae: (section) -> null", "contrastive.schedule.max_steps: 550 -> 1100"]
-    assert longer.plan.stages["contrastive"].max_steps == 1100
+    assert longer.differences == ["mae: (section) -> null", "contrastive.schedule.max_steps: 800 -> 1600"]
+    assert longer.plan.stages["contrastive"].max_steps == 1600
 
 
 def test_open_study__same_settings_same_run_whatever_the_study(study: Study, study_file: Path, tmp_path: Path) -> None:

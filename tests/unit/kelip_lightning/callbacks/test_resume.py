@@ -60,7 +60,6 @@ class Regression(StageModule):
 def fit(
     folder: Path,
     *,
-    accumulate: int = 1,
     stop_at: int | None = None,
     config: CheckpointConfig | None = None,
     figures: Iterator[float] | None = None,
@@ -90,7 +89,6 @@ def fit(
         max_steps=STEPS,
         accelerator="cpu",
         devices=1,
-        accumulate_grad_batches=accumulate,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -112,10 +110,10 @@ def fit(
     return module
 
 
-def stopped(folder: Path, stop_at: int, accumulate: int = 1) -> StageInterrupted:
+def stopped(folder: Path, stop_at: int) -> StageInterrupted:
     """What a stage says that a signal stopped in its micro-batch `stop_at`."""
     with pytest.raises(StageInterrupted) as caught:
-        fit(folder, accumulate=accumulate, stop_at=stop_at)
+        fit(folder, stop_at=stop_at)
     return caught.value
 
 
@@ -124,25 +122,17 @@ def steps_on_disk(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 6])
-@pytest.mark.parametrize("accumulate", [1])  # the loader serves whole shares; whoever accumulates cuts them
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
-def test_resume__same_batches_and_weights(tmp_path: Path, accumulate: int, stop_after: int) -> None:
-    whole = fit(tmp_path / "whole", accumulate=accumulate)
-    assert [step for step, _ in whole.seen] == [step for step in range(STEPS) for _ in range(accumulate)]
-    error = stopped(tmp_path, stop_after * accumulate - 1, accumulate)
+def test_resume__same_batches_and_weights(tmp_path: Path, stop_after: int) -> None:
+    whole = fit(tmp_path / "whole")
+    assert [step for step, _ in whole.seen] == list(range(STEPS))
+    error = stopped(tmp_path, stop_after - 1)
     assert (error.step, error.by_user) == (stop_after, False)
     assert error.checkpoint == tmp_path / checkpoints.folder_name(stop_after)
-    resumed = fit(tmp_path, accumulate=accumulate, resume=True)
-    assert resumed.seen == whole.seen[stop_after * accumulate :]
+    resumed = fit(tmp_path, resume=True)
+    assert resumed.seen == whole.seen[stop_after:]
     assert torch.equal(resumed.layer.weight, whole.layer.weight)
     assert torch.equal(resumed.layer.bias, whole.layer.bias)
-
-
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
-def test_resume__with_another_number_of_micro_batches(tmp_path: Path) -> None:
-    stopped(tmp_path, 5, accumulate=2)
-    resumed = fit(tmp_path, accumulate=4, resume=True)
-    assert [step for step, _ in resumed.seen] == [step for step in range(3, STEPS) for _ in range(4)]
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
