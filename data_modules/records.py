@@ -43,7 +43,8 @@ AnyBatch = TypeVar("AnyBatch", bound="ImageBatch | ImageTextBatch")
 
 def _pinned(batch: AnyBatch) -> AnyBatch:
     values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return replace(batch, **{name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)})
+    pinned: dict[str, Any] = {name: one.pin_memory() for name, one in values.items() if isinstance(one, Tensor)}
+    return replace(batch, **pinned)
 
 
 @dataclass(slots=True, kw_only=True)
