@@ -1,6 +1,7 @@
 """`kelip data index|inspect|pack`: look at the data of an experiment, and prepare it."""
 
 import argparse
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING
 from kelip_lightning.cli.training import check_syntax
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from data_modules.inspection import SourceReport
     from data_modules.sources.config import SourceConfig
     from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
@@ -89,19 +92,18 @@ def _index(arguments: argparse.Namespace) -> int:
         raise DataError(f"{arguments.what[0]} has no source of tar shards; other sources need no index")
     for name, config in shards:
         with Progress() as bar:
-            task = bar.add_task(name, total=None)
-            source = TarSource(
-                name,
-                config,
-                num_workers=arguments.workers,
-                progress=lambda done, total, bar=bar, task=task: bar.update(task, completed=done, total=total),
-            )
+            show = functools.partial(_show, bar, bar.add_task(name, total=None))
+            source = TarSource(name, config, num_workers=arguments.workers, progress=show)
         left_out = len(source.opening_faults())
         print(
             f"{name}: {len(source.index):,} samples in {len(source.index.shards):,} shards, {left_out:,} left out; "
             f"{source.index.file}"
         )
     return 0
+
+
+def _show(bar: "Progress", task: "TaskID", done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
