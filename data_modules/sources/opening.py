@@ -1,7 +1,7 @@
 """Opens a source in whatever format its configuration names."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def _open_dataset(name: str, config: SourceConfig, shuffle_window: int) -> PairS
 def _stream_opener(config: SourceConfig, place: Path) -> Callable[[], Any]:
     source = str(place) if place.exists() else config.files[0]
 
-    def open_stream() -> Mapping[str, Any]:
+    def open_stream() -> Any:
         stream = datasets.load_dataset(source, config.subset, split=config.split, streaming=True)
         undecoded: Mapping[str, Any] = stream.cast_column(config.image, datasets.Image(decode=False))
         return undecoded

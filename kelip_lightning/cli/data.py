@@ -1,8 +1,8 @@
 """`kelip data index|inspect|pack`: look at the data of an experiment, and prepare it."""
 
 import argparse
+import functools
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,13 +92,8 @@ def _index(arguments: argparse.Namespace) -> int:
         raise DataError(f"{arguments.what[0]} has no source of tar shards; other sources need no index")
     for name, config in shards:
         with Progress() as bar:
-            task = bar.add_task(name, total=None)
-            source = TarSource(
-                name,
-                config,
-                num_workers=arguments.workers,
-                progress=partial(_show_progress, bar, task),
-            )
+            show = functools.partial(_show, bar, bar.add_task(name, total=None))
+            source = TarSource(name, config, num_workers=arguments.workers, progress=show)
         left_out = len(source.opening_faults())
         print(
             f"{name}: {len(source.index):,} samples in {len(source.index.shards):,} shards, {left_out:,} left out; "
@@ -107,7 +102,7 @@ def _index(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _show_progress(bar: "Progress", task: "TaskID", done: int, total: int) -> None:
+def _show(bar: "Progress", task: "TaskID", done: int, total: int) -> None:
     bar.update(task, completed=done, total=total)
 
 
@@ -116,7 +111,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from data_modules.inspection import inspect_sources
     from kelip_lightning.cli.data_report import print_reports, save_contact_sheet
     from kelip_lightning.config.experiment import ContrastiveExperiment
-    from kelip_lightning.stage_inputs import build_image_text_data
+    from kelip_lightning.train import build_image_text_data
 
     stages = _stages(arguments.file, arguments.changes).values()
     stage = next((one for one in stages if isinstance(one, ContrastiveExperiment)), None)
