@@ -13,7 +13,7 @@ from data_modules.stage_data import StageDataModule
 from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.callbacks.lost_peer import explain_lost_peer
 from kelip_lightning.modules.stage import StageModule
-from kelip_lightning.run_folder import StageFolder
+from kelip_lightning.stage_folder import StageFolder
 
 
 def fit_stage(

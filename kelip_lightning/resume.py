@@ -16,7 +16,8 @@ from kelip_lightning.config.trainer import TrainerConfig
 from kelip_lightning.environment import describe_environment
 from kelip_lightning.errors import CheckpointError, RunFolderError
 from kelip_lightning.processes import Liveness
-from kelip_lightning.run_folder import RunFolder, StageFolder, is_first_process
+from kelip_lightning.run_folder import RunFolder, is_first_process
+from kelip_lightning.stage_folder import StageFolder
 
 _log = logging.getLogger(__name__)
 

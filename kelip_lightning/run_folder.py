@@ -14,7 +14,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,38 +23,9 @@ from kelip_lightning.checkpoints import Checkpoint, checkpoint_folders
 from kelip_lightning.environment import describe_environment
 from kelip_lightning.errors import RunFolderError, StageInterrupted
 from kelip_lightning.processes import Liveness, describe_process, liveness
+from kelip_lightning.stage_folder import StageFolder
 
 STATUS = "status.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageFolder:
-    """The part of a run folder that one stage writes; TensorBoard events stand in `path` itself."""
-
-    name: str
-    """`mae` or `contrastive`."""
-    path: Path
-    metrics_file: Path
-    """Shared by the run's stages."""
-    resumed: bool = False
-    """Whether the run was begun before."""
-    checkpoint: Checkpoint | None = None
-    """From where the stage goes on; none: it begins."""
-
-    @property
-    def non_finite(self) -> Path:
-        """Folder of the reports on losses and gradients that are not finite."""
-        return self.path / "non_finite"
-
-    @property
-    def bad_samples(self) -> Path:
-        """One line per sample that was skipped or repaired."""
-        return self.path / "bad_samples.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the stage's checkpoints."""
-        return self.path / "checkpoints"
 
 
 class RunFolder:

@@ -48,7 +48,8 @@ from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 from kelip_lightning.precision import choose_precision
 from kelip_lightning.resume import open_stage
-from kelip_lightning.run_folder import RunFolder, StageFolder
+from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.stage_folder import StageFolder
 from kelip_lightning.stage_inputs import ContrastiveInputs, build_image_data, read_contrastive_inputs, shown_images
 from kelip_lightning.strategies import build_strategy
 

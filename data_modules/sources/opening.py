@@ -101,7 +101,6 @@ def _stream_opener(config: SourceConfig, place: Path) -> Callable[[], Any]:
 
     def open_stream() -> Any:
         stream = datasets.load_dataset(source, config.subset, split=config.split, streaming=True)
-        undecoded: Mapping[str, Any] = stream.cast_column(config.image, datasets.Image(decode=False))
-        return undecoded
+        return stream.cast_column(config.image, datasets.Image(decode=False))
 
     return open_stream

@@ -111,7 +111,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from data_modules.inspection import inspect_sources
     from kelip_lightning.cli.data_report import print_reports, save_contact_sheet
     from kelip_lightning.config.experiment import ContrastiveExperiment
-    from kelip_lightning.train import build_image_text_data
+    from kelip_lightning.stage_inputs import build_image_text_data
 
     stages = _stages(arguments.file, arguments.changes).values()
     stage = next((one for one in stages if isinstance(one, ContrastiveExperiment)), None)
