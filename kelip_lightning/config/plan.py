@@ -34,6 +34,8 @@ BYTES_PER_PARAMETER_SAVED = 12
 """A checkpoint holds each float32 parameter and the optimizer's two moments."""
 BYTES_FOR_RECORDS = 64 * 2**20
 """Room for TensorBoard events, metrics and exported weights of a small model."""
+TOWERS = {"image_tower": ("image_encoder", "image_projection"), "text_tower": ("text_encoder", "text_projection")}
+"""What published parameter counts call the vision and the text model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,8 @@ class StagePlan:
     """At the last step."""
     parameters: dict[str, int]
     """Part of the model -> number of parameters; the text encoder's with the largest vocabulary allowed."""
+    parameter_sums: dict[str, int]
+    """Towers with their projections, where there are any, as published counts give them; and all."""
 
     @property
     def num_parameters(self) -> int:
@@ -144,6 +148,7 @@ def plan_stage(stage: Stage, samples_per_epoch: int | None) -> StagePlan:
     seen = batch * steps
     global_tokens, local_tokens = tokens_per_crop(stage)
     num_global, num_local = crops_per_sample(stage)
+    parameters = count_parameters(stage)
     return StagePlan(
         precision=choose_precision(stage.trainer.precision, stage.trainer.accelerator),
         batch_size_per_device=batch // stage.trainer.num_micro_batches,
@@ -160,8 +165,19 @@ def plan_stage(stage: Stage, samples_per_epoch: int | None) -> StagePlan:
         tokens_forwarded=seen * (num_global * global_tokens + num_local * (local_tokens or 0)),
         peak_learning_rate=stage.optimizer.learning_rate,
         final_learning_rate=stage.optimizer.learning_rate * stage.schedule.final_learning_rate_ratio,
-        parameters=count_parameters(stage),
+        parameters=parameters,
+        parameter_sums=sum_by_tower(parameters),
     )
+
+
+def sum_by_tower(parts: Mapping[str, int]) -> dict[str, int]:
+    """Parameters of each tower that has all its parts, and of all parts together."""
+    towers = {
+        tower: sum(parts[name] for name in names)
+        for tower, names in TOWERS.items()
+        if all(name in parts for name in names)
+    }
+    return {**towers, "all": sum(parts.values())}
 
 
 def crops_per_sample(stage: Stage) -> tuple[int, int]:

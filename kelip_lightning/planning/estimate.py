@@ -30,9 +30,6 @@ from kelip_lightning.planning.memory import (
 from kelip_lightning.planning.passes import CHANNELS, passes_of
 from kelip_lightning.planning.throughput import GPUS, Throughput, estimate_throughput
 
-TOWERS = {"image_tower": ("image_encoder", "image_projection"), "text_tower": ("text_encoder", "text_projection")}
-"""Sums of parts, as published parameter counts give them."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankMemory:
@@ -131,7 +128,7 @@ def _estimate_stage(stage: Stage, plan: StagePlan, gpu: str, utilisation: float,
     return StageEstimate(
         plan=plan,
         strategy=stage.trainer.strategy,
-        parameter_sums=_parameter_sums(plan.parameters),
+        parameter_sums=plan.parameter_sums,
         flops=flops,
         memory=[_rank_memory(stage, plan, counts, loss, one, GPUS[gpu].memory_bytes) for one in STRATEGIES],
         contrastive_loss=loss,
@@ -151,15 +148,6 @@ def _estimate_stage(stage: Stage, plan: StagePlan, gpu: str, utilisation: float,
         disk=_disk_space(stage, plan, counts),
         evaluation=_evaluation_cost(stage),
     )
-
-
-def _parameter_sums(parts: Mapping[str, int]) -> dict[str, int]:
-    towers = {
-        tower: sum(parts[name] for name in names)
-        for tower, names in TOWERS.items()
-        if all(name in parts for name in names)
-    }
-    return {**towers, "all": sum(parts.values())}
 
 
 def _contrastive_loss(stage: Stage, plan: StagePlan, tile: int) -> LossMemory | None:

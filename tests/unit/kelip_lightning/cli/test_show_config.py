@@ -1,0 +1,16 @@
+"""What `kelip show-config` tells of an experiment."""
+
+from pathlib import Path
+
+import pytest
+
+from kelip_lightning.cli import main
+
+ROOT = Path(__file__).parents[4]
+
+
+def test_show_config__paper_scale_has_the_parameters_of_the_released_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show-config", str(ROOT / "experiments" / "kelip_b32" / "contrastive.yaml")]) == 0
+    shown = capsys.readouterr().out
+    for line in ("image_tower: 87849216", "text_tower: 88726016", "logit_scale: 1", "all: 176575233"):
+        assert f" {line}\n" in shown
