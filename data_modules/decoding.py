@@ -22,6 +22,11 @@ def decode_image(data: bytes, background: tuple[int, int, int] = WHITE) -> Image
         image.load()
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
         raise DataError(f"the bytes are not a readable image: {error}") from error
+    return flatten_image(image, background)
+
+
+def flatten_image(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Image.Image:
+    """A picture of any mode in mode RGB; transparent parts show `background` (0-255 per channel)."""
     if image.mode.startswith("I;16"):  # Pillow would cut off at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:

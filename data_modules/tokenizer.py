@@ -12,13 +12,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 
+from data_modules.caption_normalizer import caption_normalizer
 from data_modules.errors import DataError
 from data_modules.sources.paths import resolve_path
 
 PAD, START, END = "[PAD]", "[SOT]", "[EOT]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecialTokens:
+    """The tokens that no text gives."""
+
+    pad: str = PAD
+    start: str = START
+    end: str = END
+
+
+KNOWN_SPECIALS = (
+    SpecialTokens(),
+    SpecialTokens(pad="<pad>", start="<s>", end="</s>"),
+    SpecialTokens(pad="<|endoftext|>", start="<|startoftext|>", end="<|endoftext|>"),
+)
+"""Ours and the official KELIP's, XLM-R's, OpenAI CLIP's."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,16 +58,36 @@ class TokenizerConfig:
 
 
 class BilingualTokenizer:
-    """Captions to token ids: start, text, end, then padding."""
+    """Captions to token ids: start, text, end, then padding.
 
-    def __init__(self, tokenizer: Tokenizer, context_length: int) -> None:
+    Args:
+        tokenizer: Any of the `tokenizers` library that has the special tokens; it becomes this object's own.
+        context_length: Longest caption in tokens, start and end included.
+        specials: Names of its special tokens; none: the first of the known ones that it has.
+        lowercase: Whether texts are lower-cased first, for a tokenizer that does not do it itself.
+
+    Raises:
+        DataError: The tokenizer lacks a special token.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        context_length: int,
+        specials: SpecialTokens | None = None,
+        *,
+        lowercase: bool = False,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._lowercase = lowercase
         self.context_length = context_length
-        self.pad_id = self._special(PAD)
-        self.sot_id = self._special(START)
-        self.eot_id = self._special(END)
+        self.specials = specials or _known_specials(tokenizer)
+        self.pad_id = self._special(self.specials.pad)
+        self.sot_id = self._special(self.specials.start)
+        self.eot_id = self._special(self.specials.end)
+        start, end = self.specials.start, self.specials.end
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{START} $A {END}", special_tokens=[(START, self.sot_id), (END, self.eot_id)]
+            single=f"{start} $A {end}", special_tokens=[(start, self.sot_id), (end, self.eot_id)]
         )
         tokenizer.enable_truncation(max_length=context_length)
         tokenizer.no_padding()
@@ -76,8 +114,15 @@ class BilingualTokenizer:
 
         Returns:
             int64 (N, T). Text beyond the context length is cut; the end token stays.
+
+        Raises:
+            DataError: Something is no text, or the context length has no room for start and end.
         """
-        batch = [texts] if isinstance(texts, str) else list(texts)
+        batch = _checked_texts(texts)
+        if context_length is not None and context_length < 2:
+            raise DataError(f"context_length = {context_length} must hold start and end: at least 2")
+        if self._lowercase:
+            batch = [text.lower() for text in batch]
         limit = min(context_length or self.context_length, self.context_length)
         ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(batch)]
         ids = [row if len(row) <= limit else [*row[: limit - 1], self.eot_id] for row in ids]
@@ -86,6 +131,15 @@ class BilingualTokenizer:
         for row, row_ids in zip(tokens, ids, strict=True):
             row[: len(row_ids)] = row_ids
         return torch.from_numpy(tokens)
+
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """Number of tokens of each text, start and end not counted, nothing cut."""
+        self._tokenizer.no_truncation()
+        try:
+            encodings = self._tokenizer.encode_batch_fast(_checked_texts(texts), add_special_tokens=False)
+        finally:
+            self._tokenizer.enable_truncation(max_length=self.context_length)
+        return [len(one.ids) for one in encodings]
 
     def decode(self, ids: list[int]) -> str:
         """The text of token ids, special tokens left out."""
@@ -102,13 +156,39 @@ class BilingualTokenizer:
         Raises:
             DataError: The file is missing or no tokenizer.
         """
-        if not path.is_file():
-            raise DataError(f"tokenizer file {path} does not exist; give an existing tokenizer.json")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception on a malformed file
-            raise DataError(f"{path} is not a tokenizer file: {error}") from error
-        return cls(tokenizer, context_length)
+        return cls(read_tokenizer_file(path), context_length)
+
+
+def read_tokenizer_file(path: Path) -> Tokenizer:
+    """The content of a `tokenizers` JSON file.
+
+    Raises:
+        DataError: The file is missing or no tokenizer.
+    """
+    if not path.is_file():
+        raise DataError(f"tokenizer file {path} does not exist; give an existing tokenizer.json")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception on a malformed file
+        raise DataError(f"{path} is not a tokenizer file: {error}") from error
+
+
+def _checked_texts(texts: object) -> list[str]:
+    batch = [texts] if isinstance(texts, str) else texts
+    if not isinstance(batch, list | tuple):
+        raise DataError(f"texts must be a text or a list of texts, not {type(texts).__name__}")
+    for place, text in enumerate(batch):
+        if not isinstance(text, str):
+            raise DataError(f"texts[{place}] = {text!r:.60} is {type(text).__name__}, not a text; give strings")
+    return list(batch)
+
+
+def _known_specials(tokenizer: Tokenizer) -> SpecialTokens:
+    """The first known set of special tokens that a tokenizer has in full; ours, if it has none."""
+    for known in KNOWN_SPECIALS:
+        if None not in map(tokenizer.token_to_id, (known.pad, known.start, known.end)):
+            return known
+    return SpecialTokens()
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, context_length: int) -> BilingualTokenizer:
@@ -121,16 +201,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context_length: int) 
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tokenizer = Tokenizer(models.BPE())
-    # Lower-casing can decompose a letter, hence NFC on both sides of it.
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.NFC(),
-            normalizers.Lowercase(),
-            normalizers.NFC(),
-            normalizers.Replace(Regex(r"\s+"), " "),
-            normalizers.Strip(),
-        ]
-    )
+    tokenizer.normalizer = caption_normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -21,3 +21,7 @@ class EncoderFileError(ValueError):
 
 class CheckpointError(ValueError):
     """A checkpoint is torn or belongs to another run."""
+
+
+class ExportError(ValueError):
+    """A model cannot be written in the format or at the place asked for."""

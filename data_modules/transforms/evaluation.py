@@ -12,7 +12,11 @@ def evaluation_image(data: bytes, image_size: int) -> NDArray[np.uint8]:
 
     Reference: the preprocessing of the official KELIP code (Resize 224 bicubic, CenterCrop 224).
     """
-    image = decode_image(data)
+    return centre_square(decode_image(data), image_size)
+
+
+def centre_square(image: Image.Image, image_size: int) -> NDArray[np.uint8]:
+    """An RGB picture, its short side resized (bicubic) to image_size, centre-cropped, uint8 (3, S, S)."""
     # Rounded as torchvision does, which made the features that others report.
     width, height = (image_size * side // min(image.size) for side in image.size)
     left, top = round((width - image_size) / 2), round((height - image_size) / 2)

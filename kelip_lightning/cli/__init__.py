@@ -10,11 +10,11 @@ import warnings
 from collections.abc import Sequence
 from importlib import metadata
 
-from kelip_lightning.cli import compare, contrastive, evaluate, mae, predict, pretrain, show_config
+from kelip_lightning.cli import compare, contrastive, evaluate, export, mae, predict, pretrain, show_config, tokenizer
 from kelip_lightning.cli.failures import guarded
 from kelip_lightning.run_folder import is_first_process
 
-VERBS = (pretrain, mae, contrastive, evaluate, compare, predict, show_config)
+VERBS = (pretrain, mae, contrastive, evaluate, compare, predict, export, tokenizer, show_config)
 
 EPILOG = """\
 An override names one value by its dotted key: seed=1, schedule.max_steps=300, mae=null.

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Iterator
 
 from data_modules.errors import DataError
-from kelip_lightning.errors import CheckpointError, ConfigError, EncoderFileError, RunFolderError
+from kelip_lightning.errors import CheckpointError, ConfigError, EncoderFileError, ExportError, RunFolderError
 from kelip_lightning.run_folder import RunFolder, was_interrupted
 
-USER_ERRORS = (ConfigError, DataError, RunFolderError, EncoderFileError, CheckpointError)
+USER_ERRORS = (ConfigError, DataError, RunFolderError, EncoderFileError, CheckpointError, ExportError)
 """What a user can mend: shown without a traceback, exit code 2."""
 
 

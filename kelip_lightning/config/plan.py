@@ -22,7 +22,7 @@ from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
 from kelip_lightning.models.patches import num_kept
-from kelip_lightning.models.text_encoder import TextEncoder
+from kelip_lightning.models.text_encoder import build_text_encoder
 from kelip_lightning.precision import choose_precision
 
 Stage = MaskedPretrainExperiment | ContrastiveExperiment
@@ -188,7 +188,7 @@ def count_parameters(stage: Stage) -> dict[str, int]:
             whole: nn.Module = MaskedAutoencoder(image_encoder, stage.masked_autoencoder)
             return counts | {"decoder": _count(whole) - _count(image_encoder)}
         vocabulary = stage.tokenizer.vocab_size
-        text_encoder = TextEncoder(
+        text_encoder = build_text_encoder(
             stage.text_encoder,
             vocab_size=vocabulary,
             context_length=stage.tokenizer.context_length,

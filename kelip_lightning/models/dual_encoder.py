@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kelip_lightning.models.image_encoder import ImageEncoder
-from kelip_lightning.models.text_encoder import TextEncoder
+from kelip_lightning.models.text_encoder import TextTower
 
 
 @dataclass(kw_only=True, slots=True)
@@ -45,7 +45,7 @@ class PairFeatures:
 class DualEncoder(nn.Module):
     """CLIP's two towers around the shared image encoder."""
 
-    def __init__(self, image_encoder: ImageEncoder, text_encoder: TextEncoder, config: DualEncoderConfig) -> None:
+    def __init__(self, image_encoder: ImageEncoder, text_encoder: TextTower, config: DualEncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.image_encoder = image_encoder

@@ -1,5 +1,6 @@
 """A trained dual encoder as a folder: weights, configuration, tokenizer."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from data_modules.tokenizer import BilingualTokenizer
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
-from kelip_lightning.models.text_encoder import TextEncoder, TextEncoderConfig
+from kelip_lightning.models.hugging_face_text import HuggingFaceTextEncoder
+from kelip_lightning.models.text_encoder import TextEncoderConfig, build_text_encoder
 from kelip_lightning.models.weights_folder import (
     CONFIG,
     check_tensors,
@@ -22,6 +24,8 @@ from kelip_lightning.models.weights_folder import (
 )
 
 TOKENIZER = "tokenizer.json"
+TEXT_RECORD = "text_encoder_record"
+"""Key under which a text encoder keeps what its configuration does not say."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,13 +42,34 @@ def build_dual_encoder(
     joint: DualEncoderConfig,
     tokenizer: BilingualTokenizer,
 ) -> DualEncoder:
-    """A freshly initialised dual encoder that fits the tokenizer; draws from torch's global stream."""
-    text_encoder = TextEncoder(
+    """A dual encoder to train, which fits the tokenizer; draws from torch's global stream.
+
+    Its weights are fresh, but for those of a Hugging Face text model with `hf_weights`.
+
+    Raises:
+        ConfigError: A Hugging Face text model cannot be had, or does not fit the other settings.
+    """
+    model = _fresh_dual_encoder(image, text, joint, tokenizer)
+    if text.hf_weights:
+        assert isinstance(model.text_encoder, HuggingFaceTextEncoder)
+        model.text_encoder.load_trained_weights()
+    return model
+
+
+def _fresh_dual_encoder(
+    image: ImageEncoderConfig,
+    text: TextEncoderConfig,
+    joint: DualEncoderConfig,
+    tokenizer: BilingualTokenizer,
+    record: Mapping[str, Any] | None = None,
+) -> DualEncoder:
+    text_encoder = build_text_encoder(
         text,
         vocab_size=tokenizer.vocab_size,
         context_length=tokenizer.context_length,
         eot_id=tokenizer.eot_id,
         pad_id=tokenizer.pad_id,
+        record=record,
     )
     return DualEncoder(ImageEncoder(image), text_encoder, joint)
 
@@ -57,6 +82,8 @@ def save_dual_encoder(folder: Path, model: DualEncoder, tokenizer: BilingualToke
         "dual_encoder": config_to_dict(model.config),
         "context_length": tokenizer.context_length,
     }
+    if (record := model.text_encoder.record()) is not None:
+        config[TEXT_RECORD] = record
     write_folder(folder, model.state_dict(), config, {TOKENIZER: tokenizer.to_json(), "README.md": card})
 
 
@@ -72,11 +99,12 @@ def load_dual_encoder(folder: Path) -> TrainedModel:
         raise EncoderFileError(f"{folder} is no dual_encoder folder: its {CONFIG} has no {', '.join(missing)}")
     tokenizer = BilingualTokenizer.from_file(folder / TOKENIZER, int(config["context_length"]))
     with torch.random.fork_rng(devices=[]):
-        model = build_dual_encoder(
+        model = _fresh_dual_encoder(
             config_from_dict(ImageEncoderConfig, config["image_encoder"], folder),
             config_from_dict(TextEncoderConfig, config["text_encoder"], folder),
             config_from_dict(DualEncoderConfig, config["dual_encoder"], folder),
             tokenizer,
+            config.get(TEXT_RECORD),
         )
     weights = read_weights(folder)
     check_tensors(model.state_dict(), weights, folder)

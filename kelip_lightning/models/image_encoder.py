@@ -12,6 +12,13 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from kelip_lightning.models.vision_transformer import (
+    OfficialVisionTransformer,
+    check_timm_name,
+    sizes_of,
+    timm_vision_transformer,
+)
+
 
 class Pooling(Enum):
     """How tokens become one feature."""
@@ -25,6 +32,13 @@ class Activation(Enum):
 
     gelu = "gelu"
     quick_gelu = "quick_gelu"
+
+
+class PositionResampling(Enum):
+    """How stored position embeddings serve images of another size."""
+
+    timm = "timm"
+    official = "official"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,6 +63,12 @@ class ImageEncoderConfig:
     """Non-linearity of the MLPs (paper: quick_gelu)."""
     pre_norm: bool = True
     """A LayerNorm before the blocks and no bias in the patch embedding (paper: yes)."""
+    position_resampling: PositionResampling = PositionResampling.timm
+    """timm: bicubic with antialiasing; official: as the official KELIP code, set when its weights are loaded."""
+    timm_name: str | None = None
+    """A Vision Transformer of timm by name, for example `vit_small_patch16_224`, for what the sizes alone cannot say
+    (register tokens, layer scale, ...); patch_size, width, depth, num_heads, mlp_ratio, activation and pre_norm must be
+    that model's own. Null: the plain one of these sizes."""
     drop_path_rate: float = 0.0
     """Stochastic depth of the last block, in [0, 1); earlier blocks get less."""
     patch_drop_rate: float = 0.0
@@ -69,6 +89,25 @@ class ImageEncoderConfig:
         for name in ("drop_path_rate", "patch_drop_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 0 and below 1")
+        if self.timm_name is not None:
+            self._check_timm_model(self.timm_name)
+
+    def _check_timm_model(self, name: str) -> None:
+        """The other fields must tell of timm's model what it is like, so that none of them is ignored."""
+        check_timm_name(name)
+        with torch.device("meta"):
+            model = timm_vision_transformer(name, img_size=self.image_size)
+        ours = {key: getattr(self, key) for key in sizes_of(model)} | {"activation": self.activation.name}
+        wrong = {key: value for key, value in sizes_of(model).items() if value != ours[key]}
+        if wrong:
+            wanted = " ".join(f"image_encoder.{key}={str(value).lower()}" for key, value in wrong.items())
+            raise ValueError(
+                f"timm_name = {name} is a model of other sizes than the fields beside it say; set {wanted}"
+            )
+        if self.position_resampling is PositionResampling.official:
+            raise ValueError("position_resampling = official belongs to KELIP's own encoder; use timm with timm_name")
+        if self.pooling is Pooling.cls and not model.has_class_token:
+            raise ValueError(f"pooling = cls, but timm_name = {name} has no class token; use pooling=mean")
 
     @property
     def num_patches(self) -> int:
@@ -82,24 +121,11 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: ImageEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        # global_pool="" keeps the final norm in one place whatever the pooling; pooling is ours, in forward.
-        self.vit = VisionTransformer(
-            img_size=config.image_size,
-            patch_size=config.patch_size,
-            embed_dim=config.width,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            mlp_ratio=config.mlp_ratio,
-            num_classes=0,
-            global_pool="",
-            dynamic_img_size=True,
-            pre_norm=config.pre_norm,
-            drop_path_rate=config.drop_path_rate,
-            patch_drop_rate=config.patch_drop_rate,
-            act_layer=config.activation.value,
-            norm_layer=partial(nn.LayerNorm, eps=1e-5),
-        )
-        self._init_positions()
+        self.vit = build_vision_transformer(config)
+        self.num_prefix_tokens: int = self.vit.num_prefix_tokens
+        """Tokens in front of the patches: the class token, and perhaps registers of a timm model."""
+        if config.timm_name is None:
+            self._init_positions()
 
     def _init_positions(self) -> None:
         """Start the learned positions from 2D sine and cosine, so that neighbours are alike from step 0.
@@ -115,7 +141,7 @@ class ImageEncoder(nn.Module):
             positions[:, :1] = 0
 
     def tokens(self, images_BCHW: Tensor, keep_BK: Tensor | None = None) -> Tensor:
-        """Normalised tokens after the last block, class token first.
+        """Normalised tokens after the last block, class token (and registers of a timm model) first.
 
         Args:
             images_BCHW: Standardised images, float; sides must be multiples of the patch size.
@@ -123,7 +149,7 @@ class ImageEncoder(nn.Module):
                 when training with patch_drop_rate > 0 on images of the stored size.
 
         Returns:
-            (B, 1 + K, D).
+            (B, 1 + K, D); other prefixes than the one class token where a timm model has them.
         """
         vit = self.vit
         tokens_BLD = vit._pos_embed(vit.patch_embed(images_BCHW))
@@ -131,12 +157,42 @@ class ImageEncoder(nn.Module):
             if images_BCHW.shape[-1] == self.config.image_size:
                 tokens_BLD = vit.patch_drop(tokens_BLD)
         else:
-            index = (keep_BK + 1).unsqueeze(-1).expand(-1, -1, tokens_BLD.shape[-1])
-            tokens_BLD = torch.cat([tokens_BLD[:, :1], tokens_BLD.gather(1, index)], dim=1)
+            prefix = self.num_prefix_tokens
+            index = (keep_BK + prefix).unsqueeze(-1).expand(-1, -1, tokens_BLD.shape[-1])
+            tokens_BLD = torch.cat([tokens_BLD[:, :prefix], tokens_BLD.gather(1, index)], dim=1)
         result: Tensor = vit.norm(vit.blocks(vit.norm_pre(tokens_BLD)))
         return result
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """One feature per image, (B, D)."""
         tokens_BLD = self.tokens(images_BCHW)
-        return tokens_BLD[:, 0] if self.config.pooling is Pooling.cls else tokens_BLD[:, 1:].mean(dim=1)
+        if self.config.pooling is Pooling.cls:
+            return tokens_BLD[:, 0]
+        return tokens_BLD[:, self.num_prefix_tokens :].mean(dim=1)
+
+
+def build_vision_transformer(config: ImageEncoderConfig) -> VisionTransformer:
+    """timm's network for a configuration, freshly initialised; all tokens of the last block are its output."""
+    size_and_noise = {
+        "img_size": config.image_size,
+        "drop_path_rate": config.drop_path_rate,
+        "patch_drop_rate": config.patch_drop_rate,
+    }
+    if config.timm_name is not None:
+        return timm_vision_transformer(config.timm_name, **size_and_noise)
+    official = config.position_resampling is PositionResampling.official
+    # global_pool="" keeps the final norm in one place whatever the pooling; pooling is ours, in ImageEncoder.forward.
+    return (OfficialVisionTransformer if official else VisionTransformer)(
+        patch_size=config.patch_size,
+        embed_dim=config.width,
+        depth=config.depth,
+        num_heads=config.num_heads,
+        mlp_ratio=config.mlp_ratio,
+        num_classes=0,
+        global_pool="",
+        dynamic_img_size=True,
+        pre_norm=config.pre_norm,
+        act_layer=config.activation.value,
+        norm_layer=partial(nn.LayerNorm, eps=1e-5),
+        **size_and_noise,
+    )

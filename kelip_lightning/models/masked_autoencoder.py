@@ -103,8 +103,9 @@ class MaskedAutoencoder(nn.Module):
         batch, num_patches = mask_BN.shape
         width = self.config.decoder_width
         patches_BNd = self.mask_token.to(visible_BLd.dtype).expand(batch, num_patches, width)
-        patches_BNd = patches_BNd.scatter(1, keep_BK.unsqueeze(-1).expand(-1, -1, width), visible_BLd[:, 1:])
+        prefix = self.encoder.num_prefix_tokens
+        patches_BNd = patches_BNd.scatter(1, keep_BK.unsqueeze(-1).expand(-1, -1, width), visible_BLd[:, prefix:])
         patches_BNd = patches_BNd + self.decoder_positions
-        decoded_BLd = self.decoder_blocks(torch.cat([visible_BLd[:, :1], patches_BNd], dim=1))
-        prediction_BNP: Tensor = self.decoder_pixels(self.decoder_norm(decoded_BLd[:, 1:])).float()
+        decoded_BLd = self.decoder_blocks(torch.cat([visible_BLd[:, :prefix], patches_BNd], dim=1))
+        prediction_BNP: Tensor = self.decoder_pixels(self.decoder_norm(decoded_BLd[:, prefix:])).float()
         return prediction_BNP

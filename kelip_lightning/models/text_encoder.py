@@ -1,14 +1,25 @@
-"""The causal text encoder: CLIP's, from `transformers`.
+"""The text encoder: CLIP's causal transformer as `transformers` keeps it, or another Hugging Face text model.
 
 Shapes: B captions, T tokens, D width.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from kelip_lightning.models.image_encoder import Activation
+
+
+class TextPooling(Enum):
+    """Which token gives the feature of a caption."""
+
+    end = "end"
+    mean = "mean"
+    first = "first"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -24,11 +35,36 @@ class TextEncoderConfig:
     mlp_ratio: float = 4.0
     """Hidden width of an MLP over the token width."""
     activation: Activation = Activation.quick_gelu
-    """Non-linearity of the MLPs (paper: quick_gelu)."""
+    """Non-linearity of the MLPs (paper: quick_gelu); a Hugging Face model keeps its own."""
+    pooling: TextPooling = TextPooling.end
+    """end: the end token (paper); mean (of all tokens but the padding) and first: for a Hugging Face model."""
+    hf_model: str | None = None
+    """A Hugging Face text model instead of CLIP's, for example `FacebookAI/xlm-roberta-base`: a name on the Hub or a
+    folder with a config.json; width, depth, num_heads and mlp_ratio must be that model's own. Null: CLIP's."""
+    hf_weights: bool = False
+    """Whether training starts from the trained weights of hf_model, which needs its tokenizer in tokenizer.file."""
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads:
             raise ValueError(f"width = {self.width} must be a multiple of num_heads = {self.num_heads}; change one")
+        if self.hf_model is None and self.pooling is not TextPooling.end:
+            raise ValueError(f"pooling = {self.pooling.name} needs hf_model; CLIP's own text encoder pools at the end")
+        if self.hf_model is None and self.hf_weights:
+            raise ValueError("hf_weights = true needs hf_model, the model whose weights are meant")
+
+
+class TextTower(Protocol):
+    """What a dual encoder asks of its text encoder; a module with these."""
+
+    config: TextEncoderConfig
+    vocab_size: int
+    """Rows of the token embedding."""
+
+    def __call__(self, tokens_BT: Tensor, /) -> Tensor:
+        """int64 (B, T) -> (B, D)."""
+
+    def record(self) -> dict[str, Any] | None:
+        """What must be stored beside the configuration to build it again; None: nothing."""
 
 
 class TextEncoder(nn.Module):
@@ -47,6 +83,7 @@ class TextEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.vocab_size = vocab_size
         self.clip = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=vocab_size,
@@ -61,8 +98,66 @@ class TextEncoder(nn.Module):
                 bos_token_id=None,
             )
         )
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """CLIP's initialisation: what a block writes to the residual stream is scaled down by its depth.
+
+        Reference: Radford et al. 2021, sec. 2.4 and code; official KELIP code, `CLIP.initialize_parameters`.
+            `transformers` scales the inputs of attention down instead of its output.
+        Deviation: biases of the MLPs start at zero, not at torch's default noise.
+        """
+        width, depth = self.config.width, self.config.depth
+        into_block, out_of_block = width**-0.5, width**-0.5 * (2 * depth) ** -0.5
+        std_of = {
+            "token_embedding.weight": 0.02,
+            "position_embedding.weight": 0.01,
+            "q_proj.weight": into_block,
+            "k_proj.weight": into_block,
+            "v_proj.weight": into_block,
+            "out_proj.weight": out_of_block,
+            "fc1.weight": (2 * width) ** -0.5,
+            "fc2.weight": out_of_block,
+        }
+        for name, parameter in self.clip.named_parameters():
+            for ending, std in std_of.items():
+                if name.endswith(ending):
+                    nn.init.normal_(parameter, std=std)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """The end token's feature of each caption, (B, D); tokens are int64."""
         feature_BD: Tensor = self.clip(input_ids=tokens_BT).pooler_output
         return feature_BD
+
+    def record(self) -> None:
+        """Nothing: the configuration says it all."""
+
+
+def build_text_encoder(
+    config: TextEncoderConfig,
+    *,
+    vocab_size: int,
+    context_length: int,
+    eot_id: int,
+    pad_id: int,
+    record: Mapping[str, Any] | None = None,
+) -> TextTower:
+    """The configured text encoder, freshly initialised.
+
+    Args:
+        config: Which, and how large.
+        vocab_size: Number of token ids.
+        context_length: Longest caption in tokens.
+        eot_id: Id of the end token.
+        pad_id: Id of the padding.
+        record: What `record()` of a stored encoder gave; none: a new one.
+
+    Raises:
+        ConfigError: A Hugging Face model cannot be had, or does not fit the other settings.
+    """
+    tokens = {"vocab_size": vocab_size, "context_length": context_length, "eot_id": eot_id, "pad_id": pad_id}
+    if config.hf_model is None:
+        return TextEncoder(config, **tokens)
+    from kelip_lightning.models.hugging_face_text import HuggingFaceTextEncoder
+
+    return HuggingFaceTextEncoder(config, record=record, **tokens)
