@@ -34,6 +34,7 @@ class ImageSample:
     image: NDArray[np.uint8]
     noise: NDArray[np.float32]
     sample_id: int
+    sample_seed: int
 
 
 class ImageDataModule(StageDataModule):
@@ -70,7 +71,7 @@ class ImageDataModule(StageDataModule):
     def make_sample(self, draw: Draw, record: PairRecord, generator: np.random.Generator) -> ImageSample:
         """One crop and one mask from the sample's own stream."""
         image, noise = self._transform(record.image, generator)
-        return ImageSample(image=image, noise=noise, sample_id=draw.sample_id)
+        return ImageSample(image=image, noise=noise, sample_id=draw.sample_id, sample_seed=draw.model_seed(self.seed))
 
     @staticmethod
     def collate(samples: list[ImageSample]) -> ImageBatch:
@@ -79,4 +80,5 @@ class ImageDataModule(StageDataModule):
             images=torch.from_numpy(np.stack([sample.image for sample in samples])),
             noise=torch.from_numpy(np.stack([sample.noise for sample in samples])),
             sample_ids=torch.tensor([sample.sample_id for sample in samples]),
+            sample_seeds=torch.tensor([sample.sample_seed for sample in samples]),
         )

@@ -40,6 +40,7 @@ class PairSample:
     caption: str
     language: int
     sample_id: int
+    sample_seed: int
 
 
 class ImageTextDataModule(StageDataModule):
@@ -88,6 +89,7 @@ class ImageTextDataModule(StageDataModule):
             caption=caption,
             language=LANGUAGES.index(record.language),
             sample_id=draw.sample_id,
+            sample_seed=draw.model_seed(self.seed),
         )
 
     def collate(self, samples: list[PairSample]) -> ImageTextBatch:
@@ -99,5 +101,6 @@ class ImageTextDataModule(StageDataModule):
             tokens=self.tokenizer.encode(captions),
             languages=torch.tensor([sample.language for sample in samples]),
             sample_ids=torch.tensor([sample.sample_id for sample in samples]),
+            sample_seeds=torch.tensor([sample.sample_seed for sample in samples]),
             captions=captions,
         )

@@ -39,6 +39,8 @@ class ImageBatch:
     """float32 (B, P), uniform in [0, 1): the patches with the lowest noise stay visible."""
     sample_ids: Tensor
     """int64 (B,), which record each image came from."""
+    sample_seeds: Tensor
+    """int64 (B,), each in [0, 2**63): seeds of what the model draws per sample; see `sampling.Draw.model_seed`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,5 +57,7 @@ class ImageTextBatch:
     """int64 (B,), index into `LANGUAGES`."""
     sample_ids: Tensor
     """int64 (B,), which record each pair came from."""
+    sample_seeds: Tensor
+    """int64 (B,), each in [0, 2**63): seeds of what the model draws per sample; see `sampling.Draw.model_seed`."""
     captions: list[str]
     """The captions as drawn, for logs."""

@@ -139,6 +139,11 @@ class Draw:
         """The random stream of this draw: crops, caption and mask come from it, in a fixed order."""
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 2, self.step, self.sample_id])))
 
+    def model_seed(self, seed: int) -> int:
+        """A number in [0, 2**63) for what the model draws for this sample (dropout): independent of its place."""
+        words = np.random.SeedSequence([seed, 3, self.step, self.sample_id]).generate_state(1, np.uint64)
+        return int(words[0]) >> 1
+
 
 class RankBatchSampler(Sampler[list[Draw]]):
     """This rank's micro-batches, step after step.

@@ -175,7 +175,7 @@ def tokens_per_crop(stage: Stage) -> tuple[int, int | None]:
 def _tokens(size: int, encoder: ImageEncoderConfig) -> int:
     patches = (size // encoder.patch_size) ** 2
     if encoder.patch_drop_rate and size == encoder.image_size:
-        patches = max(1, int(patches * (1 - encoder.patch_drop_rate)))
+        patches = num_kept(patches, encoder.patch_drop_rate)
     return 1 + patches
 
 

@@ -6,6 +6,8 @@ from kelip_lightning.precision import PRECISIONS
 
 ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu")
 
+STRATEGIES: tuple[str, ...] = ("auto", "ddp", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3")
+
 
 @dataclass(kw_only=True, slots=True)
 class TrainerConfig:
@@ -20,9 +22,17 @@ class TrainerConfig:
     num_nodes: int = 1
     """Machines that train together."""
     strategy: str = "auto"
-    """How several processes share the work, in Lightning's words: auto, ddp, deepspeed_stage_2, ..."""
+    """How several processes share the work: auto (ddp if there are several), ddp, or deepspeed_stage_1, 2 or 3, which
+    share out the optimizer's state, the gradients too, or the parameters too (needs the extra `deepspeed`)."""
     accumulate: int = 1
-    """Micro-batches per optimizer step; a contrastive pair sees the negatives of its own micro-batch only."""
+    """Chunks in which a device takes its share of the global batch, for less memory at one more forward pass; the
+    loss and its gradient are those of the whole batch, whatever the number."""
+    gradient_checkpointing: bool = False
+    """Whether transformer blocks are computed again in the backward pass instead of keeping their activations."""
+    compile: bool = False
+    """Whether torch compiles the towers: minutes at the start, less time a step."""
+    ema_decay: float | None = None
+    """Decay per step of an exponential moving average of the weights, which is what a stage hands on; null: none."""
     log_every_n_steps: int = 10
     """Optimizer steps between log entries."""
     checkpoint_every_n_steps: int = 500
@@ -39,8 +49,12 @@ class TrainerConfig:
             raise ValueError(f"precision = {self.precision!r} must be one of {', '.join(PRECISIONS)}")
         if self.accelerator not in ACCELERATORS:
             raise ValueError(f"accelerator = {self.accelerator!r} must be one of {', '.join(ACCELERATORS)}")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy = {self.strategy!r} must be one of {', '.join(STRATEGIES)}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay = {self.ema_decay} must lie strictly between 0 and 1; null: no average")
 
     @property
     def num_micro_batches(self) -> int:
-        """Pieces that a global batch is cut into: devices x nodes x accumulation steps."""
+        """Pieces that a global batch is cut into: devices x nodes x chunks."""
         return self.devices * self.num_nodes * self.accumulate

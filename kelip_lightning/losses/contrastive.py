@@ -3,27 +3,46 @@
 Shapes: V views, B pairs on this rank, G pairs over all ranks, E embed_dim.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from kelip_lightning.losses.tiles import Operand, TiledMatrix, info_nce_rows, sigmoid_rows, with_gradients
 
 Gather = Callable[[Tensor], Tensor]
 """(B, ...) -> (G, ...), differentiable, own rows at offset rank * B."""
 
 
+class ContrastiveKind(Enum):
+    """info_nce: softmax over the global batch (paper); sigmoid: every pair by itself (SigLIP, arXiv:2303.15343)."""
+
+    info_nce = "info_nce"
+    sigmoid = "sigmoid"
+
+
 @dataclass(kw_only=True, slots=True)
 class ContrastiveLossConfig:
-    """How crops enter the loss."""
+    """Which loss, how crops enter it, and how much of it is in memory."""
 
+    kind: ContrastiveKind = ContrastiveKind.info_nce
+    """info_nce (paper) or sigmoid (SigLIP, which starts from initial_temperature = 0.1)."""
     local_weight: float = 1.0
     """Weight of a local crop's term relative to a global crop's, >= 0 (unpublished; ours: equal)."""
+    tile_size: int | None = None
+    """Logits in memory at a time, over the pairs of a device; null: all, that is the device's pairs x global batch.
+
+    Loss and gradient are the same with any. With 2,048 pairs on a device of 32,768 pairs the matrix of one crop takes
+    268 MB, a tile of 1,024 takes 8 MB.
+    """
 
     def __post_init__(self) -> None:
         if self.local_weight < 0:
             raise ValueError(f"local_weight = {self.local_weight} must not be negative: 0 ignores local crops")
+        if self.tile_size is not None and self.tile_size < 1:
+            raise ValueError(f"tile_size = {self.tile_size} must be at least 1; null: the whole matrix at once")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,86 +57,77 @@ class ContrastiveLoss:
     """bool (B,): the first global crop's best caption of the batch is its own."""
 
 
-def info_nce(
-    image_BE: Tensor, text_BE: Tensor, logit_scale: Tensor, gather: Gather | None = None, rank: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Symmetric InfoNCE of this rank's pairs against the captions and images of all ranks.
-
-    loss = (CE(s * image @ text_all^T) + CE(s * text @ image_all^T)) / 2, mean over the B local rows; the mean over
-    ranks is the loss of the global batch, and with a differentiable gather so is its gradient.
-
-    Args:
-        image_BE: Unit-length float32 image features.
-        text_BE: Unit-length float32 text features.
-        logit_scale: Factor on the cosines, (1,) or scalar.
-        gather: Collects rows over ranks with gradient; none on one process.
-        rank: Own position among the gathered rows.
-
-    Returns:
-        The loss (scalar, nats), and (B,) whether an image's best caption is its own.
-
-    Reference:
-        Radford et al. 2021 (arXiv:2103.00020), fig. 3; used by Ko & Gu 2022 for stage 2.
-    """
-    image_GE = gather(image_BE) if gather else image_BE
-    text_GE = gather(text_BE) if gather else text_BE
-    return _info_nce(image_BE, text_BE, image_GE, text_GE, logit_scale, rank)
-
-
-def _info_nce(
-    image_BE: Tensor, text_BE: Tensor, image_GE: Tensor, text_GE: Tensor, logit_scale: Tensor, rank: int
-) -> tuple[Tensor, Tensor]:
-    target_B = torch.arange(len(image_BE), device=image_BE.device) + rank * len(image_BE)
-    image_logits_BG = logit_scale * image_BE @ text_GE.T
-    text_logits_BG = logit_scale * text_BE @ image_GE.T
-    loss = (F.cross_entropy(image_logits_BG, target_B) + F.cross_entropy(text_logits_BG, target_B)) / 2
-    return loss, image_logits_BG.detach().argmax(dim=1) == target_B
-
-
-def multi_crop_info_nce(
+def contrastive_loss(
     global_VBE: Tensor,
     local_VBE: Tensor,
     text_BE: Tensor,
     logit_scale: Tensor,
+    logit_bias: Tensor | None = None,
     *,
     local_weight: float = 1.0,
+    tile_size: int | None = None,
     gather: Gather | None = None,
     rank: int = 0,
 ) -> ContrastiveLoss:
-    """The weighted mean of each crop's InfoNCE against the same captions.
+    """The weighted mean of each crop's loss against the same captions.
 
-    total = (sum_v InfoNCE(global_v, text) + w * sum_u InfoNCE(local_u, text)) / (V + w * V').
+    total = (sum_v term(global_v) + w * sum_u term(local_u)) / (V + w * V'), where the term of a crop is
+
+    * without a bias InfoNCE, (CE(s * image @ text_all^T) + CE(s * text @ image_all^T)) / 2, mean over the B local rows;
+    * with one the pairwise sigmoid loss, -sum_ij log sigmoid(z_ij (s * image_i . text_all_j + b)) / B, z = 1 for pairs
+      and -1 else.
 
     A crop's negatives are the same-numbered crops of other images, never other crops of its own image, so no term
-    compares an image with itself; there is no image–image term.
+    compares an image with itself; there is no image–image term. The mean over ranks is the loss of the global batch,
+    and with a differentiable gather so is its gradient.
 
     Args:
         global_VBE: Unit-length float32 features of V >= 1 global crops.
         local_VBE: The same of V' >= 0 local crops.
         text_BE: Unit-length float32 text features.
-        logit_scale: Factor on the cosines.
-        local_weight: w above.
-        gather: As in `info_nce`.
-        rank: As in `info_nce`.
+        logit_scale: s, factor on the cosines, (1,) or scalar.
+        logit_bias: b, (1,) or scalar; none: InfoNCE.
+        local_weight: w.
+        tile_size: Logits in memory at a time, over B; none: the whole matrix of one crop.
+        gather: Collects rows over ranks with gradient; none on one process.
+        rank: Own position among the gathered rows.
 
     Reference:
-        Ko & Gu 2022 (arXiv:2203.14463) train on low-resolution crops too; the terms are unpublished, this is our
-        reading (each crop against the caption).
+        Radford et al. 2021 (arXiv:2103.00020), fig. 3, used by Ko & Gu 2022 (arXiv:2203.14463), who train on
+        low-resolution crops too; the terms are unpublished, this is our reading (each crop against the caption).
+        Zhai et al. 2023 (arXiv:2303.15343), alg. 1.
     """
     crops_VBE = torch.cat([global_VBE, local_VBE])
     # One collective for all crops: rows are pairs, so the views stand in the second place.
-    crops_VGE = gather(crops_VBE.transpose(0, 1)).transpose(0, 1) if gather else crops_VBE
+    crops_VGE = gather(crops_VBE.transpose(0, 1)).transpose(0, 1) if gather and logit_bias is None else crops_VBE
     text_GE = gather(text_BE) if gather else text_BE
-    terms = [
-        _info_nce(crop_BE, text_BE, crop_GE, text_GE, logit_scale, rank)
-        for crop_BE, crop_GE in zip(crops_VBE, crops_VGE, strict=True)
-    ]
-    losses_V = torch.stack([loss for loss, _ in terms])
+    inputs = [crops_VBE, text_BE, crops_VGE, text_GE, logit_scale, *([] if logit_bias is None else [logit_bias])]
+    operands = [Operand.of(one) for one in inputs]
     num_global, num_local = len(global_VBE), len(local_VBE)
-    global_sum, local_sum = losses_V[:num_global].sum(), losses_V[num_global:].sum()
+    weights = [1.0] * num_global + [local_weight] * num_local
+    shares = [weight / sum(weights) for weight in weights]
+    terms = [_term(operands, view, share, tile_size, rank) for view, share in enumerate(shares)]
+    losses_V = torch.stack([loss for loss, _ in terms])
     return ContrastiveLoss(
-        total=(global_sum + local_weight * local_sum) / (num_global + local_weight * num_local),
-        global_crops=global_sum.detach() / num_global,
-        local_crops=local_sum.detach() / num_local if num_local else None,
+        total=with_gradients(losses_V @ losses_V.new_tensor(shares), inputs, operands),
+        global_crops=losses_V[:num_global].mean(),
+        local_crops=losses_V[num_global:].mean() if num_local else None,
         correct_B=terms[0][1],
     )
+
+
+def _term(
+    operands: Sequence[Operand], view: int, share: float, tile_size: int | None, rank: int
+) -> tuple[Tensor, Tensor]:
+    """The term of one crop, and (B,) whether an image's best caption is its own; adds `share` times its gradients."""
+    crops, text, all_crops, all_text, scale, *bias = operands
+    num_pairs = len(text.value)
+    target_B = torch.arange(num_pairs, device=text.value.device) + rank * num_pairs
+    matrix = TiledMatrix(scale, bias[0] if bias else None, tile_size)
+    if bias:
+        loss, correct_B = matrix.add(crops[view], all_text, target_B, sigmoid_rows, share / num_pairs)
+        return loss / num_pairs, correct_B
+    weight = share / (2 * num_pairs)
+    of_images, correct_B = matrix.add(crops[view], all_text, target_B, info_nce_rows, weight)
+    of_texts, _ = matrix.add(text, all_crops[view], target_B, info_nce_rows, weight)
+    return (of_images + of_texts) / (2 * num_pairs), correct_B

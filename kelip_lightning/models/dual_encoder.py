@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.sample_noise import view_seeds
 from kelip_lightning.models.text_encoder import TextTower
 
 
@@ -24,6 +25,8 @@ class DualEncoderConfig:
     """exp(-logit_scale) at the start (paper: 0.07)."""
     max_logit_scale: float = 100.0
     """Upper bound of exp(logit_scale), applied where it is used (CLIP: 100)."""
+    initial_logit_bias: float | None = None
+    """Start of the learned bias of loss.kind = sigmoid (SigLIP: -10); null: no bias, as info_nce needs."""
 
     def __post_init__(self) -> None:
         if not 0 < self.initial_temperature <= 1:
@@ -40,6 +43,8 @@ class PairFeatures:
     text_BE: Tensor
     logit_scale: Tensor
     """exp of the parameter, bounded, float32 (1,)."""
+    logit_bias: Tensor | None
+    """float32 (1,); None for a model without one."""
 
 
 class DualEncoder(nn.Module):
@@ -57,10 +62,15 @@ class DualEncoder(nn.Module):
         nn.init.normal_(self.text_projection.weight, std=text_width**-0.5)
         # Shape (1,): DeepSpeed 0.19.8 fails on 0-dimensional parameters.
         self.logit_scale = nn.Parameter(torch.full((1,), -math.log(config.initial_temperature)))
+        bias = config.initial_logit_bias
+        self.logit_bias = None if bias is None else nn.Parameter(torch.full((1,), bias))
 
-    def encode_image(self, images_BCHW: Tensor, l2norm: bool = True) -> Tensor:
-        """Image features, float32 (B, E), of unit length if l2norm; images are standardised float."""
-        features_BE = self.image_projection(self.image_encoder(images_BCHW)).float()
+    def encode_image(self, images_BCHW: Tensor, l2norm: bool = True, seeds_B: Tensor | None = None) -> Tensor:
+        """Image features, float32 (B, E), of unit length if l2norm; images are standardised float.
+
+        With int64 seeds the encoder's dropout acts, as in training.
+        """
+        features_BE = self.image_projection(self.image_encoder(images_BCHW, seeds_B)).float()
         return F.normalize(features_BE, dim=-1) if l2norm else features_BE
 
     def encode_text(self, tokens_BT: Tensor, l2norm: bool = True) -> Tensor:
@@ -72,17 +82,33 @@ class DualEncoder(nn.Module):
         """The factor on cosine similarities: exp(logit_scale), at most max_logit_scale, float32 (1,)."""
         return self.logit_scale.float().exp().clamp(max=self.config.max_logit_scale)
 
-    def forward(self, global_VBCHW: Tensor, local_VBCHW: Tensor, tokens_BT: Tensor) -> PairFeatures:
-        """Features of every crop and caption; one pass of the image encoder per resolution."""
+    def forward(
+        self,
+        global_VBCHW: Tensor,
+        local_VBCHW: Tensor,
+        tokens_BT: Tensor,
+        seeds_B: Tensor | None = None,
+    ) -> PairFeatures:
+        """Features of every crop and caption; one pass of the image encoder per resolution.
+
+        Args:
+            global_VBCHW: Standardised crops of the stored size.
+            local_VBCHW: Standardised local crops, V' may be 0.
+            tokens_BT: int64.
+            seeds_B: int64, what dropout draws from, each crop of a sample in its own way; none: no dropout.
+        """
+        num_global = len(global_VBCHW)
         return PairFeatures(
-            global_VBE=self._encode_views(global_VBCHW),
-            local_VBE=self._encode_views(local_VBCHW),
+            global_VBE=self._encode_views(global_VBCHW, 0, seeds_B),
+            local_VBE=self._encode_views(local_VBCHW, num_global, seeds_B),
             text_BE=self.encode_text(tokens_BT),
             logit_scale=self.scale(),
+            logit_bias=None if self.logit_bias is None else self.logit_bias.float(),
         )
 
-    def _encode_views(self, views_VBCHW: Tensor) -> Tensor:
+    def _encode_views(self, views_VBCHW: Tensor, first_view: int, seeds_B: Tensor | None) -> Tensor:
         views, batch = views_VBCHW.shape[:2]
         if views == 0:
             return torch.empty(0, batch, self.config.embed_dim, device=views_VBCHW.device)
-        return self.encode_image(views_VBCHW.flatten(0, 1)).view(views, batch, -1)
+        seeds = None if seeds_B is None else view_seeds(seeds_B, range(first_view, first_view + views))
+        return self.encode_image(views_VBCHW.flatten(0, 1), seeds_B=seeds).view(views, batch, -1)

@@ -10,8 +10,8 @@ import torch
 from data_modules.tokenizer import BilingualTokenizer
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
-from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
 from kelip_lightning.models.hugging_face_text import HuggingFaceTextEncoder
+from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
 from kelip_lightning.models.text_encoder import TextEncoderConfig, build_text_encoder
 from kelip_lightning.models.weights_folder import (
     CONFIG,

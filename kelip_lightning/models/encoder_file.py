@@ -14,7 +14,7 @@ from kelip_lightning.models.weights_folder import (
     write_folder,
 )
 
-REGULARISATION = ("drop_path_rate", "patch_drop_rate")
+REGULARISATION = ("drop_path_rate", "dropout_rate", "patch_drop_rate")
 """Fields that shape training, not weights: they may differ between the stages."""
 
 

@@ -9,9 +9,12 @@ from functools import partial
 
 import torch
 from timm.layers import build_sincos2d_pos_embed
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from kelip_lightning.models.patches import keep_lowest
+from kelip_lightning.models.sample_noise import PATCHES, noisy_block, uniform
 from kelip_lightning.models.vision_transformer import (
     OfficialVisionTransformer,
     check_timm_name,
@@ -70,7 +73,9 @@ class ImageEncoderConfig:
     (register tokens, layer scale, ...); patch_size, width, depth, num_heads, mlp_ratio, activation and pre_norm must be
     that model's own. Null: the plain one of these sizes."""
     drop_path_rate: float = 0.0
-    """Stochastic depth of the last block, in [0, 1); earlier blocks get less."""
+    """Stochastic depth of the last block, in [0, 1); earlier blocks get less, the first none."""
+    dropout_rate: float = 0.0
+    """Dropout of what each attention and MLP adds to the tokens, in [0, 1)."""
     patch_drop_rate: float = 0.0
     """Share of a global crop's patch tokens dropped in contrastive training, in [0, 1) (FLIP, arXiv:2212.00794).
 
@@ -86,7 +91,7 @@ class ImageEncoderConfig:
             raise ValueError(
                 f"width = {self.width} must be a multiple of num_heads = {self.num_heads} and of 4; change one"
             )
-        for name in ("drop_path_rate", "patch_drop_rate"):
+        for name in ("drop_path_rate", "dropout_rate", "patch_drop_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 0 and below 1")
         if self.timm_name is not None:
@@ -124,6 +129,8 @@ class ImageEncoder(nn.Module):
         self.vit = build_vision_transformer(config)
         self.num_prefix_tokens: int = self.vit.num_prefix_tokens
         """Tokens in front of the patches: the class token, and perhaps registers of a timm model."""
+        self.gradient_checkpointing = False
+        """Whether blocks are computed a second time in the backward pass instead of keeping their activations."""
         if config.timm_name is None:
             self._init_positions()
 
@@ -140,49 +147,74 @@ class ImageEncoder(nn.Module):
             positions[:, 1:] = grid * 0.02 * 2**0.5
             positions[:, :1] = 0
 
-    def tokens(self, images_BCHW: Tensor, keep_BK: Tensor | None = None) -> Tensor:
+    def tokens(self, images_BCHW: Tensor, keep_BK: Tensor | None = None, seeds_B: Tensor | None = None) -> Tensor:
         """Normalised tokens after the last block, class token (and registers of a timm model) first.
 
         Args:
             images_BCHW: Standardised images, float; sides must be multiples of the patch size.
-            keep_BK: int64 indices of the patches to encode (raster order); none: all, less those dropped at random
-                when training with patch_drop_rate > 0 on images of the stored size.
+            keep_BK: int64 indices of the patches to encode (raster order); none: all.
+            seeds_B: int64, what dropout and stochastic depth draw from; none: neither acts.
 
         Returns:
             (B, 1 + K, D); other prefixes than the one class token where a timm model has them.
         """
         vit = self.vit
         tokens_BLD = vit._pos_embed(vit.patch_embed(images_BCHW))
-        if keep_BK is None:
-            if images_BCHW.shape[-1] == self.config.image_size:
-                tokens_BLD = vit.patch_drop(tokens_BLD)
-        else:
+        if keep_BK is not None:
             prefix = self.num_prefix_tokens
             index = (keep_BK + prefix).unsqueeze(-1).expand(-1, -1, tokens_BLD.shape[-1])
             tokens_BLD = torch.cat([tokens_BLD[:, :prefix], tokens_BLD.gather(1, index)], dim=1)
-        result: Tensor = vit.norm(vit.blocks(vit.norm_pre(tokens_BLD)))
+        tokens_BLD = vit.norm_pre(tokens_BLD)
+        for index_of_block, block in enumerate(vit.blocks):
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                tokens_BLD = checkpoint(
+                    self._run_block,
+                    block,
+                    index_of_block,
+                    tokens_BLD,
+                    seeds_B,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                )
+            else:
+                tokens_BLD = self._run_block(block, index_of_block, tokens_BLD, seeds_B)
+        result: Tensor = vit.norm(tokens_BLD)
         return result
 
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        """One feature per image, (B, D)."""
-        tokens_BLD = self.tokens(images_BCHW)
+    def _run_block(self, block: nn.Module, index: int, tokens_BLD: Tensor, seeds_B: Tensor | None) -> Tensor:
+        config = self.config
+        path_rate = config.drop_path_rate * index / max(1, config.depth - 1)
+        if seeds_B is None or not (path_rate or config.dropout_rate):
+            result: Tensor = block(tokens_BLD)
+            return result
+        assert isinstance(block, Block), f"no dropout inside {type(block).__name__}"
+        return noisy_block(block, tokens_BLD, seeds_B, index, path_rate=path_rate, dropout_rate=config.dropout_rate)
+
+    def forward(self, images_BCHW: Tensor, seeds_B: Tensor | None = None) -> Tensor:
+        """One feature per image, (B, D).
+
+        Args:
+            images_BCHW: Standardised images, float.
+            seeds_B: int64, what patch dropout (on images of the stored size), dropout and stochastic depth draw
+                from; none: nothing is dropped, whatever mode the module is in.
+        """
+        keep_BK = None
+        if seeds_B is not None and self.config.patch_drop_rate and images_BCHW.shape[-1] == self.config.image_size:
+            keep_BK = keep_lowest(uniform(seeds_B, PATCHES, [self.config.num_patches]), self.config.patch_drop_rate)
+        tokens_BLD = self.tokens(images_BCHW, keep_BK, seeds_B)
         if self.config.pooling is Pooling.cls:
             return tokens_BLD[:, 0]
         return tokens_BLD[:, self.num_prefix_tokens :].mean(dim=1)
 
 
 def build_vision_transformer(config: ImageEncoderConfig) -> VisionTransformer:
-    """timm's network for a configuration, freshly initialised; all tokens of the last block are its output."""
-    size_and_noise = {
-        "img_size": config.image_size,
-        "drop_path_rate": config.drop_path_rate,
-        "patch_drop_rate": config.patch_drop_rate,
-    }
+    """Timm's network for a configuration, freshly initialised; all tokens of the last block are its output."""
     if config.timm_name is not None:
-        return timm_vision_transformer(config.timm_name, **size_and_noise)
+        return timm_vision_transformer(config.timm_name, img_size=config.image_size)
     official = config.position_resampling is PositionResampling.official
     # global_pool="" keeps the final norm in one place whatever the pooling; pooling is ours, in ImageEncoder.forward.
     return (OfficialVisionTransformer if official else VisionTransformer)(
+        img_size=config.image_size,
         patch_size=config.patch_size,
         embed_dim=config.width,
         depth=config.depth,
@@ -194,5 +226,4 @@ def build_vision_transformer(config: ImageEncoderConfig) -> VisionTransformer:
         pre_norm=config.pre_norm,
         act_layer=config.activation.value,
         norm_layer=partial(nn.LayerNorm, eps=1e-5),
-        **size_and_noise,
     )

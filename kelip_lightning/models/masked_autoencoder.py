@@ -12,6 +12,7 @@ import torch
 from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.patches import keep_lowest, mask_of
@@ -92,11 +93,14 @@ class MaskedAutoencoder(nn.Module):
         """Whether predictions are standardised patch by patch."""
         return self.config.norm_pix_loss
 
-    def forward(self, images_BCHW: Tensor, noise_BN: Tensor) -> MaskedReconstruction:
-        """Reconstruct standardised images from the patches with the lowest noise."""
+    def forward(self, images_BCHW: Tensor, noise_BN: Tensor, seeds_B: Tensor | None = None) -> MaskedReconstruction:
+        """Reconstruct standardised images from the patches with the lowest noise.
+
+        With int64 seeds the encoder's dropout and stochastic depth act, as in training.
+        """
         keep_BK = keep_lowest(noise_BN, self.config.mask_ratio)
         mask_BN = mask_of(keep_BK, noise_BN.shape[1])
-        visible_BLd = self.decoder_embed(self.encoder.tokens(images_BCHW, keep_BK))
+        visible_BLd = self.decoder_embed(self.encoder.tokens(images_BCHW, keep_BK, seeds_B))
         return MaskedReconstruction(prediction_BNP=self._decode(visible_BLd, keep_BK, mask_BN), mask_BN=mask_BN)
 
     def _decode(self, visible_BLd: Tensor, keep_BK: Tensor, mask_BN: Tensor) -> Tensor:
@@ -106,6 +110,11 @@ class MaskedAutoencoder(nn.Module):
         prefix = self.encoder.num_prefix_tokens
         patches_BNd = patches_BNd.scatter(1, keep_BK.unsqueeze(-1).expand(-1, -1, width), visible_BLd[:, prefix:])
         patches_BNd = patches_BNd + self.decoder_positions
-        decoded_BLd = self.decoder_blocks(torch.cat([visible_BLd[:, :prefix], patches_BNd], dim=1))
+        decoded_BLd = torch.cat([visible_BLd[:, :prefix], patches_BNd], dim=1)
+        for block in self.decoder_blocks:
+            if self.encoder.gradient_checkpointing and torch.is_grad_enabled():
+                decoded_BLd = checkpoint(block, decoded_BLd, use_reentrant=False, preserve_rng_state=False)
+            else:
+                decoded_BLd = block(decoded_BLd)
         prediction_BNP: Tensor = self.decoder_pixels(self.decoder_norm(decoded_BLd[:, prefix:])).float()
         return prediction_BNP

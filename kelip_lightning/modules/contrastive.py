@@ -1,13 +1,16 @@
 """Stage 2: contrastive training on image–text pairs with multi-crop."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from data_modules.records import LANGUAGES, ImageTextBatch
 from data_modules.tokenizer import BilingualTokenizer
 from kelip_lightning.distributed import gather_rows, is_distributed
-from kelip_lightning.losses.contrastive import ContrastiveLoss, ContrastiveLossConfig, multi_crop_info_nce
-from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.losses.contrastive import ContrastiveLoss, ContrastiveLossConfig, contrastive_loss
+from kelip_lightning.models.dual_encoder import DualEncoder, PairFeatures
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.optim.optimizers import OptimizerConfig
@@ -18,6 +21,15 @@ class ContrastiveModule(StageModule):
     """Trains a `DualEncoder` on `ImageTextBatch`es; every crop of an image is matched with its caption.
 
     The tokenizer is carried for evaluation and export; training reads tokens from the batch.
+
+    Args:
+        model: What is trained.
+        tokenizer: The tokenizer of its captions.
+        loss: How crops and captions make the loss.
+        optimizer: For all parameters that are trained.
+        schedule: Of the learning rate.
+        accumulate: Chunks that the towers take a batch in. The loss is always that of all pairs: the features of every
+            chunk are kept, its activations are not, and the backward pass computes them again.
     """
 
     def __init__(
@@ -27,27 +39,64 @@ class ContrastiveModule(StageModule):
         loss: ContrastiveLossConfig,
         optimizer: OptimizerConfig,
         schedule: ScheduleConfig,
+        accumulate: int = 1,
     ) -> None:
-        super().__init__(optimizer, schedule)
+        super().__init__(optimizer, schedule, accumulate)
         self.model = model
         self.tokenizer = tokenizer
         self._loss_config = loss
 
+    def compile_model(self) -> None:
+        """Compile both towers; the loss is a few large products already."""
+        # Crops come in two sizes, each worth a graph of its own; captions come in any length.
+        self.model.image_encoder.compile(dynamic=False)
+        self.model.text_encoder.compile()
+
     def training_step(self, batch: ImageTextBatch, batch_idx: int) -> Tensor:
-        """The multi-crop InfoNCE of a batch over all ranks."""
-        features = self.model(normalize_images(batch.global_crops), normalize_images(batch.local_crops), batch.tokens)
+        """The multi-crop loss of a batch over all ranks."""
+        features = self._features(batch)
         with torch.autocast(batch.tokens.device.type, enabled=False):
-            loss = multi_crop_info_nce(
+            loss = contrastive_loss(
                 features.global_VBE,
                 features.local_VBE,
                 features.text_BE,
                 features.logit_scale,
+                features.logit_bias,
                 local_weight=self._loss_config.local_weight,
+                tile_size=self._loss_config.tile_size,
                 gather=gather_rows if is_distributed() else None,
                 rank=self.global_rank,
             )
         self._log_step(loss, features.logit_scale.detach(), batch.languages)
         return loss.total
+
+    def _features(self, batch: ImageTextBatch) -> PairFeatures:
+        """The features of the whole batch, computed in `accumulate` chunks."""
+        if self.accumulate == 1:
+            return self._encode(batch.global_crops, batch.local_crops, batch.tokens, batch.sample_seeds)
+        chunks = zip(
+            batch.global_crops.chunk(self.accumulate, dim=1),
+            batch.local_crops.chunk(self.accumulate, dim=1),
+            batch.tokens.chunk(self.accumulate),
+            batch.sample_seeds.chunk(self.accumulate),
+            strict=True,
+        )
+        # Nothing in the towers draws from torch's stream, so there is no state of it to replay.
+        encode = partial(checkpoint, self._encode, use_reentrant=False, preserve_rng_state=False)
+        parts: list[PairFeatures] = [encode(*chunk) for chunk in chunks]
+        return PairFeatures(
+            global_VBE=torch.cat([part.global_VBE for part in parts], dim=1),
+            local_VBE=torch.cat([part.local_VBE for part in parts], dim=1),
+            text_BE=torch.cat([part.text_BE for part in parts]),
+            logit_scale=parts[0].logit_scale,
+            logit_bias=parts[0].logit_bias,
+        )
+
+    def _encode(self, global_crops: Tensor, local_crops: Tensor, tokens: Tensor, seeds: Tensor) -> PairFeatures:
+        features: PairFeatures = self.model(
+            normalize_images(global_crops), normalize_images(local_crops), tokens, seeds
+        )
+        return features
 
     def _log_step(self, loss: ContrastiveLoss, logit_scale: Tensor, languages: Tensor) -> None:
         values = {

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from data_modules.records import ImageBatch
 from kelip_lightning.losses.reconstruction import masked_mse, standardize_patches
@@ -14,23 +15,46 @@ from kelip_lightning.optim.schedules import ScheduleConfig
 
 
 class MaskedPretrainModule(StageModule):
-    """Trains a `MaskedAutoencoder` on `ImageBatch`es.
+    """Trains a `MaskedAutoencoder` on `ImageBatch`es, in `accumulate` chunks if they are many.
 
     Reference: Ko & Gu 2022 (arXiv:2203.14463) warm the image encoder up with MAE before contrastive training.
     """
 
-    def __init__(self, model: MaskedAutoencoder, optimizer: OptimizerConfig, schedule: ScheduleConfig) -> None:
-        super().__init__(optimizer, schedule)
+    def __init__(
+        self, model: MaskedAutoencoder, optimizer: OptimizerConfig, schedule: ScheduleConfig, accumulate: int = 1
+    ) -> None:
+        super().__init__(optimizer, schedule, accumulate)
         self.model = model
+
+    def compile_model(self) -> None:
+        """Compile encoder and decoder as one."""
+        self.model.compile(dynamic=False)
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """The masked reconstruction error of a batch."""
-        images = normalize_images(batch.images)
-        reconstruction = self.model(images, batch.noise)
-        with torch.autocast(images.device.type, enabled=False):
-            target = patchify(images, self.model.patch_size)
-            if self.model.norm_pix_loss:
-                target = standardize_patches(target)
-            loss = masked_mse(reconstruction.prediction_BNP, target, reconstruction.mask_BN)
+        if self.accumulate == 1:
+            loss = self._loss(batch.images, batch.noise, batch.sample_seeds)
+        else:
+            loss = self._loss_in_chunks(batch)
         self.log_values({"loss": loss.detach()})
         return loss
+
+    def _loss_in_chunks(self, batch: ImageBatch) -> Tensor:
+        """The same, one chunk's activations at a time; each image hides equally many patches, so the mean is exact."""
+        fields = (batch.images, batch.noise, batch.sample_seeds)
+        chunks = zip(*(field.chunk(self.accumulate) for field in fields), strict=True)
+        losses = [
+            checkpoint(self._loss, *chunk, use_reentrant=False, preserve_rng_state=False)
+            * (len(chunk[0]) / len(batch.images))
+            for chunk in chunks
+        ]
+        return torch.stack(losses).sum()
+
+    def _loss(self, images: Tensor, noise: Tensor, seeds: Tensor) -> Tensor:
+        standardized = normalize_images(images)
+        reconstruction = self.model(standardized, noise, seeds)
+        with torch.autocast(images.device.type, enabled=False):
+            target = patchify(standardized, self.model.patch_size)
+            if self.model.norm_pix_loss:
+                target = standardize_patches(target)
+            return masked_mse(reconstruction.prediction_BNP, target, reconstruction.mask_BN)

@@ -1,9 +1,11 @@
 """What the LightningModules of both stages do alike: optimizer, schedule, clipping, gradient norm."""
 
+from abc import abstractmethod
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -12,12 +14,21 @@ from kelip_lightning.optim.schedules import ScheduleConfig, build_schedule
 
 
 class StageModule(pl.LightningModule):
-    """A stage with one model, one optimizer and one schedule."""
+    """A stage with one model, one optimizer and one schedule.
 
-    def __init__(self, optimizer: OptimizerConfig, schedule: ScheduleConfig) -> None:
+    A batch is a device's whole share of an optimizer step. A module that takes it in `accumulate` chunks does so inside
+    its step, with one loss and one backward pass, so nothing is scaled by the number of chunks, by no strategy.
+    """
+
+    def __init__(self, optimizer: OptimizerConfig, schedule: ScheduleConfig, accumulate: int = 1) -> None:
         super().__init__()
+        self.accumulate = accumulate
         self._optimizer_config = optimizer
         self._schedule_config = schedule
+
+    @abstractmethod
+    def compile_model(self) -> None:
+        """Let torch compile, in place, what computes the bulk of a step."""
 
     def configure_optimizers(self) -> Any:
         """Optimizer and per-step schedule; the number of steps comes from the configuration alone."""
@@ -26,10 +37,19 @@ class StageModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the norm of the whole gradient before clipping, and the learning rate."""
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
-        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+        """Log the norm of the whole gradient before clipping, and the highest learning rate of any group."""
+        # DeepSpeed keeps the gradients, in pieces, and tells their norm after the step.
+        if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+        self.log("train/learning_rate", max(group["lr"] for group in optimizer.param_groups))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log DeepSpeed's norm of the whole gradient before clipping."""
+        if isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            norm = self.trainer.strategy.deepspeed_engine.get_global_grad_norm()
+            if norm is not None:
+                self.log("train/gradient_norm", float(norm))
 
     def log_values(self, values: dict[str, Tensor]) -> None:
         """Log training scalars under `train/`, values of this step, not running means."""

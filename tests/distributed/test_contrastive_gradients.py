@@ -9,7 +9,7 @@ from torch import Tensor, multiprocessing
 
 from data_modules.tokenizer import train_tokenizer
 from kelip_lightning.distributed import gather_rows
-from kelip_lightning.losses.contrastive import multi_crop_info_nce
+from kelip_lightning.losses.contrastive import contrastive_loss
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder
 from kelip_lightning.models.image_encoder import ImageEncoderConfig
@@ -52,7 +52,7 @@ def _gradients(rank: int, world: int, gather: Gather | None) -> tuple[float, dic
     tokens = train_tokenizer(TEXTS, 280, 12).encode(TEXTS)
     own = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
     features = model(global_crops[:, own], local_crops[:, own], tokens[own])
-    loss = multi_crop_info_nce(
+    loss = contrastive_loss(
         features.global_VBE,
         features.local_VBE,
         features.text_BE,

@@ -158,3 +158,12 @@ def test_draw__stream_depends_on_seed_step_and_sample() -> None:
     streams = [Draw(*ids).generator(seed).random(4).tolist() for ids, seed in (((2, 2), 0), ((1, 3), 0), ((1, 2), 1))]
     assert first not in streams
     assert Draw(2, 1).generator(0).random(4).tolist() != first
+
+
+def test_draw__model_seed_depends_on_seed_step_and_sample_alone() -> None:
+    draws = [Draw(step, sample_id) for step in range(20) for sample_id in range(20)]
+    seeds = [draw.model_seed(seed) for draw in draws for seed in (0, 1)]
+    assert len(set(seeds)) == 800
+    assert min(seeds) >= 0
+    assert 2**62 < max(seeds) < 2**63
+    assert seeds == [draw.model_seed(seed) for draw in draws for seed in (0, 1)]

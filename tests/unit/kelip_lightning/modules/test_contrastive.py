@@ -42,6 +42,7 @@ def _batch(tokenizer: BilingualTokenizer, num_local: int = 3, languages: list[in
         tokens=tokenizer.encode(TEXTS),
         languages=torch.tensor(languages),
         sample_ids=torch.arange(5),
+        sample_seeds=torch.arange(5),
         captions=TEXTS,
     )
 

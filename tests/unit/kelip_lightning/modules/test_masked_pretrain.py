@@ -24,7 +24,8 @@ def test_training_step__value_and_every_gradient_by_hand(
     module = MaskedPretrainModule(model, OptimizerConfig(), ScheduleConfig(max_steps=3))
     logged = record_logs(module)
     images, noise = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8), torch.rand(3, 16)
-    loss = module.training_step(ImageBatch(images=images, noise=noise, sample_ids=torch.arange(3)), 0)
+    ids = torch.arange(3)
+    loss = module.training_step(ImageBatch(images=images, noise=noise, sample_ids=ids, sample_seeds=ids), 0)
     loss.backward()
     found = {name: p.grad for name, p in model.named_parameters()}
     module.zero_grad()

@@ -1,0 +1,135 @@
+"""Losses over a matrix of logits, queries of this rank x keys of all ranks, of which only a tile exists at a time.
+
+A tile is a few whole rows, as many as make B * tile_size logits. As a row is whole, its gradient is known as soon as its
+logits are: the forward pass computes both, keeps no logits, and the backward pass only scales what is there. Next to the
+features and their gradients, memory grows with B * tile_size instead of B * G, and no product is computed twice.
+
+Shapes: B queries of this rank, G keys of all ranks, R rows of a tile, E width.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+RowLoss = Callable[[Tensor, Tensor], Tensor]
+"""Logits (R, G) of some rows and the column of each row's own key, int64 (R,) -> the sum of the rows' losses.
+
+It overwrites the logits with the gradient with respect to them.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A tensor of the loss outside autograd, and the place where its gradient is added up."""
+
+    value: Tensor
+    gradient: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Self:
+        """The tensor with a gradient of zero."""
+        return cls(tensor.detach(), torch.zeros_like(tensor))
+
+    def __getitem__(self, index: int | slice) -> "Operand":
+        """A part of both, sharing their memory."""
+        return Operand(self.value[index], self.gradient[index])
+
+
+class TiledMatrix:
+    """Sums of row losses over logit_scale * query @ key^T + logit_bias, with their gradients.
+
+    Args:
+        scale: Factor on the products, (1,) or scalar.
+        bias: Added to the logits, (1,) or scalar; none: nothing.
+        tile_size: Logits of a tile over B, at least 1; none: the whole matrix is one tile.
+    """
+
+    def __init__(self, scale: Operand, bias: Operand | None, tile_size: int | None) -> None:
+        self._scale, self._bias, self._tile_size = scale, bias, tile_size
+
+    @torch.no_grad()
+    def add(
+        self, query: Operand, key: Operand, target_B: Tensor, row_loss: RowLoss, weight: float
+    ) -> tuple[Tensor, Tensor]:
+        """Add `weight` times the gradients of the sum of all rows' losses to those of the operands.
+
+        Args:
+            query: (B, E), features of one kind, this rank's.
+            key: (G, E), features of the other kind, all ranks'.
+            target_B: int64, the own key of each query.
+            row_loss: The loss of rows.
+            weight: Factor on the gradients.
+
+        Returns:
+            The sum itself, without the weight, scalar; and bool (B,): whether a query's own key has the highest logit.
+        """
+        total = query.value.new_zeros(())
+        correct_B = torch.zeros_like(target_B, dtype=torch.bool)
+        for rows in self._tiles(len(query.value), len(key.value)):
+            scaled_RE = self._scale.value * query.value[rows]
+            logits_RG = scaled_RE @ key.value.T
+            if self._bias is not None:
+                logits_RG += self._bias.value
+            correct_B[rows] = logits_RG.argmax(dim=1) == target_B[rows]
+            total += row_loss(logits_RG, target_B[rows])
+            self._add_gradients(query[rows], key, scaled_RE, logits_RG.mul_(weight))
+        return total, correct_B
+
+    def _add_gradients(self, query: Operand, key: Operand, scaled_RE: Tensor, gradient_RG: Tensor) -> None:
+        key.gradient.addmm_(gradient_RG.T, scaled_RE)
+        scaled_gradient_RE = gradient_RG @ key.value
+        self._scale.gradient.add_((scaled_gradient_RE * query.value).sum())
+        query.gradient.add_(scaled_gradient_RE.mul_(self._scale.value))
+        if self._bias is not None:
+            self._bias.gradient.add_(gradient_RG.sum())
+
+    def _tiles(self, num_queries: int, num_keys: int) -> Iterator[slice]:
+        size = num_queries if self._tile_size is None else max(1, num_queries * self._tile_size // num_keys)
+        for start in range(0, num_queries, size):
+            yield slice(start, min(start + size, num_queries))
+
+
+def with_gradients(value: Tensor, inputs: Sequence[Tensor], operands: Sequence[Operand]) -> Tensor:
+    """The scalar `value`, whose gradient with respect to each input is that of the operand made of it.
+
+    The backward pass uses the gradients up, so there can be one only.
+    """
+    result: Tensor = _WithGradients.apply(value, [operand.gradient for operand in operands], *inputs)
+    return result
+
+
+class _WithGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *_inputs: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("this loss has no second backward pass: its gradients are used up")
+        return None, None, *(gradient.mul_(upstream[0]) for gradient in gradients)
+
+
+def info_nce_rows(logits_RG: Tensor, target_R: Tensor) -> Tensor:
+    """Sum over rows of the cross-entropy of their softmax; the gradient is softmax less one at the target."""
+    target = target_R.unsqueeze(1)
+    log_sum_R1 = logits_RG.logsumexp(dim=1, keepdim=True)
+    loss = (log_sum_R1 - logits_RG.gather(1, target)).sum()
+    logits_RG.sub_(log_sum_R1).exp_().scatter_add_(1, target, -torch.ones_like(log_sum_R1))
+    return loss
+
+
+def sigmoid_rows(logits_RG: Tensor, target_R: Tensor) -> Tensor:
+    """Sum over all entries of -log sigmoid(z * logit), z = 1 at the target and -1 elsewhere.
+
+    Where z = -1 that is softplus(logit) with gradient sigmoid(logit); at the target it is less by the logit itself.
+    """
+    target = target_R.unsqueeze(1)
+    loss = torch.nn.functional.softplus(logits_RG).sum() - logits_RG.gather(1, target).sum()
+    logits_RG.sigmoid_().scatter_add_(1, target, -torch.ones_like(target, dtype=logits_RG.dtype))
+    return loss

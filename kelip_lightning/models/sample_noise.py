@@ -1,0 +1,103 @@
+"""Dropout whose every draw is a pure function of (sample seed, stream, index).
+
+A draw depends neither on the sample's place in a batch nor on what was drawn before, so it is the same on any number of
+ranks, in any number of chunks, when a checkpointed block is computed a second time, and on any device. torch's own
+random stream is not touched.
+
+Streams number the places that draw: 0 is patch dropout, block i owns 1 + 4 i to 4 + 4 i.
+
+Shapes: B samples, V views, L tokens, D width.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+PATCHES = 0
+"""Stream of patch dropout."""
+
+_WORD = 2**32 - 1
+_STEP = 0x9E3779B9
+"""2**32 over the golden ratio: consecutive multiples spread over the whole word."""
+
+
+def uniform(seeds_B: Tensor, stream: int, shape: Sequence[int] = ()) -> Tensor:
+    """Numbers in [0, 1), float32 (B, *shape), multiples of 2**-24.
+
+    Args:
+        seeds_B: int64 in [0, 2**63), one per sample.
+        stream: Which of a sample's independent streams, >= 0.
+        shape: Draws of each sample.
+    """
+    index = torch.arange(prod(shape), device=seeds_B.device) * _STEP
+    keys = _keys(seeds_B, stream).unsqueeze(1)
+    words = _mix(_mix((keys + index) & _WORD) ^ keys)
+    return ((words >> 8).float() * 2.0**-24).view(len(seeds_B), *shape)
+
+
+def view_seeds(seeds_B: Tensor, views: range) -> Tensor:
+    """Seeds for views of the samples, int64 (V * B,), view after view; `views` numbers them among all of a sample."""
+    high = [_keys(seeds_B, 2 * view) << 31 for view in views]
+    low = [_keys(seeds_B, 2 * view + 1) >> 1 for view in views]
+    return torch.cat([a | b for a, b in zip(high, low, strict=True)])
+
+
+def dropout(values: Tensor, rate: float, seeds_B: Tensor, stream: int) -> Tensor:
+    """Each value zeroed with probability `rate`, the others scaled by 1 / (1 - rate); (B, ...)."""
+    return _drop(values, rate, uniform(seeds_B, stream, values.shape[1:]))
+
+
+def drop_path(values: Tensor, rate: float, seeds_B: Tensor, stream: int) -> Tensor:
+    """Each sample zeroed with probability `rate`, the others scaled by 1 / (1 - rate); (B, ...).
+
+    Reference: Huang et al. 2016 (arXiv:1603.09382), stochastic depth.
+    """
+    return _drop(values, rate, uniform(seeds_B, stream, [1] * (values.ndim - 1)))
+
+
+def noisy_block(
+    block: nn.Module, tokens_BLD: Tensor, seeds_B: Tensor, index: int, *, path_rate: float, dropout_rate: float
+) -> Tensor:
+    """A pre-norm block of timm with dropout and stochastic depth on the output of both its branches.
+
+    Args:
+        block: With norm1, attn, ls1, norm2, mlp and ls2, as timm's `Block`.
+        tokens_BLD: Input.
+        seeds_B: int64, one per sample.
+        index: Number of the block, which chooses its streams.
+        path_rate: Probability that a branch is skipped for a sample.
+        dropout_rate: Probability that one value of a branch's output is zeroed.
+    """
+    for branch, (norm, body, scale) in enumerate((("norm1", "attn", "ls1"), ("norm2", "mlp", "ls2"))):
+        change = getattr(block, scale)(getattr(block, body)(getattr(block, norm)(tokens_BLD)))
+        stream = 1 + 4 * index + 2 * branch
+        if dropout_rate:
+            change = dropout(change, dropout_rate, seeds_B, stream)
+        if path_rate:
+            change = drop_path(change, path_rate, seeds_B, stream + 1)
+        tokens_BLD = tokens_BLD + change
+    return tokens_BLD
+
+
+def _drop(values: Tensor, rate: float, noise: Tensor) -> Tensor:
+    return values * ((noise >= rate).to(values.dtype) / (1 - rate))
+
+
+def _keys(seeds_B: Tensor, stream: int) -> Tensor:
+    """A 32-bit word per sample from the two halves of its seed and the stream, as int64."""
+    keys = _mix((seeds_B + _STEP) & _WORD)
+    keys = _mix((keys + (seeds_B >> 32) + _STEP) & _WORD)
+    return _mix((keys + (stream + 1) * _STEP) & _WORD)
+
+
+def _mix(words: Tensor) -> Tensor:
+    """A bijection of 32-bit words in which every input bit changes half of the output bits.
+
+    int64 holds the products, so nothing overflows and compiled code computes the same.
+    Reference: the integer hash of Thomas Mueller's, multiplier 0x45d9f3b.
+    """
+    for _ in range(2):
+        words = ((words >> 16) ^ words) * 0x45D9F3B & _WORD
+    return (words >> 16) ^ words
