@@ -13,6 +13,7 @@ TARGETS = (
     "help",
     "pretrain",
     "tensorboard",
+    "warmup-study",
     "ablations",
     "ablation-schemes",
     "ablation-augmentation",
