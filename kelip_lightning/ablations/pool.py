@@ -57,7 +57,7 @@ def refuse_unfinished(pool: Path, runs: Sequence[PlannedRun]) -> None:
 def record_seconds(folder: RunFolder, seconds: float) -> None:
     """Add the time of a process to what the run has taken so far."""
     if folder.path.is_dir():
-        whole = {"seconds": round((seconds_of(folder) or 0.0) + seconds, 1)}
+        whole = {"seconds": round((seconds_of(folder) or 0.0) + seconds, 3)}
         (folder.path / COST).write_text(json.dumps(whole) + "\n", encoding="utf-8")
 
 
