@@ -21,8 +21,8 @@ _EVALUATION = b"evaluation"
 class StoredItems:
     """One task of a file; N items."""
 
-    ranks: NDArray[np.int64]
-    """(N,), of the right answer, 0 is best."""
+    outcomes: NDArray[np.int64] | NDArray[np.float64]
+    """(N,). int64: rank of the right answer, 0 is best. float64: the item's own figure."""
     groups: NDArray[np.int64]
     """(N,): items with the same right answer share a number."""
     texts: list[str]
@@ -39,7 +39,8 @@ def write_items(file: Path, tasks: Sequence[TaskItems], evaluation: str) -> None
     """
     columns = {
         "task": pa.array([one.task for one in tasks for _ in one.texts]).dictionary_encode(),
-        "rank": np.concatenate([one.ranks.numpy() for one in tasks] or [np.empty(0, np.int64)]),
+        "rank": _outcomes(tasks, pa.int64()),
+        "value": _outcomes(tasks, pa.float64()),
         "group": np.concatenate([one.groups.numpy() for one in tasks] or [np.empty(0, np.int64)]),
         "text": pa.array([text for one in tasks for text in one.texts], pa.string()),
     }
@@ -47,6 +48,15 @@ def write_items(file: Path, tasks: Sequence[TaskItems], evaluation: str) -> None
     partial = file.with_name(f"{file.name}.partial")
     pq.write_table(table, partial, compression="zstd")
     partial.replace(file)
+
+
+def _outcomes(tasks: Sequence[TaskItems], kind: pa.DataType) -> pa.ChunkedArray:
+    """The outcomes of this type, nulls for the items of tasks with another."""
+    parts = [
+        pa.array(values, kind) if pa.from_numpy_dtype(values.dtype) == kind else pa.nulls(len(values), kind)
+        for values in (one.outcomes.numpy() for one in tasks)
+    ]
+    return pa.chunked_array(parts, kind)
 
 
 def read_items(file: Path) -> dict[str, StoredItems]:
@@ -58,14 +68,15 @@ def read_items(file: Path) -> dict[str, StoredItems]:
     try:
         table = pq.read_table(file)
         tasks = np.array(table["task"].cast(pa.string()).to_pylist(), dtype=object)
-        ranks, groups = (table[name].to_numpy() for name in ("rank", "group"))
+        ranks, values, groups = (table[name].to_numpy() for name in ("rank", "value", "group"))
     except (OSError, pa.ArrowException, KeyError) as error:
         raise RunFolderError(f"{file} cannot be read ({error}); remove it, and it is made again") from error
     texts = np.array(table["text"].to_pylist(), dtype=object)
     found = {}
     for task in dict.fromkeys(tasks):
         here = tasks == task
-        found[str(task)] = StoredItems(ranks=ranks[here], groups=groups[here], texts=list(texts[here]))
+        outcomes = values[here] if np.isnan(ranks[here]).any() else ranks[here].astype(np.int64)
+        found[str(task)] = StoredItems(outcomes=outcomes, groups=groups[here], texts=list(texts[here]))
     return found
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,10 @@ RunItems = Mapping[str, Mapping[int, Mapping[str, StoredItems]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A figure of a variant over some items, and how it differs from the reference's; shares in [0, 1]."""
+    """A figure of a variant over some items, and how it differs from the reference's.
+
+    A share in [0, 1], or a difference of cosines in [-2, 2].
+    """
 
     figure: str
     items: str
@@ -68,7 +72,7 @@ def compute_results(
         RunFolderError: The runs were evaluated on different items, or lack a judged figure.
     """
     tasks = _shared_tasks(runs)
-    wanted = [*judged, *(figure for task in tasks for k in KS if (figure := _figure(task, k)) not in judged)]
+    wanted = list(dict.fromkeys([*judged, *(figure for task, one in tasks.items() for figure in _figures(task, one))]))
     results: list[Result] = []
     for figure in wanted:
         task, k = parse_figure(figure)
@@ -78,11 +82,11 @@ def compute_results(
         if figure in judged:
             kinds |= _masks(tasks[task].texts, _language(task), categories)
         for kind, mask in kinds.items():
-            hits = {
-                variant: {seed: (items[task].ranks[mask] < k).astype(float) for seed, items in by_seed.items()}
+            scores = {
+                variant: {seed: _scores(items[task].outcomes[mask], k) for seed, items in by_seed.items()}
                 for variant, by_seed in runs.items()
             }
-            results += _compare(figure, kind, figure in judged, hits, tasks[task].groups[mask])
+            results += _compare(figure, kind, figure in judged, scores, tasks[task].groups[mask])
     return results
 
 
@@ -158,6 +162,7 @@ def _result(
     difference: Estimate | None,
     adjusted: float | None,
 ) -> Result:
+    lowest, highest = (-2.0, 2.0) if parse_figure(figure)[1] is None else (0.0, 1.0)
     return Result(
         figure=figure,
         items=kind,
@@ -166,8 +171,8 @@ def _result(
         num_seeds=mean.num_seeds,
         num_items=mean.num_items,
         mean=mean.mean,
-        low=None if mean.low is None else max(0.0, mean.low),
-        high=None if mean.high is None else min(1.0, mean.high),
+        low=None if mean.low is None else max(lowest, mean.low),
+        high=None if mean.high is None else min(highest, mean.high),
         difference=difference.mean if difference else None,
         difference_low=difference.low if difference else None,
         difference_high=difference.high if difference else None,
@@ -188,8 +193,16 @@ def _masks(
     return {category: mask for category, mask in found.items() if mask.sum() > 1}
 
 
-def _figure(task: str, k: int) -> str:
-    return f"{task}_top{k}" if task.endswith("/zero_shot") else f"{task}_R@{k}"
+def _figures(task: str, items: StoredItems) -> list[str]:
+    """A task's figures: at every K where its outcomes are ranks."""
+    if items.outcomes.dtype.kind == "f":
+        return [task]
+    return [f"{task}_top{k}" if task.endswith("/zero_shot") else f"{task}_R@{k}" for k in KS]
+
+
+def _scores(outcomes: NDArray[Any], k: int | None) -> NDArray[np.float64]:
+    """What is averaged: 1 for a rank below K and 0 for others; outcomes that are figures as they are."""
+    return (outcomes if k is None else outcomes < k).astype(float)
 
 
 def _language(task: str) -> str:

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from data_modules.records import LANGUAGES
 from kelip_lightning.analyses.records import Finding, Findings, Item
 from kelip_lightning.evaluation.bootstrap import Bootstrap
 from kelip_lightning.evaluation.retrieval import RECALL_KS, retrieval_ranks
+from kelip_lightning.evaluation.similarity import centre, matched_and_random
 
 CONTROL = "untrained control"
 """Ends the subject of the control's findings."""
@@ -70,8 +70,8 @@ def caption_similarity(features: dict[str, Tensor]) -> CaptionSimilarity:
         raise ValueError("at least two captions are needed to compare a translation with others")
     plain = {language: one.double() for language, one in features.items()}
     centred = {language: centre(one) for language, one in plain.items()}
-    matched, random = _matched_and_random(plain["ko"], plain["en"])
-    centred_matched, centred_random = _matched_and_random(centred["ko"], centred["en"])
+    matched, random = matched_and_random(plain["ko"], plain["en"])
+    centred_matched, centred_random = matched_and_random(centred["ko"], centred["en"])
     return CaptionSimilarity(
         ranks=_ranks(plain),
         centred_ranks=_ranks(centred),
@@ -82,24 +82,12 @@ def caption_similarity(features: dict[str, Tensor]) -> CaptionSimilarity:
     )
 
 
-def centre(features: Tensor) -> Tensor:
-    """Rows less their mean row, of unit length again; (N, E)."""
-    return F.normalize(features - features.mean(dim=0), dim=-1)
-
-
 def _ranks(features: dict[str, Tensor]) -> dict[str, Tensor]:
     target = torch.arange(len(features["ko"]))
     return {
         f"{source}_to_{other}": retrieval_ranks(features[source], features[other], target)
         for source, other in permutations(LANGUAGES, 2)
     }
-
-
-def _matched_and_random(ko: Tensor, en: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) cosine with the own translation, (N,) mean cosine with the others; no N x N matrix is needed."""
-    matched = (ko * en).sum(dim=1)
-    to_all = (ko @ en.sum(dim=0) + en @ ko.sum(dim=0)) / 2
-    return matched, (to_all - matched) / (len(ko) - 1)
 
 
 def caption_findings(

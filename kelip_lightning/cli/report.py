@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kelip_lightning.evaluation.tasks import MATCHED_MINUS_RANDOM
 from kelip_lightning.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -52,20 +53,24 @@ def rows_of(figures: Mapping[str, float], chance: Mapping[str, float]) -> list[R
         parts = key.split("/")
         if len(parts) != 3 or parts[0] != "eval":
             continue
-        set_name, metric, language = _split(parts[1], parts[2])
+        set_name, metric, languages = _split(parts[1], parts[2])
         row = rows.setdefault((set_name, metric), Row(set_name, metric))
-        row.figures[language] = value
-        if key in chance:
-            row.chance[language] = chance[key]
+        for language in languages:
+            row.figures[language] = value
+            if key in chance:
+                row.chance[language] = chance[key]
     return list(rows.values())
 
 
-def _split(set_name: str, metric: str) -> tuple[str, str, str]:
+def _split(set_name: str, metric: str) -> tuple[str, str, Sequence[str]]:
+    """Set, metric, and the languages whose columns it stands in: both, where it belongs to none alone."""
+    if metric == MATCHED_MINUS_RANDOM:
+        return set_name, metric, tuple(LANGUAGES)
     for prefix, language in _CROSS_LINGUAL.items():
         if metric.startswith(prefix):
-            return set_name, f"caption_to_caption_{metric.removeprefix(prefix)}", language
+            return set_name, f"caption_to_caption_{metric.removeprefix(prefix)}", (language,)
     name, _, language = set_name.rpartition("_")
-    return name, metric, language
+    return name, metric, (language,)
 
 
 def figures_table(figures: Mapping[str, float], chance: Mapping[str, float], title: str, *, headline: bool) -> Table:
@@ -90,6 +95,8 @@ def figures_table(figures: Mapping[str, float], chance: Mapping[str, float], tit
 def _number(metric: str, value: float | None) -> str:
     if value is None:
         return "–"
+    if metric == MATCHED_MINUS_RANDOM:
+        return f"{value:+.3f}"
     return f"{value:,.1f}" if metric.endswith("rank") else f"{100 * value:.2f} %"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from kelip_lightning.config.read import parse_override, read_experiment_file
 from kelip_lightning.config.typed import build_section
 from kelip_lightning.errors import ConfigError
+from kelip_lightning.evaluation.tasks import MATCHED_MINUS_RANDOM
 
 
 @dataclass(kw_only=True, slots=True)
@@ -33,7 +34,8 @@ class ScaleConfig:
     quick: list[str] = field(default_factory=list)
     """Further overrides for every variant under `--quick`."""
     figures: list[str]
-    """The figures that are judged, for example `eval/unseen_design_ko/image_to_text_R@1`; R@K or topK, any K."""
+    """The figures that are judged, for example `eval/unseen_design_ko/image_to_text_R@1`; R@K or topK, any K, or
+    `eval/captions/matched_minus_random`."""
     variants: dict[str, VariantConfig] = field(default_factory=dict)
     """Name -> variants that make sense at this scale only."""
 
@@ -102,17 +104,21 @@ def load_ablation(file: Path) -> AblationConfig:
     return study
 
 
-def parse_figure(figure: str) -> tuple[str, int]:
+def parse_figure(figure: str) -> tuple[str, int | None]:
     """The task and the K of a figure: `eval/a_ko/image_to_text_R@5` counts ranks below 5 of `eval/a_ko/image_to_text`.
+
+    `eval/a/matched_minus_random` is a task whose outcomes are figures already, and has no K.
 
     Raises:
         ValueError: The text is no such figure.
     """
+    if re.fullmatch(rf"eval/[^/]+/{MATCHED_MINUS_RANDOM}", figure):
+        return figure, None
     found = re.fullmatch(r"(eval/[^/]+/.+)_(?:R@|top)(\d+)", figure)
     if not found or int(found[2]) < 1:
         raise ValueError(
-            f"figure {figure!r} must read like eval/SET_ko/image_to_text_R@1, eval/SET/ko_to_en_R@1 or "
-            "eval/SET_ko/zero_shot_top1"
+            f"figure {figure!r} must read like eval/SET_ko/image_to_text_R@1, eval/SET/ko_to_en_R@1, "
+            f"eval/SET_ko/zero_shot_top1 or eval/SET/{MATCHED_MINUS_RANDOM}"
         )
     return found[1], int(found[2])
 

@@ -2,7 +2,7 @@
 
 Tasks, named as the figures that come from them:
     eval/<retrieval set>_<language>/image_to_text, text_to_image
-    eval/<caption set>/<language>_to_<language>
+    eval/<caption set>/<language>_to_<language>, matched_minus_random
     eval/<classification set>_<language>/zero_shot
 
 Shapes: N items of a task.
@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from data_modules.records import LANGUAGES
 from kelip_lightning.evaluation.embed import Embeddings
 from kelip_lightning.evaluation.retrieval import group_ranks, retrieval_ranks
+from kelip_lightning.evaluation.similarity import matched_minus_random
+from kelip_lightning.evaluation.tasks import MATCHED_MINUS_RANDOM
 from kelip_lightning.evaluation.zero_shot import class_embeddings, class_ranks
 
 if TYPE_CHECKING:
@@ -32,8 +35,8 @@ class TaskItems:
 
     task: str
     """As in the head of this file."""
-    ranks: Tensor
-    """int64 (N,), of the right answer, 0 is best; ties count against the model."""
+    outcomes: Tensor
+    """(N,). int64: rank of the right answer, 0 is best; ties count against the model. float64: the item's figure."""
     groups: Tensor
     """int64 (N,): items with the same right answer (class, caption) share a number."""
     texts: list[str]
@@ -61,13 +64,13 @@ def retrieval_items(embeddings: Embeddings, data: RetrievalSet, language: str) -
     prefix = f"eval/{data.name}_{language}"
     to_text = TaskItems(
         task=f"{prefix}/image_to_text",
-        ranks=retrieval_ranks(image_features, gallery, data.target),
+        outcomes=retrieval_ranks(image_features, gallery, data.target),
         groups=data.target,
         texts=[captions[index] for index in data.target.tolist()],
     )
     to_image = TaskItems(
         task=f"{prefix}/text_to_image",
-        ranks=group_ranks(gallery[asked], image_features, asked, data.target),
+        outcomes=group_ranks(gallery[asked], image_features, asked, data.target),
         groups=asked,
         texts=[captions[index] for index in asked.tolist()],
     )
@@ -75,16 +78,23 @@ def retrieval_items(embeddings: Embeddings, data: RetrievalSet, language: str) -
 
 
 def caption_items(embeddings: Embeddings, data: CaptionSet) -> Iterator[TaskItems]:
-    """Each language's captions as questions to each other language's."""
+    """Each language's captions as questions to each other language's, and how much nearer translations lie."""
     features = {language: embeddings.texts(captions) for language, captions in data.captions.items()}
     for source, target in permutations(features, 2):
         indices = torch.arange(len(features[source]))
         yield TaskItems(
             task=f"eval/{data.name}/{source}_to_{target}",
-            ranks=retrieval_ranks(features[source], features[target], indices),
+            outcomes=retrieval_ranks(features[source], features[target], indices),
             groups=indices,
             texts=data.captions[source],
         )
+    ko, en = (features[language] for language in LANGUAGES)
+    yield TaskItems(
+        task=f"eval/{data.name}/{MATCHED_MINUS_RANDOM}",
+        outcomes=matched_minus_random(ko, en),
+        groups=torch.arange(len(ko)),
+        texts=data.captions["ko"],
+    )
 
 
 def _classification_items(embeddings: Embeddings, data: ClassificationSet) -> Iterator[TaskItems]:
@@ -92,7 +102,7 @@ def _classification_items(embeddings: Embeddings, data: ClassificationSet) -> It
         classes = class_embeddings(embeddings.texts, class_names, data.templates[language])
         yield TaskItems(
             task=f"eval/{data.name}_{language}/zero_shot",
-            ranks=class_ranks(embeddings.images(data.images), classes, data.labels),
+            outcomes=class_ranks(embeddings.images(data.images), classes, data.labels),
             groups=data.labels,
             texts=[class_names[label][0] for label in data.labels.tolist()],
         )

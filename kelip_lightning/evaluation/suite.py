@@ -1,8 +1,8 @@
 """All evaluation sets of a run in one call, and what guessing would score on them.
 
-Keys, R@K in [0, 1] with K of 1, 5, 10:
+Keys, R@K in [0, 1] with K of 1, 5, 10; matched_minus_random is a difference of cosines:
     eval/<retrieval set>_<language>/image_to_text_R@K, text_to_image_R@K, median_rank
-    eval/<caption set>/<language>_to_<language>_R@K
+    eval/<caption set>/<language>_to_<language>_R@K, matched_minus_random
     eval/<classification set>_<language>/zero_shot_top1, zero_shot_top5, mean_per_class_recall
 """
 
@@ -18,6 +18,7 @@ import torch
 from kelip_lightning.evaluation.embed import Embeddings, ImageEncode, TextEncode
 from kelip_lightning.evaluation.items import caption_items, retrieval_items
 from kelip_lightning.evaluation.retrieval import RECALL_KS, median_rank, recall_at
+from kelip_lightning.evaluation.tasks import MATCHED_MINUS_RANDOM
 from kelip_lightning.evaluation.zero_shot import accuracy, class_embeddings, mean_per_class_recall
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def chance_levels(sets: EvaluationSets) -> dict[str, float]:
         for source, target in permutations(caption_set.captions, 2):
             chance = {k: min(1.0, k / size) for k in RECALL_KS}
             levels |= _recall_entries(f"eval/{caption_set.name}/{source}_to_{target}", chance)
+        levels[f"eval/{caption_set.name}/{MATCHED_MINUS_RANDOM}"] = 0.0
     for classification_set in sets.classification:
         levels |= _classification_chance(classification_set)
     return levels
@@ -80,16 +82,19 @@ def _retrieval_figures(embeddings: Embeddings, data: RetrievalSet) -> dict[str, 
     figures: dict[str, float] = {}
     for language in data.captions:
         to_text, to_image = retrieval_items(embeddings, data, language)
-        figures |= _recall_entries(to_text.task, recall_at(to_text.ranks))
-        figures |= _recall_entries(to_image.task, recall_at(to_image.ranks))
-        figures[f"eval/{data.name}_{language}/median_rank"] = median_rank(to_text.ranks)
+        figures |= _recall_entries(to_text.task, recall_at(to_text.outcomes))
+        figures |= _recall_entries(to_image.task, recall_at(to_image.outcomes))
+        figures[f"eval/{data.name}_{language}/median_rank"] = median_rank(to_text.outcomes)
     return figures
 
 
 def _caption_figures(embeddings: Embeddings, data: CaptionSet) -> dict[str, float]:
     figures: dict[str, float] = {}
     for items in caption_items(embeddings, data):
-        figures |= _recall_entries(items.task, recall_at(items.ranks))
+        if items.outcomes.is_floating_point():
+            figures[items.task] = items.outcomes.mean().item()
+        else:
+            figures |= _recall_entries(items.task, recall_at(items.outcomes))
     return figures
 
 

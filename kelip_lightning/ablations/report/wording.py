@@ -45,6 +45,8 @@ def figure_label(figure: str) -> str:
     data_set, _, kind = task.removeprefix("eval/").partition("/")
     name, _, language = data_set.rpartition("_")
     where = f"{name}, {language}" if language in ("ko", "en") and name else data_set
+    if k is None:
+        return f"{where}: cosine of translations less that of other captions, centred, × 100"
     if kind == "zero_shot":
         return f"{where}: zero-shot top {k}"
     return f"{where}: {kind.replace('_', ' ')} R@{k}"

@@ -103,7 +103,7 @@ def test_build_caption_set__unusable(table: TableConfig, problem: str) -> None:
     if problem == "one_language":
         table.captions = {"ko": "name_ko"}
     config = CaptionSetConfig(table=table, where={} if problem == "one_language" else {"design": ["oil"]})
-    with pytest.raises(DataError, match=r"evaluation\.captions\.c needs rows with captions in ko and en"):
+    with pytest.raises(DataError, match=r"evaluation\.captions\.c needs two rows or more with captions in ko and en"):
         build_caption_set("c", config)
 
 

@@ -11,8 +11,14 @@ from kelip_lightning.evaluation.items import TaskItems
 from kelip_lightning.items_file import evaluation_of, read_items, write_items
 
 TASKS = [
-    TaskItems(task="eval/b/x", ranks=torch.tensor([3, 0]), groups=torch.tensor([1, 1]), texts=["사과", "apple"]),
-    TaskItems(task="eval/a/y", ranks=torch.tensor([7]), groups=torch.tensor([0]), texts=["배, 나무"]),
+    TaskItems(task="eval/b/x", outcomes=torch.tensor([3, 0]), groups=torch.tensor([1, 1]), texts=["사과", "apple"]),
+    TaskItems(task="eval/a/y", outcomes=torch.tensor([7]), groups=torch.tensor([0]), texts=["배, 나무"]),
+    TaskItems(
+        task="eval/c/matched_minus_random",
+        outcomes=torch.tensor([-0.25, 1.5, 0.0], dtype=torch.float64),
+        groups=torch.arange(3),
+        texts=["하나", "둘", "셋"],
+    ),
 ]
 
 
@@ -20,9 +26,10 @@ def test_items__round_trip_in_order(tmp_path: Path) -> None:
     file = tmp_path / "items.parquet"
     write_items(file, TASKS, "abc")
     found = read_items(file)
-    assert list(found) == ["eval/b/x", "eval/a/y"]
+    assert list(found) == ["eval/b/x", "eval/a/y", "eval/c/matched_minus_random"]
     for task in TASKS:
-        assert np.array_equal(found[task.task].ranks, task.ranks.numpy())
+        assert np.array_equal(found[task.task].outcomes, task.outcomes.numpy())
+        assert found[task.task].outcomes.dtype == task.outcomes.numpy().dtype
         assert np.array_equal(found[task.task].groups, task.groups.numpy())
         assert found[task.task].texts == task.texts
     assert evaluation_of(file) == "abc"

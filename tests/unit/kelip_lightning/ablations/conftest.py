@@ -72,7 +72,7 @@ def finish(study: Study) -> Finish:
         folder.path.mkdir(parents=True)
         generator = np.random.default_rng([run.seed, round(100 * hit_rate)])
         ranks = torch.from_numpy((generator.random(len(texts)) >= hit_rate).astype(np.int64))
-        items = TaskItems(task=TASK, ranks=ranks, groups=torch.arange(len(texts)), texts=texts)
+        items = TaskItems(task=TASK, outcomes=ranks, groups=torch.arange(len(texts)), texts=texts)
         write_items(folder.path / ITEMS, [items], evaluation_fingerprint(contrastive_of(run.experiment).evaluation))
         value = float((ranks < 1).double().mean())
         report = {"step": 1, "seconds": 1.0, "metrics": {FIGURE: value}, "chance": {FIGURE: 0.01}}

@@ -17,7 +17,7 @@ WORDS = {"colour": {"ko": ["빨간"]}, "direction": {"ko": ["왼쪽"]}}
 
 def _items(rate: float, seed: int, texts: list[str] = TEXTS) -> dict[str, StoredItems]:
     ranks = (np.random.default_rng([round(100 * rate), seed]).random(len(texts)) >= rate) * 3
-    return {TASK: StoredItems(ranks=ranks, groups=np.arange(len(texts)) // 2, texts=texts)}
+    return {TASK: StoredItems(outcomes=ranks, groups=np.arange(len(texts)) // 2, texts=texts)}
 
 
 def _runs(seeds: int = 3) -> dict[str, dict[int, dict[str, StoredItems]]]:
@@ -32,7 +32,7 @@ def _rows(results: list[Result], figure: str = FIGURE, items: str = "all") -> di
 
 def test_compute_results__equals_the_statistics_of_the_hits() -> None:
     runs = _runs()
-    hits = {name: np.stack([runs[name][seed][TASK].ranks < 1 for seed in range(3)]).astype(float) for name in RATES}
+    hits = {name: np.stack([runs[name][seed][TASK].outcomes < 1 for seed in range(3)]).astype(float) for name in RATES}
     groups = np.arange(90) // 2
     spread = pooled_spread(np.array([one.mean(axis=1) for one in hits.values()]))
     differences = {name: paired_difference(hits[name], hits["base"], groups, spread) for name in ("same", "good")}
@@ -57,7 +57,7 @@ def test_compute_results__categories_hold_their_items_alone() -> None:
     runs = _runs()
     rows = _rows(compute_results(runs, [FIGURE], WORDS), items="colour")
     named = [index for index, text in enumerate(TEXTS) if "빨간" in text]
-    expected = np.mean([(runs["good"][seed][TASK].ranks[named] < 1).mean() for seed in range(3)])
+    expected = np.mean([(runs["good"][seed][TASK].outcomes[named] < 1).mean() for seed in range(3)])
     assert rows["good"].mean == pytest.approx(expected)
     assert rows["good"].num_items == 30
     assert not _rows(compute_results(runs, [FIGURE], WORDS), items="direction")
@@ -75,7 +75,9 @@ def test_compute_results__missing_seeds_leave_out_pairs() -> None:
     del runs["good"][2], runs["same"][0], runs["same"][1]
     rows = _rows(compute_results(runs, [FIGURE], {}))
     assert (rows["good"].num_seeds, rows["good"].verdict) == (2, "better")
-    pair = [np.stack([runs[name][seed][TASK].ranks < 1 for seed in (0, 1)]).astype(float) for name in ("good", "base")]
+    pair = [
+        np.stack([runs[name][seed][TASK].outcomes < 1 for seed in (0, 1)]).astype(float) for name in ("good", "base")
+    ]
     assert rows["good"].difference == pytest.approx((pair[0] - pair[1]).mean())
     assert (rows["same"].num_seeds, rows["same"].difference_low, rows["same"].verdict) == (1, None, "cannot tell")
     assert rows["good"].adjusted_p_value == rows["good"].p_value  # one comparison is all that could be made
@@ -95,3 +97,21 @@ def test_matches__whole_words_in_english_and_parts_in_korean() -> None:
     assert not matches("a hundred apples", "en", ["red"])
     assert matches("up-right arrow", "en", ["right"])
     assert matches("빨간색 하트", "ko", ["빨간"])
+
+
+def test_compute_results__outcomes_that_are_figures_are_averaged_as_they_are() -> None:
+    task = "eval/captions/matched_minus_random"
+    values = {"base": np.linspace(-0.5, 0.1, 30), "good": np.linspace(0.6, 1.9, 30)}
+    runs = {
+        name: {
+            seed: {task: StoredItems(outcomes=one + 0.01 * seed, groups=np.arange(30), texts=["배"] * 30)}
+            for seed in range(3)
+        }
+        for name, one in values.items()
+    }
+    results = compute_results(runs, [task], WORDS)
+    rows = _rows(results, task)
+    assert len(results) == 2
+    assert rows["base"].mean == pytest.approx(values["base"].mean() + 0.01) and rows["base"].mean < 0
+    assert rows["good"].mean > 1 and rows["good"].high is not None and rows["good"].high > 1
+    assert (rows["good"].difference, rows["good"].verdict) == (pytest.approx(1.45), "better")

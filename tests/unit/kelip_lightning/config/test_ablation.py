@@ -60,6 +60,7 @@ def test_load_ablation__mistakes_name_file_and_remedy(tmp_path: Path, changes: d
 def test_parse_figure__task_and_k() -> None:
     assert parse_figure("eval/a_ko/image_to_text_R@10") == ("eval/a_ko/image_to_text", 10)
     assert parse_figure("eval/captions/ko_to_en_R@1") == ("eval/captions/ko_to_en", 1)
+    assert parse_figure("eval/a_b/matched_minus_random") == ("eval/a_b/matched_minus_random", None)
     assert parse_figure("eval/groups_en/zero_shot_top5") == ("eval/groups_en/zero_shot", 5)
     for bad in ("eval/a_ko/median_rank", "eval/a_ko/image_to_text_R@0", "a_ko/image_to_text_R@1"):
         with pytest.raises(ValueError, match="must read like"):

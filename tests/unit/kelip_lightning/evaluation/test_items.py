@@ -50,8 +50,10 @@ def test_items__figures_are_means_over_items(sets: EvaluationSets) -> None:
     for task, items in tasks.items():
         for key in [key for key in figures if key.startswith((f"{task}_R@", f"{task}_top"))]:
             k = int(key.removeprefix(f"{task}_R@").removeprefix(f"{task}_top"))
-            assert (items.ranks < k).double().mean().item() == pytest.approx(figures[key]), key
+            assert (items.outcomes < k).double().mean().item() == pytest.approx(figures[key]), key
             compared += 1
+    similarity = tasks["eval/pairs/matched_minus_random"].outcomes
+    assert similarity.mean().item() == pytest.approx(figures["eval/pairs/matched_minus_random"])
     # Two languages: both directions and three K; both caption directions and three K; top 1 of three classes.
     assert compared == 2 * 2 * 3 + 2 * 3 + 2
 

@@ -62,6 +62,7 @@ def test_evaluate_sets__keys() -> None:
         for k in (1, 5, 10)
     }
     expected |= {f"eval/all_captions/{pair}_R@{k}" for pair in ("ko_to_en", "en_to_ko") for k in (1, 5, 10)}
+    expected |= {"eval/all_captions/matched_minus_random"}
     expected |= {f"eval/seen_{language}/median_rank" for language in ("ko", "en")}
     expected |= {
         f"eval/groups_{language}/{name}"
@@ -145,6 +146,7 @@ def test_evaluate_sets__perfect_embeddings_score_one() -> None:
         lambda texts: table[[int(text) for text in texts]],
         sets,
     )
+    assert figures.pop("eval/captions/matched_minus_random") > 1.0  # 1 less a mean of negative cosines
     assert set(figures.values()) == {1.0}
 
 
