@@ -175,9 +175,7 @@ def build_caption_set(name: str, config: CaptionSetConfig) -> CaptionSet:
     table = _open(config.table)
     rows = _distinct_concepts(table, matching_rows(table, config.where), config.table.concept)
     if set(config.table.captions) != set(LANGUAGES) or len(rows) < 2:
-        raise DataError(
-            f"evaluation.captions.{name} needs two rows or more with captions in {' and '.join(LANGUAGES)}"
-        )
+        raise DataError(f"evaluation.captions.{name} needs two rows or more with captions in {' and '.join(LANGUAGES)}")
     return CaptionSet(name=name, captions=_captions(table, config.table.captions, rows))
 
 
