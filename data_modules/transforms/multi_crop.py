@@ -72,8 +72,9 @@ class MultiCrop:
 
     def __init__(self, config: MultiCropConfig) -> None:
         self.config = config
-        self._strong = StrongAugmentation(config.strong)
-        self._strong_views = StrongAugmentation(config.views.strong)
+        self._strong = None if config.strong.is_off else StrongAugmentation(config.strong)
+        views = config.views
+        self._strong_views = StrongAugmentation(views.strong) if views.num_views and not views.strong.is_off else None
 
     def __call__(self, data: bytes | EncodedImage, generator: np.random.Generator) -> ImageCrops:
         """The crops of an encoded image.
@@ -105,17 +106,20 @@ class MultiCrop:
                 drawn.append(Crop(box, size, flip=generator.uniform() < flip))
         cut = cut_crops(image, drawn, background)
         num_crops = config.num_global_crops + config.num_local_crops
-        # Streams of their own, derived from the sample's: the boxes are those of a run without strong augmentation.
-        of_crops, of_views = generator.spawn(2)
-        if not config.strong.is_off:
-            cut[:num_crops] = [self._strong(crop, of_crops) for crop in cut[:num_crops]]
-        if not views.strong.is_off:
-            cut[num_crops:] = [self._strong_views(view, of_views) for view in cut[num_crops:]]
+        if self._strong is not None or self._strong_views is not None:
+            # Streams of their own, derived from the sample's: the boxes are those of a run without them.
+            of_crops, of_views = generator.spawn(2)
+            changed = _change(cut[:num_crops], self._strong, of_crops)
+            cut = [*changed, *_change(cut[num_crops:], self._strong_views, of_views)]
         return ImageCrops(
             _stack(cut[: config.num_global_crops], config.image_size),
             _stack(cut[config.num_global_crops : num_crops], config.local_size),
             _stack(cut[num_crops:], config.image_size),
         )
+
+
+def _change(crops: list[Crops], strong: StrongAugmentation | None, generator: np.random.Generator) -> list[Crops]:
+    return crops if strong is None else [strong(crop, generator) for crop in crops]
 
 
 def _stack(crops: list[Crops], side: int) -> Crops:

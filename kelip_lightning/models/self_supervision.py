@@ -6,10 +6,8 @@ Shapes: V views, B images, C/H/W image, D encoder width, E projection_dim.
 """
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +44,7 @@ class SelfSupervisionConfig:
     projection_dim: int = 256
     """Width of what the heads give, >= 1 (SLIP, BYOL: 256)."""
     momentum: float = 0.996
-    """Share of itself that byol's target keeps at the first step, in [0, 1); rises to 1 along a cosine (BYOL: 0.996)."""
+    """Share of itself that byol's target keeps at the first step, in [0, 1); a cosine takes it to 1 (BYOL: 0.996)."""
 
     def __post_init__(self) -> None:
         for name in ("weight", "temperature"):
@@ -122,13 +120,10 @@ class ByolBranch(SelfSupervisedBranch):
 
     @torch.no_grad()
     def update_targets(self, encoder: ImageEncoder, momentum: float) -> None:
-        """target <- momentum * target + (1 - momentum) * weights."""
-        trained = [*encoder.parameters(), *self.head.parameters()]
-        torch._foreach_lerp_(list(self.target_parameters()), trained, 1 - momentum)
-
-    def target_parameters(self) -> Iterator[nn.Parameter]:
-        """Those of the target, encoder first."""
-        return chain(self.target_encoder.parameters(), self.target_head.parameters())
+        """Targets <- momentum * targets + (1 - momentum) * weights."""
+        trained: list[Tensor] = [*encoder.parameters(), *self.head.parameters()]
+        targets: list[Tensor] = [*self.target_encoder.parameters(), *self.target_head.parameters()]
+        torch._foreach_lerp_(targets, trained, 1 - momentum)
 
 
 def build_branch(encoder: ImageEncoder, config: SelfSupervisionConfig) -> SelfSupervisedBranch | None:

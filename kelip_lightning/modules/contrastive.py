@@ -74,12 +74,20 @@ class ContrastiveModule(StageModule):
                 gather=gather_rows if is_distributed() else None,
                 rank=self.global_rank,
             )
-        self._log_step(loss, features.logit_scale.detach(), batch.languages)
+        values = _values_of(loss, features.logit_scale.detach(), batch.languages)
         total = loss.total
         if self.self_supervision is not None:
-            weighted = self.self_supervision.config.weight * self._self_supervised_loss(batch, self.self_supervision)
+            branch = self.self_supervision
+            between_views = self._self_supervised_loss(batch, branch)
+            weighted = branch.config.weight * between_views
             total = total + weighted
-            self._log_shares(total.detach(), weighted.detach(), self.self_supervision.config.weight)
+            values |= {
+                "loss": total.detach(),
+                "loss_contrastive": loss.total.detach(),
+                "loss_self_supervised": between_views.detach(),
+                "self_supervised_share": (weighted / total).detach(),
+            }
+        self.log_values(values)
         return total
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -93,31 +101,29 @@ class ContrastiveModule(StageModule):
     def _self_supervised_loss(self, batch: ImageTextBatch, branch: SelfSupervisedBranch) -> Tensor:
         """The loss between views over all ranks; in `accumulate` chunks, like the contrastive one."""
         first_view = len(batch.global_crops) + len(batch.local_crops)
-        chunks = zip(
-            batch.views.chunk(self.accumulate, dim=1), batch.sample_seeds.chunk(self.accumulate), strict=True
-        )
-        online: list[Tensor] = []
-        targets: list[Tensor] = []
-        for views, seeds in chunks:
-            images = normalize_images(views)
-            arguments = (self.model.image_encoder, images, seeds, first_view)
-            online.append(
-                branch(*arguments)
-                if self.accumulate == 1
-                else checkpoint(branch, *arguments, use_reentrant=False, preserve_rng_state=False)
-            )
-            if isinstance(branch, ByolBranch):
-                targets.append(branch.targets(images))
+        encode = partial(self._encode_views, branch, first_view)
+        if self.accumulate > 1:
+            encode = partial(checkpoint, encode, use_reentrant=False, preserve_rng_state=False)
+        views = batch.views.chunk(self.accumulate, dim=1)
+        seeds = batch.sample_seeds.chunk(self.accumulate)
+        online_VBE = torch.cat([encode(*chunk) for chunk in zip(views, seeds, strict=True)], dim=1)
+        targets_VBE = None
+        if isinstance(branch, ByolBranch):
+            targets_VBE = torch.cat([branch.targets(normalize_images(chunk)) for chunk in views], dim=1)
         with torch.autocast(batch.views.device.type, enabled=False):
-            if targets:
-                return byol_loss(torch.cat(online, dim=1), torch.cat(targets, dim=1))
+            if targets_VBE is not None:
+                return byol_loss(online_VBE, targets_VBE)
             return nt_xent(
-                torch.cat(online, dim=1),
+                online_VBE,
                 branch.config.temperature,
                 tile_size=self._loss_config.tile_size,
                 gather=gather_rows if is_distributed() else None,
                 rank=self.global_rank,
             )
+
+    def _encode_views(self, branch: SelfSupervisedBranch, first_view: int, views: Tensor, seeds: Tensor) -> Tensor:
+        online_VBE: Tensor = branch(self.model.image_encoder, normalize_images(views), seeds, first_view)
+        return online_VBE
 
     def _features(self, batch: ImageTextBatch) -> PairFeatures:
         """The features of the whole batch, computed in `accumulate` chunks."""
@@ -147,26 +153,17 @@ class ContrastiveModule(StageModule):
         )
         return features
 
-    def _log_step(self, loss: ContrastiveLoss, logit_scale: Tensor, languages: Tensor) -> None:
-        values = {
-            "loss": loss.total.detach(),
-            "loss_global_crops": loss.global_crops,
-            "temperature": 1 / logit_scale,
-        }
-        if loss.local_crops is not None:
-            values["loss_local_crops"] = loss.local_crops
-        for index, language in enumerate(LANGUAGES):
-            # NaN without pairs of the language: Lightning would log the value of an earlier step again.
-            values[f"contrastive_accuracy_{language}"] = loss.correct_B[languages == index].float().mean()
-        self.log_values(values)
 
-    def _log_shares(self, total: Tensor, weighted: Tensor, weight: float) -> None:
-        """Overwrites the loss with that of both, and tells what each adds to it."""
-        self.log_values(
-            {
-                "loss": total,
-                "loss_contrastive": total - weighted,
-                "loss_self_supervised": weighted / weight,
-                "self_supervised_share": weighted / total,
-            }
-        )
+def _values_of(loss: ContrastiveLoss, logit_scale: Tensor, languages: Tensor) -> dict[str, Tensor]:
+    """What is logged of the contrastive loss."""
+    values = {
+        "loss": loss.total.detach(),
+        "loss_global_crops": loss.global_crops,
+        "temperature": 1 / logit_scale,
+    }
+    if loss.local_crops is not None:
+        values["loss_local_crops"] = loss.local_crops
+    for index, language in enumerate(LANGUAGES):
+        # NaN without pairs of the language: Lightning would log the value of an earlier step again.
+        values[f"contrastive_accuracy_{language}"] = loss.correct_B[languages == index].float().mean()
+    return values
