@@ -13,7 +13,7 @@ def views_fit(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
     method, number = stage.self_supervision.method, stage.transform.views.num_views
     views, key = join(prefix, "transform.views.num_views"), join(prefix, "self_supervision.method")
     if method is SelfSupervisionMethod.none and number:
-        yield f"{views} = {number}, but {key} = none reads no views; set views to 0, or method to simclr or byol"
+        yield f"{views} = {number}, but {key} = none reads no views; set it to 0, or the method to simclr or byol"
     elif method is not SelfSupervisionMethod.none and number != 2:
         yield f"{views} = {number}, but {key} = {method.name} compares exactly two views; set it to 2"
 

@@ -114,7 +114,7 @@ class ByolBranch(SelfSupervisedBranch):
 
     @torch.no_grad()
     def targets(self, views_VBCHW: Tensor) -> Tensor:
-        """The target's projections, unit-length float32 (V, B, E); nothing is dropped in it."""
+        """The target's projections, unit-length float32 (V, B, E); no patch and nothing else is dropped in it."""
         projections = self.target_head(self.target_encoder(views_VBCHW.flatten(0, 1))).float()
         return F.normalize(projections, dim=-1).view(*views_VBCHW.shape[:2], -1)
 
