@@ -65,8 +65,9 @@ class SelfSupervisedBranch(nn.Module):
         config: Sizes of the head.
 
     Deviation: LayerNorm stands where SLIP and BYOL normalise over the batch, which would make a sample's features
-    depend on how the batch is shared out. Richemond et al. 2020 (arXiv:2010.10241) train BYOL so, with group
-    normalisation.
+    depend on how the batch is shared out. Richemond et al. 2020 (arXiv:2010.10241) train BYOL without batch
+    statistics too, but with group normalisation and standardised weights; that LayerNorm alone keeps its features from
+    collapsing is not shown (docs/ablations.md).
     """
 
     hidden_layers = 2
