@@ -48,6 +48,7 @@ class PairSample:
 
     global_crops: NDArray[np.uint8]
     local_crops: NDArray[np.uint8]
+    views: NDArray[np.uint8]
     caption: str
     language: int
     sample_id: int
@@ -98,10 +99,11 @@ class ImageTextDataModule(StageDataModule):
         """The caption first, then the crops, from the sample's own stream."""
         caption = self._captions(record, generator)
         encoded = open_image(record.image, record.file_name, repairs, self.config.faults.max_image_pixels)
-        global_crops, local_crops = self._crops(encoded, generator)
+        crops = self._crops(encoded, generator)
         return PairSample(
-            global_crops=global_crops,
-            local_crops=local_crops,
+            global_crops=crops.global_crops,
+            local_crops=crops.local_crops,
+            views=crops.views,
             caption=caption,
             language=LANGUAGES.index(record.language),
             sample_id=draw.sample_id,
@@ -120,5 +122,6 @@ class ImageTextDataModule(StageDataModule):
             sample_ids=torch.tensor([sample.sample_id for sample in samples]),
             sample_seeds=torch.tensor([sample.sample_seed for sample in samples]),
             captions=captions,
+            views=torch.from_numpy(np.stack([sample.views for sample in samples], axis=1)),
             faults=[fault for one in loaded for fault in one.faults],
         )

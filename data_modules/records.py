@@ -6,6 +6,7 @@ Shapes: B pairs of one device, V views (crops of one size), C/H/W image, T text 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from data_modules.faults import FaultReport
@@ -85,6 +86,8 @@ class ImageTextBatch:
     """int64 (B,), each in [0, 2**63): seeds of what the model draws per sample; see `sampling.Draw.model_seed`."""
     captions: list[str]
     """The captions as drawn, for logs."""
+    views: Tensor = field(default_factory=lambda: torch.empty(0, 0, 3, 0, 0, dtype=torch.uint8))
+    """uint8 (V'', B, 3, H, W), V'' = 2 strongly augmented cuts for a self-supervised loss, or 0."""
     faults: list[FaultReport] = field(default_factory=list)
     """What was skipped or repaired on the way to these pairs."""
 

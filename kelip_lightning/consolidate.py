@@ -95,12 +95,16 @@ def run_of(state: Path) -> tuple[RunFolder, str]:
 
 
 def load_state(model: nn.Module, state: Path) -> None:
-    """Load a checkpoint's weights into the stage's model, strictly.
+    """Load a checkpoint's weights into the stage's model, strictly, less the heads of a self-supervised loss.
 
     Raises:
         CheckpointError: The checkpoint is damaged, or of another model.
     """
-    weights = {name.removeprefix("model."): value for name, value in read_state(state).items()}
+    weights = {
+        name.removeprefix("model."): value
+        for name, value in read_state(state).items()
+        if not name.startswith("self_supervision.")
+    }
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:

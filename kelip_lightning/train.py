@@ -43,6 +43,7 @@ from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_du
 from kelip_lightning.models.encoder_file import check_image_encoder, load_image_encoder, save_image_encoder
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
+from kelip_lightning.models.self_supervision import build_branch
 from kelip_lightning.models.weights_folder import config_to_dict
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
@@ -121,9 +122,6 @@ def run_contrastive(
     inputs = inputs or read_contrastive_inputs(experiment)
     data, sets = inputs.data, inputs.sets
     module = build_contrastive_module(experiment, data)
-    if init is not None:
-        report = load_image_encoder(module.model.image_encoder, Path(init))
-        _log.info("image encoder from %s: %s", init, report)
     evaluation = EvaluationCallback(sets, experiment.evaluation.every_n_steps)
     chance = chance_levels(sets)
     refuse_unknown_metric(experiment, chance)
@@ -178,16 +176,25 @@ def settings_of(experiment: Experiment) -> dict[str, object]:
 
 
 def build_contrastive_module(experiment: ContrastiveExperiment, data: ImageTextDataModule) -> ContrastiveModule:
-    """The module of stage 2 with weights that depend on the seed alone."""
+    """The module of stage 2; weights depend on the seed alone, and the encoder to start from if one is named."""
     pl.seed_everything(experiment.seed, verbose=False)
     model = build_dual_encoder(
         experiment.image_encoder, experiment.text_encoder, experiment.dual_encoder, data.tokenizer
     )
+    if experiment.init.image_encoder is not None:
+        report = load_image_encoder(model.image_encoder, Path(experiment.init.image_encoder))
+        _log.info("image encoder from %s: %s", experiment.init.image_encoder, report)
     model.image_encoder.requires_grad_(not experiment.init.lock_image_encoder)
     model.text_encoder.requires_grad_(not experiment.init.lock_text_encoder)
-    accumulate = experiment.trainer.accumulate
     module = ContrastiveModule(
-        model, data.tokenizer, experiment.loss, experiment.optimizer, experiment.schedule, accumulate
+        model,
+        data.tokenizer,
+        experiment.loss,
+        experiment.optimizer,
+        experiment.schedule,
+        experiment.trainer.accumulate,
+        # Last, as its fresh weights must not move the model's, and BYOL's target starts from the encoder as it is now.
+        build_branch(model.image_encoder, experiment.self_supervision),
     )
     module.prepare(recompute_blocks=experiment.trainer.gradient_checkpointing, compiled=experiment.trainer.compile)
     return module

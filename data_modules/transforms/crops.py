@@ -31,6 +31,12 @@ class Crop:
     """Whether it is mirrored."""
 
 
+def check_scales(name: str, low: float, high: float) -> None:
+    """Raise ValueError unless 0 < low <= high <= 1."""
+    if not 0 < low <= high <= 1:
+        raise ValueError(f"{name}_min = {low} and {name}_max = {high} must satisfy 0 < min <= max <= 1")
+
+
 def draw_box(width: int, height: int, scale_min: float, scale_max: float, generator: np.random.Generator) -> Box:
     """A random crop box (left, top, right, bottom) in pixels, not rounded.
 

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from data_modules.decoding import EncodedImage, open_image
 from data_modules.transforms.background import Background, draw_background
-from data_modules.transforms.crops import Crop, cut_crops, draw_box
-from data_modules.transforms.multi_crop import check_scales
+from data_modules.transforms.crops import Crop, check_scales, cut_crops, draw_box
 
 
 @dataclass(kw_only=True, slots=True)

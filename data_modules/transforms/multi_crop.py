@@ -5,14 +5,16 @@ scales and weights are unpublished. The scheme is SwAV's (Caron et al. 2020, arX
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.decoding import EncodedImage, open_image
 from data_modules.transforms.background import Background, draw_background
-from data_modules.transforms.crops import Crop, cut_crops, draw_box
+from data_modules.transforms.crops import Crop, check_scales, cut_crops, draw_box
 from data_modules.transforms.strong import StrongAugmentation, StrongConfig
+from data_modules.transforms.views import ViewConfig
 
 Crops = NDArray[np.uint8]
 
@@ -43,6 +45,8 @@ class MultiCropConfig:
     """What shows behind transparent pictures: white, light (random light colours) or random."""
     strong: StrongConfig = field(default_factory=StrongConfig)
     """Colour jitter, grey, blur and RandAugment of every crop; off by default (the paper: they harm retrieval)."""
+    views: ViewConfig = field(default_factory=ViewConfig)
+    """Further cuts of each image for a self-supervised loss; none by default."""
 
     def __post_init__(self) -> None:
         if self.num_global_crops < 1:
@@ -55,48 +59,68 @@ class MultiCropConfig:
             raise ValueError(f"flip = {self.flip} is a probability: give a number from 0 to 1")
 
 
-def check_scales(name: str, low: float, high: float) -> None:
-    """Raise ValueError unless 0 < low <= high <= 1."""
-    if not 0 < low <= high <= 1:
-        raise ValueError(f"{name}_min = {low} and {name}_max = {high} must satisfy 0 < min <= max <= 1")
+class ImageCrops(NamedTuple):
+    """What is cut out of one image, uint8 (number, 3, side, side) each; a number may be 0 but for the first."""
+
+    global_crops: Crops
+    local_crops: Crops
+    views: Crops
 
 
 class MultiCrop:
-    """Cuts one image into global and local crops; the file is decoded once."""
+    """Cuts one image into global and local crops and views; the file is decoded once."""
 
     def __init__(self, config: MultiCropConfig) -> None:
         self.config = config
         self._strong = None if config.strong.is_off else StrongAugmentation(config.strong)
+        views = config.views
+        self._strong_views = StrongAugmentation(views.strong) if views.num_views and not views.strong.is_off else None
 
-    def __call__(self, data: bytes | EncodedImage, generator: np.random.Generator) -> tuple[Crops, Crops]:
+    def __call__(self, data: bytes | EncodedImage, generator: np.random.Generator) -> ImageCrops:
         """The crops of an encoded image.
+
+        Views are drawn last, so that the crops have the boxes and colours of a run without them. Where a view is so
+        small a part of a large JPEG that it has to be decoded at a larger size, the crops' pixels differ by resampling.
 
         Args:
             data: The image file's bytes, or the file with its header read.
             generator: The sample's random stream; background, then boxes and flips in order.
 
         Returns:
-            uint8 (V, 3, image_size, image_size) and uint8 (V', 3, local_size, local_size).
+            Crops of image_size, of local_size, and views of image_size.
 
         Raises:
             SampleFault: The bytes are no image that can be decoded.
         """
-        config = self.config
+        config, views = self.config, self.config.views
         image = data if isinstance(data, EncodedImage) else open_image(data)
         background = draw_background(config.background, generator)
         drawn: list[Crop] = []
-        for number, size, low, high in (
-            (config.num_global_crops, config.image_size, config.global_scale_min, config.global_scale_max),
-            (config.num_local_crops, config.local_size, config.local_scale_min, config.local_scale_max),
+        for number, size, low, high, flip in (
+            (config.num_global_crops, config.image_size, config.global_scale_min, config.global_scale_max, config.flip),
+            (config.num_local_crops, config.local_size, config.local_scale_min, config.local_scale_max, config.flip),
+            (views.num_views, config.image_size, views.scale_min, views.scale_max, views.flip),
         ):
             for _ in range(number):
                 box = draw_box(image.width, image.height, low, high, generator)
-                drawn.append(Crop(box, size, flip=generator.uniform() < config.flip))
+                drawn.append(Crop(box, size, flip=generator.uniform() < flip))
         cut = cut_crops(image, drawn, background)
-        if self._strong is not None:
-            # A stream of their own, derived from the sample's: the boxes are those of a run without them.
-            own = generator.spawn(1)[0]
-            cut = [self._strong(crop, own) for crop in cut]
-        num_global, side = config.num_global_crops, config.local_size
-        local = np.array(cut[num_global:], dtype=np.uint8).reshape(-1, 3, side, side)
-        return np.stack(cut[:num_global]), local
+        num_crops = config.num_global_crops + config.num_local_crops
+        if self._strong is not None or self._strong_views is not None:
+            # Streams of their own, derived from the sample's: the boxes are those of a run without them.
+            of_crops, of_views = generator.spawn(2)
+            changed = _change(cut[:num_crops], self._strong, of_crops)
+            cut = [*changed, *_change(cut[num_crops:], self._strong_views, of_views)]
+        return ImageCrops(
+            _stack(cut[: config.num_global_crops], config.image_size),
+            _stack(cut[config.num_global_crops : num_crops], config.local_size),
+            _stack(cut[num_crops:], config.image_size),
+        )
+
+
+def _change(crops: list[Crops], strong: StrongAugmentation | None, generator: np.random.Generator) -> list[Crops]:
+    return crops if strong is None else [strong(crop, generator) for crop in crops]
+
+
+def _stack(crops: list[Crops], side: int) -> Crops:
+    return np.array(crops, dtype=np.uint8).reshape(-1, 3, side, side)

@@ -16,6 +16,7 @@ from kelip_lightning.losses.contrastive import ContrastiveLossConfig
 from kelip_lightning.models.dual_encoder import DualEncoderConfig
 from kelip_lightning.models.image_encoder import ImageEncoderConfig
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderConfig
+from kelip_lightning.models.self_supervision import SelfSupervisionConfig
 from kelip_lightning.models.text_encoder import TextEncoderConfig
 from kelip_lightning.optim.optimizers import OptimizerConfig
 from kelip_lightning.optim.schedules import ScheduleConfig
@@ -91,6 +92,8 @@ class ContrastiveExperiment:
     """The joint space and its temperature."""
     loss: ContrastiveLossConfig = field(default_factory=ContrastiveLossConfig)
     """How crops and captions make the loss."""
+    self_supervision: SelfSupervisionConfig = field(default_factory=SelfSupervisionConfig)
+    """A loss between two views of an image beside it; none by default."""
     init: InitConfig = field(default_factory=InitConfig)
     """Weights to start from."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

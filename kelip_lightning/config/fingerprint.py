@@ -20,10 +20,13 @@ WITHOUT_EFFECT = frozenset(
 )
 """Keys that change nothing about the trained weights, wherever they stand."""
 
+IDLE = {"self_supervision": ("method", "none"), "views": ("num_views", 0)}
+"""Section -> the key that switches it, and the value at which it changes nothing about the trained weights."""
+
 
 def training_fingerprint(experiment: Experiment) -> str:
     """Twelve hexadecimal digits of everything in an experiment that may change the trained weights."""
-    return _digest(_without(to_plain(experiment), WITHOUT_EFFECT))
+    return _digest(_without_idle(_without(to_plain(experiment), WITHOUT_EFFECT)))
 
 
 def evaluation_fingerprint(evaluation: EvaluationConfig) -> str:
@@ -35,6 +38,20 @@ def _without(tree: Any, keys: "frozenset[str] | set[str]") -> Any:
     if not isinstance(tree, dict):
         return tree
     return {key: _without(value, keys) for key, value in tree.items() if key not in keys}
+
+
+def _without_idle(tree: Any) -> Any:
+    """Less the sections of a loss that is off and of views that are not cut, whatever else they say."""
+    if not isinstance(tree, dict):
+        return tree
+    return {key: _without_idle(value) for key, value in tree.items() if not _is_idle(key, value)}
+
+
+def _is_idle(key: str, section: Any) -> bool:
+    if not isinstance(section, dict) or key not in IDLE:
+        return False
+    switch, off = IDLE[key]
+    return bool(section[switch] == off)
 
 
 def _digest(tree: Any) -> str:

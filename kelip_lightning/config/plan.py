@@ -25,6 +25,7 @@ from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfi
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderVariant
 from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
 from kelip_lightning.models.patches import num_kept
+from kelip_lightning.models.self_supervision import SelfSupervisedBranch, build_branch
 from kelip_lightning.models.text_encoder import build_text_encoder
 from kelip_lightning.precision import choose_precision
 
@@ -61,11 +62,12 @@ class StagePlan:
     epochs: float | None
     """Passes through the mixture."""
     images_forwarded: int
-    """Crops through the image encoder in the whole stage."""
+    """Crops and views through the image encoder in the whole stage; BYOL's target, which sees each view too, is not
+    counted."""
     tokens_per_global_crop: int
     """Tokens in the image encoder per full-size crop, class token included (warm-up: the visible ones)."""
     tokens_per_local_crop: int | None
-    """Tokens per local crop; null: none."""
+    """Tokens per local crop; null: none. A view has as many as a global crop."""
     tokens_forwarded: int
     """Tokens through the image encoder in the whole stage."""
     peak_learning_rate: float
@@ -148,6 +150,7 @@ def plan_stage(stage: Stage, samples_per_epoch: int | None) -> StagePlan:
     seen = batch * steps
     global_tokens, local_tokens = tokens_per_crop(stage)
     num_global, num_local = crops_per_sample(stage)
+    num_full = num_global + views_per_sample(stage)
     parameters = count_parameters(stage)
     return StagePlan(
         precision=choose_precision(stage.trainer.precision, stage.trainer.accelerator),
@@ -159,10 +162,10 @@ def plan_stage(stage: Stage, samples_per_epoch: int | None) -> StagePlan:
         steps_per_epoch=None if samples_per_epoch is None else round(samples_per_epoch / batch, 2),
         samples_seen=seen,
         epochs=None if samples_per_epoch is None else round(seen / samples_per_epoch, 2),
-        images_forwarded=seen * (num_global + num_local),
+        images_forwarded=seen * (num_full + num_local),
         tokens_per_global_crop=global_tokens,
         tokens_per_local_crop=local_tokens,
-        tokens_forwarded=seen * (num_global * global_tokens + num_local * (local_tokens or 0)),
+        tokens_forwarded=seen * (num_full * global_tokens + num_local * (local_tokens or 0)),
         peak_learning_rate=stage.optimizer.learning_rate,
         final_learning_rate=stage.optimizer.learning_rate * stage.schedule.final_learning_rate_ratio,
         parameters=parameters,
@@ -185,6 +188,11 @@ def crops_per_sample(stage: Stage) -> tuple[int, int]:
     if isinstance(stage, MaskedPretrainExperiment):
         return 1, 0
     return stage.transform.num_global_crops, stage.transform.num_local_crops
+
+
+def views_per_sample(stage: Stage) -> int:
+    """Views of full size per image, for the self-supervised loss."""
+    return 0 if isinstance(stage, MaskedPretrainExperiment) else stage.transform.views.num_views
 
 
 def tokens_per_crop(stage: Stage) -> tuple[int, int | None]:
@@ -212,7 +220,8 @@ def count_parameters(stage: Stage) -> dict[str, int]:
     if isinstance(stage, MaskedPretrainExperiment):
         encoder = parts.pop("encoder")
         return {"image_encoder": encoder, "decoder": sum(parts.values())}
-    return parts
+    branch = build_branch_on_meta(stage)
+    return parts if branch is None else parts | {"self_supervision": _count(branch)}
 
 
 def _count(module: nn.Module) -> int:
@@ -234,6 +243,14 @@ def build_on_meta(stage: Stage) -> nn.Module:
             pad_id=0,
         )
         return DualEncoder(image_encoder, text_encoder, stage.dual_encoder)
+
+
+def build_branch_on_meta(stage: Stage) -> SelfSupervisedBranch | None:
+    """The heads of the stage's self-supervised loss, and BYOL's target, without memory; none: there is no such loss."""
+    if isinstance(stage, MaskedPretrainExperiment):
+        return None
+    with torch.device("meta"):
+        return build_branch(ImageEncoder(stage.image_encoder), stage.self_supervision)
 
 
 def disk_bytes(stage: Stage, plan: StagePlan) -> int:

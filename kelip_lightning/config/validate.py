@@ -10,7 +10,7 @@ from functools import partial
 
 from data_modules.evaluation_sets import EvaluationConfig
 from data_modules.records import LANGUAGES
-from kelip_lightning.config import machine
+from kelip_lightning.config import machine, self_supervision
 from kelip_lightning.config.experiment import (
     ContrastiveExperiment,
     EvaluationExperiment,
@@ -92,6 +92,8 @@ def _stage_rules(stage: Stage, prefix: str, on_this_machine: bool) -> list[Rule]
             partial(negatives_exist, stage, prefix),
             partial(loss_fits, stage, prefix),
             partial(locks_fit, stage, prefix),
+            partial(self_supervision.views_fit, stage, prefix),
+            partial(self_supervision.branch_can_learn, stage, prefix),
             partial(captions_fit, stage, prefix),
             partial(trained_text_has_its_tokenizer, stage, prefix),
             *_evaluation_rules(lambda: stage.evaluation, prefix, on_this_machine),

@@ -79,7 +79,8 @@ class ImageEncoderConfig:
     patch_drop_rate: float = 0.0
     """Share of a global crop's patch tokens dropped in contrastive training, in [0, 1) (FLIP, arXiv:2212.00794).
 
-    Local crops, which show few patches, keep them all, and so does every evaluation.
+    Views of a self-supervised loss, which have the same size, lose as many. Local crops, which show few patches, keep
+    them all, and so does every evaluation.
     """
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """Stage 2: contrastive training on image–text pairs with multi-crop."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +11,10 @@ from data_modules.records import LANGUAGES, ImageTextBatch
 from data_modules.tokenizer import BilingualTokenizer
 from kelip_lightning.distributed import gather_rows, is_distributed
 from kelip_lightning.losses.contrastive import ContrastiveLoss, ContrastiveLossConfig, contrastive_loss
+from kelip_lightning.losses.self_supervised import byol_loss, nt_xent, target_momentum
 from kelip_lightning.models.dual_encoder import DualEncoder, PairFeatures
 from kelip_lightning.models.preprocessing import normalize_images
+from kelip_lightning.models.self_supervision import ByolBranch, SelfSupervisedBranch
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.optim.optimizers import OptimizerConfig
 from kelip_lightning.optim.schedules import ScheduleConfig
@@ -30,6 +33,8 @@ class ContrastiveModule(StageModule):
         schedule: Of the learning rate.
         accumulate: Chunks that the towers take a batch in. The loss is always that of all pairs: the features of every
             chunk are kept, its activations are not, and the backward pass computes them again.
+        self_supervision: Heads of a loss between the views of an image, added to the contrastive one; none: no such
+            loss.
     """
 
     def __init__(
@@ -40,10 +45,12 @@ class ContrastiveModule(StageModule):
         optimizer: OptimizerConfig,
         schedule: ScheduleConfig,
         accumulate: int = 1,
+        self_supervision: SelfSupervisedBranch | None = None,
     ) -> None:
         super().__init__(optimizer, schedule, accumulate)
         self.model = model
         self.tokenizer = tokenizer
+        self.self_supervision = self_supervision
         self._loss_config = loss
 
     def compile_model(self) -> None:
@@ -53,7 +60,7 @@ class ContrastiveModule(StageModule):
         self.model.text_encoder.compile()
 
     def training_step(self, batch: ImageTextBatch, batch_idx: int) -> Tensor:
-        """The multi-crop loss of a batch over all ranks."""
+        """The multi-crop loss of a batch over all ranks, and the weighted loss between its views if there is one."""
         features = self._features(batch)
         with torch.autocast(batch.tokens.device.type, enabled=False):
             loss = contrastive_loss(
@@ -67,8 +74,56 @@ class ContrastiveModule(StageModule):
                 gather=gather_rows if is_distributed() else None,
                 rank=self.global_rank,
             )
-        self._log_step(loss, features.logit_scale.detach(), batch.languages)
-        return loss.total
+        values = _values_of(loss, features.logit_scale.detach(), batch.languages)
+        total = loss.total
+        if self.self_supervision is not None:
+            branch = self.self_supervision
+            between_views = self._self_supervised_loss(batch, branch)
+            weighted = branch.config.weight * between_views
+            total = total + weighted
+            values |= {
+                "loss": total.detach(),
+                "loss_contrastive": loss.total.detach(),
+                "loss_self_supervised": between_views.detach(),
+                "self_supervised_share": (weighted / total).detach(),
+            }
+        self.log_values(values)
+        return total
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Let BYOL's target follow the weights that the step has made."""
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if isinstance(self.self_supervision, ByolBranch):
+            step, start = self.trainer.global_step - 1, self.self_supervision.config.momentum
+            momentum = target_momentum(step, self._schedule_config.max_steps, start)
+            self.self_supervision.update_targets(self.model.image_encoder, momentum)
+
+    def _self_supervised_loss(self, batch: ImageTextBatch, branch: SelfSupervisedBranch) -> Tensor:
+        """The loss between views over all ranks; in `accumulate` chunks, like the contrastive one."""
+        first_view = len(batch.global_crops) + len(batch.local_crops)
+        encode = partial(self._encode_views, branch, first_view)
+        if self.accumulate > 1:
+            encode = partial(checkpoint, encode, use_reentrant=False, preserve_rng_state=False)
+        views = batch.views.chunk(self.accumulate, dim=1)
+        seeds = batch.sample_seeds.chunk(self.accumulate)
+        online_VBE = torch.cat([encode(*chunk) for chunk in zip(views, seeds, strict=True)], dim=1)
+        targets_VBE = None
+        if isinstance(branch, ByolBranch):
+            targets_VBE = torch.cat([branch.targets(normalize_images(chunk)) for chunk in views], dim=1)
+        with torch.autocast(batch.views.device.type, enabled=False):
+            if targets_VBE is not None:
+                return byol_loss(online_VBE, targets_VBE)
+            return nt_xent(
+                online_VBE,
+                branch.config.temperature,
+                tile_size=self._loss_config.tile_size,
+                gather=gather_rows if is_distributed() else None,
+                rank=self.global_rank,
+            )
+
+    def _encode_views(self, branch: SelfSupervisedBranch, first_view: int, views: Tensor, seeds: Tensor) -> Tensor:
+        online_VBE: Tensor = branch(self.model.image_encoder, normalize_images(views), seeds, first_view)
+        return online_VBE
 
     def _features(self, batch: ImageTextBatch) -> PairFeatures:
         """The features of the whole batch, computed in `accumulate` chunks."""
@@ -98,15 +153,17 @@ class ContrastiveModule(StageModule):
         )
         return features
 
-    def _log_step(self, loss: ContrastiveLoss, logit_scale: Tensor, languages: Tensor) -> None:
-        values = {
-            "loss": loss.total.detach(),
-            "loss_global_crops": loss.global_crops,
-            "temperature": 1 / logit_scale,
-        }
-        if loss.local_crops is not None:
-            values["loss_local_crops"] = loss.local_crops
-        for index, language in enumerate(LANGUAGES):
-            # NaN without pairs of the language: Lightning would log the value of an earlier step again.
-            values[f"contrastive_accuracy_{language}"] = loss.correct_B[languages == index].float().mean()
-        self.log_values(values)
+
+def _values_of(loss: ContrastiveLoss, logit_scale: Tensor, languages: Tensor) -> dict[str, Tensor]:
+    """What is logged of the contrastive loss."""
+    values = {
+        "loss": loss.total.detach(),
+        "loss_global_crops": loss.global_crops,
+        "temperature": 1 / logit_scale,
+    }
+    if loss.local_crops is not None:
+        values["loss_local_crops"] = loss.local_crops
+    for index, language in enumerate(LANGUAGES):
+        # NaN without pairs of the language: Lightning would log the value of an earlier step again.
+        values[f"contrastive_accuracy_{language}"] = loss.correct_B[languages == index].float().mean()
+    return values

@@ -12,7 +12,9 @@ from kelip_lightning.config.plan import (
     disk_bytes,
     plan_stage,
     stages_of,
+    views_per_sample,
 )
+from kelip_lightning.models.self_supervision import SelfSupervisionMethod
 from kelip_lightning.planning.flops import StageFlops, count_flops, evaluation_flops, negatives
 from kelip_lightning.planning.memory import (
     STRATEGIES,
@@ -139,7 +141,7 @@ def _estimate_stage(stage: Stage, plan: StagePlan, gpu: str, utilisation: float,
             precision=plan.precision,
             training_flops=flops.training,
             recomputed_flops=flops.training_recomputed,
-            crops_per_sample=sum(crops_per_sample(stage)),
+            crops_per_sample=sum(crops_per_sample(stage)) + views_per_sample(stage),
             global_batch_size=stage.data.global_batch_size,
             num_steps=plan.max_steps,
             devices_per_node=stage.trainer.devices,
@@ -151,14 +153,28 @@ def _estimate_stage(stage: Stage, plan: StagePlan, gpu: str, utilisation: float,
 
 
 def _contrastive_loss(stage: Stage, plan: StagePlan, tile: int) -> LossMemory | None:
+    """None in the warm-up."""
     if isinstance(stage, MaskedPretrainExperiment):
         return None
-    return loss_memory(
+    loss = loss_memory(
         batch_size=plan.batch_size_per_device,
         negatives=negatives(stage),
         num_crops=sum(crops_per_sample(stage)),
         embed_dim=stage.dual_encoder.embed_dim,
         tile=tile,
+    )
+    if stage.self_supervision.method is not SelfSupervisionMethod.simclr:
+        return loss
+    # Two views of each image against two of all; its logits and those of the contrastive loss are not there at once.
+    views = loss_memory(
+        batch_size=2 * plan.batch_size_per_device,
+        negatives=2 * negatives(stage),
+        num_crops=0,
+        embed_dim=stage.self_supervision.projection_dim,
+        tile=tile,
+    )
+    return LossMemory(
+        features=loss.features + views.features, full=max(loss.full, views.full), tiled=max(loss.tiled, views.tiled)
     )
 
 
@@ -196,9 +212,9 @@ def _disk_space(stage: Stage, plan: StagePlan, counts: ParameterCounts) -> DiskS
     moments = 2 * counts.all - counts.one_moment
     sharded = numbers_of(plan.precision, STRATEGIES[-1]).values
     return DiskSpace(
-        checkpoint=each * (counts.all + moments),
+        checkpoint=each * (counts.all + counts.target + moments),
         zero_checkpoint=sharded * counts.all + 4 * (counts.all + moments),
-        exported=each * counts.all,
+        exported=each * (counts.all - counts.heads),
         whole_run=disk_bytes(stage, plan),
     )
 

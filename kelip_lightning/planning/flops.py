@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from kelip_lightning.config.experiment import ContrastiveExperiment
 from kelip_lightning.config.plan import Stage
+from kelip_lightning.models.self_supervision import SelfSupervisionMethod
 from kelip_lightning.planning.passes import Pass, passes_of
 
 FORWARD_AND_BACKWARD = 3
@@ -40,7 +41,8 @@ class PassFlops:
     forward: int
     """One run, forward."""
     training: int
-    """All runs of a sample, forward and backward."""
+    """All runs of a sample, forward and, where the pass is trained, backward."""
+    trained: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +52,13 @@ class StageFlops:
     passes: list[PassFlops]
     forward: int
     training: int
-    """Forward and backward of every crop and caption; the loss is apart."""
+    """Forward and backward of every crop, view and caption; the loss is apart."""
     training_recomputed: int
     """The same with gradient checkpointing."""
     one_crop_training: int
     """One global crop with its caption, as in CLIP; in the warm-up as `training`."""
     loss_training: int
-    """The matrix products of InfoNCE, forward and backward; 0 in the warm-up."""
+    """The matrix products of InfoNCE and NT-Xent, forward and backward; 0 in the warm-up."""
 
 
 def count_flops(stage: Stage) -> StageFlops:
@@ -65,14 +67,14 @@ def count_flops(stage: Stage) -> StageFlops:
     forward = sum(one.times * one.forward for one in passes)
     once = forward
     if isinstance(stage, ContrastiveExperiment):
-        once = sum(one.forward for one in passes if one.name != "local crop")
+        once = sum(one.forward for one in passes if one.name in ("global crop", "caption"))
     return StageFlops(
         passes=passes,
         forward=forward,
-        training=FORWARD_AND_BACKWARD * forward,
-        training_recomputed=RECOMPUTED * forward,
+        training=sum(one.training for one in passes),
+        training_recomputed=sum(one.times * one.forward * (RECOMPUTED if one.trained else 1) for one in passes),
         one_crop_training=FORWARD_AND_BACKWARD * once,
-        loss_training=FORWARD_AND_BACKWARD * info_nce_flops(stage),
+        loss_training=FORWARD_AND_BACKWARD * (info_nce_flops(stage) + nt_xent_flops(stage)),
     )
 
 
@@ -92,7 +94,8 @@ def pass_flops(one: Pass) -> PassFlops:
         attention=attention,
         outer=one.outer_flops,
         forward=forward,
-        training=FORWARD_AND_BACKWARD * one.times * forward,
+        training=(FORWARD_AND_BACKWARD if one.trained else 1) * one.times * forward,
+        trained=one.trained,
     )
 
 
@@ -113,6 +116,16 @@ def info_nce_flops(stage: Stage) -> int:
         return 0
     crops = stage.transform.num_global_crops + stage.transform.num_local_crops
     return 4 * crops * negatives(stage) * stage.dual_encoder.embed_dim
+
+
+def nt_xent_flops(stage: Stage) -> int:
+    """Forward operations of SimCLR's loss per pair: each of two views with 2 G views, 2 E operations each."""
+    if (
+        not isinstance(stage, ContrastiveExperiment)
+        or stage.self_supervision.method is not SelfSupervisionMethod.simclr
+    ):
+        return 0
+    return 2 * 2 * negatives(stage) * 2 * stage.self_supervision.projection_dim
 
 
 def negatives(stage: Stage) -> int:

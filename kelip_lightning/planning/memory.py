@@ -7,7 +7,7 @@ The allocator's fragmentation, CUDA's context and the collectives' own buffers (
 
 from dataclasses import dataclass
 
-from kelip_lightning.config.plan import Stage, build_on_meta
+from kelip_lightning.config.plan import Stage, build_branch_on_meta, build_on_meta
 from kelip_lightning.optim.optimizers import OptimizerName, decays, is_hidden_matrix
 from kelip_lightning.planning.passes import Pass
 
@@ -28,6 +28,10 @@ class ParameterCounts:
     """Weight matrices, of which autocast keeps a copy in bfloat16 while a step runs."""
     one_moment: int
     """Those whose optimizer keeps one moment (Muon's), not two (AdamW's)."""
+    heads: int = 0
+    """Those of a self-supervised loss, which exports leave out."""
+    target: int = 0
+    """BYOL's moving average, not among all of them: weights without gradients and moments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +65,7 @@ class StateMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossMemory:
-    """Bytes on one rank that the contrastive loss needs."""
+    """Bytes on one rank that the contrastive loss needs, and NT-Xent where it stands beside it."""
 
     features: int
     """Features of all ranks for every crop and caption, and their gradients, float32."""
@@ -85,12 +89,17 @@ def numbers_of(precision: str, strategy: str) -> Numbers:
 
 def count_state(stage: Stage) -> ParameterCounts:
     """The parameters of a stage's model, from the modules themselves."""
-    named = list(build_on_meta(stage).named_parameters())
+    branch = build_branch_on_meta(stage)
+    of_branch = [] if branch is None else list(branch.named_parameters())
+    heads = [(name, one) for name, one in of_branch if one.requires_grad]
+    named = [*build_on_meta(stage).named_parameters(), *heads]
     muon = stage.optimizer.name is OptimizerName.muon
     return ParameterCounts(
         all=sum(one.numel() for _, one in named),
         matrices=sum(one.numel() for name, one in named if decays(name, one)),
         one_moment=sum(one.numel() for name, one in named if muon and is_hidden_matrix(name, one)),
+        heads=sum(one.numel() for _, one in heads),
+        target=sum(one.numel() for _, one in of_branch if not one.requires_grad),
     )
 
 
@@ -107,7 +116,7 @@ def state_memory(counts: ParameterCounts, strategy: str, precision: str, num_ran
     if not strategy.startswith("deepspeed"):
         each = _FP32 if precision != "bf16-true" else _BF16
         return StateMemory(
-            weights=each * counts.all,
+            weights=each * (counts.all + counts.target),
             gradients=each * counts.all,
             optimizer=each * moments,
             # torch's reducer copies gradients into buckets of its own (gradient_as_bucket_view=False, the default).
@@ -126,10 +135,12 @@ def state_memory(counts: ParameterCounts, strategy: str, precision: str, num_ran
 def activation_bytes(passes: list[Pass], batch_size: int, numbers: Numbers, *, checkpointing: bool) -> int:
     """What autograd keeps of the networks for the backward pass of one micro-batch. Estimate.
 
-    With checkpointing, the input of every block and the inside of the largest one.
+    With checkpointing, the input of every block and the inside of the largest one. The heads of a self-supervised loss
+    are left out: three layers on one vector of a view.
     """
-    runs = [one.times * one.tokens * batch_size for one in passes]
     images = sum(one.times * one.input_values * batch_size for one in passes)
+    passes = [one for one in passes if one.trained]
+    runs = [one.times * one.tokens * batch_size for one in passes]
     if checkpointing:
         inputs = sum(rows * numbers.residual * one.width * one.depth for rows, one in zip(runs, passes, strict=True))
         kept = inputs + max(rows * block_bytes(one, numbers) for rows, one in zip(runs, passes, strict=True))

@@ -1,11 +1,12 @@
 """Which networks a sample runs through, and on how many tokens: what operations and activations are counted from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.config.plan import Stage, tokens_per_crop
 from kelip_lightning.models.image_encoder import Activation, ImageEncoderConfig
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderVariant
+from kelip_lightning.models.self_supervision import SelfSupervisionMethod
 
 CHANNELS = 3
 
@@ -32,6 +33,8 @@ class Pass:
     separate_qkv: bool = False
     """Whether queries, keys and values come from three matrices, each of which keeps its own copy of the input
     under autocast."""
+    trained: bool = True
+    """Whether there is a backward pass, for which activations are kept."""
 
 
 def passes_of(stage: Stage) -> list[Pass]:
@@ -63,7 +66,27 @@ def _contrastive_passes(stage: ContrastiveExperiment) -> list[Pass]:
         quick_gelu=text.activation is Activation.quick_gelu,
         separate_qkv=True,
     )
-    return [*(_crop(*size, stage.image_encoder, embed_dim) for size in sizes), caption]
+    return [*(_crop(*size, stage.image_encoder, embed_dim) for size in sizes), caption, *_view_passes(stage)]
+
+
+def _view_passes(stage: ContrastiveExperiment) -> list[Pass]:
+    """The views of a self-supervised loss with its heads; BYOL's target, which drops no patch, without backward."""
+    encoder, config, views = stage.image_encoder, stage.self_supervision, stage.transform.views.num_views
+    if config.method is SelfSupervisionMethod.none:
+        return []
+    hidden, last = config.projection_width, config.projection_width * config.projection_dim
+    tokens, _ = tokens_per_crop(stage)
+    view = _crop("view", views, encoder.image_size, tokens, encoder)
+    if config.method is SelfSupervisionMethod.simclr:
+        return [_with_heads(view, encoder.width * hidden + hidden * hidden + last)]
+    head = encoder.width * hidden + last
+    whole = replace(view, name="view, target", tokens=1 + encoder.num_patches, input_values=0, trained=False)
+    return [_with_heads(view, head + 2 * last), _with_heads(whole, head)]
+
+
+def _with_heads(one: Pass, num_weights: int) -> Pass:
+    """Two operations a weight of the heads more."""
+    return replace(one, outer_flops=one.outer_flops + 2 * num_weights)
 
 
 def _masked_passes(stage: MaskedPretrainExperiment) -> list[Pass]:

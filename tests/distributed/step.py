@@ -105,6 +105,7 @@ def share(batch: ImageTextBatch, rank: int, world: int) -> ImageTextBatch:
         sample_ids=batch.sample_ids[own],
         sample_seeds=batch.sample_seeds[own],
         captions=batch.captions[own],
+        views=batch.views[:, own],
     )
 
 

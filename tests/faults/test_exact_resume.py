@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kelip_lightning.consolidate import consolidate
 from tests.faults.experiment import write_experiment
 from tests.faults.kill_points import KillPoint, draw_kill_points
 from tests.faults.runner import Sabotage, kelip
@@ -75,6 +76,22 @@ def run_and_kill(
 
 def test_resume__three_kills_on_one_process(tmp_path: Path) -> None:
     assert_same_run(*run_and_kill(tmp_path, draw_kill_points(seed=0, count=3), "trainer.accumulate=2"))
+
+
+def test_resume__byol_s_target_goes_on_and_stays_out_of_consolidated_weights(tmp_path: Path) -> None:
+    byol = [
+        "contrastive.self_supervision.method=byol",
+        "contrastive.self_supervision.projection_width=16",
+        "contrastive.self_supervision.projection_dim=8",
+        "contrastive.transform.views.num_views=2",
+    ]
+    killed, whole = run_and_kill(tmp_path, [KillPoint.at("contrastive", 7)], *byol)
+    assert_same_run(killed, whole)
+    assert "contrastive/self_supervision.target_encoder.vit.pos_embed" in final_tensors(killed)
+    consolidate(killed, tmp_path / "weights")
+    found, exported = (load_file(file) for file in (tmp_path / "weights" / "model.safetensors", killed / WEIGHTS[1]))
+    assert found.keys() == exported.keys()
+    assert [name for name, tensor in exported.items() if not torch.equal(found[name], tensor)] == []
 
 
 @pytest.mark.slow

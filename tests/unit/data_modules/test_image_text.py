@@ -17,6 +17,7 @@ from data_modules.sampling import Draw
 from data_modules.sources.config import SourceConfig
 from data_modules.tokenizer import TokenizerConfig
 from data_modules.transforms.multi_crop import MultiCrop, MultiCropConfig
+from data_modules.transforms.views import ViewConfig
 
 Rows = list[dict[str, Any]]
 TRANSFORM = MultiCropConfig(image_size=16, local_size=8, num_local_crops=3)
@@ -67,7 +68,7 @@ def test_train_dataloader__caption_and_crops_from_the_samples_own_stream(
         assert record.image == rows[sample_id // 2]["image"]["bytes"]
         generator = Draw(3, sample_id).generator(2)
         assert batch.captions[place] == CaptionDrawer(CAPTIONS)(record, generator)
-        global_crops, local_crops = MultiCrop(TRANSFORM)(record.image, generator)
+        global_crops, local_crops, _ = MultiCrop(TRANSFORM)(record.image, generator)
         assert np.array_equal(batch.global_crops[:, place], global_crops)
         assert np.array_equal(batch.local_crops[:, place], local_crops)
         assert LANGUAGES[batch.languages[place]] == record.language
@@ -92,3 +93,12 @@ def test_tokenizer__is_trained_on_every_caption_and_keyword(config: ImageTextDat
     assert data.tokenizer.encode("이름").shape == (1, 3), "a frequent Korean word is one token"
     texts = {text for _, text in data.sources[0].captions()}
     assert {"이름 5", "name 5", "가", "b"} <= texts
+
+
+def test_train_dataloader__views_leave_crops_and_captions_as_they_are(config: ImageTextDataConfig) -> None:
+    plain = next(iter(_data(config).train_dataloader()))
+    batch = next(iter(_data(config, replace(TRANSFORM, views=ViewConfig(num_views=2))).train_dataloader()))
+    assert (batch.views.shape, batch.views.dtype) == ((2, 8, 3, 16, 16), torch.uint8)
+    assert plain.views.shape == (0, 8, 3, 16, 16)
+    assert _fingerprint(batch) == _fingerprint(plain)
+    assert torch.equal(batch.sample_seeds, plain.sample_seeds)

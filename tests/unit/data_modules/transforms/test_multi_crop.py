@@ -9,22 +9,22 @@ from data_modules.decoding import decode_image
 from data_modules.errors import DataError
 from data_modules.transforms.background import Background
 from data_modules.transforms.crops import crop_resized, draw_box
-from data_modules.transforms.multi_crop import MultiCrop, MultiCropConfig
+from data_modules.transforms.multi_crop import ImageCrops, MultiCrop, MultiCropConfig
 
 
-def _cut(picture: bytes, seed: int = 0, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+def _cut(picture: bytes, seed: int = 0, **options: Any) -> ImageCrops:
     config = MultiCropConfig(**{"image_size": 32, "local_size": 16} | options)
     return MultiCrop(config)(picture, np.random.default_rng(seed))
 
 
 def test_multi_crop__shapes(picture: bytes) -> None:
-    global_crops, local_crops = _cut(picture, num_global_crops=3, num_local_crops=5)
+    global_crops, local_crops, _ = _cut(picture, num_global_crops=3, num_local_crops=5)
     assert (global_crops.shape, global_crops.dtype) == ((3, 3, 32, 32), np.uint8)
     assert (local_crops.shape, local_crops.dtype) == ((5, 3, 16, 16), np.uint8)
 
 
 def test_multi_crop__no_local_crops(picture: bytes) -> None:
-    global_crops, local_crops = _cut(picture, num_local_crops=0)
+    global_crops, local_crops, _ = _cut(picture, num_local_crops=0)
     assert global_crops.shape == (2, 3, 32, 32)
     assert local_crops.shape == (0, 3, 16, 16)
 
@@ -42,7 +42,7 @@ def test_multi_crop__same_seed_same_crops_and_views_differ(picture: bytes) -> No
 
 
 def test_multi_crop__equals_boxes_drawn_from_the_same_stream(picture: bytes) -> None:
-    global_crops, local_crops = _cut(picture, seed=4, num_global_crops=2, num_local_crops=1)
+    global_crops, local_crops, _ = _cut(picture, seed=4, num_global_crops=2, num_local_crops=1)
     generator = np.random.default_rng(4)
     generator.integers(0, 256, size=3)
     image = decode_image(picture)
@@ -57,7 +57,7 @@ def test_multi_crop__flip_always_mirrors(picture: bytes) -> None:
 
 
 def test_multi_crop__one_background_behind_all_crops(encode_clear: bytes) -> None:
-    global_crops, local_crops = _cut(encode_clear, background=Background.random)
+    global_crops, local_crops, _ = _cut(encode_clear, background=Background.random)
     colours = {tuple(crop[:, 0, 0]) for crop in (*global_crops, *local_crops)}
     assert len(colours) == 1
     assert colours != {(255, 255, 255)}

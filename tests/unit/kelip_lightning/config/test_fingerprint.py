@@ -37,6 +37,14 @@ def test_training_fingerprint__everything_else_does(override: str) -> None:
     assert training_fingerprint(_experiment(override)) != training_fingerprint(_experiment())
 
 
+def test_training_fingerprint__settings_of_a_loss_count_where_it_is_on() -> None:
+    wide, weak = "contrastive.self_supervision.projection_width=8", "contrastive.transform.views.flip=0"
+    assert training_fingerprint(_experiment(wide, weak)) == training_fingerprint(_experiment())
+    byol = ("contrastive.self_supervision.method=byol", "contrastive.transform.views.num_views=2")
+    others = [_experiment(), *(_experiment(*byol, *more) for more in ([], [wide], [weak]))]
+    assert len({training_fingerprint(one) for one in others}) == 4
+
+
 def test_evaluation_fingerprint__the_sets_count_and_their_times_do_not() -> None:
     def of(*overrides: str) -> str:
         return evaluation_fingerprint(_experiment(*overrides).contrastive.evaluation)

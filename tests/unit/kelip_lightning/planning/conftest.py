@@ -19,6 +19,7 @@ from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderConfig
 from kelip_lightning.models.official_autoencoder import AnyMaskedAutoencoder, build_masked_autoencoder
+from kelip_lightning.models.self_supervision import SelfSupervisionConfig
 from kelip_lightning.models.text_encoder import TextEncoder, TextEncoderConfig
 from kelip_lightning.optim.schedules import ScheduleConfig
 
@@ -36,6 +37,7 @@ def contrastive() -> Callable[..., ContrastiveExperiment]:
         text: Sections | None = None,
         transform: Sections | None = None,
         trainer: Sections | None = None,
+        self_supervision: Sections | None = None,
         embed_dim: int = 512,
         context_length: int = 77,
         vocab_size: int = 98_818,
@@ -51,6 +53,7 @@ def contrastive() -> Callable[..., ContrastiveExperiment]:
             image_encoder=encoder,
             text_encoder=TextEncoderConfig(**text or {}),
             dual_encoder=DualEncoderConfig(embed_dim=embed_dim),
+            self_supervision=SelfSupervisionConfig(**self_supervision or {}),
             schedule=ScheduleConfig(max_steps=100),
             trainer=TrainerConfig(**{"precision": "bf16-mixed"} | (trainer or {})),
         )

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from data_modules.evaluation_sets import EvaluationConfig, RetrievalSetConfig, TableConfig
+from data_modules.transforms.views import ViewConfig
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
 from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.self_supervision import SelfSupervisionMethod, build_branch
 from kelip_lightning.optim.optimizers import build_optimizer
 from kelip_lightning.planning.estimate import estimate
 
@@ -76,3 +79,29 @@ def test_estimate__checkpoint_has_the_size_of_a_real_one(
     assert disk.checkpoint == pytest.approx((tmp_path / "one.ckpt").stat().st_size, rel=0.03)
     assert disk.exported == sum(one.nbytes for one in model.state_dict().values() if one.is_floating_point())
     assert disk.whole_run >= 3 * disk.checkpoint + disk.exported
+
+
+@pytest.mark.parametrize("method", [SelfSupervisionMethod.simclr, SelfSupervisionMethod.byol])
+def test_estimate__heads_and_target_are_in_checkpoints_and_not_in_exports(
+    contrastive: Callable[..., ContrastiveExperiment], method: SelfSupervisionMethod
+) -> None:
+    sections = {"image": SMALL, "text": SMALL, "vocab_size": 300, "trainer": {"precision": "32"}}
+    views = {"views": ViewConfig(num_views=2)}
+    experiment = contrastive(**sections, transform=views, self_supervision={"method": method, "projection_width": 128})
+    branch = build_branch(ImageEncoder(experiment.image_encoder), experiment.self_supervision)
+    assert branch is not None
+    trained = sum(one.nbytes for one in branch.parameters() if one.requires_grad)
+    target = sum(one.nbytes for one in branch.parameters() if not one.requires_grad)
+    assert (target > 0) == (method is SelfSupervisionMethod.byol)
+    plain, found = (estimate(one)["contrastive"] for one in (contrastive(**sections), experiment))
+    assert found.disk.exported == plain.disk.exported
+    assert found.disk.checkpoint - plain.disk.checkpoint == 3 * trained + target  # Adam's two moments
+    ddp, before = found.memory[0].state, plain.memory[0].state
+    assert ddp.weights - before.weights == trained + target
+    assert ddp.gradients - before.gradients == trained
+    assert found.throughput.crops_per_second_per_node == pytest.approx(found.throughput.samples_per_second * 3)
+    assert found.contrastive_loss is not None
+    assert plain.contrastive_loss is not None
+    # Twice the rows and twice the columns for two views of every image.
+    times = 4 if method is SelfSupervisionMethod.simclr else 1
+    assert found.contrastive_loss.full == times * plain.contrastive_loss.full

@@ -10,11 +10,15 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from data_modules.transforms.views import ViewConfig
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.losses.contrastive import contrastive_loss
+from kelip_lightning.losses.self_supervised import nt_xent
 from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderVariant
 from kelip_lightning.models.official_autoencoder import AnyMaskedAutoencoder
+from kelip_lightning.models.self_supervision import ByolBranch, SelfSupervisionMethod, build_branch
 from kelip_lightning.planning.flops import count_flops, evaluation_flops
 from kelip_lightning.planning.passes import patch_embedding_flops
 
@@ -95,6 +99,45 @@ def test_count_flops__contrastive_equals_torch_s_counter(
     assert backward_flops == batch * (2 * plan.forward - embedded)
     assert plan.training == 3 * plan.forward == sum(one.training for one in plan.passes)
     assert plan.training_recomputed == 4 * plan.forward
+
+
+@pytest.mark.parametrize("method", [SelfSupervisionMethod.simclr, SelfSupervisionMethod.byol])
+@pytest.mark.parametrize("patch_drop_rate", [0.0, 0.5])
+def test_count_flops__views_and_heads_equal_torch_s_counter(
+    contrastive: Contrastive, method: SelfSupervisionMethod, patch_drop_rate: float
+) -> None:
+    image, views = SMALL_IMAGE | {"patch_drop_rate": patch_drop_rate}, {"views": ViewConfig(num_views=2)}
+    sizes = {"method": method, "projection_width": 40, "projection_dim": 12}
+    stage = contrastive(**SMALL | {"image": image, "transform": views, "self_supervision": sizes})
+    plain, plan = count_flops(contrastive(**SMALL | {"image": image})), count_flops(stage)
+    encoder = ImageEncoder(stage.image_encoder)
+    branch = build_branch(encoder, stage.self_supervision)
+    assert branch is not None
+    images = torch.randn(2, 1, 3, 64, 64)
+    forward, backward = counted(lambda: branch(encoder, images, torch.zeros(1, dtype=torch.int64), 1).sum())
+    assert backward == 2 * (forward - patch_embedding_flops(64, stage.image_encoder))
+    target = 0
+    if isinstance(branch, ByolBranch):
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            branch.targets(images)
+        target = counter.get_total_flops()
+    assert plan.forward - plain.forward == forward + target
+    assert plan.training - plain.training == 3 * forward + target
+    assert plan.training_recomputed - plain.training_recomputed == 4 * forward + target
+    assert plan.one_crop_training == plain.one_crop_training
+
+
+def test_count_flops__nt_xent_equals_torch_s_counter(contrastive: Contrastive) -> None:
+    sizes = {"method": SelfSupervisionMethod.simclr, "projection_dim": 12}
+    sections: dict[str, Any] = SMALL | {"global_batch_size": 6}
+    views = {"transform": {"views": ViewConfig(num_views=2)}, "self_supervision": sizes}
+    features = F.normalize(torch.randn(2, 6, 12), dim=-1).requires_grad_()
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+        nt_xent(features, 0.1)
+    more = (
+        count_flops(contrastive(**sections | views)).loss_training - count_flops(contrastive(**sections)).loss_training
+    )
+    assert counter.get_total_flops() == 6 * more
 
 
 @pytest.mark.parametrize(

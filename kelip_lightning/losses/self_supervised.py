@@ -1,0 +1,73 @@
+"""Losses between two views of the same image.
+
+Shapes: V = 2 views, B images on this rank, G images over all ranks, N = V * G, E width.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from kelip_lightning.losses.contrastive import Gather
+from kelip_lightning.losses.tiles import Operand, TiledMatrix, info_nce_rows, with_gradients
+
+
+def nt_xent(
+    views_VBE: Tensor, temperature: float, *, tile_size: int | None = None, gather: Gather | None = None, rank: int = 0
+) -> Tensor:
+    """Cross-entropy of finding each view's partner among the 2 G - 1 other views of the global batch, in nats.
+
+    The mean over the rank's 2 B views; the mean over ranks is the loss of the global batch, and with a differentiable
+    gather so is its gradient.
+
+    Args:
+        views_VBE: Unit-length float32 features of two views.
+        temperature: Divides the cosines.
+        tile_size: Logits in memory at a time, over 2 B; none: the whole matrix.
+        gather: Collects rows over ranks with gradient; none on one process.
+        rank: Own position among the gathered rows.
+
+    Reference: Chen et al. 2020 (SimCLR, arXiv:2002.05709), eq. 1 and alg. 1.
+    """
+    num_views, batch = views_VBE.shape[:2]
+    assert num_views == 2, "a view has one partner"
+    # Rows are images to the gather, so the views stand in the second place.
+    all_VGE = gather(views_VBE.transpose(0, 1)).transpose(0, 1) if gather else views_VBE
+    inputs = [views_VBE.flatten(0, 1), all_VGE.flatten(0, 1)]
+    query, key = operands = [Operand.of(one) for one in inputs]
+    own_B = torch.arange(batch, device=views_VBE.device) + rank * batch
+    partner = torch.cat([own_B + all_VGE.shape[1], own_B])
+    matrix = TiledMatrix(Operand.of(views_VBE.new_tensor(1 / temperature)), None, tile_size)
+    total, _ = matrix.add(query, key, partner, _nt_xent_rows, 1 / len(partner))
+    return with_gradients(total / len(partner), inputs, operands)
+
+
+def _nt_xent_rows(logits_RN: Tensor, partner_R: Tensor) -> Tensor:
+    """As `info_nce_rows`, without the view itself, which stands half a row away from its partner."""
+    num_keys = logits_RN.shape[1]
+    itself_R = (partner_R + num_keys // 2) % num_keys
+    logits_RN.scatter_(1, itself_R.unsqueeze(1), -torch.inf)
+    return info_nce_rows(logits_RN, partner_R)
+
+
+def byol_loss(predictions_VBE: Tensor, targets_VBE: Tensor) -> Tensor:
+    """2 - 2 cos between each view's prediction and the other view's target, both directions added, mean over B.
+
+    Args:
+        predictions_VBE: Unit-length float32 predictions of two views.
+        targets_VBE: Unit-length float32 projections of the same views by the target network; they get no gradient.
+
+    Reference: Grill et al. 2020 (BYOL, arXiv:2006.07733), eq. 2 and the symmetric loss after it.
+    """
+    cosines_VB = (predictions_VBE * targets_VBE.detach().flip(0)).sum(dim=-1)
+    return (2 - 2 * cosines_VB).sum(dim=0).mean()
+
+
+def target_momentum(step: int, max_steps: int, start: float) -> float:
+    """Share of itself that BYOL's target keeps after step `step` (from 0): from `start` along a cosine to 1.
+
+    1 - (1 - start) (cos(pi k / K) + 1) / 2.
+
+    Reference: Grill et al. 2020 (arXiv:2006.07733), sec. 3.2.
+    """
+    return 1 - (1 - start) * (math.cos(math.pi * step / max_steps) + 1) / 2

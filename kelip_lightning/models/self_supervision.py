@@ -1,0 +1,148 @@
+"""The heads of a self-supervised loss on the image encoder, and BYOL's target network.
+
+They are trained and saved with the model, and are no part of it: exported weights do not hold them.
+
+Shapes: V views, B images, C/H/W image, D encoder width, E projection_dim.
+"""
+
+import copy
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.sample_noise import view_seeds
+
+
+class SelfSupervisionMethod(Enum):
+    """simclr: tell the image's other view from all other views; byol: predict a moving average's features of it."""
+
+    none = "none"
+    simclr = "simclr"
+    byol = "byol"
+
+
+@dataclass(kw_only=True, slots=True)
+class SelfSupervisionConfig:
+    """A loss between two views of an image, added to the contrastive one.
+
+    Reference: Mu et al. 2021 (SLIP, arXiv:2112.12750); Chen et al. 2020 (SimCLR, arXiv:2002.05709); Grill et al. 2020
+    (BYOL, arXiv:2006.07733).
+    """
+
+    method: SelfSupervisionMethod = SelfSupervisionMethod.none
+    """none, simclr (as in SLIP) or byol; the latter two need transform.views.num_views=2."""
+    weight: float = 1.0
+    """Factor on its loss beside the contrastive one, above 0 (SLIP: 1)."""
+    temperature: float = 0.1
+    """Divides the cosines of simclr, above 0 (SLIP: 0.1); byol has none."""
+    projection_width: int = 4096
+    """Width of the hidden layers of the heads, >= 1 (SLIP, BYOL: 4096)."""
+    projection_dim: int = 256
+    """Width of what the heads give, >= 1 (SLIP, BYOL: 256)."""
+    momentum: float = 0.996
+    """Share of itself that byol's target keeps at the first step, in [0, 1); a cosine takes it to 1 (BYOL: 0.996)."""
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} = {getattr(self, name)} must be above 0; method=none leaves the loss out")
+        for name in ("projection_width", "projection_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum = {self.momentum} must be at least 0 and below 1, to which it rises")
+
+
+class SelfSupervisedBranch(nn.Module):
+    """SimCLR's projection head on the pooled features, before the joint space.
+
+    Args:
+        encoder: Whose features are read; it stays the model's own.
+        config: Sizes of the head.
+
+    Deviation: LayerNorm stands where SLIP and BYOL normalise over the batch, which would make a sample's features
+    depend on how the batch is shared out. Richemond et al. 2020 (arXiv:2010.10241) train BYOL without batch
+    statistics too, but with group normalisation and standardised weights; that LayerNorm alone keeps its features from
+    collapsing is not shown (docs/ablations.md).
+    """
+
+    hidden_layers = 2
+
+    def __init__(self, encoder: ImageEncoder, config: SelfSupervisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head = _perceptron(encoder.config.width, config, self.hidden_layers)
+
+    def forward(self, encoder: ImageEncoder, views_VBCHW: Tensor, seeds_B: Tensor, first_view: int) -> Tensor:
+        """What the loss compares: unit-length float32 features (V, B, E).
+
+        Args:
+            encoder: As given at the start, trained with the head.
+            views_VBCHW: Standardised images of the stored size.
+            seeds_B: int64, what the encoder's dropout draws from.
+            first_view: Number of the first view among all crops of a sample, so that none shares its draws.
+        """
+        views, batch = views_VBCHW.shape[:2]
+        seeds = view_seeds(seeds_B, range(first_view, first_view + views))
+        features = self.transform(encoder(views_VBCHW.flatten(0, 1), seeds)).float()
+        return F.normalize(features, dim=-1).view(views, batch, -1)
+
+    def transform(self, features_BD: Tensor) -> Tensor:
+        """Pooled features through the trained head or heads, (B, E)."""
+        projections_BE: Tensor = self.head(features_BD)
+        return projections_BE
+
+
+class ByolBranch(SelfSupervisedBranch):
+    """BYOL's head and predictor, and its target: a moving average of encoder and head that no gradient reaches."""
+
+    hidden_layers = 1
+
+    def __init__(self, encoder: ImageEncoder, config: SelfSupervisionConfig) -> None:
+        super().__init__(encoder, config)
+        self.predictor = _perceptron(config.projection_dim, config, self.hidden_layers)
+        self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.target_head = copy.deepcopy(self.head).requires_grad_(False)
+
+    def transform(self, features_BD: Tensor) -> Tensor:
+        """The prediction of the target's projection, (B, E)."""
+        predictions_BE: Tensor = self.predictor(self.head(features_BD))
+        return predictions_BE
+
+    @torch.no_grad()
+    def targets(self, views_VBCHW: Tensor) -> Tensor:
+        """The target's projections, unit-length float32 (V, B, E); no patch and nothing else is dropped in it."""
+        projections = self.target_head(self.target_encoder(views_VBCHW.flatten(0, 1))).float()
+        return F.normalize(projections, dim=-1).view(*views_VBCHW.shape[:2], -1)
+
+    @torch.no_grad()
+    def update_targets(self, encoder: ImageEncoder, momentum: float) -> None:
+        """Targets <- momentum * targets + (1 - momentum) * weights."""
+        trained: list[Tensor] = [*encoder.parameters(), *self.head.parameters()]
+        targets: list[Tensor] = [*self.target_encoder.parameters(), *self.target_head.parameters()]
+        torch._foreach_lerp_(targets, trained, 1 - momentum)
+
+
+def build_branch(encoder: ImageEncoder, config: SelfSupervisionConfig) -> SelfSupervisedBranch | None:
+    """The branch of a configuration; none: there is no such loss."""
+    match config.method:
+        case SelfSupervisionMethod.none:
+            return None
+        case SelfSupervisionMethod.simclr:
+            return SelfSupervisedBranch(encoder, config)
+        case SelfSupervisionMethod.byol:
+            return ByolBranch(encoder, config)
+
+
+def _perceptron(width: int, config: SelfSupervisionConfig, hidden_layers: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(hidden_layers):
+        # The norm has a bias of its own.
+        layers += [nn.Linear(width, config.projection_width, bias=False), nn.LayerNorm(config.projection_width)]
+        layers.append(nn.ReLU())
+        width = config.projection_width
+    return nn.Sequential(*layers, nn.Linear(width, config.projection_dim, bias=False))
