@@ -7,9 +7,13 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kelip_lightning.losses.contrastive import Gather
 from kelip_lightning.losses.tiles import Operand, TiledMatrix, info_nce_rows, with_gradients
+
+EPSILON = 1e-5
+"""Added to variances over the batch, as batch norm does."""
 
 
 def nt_xent(
@@ -50,17 +54,32 @@ def _nt_xent_rows(logits_RN: Tensor, partner_R: Tensor) -> Tensor:
     return info_nce_rows(logits_RN, partner_R)
 
 
-def byol_loss(predictions_VBE: Tensor, targets_VBE: Tensor) -> Tensor:
+def byol_loss(predictions_VBE: Tensor, targets_VBE: Tensor, *, gather: Gather | None = None) -> Tensor:
     """2 - 2 cos between each view's prediction and the other view's target, both directions added, mean over B.
 
+    The mean over ranks is the loss of the global batch, and with a differentiable gather so is its gradient.
+
     Args:
-        predictions_VBE: Unit-length float32 predictions of two views.
-        targets_VBE: Unit-length float32 projections of the same views by the target network; they get no gradient.
+        predictions_VBE: Float32 predictions of two views, of any length.
+        targets_VBE: Float32 projections of the same views by the target network; they get no gradient.
+        gather: Collects rows over ranks with gradient; none on one process.
+
+    Deviation: both are standardised over the global batch here, since the heads have no batch norm inside. Without
+    either, features that are alike for all images would solve the task.
 
     Reference: Grill et al. 2020 (BYOL, arXiv:2006.07733), eq. 2 and the symmetric loss after it.
     """
-    cosines_VB = (predictions_VBE * targets_VBE.detach().flip(0)).sum(dim=-1)
+    predictions_VBE = F.normalize(_standardize(predictions_VBE, gather), dim=-1)
+    targets_VBE = F.normalize(_standardize(targets_VBE.detach(), gather), dim=-1)
+    cosines_VB = (predictions_VBE * targets_VBE.flip(0)).sum(dim=-1)
     return (2 - 2 * cosines_VB).sum(dim=0).mean()
+
+
+def _standardize(features_VBE: Tensor, gather: Gather | None) -> Tensor:
+    """Every feature with mean 0 and variance 1 over the images of each view, on all ranks."""
+    all_GVE = gather(features_VBE.transpose(0, 1)) if gather else features_VBE.transpose(0, 1)
+    variance_VE, mean_VE = torch.var_mean(all_GVE, dim=0, correction=0)
+    return (features_VBE - mean_VE.unsqueeze(1)) * torch.rsqrt(variance_VE.unsqueeze(1) + EPSILON)
 
 
 def target_momentum(step: int, max_steps: int, start: float) -> float:

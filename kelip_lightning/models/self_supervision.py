@@ -11,7 +11,6 @@ from enum import Enum
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.sample_noise import view_seeds
@@ -65,9 +64,7 @@ class SelfSupervisedBranch(nn.Module):
         config: Sizes of the head.
 
     Deviation: LayerNorm stands where SLIP and BYOL normalise over the batch, which would make a sample's features
-    depend on how the batch is shared out. Richemond et al. 2020 (arXiv:2010.10241) train BYOL without batch
-    statistics too, but with group normalisation and standardised weights; that LayerNorm alone keeps its features from
-    collapsing is not shown (docs/ablations.md).
+    depend on how the batch is shared out; `byol_loss` standardises over the global batch instead.
     """
 
     hidden_layers = 2
@@ -78,7 +75,7 @@ class SelfSupervisedBranch(nn.Module):
         self.head = _perceptron(encoder.config.width, config, self.hidden_layers)
 
     def forward(self, encoder: ImageEncoder, views_VBCHW: Tensor, seeds_B: Tensor, first_view: int) -> Tensor:
-        """What the loss compares: unit-length float32 features (V, B, E).
+        """What the loss compares: float32 features (V, B, E), of any length.
 
         Args:
             encoder: As given at the start, trained with the head.
@@ -88,8 +85,7 @@ class SelfSupervisedBranch(nn.Module):
         """
         views, batch = views_VBCHW.shape[:2]
         seeds = view_seeds(seeds_B, range(first_view, first_view + views))
-        features = self.transform(encoder(views_VBCHW.flatten(0, 1), seeds)).float()
-        return F.normalize(features, dim=-1).view(views, batch, -1)
+        return self.transform(encoder(views_VBCHW.flatten(0, 1), seeds)).float().view(views, batch, -1)
 
     def transform(self, features_BD: Tensor) -> Tensor:
         """Pooled features through the trained head or heads, (B, E)."""
@@ -115,9 +111,9 @@ class ByolBranch(SelfSupervisedBranch):
 
     @torch.no_grad()
     def targets(self, views_VBCHW: Tensor) -> Tensor:
-        """The target's projections, unit-length float32 (V, B, E); no patch and nothing else is dropped in it."""
-        projections = self.target_head(self.target_encoder(views_VBCHW.flatten(0, 1))).float()
-        return F.normalize(projections, dim=-1).view(*views_VBCHW.shape[:2], -1)
+        """The target's projections, float32 (V, B, E); no patch and nothing else is dropped in it."""
+        projections: Tensor = self.target_head(self.target_encoder(views_VBCHW.flatten(0, 1)))
+        return projections.float().view(*views_VBCHW.shape[:2], -1)
 
     @torch.no_grad()
     def update_targets(self, encoder: ImageEncoder, momentum: float) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from data_modules.records import LANGUAGES, ImageTextBatch
@@ -110,14 +111,15 @@ class ContrastiveModule(StageModule):
         targets_VBE = None
         if isinstance(branch, ByolBranch):
             targets_VBE = torch.cat([branch.targets(normalize_images(chunk)) for chunk in views], dim=1)
+        gather = gather_rows if is_distributed() else None
         with torch.autocast(batch.views.device.type, enabled=False):
             if targets_VBE is not None:
-                return byol_loss(online_VBE, targets_VBE)
+                return byol_loss(online_VBE, targets_VBE, gather=gather)
             return nt_xent(
-                online_VBE,
+                F.normalize(online_VBE, dim=-1),
                 branch.config.temperature,
                 tile_size=self._loss_config.tile_size,
-                gather=gather_rows if is_distributed() else None,
+                gather=gather,
                 rank=self.global_rank,
             )
 

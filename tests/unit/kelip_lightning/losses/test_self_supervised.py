@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kelip_lightning.losses.self_supervised import byol_loss, nt_xent, target_momentum
+from kelip_lightning.losses.self_supervised import EPSILON, byol_loss, nt_xent, target_momentum
 
 
 def _views(batch: int = 5) -> Tensor:
@@ -63,21 +63,42 @@ def test_nt_xent__two_halves_of_a_batch_make_the_whole() -> None:
     torch.testing.assert_close(whole.grad, gradient)
 
 
+def _standardized(views: Tensor) -> Tensor:
+    """One feature of one view after the other."""
+    columns = [[(one - one.mean()) / (one.var(correction=0) + EPSILON).sqrt() for one in view.T] for view in views]
+    return torch.stack([torch.stack(view, dim=1) for view in columns])
+
+
+def _byol_by_hand(predictions: Tensor, targets: Tensor) -> Tensor:
+    cosine = torch.nn.CosineSimilarity(dim=-1)
+    first, second = _standardized(predictions), _standardized(targets)
+    return (4 - 2 * cosine(first[0], second[1]) - 2 * cosine(first[1], second[0])).mean()
+
+
 def test_byol_loss__value_and_gradient_by_hand() -> None:
     targets = _views().flip(1).requires_grad_()
     found = _with_gradient(lambda predictions: byol_loss(predictions, targets), _views())
-    cosine = torch.nn.CosineSimilarity(dim=-1)
-
-    def by_hand(predictions: Tensor) -> Tensor:
-        fixed = targets.detach()
-        return (4 - 2 * cosine(predictions[0], fixed[1]) - 2 * cosine(predictions[1], fixed[0])).mean()
-
-    value, gradient = _with_gradient(by_hand, _views())
-    torch.testing.assert_close(found[0], value)
-    # The cosine's gradient is the part across the prediction; the loss leaves the other to the normalisation before it.
-    along = (found[1] * _views()).sum(dim=-1, keepdim=True) * _views()
-    torch.testing.assert_close(found[1] - along, gradient)
+    expected = _with_gradient(lambda predictions: _byol_by_hand(predictions, targets.detach()), _views())
+    torch.testing.assert_close(found, expected)
     assert targets.grad is None
+
+
+def test_byol_loss__two_halves_of_a_batch_make_the_whole() -> None:
+    whole, targets = _views(6).requires_grad_(), _views(6).flip(1)
+    halves = []
+    for rows in (slice(0, 3), slice(3, 6)):
+        gathered = iter((whole.transpose(0, 1), targets.transpose(0, 1)))
+        halves.append(byol_loss(whole[:, rows], targets[:, rows], gather=lambda _, ranks=gathered: next(ranks)))
+    torch.stack(halves).mean().backward()
+    value, gradient = _with_gradient(lambda views: _byol_by_hand(views, targets), _views(6))
+    torch.testing.assert_close(torch.stack(halves).mean().detach(), value)
+    torch.testing.assert_close(whole.grad, gradient)
+
+
+def test_byol_loss__features_alike_for_all_images_solve_nothing() -> None:
+    alike = torch.ones(2, 64, 8) + 1e-6 * torch.randn(2, 64, 8, generator=torch.Generator().manual_seed(1))
+    assert byol_loss(alike, alike).item() == pytest.approx(4, abs=0.5)
+    assert byol_loss(_views(), _views().flip(0)).item() == pytest.approx(0, abs=1e-3)
 
 
 def test_target_momentum__from_its_start_along_a_cosine_to_one() -> None:

@@ -83,13 +83,18 @@ def _between_views(module: ContrastiveModule, batch: ImageTextBatch) -> Tensor:
     assert branch is not None
     projections = [branch.head(module.model.image_encoder(normalize_images(view))) for view in batch.views]
     if isinstance(branch, ByolBranch):
-        predictions = [branch.predictor(one) for one in projections]
+        predictions = [_standardized(branch.predictor(one)) for one in projections]
         targets = [branch.target_head(branch.target_encoder(normalize_images(view))).detach() for view in batch.views]
+        targets = [_standardized(one) for one in targets]
         cosines = F.cosine_similarity(predictions[0], targets[1]) + F.cosine_similarity(predictions[1], targets[0])
         return (4 - 2 * cosines).mean()
     features = F.normalize(torch.cat(projections), dim=-1)
     logits = (features @ features.T / TEMPERATURE).masked_fill(torch.eye(8, dtype=torch.bool), -torch.inf)
     return F.cross_entropy(logits, torch.tensor([4, 5, 6, 7, 0, 1, 2, 3]))
+
+
+def _standardized(features: Tensor) -> Tensor:
+    return (features - features.mean(dim=0)) / (features.var(dim=0, correction=0) + 1e-5).sqrt()
 
 
 def _gradients(module: ContrastiveModule) -> dict[str, Tensor]:
