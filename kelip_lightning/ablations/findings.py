@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kelip_lightning.ablations.examples import Example, find_examples
 from kelip_lightning.ablations.execution import Failure
 from kelip_lightning.ablations.pool import RunState, find_run, seconds_of, state_of
 from kelip_lightning.ablations.results import Result, compute_results
@@ -96,6 +97,7 @@ class Findings:
     runs: list[RunRecord]
     references: list[Reference]
     equal_compute: list[EqualCompute]
+    examples: list[Example]
     notes: list[str]
     """What a reader must know: runs that are missing, revisions that differ."""
 
@@ -135,6 +137,7 @@ def collect(study: Study, failures: Sequence[Failure] = ()) -> Findings:
         runs=records,
         references=_references(study, finished, curves),
         equal_compute=_equal_compute(curves, study.scale.figures),
+        examples=find_examples(ordered, study.scale.figures),
         notes=_notes(records, failures),
     )
 

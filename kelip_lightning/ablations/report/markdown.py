@@ -3,9 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kelip_lightning.ablations.examples import Example
 from kelip_lightning.ablations.findings import Findings
 from kelip_lightning.ablations.report.tables import Row, result_rows
-from kelip_lightning.ablations.report.wording import ABSENT, RULE, answers, figure_label, written
+from kelip_lightning.ablations.report.wording import (
+    ABSENT,
+    EXAMPLES,
+    RULE,
+    answers,
+    example_lines,
+    figure_label,
+    unit_of,
+    written,
+)
 from kelip_lightning.ablations.results import ALL_ITEMS
 from kelip_lightning.ablations.study import Study
 
@@ -30,9 +40,13 @@ def markdown_report(study: Study, findings: Findings) -> str:
     lines += ["", f"Of all variants: {' '.join(f'`{one}`' for one in study.scale.settings) or 'nothing'}.", ""]
     for figure in figures:
         lines += _figure_lines(figure, rows)
-    lines += ["## By what the caption says", "", *_category_lines(rows, figures), "", "## Cost of a run", ""]
+    lines += ["## By what the caption says", "", *_category_lines(rows, figures), ""]
+    lines += ["## Examples", "", EXAMPLES, "", *_example_tables(findings.examples, figures), "## Cost of a run", ""]
     lines += [*_cost_lines(rows, study.variants), "", "## The paper", "", study.config.paper, "", "## How to read it"]
-    lines += ["", RULE, "", "Every number stands in `results.csv`; curves in `curves.csv`, runs in `runs.csv`.", ""]
+    tables = (
+        "Every number stands in `results.csv`; curves in `curves.csv`, examples in `examples.csv`, runs in `runs.csv`."
+    )
+    lines += ["", RULE, "", tables, ""]
     return "\n".join(lines)
 
 
@@ -43,7 +57,7 @@ def _figure_lines(figure: str, rows: Sequence[Row]) -> list[str]:
         first = mine[0]
         lines += [
             f"{first['num_items']:,} items. By chance {written('chance', first['chance'])}, untrained "
-            f"{written('untrained', first['untrained'])}. In percent; differences in points.",
+            f"{written('untrained', first['untrained'])}. {unit_of(figure)}",
             "",
         ]
     header = ["variant", "seeds", "mean", "difference", "corrected p", "verdict", "at equal compute"]
@@ -79,6 +93,13 @@ def _category_lines(rows: Sequence[Row], figures: Sequence[str]) -> list[str]:
         for row in mine
     ]
     return _table(["figure", "caption names", "items", "variant", "mean", "difference", "verdict"], cells)
+
+
+def _example_tables(examples: Sequence[Example], figures: Sequence[str]) -> list[str]:
+    lines: list[str] = []
+    for label, rows in example_lines(examples, figures):
+        lines += [f"### {label}", "", *_table(["variant", "further to the front", "further back"], rows), ""]
+    return lines or ["None yet.", ""]
 
 
 def _cost_lines(rows: Sequence[Row], variants: Sequence[str]) -> list[str]:

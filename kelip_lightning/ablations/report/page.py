@@ -8,7 +8,16 @@ from jinja2 import Environment, StrictUndefined
 from kelip_lightning.ablations.findings import Findings
 from kelip_lightning.ablations.report.charts import curve_chart, difference_chart, style_of
 from kelip_lightning.ablations.report.tables import result_rows
-from kelip_lightning.ablations.report.wording import ABSENT, RULE, answers, figure_label, written
+from kelip_lightning.ablations.report.wording import (
+    ABSENT,
+    EXAMPLES,
+    RULE,
+    answers,
+    example_lines,
+    figure_label,
+    unit_of,
+    written,
+)
 from kelip_lightning.ablations.results import ALL_ITEMS
 from kelip_lightning.ablations.study import Study
 from kelip_lightning.fonts import FONT_FILE
@@ -21,6 +30,7 @@ def html_report(study: Study, findings: Findings) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["written"] = lambda value, column: written(column, value)
     environment.filters["label"] = figure_label
+    environment.filters["unit"] = unit_of
     template = environment.from_string((resources.files(__package__) / _TEMPLATE).read_text(encoding="utf-8"))
     rows = result_rows(findings)
     first = {row["variant"]: row for row in reversed(rows)}
@@ -35,6 +45,8 @@ def html_report(study: Study, findings: Findings) -> str:
             for figure in study.scale.figures
         },
         parts=[row for row in rows if row["judged"] and row["items"] != ALL_ITEMS and row["verdict"]],
+        examples=example_lines(findings.examples, study.scale.figures),
+        examples_note=EXAMPLES,
         costs=[first[name] for name in study.variants if name in first],
         charts=charts_of(study, findings),
         styles=style_of(study.variants),

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from kelip_lightning.ablations.examples import Example
 from kelip_lightning.ablations.findings import Cost, CurvePoint, Findings, RunRecord
 from kelip_lightning.ablations.results import ALL_ITEMS, Result
 from kelip_lightning.ablations.study import Study
@@ -49,10 +50,11 @@ def result_rows(findings: Findings) -> list[Row]:
 
 
 def write_tables(folder: Path, study: Study, findings: Findings) -> None:
-    """Write results.csv, curves.csv, runs.csv and results.json."""
+    """Write results.csv, curves.csv, examples.csv, runs.csv and results.json."""
     rows = result_rows(findings)
     _write_csv(folder / "results.csv", RESULT_COLUMNS, rows)
     _write_csv(folder / "curves.csv", _names(CurvePoint), [asdict(one) for one in findings.curves])
+    _write_csv(folder / "examples.csv", _names(Example), [asdict(one) for one in findings.examples])
     _write_csv(folder / "runs.csv", _names(RunRecord), [asdict(one) for one in findings.runs])
     whole = {
         "study": study.name,

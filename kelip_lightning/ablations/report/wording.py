@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from kelip_lightning.ablations.examples import Example
 from kelip_lightning.ablations.report.tables import Row
 from kelip_lightning.ablations.results import ALL_ITEMS
 from kelip_lightning.config.ablation import parse_figure
@@ -12,6 +13,10 @@ SHARES = frozenset({"mean", "low", "high", "chance", "untrained", "equal_compute
 DIFFERENCES = frozenset({"difference", "difference_low", "difference_high"})
 MILLIONS = frozenset({"tokens", "images", "parameters", "equal_compute_tokens"})
 ABSENT = "–"
+EXAMPLES = (
+    "The captions or classes whose rank parts furthest from the reference's: median over seeds, reference → variant. "
+    "Chosen by what they show; how large a difference is, the tables say."
+)
 
 RULE = (
     f"Better or worse: the Holm-corrected p-value of the paired difference is below {LEVEL:g}; else cannot tell. "
@@ -50,6 +55,34 @@ def figure_label(figure: str) -> str:
     if kind == "zero_shot":
         return f"{where}: zero-shot top {k}"
     return f"{where}: {kind.replace('_', ' ')} R@{k}"
+
+
+def unit_of(figure: str) -> str:
+    """What the numbers of a figure are, for the line above its table."""
+    measured = parse_figure(figure)[1] is None
+    return "Cosines × 100." if measured else "In percent; differences in points."
+
+
+def example_lines(examples: Sequence[Example], figures: Sequence[str]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Per judged figure with examples: its label, and (variant, items further to the front, items further back)."""
+    found = []
+    for figure in figures:
+        mine = [one for one in examples if one.figure == figure]
+        lines = []
+        for variant in dict.fromkeys(one.variant for one in mine):
+            sides = (
+                ", ".join(
+                    f"{one.text} ({one.reference_rank:g} → {one.rank:g})"
+                    for one in mine
+                    if one.variant == variant and one.is_better == better
+                )
+                for better in (True, False)
+            )
+            front, back = (side or ABSENT for side in sides)
+            lines.append((variant, front, back))
+        if lines:
+            found.append((figure_label(figure), lines))
+    return found
 
 
 def answers(rows: Sequence[Row], figures: Sequence[str]) -> list[tuple[str, list[tuple[str, list[Row]]]]]:

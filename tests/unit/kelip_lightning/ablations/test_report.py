@@ -21,6 +21,7 @@ FIGURE = "eval/unseen_design_ko/image_to_text_R@1"
 RATES = {"plain": 0.3, "longer": 0.8, "warm": 0.31}
 PERCENT = {"mean", "low", "high", "chance", "untrained", "equal_compute"}
 POINTS = {"difference", "difference_low", "difference_high"}
+EXAMPLE_COLUMNS = ("further to the front", "further back")
 
 
 @pytest.fixture
@@ -91,8 +92,21 @@ def test_html__every_number_is_the_one_in_results_csv(folder: Path) -> None:
         row = rows[mark["data-figure"], mark["data-items"], mark["data-variant"]]
         assert text == _written(mark["data-column"], row[mark["data-column"]]), mark
     # Elsewhere in the tables digits stand only in names, overrides, revisions and seeds.
-    named = {"variant", "what it is", "overrides", "folder", "revision", "seed", "figure"}
+    named = {"variant", "what it is", "overrides", "folder", "revision", "seed", "figure", *EXAMPLE_COLUMNS}
     assert not [(label, text) for label, text in cells.loose if re.search(r"\d", text) and label not in named]
+
+
+def test_html__examples_are_those_of_examples_csv(folder: Path) -> None:
+    with (folder / "examples.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["variant"] for row in rows} == {"longer", "warm"}
+    cells = _Cells()
+    cells.feed((folder / "report.html").read_text(encoding="utf-8"))
+    shown = [text for label, text in cells.loose if label in EXAMPLE_COLUMNS]
+    for row in rows:
+        ranks = f"{float(row['reference_rank']):g} → {float(row['rank']):g}"
+        assert any(f"{row['text']} ({ranks})" in text for text in shown), row
+    assert sum(text.count("→") for text in shown) == len(rows)
 
 
 def test_html__is_one_file_and_escapes_what_it_is_given(folder: Path) -> None:
