@@ -65,7 +65,8 @@ class DataHealthCallback(pl.Callback):
         """Continue from saved totals."""
         self._drawn = int(state_dict["drawn"])
         self._counts = Counter({(verb, source, kind): n for verb, source, kind, n in state_dict["counts"]})
-        self._mix_of_entry = torch.tensor(state_dict["mix_of_entry"], dtype=torch.int64)
+        if "mix_of_entry" in state_dict:  # checkpoints of earlier versions have none
+            self._mix_of_entry = torch.tensor(state_dict["mix_of_entry"], dtype=torch.int64)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drop lines of steps that come again, and write down what was left out when the sources were opened."""
