@@ -11,26 +11,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_modules.faults import REPAIRED
 from kelip_lightning.cli import main
-from tests.unit.data_modules.corpora import members, picture, samples, write_tar
-from tests.unit.data_modules.test_faults import CAPTIONS, IMAGES
+from tests.unit.data_modules.corpora import write_tar
+from tests.unit.data_modules.faulty_corpus import faulty_members
 
-NUM, PER_KIND, BATCH = 40, 2, 10
+NUM, NUM_GOOD, PER_KIND, BATCH = 40, 10, 2, 10
 """A twentieth of 40 samples; there are 15 faults of this kind, and 10 good samples."""
-
-
-def _write_corpus(folder: Path, per_kind: int) -> tuple[Path, Counter[str]]:
-    content = list(members(samples(NUM - per_kind * (len(IMAGES) + len(CAPTIONS)))))
-    expected: Counter[str] = Counter()
-    for number in range(per_kind):
-        for kind, (ending, image) in IMAGES.items():
-            key = f"{kind.strip()}-{len(kind)}-{number}"
-            content += [(f"{key}.{ending}", image()), (f"{key}.txt", b"an odd image")]
-            expected[kind.strip()] += 1
-        for kind, caption in CAPTIONS.items():
-            key = f"{kind.strip()}-{len(kind)}-{number}"
-            content += [(f"{key}.jpg", picture(number)), (f"{key}.txt", caption)]
-            expected[kind.strip()] += 1
-    return write_tar(folder / "web.tar", content), expected
 
 
 def _experiment(folder: Path, shard: Path, max_share: float, steps: int) -> str:
@@ -62,7 +47,9 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 
 def test_contrastive__trains_to_the_end_and_every_count_agrees(tmp_path: Path) -> None:
-    shard, expected = _write_corpus(tmp_path, PER_KIND)
+    content, expected = faulty_members(NUM_GOOD, PER_KIND)
+    shard = write_tar(tmp_path / "web.tar", content)
+    assert NUM_GOOD + sum(expected.values()) == NUM
     assert all(number % (NUM // 20) == 0 for number in expected.values())
     assert main(["contrastive", _experiment(tmp_path, shard, 1.0, NUM // BATCH)]) == 0
     stage = tmp_path / "runs" / "bad" / "contrastive"
@@ -85,7 +72,7 @@ def test_contrastive__trains_to_the_end_and_every_count_agrees(tmp_path: Path) -
 def test_contrastive__over_the_limit_it_stops_with_one_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shard, _ = _write_corpus(tmp_path, PER_KIND)
+    shard = write_tar(tmp_path / "web.tar", faulty_members(NUM_GOOD, PER_KIND)[0])
     assert main(["contrastive", _experiment(tmp_path, shard, 0.25, 20)]) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert error.count("could not be used, more than data.faults.max_share = 0.25") == 1
