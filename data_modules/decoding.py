@@ -6,10 +6,10 @@ half, a quarter or an eighth of its size, which libjpeg does in the frequency do
 
 import functools
 import io
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePath
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from data_modules.faults import SampleFault
+from data_modules.jpeg_header import plain_jpeg_size
 
 WHITE = (255, 255, 255)
 MAX_IMAGE_PIXELS = 1 << 26
@@ -42,13 +43,13 @@ class EncodedImage:
     """An image file whose header has been read."""
 
     data: bytes
-    header: Image.Image
-    """Opened, not decoded."""
     width: int
     """Pixels, as shown: after any EXIF rotation."""
     height: int
     is_plain_jpeg: bool
     """Whether it can be decoded at a reduced size, straight to pixels."""
+    header: Image.Image | None = None
+    """Opened by Pillow, not decoded; none where `plain_jpeg_size` told all."""
 
 
 def open_image(
@@ -68,22 +69,34 @@ def open_image(
     Raises:
         SampleFault: It is no image in one of `FORMATS`, or too large.
     """
+    ending = os.path.splitext(file_name)[1].lower().lstrip(".")
+    found = repairs if repairs is not None else []
+    if (size := plain_jpeg_size(data)) is not None:
+        _check_size(size, max_pixels)
+        found += _wrong_extension(ending, "JPEG")
+        return EncodedImage(data=data, width=size[0], height=size[1], is_plain_jpeg=True)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the stricter one
-            header: Image.Image = Image.open(io.BytesIO(data), formats=_OPENERS)
+        header = _open_with_pillow(data)
         orientation = _orientation(header)
-        found = repairs if repairs is not None else []
-        found += _repairs(header, orientation, PurePath(file_name).suffix.lower().lstrip("."))
+        found += [*_repairs(header, orientation), *_wrong_extension(ending, header.format or "")]
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
         raise _undecodable(error, data) from error
-    width, height = header.size
+    _check_size(header.size, max_pixels)
+    width, height = header.size if orientation < 5 else header.size[::-1]  # from 5 on: a quarter turn
+    plain = header.format == "JPEG" and header.mode in ("RGB", "L") and orientation == _UPRIGHT
+    return EncodedImage(data=data, header=header, width=width, height=height, is_plain_jpeg=plain)
+
+
+def _open_with_pillow(data: bytes) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is the stricter one
+        return Image.open(io.BytesIO(data), formats=_OPENERS)
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
     if width * height > max_pixels:
         raise SampleFault("image_too_large", f"{width} x {height} pixels; the limit is {max_pixels} in all")
-    plain = header.format == "JPEG" and header.mode in ("RGB", "L") and orientation == _UPRIGHT
-    if orientation >= 5:  # a quarter turn
-        width, height = height, width
-    return EncodedImage(data=data, header=header, width=width, height=height, is_plain_jpeg=plain)
 
 
 def _undecodable(error: Exception, data: bytes) -> SampleFault:
@@ -106,14 +119,17 @@ def _orientation(header: Image.Image) -> int:
     return found if 1 <= found <= 8 else _UPRIGHT
 
 
-def _repairs(header: Image.Image, orientation: int, ending: str) -> list[str]:
+def _wrong_extension(ending: str, image_format: str) -> list[str]:
+    return ["wrong_extension"] if ending and ending not in FORMATS[image_format] else []
+
+
+def _repairs(header: Image.Image, orientation: int) -> list[str]:
     checks = {
         "image_cmyk": header.mode == "CMYK",
         "image_16_bit": header.mode.startswith("I"),
         "image_palette": header.mode in ("P", "PA"),
         "image_animated": bool(getattr(header, "is_animated", False)),
         "image_rotated": orientation != _UPRIGHT,
-        "wrong_extension": bool(ending) and ending not in FORMATS[header.format or ""],
     }
     return [kind for kind, applies in checks.items() if applies]
 
@@ -135,7 +151,7 @@ def decode(image: EncodedImage, background: tuple[int, int, int] = WHITE, reduct
     try:
         if image.is_plain_jpeg:
             return torch.from_numpy(_decode_jpeg(image, reduction)).permute(2, 0, 1)
-        return flatten_image(image.header, background)
+        return flatten_image(image.header or _open_with_pillow(image.data), background)
     except Exception as error:  # as above
         raise _undecodable(error, image.data) from error
 
@@ -153,7 +169,7 @@ def decode_image(data: bytes, background: tuple[int, int, int] = WHITE) -> Image
     """
     image = open_image(data)
     try:
-        return flatten_image(image.header, background)
+        return flatten_image(image.header or _open_with_pillow(data), background)
     except Exception as error:  # as above
         raise _undecodable(error, data) from error
 
@@ -174,14 +190,14 @@ def flatten_image(image: Image.Image, background: tuple[int, int, int] = WHITE) 
 
 def _decode_jpeg(image: EncodedImage, reduction: int) -> NDArray[np.uint8]:
     """The pixels, uint8 (H, W, 3): by simplejpeg where it is installed, else by Pillow; both by libjpeg-turbo."""
-    size = tuple(-(-side // reduction) for side in image.header.size)
     if (decoder := _simplejpeg()) is not None:
         try:
-            return decoder(image.data, min_width=size[0], min_height=size[1])
+            return decoder(image.data, min_width=-(-image.width // reduction), min_height=-(-image.height // reduction))
         except ValueError:
             pass  # it also refuses what libjpeg can mend: Pillow decides
-    image.header.draft("RGB", (max(1, image.width // reduction), max(1, image.height // reduction)))
-    return np.array(image.header.convert("RGB"))
+    header = image.header or _open_with_pillow(image.data)
+    header.draft("RGB", (max(1, image.width // reduction), max(1, image.height // reduction)))
+    return np.array(header.convert("RGB"))
 
 
 @functools.cache

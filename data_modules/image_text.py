@@ -1,6 +1,6 @@
 """The LightningDataModule of contrastive training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from data_modules.records import LANGUAGES, ImageTextBatch, PairRecord
 from data_modules.sampling import Draw, Order
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import LanguageRule, apply_language_rule
+from data_modules.sources.protocol import PairSource
 from data_modules.stage_data import StageDataModule
 from data_modules.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
 from data_modules.transforms.multi_crop import MultiCrop, MultiCropConfig
@@ -55,6 +56,12 @@ class PairSample:
     sample_seed: int
 
 
+def training_texts(sources: Sequence[PairSource], max_pairs: int) -> Iterator[str]:
+    """The texts that train a tokenizer: all; of more than `max_pairs` pairs those of every n-th row of each source."""
+    every = max(1, -(-sum(map(len, sources)) // max_pairs))
+    return (text for source in sources for _, text in source.captions(every))
+
+
 class ImageTextDataModule(StageDataModule):
     """Batches of crops and tokenized captions over a weighted mixture of sources."""
 
@@ -71,12 +78,11 @@ class ImageTextDataModule(StageDataModule):
         self.config = config
         opened = open_sources(config.sources, config.order.shuffle_window, config.faults)
         self.sources = apply_language_rule(opened, config.sources, config.languages)
-        self.tokenizer: BilingualTokenizer = build_tokenizer(tokenizer, self._texts())
+        self.tokenizer: BilingualTokenizer = build_tokenizer(
+            tokenizer, training_texts(self.sources, tokenizer.max_training_pairs)
+        )
         self._crops = MultiCrop(transform)
         self._captions = CaptionDrawer(config.captions)
-
-    def _texts(self) -> Iterator[str]:
-        return (text for source in self.sources for _, text in source.captions())
 
     @property
     def order(self) -> Order:

@@ -49,10 +49,14 @@ class TokenizerConfig:
     """Longest caption in tokens, start and end included (paper: 77)."""
     file: str | None = None
     """A `tokenizer.json` to use; none: trained on the run's own training captions."""
+    max_training_pairs: int = 2_000_000
+    """Of a larger pair set, every n-th row of each source trains the tokenizer, so that they are at most about this."""
 
     def __post_init__(self) -> None:
         if self.vocab_size < 259:
             raise ValueError(f"vocab_size = {self.vocab_size} must hold 256 bytes and 3 special tokens: at least 259")
+        if self.max_training_pairs < 1:
+            raise ValueError(f"max_training_pairs = {self.max_training_pairs} must be at least 1")
         if self.context_length < 3:
             raise ValueError(f"context_length = {self.context_length} must hold start, one token and end: at least 3")
 

@@ -1,5 +1,6 @@
 """Bytes of files, local or on any fsspec filesystem, at random; with retries where a network lies between."""
 
+import functools
 import os
 import threading
 import time
@@ -20,7 +21,7 @@ ATTEMPTS = 4
 FIRST_PAUSE_SECONDS = 0.5
 """Pause before the second attempt; doubles each time."""
 TIMEOUT_SECONDS = 60.0
-"""How long one remote read may take before it counts as hung."""
+"""How long one remote read may take before it counts as hung, unless the source says otherwise."""
 
 
 class FileState(NamedTuple):
@@ -32,8 +33,8 @@ class FileState(NamedTuple):
     """Time of change (local, nanoseconds) or whatever the filesystem calls it; empty where it has nothing."""
 
 
-def file_state(path: str) -> FileState:
-    """Size and version of a file.
+def file_state(path: str, timeout: float = TIMEOUT_SECONDS) -> FileState:
+    """Size and version of a file; `timeout` in seconds, for each attempt behind a URL.
 
     Raises:
         OSError: It is not there, or cannot be reached.
@@ -42,24 +43,29 @@ def file_state(path: str) -> FileState:
         found = os.stat(path)
         return FileState(found.st_size, str(found.st_mtime_ns))
     filesystem, inner = fsspec.core.url_to_fs(path)
-    info: dict[str, Any] = with_retries(lambda: filesystem.info(inner))
+    info: dict[str, Any] = with_retries(lambda: filesystem.info(inner), timeout=timeout)
     version = next((info[name] for name in ("etag", "ETag", "mtime", "LastModified", "created") if name in info), "")
     return FileState(int(info["size"]), str(version))
 
 
 class BlobReader:
-    """Reads ranges of files; safe to carry into forked loader processes."""
+    """Reads ranges of files; safe to carry into forked loader processes.
 
-    def __init__(self) -> None:
+    Args:
+        timeout: Seconds that one remote read may take before it is left behind and tried again.
+    """
+
+    def __init__(self, timeout: float = TIMEOUT_SECONDS) -> None:
+        self._timeout = timeout
         self._process = os.getpid()
         self._open: OrderedDict[str, int] = OrderedDict()
         self._failed: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}
+        return {"timeout": self._timeout}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__()  # type: ignore[misc]  # descriptors do not travel to another process
+        self.__init__(**state)  # type: ignore[misc]  # descriptors do not travel to another process
 
     def read(self, path: str, start: int, length: int) -> bytes:
         """The bytes [start, start + length) of a file; fewer where it ends before.
@@ -72,7 +78,8 @@ class BlobReader:
                 return os.pread(self._descriptor(path), length, start)
             filesystem, inner = fsspec.core.url_to_fs(path)
             attempts = 1 if path in self._failed else ATTEMPTS
-            return bytes(with_retries(lambda: filesystem.cat_file(inner, start=start, end=start + length), attempts))
+            cut = functools.partial(filesystem.cat_file, inner, start=start, end=start + length)
+            return bytes(with_retries(cut, attempts, self._timeout))
         except Exception as error:  # every filesystem has its own errors
             self._failed.add(path)
             raise SampleFault("read_failed", f"{path}: {_told(error)}") from error
@@ -94,7 +101,7 @@ def _told(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def with_retries(call: Callable[[], Any], attempts: int = ATTEMPTS) -> Any:
+def with_retries(call: Callable[[], Any], attempts: int = ATTEMPTS, timeout: float = TIMEOUT_SECONDS) -> Any:
     """The call's result; after an error or a hang it is tried again, with pauses that double.
 
     Raises:
@@ -103,7 +110,7 @@ def with_retries(call: Callable[[], Any], attempts: int = ATTEMPTS) -> Any:
     pause = FIRST_PAUSE_SECONDS
     for attempt in range(1, attempts + 1):
         try:
-            return _within(TIMEOUT_SECONDS, call)
+            return _within(timeout, call)
         except FileNotFoundError:
             raise
         except Exception:

@@ -55,6 +55,8 @@ class SourceConfig:
     """Configuration name of a Hugging Face dataset."""
     stream_length: int | None = None
     """Rows of a Hugging Face dataset that is to be streamed; null: random access (see docs/data.md)."""
+    read_timeout_seconds: float = 60.0
+    """How long one read of a shard behind a URL may take; then it is tried again, four times in all, and counted."""
     index_folder: str | None = None
     """Folder for the index of the shards; null: beside the first shard, or ~/.cache/kelip where that cannot be."""
 
@@ -76,5 +78,7 @@ class SourceConfig:
             raise ValueError(f"min_hangul_share = {self.min_hangul_share} is a share: give a number in (0, 1]")
         if self.weight <= 0:
             raise ValueError(f"weight = {self.weight} must be above 0: remove the source to leave it out")
+        if self.read_timeout_seconds <= 0:
+            raise ValueError(f"read_timeout_seconds = {self.read_timeout_seconds} must be above 0")
         if self.stream_length is not None and self.stream_length < 1:
             raise ValueError(f"stream_length = {self.stream_length} must be at least 1; null reads at random")

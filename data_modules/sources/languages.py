@@ -97,9 +97,9 @@ class OneLanguageSource:
             )
         return EveryNth(0, 1, len(self) if language == self._rule.name else 0)
 
-    def captions(self) -> Iterator[tuple[str, str]]:
+    def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         """Every (language, text), of both languages: the tokenizer is the same under every rule."""
-        return self._source.captions()
+        return self._source.captions(every)
 
     def opening_faults(self) -> list[FaultReport]:
         """What was left out when the source was opened."""

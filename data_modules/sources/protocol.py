@@ -30,8 +30,8 @@ class PairSource(Protocol):
         """The indices of the pairs in a language, one of `LANGUAGES`."""
         ...
 
-    def captions(self) -> Iterator[tuple[str, str]]:
-        """Every (language, text) of the source, names and keywords alike, in a fixed order, images unread."""
+    def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
+        """Every (language, text) of every n-th row, names and keywords alike, in a fixed order, images unread."""
         ...
 
     def opening_faults(self) -> list[FaultReport]:

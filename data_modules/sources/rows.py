@@ -1,6 +1,6 @@
 """From one row of a source, whatever its format, to a record; and which rows are in a language."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -194,3 +194,14 @@ def make_record(
         attributes=dict(attributes),
         repairs=tuple(repairs),
     )
+
+
+def row_texts(config: SourceConfig, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every (language, text) of a row: captions and keywords, as `make_record` would give them."""
+    for pair in range(pairs_per_row(config)):
+        try:
+            record = make_record(config, key="", image=b"-", row=row, pair=pair)
+        except SampleFault:
+            continue
+        for text in (record.caption, *record.more_captions, *record.keywords):
+            yield record.language, text

@@ -5,6 +5,7 @@ lost: every loader process reads the whole stream and keeps its own samples, and
 up to where it stood.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,8 +17,8 @@ from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.rows import Rows, needs_language_marks, pairs_per_row, rows_of_language
-from data_modules.sources.table_source import row_record, row_texts
+from data_modules.sources.rows import Rows, needs_language_marks, pairs_per_row, row_texts, rows_of_language
+from data_modules.sources.table_source import row_record
 
 _log = logging.getLogger(__name__)
 
@@ -92,11 +93,10 @@ class StreamSource:
     def _marks(self, start: int, stop: int) -> NDArray[Any]:
         raise AssertionError("the configuration tells the language")
 
-    def captions(self) -> Iterator[tuple[str, str]]:
-        """Every (language, text) of one pass."""
-        for number, row in enumerate(self._open_stream()):
-            if number == self.config.stream_length:
-                return
+    def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
+        """Every (language, text) of the first n-th part of a pass: to pick rows, all would have to be read."""
+        assert self.config.stream_length is not None
+        for row in itertools.islice(self._open_stream(), -(-self.config.stream_length // every)):
             yield from row_texts(self.config, row)
 
     def opening_faults(self) -> list[FaultReport]:

@@ -18,6 +18,7 @@ from data_modules.sources.rows import (
     make_record,
     needs_language_marks,
     pairs_per_row,
+    row_texts,
     rows_of_language,
 )
 from data_modules.sources.tables import as_text, matching_rows
@@ -98,11 +99,11 @@ class TableSource:
             marks[start : start + _MARK_ROWS] = [language_mark(self.config, row) for row in rows]
         return marks
 
-    def captions(self) -> Iterator[tuple[str, str]]:
-        """Every (language, text) of the source, names and keywords alike, in row order, images unread."""
+    def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
+        """Every (language, text) of every n-th row, names and keywords alike, in row order, images unread."""
         fields = [*self.config.captions.values(), *self.config.caption_fields, *self.config.keywords.values()]
         fields += [self.config.language_field] if self.config.language_field else []
-        for row in self.table.select_columns(list(dict.fromkeys(fields))).select(self.rows):
+        for row in self.table.select_columns(list(dict.fromkeys(fields))).select(self.rows[::every]):
             yield from row_texts(self.config, row)
 
     def opening_faults(self) -> list[FaultReport]:
@@ -157,14 +158,3 @@ def _image_bytes(cell: object, folder: Path) -> tuple[bytes, str]:
         raise SampleFault("image_missing", f"{folder / path}: {error}") from error
     except OSError as error:
         raise SampleFault("read_failed", f"{folder / path}: {error}") from error
-
-
-def row_texts(config: SourceConfig, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every (language, text) of a row: captions and keywords, as `make_record` would give them."""
-    for pair in range(pairs_per_row(config)):
-        try:
-            record = make_record(config, key="", image=b"-", row=row, pair=pair)
-        except SampleFault:
-            continue
-        for text in (record.caption, *record.more_captions, *record.keywords):
-            yield record.language, text

@@ -79,11 +79,17 @@ def parse_row(text: bytes | None, metadata: bytes | None) -> dict[str, Any]:
 def scan_shard(config: SourceConfig, path: str) -> ShardScan:
     """The samples of a shard; a shard that cannot be read at all has none and says so."""
     try:
-        state = file_state(path)
+        state = file_state(path, config.read_timeout_seconds)
         if is_url(path):
             filesystem, inner = fsspec.core.url_to_fs(path)
             with filesystem.open(inner, "rb") as stream:
-                return _scan(config, path, functools.partial(_read_stream, stream), state.size, state.version)
+                return _scan(
+                    config,
+                    path,
+                    functools.partial(_read_stream, stream, config.read_timeout_seconds),
+                    state.size,
+                    state.version,
+                )
         descriptor = os.open(path, os.O_RDONLY)
         try:
             read_at = functools.partial(_pread, descriptor)
@@ -98,12 +104,12 @@ def _pread(descriptor: int, start: int, length: int) -> bytes:
     return os.pread(descriptor, length, start)
 
 
-def _read_stream(stream: Any, start: int, length: int) -> bytes:
+def _read_stream(stream: Any, timeout: float, start: int, length: int) -> bytes:
     def read() -> bytes:
         stream.seek(start)
         return bytes(stream.read(length))
 
-    return bytes(with_retries(read))
+    return bytes(with_retries(read, timeout=timeout))
 
 
 def _scan(config: SourceConfig, path: str, read_at: ReadAt, size: int, version: str) -> ShardScan:

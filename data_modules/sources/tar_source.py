@@ -1,6 +1,6 @@
 """Pairs from tar shards in the WebDataset layout, at random through an index."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from data_modules.records import PairRecord
 from data_modules.sources.blobs import BlobReader
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.paths import resolve_shards
-from data_modules.sources.rows import Rows, make_record, pairs_per_row, rows_of_language
+from data_modules.sources.rows import Rows, make_record, pairs_per_row, row_texts, rows_of_language
 from data_modules.sources.tar_headers import BLOCK, header_name, is_header, parse_size
 from data_modules.sources.tar_index import Progress, ShardIndex, open_index
 from data_modules.sources.tar_scan import JSON, LANGUAGE_SHIFT, MAX_TEXT_BYTES, TEXT, needed_fields, parse_row
@@ -47,7 +47,7 @@ class TarSource:
             *([(TEXT, 2)] if TEXT in fields else []),
             *([(JSON, 4)] if fields - {TEXT} else []),
         ]
-        self._reader = BlobReader()
+        self._reader = BlobReader(config.read_timeout_seconds)
 
     def _reasons(self) -> str:
         faults = self.opening_faults()
@@ -58,17 +58,24 @@ class TarSource:
 
     def __getitem__(self, index: int) -> PairRecord:
         row_number, pair = divmod(index, self._pairs)
-        shard = self.index.shard_of(row_number)
-        row = self.index.rows(row_number, row_number + 1)[0].tolist()
-        spans = {kind: (row[at], row[at + 1] & MAX_TEXT_BYTES) for kind, at in self._kinds if row[at + 1] or not at}
+        contents, fields = self._row(row_number, self._kinds)
+        name, image = contents["image"]
+        return make_record(self.config, key=name.partition(".")[0], image=image, row=fields, pair=pair, file_name=name)
+
+    def _row(
+        self, number: int, kinds: Sequence[tuple[str, int]]
+    ) -> tuple[dict[str, tuple[str, bytes]], dict[str, Any]]:
+        """The members of these kinds (name and content each), and the fields that they give."""
+        shard = self.index.shard_of(number)
+        row = self.index.rows(number, number + 1)[0].tolist()
+        sizes = {kind: (row[at], row[at + 1] & MAX_TEXT_BYTES) for kind, at in kinds}
+        spans = {kind: span for kind, span in sizes.items() if span[1] or kind == "image"}
         try:
-            contents = self._read(shard, spans)
-            name, image = contents["image"]
+            contents = self._read(shard, spans) if spans else {}
             text, metadata = (contents.get(kind, (None, None))[1] for kind in (TEXT, JSON))
-            fields = parse_row(text, metadata)
+            return contents, parse_row(text, metadata)
         except SampleFault as fault:
             raise SampleFault(fault.kind, fault.detail, f"{shard}#{row[0]}") from fault
-        return make_record(self.config, key=name.partition(".")[0], image=image, row=fields, pair=pair, file_name=name)
 
     def _read(self, shard: str, spans: dict[str, tuple[int, int]]) -> dict[str, tuple[str, bytes]]:
         """Kind -> name and content of each member, each checked against its header."""
@@ -99,15 +106,14 @@ class TarSource:
     def _marks(self, start: int, stop: int) -> NDArray[Any]:
         return (self.index.rows(start, stop)[:, 3] >> np.uint32(LANGUAGE_SHIFT)).astype(np.int64) - 1
 
-    def captions(self) -> Iterator[tuple[str, str]]:
-        """Every (language, text) of the source in its order; samples without a usable one are passed over."""
-        for index in range(len(self)):
+    def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
+        """Every (language, text) of every n-th sample in their order; those without a usable one are passed over."""
+        for number in range(0, len(self.index), every):
             try:
-                record = self[index]
+                _, fields = self._row(number, self._kinds[1:])
             except SampleFault:
                 continue
-            for text in (record.caption, *record.more_captions, *record.keywords):
-                yield record.language, text
+            yield from row_texts(self.config, fields)
 
     def opening_faults(self) -> list[FaultReport]:
         """What was left out when the shards were indexed."""

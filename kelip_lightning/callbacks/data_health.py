@@ -29,7 +29,7 @@ class DataHealthCallback(pl.Callback):
 
     `data/mix/<source>` and `data/mix/<source>_<language>` are shares of the samples since the last entry. Every
     fault becomes a line of the file: kind, source, key, sample_id, step, detail. Ranks put their counts together
-    every `log_every_n_steps` steps; there the run stops once too many samples were skipped.
+    every `log_every_n_steps` steps, where the run stops once too many samples were skipped, and before a checkpoint.
 
     Args:
         file: Where faults are written (`bad_samples.jsonl`).
@@ -47,16 +47,26 @@ class DataHealthCallback(pl.Callback):
         self._drawn = 0
         self._pending: list[FaultReport] = []
         self._mix: Tensor | None = None
+        """This rank's samples per source and language that are not yet part of the totals."""
+        self._mix_of_entry = torch.zeros(len(self._names) * len(LANGUAGES), dtype=torch.int64)
+        """All ranks' samples since the last entry that are."""
         self._told = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The totals, so that the limit holds over interruptions."""
-        return {"drawn": self._drawn, "counts": [[*key, number] for key, number in self._counts.items()]}
+        """The totals up to this step, so that the limit holds over interruptions; all ranks call it together."""
+        self._put_together()
+        return {
+            "drawn": self._drawn,
+            "counts": [[*key, number] for key, number in self._counts.items()],
+            "mix_of_entry": self._mix_of_entry.tolist(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from saved totals."""
         self._drawn = int(state_dict["drawn"])
         self._counts = Counter({(verb, source, kind): n for verb, source, kind, n in state_dict["counts"]})
+        if "mix_of_entry" in state_dict:  # checkpoints of earlier versions have none
+            self._mix_of_entry = torch.tensor(state_dict["mix_of_entry"], dtype=torch.int64)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drop lines of steps that come again, and write down what was left out when the sources were opened."""
@@ -96,7 +106,9 @@ class DataHealthCallback(pl.Callback):
             self._pending = []
 
     def _tell(self, trainer: pl.Trainer, pl_module: pl.LightningModule, has_languages: bool) -> None:
-        mix = self._put_together()
+        self._put_together()
+        mix = self._mix_of_entry.clone()
+        self._mix_of_entry.zero_()
         skipped = sum(number for (verb, _, _), number in self._counts.items() if verb == "skipped")
         figures = {f"data/{verb}/{source}/{kind}": float(n) for (verb, source, kind), n in self._counts.items()}
         figures["data/skipped_share"] = skipped / max(1, self._drawn)
@@ -113,18 +125,18 @@ class DataHealthCallback(pl.Callback):
             )
         self._stop_if_too_many(skipped)
 
-    def _put_together(self) -> Tensor:
-        """Counts of all ranks since the last time; adds to the totals and returns samples per source and language."""
-        mix = self._mix.cpu() if self._mix is not None else torch.zeros(len(self._names) * len(LANGUAGES))
-        parts: list[tuple[list[FaultReport], Tensor]] = [(self._pending, mix)]
+    def _put_together(self) -> None:
+        """Add to the totals what all ranks have counted since the last time."""
+        own = self._mix.cpu() if self._mix is not None else torch.zeros_like(self._mix_of_entry)
+        parts: list[tuple[list[FaultReport], Tensor]] = [(self._pending, own)]
         if is_distributed():
             gathered: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(gathered, parts[0])
             parts = gathered
-        total = torch.stack([part for _, part in parts]).sum(0)
-        self._count([report for reports, _ in parts for report in reports], int(total.sum()))
+        mix = torch.stack([part for _, part in parts]).sum(0)
+        self._count([report for reports, _ in parts for report in reports], int(mix.sum()))
+        self._mix_of_entry += mix
         self._pending, self._mix = [], None
-        return total
 
     def _count(self, reports: Sequence[FaultReport], drawn: int) -> None:
         self._drawn += drawn

@@ -105,6 +105,7 @@ def _captions(files: list[str]) -> Iterator[str]:
 
 
 def _captions_of_experiment(file: str) -> Iterator[str]:
+    from data_modules.image_text import training_texts
     from data_modules.loading import open_sources
     from kelip_lightning.config.experiment import SCHEMAS, ContrastiveExperiment, PretrainExperiment
     from kelip_lightning.config.load import find_schema, load_experiment
@@ -115,9 +116,7 @@ def _captions_of_experiment(file: str) -> Iterator[str]:
         experiment = experiment.contrastive
     if not isinstance(experiment, ContrastiveExperiment):
         raise ConfigError([f"{file} has no captions; give an experiment of contrastive training, or text files"])
-    for source in open_sources(experiment.data.sources):
-        for _, caption in source.captions():
-            yield caption
+    yield from training_texts(open_sources(experiment.data.sources), experiment.tokenizer.max_training_pairs)
 
 
 def _open_tokenizer(path: Path) -> "BilingualTokenizer":

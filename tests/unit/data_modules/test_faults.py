@@ -1,19 +1,13 @@
 """A corpus with every fault there is: exact counts, the same replacements in every run, never a wrong pairing."""
 
 import functools
-import io
 import json
-import struct
 import unicodedata
-import zlib
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from data_modules.errors import DataError
 from data_modules.faults import REPAIRED, SKIPPED
@@ -24,74 +18,13 @@ from data_modules.sources.config import SourceConfig
 from data_modules.tokenizer import TokenizerConfig
 from data_modules.transforms.multi_crop import MultiCropConfig
 from tests.unit.data_modules.corpora import members, picture, samples, write_csv, write_tar
+from tests.unit.data_modules.faulty_corpus import faulty_members
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 TRANSFORM = MultiCropConfig(image_size=16, num_global_crops=1, local_size=8, num_local_crops=0)
-Members = list[tuple[str, bytes]]
 
 
-def _saved(image: Image.Image, file_format: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
-
-
-def _bomb() -> bytes:
-    """A PNG of a few hundred bytes that says it is 20000 x 20000 pixels."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
-    )
-
-
-def _rotated() -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return _saved(Image.open(io.BytesIO(picture(1))), "JPEG", exif=exif)
-
-
-RGB = Image.open(io.BytesIO(picture(2)))
-DEEP = Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 160)
-
-IMAGES: dict[str, tuple[str, Callable[[], bytes]]] = {
-    "image_undecodable": ("jpg", lambda: picture(3)[:300]),
-    "image_undecodable ": ("jpg", lambda: b"<html>404 not found</html>"),
-    "image_missing": ("jpg", lambda: b""),
-    "image_too_large": ("png", _bomb),
-    "image_cmyk": ("jpg", lambda: _saved(RGB.convert("CMYK"), "JPEG")),
-    "image_16_bit": ("png", lambda: _saved(DEEP, "PNG")),
-    "image_palette": ("png", lambda: _saved(RGB.convert("P"), "PNG")),
-    "image_animated": ("webp", lambda: _saved(RGB, "WEBP", save_all=True, append_images=[RGB.rotate(90)])),
-    "image_rotated": ("jpg", _rotated),
-    "wrong_extension": ("jpg", lambda: picture(4, file_format="PNG")),
-}
-CAPTIONS: dict[str, bytes] = {
-    "caption_missing": b"",
-    "caption_missing ": b"  \n ",
-    "caption_cut": b"long " * 20_000,
-    "caption_not_utf8": "좋은".encode("cp949") + b" text",
-    "caption_not_nfc": unicodedata.normalize("NFD", "한글 사진").encode(),
-}
 PER_KIND, GOOD = 2, 40
-
-
-def _corpus() -> tuple[Members, Counter[str]]:
-    """Members of a shard with every fault `PER_KIND` times among good samples, and the counts to be found."""
-    content, expected = list(members(samples(GOOD))), Counter[str]()
-    for number in range(PER_KIND):
-        for kind, (ending, image) in IMAGES.items():
-            key = f"{kind.strip()}-{len(kind)}-{number}"
-            content += [(f"{key}.{ending}", image()), (f"{key}.txt", b"an odd image")]
-            expected[kind.strip()] += 1
-        for kind, caption in CAPTIONS.items():
-            key = f"{kind.strip()}-{len(kind)}-{number}"
-            content += [(f"{key}.jpg", picture(number)), (f"{key}.txt", caption)]
-            expected[kind.strip()] += 1
-    return content, expected
 
 
 def _data(source: SourceConfig, steps: int, batch: int, **options: object) -> ImageTextDataModule:
@@ -103,7 +36,7 @@ def _data(source: SourceConfig, steps: int, batch: int, **options: object) -> Im
 
 
 def test_faulty_shard__every_kind_is_counted_exactly_and_every_batch_is_full(tmp_path: Path) -> None:
-    content, expected = _corpus()
+    content, expected = faulty_members(GOOD, PER_KIND)
     source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
     number = GOOD + sum(expected.values())
     assert number % 5 == 0
@@ -117,7 +50,7 @@ def test_faulty_shard__every_kind_is_counted_exactly_and_every_batch_is_full(tmp
 
 
 def test_faulty_shard__each_sample_alone_gives_its_own_fault(tmp_path: Path) -> None:
-    content, expected = _corpus()
+    content, expected = faulty_members(GOOD, PER_KIND)
     source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
     data = _data(source, 1, 5)
     found: Counter[str] = Counter()
@@ -131,7 +64,7 @@ def test_faulty_shard__each_sample_alone_gives_its_own_fault(tmp_path: Path) -> 
 
 
 def test_faulty_shard__workers_and_runs_replace_alike(tmp_path: Path) -> None:
-    content, _ = _corpus()
+    content, _ = faulty_members(GOOD, PER_KIND)
     source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
 
     def run(workers: int) -> list[object]:
@@ -146,7 +79,7 @@ def test_faulty_shard__workers_and_runs_replace_alike(tmp_path: Path) -> None:
 
 
 def test_faulty_shard__no_caption_changes_its_image(tmp_path: Path) -> None:
-    content, _ = _corpus()
+    content, _ = faulty_members(GOOD, PER_KIND)
     stems = {name.partition(".")[0]: {} for name, _ in content}
     for name, value in content:
         stems[name.partition(".")[0]][name.partition(".")[2]] = value

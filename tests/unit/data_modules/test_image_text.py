@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,15 @@ import pytest
 import torch
 
 from data_modules.captions import CaptionConfig, CaptionDrawer
-from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
+from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule, training_texts
+from data_modules.loading import open_sources
 from data_modules.records import LANGUAGES, ImageTextBatch
 from data_modules.sampling import Draw
 from data_modules.sources.config import SourceConfig
 from data_modules.tokenizer import TokenizerConfig
 from data_modules.transforms.multi_crop import MultiCrop, MultiCropConfig
 from data_modules.transforms.views import ViewConfig
+from tests.unit.data_modules.corpora import FORMATS, samples, write_source
 
 Rows = list[dict[str, Any]]
 TRANSFORM = MultiCropConfig(image_size=16, local_size=8, num_local_crops=3)
@@ -102,3 +105,18 @@ def test_train_dataloader__views_leave_crops_and_captions_as_they_are(config: Im
     assert plain.views.shape == (0, 8, 3, 16, 16)
     assert _fingerprint(batch) == _fingerprint(plain)
     assert torch.equal(batch.sample_seeds, plain.sample_seeds)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(("limit", "every"), [(100, 1), (12, 1), (11, 2), (4, 3), (1, 12)])
+def test_training_texts__of_every_nth_row_up_to_the_limit(tmp_path: Path, kind: str, limit: int, every: int) -> None:
+    corpus = samples(12)
+    sources = open_sources({"all": write_source(kind, tmp_path, corpus, per_shard=5)})
+    assert list(training_texts(sources, limit)) == [one.caption for one in corpus[::every]]
+
+
+def test_training_texts__keep_both_languages_of_a_row(config: ImageTextDataConfig) -> None:
+    source = open_sources(config.sources)[0]
+    languages = [language for language, _ in source.captions(every=2)]
+    assert languages.count("ko") == languages.count("en") > 0
+    assert len(list(source.captions(every=2))) == len(list(source.captions())) / 2

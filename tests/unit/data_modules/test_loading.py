@@ -36,7 +36,7 @@ class ListSource:
         assert 0 <= index < self.length
         return PairRecord(key=f"{self.name}/{index}", image=b"", language="ko", caption="")
 
-    def captions(self) -> Iterator[tuple[str, str]]:
+    def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         return iter(())
 
     def rows_of(self, language: str) -> EveryNth:

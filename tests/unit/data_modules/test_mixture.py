@@ -31,7 +31,7 @@ class Speaking:
     def rows_of(self, language: str) -> Rows:
         return Marked(lambda a, b: self.marks[a:b], LANGUAGES.index(language), len(self.marks), run_length=3)
 
-    def captions(self) -> Iterator[tuple[str, str]]:
+    def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         return iter(())
 
     def opening_faults(self) -> list[FaultReport]:

@@ -122,7 +122,7 @@ class BareSource:
     def rows_of(self, language: str) -> RowsOfSource:
         return EveryNth(0, 1, int(language == "ko"))
 
-    def captions(self) -> Iterator[tuple[str, str]]:
+    def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         return iter([("ko", "c")])
 
     def opening_faults(self) -> list[FaultReport]:

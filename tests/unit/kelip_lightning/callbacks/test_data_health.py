@@ -150,6 +150,31 @@ def test_data_health__resumed_it_counts_on_and_drops_lines_that_come_again(fit: 
     assert resumed.state_dict() == whole.state_dict()
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3, 5])
+def test_data_health__a_checkpoint_between_two_entries_loses_and_doubles_nothing(
+    fit: Fit, tmp_path: Path, cut: int
+) -> None:
+    """Entries come every two steps; the run goes on a step past the checkpoint, and is cut off there."""
+
+    class Save(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.global_step == cut:
+                trainer.save_checkpoint(tmp_path / "a.ckpt")
+
+    every = {step: ["image_missing"] * (1 + step % 3) for step in range(8)}
+    whole = _health(tmp_path / "whole")
+    trainer, _ = fit([Spoil(every), whole], steps=8)
+    fit([Save(), Spoil(every), _health(tmp_path / "f")], steps=cut + 1)
+    resumed = _health(tmp_path / "f")
+    again, _ = fit([Spoil(every), resumed], steps=8, ckpt_path=tmp_path / "a.ckpt")
+    assert _lines(tmp_path / "f") == _lines(tmp_path / "whole")
+    assert len(_lines(tmp_path / "f")) == 15
+    assert resumed.state_dict() == whole.state_dict()
+    assert resumed.state_dict()["drawn"] == 32
+    names = [name for name in trainer.callback_metrics if name.startswith("data/")]
+    assert {name: again.callback_metrics[name] for name in names} == {n: trainer.callback_metrics[n] for n in names}
+
+
 def test_data_health__lines_of_one_kind_are_limited(fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kelip_lightning.callbacks.data_health.MAX_LINES", 5)
     every = {step: ["image_cmyk"] * 3 for step in range(4)}

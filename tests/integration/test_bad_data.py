@@ -1,0 +1,81 @@
+"""A whole contrastive run over shards in which every kind of fault makes up a twentieth of the samples."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from data_modules.faults import REPAIRED
+from kelip_lightning.cli import main
+from tests.unit.data_modules.corpora import write_tar
+from tests.unit.data_modules.faulty_corpus import faulty_members
+
+NUM, NUM_GOOD, PER_KIND, BATCH = 40, 10, 2, 10
+"""A twentieth of 40 samples; there are 15 faults of this kind, and 10 good samples."""
+
+
+def _experiment(folder: Path, shard: Path, max_share: float, steps: int) -> str:
+    content: dict[str, Any] = {
+        "name": "bad",
+        "output_dir": str(folder / "runs"),
+        "data": {
+            "sources": {"web": {"files": [str(shard)], "caption_fields": ["txt"], "language": "en"}},
+            "faults": {"max_share": max_share},
+            "global_batch_size": BATCH,
+            "num_workers": 1,
+        },
+        "tokenizer": {"vocab_size": 300, "context_length": 24},
+        "image_encoder": {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "num_heads": 2},
+        "transform": {"image_size": 16, "num_global_crops": 1, "num_local_crops": 0},
+        "text_encoder": {"width": 16, "depth": 1, "num_heads": 2},
+        "dual_encoder": {"embed_dim": 8},
+        "schedule": {"max_steps": steps, "warmup_steps": 1},
+        "optimizer": {"learning_rate": 1.0e-3},
+        "trainer": {"precision": "32", "accelerator": "cpu", "log_every_n_steps": 2},
+    }
+    file = folder / "bad.yaml"
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return str(file)
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_contrastive__trains_to_the_end_and_every_count_agrees(tmp_path: Path) -> None:
+    content, expected = faulty_members(NUM_GOOD, PER_KIND)
+    shard = write_tar(tmp_path / "web.tar", content)
+    assert NUM_GOOD + sum(expected.values()) == NUM
+    assert all(number % (NUM // 20) == 0 for number in expected.values())
+    assert main(["contrastive", _experiment(tmp_path, shard, 1.0, NUM // BATCH)]) == 0
+    stage = tmp_path / "runs" / "bad" / "contrastive"
+    lines = _lines(stage / "bad_samples.jsonl")
+    # A replacement may be bad itself and is told again: each sample counts once here.
+    met = {(line["sample_id"], line["kind"]) for line in lines}
+    assert Counter(kind for _, kind in met) == expected
+    told = Counter(line["kind"] for line in lines)
+    names = {f"data/{'repaired' if kind in REPAIRED else 'skipped'}/web/{kind}": n for kind, n in told.items()}
+    metrics = [line for line in _lines(stage.parent / "metrics.jsonl") if "data/skipped_share" in line]
+    assert {name: value for name, value in metrics[-1].items() if name in names} == names
+    drawn = NUM
+    skipped = sum(number for kind, number in told.items() if kind not in REPAIRED)
+    assert metrics[-1]["data/skipped_share"] == pytest.approx(skipped / drawn)
+    events = EventAccumulator(str(stage), size_guidance={"scalars": 0})
+    events.Reload()
+    assert {name: events.Scalars(name)[-1].value for name in names} == names
+
+
+def test_contrastive__over_the_limit_it_stops_with_one_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = write_tar(tmp_path / "web.tar", faulty_members(NUM_GOOD, PER_KIND)[0])
+    assert main(["contrastive", _experiment(tmp_path, shard, 0.25, 20)]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert error.count("could not be used, more than data.faults.max_share = 0.25") == 1
+    assert "image_undecodable" in error
+    assert error.endswith("mend the data or raise the limit")
+    assert not (tmp_path / "runs" / "bad" / "report.json").exists()

@@ -1,0 +1,162 @@
+"""`kelip data index`, `inspect` and `pack` through the command line, on shards written here."""
+
+import io
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from data_modules.sources.config import SourceConfig
+from data_modules.sources.tar_source import TarSource
+from kelip_lightning.cli import main
+from tests.unit.data_modules.corpora import members, picture, samples, write_shards, write_tar
+
+NUM, PER_SHARD, SIDE = 12, 5, 40
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> str:
+    return write_shards(tmp_path / "shards", samples(NUM), PER_SHARD)
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, shards: str) -> str:
+    """Contrastive training on the shards, one of whose samples is broken."""
+    broken = [("broken.jpg", b"no image"), ("broken.txt", b"a broken image")]
+    write_tar(tmp_path / "shards" / "00009.tar", broken)
+    file = tmp_path / "mine.yaml"
+    content = {
+        "name": "mine",
+        "data": {
+            "sources": {"web": {"files": [shards], "caption_fields": ["txt"]}},
+            "faults": {"max_share": 1.0},
+            "num_workers": 0,
+        },
+        "tokenizer": {"vocab_size": 300, "context_length": 24},
+        "image_encoder": {"image_size": 32, "patch_size": 8, "width": 32, "depth": 1, "num_heads": 2},
+        "transform": {"image_size": 32, "num_global_crops": 1, "num_local_crops": 0},
+        "schedule": {"max_steps": 2, "warmup_steps": 1},
+        "optimizer": {"learning_rate": 1.0e-3},
+    }
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return str(file)
+
+
+def test_index__counts_and_where_it_lies(shards: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "index", shards]) == 0
+    told = re.search(r"shards: (\d+) samples in (\d+) shards, (\d+) left out; (\S+)", capsys.readouterr().out)
+    assert told is not None
+    assert [int(number) for number in told.groups()[:3]] == [NUM, 3, 0]
+    assert Path(told.group(4)).stat().st_size > 24 * NUM
+
+
+def test_index__a_changed_shard_is_noticed(shards: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "index", shards]) == 0
+    content = [*members(samples(7, start=50)), ("lonely.jpg", picture(1))]
+    write_tar(Path(shards).parent / "00001.tar", content)
+    capsys.readouterr()
+    assert main(["data", "index", shards]) == 0
+    assert f"{NUM - PER_SHARD + 7} samples in 3 shards, 1 left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_index__of_an_experiment(experiment: str, workers: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "index", experiment, "--workers", workers]) == 0
+    assert f"web: {NUM + 1} samples in 4 shards, 0 left out" in capsys.readouterr().out
+
+
+def test_index__nothing_to_index_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "index", str(tmp_path / "none-*.tar")]) == 2
+    assert "no file matches" in capsys.readouterr().err
+
+
+def _cell(shown: str, label: str) -> str:
+    found = re.search(rf"│ {re.escape(label)}\s*│\s*(.*?)\s*│", shown)
+    assert found is not None, shown
+    return found.group(1)
+
+
+def test_inspect__counts_languages_tokens_sizes_and_broken_items(
+    experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    sheet = tmp_path / "sheets" / "all.png"
+    assert main(["data", "inspect", experiment, "--sheet", str(sheet)]) == 0
+    shown = capsys.readouterr().out
+    assert _cell(shown, "pairs") == str(NUM + 1)
+    assert _cell(shown, "looked at") == str(NUM + 1)
+    assert _cell(shown, "Korean, English") == "50%, 50%"
+    assert _cell(shown, "image_undecodable") == "1"
+    assert _cell(shown, "short side, px") == f"{SIDE}, {SIDE}, {SIDE}"
+    low, median, high = (int(value) for value in _cell(shown, "tokens").split(", "))
+    longest = max(len(one.caption.encode()) for one in samples(NUM)) + 2
+    assert 3 <= low <= median <= high <= min(24, longest)
+    with Image.open(sheet) as drawn:
+        assert drawn.format == "PNG"
+        assert np.asarray(drawn.convert("L")).std() > 20, "pictures, not a blank sheet"
+
+
+def _pack(experiment: str, folder: Path, *more: str) -> int:
+    return main(["data", "pack", experiment, str(folder), "--short-side", "16", "--samples-per-shard", "5", *more])
+
+
+def test_pack__every_sample_resized_with_its_caption(
+    experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _pack(experiment, tmp_path / "packed") == 0
+    assert f"web: {NUM} samples written" in capsys.readouterr().out
+    config = SourceConfig(files=[str(tmp_path / "packed" / "*.tar")], caption_fields=["txt"])
+    packed = TarSource("packed", config)
+    assert [(packed[i].caption, packed[i].language) for i in range(len(packed))] == [
+        (one.caption, one.language) for one in samples(NUM)
+    ]
+    for i in range(len(packed)):
+        with Image.open(io.BytesIO(packed[i].image)) as small:
+            assert (small.format, small.size) == ("WEBP", (20, 16))
+    with tarfile.open(tmp_path / "packed" / "web-000000.tar") as archive:
+        (metadata,) = (json.load(archive.extractfile(m)) for m in archive if m.name == "0000000001.json")
+    assert metadata == {"key": "000000001", "language": "en", "caption_en": "picture number 1"}
+
+
+def test_pack__goes_on_where_it_was_cut_off(
+    experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert _pack(experiment, whole) == 0
+    encode, calls = Image.Image.save, []
+
+    def breaks(self: Image.Image, *arguments: object, **options: object) -> None:
+        calls.append(1)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        encode(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", breaks)
+        assert _pack(experiment, cut) == 130
+    assert sorted(file.name for file in cut.iterdir()) == ["web-000000.tar", "web.json"], "no half shard"
+    first = (cut / "web-000000.tar").stat().st_mtime_ns
+    capsys.readouterr()
+    assert _pack(experiment, cut) == 0
+    assert "web: 7 samples written" in capsys.readouterr().out
+    assert (cut / "web-000000.tar").stat().st_mtime_ns == first
+    tars = sorted(file.name for file in whole.glob("*.tar"))
+    for name in tars:
+        with tarfile.open(whole / name) as one, tarfile.open(cut / name) as other:
+            assert [(m.name, one.extractfile(m).read()) for m in one] == [
+                (m.name, other.extractfile(m).read()) for m in other
+            ]
+    assert len(tars) == 3
+
+
+def test_pack__other_settings_want_another_folder(
+    experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _pack(experiment, tmp_path / "packed") == 0
+    assert _pack(experiment, tmp_path / "packed", "--quality", "50") == 2
+    assert "packed otherwise (see web.json); use another folder" in capsys.readouterr().err.replace("\n", " ")
