@@ -23,15 +23,17 @@ def whole_weights(strategy: Strategy, module: nn.Module) -> Iterator[None]:
     """Every parameter whole inside, on every rank; all ranks must enter. Only ZeRO-3 has them in pieces.
 
     One rank alone may then compute with the module or save it: the hooks by which ZeRO-3 fetches and drops parameters
-    around every layer, with all ranks taking part, are off.
+    around every layer, with all ranks taking part, are off. Small parameters, which ZeRO-3 keeps whole and never
+    fetches, are whole again afterwards.
     """
     if not isinstance(strategy, DeepSpeedStrategy) or not strategy.zero_stage_3:
         yield
         return
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
 
+    parameters = list(module.parameters())
     hooks = [(part, part._forward_pre_hooks, part._forward_hooks) for part in module.modules()]
-    with GatheredParameters(list(module.parameters())):
+    with GatheredParameters(parameters):
         for part, _, _ in hooks:
             part._forward_pre_hooks, part._forward_hooks = OrderedDict(), OrderedDict()
         try:
@@ -39,6 +41,9 @@ def whole_weights(strategy: Strategy, module: nn.Module) -> Iterator[None]:
         finally:
             for part, before, after in hooks:
                 part._forward_pre_hooks, part._forward_hooks = before, after
+    # GatheredParameters cuts all of them in pieces; those that persist are gathered after optimizer steps only.
+    if persistent := [parameter for parameter in parameters if getattr(parameter, "ds_persist", False)]:
+        persistent[0].all_gather(persistent)
 
 
 class CpuDeepSpeedStrategy(DeepSpeedStrategy):

@@ -8,6 +8,7 @@ Shapes: B batch, N patches, K kept, D encoder width, d decoder width, P values o
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 import torch
 from timm.layers import build_sincos2d_pos_embed
@@ -60,8 +61,7 @@ class MaskedAutoencoderConfig:
             )
 
 
-@dataclass(kw_only=True)  # no slots: ZeRO-3 looks at the outputs of modules through vars()
-class MaskedReconstruction:
+class MaskedReconstruction(NamedTuple):  # ZeRO-3 finds tensors in tuples, not in dataclasses
     """What the decoder made of the visible patches."""
 
     prediction_BNP: Tensor

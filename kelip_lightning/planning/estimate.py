@@ -55,7 +55,8 @@ class DiskSpace:
     """Bytes on disk."""
 
     checkpoint: int
-    """Weights and moments as they are trained with (float32, or bfloat16 under bf16-true): one file."""
+    """Weights, moments and any moving average as they are trained with (float32, or bfloat16 under bf16-true): one
+    file."""
     zero_checkpoint: int
     """The same of a DeepSpeed strategy, over the files of all ranks: weights as calculated with, float32 weights,
     moments."""
@@ -167,7 +168,8 @@ def _rank_memory(
 ) -> RankMemory:
     passes, batch_size = passes_of(stage), plan.batch_size_per_device
     numbers = numbers_of(plan.precision, strategy)
-    state = state_memory(counts, strategy, plan.precision, stage.trainer.devices * stage.trainer.num_nodes)
+    num_ranks, averaged = stage.trainer.devices * stage.trainer.num_nodes, stage.trainer.ema_decay is not None
+    state = state_memory(counts, strategy, plan.precision, num_ranks, averaged=averaged)
     encoder = stage.image_encoder
     loss_bytes = (
         loss.features + loss.full
@@ -194,9 +196,10 @@ def _rank_memory(
 def _disk_space(stage: Stage, plan: StagePlan, counts: ParameterCounts) -> DiskSpace:
     each = 2 if plan.precision == "bf16-true" else 4
     moments = 2 * counts.all - counts.one_moment
+    average = counts.all if stage.trainer.ema_decay is not None else 0
     sharded = numbers_of(plan.precision, STRATEGIES[-1]).values
     return DiskSpace(
-        checkpoint=each * (counts.all + moments),
+        checkpoint=each * (counts.all + moments + average),
         zero_checkpoint=sharded * counts.all + 4 * (counts.all + moments),
         exported=each * counts.all,
         whole_run=disk_bytes(stage, plan),

@@ -49,7 +49,7 @@ class StateMemory:
     weights: int
     gradients: int
     optimizer: int
-    """Moments, and DeepSpeed's float32 copy of the weights."""
+    """Moments, DeepSpeed's float32 copy of the weights, and their moving average where one is kept."""
     buffers: int
     """Estimate: what gradients are averaged in, and casts of the weights."""
 
@@ -94,12 +94,14 @@ def count_state(stage: Stage) -> ParameterCounts:
     )
 
 
-def state_memory(counts: ParameterCounts, strategy: str, precision: str, num_ranks: int) -> StateMemory:
+def state_memory(
+    counts: ParameterCounts, strategy: str, precision: str, num_ranks: int, *, averaged: bool = False
+) -> StateMemory:
     """The model's state on one rank.
 
-    With P parameters and N ranks, in bf16 with AdamW: DDP 4 P weights, 4 P gradients, 8 P moments (in bf16-true half
-    of each); DeepSpeed 2 P weights, 2 P gradients, 12 P optimizer, of which stage 1 divides the optimizer by N,
-    stage 2 the gradients too, and stage 3 all.
+    With P parameters and N ranks, in bf16 with AdamW: DDP 4 P weights, 4 P gradients, 8 P moments and 4 P for a moving
+    average of the weights (in bf16-true half of each); DeepSpeed, which keeps no average, 2 P weights, 2 P gradients,
+    12 P optimizer, of which stage 1 divides the optimizer by N, stage 2 the gradients too, and stage 3 all.
 
     Reference: Rajbhandari et al. 2020 (arXiv:1910.02054), sec. 3.1 and fig. 1, with K = 12.
     """
@@ -109,7 +111,7 @@ def state_memory(counts: ParameterCounts, strategy: str, precision: str, num_ran
         return StateMemory(
             weights=each * counts.all,
             gradients=each * counts.all,
-            optimizer=each * moments,
+            optimizer=each * (moments + averaged * counts.all),
             # torch's reducer copies gradients into buckets of its own (gradient_as_bucket_view=False, the default).
             buffers=(each * counts.all if num_ranks > 1 else 0) + (_BF16 * counts.matrices if numbers.autocast else 0),
         )

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
+from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
 from torch import Tensor, nn
 
 from data_modules.records import ImageTextBatch
@@ -196,6 +197,15 @@ MUTATIONS = {
 }
 
 
+def _strategy(name: str) -> str | Strategy:
+    """The strategy of training, but that ZeRO-3 cuts up small parameters too, since the model has no others."""
+    strategy = build_strategy(name, "cpu")
+    if isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3:
+        assert isinstance(strategy.config, dict)
+        strategy.config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    return strategy
+
+
 def run_steps(cells: Sequence[Cell], rank: int) -> RecordingModule:
     """This rank's part of one step per cell; cells differ in chunks, tiles and mutations only."""
     first = cells[0]
@@ -205,7 +215,7 @@ def run_steps(cells: Sequence[Cell], rank: int) -> RecordingModule:
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=first.world,
-        strategy=build_strategy(first.strategy, "cpu"),
+        strategy=_strategy(first.strategy),
         max_steps=len(cells),
         logger=False,
         enable_checkpointing=False,

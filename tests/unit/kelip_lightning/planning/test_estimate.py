@@ -60,18 +60,23 @@ def test_estimate__evaluations_are_counted(contrastive: Callable[..., Contrastiv
         assert evaluation.times == times
 
 
+@pytest.mark.parametrize("decay", [None, 0.99])
 def test_estimate__checkpoint_has_the_size_of_a_real_one(
     tmp_path: Path,
+    decay: float | None,
     contrastive: Callable[..., ContrastiveExperiment],
     dual_encoder: Callable[[ContrastiveExperiment], DualEncoder],
 ) -> None:
-    experiment = contrastive(image=SMALL, text=SMALL, vocab_size=3000, trainer={"precision": "32"})
+    experiment = contrastive(image=SMALL, text=SMALL, vocab_size=3000, trainer={"precision": "32", "ema_decay": decay})
     model = dual_encoder(experiment)
     optimizer = build_optimizer(model, experiment.optimizer)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    torch.save({"state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()]}, tmp_path / "one.ckpt")
+    saved = {"state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()]}
+    if decay is not None:  # Lightning's WeightAveraging saves the average in the place of the weights, and these beside it
+        saved["current_model_state"] = {name: one.clone() for name, one in model.state_dict().items()}
+    torch.save(saved, tmp_path / "one.ckpt")
     disk = estimate(experiment)["contrastive"].disk
     assert disk.checkpoint == pytest.approx((tmp_path / "one.ckpt").stat().st_size, rel=0.03)
     assert disk.exported == sum(one.nbytes for one in model.state_dict().values() if one.is_floating_point())

@@ -140,6 +140,8 @@ def test_state_memory__by_precision_and_ranks() -> None:
     counts = ParameterCounts(all=1000, matrices=900, one_moment=0)
     mixed = state_memory(counts, "ddp", "bf16-mixed", 2)
     assert (mixed.weights, mixed.optimizer, mixed.buffers) == (4000, 8000, 4000 + 1800)
+    averaged = state_memory(counts, "ddp", "bf16-mixed", 2, averaged=True)
+    assert averaged.total - mixed.total == averaged.optimizer - mixed.optimizer == 4 * counts.all
     true = state_memory(counts, "ddp", "bf16-true", 2)
     assert (true.weights, true.optimizer, true.buffers) == (2000, 4000, 2000)
     assert numbers_of("bf16-mixed", "deepspeed_stage_2") == numbers_of("bf16-true", "ddp")
