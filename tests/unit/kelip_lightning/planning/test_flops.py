@@ -13,8 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.losses.contrastive import contrastive_loss
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderVariant
-from kelip_lightning.models.official_autoencoder import AnyMaskedAutoencoder
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase, MaskedAutoencoderVariant
 from kelip_lightning.planning.flops import count_flops, evaluation_flops
 from kelip_lightning.planning.passes import patch_embedding_flops
 
@@ -118,7 +117,7 @@ def test_count_flops__warm_up_equals_torch_s_counter(
     image: dict[str, Any],
     decoder: dict[str, Any],
     masked: Masked,
-    autoencoder: Callable[[MaskedPretrainExperiment], AnyMaskedAutoencoder],
+    autoencoder: Callable[[MaskedPretrainExperiment], MaskedAutoencoderBase],
 ) -> None:
     stage, batch = masked(image, decoder), 1
     model, encoder = autoencoder(stage), stage.image_encoder
