@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
@@ -11,11 +12,11 @@ from torch import nn
 from kelip_lightning.precision import uses_cuda
 
 
-def build_zero_strategy(stage: int, accelerator: str) -> DeepSpeedStrategy:
-    """ZeRO stage 1, 2 or 3; `accelerator` is auto, cpu or gpu."""
+def build_zero_strategy(stage: int, accelerator: str, timeout: timedelta) -> DeepSpeedStrategy:
+    """ZeRO stage 1, 2 or 3; `accelerator` is auto, cpu or gpu; `timeout` is that of collectives."""
     kind = DeepSpeedStrategy if uses_cuda(accelerator) else CpuDeepSpeedStrategy
     # The batch size is for DeepSpeed's own log only; Lightning would look for it in the loader.
-    return kind(stage=stage, logging_batch_size_per_gpu=1)
+    return kind(stage=stage, timeout=timeout, logging_batch_size_per_gpu=1)
 
 
 @contextmanager
@@ -23,17 +24,15 @@ def whole_weights(strategy: Strategy, module: nn.Module) -> Iterator[None]:
     """Every parameter whole inside, on every rank; all ranks must enter. Only ZeRO-3 has them in pieces.
 
     One rank alone may then compute with the module or save it: the hooks by which ZeRO-3 fetches and drops parameters
-    around every layer, with all ranks taking part, are off. Small parameters, which ZeRO-3 keeps whole and never
-    fetches, are whole again afterwards.
+    around every layer, with all ranks taking part, are off.
     """
     if not isinstance(strategy, DeepSpeedStrategy) or not strategy.zero_stage_3:
         yield
         return
     from deepspeed.runtime.zero import GatheredParameters
 
-    parameters = list(module.parameters())
     hooks = [(part, part._forward_pre_hooks, part._forward_hooks) for part in module.modules()]
-    with GatheredParameters(parameters):
+    with GatheredParameters(list(module.parameters())):
         for part, _, _ in hooks:
             part._forward_pre_hooks, part._forward_hooks = OrderedDict(), OrderedDict()
         try:
@@ -41,9 +40,6 @@ def whole_weights(strategy: Strategy, module: nn.Module) -> Iterator[None]:
         finally:
             for part, before, after in hooks:
                 part._forward_pre_hooks, part._forward_hooks = before, after
-    # GatheredParameters cuts all of them in pieces; those that persist are gathered after optimizer steps only.
-    if persistent := [parameter for parameter in parameters if getattr(parameter, "ds_persist", False)]:
-        persistent[0].all_gather(persistent)
 
 
 class CpuDeepSpeedStrategy(DeepSpeedStrategy):

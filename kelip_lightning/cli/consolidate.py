@@ -17,7 +17,9 @@ the pieces that the ranks of DeepSpeed's ZeRO wrote; the number of ranks no long
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`RUN|CHECKPOINT [--output FOLDER]`."""
-    parser.add_argument("path", metavar="RUN|CHECKPOINT", help="a run folder (its newest whole checkpoint), or a checkpoint")
+    parser.add_argument(
+        "path", metavar="RUN|CHECKPOINT", help="a run folder (its newest whole checkpoint), or a checkpoint"
+    )
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="folder to write; default: the run's own place")
 
 

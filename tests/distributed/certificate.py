@@ -1,7 +1,7 @@
 """The gradient certificate: one step on many processes has the gradient of one process with the whole batch.
 
 `python -m tests.distributed.certificate` prints the largest error for every world, strategy, number of chunks, loss and
-set of crops, then the largest of all by world and strategy; `--worlds 2 --strategies ddp` picks, and `--mutation` breaks the
+set of crops, then the largest by strategy and world. `--worlds 2 --strategies ddp` picks; `--mutation` breaks the
 gather on purpose, which must be noticed. The processes are real, talk over gloo, and run what a training run does: the
 module, the strategy and Lightning's Trainer.
 """
@@ -124,7 +124,10 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         by_world = largest.setdefault(outcome.cell.strategy, {})
         by_world[outcome.cell.world] = max(outcome.worst[1], by_world.get(outcome.cell.world, 0.0))
     worlds = next(iter(largest.values())).keys()
-    lines = [f"| strategy | {' | '.join(f'{world} process(es)' for world in worlds)} |", f"|---|{'---:|' * len(worlds)}"]
+    lines = [
+        f"| strategy | {' | '.join(f'{world} process(es)' for world in worlds)} |",
+        f"|---|{'---:|' * len(worlds)}",
+    ]
     lines += [f"| {one} | {' | '.join(f'{largest[one][world]:.1e}' for world in worlds)} |" for one in largest]
     return "\n".join(lines)
 

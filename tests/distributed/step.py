@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import lightning.pytorch as pl
@@ -197,9 +198,9 @@ MUTATIONS = {
 }
 
 
-def _strategy(name: str) -> str | Strategy:
+def _strategy(name: str, world: int) -> str | Strategy:
     """The strategy of training, but that ZeRO-3 cuts up small parameters too, since the model has no others."""
-    strategy = build_strategy(name, "cpu")
+    strategy = build_strategy(name, "cpu", num_processes=world, timeout=timedelta(minutes=5))
     if isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3:
         assert isinstance(strategy.config, dict)
         strategy.config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
@@ -215,7 +216,7 @@ def run_steps(cells: Sequence[Cell], rank: int) -> RecordingModule:
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=first.world,
-        strategy=_strategy(first.strategy),
+        strategy=_strategy(first.strategy, first.world),
         max_steps=len(cells),
         logger=False,
         enable_checkpointing=False,

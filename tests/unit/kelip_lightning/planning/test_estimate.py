@@ -74,7 +74,9 @@ def test_estimate__checkpoint_has_the_size_of_a_real_one(
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     saved = {"state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()]}
-    if decay is not None:  # Lightning's WeightAveraging saves the average in the place of the weights, and these beside it
+    if (
+        decay is not None
+    ):  # Lightning's WeightAveraging saves the average in the place of the weights, and these beside it
         saved["current_model_state"] = {name: one.clone() for name, one in model.state_dict().items()}
     torch.save(saved, tmp_path / "one.ckpt")
     disk = estimate(experiment)["contrastive"].disk
