@@ -155,6 +155,7 @@ def _contrastive_loss(stage: Stage, plan: StagePlan, tile: int) -> LossMemory | 
     if isinstance(stage, MaskedPretrainExperiment):
         return None
     return loss_memory(
+        stage.loss.kind,
         batch_size=plan.batch_size_per_device,
         negatives=negatives(stage),
         num_crops=sum(crops_per_sample(stage)),

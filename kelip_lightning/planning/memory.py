@@ -8,6 +8,7 @@ The allocator's fragmentation, CUDA's context and the collectives' own buffers (
 from dataclasses import dataclass
 
 from kelip_lightning.config.plan import Stage, build_on_meta
+from kelip_lightning.losses.contrastive import ContrastiveKind
 from kelip_lightning.optim.optimizers import OptimizerName, decays, is_hidden_matrix
 from kelip_lightning.planning.passes import Pass
 
@@ -66,9 +67,9 @@ class LossMemory:
     features: int
     """Features of all ranks for every crop and caption, and their gradients, float32."""
     full: int
-    """The logits of one crop in one direction and the copy that their logsumexp makes, float32: 2 b G x 4."""
+    """The logits of one crop in one direction, float32: b G x 4. The sigmoid loss copies them: twice that."""
     tiled: int
-    """The same of one tile: 2 b t x 4. Nothing of either is kept for the backward pass."""
+    """The same of one tile: b t x 4, or twice that. Nothing of either is kept for the backward pass."""
 
 
 def numbers_of(precision: str, strategy: str) -> Numbers:
@@ -160,12 +161,15 @@ def batch_bytes(passes: list[Pass], batch_size: int) -> int:
     return sum(one.times * one.input_values for one in passes) * batch_size * (1 + _FP32)
 
 
-def loss_memory(*, batch_size: int, negatives: int, num_crops: int, embed_dim: int, tile: int) -> LossMemory:
+def loss_memory(
+    kind: ContrastiveKind, *, batch_size: int, negatives: int, num_crops: int, embed_dim: int, tile: int
+) -> LossMemory:
     """The contrastive loss on one rank with b pairs against G = `negatives` and V = `num_crops`."""
+    matrices = 2 if kind is ContrastiveKind.sigmoid else 1
     return LossMemory(
         features=2 * (num_crops + 1) * negatives * embed_dim * _FP32,
-        full=2 * batch_size * negatives * _FP32,
-        tiled=2 * batch_size * min(tile, negatives) * _FP32,
+        full=matrices * batch_size * negatives * _FP32,
+        tiled=matrices * batch_size * min(tile, negatives) * _FP32,
     )
 
 
