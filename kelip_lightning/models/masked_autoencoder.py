@@ -155,7 +155,8 @@ class MaskedAutoencoder(MaskedAutoencoderBase):
         patches_BNd = self.mask_token.to(visible_BLd.dtype).expand(batch, num_patches, width)
         prefix = self.encoder.num_prefix_tokens
         patches_BNd = patches_BNd.scatter(1, keep_BK.unsqueeze(-1).expand(-1, -1, width), visible_BLd[:, prefix:])
-        patches_BNd = patches_BNd + self.decoder_positions
+        # DeepSpeed casts parameters to bfloat16 and leaves buffers as they are.
+        patches_BNd = patches_BNd + self.decoder_positions.to(self.mask_token.dtype)
         decoded_BLd = torch.cat([visible_BLd[:, :prefix], patches_BNd], dim=1)
         for block in self.decoder_blocks:
             decoded_BLd = self._run_decoder_block(block, decoded_BLd)

@@ -42,7 +42,7 @@ class RankMemory:
     batch: int
     """Crops before the networks."""
     loss: int
-    """Features and the full matrices; in the warm-up the predicted patches."""
+    """Features and the full matrix, or a tile with loss.tile_size; in the warm-up the predicted patches."""
     total: int
     total_checkpointed: int
     fits: bool
@@ -108,7 +108,7 @@ def estimate(
         experiment: A valid experiment.
         gpu: Key of `GPUS`.
         utilisation: Model FLOPs utilisation, in (0, 1].
-        tile: Columns of a tile of the contrastive loss.
+        tile: Columns of a tile of the contrastive loss, for a stage without loss.tile_size.
         samples_per_epoch: Stage -> length of one epoch; none: epochs stay open.
     """
     lengths = samples_per_epoch or {}
@@ -125,6 +125,8 @@ def to_dict(stages: Mapping[str, StageEstimate]) -> dict[str, Any]:
 
 def _estimate_stage(stage: Stage, plan: StagePlan, gpu: str, utilisation: float, tile: int) -> StageEstimate:
     flops, counts = count_flops(stage), count_state(stage)
+    if isinstance(stage, ContrastiveExperiment):
+        tile = stage.loss.tile_size or tile
     loss = _contrastive_loss(stage, plan, tile)
     return StageEstimate(
         plan=plan,
@@ -172,11 +174,10 @@ def _rank_memory(
     num_ranks, averaged = stage.trainer.devices * stage.trainer.num_nodes, stage.trainer.ema_decay is not None
     state = state_memory(counts, strategy, plan.precision, num_ranks, averaged=averaged)
     encoder = stage.image_encoder
-    loss_bytes = (
-        loss.features + loss.full
-        if loss
-        else reconstruction_bytes(batch_size, encoder.num_patches, CHANNELS * encoder.patch_size**2)
-    )
+    if isinstance(stage, ContrastiveExperiment) and loss:
+        loss_bytes = loss.features + (loss.full if stage.loss.tile_size is None else loss.tiled)
+    else:
+        loss_bytes = reconstruction_bytes(batch_size, encoder.num_patches, CHANNELS * encoder.patch_size**2)
     activations = activation_bytes(passes, batch_size, numbers, checkpointing=False)
     checkpointed = activation_bytes(passes, batch_size, numbers, checkpointing=True)
     rest = state.total + batch_bytes(passes, batch_size) + loss_bytes

@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--local", type=int, default=2048, help="pairs of one device")
     parser.add_argument("--total", type=int, default=32768, help="pairs of the global batch")
     parser.add_argument("--width", type=int, default=512, help="width of the features")
-    parser.add_argument("--tiles", nargs="+", default=["1024", "2048", "3072", "4096"], help="tile sizes")
+    parser.add_argument("--tiles", nargs="+", default=["1024", "1536", "2048", "3072"], help="tile sizes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

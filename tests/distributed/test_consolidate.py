@@ -11,8 +11,8 @@ from kelip_lightning import build_model
 from kelip_lightning.cli import main
 from kelip_lightning.models.model_folder import load_model_folder
 from kelip_lightning.run_folder import RunFolder
-from tests.faults.experiment import CONTRASTIVE_STEPS, write_experiment
-from tests.faults.runner import kelip
+from tests.distributed.chain import train_chain
+from tests.faults.experiment import CONTRASTIVE_STEPS
 
 pytest.importorskip("deepspeed", reason="needs the extra deepspeed")
 
@@ -20,20 +20,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 STAGES = (1, 2, 3)
 
 
-def train(folder: Path, strategy: str) -> RunFolder:
-    """Warm-up and contrastive training on two processes."""
-    folder.mkdir()
-    command = ["pretrain", str(write_experiment(folder)), f"output_dir={folder}", f"trainer.strategy={strategy}"]
-    ended = kelip(*command, "trainer.devices=2", "trainer.accumulate=2", log=folder / "log", world=2)
-    assert ended.exit_codes == [0, 0], ended.output
-    return RunFolder(folder / "tiny")
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, RunFolder]:
     """Stage of ZeRO -> a finished chain."""
     folder = tmp_path_factory.mktemp("runs")
-    return {stage: train(folder / f"zero-{stage}", f"deepspeed_stage_{stage}") for stage in STAGES}
+    return {
+        stage: train_chain(folder / f"zero-{stage}", f"deepspeed_stage_{stage}", "trainer.accumulate=2")
+        for stage in STAGES
+    }
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -88,7 +82,7 @@ def test_damaged_checkpoint__the_one_before_it_is_consolidated(runs: dict[int, R
 
 def test_stages__train_the_warm_up_of_ddp(runs: dict[int, RunFolder], tmp_path: Path) -> None:
     """Which parts of the state the ranks share out changes no number but by rounding."""
-    expected = load_file(train(tmp_path / "ddp", "ddp").image_encoder / "model.safetensors")
+    expected = load_file(train_chain(tmp_path / "ddp", "ddp").image_encoder / "model.safetensors")
     for stage, run in runs.items():
         found = load_file(run.image_encoder / "model.safetensors")
         for name, value in expected.items():

@@ -41,6 +41,18 @@ def test_estimate__stage_by_stage(
         assert one.fits
 
 
+def test_estimate__counts_a_tile_where_the_loss_works_in_tiles(
+    contrastive: Callable[..., ContrastiveExperiment],
+) -> None:
+    experiment = contrastive(image=SMALL, text=SMALL, vocab_size=300, global_batch_size=4096)
+    whole = estimate(experiment)["contrastive"]
+    experiment.loss.tile_size = 64
+    tiled = estimate(experiment)["contrastive"]
+    assert tiled.tile == 64
+    for one, other in zip(whole.memory, tiled.memory, strict=True):
+        assert one.total - other.total == one.loss - other.loss == 4 * 4096 * (4096 - 64)
+
+
 def test_estimate__does_not_fit(contrastive: Callable[..., ContrastiveExperiment]) -> None:
     (stage,) = estimate(contrastive(), gpu="a100").values()  # 32,768 pairs on one GPU
     assert not any(one.fits or one.fits_checkpointed for one in stage.memory)
