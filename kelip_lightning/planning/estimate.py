@@ -171,7 +171,7 @@ def _rank_memory(
 ) -> RankMemory:
     passes, batch_size = passes_of(stage), plan.batch_size_per_device
     numbers = numbers_of(plan.precision, strategy)
-    num_ranks, averaged = stage.trainer.devices * stage.trainer.num_nodes, stage.trainer.ema_decay is not None
+    num_ranks, averaged = stage.trainer.num_processes, stage.trainer.ema_decay is not None
     state = state_memory(counts, strategy, plan.precision, num_ranks, averaged=averaged)
     encoder = stage.image_encoder
     if isinstance(stage, ContrastiveExperiment) and loss:
