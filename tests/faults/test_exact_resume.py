@@ -133,7 +133,7 @@ def test_resume__on_other_numbers_of_processes(tmp_path: Path) -> None:
         assert part.exit_codes[0] == (-signal.SIGKILL if point else 0), part.output
     expected, found = read_record(tmp_path / "whole"), read_record(tmp_path / "killed")
     assert [line["step"] for line in found] == [line["step"] for line in expected]
-    # A fresh class token is all but zero in front of a LayerNorm: its gradient, thousands of others', has their rounding.
+    # A fresh class token is all but zero before a LayerNorm: its gradient, thousands of others', has their rounding.
     for key, tolerance in (("train/gradient_norm", 5e-5), ("train/learning_rate", 0.0)):
         ours, theirs = ([line[key] for line in record if key in line] for record in (found, expected))
         assert ours == pytest.approx(theirs, rel=tolerance), key
