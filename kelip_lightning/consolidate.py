@@ -1,5 +1,6 @@
 """From a checkpoint of training, in one file or in ZeRO's pieces, to a folder of weights."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from data_modules.loading import open_sources
 from data_modules.tokenizer import BilingualTokenizer, build_tokenizer
+from kelip_lightning.checkpoints import STATE, Checkpoint, newest_intact, read_checkpoint, verify
 from kelip_lightning.config.experiment import (
     SCHEMAS,
     ContrastiveExperiment,
@@ -23,7 +25,8 @@ from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
 from kelip_lightning.run_folder import RunFolder
 
-STATE = "state.ckpt"
+_log = logging.getLogger(__name__)
+
 ZERO_TAG = "checkpoint"
 """The folder inside a ZeRO checkpoint that holds every rank's pieces."""
 
@@ -32,7 +35,7 @@ def consolidate(path: Path, output: Path | None = None) -> Path:
     """Write the weights of a checkpoint as float32 in one safetensors file, with all that is needed to load them.
 
     Args:
-        path: A run folder, whose newest checkpoint is meant, or a checkpoint inside one.
+        path: A run folder, whose newest checkpoint that is whole is meant, or a checkpoint inside one.
         output: Folder to write; none: where the run's own export stands.
 
     Returns:
@@ -41,7 +44,7 @@ def consolidate(path: Path, output: Path | None = None) -> Path:
     Raises:
         CheckpointError: There is no checkpoint, it is damaged, it stands in no run, or the output exists.
     """
-    state = find_state(path)
+    state = find_checkpoint(path).state
     run, stage = run_of(state)
     default = {"mae": run.image_encoder, "contrastive": run.dual_encoder}[stage]
     folder = output or default
@@ -63,21 +66,26 @@ def consolidate(path: Path, output: Path | None = None) -> Path:
     return folder
 
 
-def find_state(path: Path) -> Path:
-    """The file or ZeRO folder that a path to a run or to a checkpoint means.
+def find_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint that a path to a run, to a checkpoint or to its state means, every byte of it as written.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is none, or it is damaged; of a run: all are.
     """
-    if (path / "config.yaml").is_file():
-        states = [*path.glob("*/checkpoints/*.ckpt"), *path.glob(f"*/checkpoints/*/{STATE}")]
-        if not states:
-            raise CheckpointError(f"{path} has no checkpoint: its training has not saved one yet")
-        return max(states, key=lambda state: state.stat().st_mtime)
-    state = path / STATE if (path / STATE).exists() else path
-    if not state.exists():
+    if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a run folder, or a checkpoint inside one")
-    return state
+    run = RunFolder(path)
+    if not run.config.is_file():
+        checkpoint = read_checkpoint(path.parent if path.name == STATE else path)
+        verify(checkpoint)
+        return checkpoint
+    for stage in reversed(run.stages()):
+        newest, damaged = newest_intact(run.stage(stage).checkpoints)
+        for problem in damaged:
+            _log.warning("%s: the one before it is used", problem)
+        if newest is not None:
+            return newest
+    raise CheckpointError(f"{path} has no checkpoint: its training has not saved one yet")
 
 
 def run_of(state: Path) -> tuple[RunFolder, str]:
@@ -123,7 +131,7 @@ def read_state(state: Path) -> dict[str, Tensor]:
 
             pieces: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(state), tag=ZERO_TAG)
             return pieces
-        weights: dict[str, Tensor] = torch.load(state, map_location="cpu", weights_only=False)["state_dict"]
+        weights: dict[str, Tensor] = torch.load(state, map_location="cpu", weights_only=True)["state_dict"]
     except ImportError as error:
         raise CheckpointError(f"{state} is DeepSpeed's; install kelip-lightning[deepspeed] to read it") from error
     except Exception as error:  # whatever a damaged file makes torch or DeepSpeed raise

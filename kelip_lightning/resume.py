@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",
+    "trainer.timeout_minutes",
     "trainer.accumulate",
     "trainer.log_every_n_steps",
     "trainer.num_threads",
@@ -140,7 +141,7 @@ def open_stage(run: RunFolder, name: str, trainer: TrainerConfig) -> StageFolder
         checkpoint: Checkpoint | None = run.chosen
     else:
         checkpoint, damaged = checkpoints.newest_intact(stage.checkpoints)
-        for problem in damaged:
+        for problem in damaged if is_first_process() else []:
             _log.warning("%s: the one before it is used", problem)
     if checkpoint is not None:
         _check_fits(checkpoint, trainer)
@@ -155,7 +156,7 @@ def open_stage(run: RunFolder, name: str, trainer: TrainerConfig) -> StageFolder
 
 
 def _check_fits(checkpoint: Checkpoint, trainer: TrainerConfig) -> None:
-    sharded, world = trainer.strategy.startswith("deepspeed"), trainer.devices * trainer.num_nodes
+    sharded, world = trainer.strategy.startswith("deepspeed"), trainer.num_processes
     written = checkpoint.manifest.world_size
     if checkpoint.is_sharded is not sharded:
         kind = "under DeepSpeed" if checkpoint.is_sharded else "without DeepSpeed"

@@ -1,5 +1,6 @@
 """How several processes share the work."""
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,15 +15,21 @@ def is_deepspeed(name: str) -> bool:
     return name.startswith("deepspeed_stage_")
 
 
-def build_strategy(name: str, accelerator: str) -> "str | Strategy":
+def build_strategy(name: str, accelerator: str, *, num_processes: int, timeout: timedelta) -> "str | Strategy":
     """What Lightning's Trainer is given.
 
     Args:
         name: One of `STRATEGIES`.
         accelerator: auto, cpu or gpu.
+        num_processes: All that train together.
+        timeout: How long one waits for the others in a collective.
     """
-    if not is_deepspeed(name):
-        return name
-    from kelip_lightning.zero import build_zero_strategy
+    if is_deepspeed(name):
+        from kelip_lightning.zero import build_zero_strategy
 
-    return build_zero_strategy(int(name[-1]), accelerator)
+        return build_zero_strategy(int(name[-1]), accelerator, timeout)
+    if name == "auto" and num_processes == 1:
+        return name
+    from lightning.pytorch.strategies import DDPStrategy
+
+    return DDPStrategy(timeout=timeout)

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -26,6 +27,7 @@ from kelip_lightning.callbacks.progress import PairProgressBar
 from kelip_lightning.callbacks.random_state import RandomStateCallback
 from kelip_lightning.callbacks.reconstructions import ReconstructionCallback
 from kelip_lightning.callbacks.run_record import MetricsFileLogger
+from kelip_lightning.callbacks.same_start import SameStartCallback
 from kelip_lightning.callbacks.throughput import ThroughputCallback
 from kelip_lightning.callbacks.weight_average import WeightAverageCallback
 from kelip_lightning.config.experiment import (
@@ -241,7 +243,12 @@ def build_trainer(
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy=build_strategy(config.strategy, config.accelerator),
+        strategy=build_strategy(
+            config.strategy,
+            config.accelerator,
+            num_processes=config.num_processes,
+            timeout=timedelta(minutes=config.timeout_minutes),
+        ),
         gradient_clip_val=experiment.optimizer.gradient_clip_norm,
         log_every_n_steps=config.log_every_n_steps,
         deterministic=config.deterministic,
@@ -251,6 +258,7 @@ def build_trainer(
         logger=build_loggers(stage),
         plugins=[checkpoint.io],
         callbacks=[
+            SameStartCallback(stage),
             LoopPositionCallback(),
             RandomStateCallback(experiment.seed),
             NonFiniteGuard(experiment.non_finite, stage.non_finite),

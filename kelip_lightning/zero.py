@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
@@ -11,11 +12,11 @@ from torch import nn
 from kelip_lightning.precision import uses_cuda
 
 
-def build_zero_strategy(stage: int, accelerator: str) -> DeepSpeedStrategy:
-    """ZeRO stage 1, 2 or 3; `accelerator` is auto, cpu or gpu."""
+def build_zero_strategy(stage: int, accelerator: str, timeout: timedelta) -> DeepSpeedStrategy:
+    """ZeRO stage 1, 2 or 3; `accelerator` is auto, cpu or gpu; `timeout` is that of collectives."""
     kind = DeepSpeedStrategy if uses_cuda(accelerator) else CpuDeepSpeedStrategy
     # The batch size is for DeepSpeed's own log only; Lightning would look for it in the loader.
-    return kind(stage=stage, logging_batch_size_per_gpu=1)
+    return kind(stage=stage, timeout=timeout, logging_batch_size_per_gpu=1)
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def whole_weights(strategy: Strategy, module: nn.Module) -> Iterator[None]:
     if not isinstance(strategy, DeepSpeedStrategy) or not strategy.zero_stage_3:
         yield
         return
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
 
     hooks = [(part, part._forward_pre_hooks, part._forward_hooks) for part in module.modules()]
     with GatheredParameters(list(module.parameters())):

@@ -1,5 +1,6 @@
 """What to say when another process of a distributed run is gone."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,14 @@ import torch.distributed as dist
 
 from kelip_lightning.errors import PeerLostError
 
-_WORDS = ("connection closed by peer", "connection reset by peer", "timed out waiting", "broken pipe", "socket timeout")
+_WORDS = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "timed out waiting",
+    "application timeout",
+    "broken pipe",
+    "socket timeout",
+)
 """What gloo says of a process that is gone or hangs; NCCL has error classes of its own."""
 
 
@@ -25,15 +33,24 @@ def explain_lost_peer(trainer: pl.Trainer) -> Iterator[None]:
     except RuntimeError as error:
         if trainer.world_size == 1 or not _says_peer_lost(error):
             raise
-        raise PeerLostError(
+        message = (
             f"rank {trainer.global_rank} stops, because another process of the run has died or no longer answers"
             f"{_ended_children(trainer)} ({str(error).strip().splitlines()[0]})"
-        ) from error
+        )
+        _kill_children(trainer)
+        raise PeerLostError(message) from error
 
 
 def _says_peer_lost(error: RuntimeError) -> bool:
     known = (dist.DistBackendError, dist.DistNetworkError)
     return isinstance(error, known) or any(words in str(error).lower() for words in _WORDS)
+
+
+def _kill_children(trainer: pl.Trainer) -> None:
+    """End what Lightning's launcher started: a process that hangs would outlive this one."""
+    launcher: Any = trainer.strategy.launcher
+    if getattr(launcher, "procs", []):
+        launcher.kill(signal.SIGKILL)
 
 
 def _ended_children(trainer: pl.Trainer) -> str:

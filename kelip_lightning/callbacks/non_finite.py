@@ -107,7 +107,8 @@ class NonFiniteGuard(pl.Callback):
             raise NonFiniteError(
                 f"{what}, and non_finite.max_skipped = {self._config.max_skipped} were skipped already"
             )
-        _log.warning("%s: skipped, number %d of at most %d", what, self.num_skipped, self._config.max_skipped)
+        if trainer.is_global_zero:
+            _log.warning("%s: skipped, number %d of at most %d", what, self.num_skipped, self._config.max_skipped)
         self._drop_step(trainer, pl_module)
 
     def _write_report(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Path:

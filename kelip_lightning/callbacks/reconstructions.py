@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kelip_lightning.callbacks.panel_drawing import draw_labelled_rows
 from kelip_lightning.callbacks.periodic import PeriodicCallback, log_image
-from kelip_lightning.models.official_autoencoder import AnyMaskedAutoencoder
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase
 from kelip_lightning.models.patches import patchify, unpatchify
 from kelip_lightning.models.preprocessing import CLIP_MEAN, CLIP_STD, normalize_images
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
@@ -44,7 +44,7 @@ class ReconstructionCallback(PeriodicCallback):
         log_image(trainer, "reconstructions", picture, step)
 
 
-def reconstruct(model: AnyMaskedAutoencoder, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def reconstruct(model: MaskedAutoencoderBase, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """The masked images and their reconstructions, both uint8 (N, 3, H, W) on the CPU.
 
     Visible patches are pasted in as they were. A model trained with norm_pix_loss predicts patches

@@ -11,13 +11,15 @@ dual_encoder or image_encoder folder that a finished stage writes by itself. The
 the pieces that the ranks of DeepSpeed's ZeRO wrote; the number of ranks no longer matters.
 
   kelip consolidate runs/emoji
-  kelip consolidate runs/emoji/contrastive/checkpoints/step=0000500.ckpt --output /tmp/step-500
+  kelip consolidate runs/emoji/contrastive/checkpoints/step=0000500 --output /tmp/step-500
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`RUN|CHECKPOINT [--output FOLDER]`."""
-    parser.add_argument("path", metavar="RUN|CHECKPOINT", help="a run folder (its newest checkpoint), or a checkpoint")
+    parser.add_argument(
+        "path", metavar="RUN|CHECKPOINT", help="a run folder (its newest whole checkpoint), or a checkpoint"
+    )
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="folder to write; default: the run's own place")
 
 

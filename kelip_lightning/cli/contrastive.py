@@ -2,7 +2,7 @@
 
 import argparse
 
-from kelip_lightning.cli.training import add_experiment_arguments, check_syntax, train
+from kelip_lightning.cli.training import add_training_arguments, check_syntax, train
 from kelip_lightning.run_folder import is_first_process
 
 NAME = "contrastive"
@@ -14,7 +14,7 @@ weights, or from a warm-up's encoder:
   kelip contrastive experiments/emoji/contrastive.yaml init.image_encoder=runs/NAME/mae/image_encoder
 """
 
-add_arguments = add_experiment_arguments
+add_arguments = add_training_arguments
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from kelip_lightning.cli.training import add_experiment_arguments, check_syntax, train
+from kelip_lightning.cli.training import add_training_arguments, check_syntax, train
 from kelip_lightning.run_folder import is_first_process
 
 NAME = "mae"
@@ -14,7 +14,7 @@ contrastive training starts with init.image_encoder=runs/NAME/mae/image_encoder.
   kelip mae experiments/emoji/mae.yaml schedule.max_steps=600
 """
 
-add_arguments = add_experiment_arguments
+add_arguments = add_training_arguments
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -30,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model FLOPs utilisation, above 0 and at most 1 (default: 0.4)",
     )
     parser.add_argument(
-        "--tile", type=_count, default=1024, metavar="COLUMNS", help="tile of the contrastive loss (default: 1024)"
+        "--tile",
+        type=_count,
+        default=1024,
+        metavar="COLUMNS",
+        help="tile of the contrastive loss that is shown beside the full matrix (default: 1024, or loss.tile_size)",
     )
     parser.add_argument("--json", action="store_true", help="print every figure as JSON, in bytes and operations")
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from kelip_lightning.cli.training import add_experiment_arguments, check_syntax, train
+from kelip_lightning.cli.training import add_training_arguments, check_syntax, train
 from kelip_lightning.run_folder import is_first_process
 
 NAME = "pretrain"
@@ -16,7 +16,7 @@ An override goes to every stage that has the key; mae.KEY and contrastive.KEY re
   kelip pretrain experiments/emoji/pretrain.yaml name=wider image_encoder.width=256 image_encoder.num_heads=4
 """
 
-add_arguments = add_experiment_arguments
+add_arguments = add_training_arguments
 
 
 def run(arguments: argparse.Namespace) -> int:

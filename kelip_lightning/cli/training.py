@@ -27,9 +27,14 @@ Figures = dict[str, float]
 
 
 def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
-    """`FILE.yaml [dotted.key=value ...] [--resume auto|PATH]`."""
+    """`FILE.yaml [dotted.key=value ...]`."""
     parser.add_argument("file", metavar="FILE.yaml", help="the experiment")
     parser.add_argument("overrides", metavar="dotted.key=value", nargs="*", help="values that replace the file's")
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """`FILE.yaml [dotted.key=value ...] [--resume auto|PATH]`."""
+    add_experiment_arguments(parser)
     parser.add_argument(
         "--resume",
         metavar="auto|PATH",

@@ -32,7 +32,7 @@ from kelip_lightning.precision import choose_precision
 Stage = MaskedPretrainExperiment | ContrastiveExperiment
 
 BYTES_PER_PARAMETER_SAVED = 12
-"""A checkpoint holds each float32 parameter and the optimizer's two moments."""
+"""A checkpoint holds each float32 parameter and the optimizer's two moments; a moving average takes 4 bytes more."""
 BYTES_FOR_RECORDS = 64 * 2**20
 """Room for TensorBoard events, metrics and exported weights of a small model."""
 TOWERS = {"image_tower": ("image_encoder", "image_projection"), "text_tower": ("text_encoder", "text_projection")}
@@ -256,4 +256,5 @@ def build_branch_on_meta(stage: Stage) -> SelfSupervisedBranch | None:
 def disk_bytes(stage: Stage, plan: StagePlan) -> int:
     """Room for the checkpoints that are kept, one being written, and the exported weights."""
     checkpoints = stage.checkpoint.num_kept + 1
-    return plan.num_parameters * (BYTES_PER_PARAMETER_SAVED * checkpoints + 4) + BYTES_FOR_RECORDS
+    saved = BYTES_PER_PARAMETER_SAVED + (4 if stage.trainer.ema_decay is not None else 0)
+    return plan.num_parameters * (saved * checkpoints + 4) + BYTES_FOR_RECORDS

@@ -28,6 +28,9 @@ class TrainerConfig:
     strategy: str = "auto"
     """How several processes share the work: auto (ddp if there are several), ddp, or deepspeed_stage_1, 2 or 3, which
     share out the optimizer's state, the gradients too, or the parameters too (needs the extra `deepspeed`)."""
+    timeout_minutes: float = 30.0
+    """Minutes that a process waits for the others before it ends the run; one evaluation and one checkpoint of rank
+    zero, for which the others wait, must take less."""
     accumulate: int = 1
     """Chunks in which a device takes its share of the global batch, for less memory at one more forward pass; the
     loss and its gradient are those of the whole batch, whatever the number."""
@@ -51,10 +54,17 @@ class TrainerConfig:
             raise ValueError(f"accelerator = {self.accelerator!r} must be one of {', '.join(ACCELERATORS)}")
         if self.strategy not in STRATEGIES:
             raise ValueError(f"strategy = {self.strategy!r} must be one of {', '.join(STRATEGIES)}")
+        if self.timeout_minutes <= 0:
+            raise ValueError(f"timeout_minutes = {self.timeout_minutes} must be above 0; torch's own is 30")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay = {self.ema_decay} must lie strictly between 0 and 1; null: no average")
 
     @property
+    def num_processes(self) -> int:
+        """All that train together: devices x nodes."""
+        return self.devices * self.num_nodes
+
+    @property
     def num_micro_batches(self) -> int:
         """Pieces that a global batch is cut into: devices x nodes x chunks."""
-        return self.devices * self.num_nodes * self.accumulate
+        return self.num_processes * self.accumulate

@@ -69,14 +69,22 @@ class TiledMatrix:
         total = query.value.new_zeros(())
         correct_B = torch.zeros_like(target_B, dtype=torch.bool)
         for rows in self._tiles(len(query.value), len(key.value)):
-            scaled_RE = self._scale.value * query.value[rows]
-            logits_RG = scaled_RE @ key.value.T
-            if self._bias is not None:
-                logits_RG += self._bias.value
-            correct_B[rows] = logits_RG.argmax(dim=1) == target_B[rows]
-            total += row_loss(logits_RG, target_B[rows])
-            self._add_gradients(query[rows], key, scaled_RE, logits_RG.mul_(weight))
+            loss, correct_B[rows] = self._add_tile(query[rows], key, target_B[rows], row_loss, weight)
+            total += loss
         return total, correct_B
+
+    def _add_tile(
+        self, query: Operand, key: Operand, target_R: Tensor, row_loss: RowLoss, weight: float
+    ) -> tuple[Tensor, Tensor]:
+        """The same of a few rows; a function of its own, so that a tile is gone before the next one is made."""
+        scaled_RE = self._scale.value * query.value
+        logits_RG = scaled_RE @ key.value.T
+        if self._bias is not None:
+            logits_RG += self._bias.value
+        correct_R = logits_RG.argmax(dim=1) == target_R
+        loss = row_loss(logits_RG, target_R)
+        self._add_gradients(query, key, scaled_RE, logits_RG.mul_(weight))
+        return loss, correct_R
 
     def _add_gradients(self, query: Operand, key: Operand, scaled_RE: Tensor, gradient_RG: Tensor) -> None:
         key.gradient.addmm_(gradient_RG.T, scaled_RE)
@@ -116,12 +124,15 @@ class _WithGradients(torch.autograd.Function):
 
 
 def info_nce_rows(logits_RG: Tensor, target_R: Tensor) -> Tensor:
-    """Sum over rows of the cross-entropy of their softmax; the gradient is softmax less one at the target."""
-    target = target_R.unsqueeze(1)
-    log_sum_R1 = logits_RG.logsumexp(dim=1, keepdim=True)
-    loss = (log_sum_R1 - logits_RG.gather(1, target)).sum()
-    logits_RG.sub_(log_sum_R1).exp_().scatter_add_(1, target, -torch.ones_like(log_sum_R1))
-    return loss
+    """Sum over rows of the cross-entropy of their softmax; the gradient is softmax less one at the target.
+
+    Every step is in place: torch's logsumexp would make copies as large as the logits.
+    """
+    target, highest_R1 = target_R.unsqueeze(1), logits_RG.amax(dim=1, keepdim=True)
+    own_R1 = logits_RG.gather(1, target)
+    sum_R1 = logits_RG.sub_(highest_R1).exp_().sum(dim=1, keepdim=True)
+    logits_RG.div_(sum_R1).scatter_add_(1, target, -torch.ones_like(sum_R1))
+    return (sum_R1.log() + highest_R1 - own_R1).sum()
 
 
 def sigmoid_rows(logits_RG: Tensor, target_R: Tensor) -> Tensor:

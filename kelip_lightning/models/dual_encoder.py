@@ -5,6 +5,7 @@ Shapes: V global views, V' local views, B pairs, E embed_dim, T tokens.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +34,7 @@ class DualEncoderConfig:
             raise ValueError(f"initial_temperature = {self.initial_temperature} must be above 0 and at most 1")
 
 
-@dataclass(kw_only=True)  # no slots: ZeRO-3 looks at the outputs of modules through vars()
-class PairFeatures:
+class PairFeatures(NamedTuple):  # ZeRO-3 finds tensors in tuples, not in dataclasses
     """What one forward pass gives the loss; features are float32 and of unit length."""
 
     global_VBE: Tensor

@@ -6,8 +6,11 @@ decoder with fixed sine-cosine positions.
 Shapes: B batch, N patches, K kept, D encoder width, d decoder width, P values of a patch.
 """
 
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 import torch
 from timm.layers import build_sincos2d_pos_embed
@@ -60,8 +63,7 @@ class MaskedAutoencoderConfig:
             )
 
 
-@dataclass(kw_only=True)  # no slots: ZeRO-3 looks at the outputs of modules through vars()
-class MaskedReconstruction:
+class MaskedReconstruction(NamedTuple):  # ZeRO-3 finds tensors in tuples, not in dataclasses
     """What the decoder made of the visible patches."""
 
     prediction_BNP: Tensor
@@ -70,15 +72,57 @@ class MaskedReconstruction:
     """float32, 1 where the encoder did not see the patch."""
 
 
-class MaskedAutoencoder(nn.Module):
-    """Reconstructs all patches of an image from the few that the noise leaves visible."""
-
-    decoder_positions: Tensor
+class MaskedAutoencoderBase(nn.Module):
+    """Reconstructs all patches of an image from the few that the noise leaves visible, by encoder and decoder."""
 
     def __init__(self, encoder: ImageEncoder, config: MaskedAutoencoderConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = encoder
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.encoder.config.patch_size
+
+    @property
+    def norm_pix_loss(self) -> bool:
+        """Whether predictions are standardised patch by patch."""
+        return self.config.norm_pix_loss
+
+    def forward(self, images_BCHW: Tensor, noise_BN: Tensor, seeds_B: Tensor | None = None) -> MaskedReconstruction:
+        """Reconstruct standardised images from the patches with the lowest noise.
+
+        With int64 seeds the encoder's dropout and stochastic depth act, as in training.
+        """
+        keep_BK = keep_lowest(noise_BN, self.config.mask_ratio)
+        mask_BN = mask_of(keep_BK, noise_BN.shape[1])
+        prediction_BNP = self._decode(self._encode(images_BCHW, keep_BK, seeds_B), keep_BK, mask_BN)
+        return MaskedReconstruction(prediction_BNP=prediction_BNP, mask_BN=mask_BN)
+
+    @abstractmethod
+    def _encode(self, images_BCHW: Tensor, keep_BK: Tensor, seeds_B: Tensor | None) -> Tensor:
+        """The encoder's tokens in the decoder's width."""
+
+    @abstractmethod
+    def _decode(self, visible_BLd: Tensor, keep_BK: Tensor, mask_BN: Tensor) -> Tensor:
+        """The prediction of every patch, float32 (B, N, P), from what `_encode` gave."""
+
+    def _run_decoder_block(self, block: Callable[[Tensor], Tensor], tokens_BLd: Tensor) -> Tensor:
+        """The block's output; its activations are computed again in the backward pass where the encoder's are."""
+        if not (self.encoder.gradient_checkpointing and torch.is_grad_enabled()):
+            return block(tokens_BLd)
+        output_BLd: Tensor = checkpoint(block, tokens_BLd, use_reentrant=False, preserve_rng_state=False)
+        return output_BLd
+
+
+class MaskedAutoencoder(MaskedAutoencoderBase):
+    """The masked autoencoder of He et al."""
+
+    decoder_positions: Tensor
+
+    def __init__(self, encoder: ImageEncoder, config: MaskedAutoencoderConfig) -> None:
+        super().__init__(encoder, config)
         size, width = encoder.config, config.decoder_width
         side = size.image_size // size.patch_size
         self.decoder_embed = nn.Linear(size.width, width)
@@ -100,25 +144,10 @@ class MaskedAutoencoder(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.encoder.config.patch_size
-
-    @property
-    def norm_pix_loss(self) -> bool:
-        """Whether predictions are standardised patch by patch."""
-        return self.config.norm_pix_loss
-
-    def forward(self, images_BCHW: Tensor, noise_BN: Tensor, seeds_B: Tensor | None = None) -> MaskedReconstruction:
-        """Reconstruct standardised images from the patches with the lowest noise.
-
-        With int64 seeds the encoder's dropout and stochastic depth act, as in training.
-        """
-        keep_BK = keep_lowest(noise_BN, self.config.mask_ratio)
-        mask_BN = mask_of(keep_BK, noise_BN.shape[1])
-        visible_BLd = self.decoder_embed(self.encoder.tokens(images_BCHW, keep_BK, seeds_B))
-        return MaskedReconstruction(prediction_BNP=self._decode(visible_BLd, keep_BK, mask_BN), mask_BN=mask_BN)
+    def _encode(self, images_BCHW: Tensor, keep_BK: Tensor, seeds_B: Tensor | None) -> Tensor:
+        """The class token too, (B, 1 + K, d)."""
+        visible_BLd: Tensor = self.decoder_embed(self.encoder.tokens(images_BCHW, keep_BK, seeds_B))
+        return visible_BLd
 
     def _decode(self, visible_BLd: Tensor, keep_BK: Tensor, mask_BN: Tensor) -> Tensor:
         batch, num_patches = mask_BN.shape
@@ -126,12 +155,10 @@ class MaskedAutoencoder(nn.Module):
         patches_BNd = self.mask_token.to(visible_BLd.dtype).expand(batch, num_patches, width)
         prefix = self.encoder.num_prefix_tokens
         patches_BNd = patches_BNd.scatter(1, keep_BK.unsqueeze(-1).expand(-1, -1, width), visible_BLd[:, prefix:])
-        patches_BNd = patches_BNd + self.decoder_positions
+        # DeepSpeed casts parameters to bfloat16 and leaves buffers as they are.
+        patches_BNd = patches_BNd + self.decoder_positions.to(self.mask_token.dtype)
         decoded_BLd = torch.cat([visible_BLd[:, :prefix], patches_BNd], dim=1)
         for block in self.decoder_blocks:
-            if self.encoder.gradient_checkpointing and torch.is_grad_enabled():
-                decoded_BLd = checkpoint(block, decoded_BLd, use_reentrant=False, preserve_rng_state=False)
-            else:
-                decoded_BLd = block(decoded_BLd)
+            decoded_BLd = self._run_decoder_block(block, decoded_BLd)
         prediction_BNP: Tensor = self.decoder_pixels(self.decoder_norm(decoded_BLd[:, prefix:])).float()
         return prediction_BNP

@@ -11,27 +11,26 @@ Deviation: the projection is the autoencoder's own and is not handed over to con
 Shapes: B batch, N patches, K kept, D encoder width, d decoder width, P values of a patch.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.masked_autoencoder import (
     MaskedAutoencoder,
+    MaskedAutoencoderBase,
     MaskedAutoencoderConfig,
     MaskedAutoencoderVariant,
-    MaskedReconstruction,
 )
-from kelip_lightning.models.patches import keep_lowest, mask_of
 from kelip_lightning.models.preprocessing import normalize_images
 
 
-class OfficialMaskedAutoencoder(nn.Module):
-    """Reconstructs all patches of an image from the few that the noise leaves visible."""
+class OfficialMaskedAutoencoder(MaskedAutoencoderBase):
+    """The masked autoencoder of the official repository; its predictions are pixels."""
 
     def __init__(self, encoder: ImageEncoder, config: MaskedAutoencoderConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder = encoder
+        super().__init__(encoder, config)
         size, width = encoder.config, config.decoder_width
         self.projection = nn.Linear(size.width, width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(width))
@@ -73,51 +72,31 @@ class OfficialMaskedAutoencoder(nn.Module):
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.encoder.config.patch_size
-
-    @property
-    def norm_pix_loss(self) -> bool:
-        """False: the predictions are pixels."""
-        return self.config.norm_pix_loss
-
-    def forward(self, images_BCHW: Tensor, noise_BN: Tensor, seeds_B: Tensor | None = None) -> MaskedReconstruction:
-        """Reconstruct standardised images from the patches with the lowest noise.
-
-        With int64 seeds the encoder's dropout and stochastic depth act, as in training.
-        """
-        keep_BK = keep_lowest(noise_BN, self.config.mask_ratio)
-        mask_BN = mask_of(keep_BK, noise_BN.shape[1])
-        visible_BKd = self.projection(self._encode(images_BCHW, keep_BK, seeds_B))
-        return MaskedReconstruction(prediction_BNP=self._decode(visible_BKd, keep_BK, mask_BN), mask_BN=mask_BN)
-
     def _encode(self, images_BCHW: Tensor, keep_BK: Tensor, seeds_B: Tensor | None) -> Tensor:
-        """The kept patches after the encoder, without the class token, (B, K, D)."""
+        """Without the class token, (B, K, d)."""
         vit = self.encoder.vit
         images_BCHW = images_BCHW.to(vit.patch_embed.proj.weight.dtype)
         patches_BND = vit._pos_embed(vit.patch_embed(images_BCHW))[:, self.encoder.num_prefix_tokens :]
         kept_BKD = patches_BND.gather(1, keep_BK.unsqueeze(-1).expand(-1, -1, patches_BND.shape[-1]))
-        return self.encoder.run_blocks(kept_BKD, seeds_B)
+        visible_BKd: Tensor = self.projection(self.encoder.run_blocks(kept_BKD, seeds_B))
+        return visible_BKd
 
-    def _decode(self, visible_BKd: Tensor, keep_BK: Tensor, mask_BN: Tensor) -> Tensor:
+    def _decode(self, visible_BLd: Tensor, keep_BK: Tensor, mask_BN: Tensor) -> Tensor:
         batch, num_patches = mask_BN.shape
         width = self.config.decoder_width
-        patches_BNd = self.mask_token.to(visible_BKd.dtype).expand(batch, num_patches, width)
-        patches_BNd = patches_BNd.scatter(1, keep_BK.unsqueeze(-1).expand(-1, -1, width), visible_BKd)
-        causal = nn.Transformer.generate_square_subsequent_mask(num_patches, device=visible_BKd.device)
-        decoded_BNd = self.decoder_blocks(patches_BNd + self.decoder_positions, mask=causal, is_causal=True)
+        patches_BNd = self.mask_token.to(visible_BLd.dtype).expand(batch, num_patches, width)
+        patches_BNd = patches_BNd.scatter(1, keep_BK.unsqueeze(-1).expand(-1, -1, width), visible_BLd)
+        causal = nn.Transformer.generate_square_subsequent_mask(num_patches, device=visible_BLd.device)
+        decoded_BNd = patches_BNd + self.decoder_positions
+        for layer in self.decoder_blocks.layers:
+            decoded_BNd = self._run_decoder_block(partial(layer, src_mask=causal, is_causal=True), decoded_BNd)
         squashed_BNP = torch.tanh(self.decoder_pixels(self.decoder_norm(decoded_BNd)).float())
         # Channels are innermost in a patch, and first where pixels are standardised.
         pixels = ((squashed_BNP + 1) / 2).unflatten(-1, (self.patch_size, self.patch_size, 3)).movedim(-1, -3)
         return normalize_images(pixels).movedim(-3, -1).flatten(-3)
 
 
-AnyMaskedAutoencoder = MaskedAutoencoder | OfficialMaskedAutoencoder
-
-
-def build_masked_autoencoder(encoder: ImageEncoder, config: MaskedAutoencoderConfig) -> AnyMaskedAutoencoder:
+def build_masked_autoencoder(encoder: ImageEncoder, config: MaskedAutoencoderConfig) -> MaskedAutoencoderBase:
     """The configured variant around an image encoder, its decoder freshly initialised."""
     match config.variant:
         case MaskedAutoencoderVariant.he:

@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 from data_modules.records import ImageBatch
 from kelip_lightning.losses.reconstruction import masked_mse, standardize_patches
-from kelip_lightning.models.official_autoencoder import AnyMaskedAutoencoder
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase
 from kelip_lightning.models.patches import patchify
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.modules.stage import StageModule
@@ -21,7 +21,7 @@ class MaskedPretrainModule(StageModule):
     """
 
     def __init__(
-        self, model: AnyMaskedAutoencoder, optimizer: OptimizerConfig, schedule: ScheduleConfig, accumulate: int = 1
+        self, model: MaskedAutoencoderBase, optimizer: OptimizerConfig, schedule: ScheduleConfig, accumulate: int = 1
     ) -> None:
         super().__init__(optimizer, schedule, accumulate)
         self.model = model

@@ -14,6 +14,7 @@ from kelip_lightning.config.plan import (
     stages_of,
     views_per_sample,
 )
+from kelip_lightning.losses.contrastive import ContrastiveKind
 from kelip_lightning.models.self_supervision import SelfSupervisionMethod
 from kelip_lightning.planning.flops import StageFlops, count_flops, evaluation_flops, negatives
 from kelip_lightning.planning.memory import (
@@ -44,7 +45,7 @@ class RankMemory:
     batch: int
     """Crops before the networks."""
     loss: int
-    """Features and the full matrices; in the warm-up the predicted patches."""
+    """Features and the full matrix, or a tile with loss.tile_size; in the warm-up the predicted patches."""
     total: int
     total_checkpointed: int
     fits: bool
@@ -57,7 +58,8 @@ class DiskSpace:
     """Bytes on disk."""
 
     checkpoint: int
-    """Weights and moments as they are trained with (float32, or bfloat16 under bf16-true): one file."""
+    """Weights, moments and any moving average as they are trained with (float32, or bfloat16 under bf16-true): one
+    file."""
     zero_checkpoint: int
     """The same of a DeepSpeed strategy, over the files of all ranks: weights as calculated with, float32 weights,
     moments."""
@@ -109,7 +111,7 @@ def estimate(
         experiment: A valid experiment.
         gpu: Key of `GPUS`.
         utilisation: Model FLOPs utilisation, in (0, 1].
-        tile: Columns of a tile of the contrastive loss.
+        tile: Columns of a tile of the contrastive loss, for a stage without loss.tile_size.
         samples_per_epoch: Stage -> length of one epoch; none: epochs stay open.
     """
     lengths = samples_per_epoch or {}
@@ -126,6 +128,8 @@ def to_dict(stages: Mapping[str, StageEstimate]) -> dict[str, Any]:
 
 def _estimate_stage(stage: Stage, plan: StagePlan, gpu: str, utilisation: float, tile: int) -> StageEstimate:
     flops, counts = count_flops(stage), count_state(stage)
+    if isinstance(stage, ContrastiveExperiment):
+        tile = stage.loss.tile_size or tile
     loss = _contrastive_loss(stage, plan, tile)
     return StageEstimate(
         plan=plan,
@@ -157,6 +161,7 @@ def _contrastive_loss(stage: Stage, plan: StagePlan, tile: int) -> LossMemory | 
     if isinstance(stage, MaskedPretrainExperiment):
         return None
     loss = loss_memory(
+        stage.loss.kind,
         batch_size=plan.batch_size_per_device,
         negatives=negatives(stage),
         num_crops=sum(crops_per_sample(stage)),
@@ -167,6 +172,7 @@ def _contrastive_loss(stage: Stage, plan: StagePlan, tile: int) -> LossMemory | 
         return loss
     # Two views of each image against two of all; its logits and those of the contrastive loss are not there at once.
     views = loss_memory(
+        ContrastiveKind.info_nce,
         batch_size=2 * plan.batch_size_per_device,
         negatives=2 * negatives(stage),
         num_crops=0,
@@ -183,13 +189,13 @@ def _rank_memory(
 ) -> RankMemory:
     passes, batch_size = passes_of(stage), plan.batch_size_per_device
     numbers = numbers_of(plan.precision, strategy)
-    state = state_memory(counts, strategy, plan.precision, stage.trainer.devices * stage.trainer.num_nodes)
+    num_ranks, averaged = stage.trainer.num_processes, stage.trainer.ema_decay is not None
+    state = state_memory(counts, strategy, plan.precision, num_ranks, averaged=averaged)
     encoder = stage.image_encoder
-    loss_bytes = (
-        loss.features + loss.full
-        if loss
-        else reconstruction_bytes(batch_size, encoder.num_patches, CHANNELS * encoder.patch_size**2)
-    )
+    if isinstance(stage, ContrastiveExperiment) and loss:
+        loss_bytes = loss.features + (loss.full if stage.loss.tile_size is None else loss.tiled)
+    else:
+        loss_bytes = reconstruction_bytes(batch_size, encoder.num_patches, CHANNELS * encoder.patch_size**2)
     activations = activation_bytes(passes, batch_size, numbers, checkpointing=False)
     checkpointed = activation_bytes(passes, batch_size, numbers, checkpointing=True)
     rest = state.total + batch_bytes(passes, batch_size) + loss_bytes
@@ -210,9 +216,10 @@ def _rank_memory(
 def _disk_space(stage: Stage, plan: StagePlan, counts: ParameterCounts) -> DiskSpace:
     each = 2 if plan.precision == "bf16-true" else 4
     moments = 2 * counts.all - counts.one_moment
+    average = counts.all if stage.trainer.ema_decay is not None else 0
     sharded = numbers_of(plan.precision, STRATEGIES[-1]).values
     return DiskSpace(
-        checkpoint=each * (counts.all + counts.target + moments),
+        checkpoint=each * (counts.all + counts.target + moments + average),
         zero_checkpoint=sharded * counts.all + 4 * (counts.all + moments),
         exported=each * (counts.all - counts.heads),
         whole_run=disk_bytes(stage, plan),

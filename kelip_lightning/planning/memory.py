@@ -8,6 +8,7 @@ The allocator's fragmentation, CUDA's context and the collectives' own buffers (
 from dataclasses import dataclass
 
 from kelip_lightning.config.plan import Stage, build_branch_on_meta, build_on_meta
+from kelip_lightning.losses.contrastive import ContrastiveKind
 from kelip_lightning.optim.optimizers import OptimizerName, decays, is_hidden_matrix
 from kelip_lightning.planning.passes import Pass
 
@@ -53,7 +54,7 @@ class StateMemory:
     weights: int
     gradients: int
     optimizer: int
-    """Moments, and DeepSpeed's float32 copy of the weights."""
+    """Moments, DeepSpeed's float32 copy of the weights, and their moving average where one is kept."""
     buffers: int
     """Estimate: what gradients are averaged in, and casts of the weights."""
 
@@ -70,9 +71,9 @@ class LossMemory:
     features: int
     """Features of all ranks for every crop and caption, and their gradients, float32."""
     full: int
-    """The logits of one crop in one direction and the copy that their logsumexp makes, float32: 2 b G x 4."""
+    """The logits of one crop in one direction, float32: b G x 4. The sigmoid loss copies them: twice that."""
     tiled: int
-    """The same of one tile: 2 b t x 4. Nothing of either is kept for the backward pass."""
+    """The same of one tile: b t x 4, or twice that. Nothing of either is kept for the backward pass."""
 
 
 def numbers_of(precision: str, strategy: str) -> Numbers:
@@ -103,12 +104,14 @@ def count_state(stage: Stage) -> ParameterCounts:
     )
 
 
-def state_memory(counts: ParameterCounts, strategy: str, precision: str, num_ranks: int) -> StateMemory:
+def state_memory(
+    counts: ParameterCounts, strategy: str, precision: str, num_ranks: int, *, averaged: bool = False
+) -> StateMemory:
     """The model's state on one rank.
 
-    With P parameters and N ranks, in bf16 with AdamW: DDP 4 P weights, 4 P gradients, 8 P moments (in bf16-true half
-    of each); DeepSpeed 2 P weights, 2 P gradients, 12 P optimizer, of which stage 1 divides the optimizer by N,
-    stage 2 the gradients too, and stage 3 all.
+    With P parameters and N ranks, in bf16 with AdamW: DDP 4 P weights, 4 P gradients, 8 P moments and 4 P for a moving
+    average of the weights (in bf16-true half of each); DeepSpeed, which keeps no average, 2 P weights, 2 P gradients,
+    12 P optimizer, of which stage 1 divides the optimizer by N, stage 2 the gradients too, and stage 3 all.
 
     Reference: Rajbhandari et al. 2020 (arXiv:1910.02054), sec. 3.1 and fig. 1, with K = 12.
     """
@@ -118,7 +121,7 @@ def state_memory(counts: ParameterCounts, strategy: str, precision: str, num_ran
         return StateMemory(
             weights=each * (counts.all + counts.target),
             gradients=each * counts.all,
-            optimizer=each * moments,
+            optimizer=each * (moments + averaged * counts.all),
             # torch's reducer copies gradients into buckets of its own (gradient_as_bucket_view=False, the default).
             buffers=(each * counts.all if num_ranks > 1 else 0) + (_BF16 * counts.matrices if numbers.autocast else 0),
         )
@@ -169,12 +172,15 @@ def batch_bytes(passes: list[Pass], batch_size: int) -> int:
     return sum(one.times * one.input_values for one in passes) * batch_size * (1 + _FP32)
 
 
-def loss_memory(*, batch_size: int, negatives: int, num_crops: int, embed_dim: int, tile: int) -> LossMemory:
+def loss_memory(
+    kind: ContrastiveKind, *, batch_size: int, negatives: int, num_crops: int, embed_dim: int, tile: int
+) -> LossMemory:
     """The contrastive loss on one rank with b pairs against G = `negatives` and V = `num_crops`."""
+    matrices = 2 if kind is ContrastiveKind.sigmoid else 1
     return LossMemory(
         features=2 * (num_crops + 1) * negatives * embed_dim * _FP32,
-        full=2 * batch_size * negatives * _FP32,
-        tiled=2 * batch_size * min(tile, negatives) * _FP32,
+        full=matrices * batch_size * negatives * _FP32,
+        tiled=matrices * batch_size * min(tile, negatives) * _FP32,
     )
 
 

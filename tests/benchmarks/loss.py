@@ -1,18 +1,18 @@
 """Memory and time of the contrastive loss in tiles, of its whole matrix at once, and of plain autograd.
 
 `make benchmark-loss` prints them for the pairs of one device out of a global batch, forward and backward. Every case
-runs in a process of its own. Memory is the peak over the features, from the operating system on a CPU and from torch's
+runs in a process of its own. Memory is the peak over what the features take, from Linux on a CPU and from torch's
 allocator on a GPU; the features' gradients, which any loss has to make, are given apart. Time is the processor's on a
-CPU, so that other work on the machine does not count.
+CPU, so that other work on the machine hardly counts.
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -32,6 +32,11 @@ class Features:
     image_GE: Tensor
     text_GE: Tensor
     logit_scale: Tensor
+
+    @property
+    def rows(self) -> tuple[Tensor, ...]:
+        """All features."""
+        return self.image_BE, self.text_BE, self.image_GE, self.text_GE
 
     @classmethod
     def random(cls, local: int, total: int, width: int, device: str) -> "Features":
@@ -68,8 +73,10 @@ def loss_of(features: Features, case: str) -> Tensor:
 def measure(case: str, local: int, total: int, width: int, device: str) -> dict[str, float]:
     """Peak memory over the features in MiB, their gradients' share of it, and the fastest of three times in seconds."""
     torch.set_num_threads(1)
+    # The first products read tens of MiB of library code into memory, whatever their size.
+    loss_of(Features.random(local // 8, local, width, device), case).backward()
     features = Features.random(local, total, width, device)
-    before = _peak_memory(device)
+    before = _begin_peak(device)
     seconds = []
     for _ in range(3):
         start = _clock(device)
@@ -77,16 +84,27 @@ def measure(case: str, local: int, total: int, width: int, device: str) -> dict[
         seconds.append(_clock(device) - start)
         if len(seconds) == 1:
             peak = _peak_memory(device) - before
-            gradients = sum(4 * row.numel() for row in (features.image_GE, features.text_GE))
-        for row in (features.image_BE, features.text_BE, features.image_GE, features.text_GE):
+            gradients = sum(4 * row.numel() for row in features.rows)
+        for row in features.rows:
             row.grad = None
     return {"peak": peak / MEBIBYTE, "gradients": gradients / MEBIBYTE, "seconds": min(seconds)}
+
+
+def _begin_peak(device: str) -> int:
+    """Forget earlier peaks; returns the bytes in use."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # see proc(5)
+    return _peak_memory(device)
 
 
 def _peak_memory(device: str) -> int:
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    (kibibytes,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return kibibytes * 1024
 
 
 def _clock(device: str) -> float:
@@ -101,7 +119,7 @@ def main() -> None:
     parser.add_argument("--local", type=int, default=2048, help="pairs of one device")
     parser.add_argument("--total", type=int, default=32768, help="pairs of the global batch")
     parser.add_argument("--width", type=int, default=512, help="width of the features")
-    parser.add_argument("--tiles", nargs="+", default=["512", "1024", "2048"], help="tile sizes")
+    parser.add_argument("--tiles", nargs="+", default=["1024", "1536", "2048", "3072"], help="tile sizes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
+from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
 from torch import Tensor, nn
 
 from data_modules.records import ImageTextBatch
@@ -197,6 +199,15 @@ MUTATIONS = {
 }
 
 
+def _strategy(name: str, world: int) -> str | Strategy:
+    """The strategy of training, but that ZeRO-3 cuts up small parameters too, since the model has no others."""
+    strategy = build_strategy(name, "cpu", num_processes=world, timeout=timedelta(minutes=5))
+    if isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3:
+        assert isinstance(strategy.config, dict)
+        strategy.config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    return strategy
+
+
 def run_steps(cells: Sequence[Cell], rank: int) -> RecordingModule:
     """This rank's part of one step per cell; cells differ in chunks, tiles and mutations only."""
     first = cells[0]
@@ -206,7 +217,7 @@ def run_steps(cells: Sequence[Cell], rank: int) -> RecordingModule:
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=first.world,
-        strategy=build_strategy(first.strategy, "cpu"),
+        strategy=_strategy(first.strategy, first.world),
         max_steps=len(cells),
         logger=False,
         enable_checkpointing=False,

@@ -45,7 +45,6 @@ def kelip(
     log: Path,
     world: int = 1,
     sabotage: Mapping[int, Sabotage] | None = None,
-    prepare: Sabotage | None = None,
     environment: Mapping[str, str] | None = None,
     while_running: Callable[[list[BaseProcess]], None] = lambda _: None,
 ) -> Outcome:
@@ -56,7 +55,6 @@ def kelip(
         log: Stem of the files that take what the processes print.
         world: Number of processes.
         sabotage: Rank -> what is done to it before it starts.
-        prepare: What is done to every rank before that.
         environment: Further variables.
         while_running: Gets the processes once they run.
 
@@ -72,9 +70,7 @@ def kelip(
     for rank in range(world):
         own = shared | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {})
         spoil = (sabotage or {}).get(rank)
-        process = _CONTEXT.Process(
-            target=_run, args=(list(arguments), own, str(logs[rank]), (prepare, spoil)), daemon=True
-        )
+        process = _CONTEXT.Process(target=_run, args=(list(arguments), own, str(logs[rank]), spoil), daemon=True)
         process.start()
         processes.append(process)
     while_running(processes)
@@ -102,7 +98,7 @@ def _text(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else "(it did not even start)"
 
 
-def _run(arguments: list[str], environment: dict[str, str], log: str, changes: Sequence[Sabotage | None]) -> None:
+def _run(arguments: list[str], environment: dict[str, str], log: str, spoil: Sabotage | None) -> None:
     os.environ.update(environment)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, sys.stdout.fileno())
@@ -110,9 +106,8 @@ def _run(arguments: list[str], environment: dict[str, str], log: str, changes: S
     import torch
 
     torch.set_num_threads(1)
-    for change in changes:
-        if change is not None:
-            change()
+    if spoil is not None:
+        spoil()
     cli = importlib.import_module("kelip_lightning.cli")
     code = 1
     try:

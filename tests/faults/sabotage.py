@@ -1,6 +1,7 @@
 """What is done to a process before it starts; in a module of its own, so that the process can import it."""
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,25 @@ class SignalAt:
 
     def __call__(self) -> None:
         _at_step(lambda _: os.kill(os.getpid(), self.number))
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """Stops this process in the middle of a step without ending it, as a dead disk or a stuck driver does."""
+
+    def __call__(self) -> None:
+        _at_step(lambda _: os.kill(os.getpid(), signal.SIGSTOP))
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenCheckpoint:
+    """Hides the newest checkpoint, as a file system that is late does."""
+
+    def __call__(self) -> None:
+        from kelip_lightning import checkpoints
+
+        original = checkpoints.checkpoint_folders
+        checkpoints.checkpoint_folders = lambda folder: original(folder)[1:]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from kelip_lightning.consolidate import consolidate
 from tests.faults.experiment import write_experiment
 from tests.faults.kill_points import KillPoint, draw_kill_points
-from tests.faults.runner import Sabotage, kelip
-from tests.faults.zero_on_cpu import allow_zero_on_cpu
+from tests.faults.runner import kelip
 
 CLOCK = ("train/pairs_per_second", "train/data_wait_share")
 """What the clock says is different every time."""
@@ -27,12 +26,13 @@ def read_record(run: Path) -> list[dict[str, Any]]:
 
 
 def final_tensors(run: Path) -> dict[str, Any]:
-    """Weights and optimizer moments of the last checkpoint of either stage."""
+    """Weights, moving averages of them and optimizer moments of the last checkpoint of either stage."""
     found: dict[str, Any] = {}
     for stage in ("mae", "contrastive"):
         newest = max((run / stage / "checkpoints").glob("step=*"))
         state = torch.load(newest / "state.ckpt", weights_only=True)
-        found |= {f"{stage}/{name}": tensor for name, tensor in state["state_dict"].items()}
+        for part in ("state_dict", "current_model_state", "averaging_state"):
+            found |= {f"{stage}/{part}/{name}": tensor for name, tensor in state.get(part, {}).items()}
         for number, moments in state["optimizer_states"][0]["state"].items():
             found |= {f"{stage}/{number}/{name}": torch.as_tensor(one) for name, one in moments.items()}
     return found
@@ -56,20 +56,19 @@ def run_and_kill(
     *overrides: str,
     world: int = 1,
     strategy: str = "auto",
-    prepare: Sabotage | None = None,
 ) -> tuple[Path, Path]:
     """One run left alone, and one killed at every point; returns both folders."""
     command = ["pretrain", str(write_experiment(folder)), f"output_dir={folder}", *overrides]
     command += [f"trainer.devices={world}", f"trainer.strategy={strategy}"]
-    whole = kelip(*command, "name=whole", log=folder / "whole", world=world, prepare=prepare)
+    whole = kelip(*command, "name=whole", log=folder / "whole", world=world)
     assert whole.exit_codes == [0] * world, whole.output
     again = [*command, "name=killed", "--resume", "auto"]
     for number, point in enumerate(points):
         victim = 0 if point.is_on_rank_zero_alone else number % world
         log, mine = folder / str(point), {victim: point}
-        killed = kelip(*again, log=log, world=world, prepare=prepare, sabotage=mine)
+        killed = kelip(*again, log=log, world=world, sabotage=mine)
         assert killed.exit_codes[victim] == -signal.SIGKILL, f"{point} was not reached:\n{killed.output[-3000:]}"
-    last = kelip(*again, log=folder / "last", world=world, prepare=prepare)
+    last = kelip(*again, log=folder / "last", world=world)
     assert last.exit_codes == [0] * world, last.output
     return folder / "killed", folder / "whole"
 
@@ -94,6 +93,18 @@ def test_resume__byol_s_target_goes_on_and_stays_out_of_consolidated_weights(tmp
     assert [name for name, tensor in exported.items() if not torch.equal(found[name], tensor)] == []
 
 
+def test_resume__moving_average_goes_on(tmp_path: Path) -> None:
+    points = [KillPoint.at("mae", 4), KillPoint.at("contrastive", 8)]
+    killed, whole = run_and_kill(tmp_path, points, "trainer.ema_decay=0.9")
+    assert_same_run(killed, whole)
+    before_the_last = min(
+        (killed / "contrastive" / "checkpoints").glob("step=*")
+    )  # the last one holds the average alone
+    state = torch.load(before_the_last / "state.ckpt", weights_only=True)
+    name = "model.image_projection.weight"
+    assert not torch.equal(state["state_dict"][name], state["current_model_state"][name]), "the average is no other"
+
+
 @pytest.mark.slow
 def test_resume__twelve_kills_on_one_process(tmp_path: Path) -> None:
     assert_same_run(*run_and_kill(tmp_path, draw_kill_points(seed=1, count=12), "trainer.accumulate=2"))
@@ -113,7 +124,7 @@ def test_resume__six_kills_under_zero(tmp_path: Path, stage: int) -> None:
     pytest.importorskip("deepspeed")
     points = draw_kill_points(seed=2 + stage, count=6, sharded=True)
     strategy = f"deepspeed_stage_{stage}"
-    killed, whole = run_and_kill(tmp_path, points, world=2, strategy=strategy, prepare=allow_zero_on_cpu)
+    killed, whole = run_and_kill(tmp_path, points, world=2, strategy=strategy)
     assert read_record(killed) == read_record(whole)
     for file in WEIGHTS:
         assert (killed / file).read_bytes() == (whole / file).read_bytes()
@@ -126,10 +137,10 @@ def test_resume__on_other_numbers_of_processes(tmp_path: Path) -> None:
 
     A loss is logged by rank zero for its own share, the norm of the gradient for the whole batch.
     """
-    no_noise = "contrastive.image_encoder.patch_drop_rate=0"  # which dropout a rank draws depends on the ranks
+    noise = ["image_encoder.dropout_rate=0.1", "image_encoder.drop_path_rate=0.1"]  # beside patch dropout
     # Adam makes whole steps of gradients that are nothing but rounding, so the steps are small.
     small = "optimizer.learning_rate=1e-5"
-    command = ["pretrain", str(write_experiment(tmp_path)), f"output_dir={tmp_path}", no_noise, small]
+    command = ["pretrain", str(write_experiment(tmp_path)), f"output_dir={tmp_path}", *noise, small]
     whole = kelip(*command, "name=whole", log=tmp_path / "whole")
     assert whole.exit_codes == [0], whole.output
     again = [*command, "name=killed", "--resume", "auto"]
@@ -139,9 +150,10 @@ def test_resume__on_other_numbers_of_processes(tmp_path: Path) -> None:
         assert part.exit_codes[0] == (-signal.SIGKILL if point else 0), part.output
     expected, found = read_record(tmp_path / "whole"), read_record(tmp_path / "killed")
     assert [line["step"] for line in found] == [line["step"] for line in expected]
-    for key in ("train/gradient_norm", "train/learning_rate"):
+    # A fresh class token is all but zero before a LayerNorm: its gradient, thousands of others', has their rounding.
+    for key, tolerance in (("train/gradient_norm", 5e-5), ("train/learning_rate", 0.0)):
         ours, theirs = ([line[key] for line in record if key in line] for record in (found, expected))
-        assert ours == pytest.approx(theirs, rel=1e-5), key
+        assert ours == pytest.approx(theirs, rel=tolerance), key
     alone = [("mae", step) for step in range(3, 6)] + [("contrastive", step) for step in range(3)]  # on one process
     ours, theirs = (
         {(line["stage"], line["step"]): line["train/loss"] for line in record if "train/loss" in line}

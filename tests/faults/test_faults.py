@@ -3,16 +3,18 @@
 import json
 import os
 import signal
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from data_modules.sampling import BatchOrder
 from tests.faults.experiment import BATCH, CONTRASTIVE_STEPS, NUM_PAIRS, SAVE_EVERY, write_experiment
 from tests.faults.kill_points import KillPoint
 from tests.faults.runner import Outcome, Sabotage, kelip
-from tests.faults.sabotage import STEP, FullDisk, PoisonLoss, SignalAt
+from tests.faults.sabotage import STEP, FullDisk, Hang, HiddenCheckpoint, PoisonLoss, SignalAt
 
 pytestmark = pytest.mark.distributed
 REQUEUE = 75
@@ -21,8 +23,8 @@ REQUEUE = 75
 def train(folder: Path, *overrides: str, world: int = 1, sabotage: dict[int, Sabotage] | None = None) -> Outcome:
     """Contrastive training alone, in folder/tiny."""
     command = ["pretrain", str(write_experiment(folder)), f"output_dir={folder}", "mae=null", *overrides]
-    ddp = [f"trainer.devices={world}", "trainer.strategy=ddp"] if world > 1 else []
-    return kelip(*command, *ddp, log=folder / "log", world=world, sabotage=sabotage)
+    several = [f"trainer.devices={world}"] if world > 1 else []
+    return kelip(*command, *several, log=folder / "log", world=world, sabotage=sabotage)
 
 
 def checkpoint_names(folder: Path) -> list[str]:
@@ -64,6 +66,32 @@ def test_killed_rank__ends_the_others_with_the_cause(tmp_path: Path, victim: int
     assert "Traceback" not in ended.output
 
 
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("deepspeed_stage_2", marks=pytest.mark.slow)])
+def test_hung_rank__ends_the_others_in_the_stated_time(tmp_path: Path, strategy: str) -> None:
+    command = ["pretrain", str(write_experiment(tmp_path)), f"output_dir={tmp_path}", "mae=null"]
+    command += ["trainer.devices=2", f"trainer.strategy={strategy}", "trainer.timeout_minutes=0.15"]
+
+    def end_as_a_launcher_does(processes: list[BaseProcess]) -> None:
+        processes[0].join(timeout=90)  # far below torch's own 30 minutes
+        assert processes[0].exitcode is not None
+        assert processes[1].is_alive()
+        processes[1].kill()
+
+    ended = kelip(*command, log=tmp_path / "log", world=2, sabotage={1: Hang()}, while_running=end_as_a_launcher_does)
+    assert ended.exit_codes == [1, -signal.SIGKILL], ended.output
+    assert "rank 0 stops, because another process of the run has died or no longer answers (" in ended.output
+    assert "--resume auto" in ended.output
+    assert status_of(tmp_path) == "failed"
+
+
+def test_rank_that_sees_older_files__none_begins(tmp_path: Path) -> None:
+    train(tmp_path, world=2, sabotage={1: KillPoint.at("contrastive", 2 * SAVE_EVERY + 1)})
+    refused = train(tmp_path, "--resume", "auto", world=2, sabotage={1: HiddenCheckpoint()})
+    assert refused.exit_codes == [2, 2], refused.output
+    assert "rank 0 would go on with contrastive after step 6, and rank 1" in refused.output
+    assert "with contrastive after step 3; start the same command again" in refused.output
+
+
 def test_non_finite_loss_on_one_rank__stops_all_and_names_the_samples(tmp_path: Path) -> None:
     stopped = train(tmp_path, world=2, sabotage={1: PoisonLoss()})
     assert stopped.exit_codes == [1, 1], stopped.output
@@ -90,6 +118,22 @@ def test_non_finite_loss__skipped_by_policy(tmp_path: Path) -> None:
     assert all(bool(torch.isfinite(tensor).all()) for tensor in state["state_dict"].values())
     steps = {int(moments["step"]) for moments in state["optimizer_states"][0]["state"].values()}
     assert steps == {CONTRASTIVE_STEPS - 1}, "the optimizer has not seen the step that was skipped"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_non_finite_loss__skipped_under_zero_as_under_ddp(tmp_path: Path, stage: int) -> None:
+    pytest.importorskip("deepspeed")
+    models = []
+    for strategy in ("ddp", f"deepspeed_stage_{stage}"):
+        (folder := tmp_path / strategy).mkdir()
+        overrides = ["non_finite.policy=skip", "optimizer.learning_rate=1e-4", f"trainer.strategy={strategy}"]
+        skipped = train(folder, *overrides, world=2, sabotage={1: PoisonLoss()})
+        assert skipped.exit_codes == [0, 0], skipped.output
+        assert skipped.output.count("skipped, number 1 of at most 10") == 1
+        models.append(load_file(folder / "tiny" / "contrastive" / "dual_encoder" / "model.safetensors"))
+    for name, tensor in models[0].items():
+        torch.testing.assert_close(models[1][name], tensor, rtol=1e-5, atol=1e-5, msg=f"{name} differs")
 
 
 def test_full_disk__stops_all_and_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ class Architecture:
     """Id of the end token."""
     pad_id: int
     """Id of the padding."""
+    logit_bias: float | None = None
+    """Value of the bias that a sigmoid loss learns; none: the model has no bias."""
 
 
 def build_architecture(architecture: Architecture, logit_scale: float) -> DualEncoder:
@@ -45,6 +47,7 @@ def build_architecture(architecture: Architecture, logit_scale: float) -> DualEn
     joint = DualEncoderConfig(
         embed_dim=architecture.embed_dim,
         max_logit_scale=max(DualEncoderConfig().max_logit_scale, math.exp(logit_scale)),
+        initial_logit_bias=architecture.logit_bias,
     )
     with torch.random.fork_rng(devices=[]):
         text_encoder = TextEncoder(
@@ -100,6 +103,17 @@ class ForeignConfig:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise EncoderFileError(f"{self._origin}: {key} = {value!r} must be of type {kind.__name__}")
         return value
+
+    def take_optional(self, key: str, kind: type[Value]) -> Value | None:
+        """The same of a key that may be missing or null: none then.
+
+        Raises:
+            EncoderFileError: It is of another type.
+        """
+        if self._values.get(key) is None:
+            self._values.pop(key, None)
+            return None
+        return self.take(key, kind)
 
     def choose(self, key: str, choices: Mapping[str, Value], default: str | None = None) -> Value:
         """What stands for the name under a key, which counts as read.

@@ -198,6 +198,7 @@ def describe_foreign_model(model: DualEncoder, tokenizer: BilingualTokenizer, na
         context_length=tokenizer.context_length,
         eot_id=tokenizer.eot_id,
         pad_id=tokenizer.pad_id,
+        logit_bias=None if model.logit_bias is None else model.logit_bias.item(),
     )
     reasons = [f"{key} must be null" for key, value in _other_towers(model) if value is not None]
     if reasons := reasons or list(layout.refusals(architecture)):

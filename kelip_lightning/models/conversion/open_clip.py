@@ -4,6 +4,7 @@ Reference: mlfoundations/open_clip, `CLIPVisionCfg`, `CLIPTextCfg` and `create_m
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from kelip_lightning.models.conversion.architecture import Architecture, ForeignConfig, read_json
 from kelip_lightning.models.conversion.clip_names import IMAGE, clip_entries
-from kelip_lightning.models.conversion.key_map import Entry, Tensors
+from kelip_lightning.models.conversion.key_map import Entry, Layout, Tensors, entry
 from kelip_lightning.models.image_encoder import Activation, ImageEncoderConfig, Pooling
 from kelip_lightning.models.preprocessing import CLIP_MEAN, CLIP_STD
 from kelip_lightning.models.text_encoder import TextEncoderConfig
@@ -42,7 +43,8 @@ def read_architecture(folder: Path) -> Architecture:
     text = ForeignConfig(config.take("text_cfg", dict), f"{origin}.text_cfg")
     activation = Activation.quick_gelu if config.take("quick_gelu", bool, False) else Activation.gelu
     architecture = _read_text(text, _read_vision(vision, activation), activation, config.take("embed_dim", int))
-    config.expect(custom_text=False, init_logit_bias=None)
+    architecture = replace(architecture, logit_bias=config.take_optional("init_logit_bias", float))
+    config.expect(custom_text=False)
     config.finish("init_logit_scale", "nonscalar_logit_scale")
     return architecture
 
@@ -105,7 +107,9 @@ def _read_text(
 
 def entries(architecture: Architecture) -> list[Entry]:
     """Our tensors and theirs."""
-    return clip_entries(architecture.image.depth, architecture.text.depth, pre_norm=architecture.image.pre_norm)
+    names = clip_entries(architecture.image.depth, architecture.text.depth, pre_norm=architecture.image.pre_norm)
+    bias = [] if architecture.logit_bias is None else [entry("logit_bias", "logit_bias", Layout.batched)]
+    return [*names, *bias]
 
 
 def refusals(architecture: Architecture) -> Iterator[str]:
@@ -146,6 +150,8 @@ def config_files(architecture: Architecture) -> dict[str, Any]:
         "vision_cfg": vision_cfg,
         "text_cfg": text_cfg,
     }
+    if architecture.logit_bias is not None:
+        model_cfg["init_logit_bias"] = architecture.logit_bias
     preprocess_cfg = {
         "mean": CLIP_MEAN,
         "std": CLIP_STD,

@@ -41,6 +41,7 @@ BROKEN = [
     ),
     (["trainer.precision=bf16-true", "trainer.ema_decay=0.9"], "ema_decay = 0.9 would stand still in bfloat16"),
     (["mae.trainer.ema_decay=1"], "ema_decay = 1.0 must lie strictly between 0 and 1"),
+    (["mae.trainer.timeout_minutes=0"], "timeout_minutes = 0.0 must be above 0"),
     (["mae.optimizer.layer_decay=0"], "layer_decay = 0.0 must be above 0 and at most 1"),
     (["mae.data.sources={one: null}"], "mae.data.sources is empty"),
     (["contrastive.transform.image_size=48"], "contrastive.transform.image_size = 48 must equal"),

@@ -1,5 +1,6 @@
 """The masked autoencoder: what it sees, what it predicts, where gradients go."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,13 @@ import torch
 from torch import Tensor
 
 from kelip_lightning.losses.reconstruction import masked_mse
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
+from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
+from kelip_lightning.models.masked_autoencoder import (
+    MaskedAutoencoder,
+    MaskedAutoencoderConfig,
+    MaskedAutoencoderVariant,
+)
+from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
 from kelip_lightning.models.patches import patchify, unpatchify
 
 TinyAutoencoder = Callable[..., MaskedAutoencoder]
@@ -95,6 +102,29 @@ def test_learns__a_few_steps_lower_the_loss(tiny_autoencoder: TinyAutoencoder) -
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.97 * losses[0]
+
+
+@pytest.mark.parametrize("variant", list(MaskedAutoencoderVariant))
+def test_gradient_checkpointing__changes_no_gradient_and_runs_every_block_twice(
+    variant: MaskedAutoencoderVariant, tiny_image_config: Callable[..., ImageEncoderConfig]
+) -> None:
+    sizes = {"decoder_width": 12, "decoder_depth": 2, "decoder_num_heads": 2}
+    encoder = ImageEncoder(tiny_image_config(drop_path_rate=0.4, dropout_rate=0.3))
+    model = build_masked_autoencoder(encoder, MaskedAutoencoderConfig(variant=variant, norm_pix_loss=False, **sizes))
+    (images, noise), seeds, runs = _inputs(), torch.arange(3), [0]
+    blocks = [module for name, module in model.named_modules() if re.search(r"(blocks|layers)\.\d+$", name)]
+    for block in blocks:
+        block.register_forward_pre_hook(lambda *_: runs.append(runs.pop() + 1))
+    gradients, counts = [], []
+    for encoder.gradient_checkpointing in (False, True):
+        model.zero_grad()
+        runs[0] = 0
+        model(images, noise, seeds).prediction_BNP.square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        counts.append(runs[0])
+    assert counts[1] == 2 * counts[0]
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(plain, recomputed)
 
 
 @pytest.mark.parametrize(

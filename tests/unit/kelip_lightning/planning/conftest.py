@@ -17,8 +17,8 @@ from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretr
 from kelip_lightning.config.trainer import TrainerConfig
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderConfig
-from kelip_lightning.models.official_autoencoder import AnyMaskedAutoencoder, build_masked_autoencoder
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase, MaskedAutoencoderConfig
+from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
 from kelip_lightning.models.self_supervision import SelfSupervisionConfig
 from kelip_lightning.models.text_encoder import TextEncoder, TextEncoderConfig
 from kelip_lightning.optim.schedules import ScheduleConfig
@@ -98,7 +98,7 @@ def dual_encoder() -> Callable[[ContrastiveExperiment], DualEncoder]:
 
 
 @pytest.fixture
-def autoencoder() -> Callable[[MaskedPretrainExperiment], AnyMaskedAutoencoder]:
+def autoencoder() -> Callable[[MaskedPretrainExperiment], MaskedAutoencoderBase]:
     """Builds a warm-up's real model."""
     return lambda stage: build_masked_autoencoder(ImageEncoder(stage.image_encoder), stage.masked_autoencoder)
 

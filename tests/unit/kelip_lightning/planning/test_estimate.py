@@ -44,6 +44,18 @@ def test_estimate__stage_by_stage(
         assert one.fits
 
 
+def test_estimate__counts_a_tile_where_the_loss_works_in_tiles(
+    contrastive: Callable[..., ContrastiveExperiment],
+) -> None:
+    experiment = contrastive(image=SMALL, text=SMALL, vocab_size=300, global_batch_size=4096)
+    whole = estimate(experiment)["contrastive"]
+    experiment.loss.tile_size = 64
+    tiled = estimate(experiment)["contrastive"]
+    assert tiled.tile == 64
+    for one, other in zip(whole.memory, tiled.memory, strict=True):
+        assert one.total - other.total == one.loss - other.loss == 4 * 4096 * (4096 - 64)
+
+
 def test_estimate__does_not_fit(contrastive: Callable[..., ContrastiveExperiment]) -> None:
     (stage,) = estimate(contrastive(), gpu="a100").values()  # 32,768 pairs on one GPU
     assert not any(one.fits or one.fits_checkpointed for one in stage.memory)
@@ -63,18 +75,25 @@ def test_estimate__evaluations_are_counted(contrastive: Callable[..., Contrastiv
         assert evaluation.times == times
 
 
+@pytest.mark.parametrize("decay", [None, 0.99])
 def test_estimate__checkpoint_has_the_size_of_a_real_one(
     tmp_path: Path,
+    decay: float | None,
     contrastive: Callable[..., ContrastiveExperiment],
     dual_encoder: Callable[[ContrastiveExperiment], DualEncoder],
 ) -> None:
-    experiment = contrastive(image=SMALL, text=SMALL, vocab_size=3000, trainer={"precision": "32"})
+    experiment = contrastive(image=SMALL, text=SMALL, vocab_size=3000, trainer={"precision": "32", "ema_decay": decay})
     model = dual_encoder(experiment)
     optimizer = build_optimizer(model, experiment.optimizer)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    torch.save({"state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()]}, tmp_path / "one.ckpt")
+    saved = {"state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()]}
+    if (
+        decay is not None
+    ):  # Lightning's WeightAveraging saves the average in the place of the weights, and these beside it
+        saved["current_model_state"] = {name: one.clone() for name, one in model.state_dict().items()}
+    torch.save(saved, tmp_path / "one.ckpt")
     disk = estimate(experiment)["contrastive"].disk
     assert disk.checkpoint == pytest.approx((tmp_path / "one.ckpt").stat().st_size, rel=0.03)
     assert disk.exported == sum(one.nbytes for one in model.state_dict().values() if one.is_floating_point())

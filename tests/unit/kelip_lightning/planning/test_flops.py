@@ -16,8 +16,7 @@ from kelip_lightning.losses.contrastive import contrastive_loss
 from kelip_lightning.losses.self_supervised import nt_xent
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import ImageEncoder
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderVariant
-from kelip_lightning.models.official_autoencoder import AnyMaskedAutoencoder
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase, MaskedAutoencoderVariant
 from kelip_lightning.models.self_supervision import ByolBranch, SelfSupervisionMethod, build_branch
 from kelip_lightning.planning.flops import count_flops, evaluation_flops
 from kelip_lightning.planning.passes import patch_embedding_flops
@@ -161,7 +160,7 @@ def test_count_flops__warm_up_equals_torch_s_counter(
     image: dict[str, Any],
     decoder: dict[str, Any],
     masked: Masked,
-    autoencoder: Callable[[MaskedPretrainExperiment], AnyMaskedAutoencoder],
+    autoencoder: Callable[[MaskedPretrainExperiment], MaskedAutoencoderBase],
 ) -> None:
     stage, batch = masked(image, decoder), 1
     model, encoder = autoencoder(stage), stage.image_encoder

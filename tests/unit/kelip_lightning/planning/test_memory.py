@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
-from kelip_lightning.losses.contrastive import contrastive_loss
+from kelip_lightning.losses.contrastive import ContrastiveKind, contrastive_loss
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import Activation
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
@@ -140,39 +140,46 @@ def test_state_memory__by_precision_and_ranks() -> None:
     counts = ParameterCounts(all=1000, matrices=900, one_moment=0)
     mixed = state_memory(counts, "ddp", "bf16-mixed", 2)
     assert (mixed.weights, mixed.optimizer, mixed.buffers) == (4000, 8000, 4000 + 1800)
+    averaged = state_memory(counts, "ddp", "bf16-mixed", 2, averaged=True)
+    assert averaged.total - mixed.total == averaged.optimizer - mixed.optimizer == 4 * counts.all
     true = state_memory(counts, "ddp", "bf16-true", 2)
     assert (true.weights, true.optimizer, true.buffers) == (2000, 4000, 2000)
     assert numbers_of("bf16-mixed", "deepspeed_stage_2") == numbers_of("bf16-true", "ddp")
 
 
-class LargestTensor(TorchDispatchMode):
-    """The values of the largest tensor that anything inside makes."""
+class TensorsMade(TorchDispatchMode):
+    """Number of values of every tensor that is made inside, views and results in place left out."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.numel = 0
+        self.sizes: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):
-            self.numel = max(self.numel, result.numel())
+        known = {one.untyped_storage().data_ptr() for one in args if isinstance(one, Tensor)}
+        if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in known:
+            self.sizes.append(result.numel())
         return result
 
 
-@pytest.mark.parametrize("tile", [None, 32])
-def test_loss_memory__is_one_matrix_and_its_copy(tile: int | None) -> None:
-    batch, embed_dim = 256, 16
+@pytest.mark.parametrize("tile", [None, 64])
+@pytest.mark.parametrize("kind", list(ContrastiveKind))
+def test_loss_memory__is_what_the_loss_makes(kind: ContrastiveKind, tile: int | None) -> None:
+    batch, embed_dim, num_crops = 256, 16, 5
     features = [F.normalize(torch.randn(n, batch, embed_dim), dim=-1).requires_grad_() for n in (2, 3, 1)]
-    scale = torch.tensor([10.0], requires_grad=True)
+    factors = [torch.tensor([10.0], requires_grad=True)]
+    if kind is ContrastiveKind.sigmoid:
+        factors.append(torch.tensor([-10.0], requires_grad=True))
 
     def loss() -> Tensor:
-        return contrastive_loss(features[0], features[1], features[2][0], scale, tile_size=tile).total
+        return contrastive_loss(features[0], features[1], features[2][0], *factors, tile_size=tile).total
 
-    with LargestTensor() as largest:
+    with TensorsMade() as made:
         loss().backward()
-    planned = loss_memory(batch_size=batch, negatives=batch, num_crops=5, embed_dim=embed_dim, tile=32)
-    matrix = planned.full if tile is None else planned.tiled
-    # With small tiles the gradients of all features outgrow a tile.
-    assert 4 * largest.numel == max(matrix // 2, 4 * 5 * batch * embed_dim)
-    assert kept_bytes(loss, [*features, scale]) < planned.features
-    assert planned.features == 2 * (5 + 1) * batch * embed_dim * 4
+    planned = loss_memory(kind, batch_size=batch, negatives=batch, num_crops=num_crops, embed_dim=embed_dim, tile=64)
+    matrix = batch * (tile or batch)
+    assert max(made.sizes) == max(matrix, num_crops * batch * embed_dim)
+    num_tiles = batch * batch // matrix * num_crops * (1 if kind is ContrastiveKind.sigmoid else 2)
+    assert made.sizes.count(matrix) == num_tiles * (planned.full if tile is None else planned.tiled) // (4 * matrix)
+    assert kept_bytes(loss, [*features, *factors]) < planned.features
+    assert planned.features == 2 * (num_crops + 1) * batch * embed_dim * 4

@@ -138,6 +138,25 @@ def test_load__refuses_what_our_model_has_not(
         load_foreign_model(tmp_path, ExportFormat.open_clip)
 
 
+@torch.no_grad()
+def test_export__the_bias_of_a_sigmoid_loss(
+    moved_model: MovedModel, exported_tokenizer: BilingualTokenizer, inputs: Any, tmp_path: Path
+) -> None:
+    model = moved_model(joint={"initial_logit_bias": -10.0})
+    folder = _write(tmp_path / "out", model, exported_tokenizer)
+    theirs = open_clip.create_model(f"local-dir:{folder}").eval()
+    tokens = exported_tokenizer.encode(inputs.captions, context_length=14)
+    logits, _ = theirs.get_logits(inputs.images, tokens)
+    cosines = model.encode_image(inputs.images) @ model.encode_text(tokens).T
+    assert model.logit_bias is not None
+    torch.testing.assert_close(logits, model.scale() * cosines + model.logit_bias, **TOLERANCE)
+    again = load_foreign_model(folder, ExportFormat.open_clip).model
+    assert again.logit_bias is not None
+    assert torch.equal(again.logit_bias, model.logit_bias)
+    with pytest.raises(ExportError, match="the layout of transformers has no place for logit_bias of this model"):
+        write_foreign_folder(tmp_path / "no", model, exported_tokenizer, ExportFormat.transformers, "# card")
+
+
 def test_export__refuses_two_activations(
     moved_model: MovedModel, exported_tokenizer: BilingualTokenizer, tmp_path: Path
 ) -> None:
