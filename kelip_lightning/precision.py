@@ -41,22 +41,6 @@ def choose_precision(name: str, accelerator: str) -> LightningPrecision:
             raise ValueError(f"precision = {name!r} must be one of {', '.join(PRECISIONS)}")
 
 
-def choose_attention(precision: LightningPrecision, accelerator: str) -> None:
-    """Choose how this process computes attention.
-
-    On a CPU in bfloat16, torch's fused kernel takes several times as long as the plain products for sequences of tens
-    of tokens, in the backward pass above all; everywhere else it is the faster one.
-
-    Args:
-        precision: As Lightning is given it.
-        accelerator: `auto`, `cpu` or `gpu`.
-    """
-    import torch
-
-    # Named after CUDA, this switch governs the CPU's fused kernel as well.
-    torch.backends.cuda.enable_flash_sdp(uses_cuda(accelerator) or precision == "32-true")
-
-
 def uses_cuda(accelerator: str) -> bool:
     """Whether Lightning would train on a CUDA device of this machine."""
     import torch

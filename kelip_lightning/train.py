@@ -49,7 +49,7 @@ from kelip_lightning.models.self_supervision import build_branch
 from kelip_lightning.models.weights_folder import config_to_dict
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
-from kelip_lightning.precision import choose_attention, choose_precision
+from kelip_lightning.precision import choose_precision
 from kelip_lightning.resume import open_stage
 from kelip_lightning.run_folder import RunFolder
 from kelip_lightning.stage_folder import StageFolder
@@ -226,8 +226,6 @@ def build_trainer(
     config = experiment.trainer
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    precision = choose_precision(config.precision, config.accelerator)
-    choose_attention(precision, config.accelerator)
     checkpoint = CheckpointCallback(
         experiment.checkpoint,
         stage.checkpoints,
@@ -239,7 +237,7 @@ def build_trainer(
     )
     trainer = pl.Trainer(
         max_steps=experiment.schedule.max_steps,
-        precision=precision,
+        precision=choose_precision(config.precision, config.accelerator),
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kelip_lightning import precision
-from kelip_lightning.precision import LightningPrecision, choose_attention, choose_precision, cpu_features
+from kelip_lightning.precision import choose_precision, cpu_features
 
 
 @pytest.mark.parametrize(("name", "expected"), [("32", "32-true"), ("bf16-mixed", "bf16-mixed"), ("bf16-true",) * 2])
@@ -43,30 +43,3 @@ def test_cpu_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cpu_features(tmp_path / "none") == frozenset()
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     assert cpu_features(file) == frozenset()
-
-
-@pytest.mark.parametrize(
-    ("numbers", "accelerator", "cuda", "fused"),
-    [
-        ("bf16-mixed", "cpu", False, False),
-        ("bf16-true", "auto", False, False),
-        ("32-true", "cpu", False, True),
-        ("bf16-mixed", "auto", True, True),
-        ("bf16-mixed", "cpu", True, False),
-    ],
-)
-def test_choose_attention(
-    monkeypatch: pytest.MonkeyPatch, numbers: LightningPrecision, accelerator: str, cuda: bool, fused: bool
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    before = torch.backends.cuda.flash_sdp_enabled()
-    q, k, v = (torch.randn(3, 2, 5, 8, requires_grad=True) for _ in range(3))
-    try:
-        choose_attention(numbers, accelerator)
-        with torch.profiler.profile() as profile:
-            out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    finally:
-        torch.backends.cuda.enable_flash_sdp(before)
-    assert fused == any("flash_attention_for_cpu" in event.key for event in profile.key_averages())
-    expected = ((q @ k.mT) / 8**0.5).softmax(dim=-1) @ v
-    torch.testing.assert_close(out, expected)
