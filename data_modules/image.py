@@ -14,7 +14,6 @@ from data_modules.records import ImageBatch, PairRecord
 from data_modules.sampling import Draw, Order
 from data_modules.sources.config import SourceConfig
 from data_modules.stage_data import StageDataModule
-from data_modules.transforms.crops import stack_images
 from data_modules.transforms.masked_image import MaskedImage, MaskedImageConfig
 
 
@@ -89,7 +88,7 @@ class ImageDataModule(StageDataModule):
         """Samples to one batch."""
         samples = [one.sample for one in loaded]
         return ImageBatch(
-            images=torch.from_numpy(stack_images([sample.image for sample in samples])),
+            images=torch.from_numpy(np.stack([sample.image for sample in samples])),
             noise=torch.from_numpy(np.stack([sample.noise for sample in samples])),
             sample_ids=torch.tensor([sample.sample_id for sample in samples]),
             sample_seeds=torch.tensor([sample.sample_seed for sample in samples]),

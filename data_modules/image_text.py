@@ -19,7 +19,6 @@ from data_modules.sources.languages import LanguageRule, apply_language_rule
 from data_modules.sources.protocol import PairSource
 from data_modules.stage_data import StageDataModule
 from data_modules.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
-from data_modules.transforms.crops import stack_images
 from data_modules.transforms.multi_crop import MultiCrop, MultiCropConfig
 
 
@@ -122,13 +121,13 @@ class ImageTextDataModule(StageDataModule):
         samples = [one.sample for one in loaded]
         captions = [sample.caption for sample in samples]
         return ImageTextBatch(
-            global_crops=torch.from_numpy(stack_images([sample.global_crops for sample in samples], axis=1)),
-            local_crops=torch.from_numpy(stack_images([sample.local_crops for sample in samples], axis=1)),
+            global_crops=torch.from_numpy(np.stack([sample.global_crops for sample in samples], axis=1)),
+            local_crops=torch.from_numpy(np.stack([sample.local_crops for sample in samples], axis=1)),
             tokens=self.tokenizer.encode(captions),
             languages=torch.tensor([sample.language for sample in samples]),
             sample_ids=torch.tensor([sample.sample_id for sample in samples]),
             sample_seeds=torch.tensor([sample.sample_seed for sample in samples]),
             captions=captions,
-            views=torch.from_numpy(stack_images([sample.views for sample in samples], axis=1)),
+            views=torch.from_numpy(np.stack([sample.views for sample in samples], axis=1)),
             faults=[fault for one in loaded for fault in one.faults],
         )

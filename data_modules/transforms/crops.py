@@ -67,19 +67,6 @@ def cut_crops(image: EncodedImage, crops: Sequence[Crop], background: tuple[int,
     return [_crop_pixels(picture, crop, across, down) for crop in crops]
 
 
-def stack_images(images: Sequence[NDArray[np.uint8]], axis: int = 0) -> NDArray[np.uint8]:
-    """`np.stack` of arrays (..., 3, H, W) that keeps channels last in memory, as decoders and Pillow give them.
-
-    Deviation: the result is not contiguous. Turning every picture round on the CPU would cost as much as half of its
-    resizing; the device does it at once.
-    """
-    leading = range(images[0].ndim - 3)
-    channels, height, width = range(len(leading), len(leading) + 3)
-    stacked = np.stack([image.transpose(*leading, height, width, channels) for image in images], axis=axis)
-    # The new axis stands among the leading ones.
-    return stacked.transpose(*leading, channels, width + 1, height, width)
-
-
 def choose_reduction(crops: Sequence[Crop]) -> int:
     """The largest of 1, 2, 4 and 8 by which a picture may shrink without one of its crops being enlarged by it."""
     smallest = min(

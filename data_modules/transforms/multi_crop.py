@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data_modules.decoding import EncodedImage, open_image
 from data_modules.transforms.background import Background, draw_background
-from data_modules.transforms.crops import Crop, check_scales, cut_crops, draw_box, stack_images
+from data_modules.transforms.crops import Crop, check_scales, cut_crops, draw_box
 from data_modules.transforms.strong import StrongAugmentation, StrongConfig
 from data_modules.transforms.views import ViewConfig
 
@@ -123,4 +123,4 @@ def _change(crops: list[Crops], strong: StrongAugmentation | None, generator: np
 
 
 def _stack(crops: list[Crops], side: int) -> Crops:
-    return stack_images(crops) if crops else np.empty((0, 3, side, side), dtype=np.uint8)
+    return np.array(crops, dtype=np.uint8).reshape(-1, 3, side, side)

@@ -19,9 +19,7 @@ def normalize_images(images: Tensor) -> Tensor:
     Reference:
         The official KELIP preprocessing uses CLIP's constants (Radford et al. 2021).
     """
-    # Loaders give channels last in memory.
-    values = images.to(torch.float32, memory_format=torch.contiguous_format)
-    scaled = values / 255 if images.dtype == torch.uint8 else values
+    scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     # The type is named: under bf16-true the default is bfloat16.
     mean = torch.tensor(CLIP_MEAN, dtype=torch.float32, device=images.device).view(3, 1, 1)
     std = torch.tensor(CLIP_STD, dtype=torch.float32, device=images.device).view(3, 1, 1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_modules.decoding import EncodedImage, decode_image, open_image
-from data_modules.transforms.crops import Crop, choose_reduction, crop_resized, cut_crops, draw_box, stack_images
+from data_modules.transforms.crops import Crop, choose_reduction, crop_resized, cut_crops, draw_box
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
@@ -137,12 +137,3 @@ def test_cut_crops__any_box_of_any_jpeg(width: int, height: int, size: int, seed
     image = _jpeg(width, height)
     box = draw_box(width, height, 0.01, 1.0, np.random.default_rng(seed))
     assert cut_crops(image, [Crop(box, size, flip=False)], (255, 255, 255))[0].shape == (3, size, size)
-
-
-@pytest.mark.parametrize(("shape", "axis"), [((3, 5, 4), 0), ((2, 3, 5, 4), 1), ((0, 3, 5, 4), 1), ((2, 3, 5, 4), 0)])
-def test_stack_images__is_stack_with_channels_last_in_memory(shape: tuple[int, ...], axis: int) -> None:
-    generator = np.random.default_rng(0)
-    images = [generator.integers(0, 256, shape, dtype=np.uint8) for _ in range(6)]
-    found = stack_images(images, axis=axis)
-    assert np.array_equal(found, np.stack(images, axis=axis))
-    assert np.moveaxis(found, -3, -1).flags.c_contiguous
