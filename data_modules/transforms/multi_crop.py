@@ -123,4 +123,5 @@ def _change(crops: list[Crops], strong: StrongAugmentation | None, generator: np
 
 
 def _stack(crops: list[Crops], side: int) -> Crops:
-    return np.array(crops, dtype=np.uint8).reshape(-1, 3, side, side)
+    # np.stack keeps the decoders' order in memory, channels last; np.array would turn every picture round.
+    return np.stack(crops) if crops else np.empty((0, 3, side, side), dtype=np.uint8)
