@@ -16,6 +16,8 @@ WITHOUT_EFFECT = frozenset(
         "log_every_n_steps",
         "checkpoint",
         "num_workers",
+        "timeout_minutes",
+        "read_timeout_seconds",
     }
 )
 """Keys that change nothing about the trained weights, wherever they stand."""

@@ -22,6 +22,8 @@ def test_training_fingerprint__names_places_and_bookkeeping_do_not_count() -> No
         "trainer.log_every_n_steps=7",
         "checkpoint.keep_last=9",
         "contrastive.data.num_workers=0",
+        "trainer.timeout_minutes=5",
+        "contrastive.data.sources.plain.read_timeout_seconds=9",
         "contrastive.evaluation.every_n_steps=3",
         "contrastive.evaluation.retrieval.flags=null",
     )
