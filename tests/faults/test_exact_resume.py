@@ -86,7 +86,7 @@ def test_resume__byol_s_target_goes_on_and_stays_out_of_consolidated_weights(tmp
     ]
     killed, whole = run_and_kill(tmp_path, [KillPoint.at("contrastive", 7)], *byol)
     assert_same_run(killed, whole)
-    assert "contrastive/self_supervision.target_encoder.vit.pos_embed" in final_tensors(killed)
+    assert "contrastive/state_dict/self_supervision.target_encoder.vit.pos_embed" in final_tensors(killed)
     consolidate(killed, tmp_path / "weights")
     found, exported = (load_file(file) for file in (tmp_path / "weights" / "model.safetensors", killed / WEIGHTS[1]))
     assert found.keys() == exported.keys()
