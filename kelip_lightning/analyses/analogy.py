@@ -66,15 +66,18 @@ def analogy_findings(
         DataError: A relation has no query in one of the halves.
     """
     dev, test = split_halves(name, queries)
-    image_only = query_ranks(test, images, texts, ("ko", "ko"), 0.0)
+    image_only = query_ranks(test, images[[one.image for one in test]], images)
     found = Findings()
     for pairing, languages in PAIRINGS.items():
-        curve = {scale: _top1(dev, query_ranks(dev, images, texts, languages, scale), bootstrap) for scale in LAMBDAS}
+        curve = {
+            scale: _top1(dev, query_ranks(dev, asked_with(dev, images, texts, languages, scale), images), bootstrap)
+            for scale in LAMBDAS
+        }
         best = max(LAMBDAS, key=lambda scale: (curve[scale].value, -scale))
         ranks = {
-            "analogy": query_ranks(test, images, texts, languages, best),
+            "analogy": query_ranks(test, asked_with(test, images, texts, languages, best), images),
             "image only": image_only,
-            "text only": text_ranks(test, images, texts[languages[0]]),
+            "text only": query_ranks(test, texts[languages[0]][[one.target for one in test]], images),
         }
         found.extend(_report(name, pairing, test, ranks, best, bootstrap))
         found.summary += [
@@ -106,43 +109,32 @@ def split_halves(name: str, queries: Sequence[AnalogyQuery]) -> tuple[list[Analo
     return dev, test
 
 
-def query_ranks(
-    queries: Sequence[AnalogyQuery],
-    images: Tensor,
-    texts: dict[str, Tensor],
-    languages: tuple[str, str],
-    scale: float,
-    chunk: int = 1024,
-) -> NDArray[np.int64]:
+def query_ranks(queries: Sequence[AnalogyQuery], asked: Tensor, images: Tensor, chunk: int = 1024) -> NDArray[np.int64]:
     """(Q,) rank of the best right image of each query, 0 is best, its own image left out.
+
+    Wrong images that score at least as much as the best right one count as before it.
 
     Args:
         queries: Q queries.
+        asked: (Q, E) what the images are compared with: from `asked_with`, or the target texts alone.
         images: (M, E) unit rows.
-        texts: Language -> (T, E) unit rows.
-        languages: Of the target text and of the source text.
-        scale: λ.
         chunk: Queries scored at a time.
     """
-    return _ranks(queries, asked_with(queries, images, texts, languages, scale), images, chunk)
+    ranks = []
+    for start in range(0, len(queries), chunk):
+        members = queries[start : start + chunk]
+        scores = _scores(members, asked[start : start + chunk], images)
+        right = torch.zeros_like(scores, dtype=torch.bool)
+        rows = [row for row, one in enumerate(members) for _ in one.right]
+        right[rows, [index for one in members for index in one.right]] = True
+        best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
+        ranks.append(((scores >= best) & ~right).sum(dim=1))
+    return torch.cat(ranks).numpy()
 
 
-def text_ranks(queries: Sequence[AnalogyQuery], images: Tensor, texts: Tensor, chunk: int = 1024) -> NDArray[np.int64]:
-    """The same when the target text alone is asked with; texts are (T, E)."""
-    return _ranks(queries, texts[[one.target for one in queries]], images, chunk)
-
-
-def nearest_images(
-    queries: Sequence[AnalogyQuery],
-    images: Tensor,
-    texts: dict[str, Tensor],
-    languages: tuple[str, str],
-    scale: float,
-    top: int,
-) -> Tensor:
+def nearest_images(queries: Sequence[AnalogyQuery], asked: Tensor, images: Tensor, top: int) -> Tensor:
     """(Q, top) gallery rows of the nearest images, int64; arguments as in `query_ranks`."""
-    scores = _scores(queries, asked_with(queries, images, texts, languages, scale), images)
-    return scores.topk(top, dim=1).indices
+    return _scores(queries, asked, images).topk(top, dim=1).indices
 
 
 def asked_with(
@@ -152,7 +144,15 @@ def asked_with(
     languages: tuple[str, str],
     scale: float,
 ) -> Tensor:
-    """(Q, E) image + scale * (target text − source text); arguments as in `query_ranks`."""
+    """(Q, E) image + scale * (target text − source text).
+
+    Args:
+        queries: Q queries.
+        images: (M, E) unit rows.
+        texts: Language -> (T, E) unit rows.
+        languages: Of the target text and of the source text.
+        scale: λ.
+    """
     target = texts[languages[0]][[one.target for one in queries]]
     source = texts[languages[1]][[one.source for one in queries]]
     return images[[one.image for one in queries]] + scale * (target - source)
@@ -164,20 +164,6 @@ def _scores(queries: Sequence[AnalogyQuery], asked: Tensor, images: Tensor) -> T
     rows = [row for row, one in enumerate(queries) for _ in one.left_out]
     scores[rows, [index for one in queries for index in one.left_out]] = -torch.inf
     return scores
-
-
-def _ranks(queries: Sequence[AnalogyQuery], asked: Tensor, images: Tensor, chunk: int) -> NDArray[np.int64]:
-    """Wrong images that score at least as much as the best right one count as before it."""
-    ranks = []
-    for start in range(0, len(queries), chunk):
-        members = queries[start : start + chunk]
-        scores = _scores(members, asked[start : start + chunk], images)
-        right = torch.zeros_like(scores, dtype=torch.bool)
-        rows = [row for row, one in enumerate(members) for _ in one.right]
-        right[rows, [index for one in members for index in one.right]] = True
-        best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-        ranks.append(((scores >= best) & ~right).sum(dim=1))
-    return torch.cat(ranks).numpy()
 
 
 def _by_relation(queries: Sequence[AnalogyQuery]) -> dict[str, NDArray[np.int64]]:

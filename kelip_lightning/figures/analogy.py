@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor
 
 from data_modules.analogy_queries import AnalogyQuery, AnalogySet
-from kelip_lightning.analyses.analogy import DEV_HALF, MACRO, PAIRINGS, in_test_half, nearest_images
+from kelip_lightning.analyses.analogy import DEV_HALF, MACRO, PAIRINGS, asked_with, in_test_half, nearest_images
 from kelip_lightning.analyses.records import Findings, number
 from kelip_lightning.figures.image_rows import ImageRow, draw_image_rows
 from kelip_lightning.figures.interval_chart import draw_interval_chart, row_of
@@ -65,7 +65,8 @@ def _examples(
     rows: list[ImageRow] = []
     top = min(TOP, len(images) - 1)
     for language in ("ko", "en") if shown else ():
-        found = nearest_images(shown, images, texts, PAIRINGS[language], scales[language], top).tolist()
+        asked = asked_with(shown, images, texts, PAIRINGS[language], scales[language])
+        found = nearest_images(shown, asked, images, top).tolist()
         rows += [
             _example(data, query, indices, language, scales[language])
             for query, indices in zip(shown, found, strict=True)
