@@ -119,7 +119,7 @@ def test_in_test_half__is_fixed_and_about_half() -> None:
 
 
 def test_nearest_images__leave_the_query_out() -> None:
-    queries, images, texts = additive_world(0.6)
+    queries, images, _ = additive_world(0.6)
     found = nearest_images(queries[:4], images[[query.image for query in queries[:4]]], images, 3)
     assert found.shape == (4, 3)
     assert all(query.image not in row for query, row in zip(queries[:4], found.tolist(), strict=True))
