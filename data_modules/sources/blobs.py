@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 import fsspec
@@ -134,7 +134,7 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
     threading.Thread(target=run, daemon=True).start()
     try:
         worked, answer = answers.get(timeout=seconds)
-    except Exception as error:  # queue.Empty
+    except Empty as error:
         raise TimeoutError(f"no answer within {seconds:g} s") from error
     if not worked:
         raise answer
