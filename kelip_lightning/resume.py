@@ -37,6 +37,8 @@ MAY_CHANGE = (
     "non_finite.",
 )
 """Keys, or beginnings of keys, in which a resumed run may differ: none of them changes what is learnt."""
+READ_TIMEOUT = ".read_timeout_seconds"
+"""Ends the keys of the sources' time limits, which may differ too."""
 
 
 def find_run(wanted: str, own: Path) -> RunFolder | None:
@@ -107,7 +109,8 @@ def refuse_other_settings(run: RunFolder, loaded: LoadedExperiment[Any]) -> list
 
 def _may_change(key: str) -> bool:
     inner = key.removeprefix("mae.").removeprefix("contrastive.")
-    return any(inner == one or (one.endswith(".") and inner.startswith(one)) for one in MAY_CHANGE)
+    may_change = any(inner == one or (one.endswith(".") and inner.startswith(one)) for one in MAY_CHANGE)
+    return may_change or inner.endswith(READ_TIMEOUT)
 
 
 def record_resumption(run: RunFolder, overrides: Sequence[str], changes: Sequence[str]) -> None:

@@ -96,6 +96,11 @@ def test_refuse_other_settings__names_what_differs(run: RunFolder) -> None:
         refuse_other_settings(run, load("contrastive.optimizer.learning_rate=0.001", "trainer.devices=2"))
 
 
+def test_refuse_other_settings__time_limits_of_reading_may_change(run: RunFolder) -> None:
+    slow = "contrastive.data.sources.plain.read_timeout_seconds"
+    assert refuse_other_settings(run, load(f"{slow}=300")) == [f"{slow}: 60.0 -> 300.0"]
+
+
 def test_record_resumption__one_line_each(run: RunFolder) -> None:
     record_resumption(run, ["a=1"], ["x: 1 -> 2"])
     record_resumption(run, [], [])
