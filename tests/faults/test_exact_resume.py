@@ -137,10 +137,12 @@ def test_resume__on_other_numbers_of_processes(tmp_path: Path) -> None:
 
     A loss is logged by rank zero for its own share, the norm of the gradient for the whole batch.
     """
-    noise = ["image_encoder.dropout_rate=0.1", "image_encoder.drop_path_rate=0.1"]  # beside patch dropout
+    # A fresh class token is all but zero, so that a LayerNorm before the blocks would make its gradient, and the
+    # rounding in it, thousands of times as large as all others.
+    model = ["image_encoder.pre_norm=false", "image_encoder.dropout_rate=0.1", "image_encoder.drop_path_rate=0.1"]
     # Adam makes whole steps of gradients that are nothing but rounding, so the steps are small.
     small = "optimizer.learning_rate=1e-5"
-    command = ["pretrain", str(write_experiment(tmp_path)), f"output_dir={tmp_path}", *noise, small]
+    command = ["pretrain", str(write_experiment(tmp_path)), f"output_dir={tmp_path}", *model, small]
     whole = kelip(*command, "name=whole", log=tmp_path / "whole")
     assert whole.exit_codes == [0], whole.output
     again = [*command, "name=killed", "--resume", "auto"]
@@ -150,10 +152,9 @@ def test_resume__on_other_numbers_of_processes(tmp_path: Path) -> None:
         assert part.exit_codes[0] == (-signal.SIGKILL if point else 0), part.output
     expected, found = read_record(tmp_path / "whole"), read_record(tmp_path / "killed")
     assert [line["step"] for line in found] == [line["step"] for line in expected]
-    # A fresh class token is all but zero before a LayerNorm: its gradient, thousands of others', has their rounding.
-    for key, tolerance in (("train/gradient_norm", 5e-5), ("train/learning_rate", 0.0)):
+    for key in ("train/gradient_norm", "train/learning_rate"):
         ours, theirs = ([line[key] for line in record if key in line] for record in (found, expected))
-        assert ours == pytest.approx(theirs, rel=tolerance), key
+        assert ours == pytest.approx(theirs, rel=1e-5), key
     alone = [("mae", step) for step in range(3, 6)] + [("contrastive", step) for step in range(3)]  # on one process
     ours, theirs = (
         {(line["stage"], line["step"]): line["train/loss"] for line in record if "train/loss" in line}
