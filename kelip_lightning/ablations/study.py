@@ -18,6 +18,9 @@ from kelip_lightning.errors import ConfigError
 
 Trained = PretrainExperiment | ContrastiveExperiment
 
+QUICK_SEEDS = 2
+"""Fewer have no spread, and quick runs are there to show that all works."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
@@ -26,7 +29,7 @@ class Choice:
     scale: str | None = None
     """Name of a scale; none: the first."""
     seeds: int | None = None
-    """Number of seeds; none: the study's."""
+    """Number of seeds; none: the study's, or `QUICK_SEEDS` where the quick settings apply."""
     quick: bool = False
     """Whether the scale's quick settings apply."""
     output: Path = Path("runs/ablations")
@@ -106,7 +109,7 @@ def open_study(file: Path, choice: Choice, *, on_this_machine: bool = True) -> S
     if choice.quick and not scale.quick:
         raise ConfigError([f"--quick: scales.{scale_name}.quick in {file} is empty; leave --quick out"])
     shared = [*scale.settings, *(scale.quick if choice.quick else [])]
-    seeds = choice.seeds if choice.seeds is not None else config.seeds
+    seeds = choice.seeds if choice.seeds is not None else QUICK_SEEDS if choice.quick else config.seeds
     runs: list[PlannedRun] = []
     problems: list[str] = []
     schema = find_schema(base, (PretrainExperiment, ContrastiveExperiment))

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", metavar="NAME", help="which of the study's experiments (default: the first)")
     parser.add_argument("--seeds", type=_count, metavar="N", help="number of seeds (default: the study's)")
     parser.add_argument("--variant", action="append", metavar="NAME", help="train this variant only; may be repeated")
-    parser.add_argument("--quick", action="store_true", help="the study's short runs: the same path, no findings")
+    parser.add_argument("--quick", action="store_true", help="short runs, two seeds: the same path, no findings")
     parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs beside each other (default: 1)")
     parser.add_argument("--resume", action="store_true", help="go on with the runs that were cut off")
     parser.add_argument("--output", type=Path, default=Path("runs/ablations"), metavar="FOLDER", help="folder of all")

@@ -110,3 +110,13 @@ def test_pool__seconds_add_up_over_resumptions(study: Study) -> None:
     record_seconds(folder, 10.0)
     record_seconds(folder, 2.5)
     assert seconds_of(folder) == 12.5
+
+
+def test_open_study__quick_runs_have_two_seeds_unless_told(study_file: Path) -> None:
+    content = yaml.safe_load(study_file.read_text(encoding="utf-8"))
+    content["scales"]["emoji"]["quick"] = ["contrastive.schedule.max_steps=5", "contrastive.schedule.warmup_steps=1"]
+    study_file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    seeds = {
+        asked: {run.seed for run in open_study(study_file, Choice(quick=True, seeds=asked)).runs} for asked in (None, 3)
+    }
+    assert seeds == {None: {0, 1}, 3: {0, 1, 2}}
