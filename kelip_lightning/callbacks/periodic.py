@@ -11,7 +11,10 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
+from kelip_lightning.callbacks.agreement import fail_together
 from kelip_lightning.callbacks.weight_average import averaged_weights
+from kelip_lightning.errors import NonFiniteEmbeddingsError
+from kelip_lightning.evaluation.finite import naming
 from kelip_lightning.zero import whole_weights
 
 
@@ -19,8 +22,8 @@ class PeriodicCallback(pl.Callback):
     """Acts before the first step, every n optimizer steps and at the end, never twice at one step.
 
     Steps are optimizer steps (`trainer.global_step`), so gradient accumulation changes nothing. Only
-    rank zero acts: the other ranks wait for it in their next collective, which must therefore not
-    time out earlier. Callbacks run outside the precision plugin's autocast, so the model computes in
+    rank zero acts: the other ranks wait for its vote on whether it could, which must therefore not
+    time out earlier, and end with it where embeddings were not finite. Callbacks run outside the precision plugin's autocast, so the model computes in
     the dtype of its parameters, float32 for mixed precision.
     """
 
@@ -70,10 +73,20 @@ class PeriodicCallback(pl.Callback):
         if step == self._last_step:
             return
         self._last_step = step
+        failure: NonFiniteEmbeddingsError | None = None
         with whole_weights(trainer.strategy, pl_module):
             if trainer.is_global_zero:
-                with averaged_weights(trainer, pl_module), evaluation_mode(pl_module), torch.no_grad():
-                    self.act(trainer, pl_module, step)
+                try:
+                    with (
+                        naming(f"evaluation at step {step}"),
+                        averaged_weights(trainer, pl_module),
+                        evaluation_mode(pl_module),
+                        torch.no_grad(),
+                    ):
+                        self.act(trainer, pl_module, step)
+                except NonFiniteEmbeddingsError as error:
+                    failure = error
+        fail_together(trainer, failure)
 
 
 @contextmanager
