@@ -22,9 +22,9 @@ class PeriodicCallback(pl.Callback):
     """Acts before the first step, every n optimizer steps and at the end, never twice at one step.
 
     Steps are optimizer steps (`trainer.global_step`), so gradient accumulation changes nothing. Only
-    rank zero acts: the other ranks wait for its vote on whether it could, which must therefore not
-    time out earlier, and end with it where embeddings were not finite. Callbacks run outside the precision plugin's autocast, so the model computes in
-    the dtype of its parameters, float32 for mixed precision.
+    rank zero acts: the other ranks wait in a collective, which must therefore not time out earlier,
+    and end with it where embeddings are not finite. Callbacks run outside the precision plugin's
+    autocast, so the model computes in the dtype of its parameters, float32 for mixed precision.
     """
 
     def __init__(self, every_n_steps: int, before_training: bool = True) -> None:
