@@ -1,6 +1,6 @@
-"""From one row of a source, whatever its format, to a record; and which rows are in a language."""
+"""From one row of a source, whatever its format, to a record; and the language that it is in."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,46 +42,6 @@ class EveryNth:
         return self.first + self.stride * positions
 
 
-class Marked:
-    """The indices whose mark has a value; holds one count per run of marks, so that any number of them fits.
-
-    Args:
-        marks: Gives the marks of a run [start, stop) as an array.
-        mark: The value sought.
-        length: Number of marks.
-        run_length: Marks of a run.
-    """
-
-    def __init__(
-        self,
-        marks: Callable[[int, int], NDArray[Any]],
-        mark: int,
-        length: int,
-        run_length: int = 1 << 14,
-    ) -> None:
-        self._marks, self._mark, self._length = marks, mark, length
-        self._run_length = run_length
-        counts = [int((marks(start, self._stop(start)) == mark).sum()) for start in range(0, length, run_length)]
-        self._ends = np.cumsum(np.array(counts, dtype=np.int64))
-
-    def _stop(self, start: int) -> int:
-        return min(start + self._run_length, self._length)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
-
-    def take(self, positions: Ids) -> Ids:
-        """The indices at these positions."""
-        runs = np.searchsorted(self._ends, positions, side="right")
-        indices = np.empty_like(positions)
-        for run in np.unique(runs):
-            here, start = runs == run, int(run) * self._run_length
-            before = int(self._ends[run - 1]) if run else 0
-            found = np.flatnonzero(self._marks(start, self._stop(start)) == self._mark)
-            indices[here] = start + found[positions[here] - before]
-        return indices
-
-
 def pairs_per_row(config: SourceConfig) -> int:
     """Pairs that one row gives: one per language of `captions`, one with `caption_fields`."""
     return len(config.captions) or 1
@@ -90,27 +50,6 @@ def pairs_per_row(config: SourceConfig) -> int:
 def languages_of(config: SourceConfig) -> list[str]:
     """The languages of `captions` in the order of `LANGUAGES`: pair i of a row is in language i."""
     return [language for language in LANGUAGES if language in config.captions]
-
-
-def rows_of_language(
-    config: SourceConfig, language: str, length: int, marks: Callable[[int, int], NDArray[Any]]
-) -> Rows:
-    """The pair indices in a language.
-
-    Args:
-        config: The source's.
-        language: One of `LANGUAGES`.
-        length: Number of pairs of the source.
-        marks: Gives the languages of rows [start, stop); asked only where the configuration does not fix them.
-    """
-    if config.captions:
-        languages = languages_of(config)
-        if language not in languages:
-            return EveryNth(0, 1, 0)
-        return EveryNth(languages.index(language), len(languages), length // len(languages))
-    if config.language_field is None and config.language != "detect":
-        return EveryNth(0, 1, length if config.language == language else 0)
-    return Marked(marks, LANGUAGES.index(language), length)
 
 
 def needs_language_marks(config: SourceConfig) -> bool:

@@ -17,7 +17,8 @@ from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.rows import Rows, needs_language_marks, pairs_per_row, row_texts, rows_of_language
+from data_modules.sources.language_rows import LanguageRows
+from data_modules.sources.rows import Rows, needs_language_marks, pairs_per_row, row_texts
 from data_modules.sources.table_source import row_record
 
 _log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class StreamSource:
                 f"source '{self.name}' is streamed, so its languages are not known beforehand; give it language: ko or "
                 "en, or leave out what weighs or separates languages"
             )
-        return rows_of_language(self.config, language, len(self), self._marks)
+        return LanguageRows(self.config, len(self), self._marks).of(language)
 
     def _marks(self, start: int, stop: int) -> NDArray[Any]:
         raise AssertionError("the configuration tells the language")

@@ -12,19 +12,9 @@ from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.rows import (
-    Rows,
-    language_mark,
-    make_record,
-    needs_language_marks,
-    pairs_per_row,
-    row_texts,
-    rows_of_language,
-)
+from data_modules.sources.language_rows import LanguageRows
+from data_modules.sources.rows import Rows, language_mark, make_record, pairs_per_row, row_texts
 from data_modules.sources.tables import as_text, matching_rows
-
-_MARK_ROWS = 10_000
-"""Rows whose language is found out at a time."""
 
 
 def columns_of(config: SourceConfig) -> list[str]:
@@ -64,7 +54,7 @@ class TableSource:
         self._pairs = pairs_per_row(config)
         text_columns = {config.image, *config.captions.values(), *config.caption_fields, *config.keywords.values()}
         self._attributes = [name for name in table.column_names if name not in text_columns]
-        self._marks: NDArray[np.int8] | None = None
+        self._language_rows = LanguageRows(config, len(self), self._marks)
 
     def __len__(self) -> int:
         return len(self.rows) * self._pairs
@@ -79,25 +69,15 @@ class TableSource:
         return row_record(self.config, row, key=key, pair=pair, folder=folder, attributes=attributes)
 
     def rows_of(self, language: str) -> Rows:
-        """The indices of the pairs in a language; reads every caption where only they tell it."""
-        if needs_language_marks(self.config) and self._marks is None:
-            self._marks = self._find_marks()
-        return rows_of_language(self.config, language, len(self), self._marks_between)
+        """The indices of the pairs in a language; reads every caption once where only they tell it."""
+        return self._language_rows.of(language)
 
-    def _marks_between(self, start: int, stop: int) -> NDArray[Any]:
-        assert self._marks is not None
-        return self._marks[start:stop]
-
-    def _find_marks(self) -> NDArray[np.int8]:
+    def _marks(self, start: int, stop: int) -> NDArray[np.int8]:
         wanted = self.config.caption_fields
         columns = [*wanted, *([self.config.language_field] if self.config.language_field else [])]
-        texts = self.table.select_columns(list(dict.fromkeys(columns)))
-        marks = np.empty(len(self.rows), dtype=np.int8)
-        for start in range(0, len(self.rows), _MARK_ROWS):
-            cells = texts[self.rows[start : start + _MARK_ROWS]]
-            rows = (dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True))
-            marks[start : start + _MARK_ROWS] = [language_mark(self.config, row) for row in rows]
-        return marks
+        cells = self.table.select_columns(list(dict.fromkeys(columns)))[self.rows[start:stop]]
+        rows = (dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True))
+        return np.array([language_mark(self.config, row) for row in rows], dtype=np.int8)
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         """Every (language, text) of every n-th row, names and keywords alike, in row order, images unread."""

@@ -11,8 +11,9 @@ from data_modules.faults import FaultReport, SampleFault
 from data_modules.records import PairRecord
 from data_modules.sources.blobs import BlobReader
 from data_modules.sources.config import SourceConfig
+from data_modules.sources.language_rows import LanguageRows
 from data_modules.sources.paths import resolve_shards
-from data_modules.sources.rows import Rows, make_record, pairs_per_row, row_texts, rows_of_language
+from data_modules.sources.rows import Rows, make_record, pairs_per_row, row_texts
 from data_modules.sources.tar_headers import BLOCK, header_name, is_header, parse_size
 from data_modules.sources.tar_index import Progress, ShardIndex, open_index
 from data_modules.sources.tar_scan import JSON, LANGUAGE_SHIFT, MAX_TEXT_BYTES, TEXT, needed_fields, parse_row
@@ -41,6 +42,7 @@ class TarSource:
                 f"source '{name}' has no usable sample in {len(self.index.shards)} shard(s){self._reasons()}"
             )
         self._pairs = pairs_per_row(config)
+        self._language_rows = LanguageRows(config, len(self), self._marks)
         fields = needed_fields(config)
         self._kinds = [
             ("image", 0),
@@ -100,8 +102,8 @@ class TarSource:
         return header_name(header), content
 
     def rows_of(self, language: str) -> Rows:
-        """The indices of the pairs in a language."""
-        return rows_of_language(self.config, language, len(self), self._marks)
+        """The indices of the pairs in a language; reads the whole index once where only the samples tell it."""
+        return self._language_rows.of(language)
 
     def _marks(self, start: int, stop: int) -> NDArray[Any]:
         return (self.index.rows(start, stop)[:, 3] >> np.uint32(LANGUAGE_SHIFT)).astype(np.int64) - 1
