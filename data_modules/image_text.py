@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -63,7 +64,16 @@ def training_texts(sources: Sequence[PairSource], max_pairs: int) -> Iterator[st
 
 
 class ImageTextDataModule(StageDataModule):
-    """Batches of crops and tokenized captions over a weighted mixture of sources."""
+    """Batches of crops and tokenized captions over a weighted mixture of sources.
+
+    Args:
+        config: What is read.
+        transform: How an image is cropped.
+        tokenizer: How captions become tokens; it is trained or read here.
+        seed: Of everything random.
+        max_steps: Optimizer steps of the stage.
+        sources: As `open_sources` gives them, before the rule of `config.languages`; none: they are opened here.
+    """
 
     def __init__(
         self,
@@ -73,10 +83,11 @@ class ImageTextDataModule(StageDataModule):
         *,
         seed: int,
         max_steps: int,
+        sources: Sequence[PairSource] | None = None,
     ) -> None:
         super().__init__(seed=seed, max_steps=max_steps)
         self.config = config
-        opened = open_sources(config.sources, config.order.shuffle_window, config.faults)
+        opened = sources or open_sources(config.sources, config.order.shuffle_window, config.faults)
         self.sources = apply_language_rule(opened, config.sources, config.languages)
         self.tokenizer: BilingualTokenizer = build_tokenizer(
             tokenizer, training_texts(self.sources, tokenizer.max_training_pairs)
@@ -84,13 +95,13 @@ class ImageTextDataModule(StageDataModule):
         self._crops = MultiCrop(transform)
         self._captions = CaptionDrawer(config.captions)
 
-    @property
+    @cached_property
     def order(self) -> Order:
         """Which samples make each global batch."""
         config = self.config
         return build_order(self.sources, config.sources, config.global_batch_size, self.seed, config.order)
 
-    @property
+    @cached_property
     def dataset(self) -> PairDataset[PairSample]:
         """Draw -> sample."""
         return PairDataset(self.sources, self.make_sample, self.seed)

@@ -36,6 +36,7 @@ from kelip_lightning.config.experiment import (
     PretrainExperiment,
 )
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
+from kelip_lightning.config.plan import OpenedSources
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.suite import chance_levels
 from kelip_lightning.fitting import fit_stage, stage_clock
@@ -63,26 +64,33 @@ NUM_SHOWN = 8
 """Images in a TensorBoard picture."""
 
 
-def run_pretrain(experiment: PretrainExperiment, run: RunFolder) -> dict[str, float]:
+def run_pretrain(experiment: PretrainExperiment, run: RunFolder, opened: OpenedSources) -> dict[str, float]:
     """MAE warm-up (unless switched off), hand-over, contrastive training; returns the final figures.
 
     A run that is resumed goes on in the stage in which it was cut off.
+
+    Args:
+        experiment: Both stages.
+        run: Where they write.
+        opened: The sources of each, from `open_stages`.
     """
     contrastive = experiment.contrastive
     # Before the warm-up: what is wrong with the second stage's data must not cost the first stage.
-    inputs = read_contrastive_inputs(contrastive)
+    inputs = read_contrastive_inputs(contrastive, opened["contrastive"])
     if experiment.mae is not None:
         if not (run.resumed and run.has_finished("mae")):
-            run_masked_pretrain(experiment.mae, run)
+            run_masked_pretrain(experiment.mae, run, opened)
         init = replace(contrastive.init, image_encoder=str(run.image_encoder))
         contrastive = replace(contrastive, init=init)
-    return run_contrastive(contrastive, run, inputs)
+    return run_contrastive(contrastive, run, opened, inputs)
 
 
-def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) -> dict[str, float]:
+def run_masked_pretrain(
+    experiment: MaskedPretrainExperiment, run: RunFolder, opened: OpenedSources
+) -> dict[str, float]:
     """Stage 1; writes the hand-over folder `mae/image_encoder` and returns the last training figures."""
     stage = open_stage(run, "mae", experiment.trainer)
-    data = build_image_data(experiment)
+    data = build_image_data(experiment, opened["mae"])
     pl.seed_everything(experiment.seed, verbose=False)
     encoder = ImageEncoder(replace(experiment.image_encoder, patch_drop_rate=0.0))
     model = build_masked_autoencoder(encoder, experiment.masked_autoencoder)
@@ -108,20 +116,24 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) ->
 
 
 def run_contrastive(
-    experiment: ContrastiveExperiment, run: RunFolder, inputs: ContrastiveInputs | None = None
+    experiment: ContrastiveExperiment,
+    run: RunFolder,
+    opened: OpenedSources,
+    inputs: ContrastiveInputs | None = None,
 ) -> dict[str, float]:
     """Stage 2; writes `contrastive/dual_encoder` and report.json, and returns the final evaluation.
 
     Args:
         experiment: The stage.
         run: Where it writes.
+        opened: Its sources, from `open_stages`.
         inputs: What `read_contrastive_inputs` gave, if it has been called already.
     """
     stage = open_stage(run, "contrastive", experiment.trainer)
     init = experiment.init.image_encoder
     if init is not None:
         check_image_encoder(Path(init), experiment.image_encoder)
-    inputs = inputs or read_contrastive_inputs(experiment)
+    inputs = inputs or read_contrastive_inputs(experiment, opened["contrastive"])
     data, sets = inputs.data, inputs.sets
     module = build_contrastive_module(experiment, data)
     evaluation = EvaluationCallback(sets, experiment.evaluation.every_n_steps)

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from kelip_lightning.cli.plan_tables import print_estimate
     from kelip_lightning.config.experiment import SCHEMAS, EvaluationExperiment
     from kelip_lightning.config.load import find_schema, load_experiment
-    from kelip_lightning.config.plan import count_samples
+    from kelip_lightning.config.plan import count_samples, open_stages
     from kelip_lightning.errors import ConfigError
     from kelip_lightning.planning.estimate import estimate, to_dict
 
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     experiment = load_experiment(arguments.file, arguments.overrides, schema, on_this_machine=False).experiment
     try:
-        samples = count_samples(experiment)
+        samples = count_samples(experiment, open_stages(experiment))
     except DataError:
         samples = {}  # the data is elsewhere: epochs stay open
     stages = estimate(
