@@ -223,14 +223,17 @@ def test_pack__a_source_of_both_stages_is_packed_once_with_all_captions(
     assert TarSource("packed", config)[1].keywords == ("pear",)
 
 
+APART = {"mae-web": ["a fruit 0"], "contrastive-web": ["an apple 0"]}
+
+
 @pytest.mark.parametrize(
     ("warm_up", "training", "expected"),
     [
-        ({"captions": {"en": "alt"}}, {"captions": {"en": "en"}}, {"mae-web": ["a fruit 0"], "contrastive-web": ["an apple 0"]}),
-        ({"caption_fields": ["alt"]}, {"captions": {"en": "en"}}, {"mae-web": ["a fruit 0"], "contrastive-web": ["an apple 0"]}),
+        ({"captions": {"en": "alt"}}, {"captions": {"en": "en"}}, APART),
+        ({"caption_fields": ["alt"]}, {"captions": {"en": "en"}}, APART),
         ({"captions": {"ko": "ko"}}, {"captions": {"en": "en"}}, {"web": ["사과 0", "an apple 0"]}),
     ],
-)  # fmt: skip
+)
 def test_pack__sources_of_one_name_that_differ_keep_apart(
     two_stages: Callable[..., str],
     tmp_path: Path,
