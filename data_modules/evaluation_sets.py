@@ -3,6 +3,7 @@
 Shapes: N images, M gallery captions, K classes.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,6 +104,11 @@ class RetrievalSet:
     """int64 (N,), the gallery index of each image's caption."""
     image_keys: list[str]
     """N identities for logs."""
+    digests: list[bytes] = field(init=False)
+    """N digests of pixels: equal for the same picture in whatever set."""
+
+    def __post_init__(self) -> None:
+        self.digests = image_digests(self.images)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -126,6 +132,11 @@ class ClassificationSet:
     """Language -> K lists of one or more names."""
     templates: dict[str, list[str]]
     """Language -> templates with one `{}`."""
+    digests: list[bytes] = field(init=False)
+    """N digests of pixels: equal for the same picture in whatever set."""
+
+    def __post_init__(self) -> None:
+        self.digests = image_digests(self.images)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -135,6 +146,12 @@ class EvaluationSets:
     retrieval: list[RetrievalSet] = field(default_factory=list)
     captions: list[CaptionSet] = field(default_factory=list)
     classification: list[ClassificationSet] = field(default_factory=list)
+
+
+def image_digests(images: Tensor) -> list[bytes]:
+    """Of each image of (N, 3, H, W) uint8, 16 bytes that follow from its pixels and size alone."""
+    start = str(tuple(images.shape[1:])).encode()
+    return [hashlib.blake2b(start + image.tobytes(), digest_size=16).digest() for image in images.numpy()]
 
 
 def build_evaluation_sets(config: EvaluationConfig, image_size: int) -> EvaluationSets:

@@ -90,6 +90,7 @@ def analyze_cross_lingual(model: Encoders, control: Encoders, settings: CrossLin
     """Caption retrieval between the languages, similarity with the offset removed, gaps; each beside the control's."""
     sets = [build_caption_set(name, one) for name, one in settings.captions.items()]
     gallery = build_image_gallery(settings.gallery, model.image_size) if settings.gallery else None
+    images = [embed_images(one.images, gallery.images) if gallery else None for one in (model, control)]
     bootstrap = _bootstrap(settings.resampling)
     findings = Findings()
     for one in sets:
@@ -97,9 +98,8 @@ def analyze_cross_lingual(model: Encoders, control: Encoders, settings: CrossLin
         features = {name: _by_language(encoders.texts, one.captions) for name, encoders in names.items()}
         own, fresh = features.values()
         findings.extend(cross_lingual.caption_findings(one.name, one.captions, own, fresh, bootstrap))
-        for name, encoders in names.items():
-            images = embed_images(encoders.images, gallery.images) if gallery else None
-            findings.summary += cross_lingual.gap_findings(name, features[name], images, bootstrap)
+        for name, shown in zip(names, images, strict=True):
+            findings.summary += cross_lingual.gap_findings(name, features[name], shown, bootstrap)
     return Outcome(findings=findings, figures=cross_lingual_figures(findings, [one.name for one in sets]))
 
 

@@ -100,7 +100,7 @@ class Embeddings:
         self._encode_texts = encode_texts
         self._batch_size = batch_size
         self._text_rows: dict[str, Tensor] = {}
-        self._images: dict[tuple[int, torch.Size, tuple[int, ...]], tuple[Tensor, Tensor]] = {}
+        self._image_rows: dict[bytes, Tensor] = {}
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """(N, E) normalised. Remembered by text, because small galleries are parts of large ones."""
@@ -110,9 +110,19 @@ class Embeddings:
             self._text_rows |= dict(zip(new, rows, strict=True))
         return torch.stack([self._text_rows[text] for text in texts])
 
-    def images(self, images: Tensor) -> Tensor:
-        """(N, E) normalised. Remembered by storage, which is kept alive here so that it stays an identity."""
-        key = (images.data_ptr(), images.shape, images.stride())
-        if key not in self._images:
-            self._images[key] = images, embed_images(self._encode_images, images, self._batch_size)
-        return self._images[key][1]
+    def images(self, images: Tensor, digests: Sequence[bytes]) -> Tensor:
+        """(N, E) normalised. Remembered by picture, because sets are cut from the same tables.
+
+        Args:
+            images: (N, 3, H, W), uint8, N at least 1.
+            digests: N, from `image_digests`.
+        """
+        new: dict[bytes, int] = {}
+        for place, digest in enumerate(digests):
+            if digest not in self._image_rows:
+                new.setdefault(digest, place)
+        if new:
+            chosen = images if len(new) == len(images) else images[list(new.values())]
+            rows = embed_images(self._encode_images, chosen, self._batch_size)
+            self._image_rows |= dict(zip(new, rows, strict=True))
+        return torch.stack([self._image_rows[digest] for digest in digests])

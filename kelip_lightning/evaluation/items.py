@@ -67,7 +67,7 @@ def items_of(embeddings: Embeddings, sets: EvaluationSets) -> list[TaskItems]:
 def retrieval_items(embeddings: Embeddings, data: RetrievalSet, language: str) -> tuple[TaskItems, TaskItems]:
     """Image -> text, one item an image, and text -> image, one item a caption that has an image."""
     captions = data.captions[language]
-    image_features, gallery = embeddings.images(data.images), embeddings.texts(captions)
+    image_features, gallery = embeddings.images(data.images, data.digests), embeddings.texts(captions)
     asked = torch.unique(data.target)
     prefix = f"eval/{data.name}_{language}"
     to_text = TaskItems(
@@ -110,7 +110,7 @@ def _classification_items(embeddings: Embeddings, data: ClassificationSet) -> It
         classes = class_embeddings(embeddings.texts, class_names, data.templates[language])
         yield TaskItems(
             task=f"eval/{data.name}_{language}/zero_shot",
-            outcomes=class_ranks(embeddings.images(data.images), classes, data.labels),
+            outcomes=class_ranks(embeddings.images(data.images, data.digests), classes, data.labels),
             groups=data.labels,
             texts=[class_names[label][0] for label in data.labels.tolist()],
         )

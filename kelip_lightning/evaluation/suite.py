@@ -31,7 +31,7 @@ def evaluate_sets(
 ) -> dict[str, float]:
     """Every figure of every set, in the language of its captions or class names.
 
-    A text that several sets share is embedded once, and so is an image tensor that they share.
+    A text or a picture that several sets share is embedded once.
 
     Args:
         encode_images: uint8 images (B, 3, H, W) -> (B, E).
@@ -107,7 +107,7 @@ def _caption_figures(embeddings: Embeddings, data: CaptionSet) -> dict[str, floa
 
 
 def _classification_figures(embeddings: Embeddings, data: ClassificationSet) -> dict[str, float]:
-    image_features = embeddings.images(data.images)
+    image_features = embeddings.images(data.images, data.digests)
     figures: dict[str, float] = {}
     for language, class_names in data.class_names.items():
         classes = class_embeddings(embeddings.texts, class_names, data.templates[language])

@@ -187,3 +187,19 @@ def test_build_evaluation_sets__all_kinds_by_name(table: TableConfig, classes_fi
 def test_evaluation_config__bad_interval() -> None:
     with pytest.raises(ValueError, match="every_n_steps = 0 must be at least 1"):
         EvaluationConfig(every_n_steps=0)
+
+
+def test_build_evaluation_sets__rows_that_sets_share_have_one_digest(table: TableConfig, classes_file: str) -> None:
+    config = EvaluationConfig(
+        retrieval={
+            "r": RetrievalSetConfig(table=table),
+            "f": RetrievalSetConfig(table=table, where={"design": ["flat"]}),
+        },
+        classification={"c": ClassificationSetConfig(table=table, label="design", classes_file=classes_file)},
+    )
+    sets = build_evaluation_sets(config, 8)
+    whole, flat, classes = sets.retrieval[0], sets.retrieval[1], sets.classification[0]
+    assert len(set(whole.digests)) == len(whole.images)
+    by_digest = dict(zip(whole.digests, whole.images, strict=True))
+    for part in (flat, classes):
+        assert all(torch.equal(by_digest[one], image) for one, image in zip(part.digests, part.images, strict=True))

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_modules.evaluation_sets import CaptionSetConfig, TableConfig
+from data_modules.image_gallery import GalleryConfig
 from data_modules.tokenizer import BilingualTokenizer
 from kelip_lightning.analyze import Encoders, analyze_cross_lingual, untrained_control
 from kelip_lightning.cli import main
@@ -209,3 +210,28 @@ def test_analyze_cross_lingual__takes_any_model_that_encodes(table: str) -> None
     figures = {(one.subject, one.measure): one.interval.value for one in outcome.findings.summary}
     assert figures["names", "ko_to_en_R@1"] == 1.0
     assert figures["names, untrained control", "ko_to_en_R@1"] == 0.0
+
+
+def test_analyze_cross_lingual__embeds_the_gallery_once_for_any_number_of_caption_sets(table: str) -> None:
+    names = TableConfig(files=[table], captions={"ko": "name_ko", "en": "name_en"})
+    settings = CrossLingualAnalysis(
+        captions={name: CaptionSetConfig(table=names) for name in ("one", "two", "three")},
+        gallery=GalleryConfig(files=[table]),
+        resampling=ResamplingConfig(num_resamples=20),
+    )
+    embedded = {"model": 0, "control": 0}
+
+    def encoders(name: str) -> Encoders:
+        def images(pixels: Tensor) -> Tensor:
+            embedded[name] += len(pixels)
+            return pixels.float().mean(dim=(2, 3))
+
+        def texts(texts: list[str]) -> Tensor:
+            return torch.tensor([[float(len(text)), float(ord(text[0]) % 7), 1.0] for text in texts])
+
+        return Encoders(images=images, texts=texts, image_size=8)
+
+    outcome = analyze_cross_lingual(encoders("model"), encoders("control"), settings)
+    assert embedded == {"model": 2 * NUM_ROLES, "control": 2 * NUM_ROLES}
+    gaps = [one.subject for one in outcome.findings.summary if one.measure == "gap ko–image"]
+    assert gaps == [f"{name}{end}" for name in ("one", "two", "three") for end in ("", ", untrained control")]
