@@ -217,7 +217,7 @@ def test_analyze_cross_lingual__embeds_the_gallery_once_for_any_number_of_captio
     settings = CrossLingualAnalysis(
         captions={name: CaptionSetConfig(table=names) for name in ("one", "two", "three")},
         gallery=GalleryConfig(files=[table]),
-        resampling=ResamplingConfig(num_resamples=20),
+        resampling=ResamplingConfig(num_resamples=100),
     )
     embedded = {"model": 0, "control": 0}
 
