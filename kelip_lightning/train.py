@@ -67,12 +67,7 @@ NUM_SHOWN = 8
 def run_pretrain(experiment: PretrainExperiment, run: RunFolder, opened: OpenedSources) -> dict[str, float]:
     """MAE warm-up (unless switched off), hand-over, contrastive training; returns the final figures.
 
-    A run that is resumed goes on in the stage in which it was cut off.
-
-    Args:
-        experiment: Both stages.
-        run: Where they write.
-        opened: The sources of each, from `open_stages`.
+    A run that is resumed goes on in the stage in which it was cut off. The sources come from `open_stages`.
     """
     contrastive = experiment.contrastive
     # Before the warm-up: what is wrong with the second stage's data must not cost the first stage.
@@ -116,10 +111,7 @@ def run_masked_pretrain(
 
 
 def run_contrastive(
-    experiment: ContrastiveExperiment,
-    run: RunFolder,
-    opened: OpenedSources,
-    inputs: ContrastiveInputs | None = None,
+    experiment: ContrastiveExperiment, run: RunFolder, opened: OpenedSources, inputs: ContrastiveInputs | None = None
 ) -> dict[str, float]:
     """Stage 2; writes `contrastive/dual_encoder` and report.json, and returns the final evaluation.
 

@@ -1,14 +1,21 @@
 """Pairs by language against a plain search, and at the size of a web-scale source."""
 
+import pickle
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from data_modules.mixture import OrderConfig, build_order
 from data_modules.records import LANGUAGES
+from data_modules.sources.config import SourceConfig
 from data_modules.sources.language_rows import marked_rows
+from data_modules.sources.tar_index import ShardIndex
+from data_modules.sources.tar_source import TarSource
+from tests.unit.data_modules.corpora import samples, write_shards
 
 Marks = NDArray[np.int8]
 
@@ -58,3 +65,34 @@ def test_marked_rows__100_million_pairs_cost_a_batch_little_and_are_looked_at_on
         assert time.perf_counter() - started < 0.5, "about 0.01 s on an idle core"
         assert found.tolist() == (positions // len(once) * period + once[positions % len(once)]).tolist()
     assert asked[0] == length
+
+
+def test_tar_source__languages_are_read_once_and_never_for_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = TarSource("s", SourceConfig(files=[write_shards(tmp_path, samples(31), 6)], caption_fields=["txt"]))
+    read: list[int] = []
+    rows = ShardIndex.rows
+
+    def counted(index: ShardIndex, start: int, stop: int) -> Any:
+        read.extend(range(start, stop))
+        return rows(index, start, stop)
+
+    monkeypatch.setattr(ShardIndex, "rows", counted)
+    configs = {"s": source.config}
+    for single in (True, False):
+        config = OrderConfig(single_language_batches=single, language_weights={"ko": 2.0})
+        orders = [build_order([source], configs, batch, 0, config) for batch in (1, 8)]
+    assert read == list(range(31))
+    for step in range(20):
+        orders[1].batch(step)
+    assert len(read) == 31
+
+
+def test_tar_source__a_loader_process_gets_no_language_table(tmp_path: Path) -> None:
+    source = TarSource("s", SourceConfig(files=[write_shards(tmp_path, samples(31), 6)], caption_fields=["txt"]))
+    before = len(pickle.dumps(source))
+    rows = source.rows_of("ko")
+    sent = pickle.dumps(source)
+    assert len(sent) == before
+    assert pickle.loads(sent).rows_of("ko").take(np.arange(len(rows))).tolist() == list(range(0, 31, 2))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import pytest
 
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
-from data_modules.mixture import OrderConfig, build_order
 from data_modules.sources import tar_index
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.tar_index import ROW_BYTES, ShardIndex, index_file
@@ -70,37 +68,6 @@ def test_tar_source__rows_of_a_language_are_those_of_its_records(tmp_path: Path,
         rows = source.rows_of(language)
         indices = rows.take(np.arange(len(rows)))
         assert indices.tolist() == [index for index in range(31) if source[index].language == language]
-
-
-def test_tar_source__languages_are_read_once_and_never_for_a_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = _source(write_shards(tmp_path, samples(31), 6))
-    read: list[int] = []
-    rows = ShardIndex.rows
-
-    def counted(index: ShardIndex, start: int, stop: int) -> Any:
-        read.extend(range(start, stop))
-        return rows(index, start, stop)
-
-    monkeypatch.setattr(ShardIndex, "rows", counted)
-    configs = {"s": source.config}
-    for single in (True, False):
-        config = OrderConfig(single_language_batches=single, language_weights={"ko": 2.0})
-        orders = [build_order([source], configs, batch, 0, config) for batch in (1, 8)]
-    assert read == list(range(31))
-    for step in range(20):
-        orders[1].batch(step)
-    assert len(read) == 31
-
-
-def test_tar_source__a_loader_process_gets_no_language_table(tmp_path: Path) -> None:
-    source = _source(write_shards(tmp_path, samples(31), 6))
-    before = len(pickle.dumps(source))
-    rows = source.rows_of("ko")
-    sent = pickle.dumps(source)
-    assert len(sent) == before
-    assert pickle.loads(sent).rows_of("ko").take(np.arange(len(rows))).tolist() == list(range(0, 31, 2))
 
 
 def test_tar_source__members_of_a_sample_may_stand_apart_and_other_members_between(tmp_path: Path) -> None:
