@@ -11,6 +11,8 @@ from data_modules.image_text import ImageTextDataModule
 from data_modules.sampling import Draw
 from data_modules.sources.protocol import PairSource
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
+from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.run_tokenizer import keep_tokenizer, kept_tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,28 +39,44 @@ def build_image_data(
 
 
 def build_image_text_data(
-    experiment: ContrastiveExperiment, sources: Sequence[PairSource] | None = None
+    experiment: ContrastiveExperiment, sources: Sequence[PairSource] | None = None, run: RunFolder | None = None
 ) -> ImageTextDataModule:
-    """The data module of stage 2; opens its sources unless they are given, trains or reads its tokenizer at once."""
-    return ImageTextDataModule(
+    """The data module of stage 2, its tokenizer ready.
+
+    Args:
+        experiment: The stage.
+        sources: Its sources, opened, before any language rule; none: they are opened here.
+        run: Whose tokenizer it is: read from its folder, or made and written there by the first process; none: the
+            tokenizer is trained, or read from the configured file, and not kept.
+
+    Raises:
+        DataError: A file is missing, damaged, or not as configured.
+        RunFolderError: The run's tokenizer was exchanged.
+    """
+    kept = None if run is None else kept_tokenizer(run, experiment.tokenizer)
+    data = ImageTextDataModule(
         experiment.data,
         experiment.transform,
-        experiment.tokenizer,
+        kept or experiment.tokenizer,
         seed=experiment.seed,
         max_steps=experiment.schedule.max_steps,
         sources=sources,
     )
+    if run is not None and kept is None:
+        keep_tokenizer(run, data.tokenizer)
+    return data
 
 
 def read_contrastive_inputs(
-    experiment: ContrastiveExperiment, sources: Sequence[PairSource] | None = None
+    experiment: ContrastiveExperiment, run: RunFolder, sources: Sequence[PairSource] | None = None
 ) -> ContrastiveInputs:
-    """Open the pair set unless it is given, train or read the tokenizer, decode the evaluation sets.
+    """Open the pair set unless it is given, make or read the run's tokenizer, decode the evaluation sets.
 
     Raises:
         DataError: A file is missing, damaged, or not as configured.
+        RunFolderError: The run's tokenizer was exchanged.
     """
-    data = build_image_text_data(experiment, sources)
+    data = build_image_text_data(experiment, sources, run)
     sets = build_evaluation_sets(experiment.evaluation, experiment.image_encoder.image_size)
     return ContrastiveInputs(data=data, sets=sets)
 
