@@ -123,15 +123,13 @@ class CheckpointCallback(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Before a step's first micro-batch: write what is due, then stop if a signal has come.
+        """Before a step: write what is due, then stop if a signal has come.
 
         Raises:
             CheckpointWriteError: It could not be written; earlier ones are intact.
             StageInterrupted: A signal has come to some rank.
         """
         step = trainer.global_step
-        if batch_idx % trainer.accumulate_grad_batches:
-            return
         due = trainer.is_global_zero and step > self._saved_step and self._is_due(step)
         by_user, by_scheduler, due = any_rank(trainer, self._signals.by_user, self._signals.by_scheduler, due)
         stopped = by_user or by_scheduler

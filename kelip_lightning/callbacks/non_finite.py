@@ -44,7 +44,7 @@ class NonFiniteConfig:
 
 
 class NonFiniteGuard(pl.Callback):
-    """Looks at the loss of every micro-batch and at every gradient before the optimizer does.
+    """Looks at the loss and at every gradient before the optimizer does.
 
     A report with the sample ids of all ranks goes to `folder`. One small all-reduce a step tells all ranks, so that
     they stop or skip together.
@@ -75,10 +75,9 @@ class NonFiniteGuard(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note whose samples the step is made of."""
-        if batch_idx % trainer.accumulate_grad_batches == 0:
-            self._losses.clear()
-            self._sample_ids.clear()
-            self._accept_steps(trainer)
+        self._losses.clear()
+        self._sample_ids.clear()
+        self._accept_steps(trainer)
         self._sample_ids.append(batch.sample_ids)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:

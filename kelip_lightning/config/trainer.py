@@ -65,6 +65,6 @@ class TrainerConfig:
         return self.devices * self.num_nodes
 
     @property
-    def num_micro_batches(self) -> int:
+    def num_chunks(self) -> int:
         """Pieces that a global batch is cut into: devices x nodes x chunks."""
         return self.num_processes * self.accumulate
