@@ -93,7 +93,9 @@ def _open_dataset(name: str, config: SourceConfig, shuffle_window: int) -> PairS
         if config.split not in loaded:
             raise DataError(f"source '{name}' has no split '{config.split}'; it has {', '.join(loaded)}")
         loaded = loaded[config.split]
-    return TableSource(name, config, keep_encoded(loaded, config.image))
+    # Before the cast, which adds to it. `datasets` makes one of a local folder's path and times, which says nothing.
+    version = "" if place.exists() else str(loaded._fingerprint)
+    return TableSource(name, config, keep_encoded(loaded, config.image), version=version)
 
 
 def _stream_opener(config: SourceConfig, place: Path) -> Callable[[], Any]:

@@ -46,6 +46,7 @@ class TableSource:
         config: Its settings.
         table: The rows, images left encoded.
         folder_of: The folder to which image paths in a row are relative; none: to the working directory.
+        version: The fingerprint of a dataset that has no files of its own here, empty otherwise.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class TableSource:
         config: SourceConfig,
         table: datasets.Dataset,
         folder_of: Callable[[int], Path] | None = None,
+        version: str = "",
     ) -> None:
-        self.name, self.config, self.table = name, config, table
+        self.name, self.config, self.table, self.version = name, config, table, version
         _require_columns(name, config, table.column_names)
         self.rows = matching_rows(table, config.where)
         if not len(self.rows):

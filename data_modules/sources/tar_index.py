@@ -29,6 +29,8 @@ from data_modules.sources.tar_scan import ROW_FIELDS, ShardScan, needed_fields, 
 
 MAGIC = b"KELIPIX1"
 ROW_BYTES = 4 * ROW_FIELDS
+DIGEST_LENGTH = 16
+"""Hexadecimal digits of the SHA-256 of a shard's rows."""
 CACHE_FOLDER = Path("~/.cache/kelip/index")
 """Where indices go that cannot lie beside their shards."""
 
@@ -143,6 +145,8 @@ def _opened(file: Path, config: SourceConfig, shards: Sequence[str]) -> ShardInd
     except (OSError, ValueError, KeyError, TypeError):
         return None
     fits = index.rule == index_rule(config) and index.shards == list(shards)
+    # An index of before digests were kept is written anew from its own rows.
+    fits = fits and all("digest" in entry for entry in index.entries)
     return index if fits and all(_is_current(entry) for entry in index.entries) else None
 
 
@@ -196,6 +200,7 @@ def _entry(scan: ShardScan) -> dict[str, Any]:
         "version": scan.version,
         "samples": len(scan.rows),
         "faults": scan.faults,
+        "digest": hashlib.sha256(scan.rows.astype("<u4").tobytes()).hexdigest()[:DIGEST_LENGTH],
     }
 
 
@@ -210,7 +215,7 @@ def _resume(rows_file: Path, lines_file: Path, config: SourceConfig, shards: Seq
                 break
             entry = json.loads(line)
             needed = (sum(one["samples"] for one in entries) + entry["samples"]) * ROW_BYTES
-            if entry["path"] != shard or needed > size or not _is_current(entry):
+            if entry["path"] != shard or needed > size or "digest" not in entry or not _is_current(entry):
                 break
             entries.append(entry)
     rows_file.touch()

@@ -1,0 +1,227 @@
+"""The fingerprint of a source: what changes it, and what does not."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import datasets
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_modules.errors import DataError
+from data_modules.sources.config import SourceConfig
+from data_modules.sources.fingerprint import SourceFingerprint, source_fingerprints, table_fingerprint
+from data_modules.sources.table_source import TableSource
+from data_modules.sources.tar_index import ROW_BYTES, ShardIndex
+from tests.unit.data_modules.corpora import FORMATS, members, samples, write_csv, write_shards, write_source, write_tar
+
+CORPUS = samples(20)
+
+
+def fingerprint(config: SourceConfig) -> SourceFingerprint:
+    return source_fingerprints({"one": config})["one"]
+
+
+def shards(folder: Path) -> SourceConfig:
+    return SourceConfig(files=[str(folder / "*.tar")], caption_fields=["txt"], language="detect")
+
+
+def parquet(file: Path, captions: list[str]) -> SourceConfig:
+    images = [{"bytes": one.image} for one in CORPUS[: len(captions)]]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": images, "caption": captions}), file)
+    return SourceConfig(files=[str(file)], caption_fields=["caption"], language="en")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_source_fingerprints__the_same_data_elsewhere_and_later(kind: str, tmp_path: Path) -> None:
+    config = write_source(kind, tmp_path / "a" / "here", CORPUS)
+    before = fingerprint(config)
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    config.files = [config.files[0].replace(str(tmp_path / "a"), str(tmp_path / "b"))]
+    for file in (tmp_path / "b").rglob("*"):
+        os.utime(file, (1, 1))
+    after = fingerprint(config)
+    assert after == before
+    assert after.digest == before.digest
+    assert before.num_samples == len(CORPUS)
+    assert before.files
+    assert not any(str(tmp_path) in json.dumps(one.to_plain()) for one in (before, after))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_source_fingerprint__survives_json(kind: str, tmp_path: Path) -> None:
+    before = fingerprint(write_source(kind, tmp_path, CORPUS))
+    assert SourceFingerprint.from_plain(json.loads(json.dumps(before.to_plain()))) == before
+
+
+def test_source_fingerprints__of_shards_is_the_size_and_the_count_of_each(tmp_path: Path) -> None:
+    write_shards(tmp_path, CORPUS, 7)
+    found = fingerprint(shards(tmp_path))
+    assert [(one.name, one.size, one.num_rows) for one in found.files] == [
+        (f"{i:05d}.tar", (tmp_path / f"{i:05d}.tar").stat().st_size, count) for i, count in enumerate((7, 7, 6))
+    ]
+
+
+def test_source_fingerprints__a_shard_added_removed_or_exchanged(tmp_path: Path) -> None:
+    write_shards(tmp_path, CORPUS, 7)
+    before = fingerprint(shards(tmp_path))
+    write_tar(tmp_path / "00003.tar", members(samples(3, start=50)))
+    added = fingerprint(shards(tmp_path))
+    assert [one.name for one in added.files] == [*(one.name for one in before.files), "00003.tar"]
+    assert added.num_samples == 23
+    (tmp_path / "00003.tar").unlink()
+    assert fingerprint(shards(tmp_path)) == before
+    old = tmp_path / "00002.tar"
+    size = old.stat().st_size
+    write_tar(old, members(samples(6, start=60)))
+    exchanged = fingerprint(shards(tmp_path))
+    assert old.stat().st_size == size, "a tar is padded: its size alone would not tell"
+    assert exchanged.num_samples == before.num_samples
+    assert exchanged.digest != before.digest
+
+
+def test_source_fingerprints__an_index_of_before_is_completed_without_a_scan(tmp_path: Path) -> None:
+    write_shards(tmp_path, CORPUS, 7)
+    before = fingerprint(shards(tmp_path))
+    file = next(tmp_path.glob("*.index"))
+    index, content = ShardIndex(file), file.read_bytes()
+    entries = [{key: value for key, value in entry.items() if key != "digest"} for entry in index.entries]
+    description = json.dumps({"rule": index.rule, "shards": entries}).encode()
+    rows = content[: len(index) * ROW_BYTES]
+    file.write_bytes(rows + description + len(description).to_bytes(8, "little") + content[-8:])
+    for shard in tmp_path.glob("*.tar"):  # a scan would find another number of samples
+        shard.write_bytes(bytes(shard.stat().st_size))
+        entry = next(one for one in index.entries if one["path"] == str(shard))
+        os.utime(shard, ns=(int(entry["version"]), int(entry["version"])))
+    assert fingerprint(shards(tmp_path)) == before
+
+
+def test_source_fingerprints__of_shards_behind_an_address(tmp_path: Path) -> None:
+    write_shards(tmp_path, CORPUS, 7)
+    filesystem = fsspec.filesystem("memory")
+    for file in tmp_path.glob("*.tar"):
+        filesystem.pipe_file(f"/bucket/set/{file.name}", file.read_bytes())
+    config = SourceConfig(
+        files=["memory://bucket/set/*.tar"],
+        caption_fields=["txt"],
+        language="detect",
+        index_folder=str(tmp_path / "index"),
+    )
+    assert fingerprint(config) == fingerprint(shards(tmp_path))
+
+
+@pytest.mark.parametrize("change", ["a row more", "another caption of the same length"])
+def test_source_fingerprints__of_parquet_sees(change: str, tmp_path: Path) -> None:
+    captions = [f"caption {i:03d}" for i in range(12)]
+    before = fingerprint(parquet(tmp_path / "a.parquet", captions))
+    assert [(one.name, one.num_rows) for one in before.files] == [("a.parquet", 12)]
+    other = [*captions, "one more"] if change == "a row more" else [*captions[:-1], "caption 999"]
+    after = fingerprint(parquet(tmp_path / "a.parquet", other))
+    assert after.digest != before.digest
+    assert after.num_samples == len(other)
+    assert fingerprint(parquet(tmp_path / "a.parquet", captions)) == before
+
+
+def test_source_fingerprints__of_a_text_table_sees_an_edit_of_the_same_length(tmp_path: Path) -> None:
+    file = Path(write_csv(tmp_path, CORPUS))
+    config = SourceConfig(files=[str(file)], caption_fields=["caption"], language_field="lang")
+    before = fingerprint(config)
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"picture number 7", b"picture number 8"))
+    assert fingerprint(config).digest != before.digest
+    file.write_bytes(content)
+    assert fingerprint(config) == before
+
+
+def test_table_fingerprint__of_a_large_text_table_reads_a_part_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "large.csv"
+    with file.open("wb") as stream:
+        stream.truncate(5 << 30)  # sparse: reading it whole would take seconds
+        stream.seek(0)
+        stream.write(b"image,caption\n")
+    before = table_fingerprint([str(file)])
+    with file.open("r+b") as stream:
+        stream.seek(0)
+        stream.write(b"image,caqtion\n")
+    assert table_fingerprint([str(file)])[0].digest != before[0].digest
+
+
+def test_source_fingerprints__names_start_at_the_folder_without_wildcards(tmp_path: Path) -> None:
+    for folder in ("ko", "en"):
+        write_shards(tmp_path / folder, CORPUS, 20)
+    braces = SourceConfig(files=[str(tmp_path / "{ko,en}" / "*.tar")], caption_fields=["txt"], language="detect")
+    assert [one.name for one in fingerprint(braces).files] == ["ko/00000.tar", "en/00000.tar"]
+    stars = SourceConfig(files=[str(tmp_path / "*" / "*.tar")], caption_fields=["txt"], language="detect")
+    assert [one.name for one in fingerprint(stars).files] == ["en/00000.tar", "ko/00000.tar"]
+    lists = SourceConfig(files=[str(tmp_path / one / "*.tar") for one in ("ko", "en")], caption_fields=["txt"])
+    assert [one.name for one in fingerprint(lists).files] == ["ko/00000.tar", "en/00000.tar"]
+
+
+def test_source_fingerprints__of_a_dataset_without_files_here_is_its_own() -> None:
+    config = SourceConfig(files=["somebody/pairs"], caption_fields=["caption"], language="en")
+    table = datasets.Dataset.from_dict({"image": [b"-"], "caption": ["one"]})
+
+    def found(version: str) -> SourceFingerprint:
+        opened = [TableSource("one", config, table, version=version)]
+        return source_fingerprints({"one": config}, opened)["one"]
+
+    assert (found("0a").version, found("0a").files) == ("0a", ())
+    assert found("0a").digest != found("0b").digest
+
+
+def _images(folder: Path) -> str:
+    for one in CORPUS[:4]:
+        (folder / "pictures").mkdir(parents=True, exist_ok=True)
+        (folder / "pictures" / f"{one.key}.png").write_bytes(one.image)
+    lines = [json.dumps({"file_name": f"{one.key}.png", "caption": one.caption}) for one in CORPUS[:4]]
+    (folder / "pictures" / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return str(folder / "pictures")
+
+
+@pytest.mark.parametrize("stream", [None, 4])
+def test_source_fingerprints__of_a_folder_of_images(stream: int | None, tmp_path: Path) -> None:
+    place = _images(tmp_path)
+    config = SourceConfig(files=[place], caption_fields=["caption"], language="en", stream_length=stream)
+    before = fingerprint(config)
+    assert before.format == ("dataset" if stream is None else "stream")
+    assert [one.name for one in before.files] == [*(f"{one.key}.png" for one in CORPUS[:4]), "metadata.jsonl"]
+    for file in Path(place).iterdir():
+        os.utime(file, (1, 1))
+    assert fingerprint(config) == before
+    with (Path(place) / f"{CORPUS[0].key}.png").open("ab") as image:
+        image.write(b"-")
+    assert fingerprint(config).digest != before.digest
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("where", {"lang": ["ko"]}), ("language", "ko"), ("caption_fields", ["key"]), ("keywords", {"ko": "caption"})],
+)
+def test_source_fingerprints__what_is_selected_counts(setting: str, value: Any, tmp_path: Path) -> None:
+    config = SourceConfig(files=[write_csv(tmp_path, CORPUS)], caption_fields=["caption"], language="en")
+    before = fingerprint(config)
+    setattr(config, setting, value)
+    assert fingerprint(config).digest != before.digest
+
+
+def test_source_fingerprints__weights_and_time_limits_do_not_count(tmp_path: Path) -> None:
+    config = write_source("shards", tmp_path, CORPUS)
+    before = fingerprint(config)
+    config.weight, config.read_timeout_seconds = 3.0, 5.0
+    assert fingerprint(config) == before
+
+
+def test_source_fingerprints__a_file_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parquet(tmp_path / "a.parquet", ["one", "two"])
+
+    def vanish(_: Path) -> Any:
+        raise OSError("no such file")
+
+    monkeypatch.setattr(pq, "read_metadata", vanish)
+    with pytest.raises(DataError, match=r"source 'one': a file cannot be read any more \(no such file\)"):
+        fingerprint(config)
