@@ -1,14 +1,11 @@
 """From a checkpoint of training, in one file or in ZeRO's pieces, to a folder of weights."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from data_modules.loading import open_sources
-from data_modules.tokenizer import BilingualTokenizer, build_tokenizer
 from kelip_lightning.checkpoints import STATE, Checkpoint, newest_intact, read_checkpoint, verify
 from kelip_lightning.config.experiment import (
     SCHEMAS,
@@ -24,6 +21,7 @@ from kelip_lightning.models.encoder_file import save_image_encoder
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
 from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.run_tokenizer import read_tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +41,7 @@ def consolidate(path: Path, output: Path | None = None) -> Path:
 
     Raises:
         CheckpointError: There is no checkpoint, it is damaged, it stands in no run, or the output exists.
+        RunFolderError: The run keeps no tokenizer, or it was exchanged.
     """
     state = find_checkpoint(path).state
     run, stage = run_of(state)
@@ -57,7 +56,7 @@ def consolidate(path: Path, output: Path | None = None) -> Path:
         load_state(autoencoder, state)
         save_image_encoder(folder, autoencoder.encoder, model_card(run, stage, facts))
     else:
-        tokenizer = _tokenizer(experiment)
+        tokenizer = read_tokenizer(run, experiment.tokenizer.context_length)
         model = build_dual_encoder(
             experiment.image_encoder, experiment.text_encoder, experiment.dual_encoder, tokenizer
         )
@@ -144,11 +143,3 @@ def _stage_experiment(run: RunFolder, stage: str) -> MaskedPretrainExperiment | 
     found = getattr(experiment, stage) if isinstance(experiment, PretrainExperiment) else experiment
     assert isinstance(found, MaskedPretrainExperiment | ContrastiveExperiment)
     return found
-
-
-def _tokenizer(experiment: ContrastiveExperiment) -> BilingualTokenizer:
-    def captions() -> Iterator[str]:
-        for source in open_sources(experiment.data.sources):
-            yield from (text for _, text in source.captions())
-
-    return build_tokenizer(experiment.tokenizer, captions())

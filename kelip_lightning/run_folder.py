@@ -2,6 +2,7 @@
 
 runs/NAME/
     config.yaml overrides.txt plan.yaml environment.json   what was asked, what follows from it, where it ran
+    data.json tokenizer.json                               what it was begun with (data_record.py, run_tokenizer.py)
     status.json metrics.jsonl report.json                  how far it came, every number, the final figures
     items.parquet                                          the final outcome of every evaluated item
     mae/  contrastive/                                     TensorBoard events, and checkpoints/
@@ -23,6 +24,7 @@ from kelip_lightning.checkpoints import Checkpoint, checkpoint_folders
 from kelip_lightning.environment import describe_environment
 from kelip_lightning.errors import RunFolderError, StageInterrupted
 from kelip_lightning.processes import Liveness, describe_process, liveness
+from kelip_lightning.shared_files import write_whole
 from kelip_lightning.stage_folder import StageFolder
 
 STATUS = "status.json"
@@ -62,6 +64,16 @@ class RunFolder:
         return self.path / "environment.json"
 
     @property
+    def data(self) -> Path:
+        """Fingerprints of all that the run reads."""
+        return self.path / "data.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The run's own copy of its tokenizer."""
+        return self.path / "tokenizer.json"
+
+    @property
     def metrics(self) -> Path:
         """One line per log entry of every stage."""
         return self.path / "metrics.jsonl"
@@ -96,6 +108,7 @@ class RunFolder:
         config: str,
         overrides: list[str],
         plan: dict[str, Any],
+        data: str | None = None,
         needed_bytes: int = 0,
     ) -> "RunFolder":
         """Make a new run folder with its records; only the first process of a distributed run does.
@@ -105,6 +118,7 @@ class RunFolder:
             config: The resolved experiment as YAML.
             overrides: As given on the command line.
             plan: Derived values.
+            data: Text of data.json.
             needed_bytes: Room that the run may take on disk.
 
         Raises:
@@ -121,10 +135,10 @@ class RunFolder:
             text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)
             run.plan.write_text(text, encoding="utf-8")
             run.environment.write_text(json.dumps(describe_environment(), indent=2) + "\n", encoding="utf-8")
+            if data is not None:
+                write_whole(run.data, data)
             # Last and in one piece: where it stands, there is a run, and other ranks may be looking.
-            partial = run.config.with_name(f"{run.config.name}.partial")
-            partial.write_text(config, encoding="utf-8")
-            os.replace(partial, run.config)
+            write_whole(run.config, config)
         except OSError as error:
             raise RunFolderError(
                 f"{path} cannot be written ({error.strerror or error}); choose another place with output_dir=FOLDER"
@@ -214,9 +228,7 @@ class RunFolder:
             return
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         status = {"state": state, "since": now, **describe_process(), **details}
-        partial = self.path / f"{STATUS}.partial"
-        partial.write_text(json.dumps(status, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, self.path / STATUS)
+        write_whole(self.path / STATUS, json.dumps(status, indent=2, ensure_ascii=False) + "\n")
 
     @contextmanager
     def recorded(self) -> Iterator[None]:

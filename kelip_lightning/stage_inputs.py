@@ -9,6 +9,8 @@ from data_modules.image import ImageDataModule
 from data_modules.image_text import ImageTextDataModule
 from data_modules.sampling import Draw
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
+from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.run_tokenizer import keep_tokenizer, kept_tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,24 +33,39 @@ def build_image_data(experiment: MaskedPretrainExperiment) -> ImageDataModule:
     )
 
 
-def build_image_text_data(experiment: ContrastiveExperiment) -> ImageTextDataModule:
-    """The data module of stage 2; its tokenizer is trained or read at once."""
-    return ImageTextDataModule(
-        experiment.data,
-        experiment.transform,
-        experiment.tokenizer,
-        seed=experiment.seed,
-        max_steps=experiment.schedule.max_steps,
-    )
+def build_image_text_data(experiment: ContrastiveExperiment, run: RunFolder | None = None) -> ImageTextDataModule:
+    """The data module of stage 2, its tokenizer ready.
 
-
-def read_contrastive_inputs(experiment: ContrastiveExperiment) -> ContrastiveInputs:
-    """Open the pair set, train or read the tokenizer, decode the evaluation sets.
+    Args:
+        experiment: The stage.
+        run: Whose tokenizer it is: read from its folder, or made and written there by the first process; none: the
+            tokenizer is trained, or read from the configured file, and not kept.
 
     Raises:
         DataError: A file is missing, damaged, or not as configured.
+        RunFolderError: The run's tokenizer was exchanged.
     """
-    data = build_image_text_data(experiment)
+    kept = None if run is None else kept_tokenizer(run, experiment.tokenizer)
+    data = ImageTextDataModule(
+        experiment.data,
+        experiment.transform,
+        kept or experiment.tokenizer,
+        seed=experiment.seed,
+        max_steps=experiment.schedule.max_steps,
+    )
+    if run is not None and kept is None:
+        keep_tokenizer(run, data.tokenizer)
+    return data
+
+
+def read_contrastive_inputs(experiment: ContrastiveExperiment, run: RunFolder) -> ContrastiveInputs:
+    """Open the pair set, make or read the run's tokenizer, decode the evaluation sets.
+
+    Raises:
+        DataError: A file is missing, damaged, or not as configured.
+        RunFolderError: The run's tokenizer was exchanged.
+    """
+    data = build_image_text_data(experiment, run)
     sets = build_evaluation_sets(experiment.evaluation, experiment.image_encoder.image_size)
     return ContrastiveInputs(data=data, sets=sets)
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -52,6 +51,7 @@ from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 from kelip_lightning.precision import choose_precision
 from kelip_lightning.resume import open_stage
 from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.shared_files import write_whole
 from kelip_lightning.stage_folder import StageFolder
 from kelip_lightning.stage_inputs import ContrastiveInputs, build_image_data, read_contrastive_inputs, shown_images
 from kelip_lightning.strategies import build_strategy
@@ -70,7 +70,7 @@ def run_pretrain(experiment: PretrainExperiment, run: RunFolder) -> dict[str, fl
     """
     contrastive = experiment.contrastive
     # Before the warm-up: what is wrong with the second stage's data must not cost the first stage.
-    inputs = read_contrastive_inputs(contrastive)
+    inputs = read_contrastive_inputs(contrastive, run)
     if experiment.mae is not None:
         if not (run.resumed and run.has_finished("mae")):
             run_masked_pretrain(experiment.mae, run)
@@ -121,7 +121,7 @@ def run_contrastive(
     init = experiment.init.image_encoder
     if init is not None:
         check_image_encoder(Path(init), experiment.image_encoder)
-    inputs = inputs or read_contrastive_inputs(experiment)
+    inputs = inputs or read_contrastive_inputs(experiment, run)
     data, sets = inputs.data, inputs.sets
     module = build_contrastive_module(experiment, data)
     evaluation = EvaluationCallback(sets, experiment.evaluation.every_n_steps)
@@ -292,6 +292,4 @@ def _write_report(run: RunFolder, evaluation: EvaluationCallback, chance: Mappin
     """The final figures, whole or not at all: where they stand, the run has finished."""
     step, figures = evaluation.history[-1]
     report = {"step": step, "seconds": round(seconds, 1), "metrics": figures, "chance": dict(chance)}
-    partial = run.report.with_name(f"{run.report.name}.partial")
-    partial.write_text(json.dumps(report, indent=2), encoding="utf-8")
-    os.replace(partial, run.report)
+    write_whole(run.report, json.dumps(report, indent=2))

@@ -58,6 +58,20 @@ class FileFingerprint:
     digest: str = ""
     """Of a shard's index, of a parquet file's footer, of blocks of a text table; empty where there is none."""
 
+    def to_plain(self) -> list[str | int | None]:
+        """Values that JSON can hold."""
+        return [self.name, self.size, self.num_rows, self.digest]
+
+    @classmethod
+    def from_plain(cls, plain: Sequence[Any]) -> "FileFingerprint":
+        """The inverse of `to_plain`.
+
+        Raises:
+            ValueError, TypeError: These are no such values.
+        """
+        name, size, num_rows, digest = plain
+        return cls(name=name, size=size, num_rows=num_rows, digest=digest)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFingerprint:
@@ -81,13 +95,12 @@ class SourceFingerprint:
 
     def to_plain(self) -> dict[str, Any]:
         """Values that JSON can hold; a file is a list of its fields."""
-        files = [[file.name, file.size, file.num_rows, file.digest] for file in self.files]
         return {
             "format": self.format,
             "num_samples": self.num_samples,
             "selection": dict(self.selection),
             "version": self.version,
-            "files": files,
+            "files": [file.to_plain() for file in self.files],
         }
 
     @classmethod
@@ -97,14 +110,12 @@ class SourceFingerprint:
         Raises:
             ValueError, TypeError, KeyError: These are no such values.
         """
-        names = ("name", "size", "num_rows", "digest")
-        files = tuple(FileFingerprint(**dict(zip(names, file, strict=True))) for file in plain["files"])
         return cls(
             format=plain["format"],
             num_samples=plain["num_samples"],
             selection=plain["selection"],
             version=plain["version"],
-            files=files,
+            files=tuple(map(FileFingerprint.from_plain, plain["files"])),
         )
 
 
@@ -133,7 +144,7 @@ def source_fingerprint(source: PairSource, config: SourceConfig) -> SourceFinger
     """
     try:
         layout, files, version = _described(source, config)
-    except (OSError, pa.ArrowException) as error:
+    except OSError as error:
         raise DataError(f"source '{source.name}': a file cannot be read any more ({error}); restore it") from error
     return SourceFingerprint(
         format=layout,
@@ -148,11 +159,28 @@ def table_fingerprint(patterns: Sequence[str]) -> tuple[FileFingerprint, ...]:
     """The files of a table.
 
     Raises:
-        DataError: A pattern matches nothing.
-        OSError, pyarrow.ArrowException: A file cannot be read.
+        DataError: A pattern matches nothing, or a file cannot be read.
     """
     root = _root(patterns)
-    return tuple(_table_file(file, _relative(str(file), root)) for file in resolve_files(patterns))
+    files = resolve_files(patterns)
+    try:
+        return tuple(_table_file(file, _relative(str(file), root)) for file in files)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{', '.join(patterns)}: a file is damaged ({error}); restore it") from error
+
+
+def text_fingerprint(path: str) -> FileFingerprint:
+    """A small file of words, by its whole content.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    file = resolve_path(path)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); correct the path") from error
+    return FileFingerprint(name=file.name, size=len(content), digest=short_digest(content))
 
 
 def short_digest(content: bytes) -> str:
@@ -189,12 +217,14 @@ def _table_file(file: Path, name: str) -> FileFingerprint:
     size = file.stat().st_size
     if file.suffix != ".parquet":
         return FileFingerprint(name=name, size=size, digest=short_digest(b"".join(_probes(file, size))))
+    # First, as it checks the file's end, where the length of the footer stands.
+    num_rows = pq.read_metadata(file).num_rows
     with file.open("rb") as stream:
         stream.seek(-8, os.SEEK_END)
         length = int.from_bytes(stream.read(4), "little")
         stream.seek(-8 - length, os.SEEK_END)
         footer = stream.read(length)
-    return FileFingerprint(name=name, size=size, num_rows=pq.read_metadata(file).num_rows, digest=short_digest(footer))
+    return FileFingerprint(name=name, size=size, num_rows=num_rows, digest=short_digest(footer))
 
 
 def _probes(file: Path, size: int) -> Iterator[bytes]:

@@ -107,6 +107,7 @@ def _captions(files: list[str]) -> Iterator[str]:
 def _captions_of_experiment(file: str) -> Iterator[str]:
     from data_modules.image_text import training_texts
     from data_modules.loading import open_sources
+    from data_modules.sources.languages import apply_language_rule
     from kelip_lightning.config.experiment import SCHEMAS, ContrastiveExperiment, PretrainExperiment
     from kelip_lightning.config.load import find_schema, load_experiment
     from kelip_lightning.errors import ConfigError
@@ -116,7 +117,9 @@ def _captions_of_experiment(file: str) -> Iterator[str]:
         experiment = experiment.contrastive
     if not isinstance(experiment, ContrastiveExperiment):
         raise ConfigError([f"{file} has no captions; give an experiment of contrastive training, or text files"])
-    yield from training_texts(open_sources(experiment.data.sources), experiment.tokenizer.max_training_pairs)
+    data = experiment.data
+    sources = apply_language_rule(open_sources(data.sources), data.sources, data.languages)
+    yield from training_texts(sources, experiment.tokenizer.max_training_pairs)
 
 
 def _open_tokenizer(path: Path) -> "BilingualTokenizer":

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from kelip_lightning.cli import failures
-from kelip_lightning.errors import Terminated
+from kelip_lightning.errors import RunFolderError, Terminated
 from kelip_lightning.run_folder import RunFolder, is_first_process
 
 if TYPE_CHECKING:
@@ -33,13 +33,18 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """`FILE.yaml [dotted.key=value ...] [--resume auto|PATH]`."""
+    """`FILE.yaml [dotted.key=value ...] [--resume auto|PATH [--accept-changed-data]]`."""
     add_experiment_arguments(parser)
     parser.add_argument(
         "--resume",
         metavar="auto|PATH",
         help="go on with a run that was cut off; auto: the one of this name, or a new one if there is none; "
         "PATH: a run folder, or a checkpoint in it to go back to",
+    )
+    parser.add_argument(
+        "--accept-changed-data",
+        action="store_true",
+        help="resume although the training data is not that of before, or nobody can tell; told in resumes.jsonl",
     )
 
 
@@ -71,22 +76,31 @@ def train(
     from kelip_lightning.cli.report import print_plan
     from kelip_lightning.config.load import load_experiment
     from kelip_lightning.config.plan import count_samples, make_plan
+    from kelip_lightning.data_record import describe_data, settle_data
+    from kelip_lightning.resume import record_resumption
 
-    loaded = load_experiment(arguments.file, arguments.overrides, schema)
+    if arguments.accept_changed_data and not arguments.resume:
+        raise RunFolderError("--accept-changed-data belongs to --resume: a new run has no data of before")
+    loaded = load_experiment(arguments.file, arguments.overrides, schema, on_this_machine=not arguments.resume)
     experiment = loaded.experiment
-    run = _resumed_run(arguments.resume, loaded) if arguments.resume else None
+    run, changes = _resumed_run(arguments.resume, loaded) if arguments.resume else (None, [])
+    resumed = run is not None
     if run is not None and run.has_finished("mae" if hasattr(experiment, "masked_autoencoder") else "contrastive"):
         if is_first_process():
             print(f"{run.path} has finished; nothing is left to do")
         return run, _final_figures(run)
-    plan = make_plan(experiment, count_samples(experiment))
+    plan, data = make_plan(experiment, count_samples(experiment)), describe_data(experiment)
     run = run or RunFolder.create(
         Path(experiment.output_dir) / experiment.name,
         config=loaded.resolved,
         overrides=loaded.overrides,
         plan=plan.to_dict(),
+        data=data.to_json(),
         needed_bytes=plan.disk_bytes,
     )
+    changes += settle_data(run, data, accept=arguments.accept_changed_data)
+    if resumed:
+        record_resumption(run, loaded.overrides, changes)
     if is_first_process():
         print_plan(plan, run)
     try:
@@ -99,16 +113,21 @@ def train(
     return run, figures
 
 
-def _resumed_run(wanted: str, loaded: "LoadedExperiment[Schema]") -> RunFolder | None:
-    """The run to go on with, its settings compared; none: `auto` found none."""
-    from kelip_lightning.resume import find_run, record_resumption, refuse_other_settings
+def _resumed_run(wanted: str, loaded: "LoadedExperiment[Schema]") -> tuple[RunFolder | None, list[str]]:
+    """The run to go on with, its settings and tokenizer compared, and what differs; none: `auto` found none."""
+    from kelip_lightning.config.load import check_on_this_machine
+    from kelip_lightning.resume import find_run, refuse_other_settings
+    from kelip_lightning.run_tokenizer import refuse_other_tokenizer, with_own_tokenizer
 
     experiment = loaded.experiment
     run = find_run(wanted, Path(experiment.output_dir) / experiment.name)
-    if run is not None:
-        changes = refuse_other_settings(run, loaded)
-        record_resumption(run, loaded.overrides, changes)
-    return run
+    if run is None:
+        check_on_this_machine(experiment)
+        return None, []
+    changes = refuse_other_settings(run, loaded)
+    refuse_other_tokenizer(run, experiment)
+    check_on_this_machine(with_own_tokenizer(run, experiment))
+    return run, changes
 
 
 def _final_figures(run: RunFolder) -> Figures:

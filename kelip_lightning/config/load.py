@@ -51,10 +51,7 @@ def load_experiment(
     problems: list[str] = []
     changed = _share_identity(schema, _apply(overrides, tree, schema, problems))
     experiment = build_section(schema, changed, "", problems)
-    for rule in rules(experiment, on_this_machine):
-        run_rule(rule, problems)
-    if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
+    _apply_rules(experiment, on_this_machine, problems)
     base = build_section(schema, _share_identity(schema, inherited or tree), "", [])
     return LoadedExperiment(
         experiment=experiment,
@@ -62,6 +59,22 @@ def load_experiment(
         overrides=list(overrides),
         base_diff=difference(base, experiment),
     )
+
+
+def check_on_this_machine(experiment: Any) -> None:
+    """Files, folders and devices that a loaded experiment names must be there.
+
+    Raises:
+        ConfigError: All problems together, one sentence each.
+    """
+    _apply_rules(experiment, True, [])
+
+
+def _apply_rules(experiment: Any, on_this_machine: bool, problems: list[str]) -> None:
+    for rule in rules(experiment, on_this_machine):
+        run_rule(rule, problems)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
 
 
 def find_schema(path: Path | str, schemas: Sequence[type[Any]]) -> type[Any]:
