@@ -30,7 +30,7 @@ def _select(value: Any, is_wanted: "Callable[[Field[Any]], bool]", part: "Callab
 
 def role_of_key(kind: type, keys: Sequence[str]) -> Role:
     """The role of a dotted key that a section class has; what a section is that is not identity, all of it is."""
-    field = next(one for one in fields(kind) if one.name == keys[0])  # type: ignore[arg-type]
+    field = next(one for one in fields(kind) if one.name == keys[0])
     if role_of(field) is not Role.identity:
         return role_of(field)
     inner, _ = without_none(get_type_hints(kind)[field.name])
