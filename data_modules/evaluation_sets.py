@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from data_modules.config_roles import REPORTING
 from data_modules.errors import DataError
 from data_modules.records import LANGUAGES
 from data_modules.sources.fingerprint import FileFingerprint, table_fingerprint, text_fingerprint
@@ -78,7 +79,7 @@ class ClassificationSetConfig:
 class EvaluationConfig:
     """What is evaluated during training, and how often."""
 
-    every_n_steps: int = 500
+    every_n_steps: int = field(default=500, metadata=REPORTING)
     """Optimizer steps between evaluations; step 0 and the last step are always evaluated."""
     retrieval: dict[str, RetrievalSetConfig] = field(default_factory=dict)
     """Name -> image–caption retrieval set."""

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from data_modules.config_roles import PERFORMANCE
 from data_modules.decoding import open_image
 from data_modules.loading import FaultConfig, Loaded, PairDataset, build_loader, open_sources
 from data_modules.mixture import OrderConfig, build_order
@@ -28,7 +29,7 @@ class ImageDataConfig:
     """Name -> source; give one language under `captions`, so that no image comes twice an epoch."""
     global_batch_size: int = 256
     """Images of one optimizer step over all devices and accumulation steps."""
-    num_workers: int = 1
+    num_workers: int = field(default=1, metadata=PERFORMANCE)
     """Loader processes per device; the order of samples does not depend on it."""
     order: OrderConfig = field(default_factory=OrderConfig)
     """How sources and languages share the batches, and how far samples are mixed."""

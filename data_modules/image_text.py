@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from data_modules.captions import CaptionConfig, CaptionDrawer
+from data_modules.config_roles import PERFORMANCE
 from data_modules.decoding import open_image
 from data_modules.loading import FaultConfig, Loaded, PairDataset, build_loader, open_sources
 from data_modules.mixture import OrderConfig, build_order
@@ -36,7 +37,7 @@ class ImageTextDataConfig:
     hash of its key, concept or design gives each one language), ko or en (one language alone)."""
     global_batch_size: int = 128
     """Pairs of one optimizer step over all devices and accumulation steps."""
-    num_workers: int = 1
+    num_workers: int = field(default=1, metadata=PERFORMANCE)
     """Loader processes per device; the order of samples does not depend on it."""
     order: OrderConfig = field(default_factory=OrderConfig)
     """How sources and languages share the batches, and how far samples are mixed."""

@@ -3,13 +3,14 @@
 import signal
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from data_modules.config_roles import PERFORMANCE
 from data_modules.decoding import MAX_IMAGE_PIXELS
 from data_modules.errors import DataError
 from data_modules.faults import SKIPPED, FaultReport, SampleFault
@@ -32,7 +33,7 @@ LOADER_TIMEOUT_SECONDS = 600
 class FaultConfig:
     """What is done about samples that cannot be used."""
 
-    max_share: float = 0.01
+    max_share: float = field(default=0.01, metadata=PERFORMANCE)
     """Share of skipped samples, in [0, 1], above which the run stops; not before ten times 1 / max_share were drawn."""
     max_image_pixels: int = MAX_IMAGE_PIXELS
     """Larger images are skipped before they are decoded."""

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from data_modules.config_roles import Role
 from data_modules.evaluation_sets import EvaluationSets
 from data_modules.image_text import ImageTextDataModule
 from kelip_lightning.callbacks.caption_panel import CaptionPanelCallback
@@ -36,6 +37,7 @@ from kelip_lightning.config.experiment import (
 )
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
 from kelip_lightning.config.plan import OpenedSources
+from kelip_lightning.config.roles import settings_without
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.suite import chance_levels
 from kelip_lightning.fitting import fit_stage, stage_clock
@@ -46,7 +48,6 @@ from kelip_lightning.models.encoder_file import check_image_encoder, load_image_
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
 from kelip_lightning.models.self_supervision import build_branch
-from kelip_lightning.models.weights_folder import config_to_dict
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 from kelip_lightning.precision import choose_precision
@@ -101,7 +102,7 @@ def run_masked_pretrain(
         PairProgressBar("MAE warm-up"),
         ReconstructionCallback(images, noise, max(1, experiment.schedule.max_steps // 5)),
         DataHealthCallback(stage.bad_samples, experiment.data.faults, data.sources),
-        HyperparametersCallback(flatten_settings(settings_of(experiment)), ["train/loss"]),
+        HyperparametersCallback(flatten_settings(settings_without(Role.reporting, experiment)), ["train/loss"]),
         ExportCallback(
             lambda: save_image_encoder(run.image_encoder, encoder, model_card(run, "mae", facts_of(experiment)))
         ),
@@ -141,7 +142,7 @@ def run_contrastive(
         evaluation,
         *_panels(sets, evaluation),
         DataHealthCallback(stage.bad_samples, experiment.data.faults, data.sources),
-        HyperparametersCallback(flatten_settings(settings_of(experiment)), sorted(chance)),
+        HyperparametersCallback(flatten_settings(settings_without(Role.reporting, experiment)), sorted(chance)),
         ExportCallback(
             lambda: save_dual_encoder(
                 run.dual_encoder,
@@ -173,12 +174,6 @@ def facts_of(experiment: Experiment) -> dict[str, object]:
         "Training": f"{steps} optimizer steps of {batch}, {steps * batch:,} samples, seed {experiment.seed}",
         "Image encoder": f"{experiment.image_encoder}",
     }
-
-
-def settings_of(experiment: Experiment) -> dict[str, object]:
-    """The experiment as nested plain values, less where files lie."""
-    plain = config_to_dict(experiment)
-    return {key: value for key, value in plain.items() if key not in ("name", "output_dir", "evaluation")}
 
 
 def build_contrastive_module(experiment: ContrastiveExperiment, data: ImageTextDataModule) -> ContrastiveModule:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from data_modules.config_roles import PERFORMANCE
+
 
 class SourceFormat(Enum):
     """How a source is stored."""
@@ -55,9 +57,9 @@ class SourceConfig:
     """Configuration name of a Hugging Face dataset."""
     stream_length: int | None = None
     """Rows of a Hugging Face dataset that is to be streamed; null: random access (see docs/data.md)."""
-    read_timeout_seconds: float = 60.0
+    read_timeout_seconds: float = field(default=60.0, metadata=PERFORMANCE)
     """How long one read of a shard behind a URL may take; then it is tried again, four times in all, and counted."""
-    index_folder: str | None = None
+    index_folder: str | None = field(default=None, metadata=PERFORMANCE)
     """Folder for the index of the shards; null: beside the first shard, or ~/.cache/kelip where that cannot be."""
 
     def __post_init__(self) -> None:

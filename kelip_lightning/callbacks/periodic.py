@@ -21,7 +21,7 @@ from kelip_lightning.zero import whole_weights
 class PeriodicCallback(pl.Callback):
     """Acts before the first step, every n optimizer steps and at the end, never twice at one step.
 
-    Steps are optimizer steps (`trainer.global_step`), so gradient accumulation changes nothing. Only
+    Steps are optimizer steps (`trainer.global_step`). Only
     rank zero acts: the other ranks wait in a collective, which must therefore not time out earlier,
     and end with it where embeddings are not finite. Callbacks run outside the precision plugin's
     autocast, so the model computes in the dtype of its parameters, float32 for mixed precision.
@@ -56,7 +56,7 @@ class PeriodicCallback(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Acts when an optimizer step, and not just a micro-batch, completed a period."""
+        """Acts when an optimizer step completed a period."""
         if trainer.global_step % self.every_n_steps == 0:
             self._act(trainer, pl_module)
 

@@ -75,7 +75,9 @@ def memory_table(stage: StageEstimate) -> Table:
         "fits",
     ]
     configured = "ddp" if stage.strategy == "auto" else stage.strategy  # what Lightning makes of auto
-    title = f"memory of one rank at {stage.plan.batch_size_per_device} per device, {stage.plan.precision}, GB"
+    plan = stage.plan
+    chunks = "" if plan.chunk_size == plan.batch_size_per_device else f" in chunks of {plan.chunk_size}"
+    title = f"memory of one rank at {plan.batch_size_per_device} per device{chunks}, {plan.precision}, GB"
     table = _table(title, caption, *columns)
     for one in stage.memory:
         state = (one.state.weights, one.state.gradients, one.state.optimizer, one.state.buffers)

@@ -49,9 +49,9 @@ class StagePlan:
     precision: str
     """As Lightning is told."""
     batch_size_per_device: int
-    """Samples of one micro-batch on one device."""
-    micro_batches_per_step: int
-    """Devices x nodes x accumulation steps."""
+    """Samples of one optimizer step on one device, over which its share of the contrastive loss is computed."""
+    chunk_size: int
+    """Samples that the networks of one device take at once: its share of the step over `trainer.accumulate`."""
     max_steps: int
     """Optimizer steps."""
     warmup_steps: int
@@ -168,8 +168,8 @@ def plan_stage(stage: Stage, samples_per_epoch: int | None) -> StagePlan:
     parameters = count_parameters(stage)
     return StagePlan(
         precision=choose_precision(stage.trainer.precision, stage.trainer.accelerator),
-        batch_size_per_device=batch // stage.trainer.num_micro_batches,
-        micro_batches_per_step=stage.trainer.num_micro_batches,
+        batch_size_per_device=batch // stage.trainer.num_processes,
+        chunk_size=batch // stage.trainer.num_chunks,
         max_steps=steps,
         warmup_steps=stage.schedule.warmup_steps,
         samples_per_epoch=samples_per_epoch,

@@ -134,13 +134,13 @@ def numbers(experiment: object) -> Iterator[str]:
 
 
 def batch_divides(stage: Stage, prefix: str) -> Iterator[str]:
-    """Every device gets the same number of samples in every micro-batch."""
+    """Every device gets the same number of samples in every chunk."""
     batch, trainer = stage.data.global_batch_size, stage.trainer
-    if batch % trainer.num_micro_batches:
+    if batch % trainer.num_chunks:
         yield (
             f"{join(prefix, 'data.global_batch_size')} = {batch} must be a multiple of trainer.devices x "
             f"num_nodes x accumulate = {trainer.devices} x {trainer.num_nodes} x {trainer.accumulate}; "
-            f"{_neighbours(batch, trainer.num_micro_batches)}"
+            f"{_neighbours(batch, trainer.num_chunks)}"
         )
 
 

@@ -4,12 +4,13 @@ Shapes: V views, B pairs on this rank, G pairs over all ranks, E embed_dim.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import torch
 from torch import Tensor
 
+from data_modules.config_roles import PERFORMANCE
 from kelip_lightning.losses.tiles import Operand, TiledMatrix, info_nce_rows, sigmoid_rows, with_gradients
 
 Gather = Callable[[Tensor], Tensor]
@@ -31,7 +32,7 @@ class ContrastiveLossConfig:
     """info_nce (paper) or sigmoid (SigLIP, which starts from initial_temperature = 0.1)."""
     local_weight: float = 1.0
     """Weight of a local crop's term relative to a global crop's, >= 0 (unpublished; ours: equal)."""
-    tile_size: int | None = None
+    tile_size: int | None = field(default=None, metadata=PERFORMANCE)
     """Logits in memory at a time, over the pairs of a device; null: all, that is the device's pairs x global batch.
 
     Loss and gradient are the same with any. With 2,048 pairs on a device of 32,768 pairs the matrix of one crop takes

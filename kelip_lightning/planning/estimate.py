@@ -187,7 +187,7 @@ def _contrastive_loss(stage: Stage, plan: StagePlan, tile: int) -> LossMemory | 
 def _rank_memory(
     stage: Stage, plan: StagePlan, counts: ParameterCounts, loss: LossMemory | None, strategy: str, available: int
 ) -> RankMemory:
-    passes, batch_size = passes_of(stage), plan.batch_size_per_device
+    passes, chunk_size = passes_of(stage), plan.chunk_size
     numbers = numbers_of(plan.precision, strategy)
     num_ranks, averaged = stage.trainer.num_processes, stage.trainer.ema_decay is not None
     state = state_memory(counts, strategy, plan.precision, num_ranks, averaged=averaged)
@@ -195,16 +195,17 @@ def _rank_memory(
     if isinstance(stage, ContrastiveExperiment) and loss:
         loss_bytes = loss.features + (loss.full if stage.loss.tile_size is None else loss.tiled)
     else:
-        loss_bytes = reconstruction_bytes(batch_size, encoder.num_patches, CHANNELS * encoder.patch_size**2)
-    activations = activation_bytes(passes, batch_size, numbers, checkpointing=False)
-    checkpointed = activation_bytes(passes, batch_size, numbers, checkpointing=True)
-    rest = state.total + batch_bytes(passes, batch_size) + loss_bytes
+        loss_bytes = reconstruction_bytes(chunk_size, encoder.num_patches, CHANNELS * encoder.patch_size**2)
+    activations = activation_bytes(passes, chunk_size, numbers, checkpointing=False)
+    checkpointed = activation_bytes(passes, chunk_size, numbers, checkpointing=True)
+    batch = batch_bytes(passes, plan.batch_size_per_device, chunk_size)
+    rest = state.total + batch + loss_bytes
     return RankMemory(
         strategy=strategy,
         state=state,
         activations=activations,
         activations_checkpointed=checkpointed,
-        batch=batch_bytes(passes, batch_size),
+        batch=batch,
         loss=loss_bytes,
         total=rest + activations,
         total_checkpointed=rest + checkpointed,

@@ -135,15 +135,15 @@ def state_memory(
     )
 
 
-def activation_bytes(passes: list[Pass], batch_size: int, numbers: Numbers, *, checkpointing: bool) -> int:
-    """What autograd keeps of the networks for the backward pass of one micro-batch. Estimate.
+def activation_bytes(passes: list[Pass], chunk_size: int, numbers: Numbers, *, checkpointing: bool) -> int:
+    """What autograd keeps of the networks for the backward pass of one chunk. Estimate.
 
     With checkpointing, the input of every block and the inside of the largest one. The heads of a self-supervised loss
     are left out: three layers on one vector of a view.
     """
-    images = sum(one.times * one.input_values * batch_size for one in passes)
+    images = sum(one.times * one.input_values * chunk_size for one in passes)
     passes = [one for one in passes if one.trained]
-    runs = [one.times * one.tokens * batch_size for one in passes]
+    runs = [one.times * one.tokens * chunk_size for one in passes]
     if checkpointing:
         inputs = sum(rows * numbers.residual * one.width * one.depth for rows, one in zip(runs, passes, strict=True))
         kept = inputs + max(rows * block_bytes(one, numbers) for rows, one in zip(runs, passes, strict=True))
@@ -167,15 +167,19 @@ def block_bytes(one: Pass, numbers: Numbers) -> int:
     return 2 * one.width * numbers.residual + ((norm_outputs + 4) * one.width + hidden) * numbers.values
 
 
-def batch_bytes(passes: list[Pass], batch_size: int) -> int:
-    """The crops of a micro-batch as they arrive (uint8) and standardised (float32)."""
-    return sum(one.times * one.input_values for one in passes) * batch_size * (1 + _FP32)
+def batch_bytes(passes: list[Pass], batch_size: int, chunk_size: int) -> int:
+    """The crops of a device's samples as they arrive (uint8), and those of one chunk of them standardised (float32)."""
+    return sum(one.times * one.input_values for one in passes) * (batch_size + chunk_size * _FP32)
 
 
 def loss_memory(
     kind: ContrastiveKind, *, batch_size: int, negatives: int, num_crops: int, embed_dim: int, tile: int
 ) -> LossMemory:
-    """The contrastive loss on one rank with b pairs against G = `negatives` and V = `num_crops`."""
+    """The contrastive loss on one rank with b pairs against G = `negatives` and V = `num_crops`.
+
+    b are all pairs of the device: the networks take them in chunks, and the loss, for which the features of every chunk
+    are kept, takes them at once.
+    """
     matrices = 2 if kind is ContrastiveKind.sigmoid else 1
     return LossMemory(
         features=2 * (num_crops + 1) * negatives * embed_dim * _FP32,
@@ -184,6 +188,6 @@ def loss_memory(
     )
 
 
-def reconstruction_bytes(batch_size: int, num_patches: int, patch_values: int) -> int:
-    """Prediction, target and error of every patch in the warm-up's loss, float32."""
-    return 3 * batch_size * num_patches * patch_values * _FP32
+def reconstruction_bytes(chunk_size: int, num_patches: int, patch_values: int) -> int:
+    """Prediction, target and error of every patch of a chunk, float32; the warm-up's loss is a sum over chunks."""
+    return 3 * chunk_size * num_patches * patch_values * _FP32
