@@ -12,6 +12,7 @@ SKIPPED: dict[str, str] = {
     "image_missing": "there is no image file, or no bytes in it",
     "image_undecodable": "the bytes are not a whole image in a format that is read",
     "image_too_large": "the image has more pixels than the limit (decompression bomb)",
+    "image_range_unknown": "its 32-bit values have no range that says which is black and which white",
     "caption_missing": "there is no caption, or nothing but white space",
     "language_unknown": "the language column names neither Korean nor English, or no letters tell it",
     "metadata_undecodable": "the JSON beside the image cannot be read",
@@ -27,7 +28,8 @@ SKIPPED: dict[str, str] = {
 
 REPAIRED: dict[str, str] = {
     "image_cmyk": "CMYK is converted to RGB",
-    "image_16_bit": "16-bit grey keeps its high byte",
+    "image_16_bit": "16-bit grey is divided by 257",
+    "image_32_bit": "32-bit grey is scaled from the range that the file states; floats without one from 0 to 1",
     "image_palette": "palette colours are converted to RGB",
     "image_animated": "the first frame is used",
     "image_rotated": "turned upright as its EXIF orientation says",
