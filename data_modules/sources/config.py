@@ -32,9 +32,11 @@ class SourceConfig:
     image: str = "image"
     """Field of images in tables and datasets: encoded bytes, a struct with `bytes`, or a path."""
     captions: dict[str, str] = field(default_factory=dict)
-    """Language (`ko`, `en`) -> caption field: each row gives one pair per language; empty: `caption_fields`."""
+    """Language (`ko`, `en`) -> caption field: each row gives one pair per language; empty: `caption_fields`. A field
+    with a list of texts holds several captions, one of which is drawn each time."""
     caption_fields: list[str] = field(default_factory=list)
-    """Captions of the same language, one of which is drawn each time; each row gives one pair."""
+    """Captions of the same language, one of which is drawn each time; each row gives one pair. Empty ones are left out,
+    a list of texts holds several."""
     language: str = "detect"
     """Of `caption_fields`: ko, en, or detect (by `min_hangul_share`)."""
     language_field: str | None = None
@@ -42,7 +44,10 @@ class SourceConfig:
     min_hangul_share: float = 0.2
     """Share of Hangul among a caption's letters from which on it counts as Korean, in (0, 1]."""
     keywords: dict[str, str] = field(default_factory=dict)
-    """Language -> field with a list of keywords; a language without one draws captions only."""
+    """Language -> field with a list of keywords, or a text with a `keyword_separator`; a language without one draws
+    captions only."""
+    keyword_separator: str | None = None
+    """What stands between keywords in one text, for example `,`; null: such a text is refused, only lists are read."""
     key: str = "key"
     """Field that identifies an image in logs (tables: the row's number where it is missing)."""
     where: dict[str, list[str]] = field(default_factory=dict)
@@ -76,6 +81,8 @@ class SourceConfig:
             raise ValueError(f"language = {self.language!r} must be ko, en or detect")
         if not 0 < self.min_hangul_share <= 1:
             raise ValueError(f"min_hangul_share = {self.min_hangul_share} is a share: give a number in (0, 1]")
+        if self.keyword_separator == "":
+            raise ValueError("keyword_separator is empty: give at least one character, or null")
         if self.weight <= 0:
             raise ValueError(f"weight = {self.weight} must be above 0: remove the source to leave it out")
         if self.read_timeout_seconds <= 0:

@@ -1,11 +1,12 @@
 """Which language the captions of an image, a concept or a design come in: a pure function of a hash."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 
 from data_modules.errors import DataError
-from data_modules.faults import FaultReport
+from data_modules.faults import FaultReport, SampleFault
 from data_modules.records import LANGUAGES, PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.protocol import PairSource
@@ -34,7 +35,7 @@ _COLUMN_OF = {LanguageRule.by_concept: "concept", LanguageRule.by_design: "desig
 
 def hashed_language(value: str) -> str:
     """The language that falls to a value: ko or en, each for half of all values."""
-    return LANGUAGES[hashlib.sha256(value.encode()).digest()[0] % len(LANGUAGES)]
+    return LANGUAGES[hashlib.sha256(value.encode(errors="surrogatepass")).digest()[0] % len(LANGUAGES)]
 
 
 class OneLanguageSource:
@@ -64,12 +65,27 @@ class OneLanguageSource:
         return len(self._source)
 
     def __getitem__(self, index: int) -> PairRecord:
-        record = self._source[index]
+        count = max(1, len(self._languages))
+        first = index - index % count
+        record = self._readable([index, *(one for one in range(first, first + count) if one != index)])
         wanted = self._language_of(record)
         if record.language == wanted or wanted not in self._languages:
             return record
-        count = len(self._languages)
-        return self._source[index - index % count + self._languages.index(wanted)]
+        return self._source[first + self._languages.index(wanted)]
+
+    def _readable(self, indices: Sequence[int]) -> PairRecord:
+        """The first record of these pairs of one image that has its caption: each of them tells the image's language.
+
+        Raises:
+            SampleFault: None has; that of the first.
+        """
+        try:
+            return self._source[indices[0]]
+        except SampleFault:
+            for index in indices[1:]:
+                with contextlib.suppress(SampleFault):
+                    return self._source[index]
+            raise
 
     def _language_of(self, record: PairRecord) -> str:
         if self._rule.name in LANGUAGES:

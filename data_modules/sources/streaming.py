@@ -8,7 +8,6 @@ up to where it stood.
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -55,9 +54,7 @@ class StreamSource:
 
     def __getitem__(self, index: int) -> PairRecord:
         number, pair = divmod(index, self._pairs)
-        row = self._row(number)
-        key = str(row.get(self.config.key) if row.get(self.config.key) is not None else number)
-        return row_record(self.config, row, key=key, pair=pair, folder=Path())
+        return row_record(self.config, self._row(number), number=number, pair=pair)
 
     def _row(self, number: int) -> Row:
         if self._next < 0 or (number < self._next and number not in self._kept):
