@@ -92,6 +92,18 @@ def split_keywords(value: object, separator: str | None, field: str, repairs: li
     return tuple(part.strip() for part in texts[0].split(separator) if part.strip())
 
 
+def text_list(given: object) -> list[str]:
+    """What a YAML file gives for one or several texts: a list as it is, a bare text as a list of one.
+
+    Raises:
+        ValueError: It is something else, or one of the texts is blank or none.
+    """
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts or not all(isinstance(one, str) and one.strip() for one in texts):
+        raise ValueError(f"{_told(given)} is neither a text nor a list of texts")
+    return list(texts)
+
+
 def _told(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

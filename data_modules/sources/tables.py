@@ -183,6 +183,25 @@ def _readable(cells: datasets.Dataset, number: int) -> Mapping[str, Any]:
     return row
 
 
+def identities(table: datasets.Dataset, column: str, rows: NDArray[np.int64], told: str) -> list[str]:
+    """The cells of a column in these rows as text, none of them null.
+
+    Args:
+        table: The table.
+        column: Its column.
+        rows: Row numbers.
+        told: Whose table it is, for the error.
+
+    Raises:
+        DataError: A row has nothing there.
+    """
+    values = table.select_columns([column]).select(rows)[column]
+    for row, value in zip(rows, values, strict=True):
+        if value is None:
+            raise DataError(f"{told}: row {row} has nothing in the column '{column}'; fill it, or leave the row out")
+    return [as_text(value) for value in values]
+
+
 def as_text(value: object) -> str:
     """A cell as configurations spell it: `true`/`false` for booleans, `str` otherwise."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,6 +1,7 @@
 """The one deterministic transform of every evaluation and prediction."""
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_modules.decoding import decode_image, to_array
+from data_modules.errors import DataError
+from data_modules.faults import SampleFault
 
 MAX_ASPECT = 8
 """Long over short side up to which a picture is resized whole, with torchvision's pixels to the last bit."""
@@ -21,6 +24,26 @@ def evaluation_image(data: bytes, image_size: int) -> NDArray[np.uint8]:
     Reference: the preprocessing of the official KELIP code (Resize 224 bicubic, CenterCrop 224).
     """
     return centre_square(decode_image(data), image_size)
+
+
+def table_image(cell: object, image_size: int, told: str) -> NDArray[np.uint8]:
+    """The evaluation image of a table's cell, uint8 (3, S, S).
+
+    Args:
+        cell: A struct with `bytes`.
+        image_size: S.
+        told: What an error says of whose image it is.
+
+    Raises:
+        DataError: There are no bytes, or they are no image.
+    """
+    content = cell.get("bytes") if isinstance(cell, Mapping) else cell
+    if not isinstance(content, bytes):
+        raise DataError(f"{told} is {type(content).__name__}, not the bytes of a file; store the image in the table")
+    try:
+        return evaluation_image(content, image_size)
+    except SampleFault as fault:
+        raise DataError(f"{told}: {fault}; replace it, or leave its row out") from fault
 
 
 def centre_square(image: Image.Image, image_size: int) -> NDArray[np.uint8]:
