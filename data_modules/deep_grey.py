@@ -6,6 +6,7 @@ Reference: TIFF 6.0, sections 4 (PhotometricInterpretation), 8 (MinSampleValue) 
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,7 @@ def _unknown(image: Image.Image, values: NDArray[np.float64], what: str) -> Samp
 
 def _tag(image: Image.Image, number: int) -> float | None:
     """The value of a TIFF tag that holds one number; none where it is absent, or the picture is no TIFF."""
-    value = getattr(image, "tag_v2", {}).get(number)
+    value: Any = getattr(image, "tag_v2", {}).get(number)
     if isinstance(value, tuple) and len(value) == 1:
         value = value[0]
     try:

@@ -69,8 +69,8 @@ class ClassificationSetConfig:
     label: str
     """Column of class ids."""
     classes_file: str
-    """YAML with `classes` (id -> language -> names) and `templates` (language -> texts with `{}`); a list of texts each, or
-    one text."""
+    """YAML with `classes` (id -> language -> names) and `templates` (language -> texts with `{}`), each a text or a
+    list of them."""
     where: dict[str, list[str]] = field(default_factory=dict)
     """Conditions on the rows; rows of classes that the file does not name are left out."""
 

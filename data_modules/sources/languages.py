@@ -8,7 +8,7 @@ from enum import Enum
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault
 from data_modules.records import LANGUAGES, PairRecord
-from data_modules.sources.config import SourceConfig
+from data_modules.sources.config import SourceConfig, SourceKind, source_kind
 from data_modules.sources.protocol import PairSource
 from data_modules.sources.rows import EveryNth, Rows, needs_language_marks
 
@@ -31,6 +31,18 @@ class LanguageRule(Enum):
 
 
 _COLUMN_OF = {LanguageRule.by_concept: "concept", LanguageRule.by_design: "design"}
+_ROWS_TRIED = 32
+"""Rows that are read to learn a source's columns."""
+
+
+def check_rule(sources: Mapping[str, SourceConfig], rule: LanguageRule) -> None:
+    """Raise ValueError where a source has no columns, and the rule reads one."""
+    for name, source in sources.items():
+        if rule in _COLUMN_OF and source_kind(source) is SourceKind.shards:
+            raise ValueError(
+                f"languages = {rule.name} reads the column '{_COLUMN_OF[rule]}', and source '{name}' is shards, which "
+                "have none: use by_image, or a table"
+            )
 
 
 def hashed_language(value: str) -> str:
@@ -60,6 +72,7 @@ class OneLanguageSource:
                 f"data.languages = {rule.name}: source '{self.name}' has captions in one language only, and the rule "
                 "needs both; add the other one, or use by_image"
             )
+        self._require_column()
 
     def __len__(self) -> int:
         return len(self._source)
@@ -92,13 +105,22 @@ class OneLanguageSource:
             return self._rule.name
         if self._rule is LanguageRule.by_image:
             return hashed_language(record.key)
+        return hashed_language(record.attributes[_COLUMN_OF[self._rule]])
+
+    def _require_column(self) -> None:
+        """Every row has the columns of the first one that can be read."""
+        if self._rule not in _COLUMN_OF:
+            return
         column = _COLUMN_OF[self._rule]
-        if column not in record.attributes:
-            raise DataError(
-                f"data.languages = {self._rule.name}: source '{self.name}' has no column '{column}'; "
-                f"its columns are {', '.join(sorted(record.attributes))}"
-            )
-        return hashed_language(record.attributes[column])
+        for index in range(min(len(self), _ROWS_TRIED)):
+            with contextlib.suppress(SampleFault):
+                record = self._source[index]
+                if column not in record.attributes:
+                    raise DataError(
+                        f"data.languages = {self._rule.name}: source '{self.name}' has no column '{column}'; "
+                        f"its columns are {', '.join(sorted(record.attributes))}"
+                    )
+                return
 
     def rows_of(self, language: str) -> Rows:
         """The indices of the pairs in a language.

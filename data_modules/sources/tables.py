@@ -155,7 +155,7 @@ def matching_rows(table: datasets.Dataset, where: Mapping[str, Sequence[str]]) -
 
 def satisfies(row: Mapping[str, Any], where: Mapping[str, Collection[str]]) -> bool:
     """Whether a row's cells, as text, are among the allowed ones of every condition."""
-    return all(as_text(row[column]) in allowed for column, allowed in where.items())
+    return all(as_text(row.get(column)) in allowed for column, allowed in where.items())
 
 
 def read_rows(table: datasets.Dataset, columns: Sequence[str], rows: NDArray[np.int64]) -> Iterator[Mapping[str, Any]]:

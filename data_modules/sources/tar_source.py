@@ -29,10 +29,6 @@ class TarSource:
     ) -> None:
         self.name = name
         self.config = config
-        if config.where:
-            raise DataError(
-                f"source '{name}': `where` picks rows of tables and cannot pick samples of shards; remove it"
-            )
         self.index: ShardIndex = open_index(
             config, resolve_shards(config.files), num_workers=num_workers, progress=progress
         )

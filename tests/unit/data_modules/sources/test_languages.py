@@ -153,9 +153,8 @@ class BareSource:
 
 
 def test_rule__names_a_missing_column() -> None:
-    source = OneLanguageSource(BareSource(), SourceConfig(files=["x"], captions=BOTH), LanguageRule.by_concept)
     with pytest.raises(DataError, match="source 'bare' has no column 'concept'; its columns are number"):
-        source[0]
+        OneLanguageSource(BareSource(), SourceConfig(files=["x"], captions=BOTH), LanguageRule.by_concept)
 
 
 def test_rule__one_language_reads_sources_of_single_captions() -> None:

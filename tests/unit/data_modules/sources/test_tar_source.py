@@ -129,8 +129,6 @@ def test_tar_source__nothing_usable(tmp_path: Path) -> None:
     file = write_tar(tmp_path / "a.tar", [("a.jpg", b"x")])
     with pytest.raises(DataError, match=r"source 's' has no usable sample in 1 shard.*caption_missing in a"):
         _source(file)
-    with pytest.raises(DataError, match="`where` picks rows of tables"):
-        _source(file, caption_fields=["txt"], where={"a": ["b"]})
 
 
 @pytest.mark.parametrize("damage", [b"{", b"[1]", b"\xff\xfe", b'"text"'])
