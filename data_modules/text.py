@@ -33,15 +33,21 @@ def clean_caption(raw: object, repairs: list[str]) -> str:
     if len(text) > MAX_CAPTION_CHARACTERS:
         repairs.append("caption_cut")
         text = text[:MAX_CAPTION_CHARACTERS]
+    if not text.isascii():
+        text = _composed(text, repairs)
+    text = text.replace("\x00", " ").strip()
+    if not text:
+        raise SampleFault("caption_missing", "the caption is empty")
+    return text
+
+
+def _composed(text: str, repairs: list[str]) -> str:
     if _SURROGATE.search(text):  # JSON can spell them, UTF-8 and tokenizers cannot
         repairs.append("caption_not_utf8")
         text = _SURROGATE.sub("\ufffd", text)
     if not unicodedata.is_normalized("NFC", text):
         repairs.append("caption_not_nfc")
         text = unicodedata.normalize("NFC", text)
-    text = text.replace("\x00", " ").strip()
-    if not text:
-        raise SampleFault("caption_missing", "the caption is empty")
     return text
 
 
