@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from data_modules.config_roles import PERFORMANCE
 from data_modules.decoding import open_image
 from data_modules.loading import FaultConfig, Loaded, PairDataset, build_loader, open_sources
-from data_modules.mixture import OrderConfig, build_order
+from data_modules.mixture import OrderConfig, build_order, check_streams
 from data_modules.records import ImageBatch, PairRecord
 from data_modules.sampling import Draw, Order
 from data_modules.sources.config import SourceConfig
@@ -35,6 +35,9 @@ class ImageDataConfig:
     """How sources and languages share the batches, and how far samples are mixed."""
     faults: FaultConfig = field(default_factory=FaultConfig)
     """What is done about samples that cannot be used."""
+
+    def __post_init__(self) -> None:
+        check_streams(self.sources, self.order)
 
 
 @dataclass(slots=True, kw_only=True)

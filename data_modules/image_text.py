@@ -13,11 +13,11 @@ from data_modules.captions import CaptionConfig, CaptionDrawer
 from data_modules.config_roles import PERFORMANCE
 from data_modules.decoding import open_image
 from data_modules.loading import FaultConfig, Loaded, PairDataset, build_loader, open_sources
-from data_modules.mixture import OrderConfig, build_order
+from data_modules.mixture import OrderConfig, build_order, check_streams
 from data_modules.records import LANGUAGES, ImageTextBatch, PairRecord
 from data_modules.sampling import Draw, Order
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.languages import LanguageRule, apply_language_rule
+from data_modules.sources.languages import LanguageRule, apply_language_rule, check_rule
 from data_modules.sources.protocol import PairSource
 from data_modules.stage_data import StageDataModule
 from data_modules.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
@@ -43,6 +43,10 @@ class ImageTextDataConfig:
     """How sources and languages share the batches, and how far samples are mixed."""
     faults: FaultConfig = field(default_factory=FaultConfig)
     """What is done about samples that cannot be used."""
+
+    def __post_init__(self) -> None:
+        check_streams(self.sources, self.order)
+        check_rule(self.sources, self.languages)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from data_modules.decoding import MAX_IMAGE_PIXELS, decode, open_image, to_picture
 from data_modules.errors import DataError
-from data_modules.faults import SampleFault
+from data_modules.faults import SampleFault, sample_errors
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
@@ -32,6 +32,8 @@ from data_modules.sources.rows import pairs_per_row
 
 IMAGE_FORMATS = {"webp": "WEBP", "jpg": "JPEG", "png": "PNG"}
 """Ending -> Pillow's name."""
+_LONGEST_SIDES = {"webp": 16_383, "jpg": 65_500}
+"""Ending -> pixels that the format, as Pillow writes it, can hold."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -206,7 +208,8 @@ def _members(
         assert last is not None
         raise last
     faults.update([last.kind] if last is not None else [])
-    image = _packed_image(records[0], settings)
+    with sample_errors(records[0].key):
+        image = _packed_image(records[0], settings)
     metadata: dict[str, object] = {"key": records[0].key, "language": records[0].language}
     for record in records:
         for number, caption in enumerate((record.caption, *record.more_captions), start=1):
@@ -230,6 +233,10 @@ def _packed_image(record: PairRecord, settings: PackSettings) -> bytes:
     if scale < 1:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         picture = picture.resize(size, Image.Resampling.BICUBIC)
+    if max(picture.size) > _LONGEST_SIDES.get(settings.image_format, max(picture.size)):
+        raise SampleFault(
+            "image_too_large", f"{settings.image_format} holds no {picture.width} x {picture.height} pixels"
+        )
     buffer = io.BytesIO()
     picture.save(buffer, IMAGE_FORMATS[settings.image_format], quality=settings.quality)
     return buffer.getvalue()

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.faults import SampleFault
+from data_modules.faults import SampleFault, sample_errors
 from data_modules.records import LANGUAGES, PairRecord
 from data_modules.sources.config import SourceConfig
-from data_modules.text import clean_caption, detect_language, language_code
+from data_modules.text import clean_texts, detect_language, language_code, split_keywords
 
 Ids = NDArray[np.int64]
 UNKNOWN = len(LANGUAGES)
@@ -67,17 +67,14 @@ def row_language(config: SourceConfig, row: Mapping[str, Any]) -> str:
         return language_code(row.get(config.language_field))
     if config.language != "detect":
         return config.language
-    return detect_language(clean_caption(_first_text(config, row), []), config.min_hangul_share)
-
-
-def _first_text(config: SourceConfig, row: Mapping[str, Any]) -> object:
-    return next((row[name] for name in config.caption_fields if row.get(name)), None)
+    return detect_language(_captions(row, config.caption_fields, [])[0], config.min_hangul_share)
 
 
 def language_mark(config: SourceConfig, row: Mapping[str, Any]) -> int:
     """The index of the row's language, `UNKNOWN` where it has none."""
     try:
-        return LANGUAGES.index(row_language(config, row))
+        with sample_errors():
+            return LANGUAGES.index(row_language(config, row))
     except SampleFault:
         return UNKNOWN
 
@@ -92,10 +89,21 @@ def row_captions(
     """
     if config.captions:
         language = languages_of(config)[pair]
-        return language, (clean_caption(row.get(config.captions[language]), repairs),)
+        return language, _captions(row, [config.captions[language]], repairs)
     language = row_language(config, row)
-    given = [row[name] for name in config.caption_fields if row.get(name)]
-    return language, tuple(clean_caption(one, repairs) for one in given or [None])
+    return language, _captions(row, config.caption_fields, repairs)
+
+
+def _captions(row: Mapping[str, Any], fields: Sequence[str], repairs: list[str]) -> tuple[str, ...]:
+    texts = [text for name in fields for text in clean_texts(row.get(name), name, repairs)]
+    if not texts:
+        raise SampleFault("caption_missing", "the caption is empty")
+    return tuple(texts)
+
+
+def _keywords(config: SourceConfig, row: Mapping[str, Any], language: str, repairs: list[str]) -> tuple[str, ...]:
+    field = config.keywords.get(language)
+    return split_keywords(row.get(field), config.keyword_separator, field, repairs) if field else ()
 
 
 def make_record(
@@ -111,17 +119,14 @@ def make_record(
     """The record of pair `pair` of a row.
 
     Raises:
-        SampleFault: The row has no image, no caption or no known language; carries the key.
+        SampleFault: The row has no image, no caption or no known language, or a field that holds no text; with the key.
     """
     repairs: list[str] = []
-    try:
+    with sample_errors(key):
         if not image:
             raise SampleFault("image_missing", "the image has no bytes")
         language, captions = row_captions(config, row, pair, repairs)
-    except SampleFault as fault:
-        raise SampleFault(fault.kind, fault.detail, key) from fault
-    column = config.keywords.get(language)
-    words: Sequence[str] = (row.get(column) or ()) if column else ()
+        keywords = _keywords(config, row, language, repairs)
     return PairRecord(
         key=key,
         image=image,
@@ -129,9 +134,9 @@ def make_record(
         language=language,
         caption=captions[0],
         more_captions=captions[1:],
-        keywords=tuple(words),
+        keywords=keywords,
         attributes=dict(attributes),
-        repairs=tuple(repairs),
+        repairs=tuple(dict.fromkeys(repairs)),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.errors import DataError
-from data_modules.faults import FaultReport, SampleFault
+from data_modules.faults import FaultReport, SampleFault, printable
 from data_modules.records import PairRecord
 from data_modules.sources.blobs import BlobReader
 from data_modules.sources.config import SourceConfig
@@ -30,10 +30,6 @@ class TarSource:
     ) -> None:
         self.name = name
         self.config = config
-        if config.where:
-            raise DataError(
-                f"source '{name}': `where` picks rows of tables and cannot pick samples of shards; remove it"
-            )
         self.index: ShardIndex = open_index(
             config, resolve_shards(config.files), num_workers=num_workers, progress=progress
         )
@@ -62,7 +58,9 @@ class TarSource:
         row_number, pair = divmod(index, self._pairs)
         contents, fields = self._row(row_number, self._kinds)
         name, image = contents["image"]
-        return make_record(self.config, key=name.partition(".")[0], image=image, row=fields, pair=pair, file_name=name)
+        folder, slash, base = name.rpartition("/")
+        key = folder + slash + base.partition(".")[0]
+        return make_record(self.config, key=key, image=image, row=fields, pair=pair, file_name=name)
 
     def _row(
         self, number: int, kinds: Sequence[tuple[str, int]]
@@ -120,7 +118,7 @@ class TarSource:
     def opening_faults(self) -> list[FaultReport]:
         """What was left out when the shards were indexed."""
         return [
-            FaultReport(kind, self.name, key, -1, -1, f"{entry['path']}: {detail}")
+            FaultReport(kind, self.name, printable(key), -1, -1, printable(f"{entry['path']}: {detail}"))
             for entry in self.index.entries
             for kind, key, detail in entry["faults"]
         ]

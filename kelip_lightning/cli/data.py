@@ -79,8 +79,7 @@ def _index(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from data_modules.errors import DataError
-    from data_modules.sources.config import SourceConfig, SourceFormat
-    from data_modules.sources.opening import source_format
+    from data_modules.sources.config import SourceConfig, SourceFormat, source_format
     from data_modules.sources.tar_source import TarSource
 
     if arguments.what[0].endswith((".yaml", ".yml")):
