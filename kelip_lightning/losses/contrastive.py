@@ -28,7 +28,8 @@ class ContrastiveLossConfig:
     """Which loss, how crops enter it, and how much of it is in memory."""
 
     kind: ContrastiveKind = ContrastiveKind.info_nce
-    """info_nce (paper) or sigmoid (SigLIP, which starts from initial_temperature = 0.1)."""
+    """info_nce (paper) or sigmoid (SigLIP, which starts from initial_temperature = 0.1). This alone chooses the loss;
+    sigmoid learns a bias and wants dual_encoder.initial_logit_bias, with info_nce it must be null."""
     local_weight: float = 1.0
     """Weight of a local crop's term relative to a global crop's, >= 0 (unpublished; ours: equal)."""
     tile_size: int | None = None
@@ -43,6 +44,22 @@ class ContrastiveLossConfig:
             raise ValueError(f"local_weight = {self.local_weight} must not be negative: 0 ignores local crops")
         if self.tile_size is not None and self.tile_size < 1:
             raise ValueError(f"tile_size = {self.tile_size} must be at least 1; null: the whole matrix at once")
+
+
+def bias_problem(kind: ContrastiveKind, initial_bias: float | None, prefix: str = "") -> str | None:
+    """What is wrong with a model's bias for a kind of loss, in a sentence; none: it fits.
+
+    Args:
+        kind: The loss.
+        initial_bias: The model's `initial_logit_bias`.
+        prefix: What stands before the settings' names, a dot at its end.
+    """
+    bias, loss = f"{prefix}dual_encoder.initial_logit_bias", f"{prefix}loss.kind"
+    if kind is ContrastiveKind.sigmoid and initial_bias is None:
+        return f"{bias} = null, but {loss} = sigmoid learns a bias; SigLIP starts it at -10"
+    if kind is ContrastiveKind.info_nce and initial_bias is not None:
+        return f"{bias} = {initial_bias} has no effect on {loss} = info_nce; set it to null"
+    return None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +81,7 @@ def contrastive_loss(
     logit_scale: Tensor,
     logit_bias: Tensor | None = None,
     *,
+    kind: ContrastiveKind,
     local_weight: float = 1.0,
     tile_size: int | None = None,
     gather: Gather | None = None,
@@ -73,8 +91,8 @@ def contrastive_loss(
 
     total = (sum_v term(global_v) + w * sum_u term(local_u)) / (V + w * V'), where the term of a crop is
 
-    * without a bias InfoNCE, (CE(s * image @ text_all^T) + CE(s * text @ image_all^T)) / 2, mean over the B local rows;
-    * with one the pairwise sigmoid loss, -sum_ij log sigmoid(z_ij (s * image_i . text_all_j + b)) / B, z = 1 for pairs
+    * InfoNCE, (CE(s * image @ text_all^T) + CE(s * text @ image_all^T)) / 2, mean over the B local rows;
+    * the pairwise sigmoid loss, -sum_ij log sigmoid(z_ij (s * image_i . text_all_j + b)) / B, z = 1 for pairs
       and -1 else.
 
     A crop's negatives are the same-numbered crops of other images, never other crops of its own image, so no term
@@ -86,20 +104,31 @@ def contrastive_loss(
         local_VBE: The same of V' >= 0 local crops.
         text_BE: Unit-length float32 text features.
         logit_scale: s, factor on the cosines, (1,) or scalar.
-        logit_bias: b, (1,) or scalar; none: InfoNCE.
+        logit_bias: b, (1,) or scalar; none with InfoNCE.
+        kind: Which of the two.
         local_weight: w.
         tile_size: Logits in memory at a time, over B; none: the whole matrix of one crop.
         gather: Collects rows over ranks with gradient; none on one process.
         rank: Own position among the gathered rows.
+
+    Raises:
+        ValueError: InfoNCE with a bias, or the sigmoid loss without one.
 
     Reference:
         Radford et al. 2021 (arXiv:2103.00020), fig. 3, used by Ko & Gu 2022 (arXiv:2203.14463), who train on
         low-resolution crops too; the terms are unpublished, this is our reading (each crop against the caption).
         Zhai et al. 2023 (arXiv:2303.15343), alg. 1.
     """
+    pairwise = kind is ContrastiveKind.sigmoid
+    if pairwise is (logit_bias is None):
+        raise ValueError(
+            "the sigmoid loss needs a logit_bias, and the model has none"
+            if pairwise
+            else "info_nce has no logit_bias, and the model has one"
+        )
     crops_VBE = torch.cat([global_VBE, local_VBE])
     # One collective for all crops: rows are pairs, so the views stand in the second place.
-    crops_VGE = gather(crops_VBE.transpose(0, 1)).transpose(0, 1) if gather and logit_bias is None else crops_VBE
+    crops_VGE = gather(crops_VBE.transpose(0, 1)).transpose(0, 1) if gather and not pairwise else crops_VBE
     text_GE = gather(text_BE) if gather else text_BE
     inputs = [crops_VBE, text_BE, crops_VGE, text_GE, logit_scale, *([] if logit_bias is None else [logit_bias])]
     operands = [Operand.of(one) for one in inputs]

@@ -27,7 +27,7 @@ class DualEncoderConfig:
     max_logit_scale: float = 100.0
     """Upper bound of exp(logit_scale), applied where it is used (CLIP: 100)."""
     initial_logit_bias: float | None = None
-    """Start of the learned bias of loss.kind = sigmoid (SigLIP: -10); null: no bias, as info_nce needs."""
+    """Start of the learned bias of loss.kind = sigmoid, which needs one (SigLIP: -10); must be null with info_nce."""
 
     def __post_init__(self) -> None:
         if not 0 < self.initial_temperature <= 1:

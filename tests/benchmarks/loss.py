@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kelip_lightning.losses.contrastive import contrastive_loss
+from kelip_lightning.losses.contrastive import ContrastiveKind, contrastive_loss
 
 MEBIBYTE = 2**20
 
@@ -65,6 +65,7 @@ def loss_of(features: Features, case: str) -> Tensor:
         image_BE[:0],
         features.text_BE,
         features.logit_scale,
+        kind=ContrastiveKind.info_nce,
         tile_size=None if case == "whole" else int(case),
         gather=lambda rows: gathered[rows.ndim],
     ).total

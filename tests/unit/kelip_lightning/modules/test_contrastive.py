@@ -140,6 +140,39 @@ def test_training_step__sigmoid_loss_by_hand(
     torch.testing.assert_close(loss, torch.stack(terms).mean())
 
 
+@pytest.mark.parametrize(
+    ("kind", "bias", "message"),
+    [
+        (
+            ContrastiveKind.sigmoid,
+            None,
+            r"dual_encoder\.initial_logit_bias = null, but loss\.kind = sigmoid learns a bias",
+        ),
+        (
+            ContrastiveKind.info_nce,
+            -10.0,
+            r"dual_encoder\.initial_logit_bias = -10\.0 has no effect on loss\.kind = info",
+        ),
+    ],
+)
+def test_module__the_kind_of_loss_decides_and_a_model_that_does_not_fit_it_is_refused(
+    tiny_dual_encoder: Callable[..., DualEncoder],
+    tiny_tokenizer: BilingualTokenizer,
+    kind: ContrastiveKind,
+    bias: float | None,
+    message: str,
+) -> None:
+    model = tiny_dual_encoder(initial_logit_bias=bias)
+    with pytest.raises(ValueError, match=message):
+        ContrastiveModule(
+            model,
+            tiny_tokenizer,
+            ContrastiveLossConfig(kind=kind),
+            OptimizerConfig(),
+            ScheduleConfig(max_steps=3),
+        )
+
+
 def test_training_step__logs(module: ContrastiveModule, record_logs: RecordLogs) -> None:
     logged, batch = record_logs(module), _batch(module.tokenizer)
     loss = module.training_step(batch, 0)

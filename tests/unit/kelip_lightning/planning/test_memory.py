@@ -172,7 +172,7 @@ def test_loss_memory__is_what_the_loss_makes(kind: ContrastiveKind, tile: int | 
         factors.append(torch.tensor([-10.0], requires_grad=True))
 
     def loss() -> Tensor:
-        return contrastive_loss(features[0], features[1], features[2][0], *factors, tile_size=tile).total
+        return contrastive_loss(features[0], features[1], features[2][0], *factors, kind=kind, tile_size=tile).total
 
     with TensorsMade() as made:
         loss().backward()
