@@ -17,6 +17,7 @@ from kelip_lightning.config.plan import (
 from kelip_lightning.losses.contrastive import ContrastiveKind
 from kelip_lightning.models.self_supervision import SelfSupervisionMethod
 from kelip_lightning.planning.flops import StageFlops, count_flops, evaluation_flops, negatives
+from kelip_lightning.planning.groups import PlannedGroup, planned_groups
 from kelip_lightning.planning.memory import (
     STRATEGIES,
     LossMemory,
@@ -88,6 +89,8 @@ class StageEstimate:
     """As configured."""
     parameter_sums: dict[str, int]
     """Towers, where there are any, and all."""
+    groups: list[PlannedGroup]
+    """What the optimizer does with which parameters."""
     flops: StageFlops
     memory: list[RankMemory]
     contrastive_loss: LossMemory | None
@@ -135,6 +138,7 @@ def _estimate_stage(stage: Stage, plan: StagePlan, gpu: str, utilisation: float,
         plan=plan,
         strategy=stage.trainer.strategy,
         parameter_sums=plan.parameter_sums,
+        groups=planned_groups(stage),
         flops=flops,
         memory=[_rank_memory(stage, plan, counts, loss, one, GPUS[gpu].memory_bytes) for one in STRATEGIES],
         contrastive_loss=loss,
