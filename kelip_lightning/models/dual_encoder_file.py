@@ -1,5 +1,6 @@
 """A trained dual encoder as a folder: weights, configuration, tokenizer."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,5 +122,7 @@ def load_dual_encoder(folder: Path) -> TrainedModel:
         )
     weights = read_weights(folder)
     check_tensors(model.state_dict(), weights, folder)
+    # Earlier versions bounded the scale where it was used, and may have stored a larger one.
+    weights["logit_scale"] = weights["logit_scale"].clamp(max=math.log(model.config.max_logit_scale))
     model.load_state_dict(weights, strict=True)
     return TrainedModel(model=model.eval(), tokenizer=tokenizer)

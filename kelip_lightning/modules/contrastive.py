@@ -1,5 +1,6 @@
 """Stage 2: contrastive training on image–text pairs with multi-crop."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -58,6 +59,10 @@ class ContrastiveModule(StageModule):
         self.tokenizer = tokenizer
         self.self_supervision = self_supervision
         self._loss_config = loss
+
+    def upper_bounds(self) -> dict[str, float]:
+        """That of the logit scale's logarithm, as CLIP has it (Radford et al. 2021, sec. 2.5)."""
+        return {"model.logit_scale": math.log(self.model.config.max_logit_scale)}
 
     def compile_model(self) -> None:
         """Compile both towers; the loss is a few large products already."""

@@ -65,17 +65,6 @@ def test_export__the_library_computes_the_same(
     torch.testing.assert_close(output.logits_per_image, model.scale() * image_BE @ text_BE.T, **TOLERANCE)
 
 
-def test_export__the_bound_on_the_logit_scale_is_applied(
-    moved_model: MovedModel, exported_tokenizer: BilingualTokenizer, tmp_path: Path
-) -> None:
-    model = moved_model(joint={"max_logit_scale": 20.0})
-    with torch.no_grad():
-        model.logit_scale.fill_(4.0)
-    theirs = CLIPModel.from_pretrained(_write(tmp_path / "out", model, exported_tokenizer))
-    assert theirs.logit_scale.exp().item() == pytest.approx(20.0)
-    assert model.logit_scale.item() == 4.0, "the model itself is left alone"
-
-
 def test_export__comes_back_bit_for_bit(
     moved_model: MovedModel, exported_tokenizer: BilingualTokenizer, tmp_path: Path
 ) -> None:
