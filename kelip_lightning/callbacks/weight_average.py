@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 
@@ -57,7 +57,8 @@ class _MovingAverage(AveragedModel):
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Copy the first weights, average later ones; copy the buffers, whose whole numbers an average would cut."""
-        average, weights = list(self.module.parameters()), list(model.parameters())
+        average: list[Tensor] = list(self.module.parameters())
+        weights: list[Tensor] = list(model.parameters())
         if self.n_averaged == 0:
             torch._foreach_copy_(average, weights)
         else:

@@ -116,6 +116,7 @@ def time_table(stage: StageEstimate, sample: str) -> Table:
         "images to decode per second and node": f"{time.images_per_second_per_node:,.0f}",
         "crops to make per second and node": f"{time.crops_per_second_per_node:,.0f}",
         "seconds per step": f"{time.seconds_per_step:.3f}",
+        "of it the loss's products": f"{time.loss_share:.1%}",
         "steps": f"{plan.max_steps:,}",
         f"{sample}s seen": f"{plan.samples_seen:,}",
         "epochs": "–" if plan.epochs is None else f"{plan.epochs:,.2f}",

@@ -83,6 +83,7 @@ class ContrastiveModule(StageModule):
                 kind=self._loss_config.kind,
                 local_weight=self._loss_config.local_weight,
                 tile_size=self._loss_config.tile_size,
+                matmul_precision=self._loss_config.matmul_precision,
                 gather=gather_rows if is_distributed() else None,
                 rank=self.global_rank,
             )
@@ -130,6 +131,7 @@ class ContrastiveModule(StageModule):
                 F.normalize(online_VBE, dim=-1),
                 branch.config.temperature,
                 tile_size=self._loss_config.tile_size,
+                matmul_precision=self._loss_config.matmul_precision,
                 gather=gather,
                 rank=self.global_rank,
             )

@@ -11,6 +11,7 @@ from torch import nn
 
 from kelip_lightning.config.plan import Stage, build_branch_on_meta, build_on_meta
 from kelip_lightning.losses.contrastive import ContrastiveKind
+from kelip_lightning.losses.products import MatmulPrecision
 from kelip_lightning.optim.optimizers import OptimizerName
 from kelip_lightning.optim.roles import Role, roles_of
 from kelip_lightning.planning.passes import Pass
@@ -72,9 +73,10 @@ class LossMemory:
     """Bytes on one rank that the contrastive loss needs, and NT-Xent where it stands beside it."""
 
     features: int
-    """Features of all ranks for every crop and caption, and their gradients, float32."""
+    """Features of all ranks for every crop and caption, and their gradients, float32; halves of one kind of them."""
     full: int
-    """The logits of one crop in one direction, float32: b G x 4. The sigmoid loss copies them: twice that."""
+    """The logits of one crop in one direction, float32: b G x 4. The sigmoid loss copies them, products of halves need
+    their gradient in two: either is twice that."""
     tiled: int
     """The same of one tile: b t x 4, or twice that. Nothing of either is kept for the backward pass."""
 
@@ -182,12 +184,20 @@ def batch_bytes(passes: list[Pass], batch_size: int) -> int:
 
 
 def loss_memory(
-    kind: ContrastiveKind, *, batch_size: int, negatives: int, num_crops: int, embed_dim: int, tile: int
+    kind: ContrastiveKind,
+    *,
+    batch_size: int,
+    negatives: int,
+    num_crops: int,
+    embed_dim: int,
+    tile: int,
+    precision: MatmulPrecision,
 ) -> LossMemory:
     """The contrastive loss on one rank with b pairs against G = `negatives` and V = `num_crops`."""
-    matrices = 2 if kind is ContrastiveKind.sigmoid else 1
+    halves = precision is MatmulPrecision.tf32x3
+    matrices = 2 if halves or kind is ContrastiveKind.sigmoid else 1
     return LossMemory(
-        features=2 * (num_crops + 1) * negatives * embed_dim * _FP32,
+        features=2 * (num_crops + 1 + halves) * negatives * embed_dim * _FP32,
         full=matrices * batch_size * negatives * _FP32,
         tiled=matrices * batch_size * min(tile, negatives) * _FP32,
     )
