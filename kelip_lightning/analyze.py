@@ -32,7 +32,7 @@ from kelip_lightning.evaluation.zero_shot import class_embeddings
 from kelip_lightning.figures.analogy import analogy_figures
 from kelip_lightning.figures.cross_lingual import cross_lingual_figures
 from kelip_lightning.figures.culture import culture_figures
-from kelip_lightning.models.dual_encoder_file import TrainedModel, build_dual_encoder, load_dual_encoder
+from kelip_lightning.models.dual_encoder_file import TrainedModel, fresh_dual_encoder, load_dual_encoder
 from kelip_lightning.run_folder import RunFolder
 
 
@@ -76,12 +76,19 @@ def encoders_of(trained: TrainedModel) -> Encoders:
 
 
 def untrained_control(trained: TrainedModel, seed: int) -> TrainedModel:
-    """The same architecture and tokenizer with fresh weights, which follow from the seed alone."""
+    """The same architecture and tokenizer with fresh weights, which follow from the seed alone.
+
+    Weights that the model itself started from (`hf_weights`) are no part of it: a trained text model is no control.
+    """
     model = trained.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = build_dual_encoder(
-            model.image_encoder.config, model.text_encoder.config, model.config, trained.tokenizer
+        fresh = fresh_dual_encoder(
+            model.image_encoder.config,
+            model.text_encoder.config,
+            model.config,
+            trained.tokenizer,
+            model.text_encoder.record(),
         )
     return TrainedModel(model=fresh.eval(), tokenizer=trained.tokenizer)
 

@@ -9,9 +9,9 @@ from kelip_lightning.planning.throughput import GPUS
 NAME = "plan"
 HELP = "parameters, operations, memory, time and disk of an experiment, before it runs"
 DESCRIPTION = """\
-Parameters by part; floating-point operations per image or pair; memory of one rank by strategy; pairs per
-second and hours at a given utilisation; sizes on disk. Each table says whether its figures are exact or an
-estimate. Nothing is trained; files and devices need not be there.
+Parameters by part, and what the optimizer does with them; floating-point operations per image or pair; memory of
+one rank by strategy; pairs per second and hours at a given utilisation; sizes on disk. Each table says whether its
+figures are exact or an estimate. Nothing is trained; files and devices need not be there.
 
   kelip plan experiments/kelip_b32/contrastive.yaml
   kelip plan experiments/kelip_b32/pretrain.yaml --gpu h100 --mfu 0.3 trainer.num_nodes=4 --json

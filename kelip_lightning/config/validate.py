@@ -18,7 +18,7 @@ from kelip_lightning.config.experiment import (
     PretrainExperiment,
 )
 from kelip_lightning.config.schema import is_finite, join, leaves
-from kelip_lightning.losses.contrastive import ContrastiveKind
+from kelip_lightning.losses.contrastive import bias_problem
 from kelip_lightning.models.encoder_file import REGULARISATION
 from kelip_lightning.models.patches import num_kept
 from kelip_lightning.optim.optimizers import OptimizerName
@@ -156,11 +156,8 @@ def negatives_exist(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
 
 def loss_fits(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
     """The sigmoid loss has its bias, and InfoNCE, to which it would mean nothing, has none."""
-    bias, key = stage.dual_encoder.initial_logit_bias, join(prefix, "dual_encoder.initial_logit_bias")
-    if stage.loss.kind is ContrastiveKind.sigmoid and bias is None:
-        yield f"{key} = null, but {join(prefix, 'loss.kind')} = sigmoid learns a bias; SigLIP starts it at -10"
-    elif stage.loss.kind is ContrastiveKind.info_nce and bias is not None:
-        yield f"{key} = {bias} has no effect on {join(prefix, 'loss.kind')} = info_nce; set it to null"
+    if problem := bias_problem(stage.loss.kind, stage.dual_encoder.initial_logit_bias, join(prefix, "")):
+        yield problem
 
 
 def locks_fit(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:

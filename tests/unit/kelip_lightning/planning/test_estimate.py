@@ -12,6 +12,7 @@ from data_modules.records import ImageTextBatch
 from data_modules.tokenizer import BilingualTokenizer
 from data_modules.transforms.views import ViewConfig
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
+from kelip_lightning.losses.products import MatmulPrecision
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.self_supervision import SelfSupervisionMethod, build_branch
@@ -57,7 +58,19 @@ def test_estimate__counts_a_tile_where_the_loss_works_in_tiles(
     tiled = estimate(experiment)["contrastive"]
     assert tiled.tile == 64
     for one, other in zip(whole.memory, tiled.memory, strict=True):
-        assert one.total - other.total == one.loss - other.loss == 4 * 4096 * (4096 - 64)
+        # Two matrices of logits: what is planned for has TF32, whose halves are two.
+        assert one.total - other.total == one.loss - other.loss == 2 * 4 * 4096 * (4096 - 64)
+
+
+def test_estimate__products_of_the_loss_follow_its_precision(contrastive: Callable[..., ContrastiveExperiment]) -> None:
+    experiment = contrastive(image=SMALL, text=SMALL, vocab_size=300, global_batch_size=4096)
+    shares, losses = {}, {}
+    for precision in MatmulPrecision:
+        experiment.loss.matmul_precision = precision
+        stage = estimate(experiment)["contrastive"]
+        shares[precision], losses[precision] = stage.throughput.loss_share, stage.memory[0].loss
+    assert shares[MatmulPrecision.auto] == shares[MatmulPrecision.tf32x3] < shares[MatmulPrecision.float32]
+    assert losses[MatmulPrecision.auto] == losses[MatmulPrecision.tf32x3] > losses[MatmulPrecision.float32]
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
