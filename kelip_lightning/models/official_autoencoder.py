@@ -74,9 +74,7 @@ class OfficialMaskedAutoencoder(MaskedAutoencoderBase):
 
     def _encode(self, images_BCHW: Tensor, keep_BK: Tensor, seeds_B: Tensor | None) -> Tensor:
         """Without the class token, (B, K, d)."""
-        vit = self.encoder.vit
-        images_BCHW = images_BCHW.to(vit.patch_embed.proj.weight.dtype)
-        patches_BND = vit._pos_embed(vit.patch_embed(images_BCHW))[:, self.encoder.num_prefix_tokens :]
+        patches_BND = self.encoder.embed(images_BCHW)[:, self.encoder.num_prefix_tokens :]
         kept_BKD = patches_BND.gather(1, keep_BK.unsqueeze(-1).expand(-1, -1, patches_BND.shape[-1]))
         visible_BKd: Tensor = self.projection(self.encoder.run_blocks(kept_BKD, seeds_B))
         return visible_BKd
