@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kelip_lightning.models.patches import keep_lowest
+from kelip_lightning.models.rows import take_rows
 from kelip_lightning.models.sample_noise import PATCHES, noisy_block, uniform
 from kelip_lightning.models.vision_transformer import (
     add_positions,
@@ -157,7 +158,7 @@ class ImageEncoder(nn.Module):
 
         Args:
             images_BCHW: Standardised images, float; sides must be multiples of the patch size.
-            keep_BK: int64 indices of the patches to encode (raster order); none: all.
+            keep_BK: int64 indices of the patches to encode (raster order), none twice; none at all: every patch.
             seeds_B: int64, what dropout and stochastic depth draw from; none: neither acts.
 
         Returns:
@@ -166,8 +167,7 @@ class ImageEncoder(nn.Module):
         tokens_BLD = self.embed(images_BCHW)
         if keep_BK is not None:
             prefix = self.num_prefix_tokens
-            index = (keep_BK + prefix).unsqueeze(-1).expand(-1, -1, tokens_BLD.shape[-1])
-            tokens_BLD = torch.cat([tokens_BLD[:, :prefix], tokens_BLD.gather(1, index)], dim=1)
+            tokens_BLD = torch.cat([tokens_BLD[:, :prefix], take_rows(tokens_BLD[:, prefix:], keep_BK)], dim=1)
         return self.run_blocks(tokens_BLD, seeds_B)
 
     def embed(self, images_BCHW: Tensor) -> Tensor:
