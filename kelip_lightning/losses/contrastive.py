@@ -108,8 +108,10 @@ def contrastive_loss(
     shares = [weight / sum(weights) for weight in weights]
     terms = [_term(operands, view, share, tile_size, rank) for view, share in enumerate(shares)]
     losses_V = torch.stack([loss for loss, _ in terms])
+    # Filled on the device: a copy of Python numbers would make the host wait for it.
+    shares_V = torch.stack([losses_V.new_full((), share) for share in shares])
     return ContrastiveLoss(
-        total=with_gradients(losses_V @ losses_V.new_tensor(shares), inputs, operands),
+        total=with_gradients(losses_V @ shares_V, inputs, operands),
         global_crops=losses_V[:num_global].mean(),
         local_crops=losses_V[num_global:].mean() if num_local else None,
         correct_B=terms[0][1],

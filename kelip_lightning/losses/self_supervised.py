@@ -41,7 +41,8 @@ def nt_xent(
     query, key = operands = [Operand.of(one) for one in inputs]
     own_B = torch.arange(batch, device=views_VBE.device) + rank * batch
     partner = torch.cat([own_B + all_VGE.shape[1], own_B])
-    matrix = TiledMatrix(Operand.of(views_VBE.new_tensor(1 / temperature)), None, tile_size)
+    # Filled on the device: a copy of a Python number would make the host wait for it.
+    matrix = TiledMatrix(Operand.of(views_VBE.new_full((), 1 / temperature)), None, tile_size)
     total, _ = matrix.add(query, key, partner, _nt_xent_rows, 1 / len(partner))
     return with_gradients(total / len(partner), inputs, operands)
 

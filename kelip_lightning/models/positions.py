@@ -39,7 +39,7 @@ def resample_positions(
     return torch.cat([positions_1LD[:, :num_prefix_tokens], resampled_1ND], dim=1)
 
 
-# The compiler calls it once while it traces, and keeps the tensor as a constant of the graph.
+# The compiler calls it once while it traces, and keeps the tensor as a constant of the graph: one call a graph.
 @torch.compiler.assume_constant_result
 def _resampling_matrix(stored: Grid, wanted: Grid, official: bool, device: torch.device) -> Tensor:
     return _matrix_on(stored, wanted, official, device)
