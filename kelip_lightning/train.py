@@ -28,6 +28,7 @@ from kelip_lightning.callbacks.random_state import RandomStateCallback
 from kelip_lightning.callbacks.reconstructions import ReconstructionCallback
 from kelip_lightning.callbacks.run_record import MetricsFileLogger
 from kelip_lightning.callbacks.same_start import SameStartCallback
+from kelip_lightning.callbacks.step_vote import StepVote
 from kelip_lightning.callbacks.throughput import ThroughputCallback
 from kelip_lightning.callbacks.weight_average import WeightAverageCallback
 from kelip_lightning.config.experiment import (
@@ -154,6 +155,7 @@ def run_contrastive(
         ),
         ExportCallback(lambda: _write_report(run, evaluation, chance, clock())),
         figures=evaluation.newest,
+        evaluated=evaluation.acts_after,
     )
     fit_stage(trainer, module, data, stage, signals)
     newest = evaluation.newest()
@@ -221,11 +223,13 @@ def build_trainer(
     clock: Callable[[], float],
     *callbacks: pl.Callback,
     figures: Figures = lambda: None,
+    evaluated: Callable[[int], bool] = lambda _: False,
 ) -> pl.Trainer:
     """The Trainer of a stage with its loggers, checkpoints and guards; `callbacks` keep their order."""
     config = experiment.trainer
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
+    vote = StepVote()
     checkpoint = CheckpointCallback(
         experiment.checkpoint,
         stage.checkpoints,
@@ -234,6 +238,8 @@ def build_trainer(
         metrics_file=stage.metrics_file,
         clock=clock,
         figures=figures,
+        evaluated=evaluated,
+        vote=vote,
     )
     trainer = pl.Trainer(
         max_steps=experiment.schedule.max_steps,
@@ -259,7 +265,7 @@ def build_trainer(
             SameStartCallback(stage),
             LoopPositionCallback(),
             RandomStateCallback(experiment.seed),
-            NonFiniteGuard(experiment.non_finite, stage.non_finite),
+            NonFiniteGuard(experiment.non_finite, stage.non_finite, vote),
             *([] if config.ema_decay is None else [WeightAverageCallback(config.ema_decay)]),
             *callbacks,
             ThroughputCallback(),
@@ -269,6 +275,9 @@ def build_trainer(
     # Lightning's own handlers talk to other ranks from inside a signal, and on Slurm save and requeue by themselves;
     # `SignalWatch` has taken their place.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    # So there is no signal either that Lightning would have to tell other ranks of, by a broadcast before every step
+    # whose result the host waits for.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     return trainer
 
 
