@@ -39,7 +39,7 @@ from kelip_lightning.config.experiment import (
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.suite import chance_levels
-from kelip_lightning.fitting import fit_stage, stage_clock
+from kelip_lightning.fitting import fit_stage, leave_signals_to_us, stage_clock
 from kelip_lightning.items_file import ITEMS, write_items
 from kelip_lightning.model_card import model_card
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_dual_encoder
@@ -272,12 +272,7 @@ def build_trainer(
             checkpoint,
         ],
     )
-    # Lightning's own handlers talk to other ranks from inside a signal, and on Slurm save and requeue by themselves;
-    # `SignalWatch` has taken their place.
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    # So there is no signal either that Lightning would have to tell other ranks of, by a broadcast before every step
-    # whose result the host waits for.
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    leave_signals_to_us(trainer)
     return trainer
 
 

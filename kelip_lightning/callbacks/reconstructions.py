@@ -75,7 +75,7 @@ def reconstruct(model: MaskedAutoencoderBase, images: Tensor, noise: Tensor) -> 
 
 def to_pixels(normalised: Tensor) -> Tensor:
     """The inverse of `normalize_images`, rounded and clipped to uint8, (..., 3, H, W)."""
-    mean, std = channel_statistics(normalised.device)
+    mean, std = channel_statistics(normalised.device).unbind()
     return ((normalised * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 # The compiler calls it once while it traces, and keeps the tensor as a constant of the graph: one call a graph.
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def device_constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """The values as float32 (N,), the same tensor at each call; not to be written to."""
     return _cached(values, device)

@@ -32,7 +32,7 @@ def resample_positions(
     """
     if wanted == stored:
         return positions_1LD
-    matrix_NM = _resampling_matrix(stored, wanted, official, positions_1LD.device)
+    matrix_NM: Tensor = _resampling_matrix(stored, wanted, official, positions_1LD.device)
     with torch.autocast(positions_1LD.device.type, enabled=False):
         resampled_1ND = matrix_NM @ positions_1LD[:, num_prefix_tokens:].float()
     resampled_1ND = resampled_1ND.to(positions_1LD.dtype)
@@ -40,7 +40,7 @@ def resample_positions(
 
 
 # The compiler calls it once while it traces, and keeps the tensor as a constant of the graph: one call a graph.
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _resampling_matrix(stored: Grid, wanted: Grid, official: bool, device: torch.device) -> Tensor:
     return _matrix_on(stored, wanted, official, device)
 

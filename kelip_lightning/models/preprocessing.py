@@ -22,10 +22,11 @@ def normalize_images(images: Tensor) -> Tensor:
         The official KELIP preprocessing uses CLIP's constants (Radford et al. 2021).
     """
     scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    mean, std = channel_statistics(images.device)
+    mean, std = channel_statistics(images.device).unbind()
     return (scaled - mean) / std
 
 
 def channel_statistics(device: torch.device) -> Tensor:
     """CLIP's mean and standard deviation of each channel, float32 (2, 3, 1, 1)."""
-    return device_constant((*CLIP_MEAN, *CLIP_STD), device).view(2, 3, 1, 1)
+    statistics: Tensor = device_constant((*CLIP_MEAN, *CLIP_STD), device)
+    return statistics.view(2, 3, 1, 1)

@@ -44,7 +44,8 @@ class _TakeRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
-        return _spread(upstream[0], *ctx.saved_tensors, ctx.num_rows), None
+        (index_BK,) = ctx.saved_tensors
+        return _spread(upstream[0], index_BK, ctx.num_rows), None
 
 
 class _PutRows(torch.autograd.Function):
@@ -55,7 +56,8 @@ class _PutRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
-        return _gather(upstream[0], *ctx.saved_tensors), None, None
+        (index_BK,) = ctx.saved_tensors
+        return _gather(upstream[0], index_BK), None, None
 
 
 def _gather(rows_BLD: Tensor, index_BK: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ def is_log_step(trainer: Any) -> bool:
     The last one's are what a stage hands back in the end.
     """
     # The optimizer steps done do not tell: the step under way is among them in the hooks at its end.
-    step = trainer.fit_loop.epoch_loop._batches_that_stepped + 1
-    period = trainer.log_every_n_steps
-    return step == trainer.max_steps or (period > 0 and step % period == 0)
+    step = int(trainer.fit_loop.epoch_loop._batches_that_stepped) + 1
+    period = int(trainer.log_every_n_steps)
+    return step == int(trainer.max_steps) or (period > 0 and step % period == 0)
 
 
 def on_host(numbers: Mapping[str, float]) -> dict[str, Tensor]:
