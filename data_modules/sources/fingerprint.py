@@ -163,11 +163,13 @@ def table_fingerprint(patterns: Sequence[str]) -> tuple[FileFingerprint, ...]:
         DataError: A pattern matches nothing, or a file cannot be read.
     """
     root = _root(patterns)
-    files = resolve_files(patterns)
-    try:
-        return tuple(_table_file(file, _relative(str(file), root)) for file in files)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{', '.join(patterns)}: a file is damaged ({error}); restore it") from error
+    found: list[FileFingerprint] = []
+    for file in resolve_files(patterns):
+        try:
+            found.append(_table_file(file, _relative(str(file), root)))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{file} is damaged ({error}); restore it") from error
+    return tuple(found)
 
 
 def text_fingerprint(path: str) -> FileFingerprint:

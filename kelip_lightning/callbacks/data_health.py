@@ -17,6 +17,7 @@ from data_modules.loading import FaultConfig
 from data_modules.records import LANGUAGES
 from data_modules.sources.protocol import PairSource
 from kelip_lightning.distributed import is_distributed
+from kelip_lightning.modules.log_steps import on_host
 
 _log = logging.getLogger(__name__)
 
@@ -87,13 +88,20 @@ class DataHealthCallback(pl.Callback):
     ) -> None:
         """Count a batch, and every few steps tell all of them."""
         self._pending += batch.faults
-        places = torch.bucketize(batch.sample_ids, self._ends.to(batch.sample_ids.device), right=True)
         languages = getattr(batch, "languages", None)  # the warm-up's images have none
-        cells = places * len(LANGUAGES) + (0 if languages is None else languages)
-        seen = torch.bincount(cells, minlength=len(self._names) * len(LANGUAGES))
+        seen = self._seen(batch.sample_ids, languages)
         self._mix = seen if self._mix is None else self._mix + seen
         if (batch_idx + 1) % _period(trainer) == 0:
             self._tell(trainer, pl_module, has_languages=languages is not None)
+
+    def _seen(self, sample_ids: Tensor, languages: Tensor | None) -> Tensor:
+        """Samples by source and language, int64, flat; on the device, without the host's waiting for it."""
+        if self._ends.device != sample_ids.device:
+            self._ends = self._ends.to(sample_ids.device)
+        places = torch.bucketize(sample_ids, self._ends, right=True)
+        cells = places * len(LANGUAGES) + (0 if languages is None else languages)
+        # Not bincount, whose size depends on the largest value.
+        return (cells.unsqueeze(1) == torch.arange(len(self._mix_of_entry), device=cells.device)).sum(0)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write down what came since the last entry."""
@@ -117,7 +125,7 @@ class DataHealthCallback(pl.Callback):
             figures[f"data/mix/{name}"] = sum(row)
             if has_languages:
                 figures |= {f"data/mix/{name}_{lang}": share for lang, share in zip(LANGUAGES, row, strict=True)}
-        pl_module.log_dict(figures, rank_zero_only=True)
+        pl_module.log_dict(on_host(figures), rank_zero_only=True)
         if trainer.is_global_zero and skipped > 2 * self._told:
             self._told = skipped
             _log.warning(
