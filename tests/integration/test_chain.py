@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_pretrain__leaves_a_complete_record(run: Path) -> None:
     record = {"config.yaml", "overrides.txt", "plan.yaml", "environment.json", "metrics.jsonl", "report.json"}
-    record |= {"items.parquet"}
+    record |= {"items.parquet", "data.json", "tokenizer.json"}
     assert {*record, "status.json", "mae", "contrastive"} == {file.name for file in run.iterdir()}
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     for stage in ("mae", "contrastive"):

@@ -1,6 +1,7 @@
 """Evaluation sets: targets, galleries, classes, and selections that are empty or do not fit."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from data_modules.evaluation_sets import (
     build_classification_set,
     build_evaluation_sets,
     build_retrieval_set,
+    evaluation_fingerprints,
 )
 from data_modules.transforms.evaluation import evaluation_image
 
@@ -182,6 +184,34 @@ def test_build_evaluation_sets__all_kinds_by_name(table: TableConfig, classes_fi
     sets = build_evaluation_sets(config, 8)
     named = [one.name for one in (*sets.retrieval, *sets.captions, *sets.classification)]
     assert named == ["a", "b", "c", "d"]
+
+
+def test_evaluation_fingerprints__tell_which_sets_changed(
+    table: TableConfig, classes_file: str, rows: Rows, write_table: Callable[[Rows, str], str]
+) -> None:
+    other = replace(table, files=[write_table(rows, "other.parquet")])
+    config = EvaluationConfig(
+        retrieval={"known": RetrievalSetConfig(table=table)},
+        captions={"captions": CaptionSetConfig(table=other)},
+        classification={"groups": _classification(table, classes_file)},
+    )
+    before = evaluation_fingerprints(config)
+    assert {name: [file.name for file in files] for name, files in before.items()} == {
+        "retrieval.known": ["a.parquet"],
+        "captions.captions": ["other.parquet"],
+        "classification.groups": ["a.parquet", Path(classes_file).name],
+    }
+
+    def changed() -> list[str]:
+        return [name for name, files in evaluation_fingerprints(config).items() if before[name] != files]
+
+    assert changed() == []
+    write_table([*rows, rows[0]], "other.parquet")
+    assert changed() == ["captions.captions"]
+    write_table(rows, "other.parquet")
+    content = Path(classes_file).read_bytes()
+    Path(classes_file).write_bytes(content.swapcase())
+    assert changed() == ["classification.groups"]
 
 
 def test_evaluation_config__bad_interval() -> None:
