@@ -157,11 +157,10 @@ def evaluation_fingerprints(config: EvaluationConfig) -> dict[str, tuple[FileFin
     Raises:
         DataError: A file is missing or damaged.
     """
-    kinds = {"retrieval": config.retrieval, "captions": config.captions, "classification": config.classification}
-    found: dict[str, tuple[FileFingerprint, ...]] = {}
-    for kind, sets in kinds.items():
-        for name, one in sets.items():
-            found[f"{kind}.{name}"] = table_fingerprint(one.table.files)
+    tables = {f"retrieval.{name}": one.table for name, one in config.retrieval.items()}
+    tables |= {f"captions.{name}": one.table for name, one in config.captions.items()}
+    tables |= {f"classification.{name}": one.table for name, one in config.classification.items()}
+    found = {name: table_fingerprint(table.files) for name, table in tables.items()}
     for name, classes in config.classification.items():
         found[f"classification.{name}"] += (text_fingerprint(classes.classes_file),)
     return found

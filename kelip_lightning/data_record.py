@@ -81,7 +81,10 @@ def describe_data(experiment: Experiment, opened: Mapping[str, Sequence[PairSour
         DataError: A file is missing or damaged.
     """
     stages = stages_of(experiment)
-    sources = {name: source_fingerprints(stage.data.sources, opened and opened[name]) for name, stage in stages.items()}
+    sources = {
+        name: source_fingerprints(stage.data.sources, None if opened is None else opened[name])
+        for name, stage in stages.items()
+    }
     contrastive = stages.get("contrastive")
     if not isinstance(contrastive, ContrastiveExperiment):
         return DataRecord(sources=sources, evaluation={})

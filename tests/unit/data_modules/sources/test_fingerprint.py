@@ -223,5 +223,5 @@ def test_source_fingerprints__a_file_that_is_gone(tmp_path: Path, monkeypatch: p
         raise OSError("no such file")
 
     monkeypatch.setattr(pq, "read_metadata", vanish)
-    with pytest.raises(DataError, match=r"a\.parquet: a file is damaged \(no such file\); restore it"):
+    with pytest.raises(DataError, match=r"a\.parquet is damaged \(no such file\); restore it"):
         fingerprint(config)
