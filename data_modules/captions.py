@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import yaml
 from data_modules.errors import DataError
 from data_modules.records import LANGUAGES, PairRecord
 from data_modules.sources.paths import resolve_path
+from data_modules.text import text_list
 
 FORMS: tuple[str, ...] = ("name", "name_keywords", "keywords")
 """The three forms of a caption."""
@@ -67,19 +69,20 @@ def load_templates(file: str | None) -> Templates:
     if not path.is_file():
         raise DataError(f"captions.templates_file: {path} does not exist")
     loaded: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for form in FORMS:
-        for language in LANGUAGES:
-            try:
-                templates = list(loaded[form][language])
-                filled = [template.format(name="", keywords="") for template in templates]
-            except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-                raise DataError(
-                    f"captions.templates_file: {path} needs a list of templates under {form}.{language}, with no "
-                    f"placeholder but {{name}} and {{keywords}} ({error!r})"
-                ) from error
-            if not filled:
-                raise DataError(f"captions.templates_file: {path} has no template under {form}.{language}")
-    return {form: loaded[form] for form in FORMS}
+    return {form: {language: _templates(loaded, form, language, path) for language in LANGUAGES} for form in FORMS}
+
+
+def _templates(loaded: Any, form: str, language: str, path: Path) -> list[str]:
+    try:
+        templates = text_list(loaded[form][language])
+        for template in templates:
+            template.format(name="", keywords="")
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"captions.templates_file: {path} needs a template or a list of them under {form}.{language}, with no "
+            f"placeholder but {{name}} and {{keywords}} ({error!r})"
+        ) from error
+    return templates
 
 
 class CaptionDrawer:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from data_modules.deep_grey import is_deep_grey, to_eight_bits
 from data_modules.faults import SampleFault
 from data_modules.jpeg_header import plain_jpeg_size
 
@@ -79,10 +80,14 @@ def open_image(
         header = _open_with_pillow(data)
         orientation = _orientation(header)
         found += [*_repairs(header, orientation), *_wrong_extension(ending, header.format or "")]
+    except MemoryError:  # the machine's, not the sample's
+        raise
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
         raise _undecodable(error, data) from error
     _check_size(header.size, max_pixels)
-    width, height = header.size if orientation < 5 else header.size[::-1]  # from 5 on: a quarter turn
+    # From 5 on it takes a quarter turn, which Pillow has already made in the size of a TIFF.
+    turned = orientation >= 5 and header.format != "TIFF"
+    width, height = header.size[::-1] if turned else header.size
     plain = header.format == "JPEG" and header.mode in ("RGB", "L") and orientation == _UPRIGHT
     return EncodedImage(data=data, header=header, width=width, height=height, is_plain_jpeg=plain)
 
@@ -126,7 +131,8 @@ def _wrong_extension(ending: str, image_format: str) -> list[str]:
 def _repairs(header: Image.Image, orientation: int) -> list[str]:
     checks = {
         "image_cmyk": header.mode == "CMYK",
-        "image_16_bit": header.mode.startswith("I"),
+        "image_16_bit": header.mode.startswith("I;16"),
+        "image_32_bit": header.mode in ("I", "F"),
         "image_palette": header.mode in ("P", "PA"),
         "image_animated": bool(getattr(header, "is_animated", False)),
         "image_rotated": orientation != _UPRIGHT,
@@ -146,12 +152,14 @@ def decode(image: EncodedImage, background: tuple[int, int, int] = WHITE, reduct
         uint8 (3, H, W), channels last in memory, or a picture in mode RGB.
 
     Raises:
-        SampleFault: The bytes cannot be decoded (`image_undecodable`).
+        SampleFault: The bytes cannot be decoded (`image_undecodable`), or have no known white (`image_range_unknown`).
     """
     try:
         if image.is_plain_jpeg:
             return torch.from_numpy(_decode_jpeg(image, reduction)).permute(2, 0, 1)
         return flatten_image(image.header or _open_with_pillow(image.data), background)
+    except (SampleFault, MemoryError):
+        raise
     except Exception as error:  # as above
         raise _undecodable(error, image.data) from error
 
@@ -170,17 +178,23 @@ def decode_image(data: bytes, background: tuple[int, int, int] = WHITE) -> Image
     image = open_image(data)
     try:
         return flatten_image(image.header or _open_with_pillow(data), background)
+    except (SampleFault, MemoryError):
+        raise
     except Exception as error:  # as above
         raise _undecodable(error, data) from error
 
 
 def flatten_image(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Image.Image:
-    """A picture of any mode, upright and in mode RGB; transparent parts show `background` (0-255 per channel)."""
+    """A picture of any mode, upright and in mode RGB; transparent parts show `background` (0-255 per channel).
+
+    Raises:
+        SampleFault: It is grey of 32 bits, and which value is white cannot be told (`image_range_unknown`).
+    """
     image.load()
     image = ImageOps.exif_transpose(image) if _orientation(image) != _UPRIGHT else image
-    if image.mode.startswith("I;16"):  # Pillow would cut off at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+    if is_deep_grey(image.mode):
+        image = to_eight_bits(image)
+    if not image.has_transparency_data:
         return image.convert("RGB")
     rgba = image.convert("RGBA")
     canvas = Image.new("RGB", rgba.size, background)

@@ -4,6 +4,8 @@ A fault is either skipped (the sample is replaced by another one, deterministica
 used after the repair that docs/data.md states). Both are counted by kind and source.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from data_modules.errors import DataError
@@ -12,7 +14,9 @@ SKIPPED: dict[str, str] = {
     "image_missing": "there is no image file, or no bytes in it",
     "image_undecodable": "the bytes are not a whole image in a format that is read",
     "image_too_large": "the image has more pixels than the limit (decompression bomb)",
+    "image_range_unknown": "its 32-bit values have no range that says which is black and which white",
     "caption_missing": "there is no caption, or nothing but white space",
+    "caption_not_text": "a caption or keyword is a number, a truth value, an object or a list of lists",
     "language_unknown": "the language column names neither Korean nor English, or no letters tell it",
     "metadata_undecodable": "the JSON beside the image cannot be read",
     "read_failed": "reading failed after all retries, or hung",
@@ -22,12 +26,14 @@ SKIPPED: dict[str, str] = {
     "shard_damaged": "a tar header is damaged; what stands before is used",
     "duplicate_key": "the shard has another member of this name; the first one counts",
     "unsafe_name": "the name is absolute or climbs out of its folder",
+    "unexpected_error": "reading or transforming the sample raised the exception that is written down with it",
 }
 """Kind -> rule. The sample is left out; another one takes its place."""
 
 REPAIRED: dict[str, str] = {
     "image_cmyk": "CMYK is converted to RGB",
-    "image_16_bit": "16-bit grey keeps its high byte",
+    "image_16_bit": "16-bit grey is divided by 257",
+    "image_32_bit": "32-bit grey is scaled from the range that the file states; floats without one from 0 to 1",
     "image_palette": "palette colours are converted to RGB",
     "image_animated": "the first frame is used",
     "image_rotated": "turned upright as its EXIF orientation says",
@@ -35,6 +41,7 @@ REPAIRED: dict[str, str] = {
     "caption_not_utf8": "undecodable bytes are shown as U+FFFD",
     "caption_not_nfc": "composed to NFC",
     "caption_cut": "cut to the longest caption that is kept",
+    "text_entry_empty": "empty and null entries of a list of captions or keywords are left out",
 }
 """Kind -> rule. The sample is used."""
 
@@ -53,6 +60,45 @@ class SampleFault(DataError):  # noqa: N818  # it is counted and gone around, no
         self.kind = kind
         self.detail = detail
         self.key = key
+
+
+@contextlib.contextmanager
+def sample_errors(key: str = "") -> Iterator[None]:
+    """Every exception of the body, which handles the data of one sample and nothing else, becomes a fault with the key.
+
+    What is not the sample's passes: errors of the machine and of the run (`MemoryError`, `OSError`, `DataError`), and
+    those that only a mistake in the program causes.
+
+    Args:
+        key: The sample's identity inside its source; empty where it is not known yet.
+
+    Raises:
+        SampleFault: The body raised one, or an exception (`unexpected_error`).
+    """
+    try:
+        yield
+    except SampleFault as fault:
+        if fault.key or not key:
+            raise
+        raise SampleFault(fault.kind, fault.detail, key) from fault
+    except (DataError, MemoryError, OSError, AssertionError, NameError, ImportError):
+        raise
+    except Exception as error:
+        raise SampleFault("unexpected_error", f"{type(error).__name__}: {error}", key) from error
+
+
+def encodable(text: str) -> str:
+    """The text as UTF-8 can hold it: lone surrogates, which JSON can spell, as escapes."""
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+def printable(text: str) -> str:
+    """The text as it is written down for people: encodable, and no longer than they read."""
+    return encodable(text if len(text) <= _MAX_TOLD else f"{text[:_MAX_TOLD]}...")
+
+
+_MAX_TOLD = 300
+"""Characters of a key or detail that are written down."""
 
 
 class FaultReport(NamedTuple):

@@ -1,18 +1,22 @@
 """The LightningDataModule of the MAE warm-up."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from data_modules.config_roles import PERFORMANCE
 from data_modules.decoding import open_image
 from data_modules.loading import FaultConfig, Loaded, PairDataset, build_loader, open_sources
-from data_modules.mixture import OrderConfig, build_order
+from data_modules.mixture import OrderConfig, build_order, check_streams
 from data_modules.records import ImageBatch, PairRecord
 from data_modules.sampling import Draw, Order
 from data_modules.sources.config import SourceConfig
+from data_modules.sources.protocol import PairSource
 from data_modules.stage_data import StageDataModule
 from data_modules.transforms.masked_image import MaskedImage, MaskedImageConfig
 
@@ -25,12 +29,15 @@ class ImageDataConfig:
     """Name -> source; give one language under `captions`, so that no image comes twice an epoch."""
     global_batch_size: int = 256
     """Images of one optimizer step over all devices and accumulation steps."""
-    num_workers: int = 1
+    num_workers: int = field(default=1, metadata=PERFORMANCE)
     """Loader processes per device; the order of samples does not depend on it."""
     order: OrderConfig = field(default_factory=OrderConfig)
     """How sources and languages share the batches, and how far samples are mixed."""
     faults: FaultConfig = field(default_factory=FaultConfig)
     """What is done about samples that cannot be used."""
+
+    def __post_init__(self) -> None:
+        check_streams(self.sources, self.order)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,7 +51,16 @@ class ImageSample:
 
 
 class ImageDataModule(StageDataModule):
-    """Batches of weakly cropped images with their mask noise."""
+    """Batches of weakly cropped images with their mask noise.
+
+    Args:
+        config: What is read.
+        transform: How an image is cropped.
+        num_patches: Patches of a cropped image, each with its noise.
+        seed: Of everything random.
+        max_steps: Optimizer steps of the stage.
+        sources: As `open_sources` gives them; none: they are opened here.
+    """
 
     def __init__(
         self,
@@ -54,19 +70,20 @@ class ImageDataModule(StageDataModule):
         num_patches: int,
         seed: int,
         max_steps: int,
+        sources: Sequence[PairSource] | None = None,
     ) -> None:
         super().__init__(seed=seed, max_steps=max_steps)
         self.config = config
-        self.sources = open_sources(config.sources, config.order.shuffle_window, config.faults)
+        self.sources = sources or open_sources(config.sources, config.order.shuffle_window, config.faults)
         self._transform = MaskedImage(transform, num_patches)
 
-    @property
+    @cached_property
     def order(self) -> Order:
         """Which images make each global batch."""
         config = self.config
         return build_order(self.sources, config.sources, config.global_batch_size, self.seed, config.order)
 
-    @property
+    @cached_property
     def dataset(self) -> PairDataset[ImageSample]:
         """Draw -> sample."""
         return PairDataset(self.sources, self.make_sample, self.seed)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data_modules.errors import DataError
 from data_modules.sources.tables import open_table
-from data_modules.transforms.evaluation import evaluation_image
+from data_modules.transforms.evaluation import table_image
 
 
 @dataclass(kw_only=True, slots=True)
@@ -66,25 +66,38 @@ def build_image_choice(name: str, config: ImageChoiceConfig, image_size: int) ->
     table = open_table(config.files, config.image, [config.question, config.answer, *config.options])
     images, texts, answers = [], [], []
     for number, row in enumerate(table):
-        options = _options(row, config.options)
+        told = f"choices.{name}, row {number}"
+        options = _options(row, config.options, told)
         answer = _answer(row[config.answer], options, config.answer_base)
         if len(options) < 2 or answer is None:
             raise DataError(
-                f"choices.{name}, row {number}: the answer {row[config.answer]!r} is none of the options {options}; "
+                f"{told}: the answer {row[config.answer]!r} is none of the options {options}; "
                 "check the columns `options` and `answer`, and `answer_base`"
             )
-        question = str(row[config.question])
+        question = _text(row[config.question], "question", told)
         texts.append([config.template.format(question=question, option=option) for option in options])
         answers.append(answer)
-        images.append(evaluation_image(row[config.image]["bytes"], image_size))
+        images.append(table_image(row[config.image], image_size, f"{told}: the image"))
     if not images:
         raise DataError(f"choices.{name}: {', '.join(config.files)} holds no question")
     return ImageChoiceSet(images=torch.from_numpy(np.stack(images)), texts=texts, answers=answers)
 
 
-def _options(row: dict[str, Any], columns: list[str]) -> list[str]:
+def _options(row: dict[str, Any], columns: list[str], told: str) -> list[str]:
     cells = row[columns[0]] if len(columns) == 1 else [row[column] for column in columns]
-    return [str(one) for one in cells] if isinstance(cells, list) else []
+    if not isinstance(cells, list):
+        raise DataError(
+            f"{told}: the column '{columns[0]}' holds {cells!r}, not a list of options; name the columns that hold one "
+            "each"
+        )
+    return [_text(one, "option", told) for one in cells]
+
+
+def _text(cell: object, what: str, told: str) -> str:
+    """A text as it is, a number as it is written."""
+    if isinstance(cell, bool) or not isinstance(cell, str | int | float) or not str(cell).strip():
+        raise DataError(f"{told}: the {what} {cell!r} is no text; correct it, or leave the row out")
+    return str(cell)
 
 
 def _answer(cell: Any, options: list[str], base: int) -> int | None:

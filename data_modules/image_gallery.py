@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from data_modules.errors import DataError
-from data_modules.sources.tables import as_text, matching_rows, open_table
-from data_modules.transforms.evaluation import evaluation_image
+from data_modules.sources.tables import as_text, identities, matching_rows, open_table
+from data_modules.transforms.evaluation import table_image
 
 
 @dataclass(kw_only=True, slots=True)
@@ -56,17 +56,21 @@ def build_image_gallery(config: GalleryConfig, image_size: int, columns: Sequenc
     rows = matching_rows(table, config.where)
     if not len(rows):
         raise DataError(f"no row of {', '.join(config.files)} satisfies `where` = {config.where}; loosen it")
-    chosen = table.select(rows)
-    keys = [as_text(value) for value in chosen.select_columns([config.key])[config.key]]
+    chosen, told = table.select(rows), ", ".join(config.files)
+    keys = identities(table, config.key, rows, told)
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise DataError(
-            f"{', '.join(config.files)}: '{twice}' stands twice in the column '{config.key}'; "
+            f"{told}: '{twice}' stands twice in the column '{config.key}'; "
             "name a column of unique values as `key`, or narrow `where`"
         )
     cells = chosen.select_columns([config.image])[config.image]
     return ImageGallery(
-        images=torch.from_numpy(np.stack([evaluation_image(cell["bytes"], image_size) for cell in cells])),
+        images=torch.from_numpy(
+            np.stack(
+                [table_image(cell, image_size, f"{told}: image '{key}'") for cell, key in zip(cells, keys, strict=True)]
+            )
+        ),
         keys=keys,
         columns={name: [as_text(value) for value in chosen.select_columns([name])[name]] for name in columns},
     )

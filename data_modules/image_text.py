@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,13 +10,14 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from data_modules.captions import CaptionConfig, CaptionDrawer
+from data_modules.config_roles import PERFORMANCE
 from data_modules.decoding import open_image
 from data_modules.loading import FaultConfig, Loaded, PairDataset, build_loader, open_sources
-from data_modules.mixture import OrderConfig, build_order
+from data_modules.mixture import OrderConfig, build_order, check_streams
 from data_modules.records import LANGUAGES, ImageTextBatch, PairRecord
 from data_modules.sampling import Draw, Order
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.languages import LanguageRule, apply_language_rule
+from data_modules.sources.languages import LanguageRule, apply_language_rule, check_rule
 from data_modules.sources.protocol import PairSource
 from data_modules.stage_data import StageDataModule
 from data_modules.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
@@ -35,12 +37,16 @@ class ImageTextDataConfig:
     hash of its key, concept or design gives each one language), ko or en (one language alone)."""
     global_batch_size: int = 128
     """Pairs of one optimizer step over all devices and accumulation steps."""
-    num_workers: int = 1
+    num_workers: int = field(default=1, metadata=PERFORMANCE)
     """Loader processes per device; the order of samples does not depend on it."""
     order: OrderConfig = field(default_factory=OrderConfig)
     """How sources and languages share the batches, and how far samples are mixed."""
     faults: FaultConfig = field(default_factory=FaultConfig)
     """What is done about samples that cannot be used."""
+
+    def __post_init__(self) -> None:
+        check_streams(self.sources, self.order)
+        check_rule(self.sources, self.languages)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,7 +69,16 @@ def training_texts(sources: Sequence[PairSource], max_pairs: int) -> Iterator[st
 
 
 class ImageTextDataModule(StageDataModule):
-    """Batches of crops and tokenized captions over a weighted mixture of sources."""
+    """Batches of crops and tokenized captions over a weighted mixture of sources.
+
+    Args:
+        config: What is read.
+        transform: How an image is cropped.
+        tokenizer: How captions become tokens; it is trained or read here.
+        seed: Of everything random.
+        max_steps: Optimizer steps of the stage.
+        sources: As `open_sources` gives them, before the rule of `config.languages`; none: they are opened here.
+    """
 
     def __init__(
         self,
@@ -73,10 +88,11 @@ class ImageTextDataModule(StageDataModule):
         *,
         seed: int,
         max_steps: int,
+        sources: Sequence[PairSource] | None = None,
     ) -> None:
         super().__init__(seed=seed, max_steps=max_steps)
         self.config = config
-        opened = open_sources(config.sources, config.order.shuffle_window, config.faults)
+        opened = sources or open_sources(config.sources, config.order.shuffle_window, config.faults)
         self.sources = apply_language_rule(opened, config.sources, config.languages)
         self.tokenizer: BilingualTokenizer = build_tokenizer(
             tokenizer, training_texts(self.sources, tokenizer.max_training_pairs)
@@ -84,13 +100,13 @@ class ImageTextDataModule(StageDataModule):
         self._crops = MultiCrop(transform)
         self._captions = CaptionDrawer(config.captions)
 
-    @property
+    @cached_property
     def order(self) -> Order:
         """Which samples make each global batch."""
         config = self.config
         return build_order(self.sources, config.sources, config.global_batch_size, self.seed, config.order)
 
-    @property
+    @cached_property
     def dataset(self) -> PairDataset[PairSample]:
         """Draw -> sample."""
         return PairDataset(self.sources, self.make_sample, self.seed)

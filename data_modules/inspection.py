@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from data_modules.decoding import decode, open_image, to_picture
-from data_modules.faults import SampleFault
+from data_modules.faults import SampleFault, sample_errors
 from data_modules.image_text import ImageTextDataModule
 from data_modules.records import LANGUAGES, PairRecord
 
@@ -51,7 +51,9 @@ def inspect_sources(data: ImageTextDataModule, num_samples: int, num_examples: i
         for index in np.unique(np.linspace(0, len(source) - 1, num_samples).astype(np.int64)).tolist():
             report.looked_at += 1
             try:
-                _look(data, source[index], report, num_examples)
+                record = source[index]
+                with sample_errors(record.key):
+                    _look(data, record, report, num_examples)
             except SampleFault as fault:
                 report.faults[fault.kind] += 1
         reports.append(report)

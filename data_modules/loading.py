@@ -3,16 +3,17 @@
 import signal
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from data_modules.config_roles import PERFORMANCE
 from data_modules.decoding import MAX_IMAGE_PIXELS
 from data_modules.errors import DataError
-from data_modules.faults import SKIPPED, FaultReport, SampleFault
+from data_modules.faults import SKIPPED, FaultReport, SampleFault, printable, sample_errors
 from data_modules.records import PairRecord
 from data_modules.sampling import Draw, RankBatchSampler
 from data_modules.sources.config import SourceConfig
@@ -32,7 +33,7 @@ LOADER_TIMEOUT_SECONDS = 600
 class FaultConfig:
     """What is done about samples that cannot be used."""
 
-    max_share: float = 0.01
+    max_share: float = field(default=0.01, metadata=PERFORMANCE)
     """Share of skipped samples, in [0, 1], above which the run stops; not before ten times 1 / max_share were drawn."""
     max_image_pixels: int = MAX_IMAGE_PIXELS
     """Larger images are skipped before they are decoded."""
@@ -132,19 +133,20 @@ class PairDataset(Dataset[Loaded[Sample]], Generic[Sample]):
         for attempt in range(MAX_REPLACEMENTS + 1):
             distance = (1 << (attempt - 1)) + attempt - 1 if attempt else 0
             now = Draw(draw.step, draw.sample_id - index + (index + distance) % length, draw.language)
-            record: PairRecord | None = None
             repairs: list[str] = []
             try:
                 record = self.record(now.sample_id)
                 if attempt and draw.language not in (None, record.language):
                     continue
-                sample = self._make_sample(now, record, now.generator(self.seed), repairs)
+                with sample_errors(record.key):
+                    sample = self._make_sample(now, record, now.generator(self.seed), repairs)
             except SampleFault as fault:
-                key = fault.key or (record.key if record else "")
-                faults.append(FaultReport(fault.kind, name, key, now.sample_id, now.step, fault.detail))
+                key, detail = printable(fault.key), printable(fault.detail)
+                faults.append(FaultReport(fault.kind, name, key, now.sample_id, now.step, detail))
                 continue
             repairs += record.repairs
-            faults += [FaultReport(kind, name, record.key, now.sample_id, now.step, "repaired") for kind in repairs]
+            key = printable(record.key)
+            faults += [FaultReport(kind, name, key, now.sample_id, now.step, "repaired") for kind in repairs]
             return Loaded(sample, faults)
         last = faults[-1]
         raise DataError(

@@ -13,8 +13,9 @@ from data_modules.errors import DataError
 from data_modules.permutation import Ids
 from data_modules.records import LANGUAGES
 from data_modules.sampling import BatchOrder, Order, Stratum
-from data_modules.sources.config import SourceConfig
+from data_modules.sources.config import SourceConfig, SourceKind, source_kind
 from data_modules.sources.protocol import PairSource
+from data_modules.sources.rows import needs_language_marks
 
 
 @dataclass(kw_only=True, slots=True)
@@ -52,6 +53,23 @@ class OrderConfig:
     def splits_languages(self) -> bool:
         """Whether the languages of a source are drawn separately."""
         return self.temperature > 1 or bool(self.language_weights) or self.single_language_batches
+
+
+def check_streams(sources: Mapping[str, SourceConfig], order: OrderConfig) -> None:
+    """Raise ValueError where a source is streamed and cannot be read in such an order."""
+    for name, source in sources.items():
+        if source_kind(source) is not SourceKind.stream:
+            continue
+        if order.shuffle_window == 0:
+            raise ValueError(
+                f"order.shuffle_window = 0 mixes whole epochs, and source '{name}' is streamed: say over how many rows "
+                "to mix, for example 4096"
+            )
+        if order.splits_languages and needs_language_marks(source):
+            raise ValueError(
+                f"order.temperature, language_weights and single_language_batches need languages beforehand, which the "
+                f"rows of source '{name}' tell when they are streamed: give it language = ko or en"
+            )
 
 
 @dataclass(frozen=True, slots=True)

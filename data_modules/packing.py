@@ -13,16 +13,17 @@ import os
 import pickle
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from data_modules.decoding import MAX_IMAGE_PIXELS, decode, open_image, to_picture
 from data_modules.errors import DataError
-from data_modules.faults import SampleFault
+from data_modules.faults import SampleFault, sample_errors
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
@@ -31,6 +32,8 @@ from data_modules.sources.rows import pairs_per_row
 
 IMAGE_FORMATS = {"webp": "WEBP", "jpg": "JPEG", "png": "PNG"}
 """Ending -> Pillow's name."""
+_LONGEST_SIDES = {"webp": 16_383, "jpg": 65_500}
+"""Ending -> pixels that the format, as Pillow writes it, can hold."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -64,26 +67,74 @@ class PackedShard:
     """Kind -> samples left out."""
 
 
+_CAPTIONS = ("captions", "keywords")
+"""Settings by language, which stages may divide among them."""
+_WITHOUT_EFFECT = ("weight", "index_folder", "read_timeout_seconds")
+"""Settings that change nothing about what is packed."""
+
+
+def sources_to_pack(stages: Mapping[str, Mapping[str, SourceConfig]]) -> dict[str, SourceConfig]:
+    """Name -> settings of what is to be packed for all stages.
+
+    Sources of one name that read the same rows become one, with the captions and keywords of every stage. Where the
+    rows differ, or two stages take another caption of the same language, each is packed as STAGE-NAME.
+
+    Args:
+        stages: Stage -> its sources by name.
+    """
+    by_name: dict[str, dict[str, SourceConfig]] = {}
+    for stage, sources in stages.items():
+        for name, config in sources.items():
+            by_name.setdefault(name, {})[stage] = config
+    packed: dict[str, SourceConfig] = {}
+    for name, by_stage in by_name.items():
+        first, *others = by_stage.values()
+        if all(_agree(one, other) for one in by_stage.values() for other in others):
+            captions, keywords = (
+                {language: field for one in by_stage.values() for language, field in getattr(one, kind).items()}
+                for kind in _CAPTIONS
+            )
+            packed[name] = replace(first, captions=captions, keywords=keywords)
+        else:
+            packed |= {f"{stage}-{name}": config for stage, config in by_stage.items()}
+    return packed
+
+
+def _agree(one: SourceConfig, other: SourceConfig) -> bool:
+    """Whether both read the same rows, and no two captions of one language."""
+    rows, other_rows = (
+        {key: value for key, value in _content(config).items() if key not in _CAPTIONS} for config in (one, other)
+    )
+    pairs = [(getattr(one, kind), getattr(other, kind)) for kind in _CAPTIONS]
+    return rows == other_rows and all(a[language] == b[language] for a, b in pairs for language in a.keys() & b.keys())
+
+
+def _content(config: SourceConfig) -> dict[str, Any]:
+    """What of a source's settings decides what is packed, as plain values."""
+    plain = asdict(config) | {"format": config.format.value}
+    return {key: value for key, value in plain.items() if key not in _WITHOUT_EFFECT}
+
+
 def pack_source(
-    name: str, config: SourceConfig, folder: Path, settings: PackSettings, num_workers: int = 1
+    source: PairSource, config: SourceConfig, folder: Path, settings: PackSettings, num_workers: int = 1
 ) -> Iterator[PackedShard]:
     """Write a source as `folder/NAME-000000.tar`, ...; yields each shard when it is done.
 
     Args:
-        name: The source's name, part of the files' names.
+        source: Opened; its name is part of the files' names.
         config: Its settings.
         folder: Made if it is not there.
         settings: How images are stored. The shards of a folder must all be of the same settings.
         num_workers: Processes.
 
     Raises:
-        DataError: The source cannot be opened, or the folder holds shards of other settings.
+        DataError: The folder holds shards of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    source = open_source(name, config)
-    _check_folder(folder / f"{name}.json", {"settings": repr(settings), "files": config.files, "pairs": len(source)})
+    description = {"settings": repr(settings), "source": _content(config), "pairs": len(source)}
+    _check_folder(folder / f"{source.name}.json", description)
     numbers = range(num_shards(source, config, settings))
-    write = functools.partial(_write_shard, name, config, folder, settings)
+    write = functools.partial(_write_shard, source.name, config, folder, settings)
     if num_workers < 2:
         yield from (write(number, source) for number in numbers)
         return
@@ -157,7 +208,8 @@ def _members(
         assert last is not None
         raise last
     faults.update([last.kind] if last is not None else [])
-    image = _packed_image(records[0], settings)
+    with sample_errors(records[0].key):
+        image = _packed_image(records[0], settings)
     metadata: dict[str, object] = {"key": records[0].key, "language": records[0].language}
     for record in records:
         for number, caption in enumerate((record.caption, *record.more_captions), start=1):
@@ -181,6 +233,10 @@ def _packed_image(record: PairRecord, settings: PackSettings) -> bytes:
     if scale < 1:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         picture = picture.resize(size, Image.Resampling.BICUBIC)
+    if max(picture.size) > _LONGEST_SIDES.get(settings.image_format, max(picture.size)):
+        raise SampleFault(
+            "image_too_large", f"{settings.image_format} holds no {picture.width} x {picture.height} pixels"
+        )
     buffer = io.BytesIO()
     picture.save(buffer, IMAGE_FORMATS[settings.image_format], quality=settings.quality)
     return buffer.getvalue()

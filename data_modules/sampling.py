@@ -1,7 +1,8 @@
 """Which samples make global batch k: a pure function of (seed, k).
 
 No state, no worker, no rank: `BatchOrder.batch(k)` computes the sample ids of any global batch in
-O(batch), so a run resumes from one integer and a change of ranks, workers or accumulation changes nothing.
+O(batch), by language O(batch log pairs), so a run resumes from one integer and a change of ranks, workers or
+accumulation changes nothing.
 """
 
 from collections.abc import Iterator

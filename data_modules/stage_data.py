@@ -27,6 +27,11 @@ class StageDataModule(pl.LightningDataModule):
             world_size=trainer.world_size if trainer else 1,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For loader processes: less what they do not ask for, the order with its tables above all."""
+        left_out = {"order", "dataset"}
+        return {name: value for name, value in self.__dict__.items() if name not in left_out} | {"trainer": None}
+
     def state_dict(self) -> dict[str, Any]:
         """The next step: counted from the steps trained on, not from the batches fetched."""
         return {"next_step": self.trainer.global_step if self.trainer else self.start_step}

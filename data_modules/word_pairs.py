@@ -8,6 +8,7 @@ import numpy as np
 import yaml
 
 from data_modules.errors import DataError
+from data_modules.records import LANGUAGES
 from data_modules.sources.paths import resolve_path
 
 _FORM = "`pairs` and `controls`, each topic -> a list of [Korean, English]"
@@ -50,8 +51,11 @@ def read_word_pairs(file: str) -> list[WordPair]:
 
 def _pairs(topics: dict[str, Any], control: bool) -> Iterator[WordPair]:
     for topic, words in topics.items():
-        for ko, en in words:
-            if not (isinstance(ko, str) and isinstance(en, str) and ko and en):
+        for pair in words:
+            if not isinstance(pair, list) or len(pair) != len(LANGUAGES):
+                raise ValueError(f"{pair!r} in {topic} is no pair [Korean, English]")
+            ko, en = pair
+            if not (isinstance(ko, str) and isinstance(en, str) and ko.strip() and en.strip()):
                 raise ValueError(f"[{ko!r}, {en!r}] in {topic} are no two words")
             yield WordPair(ko=ko, en=en, topic=topic, control=control)
 

@@ -32,7 +32,7 @@ from kelip_lightning.evaluation.zero_shot import class_embeddings
 from kelip_lightning.figures.analogy import analogy_figures
 from kelip_lightning.figures.cross_lingual import cross_lingual_figures
 from kelip_lightning.figures.culture import culture_figures
-from kelip_lightning.models.dual_encoder_file import TrainedModel, build_dual_encoder, load_dual_encoder
+from kelip_lightning.models.dual_encoder_file import TrainedModel, fresh_dual_encoder, load_dual_encoder
 from kelip_lightning.run_folder import RunFolder
 
 
@@ -76,12 +76,19 @@ def encoders_of(trained: TrainedModel) -> Encoders:
 
 
 def untrained_control(trained: TrainedModel, seed: int) -> TrainedModel:
-    """The same architecture and tokenizer with fresh weights, which follow from the seed alone."""
+    """The same architecture and tokenizer with fresh weights, which follow from the seed alone.
+
+    Weights that the model itself started from (`hf_weights`) are no part of it: a trained text model is no control.
+    """
     model = trained.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = build_dual_encoder(
-            model.image_encoder.config, model.text_encoder.config, model.config, trained.tokenizer
+        fresh = fresh_dual_encoder(
+            model.image_encoder.config,
+            model.text_encoder.config,
+            model.config,
+            trained.tokenizer,
+            model.text_encoder.record(),
         )
     return TrainedModel(model=fresh.eval(), tokenizer=trained.tokenizer)
 
@@ -90,6 +97,7 @@ def analyze_cross_lingual(model: Encoders, control: Encoders, settings: CrossLin
     """Caption retrieval between the languages, similarity with the offset removed, gaps; each beside the control's."""
     sets = [build_caption_set(name, one) for name, one in settings.captions.items()]
     gallery = build_image_gallery(settings.gallery, model.image_size) if settings.gallery else None
+    images = [embed_images(one.images, gallery.images) if gallery else None for one in (model, control)]
     bootstrap = _bootstrap(settings.resampling)
     findings = Findings()
     for one in sets:
@@ -97,9 +105,8 @@ def analyze_cross_lingual(model: Encoders, control: Encoders, settings: CrossLin
         features = {name: _by_language(encoders.texts, one.captions) for name, encoders in names.items()}
         own, fresh = features.values()
         findings.extend(cross_lingual.caption_findings(one.name, one.captions, own, fresh, bootstrap))
-        for name, encoders in names.items():
-            images = embed_images(encoders.images, gallery.images) if gallery else None
-            findings.summary += cross_lingual.gap_findings(name, features[name], images, bootstrap)
+        for name, shown in zip(names, images, strict=True):
+            findings.summary += cross_lingual.gap_findings(name, features[name], shown, bootstrap)
     return Outcome(findings=findings, figures=cross_lingual_figures(findings, [one.name for one in sets]))
 
 

@@ -1,5 +1,7 @@
 """On what a run ran: code revision, versions, hardware."""
 
+import functools
+import hashlib
 import os
 import platform
 import subprocess
@@ -27,11 +29,16 @@ PACKAGES: tuple[str, ...] = (
 )
 """Packages whose versions are recorded, if installed."""
 
+CODE: tuple[Path, ...] = (Path(__file__).parent, Path(__file__).parents[1] / "data_modules")
+"""The folders whose files decide what a run computes."""
+CODE_SUFFIXES = frozenset({".py", ".yaml", ".yml", ".json"})
+
 
 def describe_environment() -> dict[str, Any]:
     """Plain values; what cannot be found out is null, nothing is raised."""
     return {
         "git": describe_revision(),
+        "code": code_digest(),
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "platform": platform.platform(),
@@ -49,6 +56,21 @@ def describe_revision(folder: Path = Path(__file__).parent) -> dict[str, Any]:
     commit = _git(folder, "rev-parse", "HEAD")
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return {"revision": commit or None, "dirty": None if commit is None or changes is None else bool(changes)}
+
+
+@functools.cache
+def code_digest(folders: tuple[Path, ...] = CODE) -> str:
+    """Twelve hexadecimal digits of the code and the templates beside it as they are now, committed or not.
+
+    Equal for two revisions that differ in documents or tests alone, and there where git is not.
+    """
+    whole = hashlib.sha256()
+    for folder in folders:
+        for file in sorted(one for one in folder.rglob("*") if one.suffix in CODE_SUFFIXES):
+            content = file.read_bytes()
+            whole.update(f"{folder.name}/{file.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
+            whole.update(content)
+    return whole.hexdigest()[:12]
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -56,5 +56,9 @@ class NonFiniteError(Exception):
     """A loss or gradient is not finite; the weights are those of before; raised on every rank."""
 
 
+class NonFiniteEmbeddingsError(ValueError):
+    """Embeddings that are to be ranked or compared hold NaN or infinity; in training raised on every rank."""
+
+
 class PeerLostError(Exception):
     """Another process of a distributed run has died or no longer answers."""

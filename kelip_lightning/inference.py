@@ -78,7 +78,7 @@ class Preprocess:
         """float32 (3, S, S).
 
         Raises:
-            DataError: It is no PIL image.
+            DataError: It is no PIL image, or one of 32-bit values whose white cannot be told.
         """
         if not isinstance(image, Image.Image):
             raise DataError(f"preprocess takes a PIL image, not {type(image).__name__}; open files with PIL.Image.open")

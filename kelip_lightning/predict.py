@@ -7,6 +7,7 @@ import torch
 
 from data_modules.errors import DataError
 from data_modules.transforms.evaluation import evaluation_image
+from kelip_lightning.evaluation.finite import require_finite
 from kelip_lightning.models.dual_encoder_file import load_dual_encoder
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.run_folder import RunFolder
@@ -18,6 +19,7 @@ def predict(run: RunFolder, image: Path, texts: Sequence[str]) -> list[float]:
 
     Raises:
         DataError: The image is missing or unreadable, or there is no text.
+        NonFiniteEmbeddingsError: An embedding holds NaN or infinity.
     """
     if not image.is_file():
         raise DataError(f"image {image} does not exist; give the path of an image file")
@@ -31,5 +33,9 @@ def predict(run: RunFolder, image: Path, texts: Sequence[str]) -> list[float]:
         raise DataError(f"image {image}: {error}") from error
     image_BE = model.encode_image(normalize_images(pixels.unsqueeze(0)))
     text_BE = model.encode_text(trained.tokenizer.encode(list(texts)))
-    probabilities: list[float] = (model.scale() * image_BE @ text_BE.T).softmax(dim=-1)[0].tolist()
+    require_finite(image_BE, "image")
+    require_finite(text_BE, "text")
+    scaled_BE = model.scale() * text_BE
+    require_finite(scaled_BE, "scaled text")
+    probabilities: list[float] = (image_BE @ scaled_BE.T).softmax(dim=-1)[0].tolist()
     return probabilities

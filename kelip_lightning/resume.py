@@ -11,34 +11,18 @@ from typing import Any
 from kelip_lightning import checkpoints
 from kelip_lightning.callbacks.run_record import cut_record
 from kelip_lightning.checkpoints import Checkpoint
-from kelip_lightning.config.load import LoadedExperiment, difference, load_experiment
+from kelip_lightning.config.load import PLACE, LoadedExperiment, difference_by_effect, load_experiment
 from kelip_lightning.config.trainer import TrainerConfig
 from kelip_lightning.environment import describe_environment
 from kelip_lightning.errors import CheckpointError, RunFolderError
 from kelip_lightning.processes import Liveness
 from kelip_lightning.run_folder import RunFolder, is_first_process
 from kelip_lightning.stage_folder import StageFolder
+from kelip_lightning.strategies import is_deepspeed
 
 _log = logging.getLogger(__name__)
 
 AUTO = "auto"
-MAY_CHANGE = (
-    "name",
-    "output_dir",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.timeout_minutes",
-    "trainer.accumulate",
-    "trainer.log_every_n_steps",
-    "trainer.num_threads",
-    "data.num_workers",
-    "checkpoint.",
-    "non_finite.",
-)
-"""Keys, or beginnings of keys, in which a resumed run may differ: none of them changes what is learnt."""
-READ_TIMEOUT = ".read_timeout_seconds"
-"""Ends the keys of the sources' time limits, which may differ too."""
 
 
 def find_run(wanted: str, own: Path) -> RunFolder | None:
@@ -90,27 +74,20 @@ def refuse_other_settings(run: RunFolder, loaded: LoadedExperiment[Any]) -> list
     """Compare the settings with those that the run began with.
 
     Returns:
-        `key: old -> new` for what differs and may.
+        `key: old -> new` for what differs and may: the settings whose role is performance or reporting.
 
     Raises:
-        RunFolderError: Something differs that changes what is learnt.
+        RunFolderError: Something differs that changes what is learnt, whose role is identity.
     """
     schema = type(loaded.experiment)
     begun = load_experiment(run.config, [], schema, on_this_machine=False).experiment
-    lines = difference(begun, loaded.experiment)
-    allowed = [line for line in lines if _may_change(line.partition(":")[0])]
-    if refused := [line for line in lines if line not in allowed]:
+    refused, allowed = difference_by_effect(begun, loaded.experiment)
+    if refused:
         raise RunFolderError(
             f"{run.path} was begun with other settings ({'; '.join(refused)}); take them back to resume it, or begin "
             "a new run with name=NEW_NAME"
         )
-    return [line for line in allowed if line.partition(":")[0] not in ("name", "output_dir")]
-
-
-def _may_change(key: str) -> bool:
-    inner = key.removeprefix("mae.").removeprefix("contrastive.")
-    may_change = any(inner == one or (one.endswith(".") and inner.startswith(one)) for one in MAY_CHANGE)
-    return may_change or inner.endswith(READ_TIMEOUT)
+    return [line for line in allowed if line.partition(":")[0] not in PLACE]
 
 
 def record_resumption(run: RunFolder, overrides: Sequence[str], changes: Sequence[str]) -> None:
@@ -159,7 +136,7 @@ def open_stage(run: RunFolder, name: str, trainer: TrainerConfig) -> StageFolder
 
 
 def _check_fits(checkpoint: Checkpoint, trainer: TrainerConfig) -> None:
-    sharded, world = trainer.strategy.startswith("deepspeed"), trainer.num_processes
+    sharded, world = is_deepspeed(trainer.strategy), trainer.num_processes
     written = checkpoint.manifest.world_size
     if checkpoint.is_sharded is not sharded:
         kind = "under DeepSpeed" if checkpoint.is_sharded else "without DeepSpeed"

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from data_modules.config_roles import Role
 from data_modules.evaluation_sets import EvaluationSets
 from data_modules.image_text import ImageTextDataModule
 from kelip_lightning.callbacks.caption_panel import CaptionPanelCallback
@@ -35,6 +36,8 @@ from kelip_lightning.config.experiment import (
     PretrainExperiment,
 )
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
+from kelip_lightning.config.plan import OpenedSources
+from kelip_lightning.config.roles import settings_without
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.suite import chance_levels
 from kelip_lightning.fitting import fit_stage, stage_clock
@@ -45,7 +48,6 @@ from kelip_lightning.models.encoder_file import check_image_encoder, load_image_
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
 from kelip_lightning.models.self_supervision import build_branch
-from kelip_lightning.models.weights_folder import config_to_dict
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 from kelip_lightning.precision import choose_precision
@@ -63,26 +65,28 @@ NUM_SHOWN = 8
 """Images in a TensorBoard picture."""
 
 
-def run_pretrain(experiment: PretrainExperiment, run: RunFolder) -> dict[str, float]:
+def run_pretrain(experiment: PretrainExperiment, run: RunFolder, opened: OpenedSources) -> dict[str, float]:
     """MAE warm-up (unless switched off), hand-over, contrastive training; returns the final figures.
 
-    A run that is resumed goes on in the stage in which it was cut off.
+    A run that is resumed goes on in the stage in which it was cut off. The sources come from `open_stages`.
     """
     contrastive = experiment.contrastive
     # Before the warm-up: what is wrong with the second stage's data must not cost the first stage.
-    inputs = read_contrastive_inputs(contrastive, run)
+    inputs = read_contrastive_inputs(contrastive, run, opened["contrastive"])
     if experiment.mae is not None:
         if not (run.resumed and run.has_finished("mae")):
-            run_masked_pretrain(experiment.mae, run)
+            run_masked_pretrain(experiment.mae, run, opened)
         init = replace(contrastive.init, image_encoder=str(run.image_encoder))
         contrastive = replace(contrastive, init=init)
-    return run_contrastive(contrastive, run, inputs)
+    return run_contrastive(contrastive, run, opened, inputs)
 
 
-def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) -> dict[str, float]:
+def run_masked_pretrain(
+    experiment: MaskedPretrainExperiment, run: RunFolder, opened: OpenedSources
+) -> dict[str, float]:
     """Stage 1; writes the hand-over folder `mae/image_encoder` and returns the last training figures."""
     stage = open_stage(run, "mae", experiment.trainer)
-    data = build_image_data(experiment)
+    data = build_image_data(experiment, opened["mae"])
     pl.seed_everything(experiment.seed, verbose=False)
     encoder = ImageEncoder(replace(experiment.image_encoder, patch_drop_rate=0.0))
     model = build_masked_autoencoder(encoder, experiment.masked_autoencoder)
@@ -98,7 +102,7 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) ->
         PairProgressBar("MAE warm-up"),
         ReconstructionCallback(images, noise, max(1, experiment.schedule.max_steps // 5)),
         DataHealthCallback(stage.bad_samples, experiment.data.faults, data.sources),
-        HyperparametersCallback(flatten_settings(settings_of(experiment)), ["train/loss"]),
+        HyperparametersCallback(flatten_settings(settings_without(Role.reporting, experiment)), ["train/loss"]),
         ExportCallback(
             lambda: save_image_encoder(run.image_encoder, encoder, model_card(run, "mae", facts_of(experiment)))
         ),
@@ -108,20 +112,21 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder) ->
 
 
 def run_contrastive(
-    experiment: ContrastiveExperiment, run: RunFolder, inputs: ContrastiveInputs | None = None
+    experiment: ContrastiveExperiment, run: RunFolder, opened: OpenedSources, inputs: ContrastiveInputs | None = None
 ) -> dict[str, float]:
     """Stage 2; writes `contrastive/dual_encoder` and report.json, and returns the final evaluation.
 
     Args:
         experiment: The stage.
         run: Where it writes.
+        opened: Its sources, from `open_stages`.
         inputs: What `read_contrastive_inputs` gave, if it has been called already.
     """
     stage = open_stage(run, "contrastive", experiment.trainer)
     init = experiment.init.image_encoder
     if init is not None:
         check_image_encoder(Path(init), experiment.image_encoder)
-    inputs = inputs or read_contrastive_inputs(experiment, run)
+    inputs = inputs or read_contrastive_inputs(experiment, run, opened["contrastive"])
     data, sets = inputs.data, inputs.sets
     module = build_contrastive_module(experiment, data)
     evaluation = EvaluationCallback(sets, experiment.evaluation.every_n_steps)
@@ -137,7 +142,7 @@ def run_contrastive(
         evaluation,
         *_panels(sets, evaluation),
         DataHealthCallback(stage.bad_samples, experiment.data.faults, data.sources),
-        HyperparametersCallback(flatten_settings(settings_of(experiment)), sorted(chance)),
+        HyperparametersCallback(flatten_settings(settings_without(Role.reporting, experiment)), sorted(chance)),
         ExportCallback(
             lambda: save_dual_encoder(
                 run.dual_encoder,
@@ -169,12 +174,6 @@ def facts_of(experiment: Experiment) -> dict[str, object]:
         "Training": f"{steps} optimizer steps of {batch}, {steps * batch:,} samples, seed {experiment.seed}",
         "Image encoder": f"{experiment.image_encoder}",
     }
-
-
-def settings_of(experiment: Experiment) -> dict[str, object]:
-    """The experiment as nested plain values, less where files lie."""
-    plain = config_to_dict(experiment)
-    return {key: value for key, value in plain.items() if key not in ("name", "output_dir", "evaluation")}
 
 
 def build_contrastive_module(experiment: ContrastiveExperiment, data: ImageTextDataModule) -> ContrastiveModule:

@@ -1,7 +1,10 @@
 """The settings of one source of pairs."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
+
+from data_modules.config_roles import PERFORMANCE
 
 
 class SourceFormat(Enum):
@@ -17,6 +20,34 @@ class SourceFormat(Enum):
     """What Hugging Face `load_from_disk` or `load_dataset` opens."""
 
 
+class SourceKind(Enum):
+    """How a source is read; the values are what a sentence calls many of them."""
+
+    shards = "shards"
+    table = "tables"
+    dataset = "datasets"
+    """Hugging Face datasets at random."""
+    stream = "streams"
+    """Hugging Face datasets from front to back."""
+
+
+TABLE_ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
+
+_ROWS = (SourceKind.table, SourceKind.dataset, SourceKind.stream)
+_HUB = (SourceKind.dataset, SourceKind.stream)
+KINDS_OF: Mapping[str, tuple[SourceKind, ...]] = {
+    "image": _ROWS,
+    "key": _ROWS,
+    "where": _ROWS,
+    "split": _HUB,
+    "subset": _HUB,
+    "stream_length": _HUB,
+    "read_timeout_seconds": (SourceKind.shards, SourceKind.table, SourceKind.dataset),
+    "index_folder": (SourceKind.shards,),
+}
+"""Setting -> the kinds of sources that have it, and others refuse it; all have any other one (see docs/data.md)."""
+
+
 @dataclass(kw_only=True, slots=True)
 class SourceConfig:
     """One set of images with captions in one or more languages: tar shards, tables, or a Hugging Face dataset.
@@ -30,21 +61,27 @@ class SourceConfig:
     format: SourceFormat = SourceFormat.auto
     """auto (by the files' ending), shards, table or dataset."""
     image: str = "image"
-    """Field of images in tables and datasets: encoded bytes, a struct with `bytes`, or a path."""
+    """Field of images in tables and datasets: encoded bytes, a struct with `bytes`, or a path. Shards go by endings."""
     captions: dict[str, str] = field(default_factory=dict)
-    """Language (`ko`, `en`) -> caption field: each row gives one pair per language; empty: `caption_fields`."""
+    """Language (`ko`, `en`) -> caption field: each row gives one pair per language; empty: `caption_fields`. A field
+    with a list of texts holds several captions, one of which is drawn each time."""
     caption_fields: list[str] = field(default_factory=list)
-    """Captions of the same language, one of which is drawn each time; each row gives one pair."""
+    """Captions of the same language, one of which is drawn each time; each row gives one pair. Empty ones are left out,
+    a list of texts holds several."""
     language: str = "detect"
-    """Of `caption_fields`: ko, en, or detect (by `min_hangul_share`)."""
+    """Of `caption_fields`: ko, en, or detect (by `min_hangul_share`); leave it at detect with a `language_field`."""
     language_field: str | None = None
-    """Field with the language of `caption_fields`, before `language`; other languages are left out."""
+    """Field with the language of `caption_fields`; rows in other languages are left out."""
     min_hangul_share: float = 0.2
     """Share of Hangul among a caption's letters from which on it counts as Korean, in (0, 1]."""
     keywords: dict[str, str] = field(default_factory=dict)
-    """Language -> field with a list of keywords; a language without one draws captions only."""
+    """Language -> field with a list of keywords, or a text with a `keyword_separator`; a language without one draws
+    captions only."""
+    keyword_separator: str | None = None
+    """What stands between keywords in one text, for example `,`; null: such a text is refused, only lists are read."""
     key: str = "key"
-    """Field that identifies an image in logs (tables: the row's number where it is missing)."""
+    """Field of tables and datasets that identifies an image in logs; the row's number where it is null. In shards the
+    name does."""
     where: dict[str, list[str]] = field(default_factory=dict)
     """Field -> allowed values, compared as text (`true`/`false` for booleans), all to be met; not for shards."""
     weight: float = 1.0
@@ -54,31 +91,97 @@ class SourceConfig:
     subset: str | None = None
     """Configuration name of a Hugging Face dataset."""
     stream_length: int | None = None
-    """Rows of a Hugging Face dataset that is to be streamed; null: random access (see docs/data.md)."""
-    read_timeout_seconds: float = 60.0
-    """How long one read of a shard behind a URL may take; then it is tried again, four times in all, and counted."""
-    index_folder: str | None = None
+    """Rows, of those that `where` keeps, of a Hugging Face dataset that is to be streamed; null: random access (see
+    docs/data.md)."""
+    read_timeout_seconds: float = field(default=60.0, metadata=PERFORMANCE)
+    """How long one read of a shard behind a URL may take; then it is tried again, four times in all, and counted. Local
+    files keep nothing waiting; not for streams, which `datasets` reads."""
+    index_folder: str | None = field(default=None, metadata=PERFORMANCE)
     """Folder for the index of the shards; null: beside the first shard, or ~/.cache/kelip where that cannot be."""
 
     def __post_init__(self) -> None:
+        for problem in (*self._wrong_values(), *self._ignored_by_kind(), *self._ignored_by_others()):
+            raise ValueError(problem)
+
+    def _wrong_values(self) -> Iterator[str]:
         if not self.files:
-            raise ValueError("files is empty: name at least one file")
+            yield "files is empty: name at least one file"
         if bool(self.captions) == bool(self.caption_fields):
             state = "are both given" if self.captions else "is empty, and so is caption_fields"
-            raise ValueError(
+            yield (
                 f"captions {state}: name a caption column for ko, en or both in captions, or columns of one "
                 "language in caption_fields"
             )
-        unknown = sorted((set(self.captions) | set(self.keywords)) - {"ko", "en"})
-        if unknown:
-            raise ValueError(f"language {unknown[0]!r} is not known: use ko or en")
+        if unknown := sorted((set(self.captions) | set(self.keywords)) - {"ko", "en"}):
+            yield f"language {unknown[0]!r} is not known: use ko or en"
         if self.language not in ("ko", "en", "detect"):
-            raise ValueError(f"language = {self.language!r} must be ko, en or detect")
+            yield f"language = {self.language!r} must be ko, en or detect"
         if not 0 < self.min_hangul_share <= 1:
-            raise ValueError(f"min_hangul_share = {self.min_hangul_share} is a share: give a number in (0, 1]")
+            yield f"min_hangul_share = {self.min_hangul_share} is a share: give a number in (0, 1]"
+        if self.keyword_separator == "":
+            yield "keyword_separator is empty: give at least one character, or null"
         if self.weight <= 0:
-            raise ValueError(f"weight = {self.weight} must be above 0: remove the source to leave it out")
+            yield f"weight = {self.weight} must be above 0: remove the source to leave it out"
         if self.read_timeout_seconds <= 0:
-            raise ValueError(f"read_timeout_seconds = {self.read_timeout_seconds} must be above 0")
+            yield f"read_timeout_seconds = {self.read_timeout_seconds} must be above 0"
         if self.stream_length is not None and self.stream_length < 1:
-            raise ValueError(f"stream_length = {self.stream_length} must be at least 1; null reads at random")
+            yield f"stream_length = {self.stream_length} must be at least 1; null reads at random"
+
+    def _ignored_by_kind(self) -> Iterator[str]:
+        """Settings that this kind of source does not have."""
+        if not self.files:
+            return
+        kinds = {kind_of_file(file) for file in self.files}
+        if self.format is SourceFormat.auto and len(kinds) > 1:
+            names = " and ".join(sorted(kind.name for kind in kinds))
+            yield f"files mixes {names}, by their endings: make them sources of their own"
+        kind = source_kind(self)
+        for name in _changed(self):
+            if kind not in KINDS_OF.get(name, tuple(SourceKind)):
+                owners = ", ".join(one.value for one in KINDS_OF[name])
+                value = getattr(self, name)
+                yield f"{name} = {value!r} is a setting of {owners}, and {kind.value} do not heed it: remove it"
+
+    def _ignored_by_others(self) -> Iterator[str]:
+        """Settings that other settings of this source leave without a meaning."""
+        changed = _changed(self)
+        spoken = set(self.captions) or ({self.language} - {"detect"} if self.language_field is None else set())
+        for name in ("language", "language_field", "min_hangul_share"):
+            if self.captions and name in changed:
+                yield f"{name} is about caption_fields, and captions names the language of each field: remove it"
+        if self.language_field is not None and "language" in changed:
+            yield f"language = {self.language!r} would not be heeded beside language_field: remove one of them"
+        if "min_hangul_share" in changed and (self.language != "detect" or self.language_field is not None):
+            yield "min_hangul_share is for language = detect, and the language is given: remove it"
+        if spoken and (unspoken := sorted(set(self.keywords) - spoken)):
+            yield f"keywords names {unspoken[0]!r}, a language without captions: remove it"
+        if self.keyword_separator is not None and not self.keywords:
+            yield f"keyword_separator = {self.keyword_separator!r} is about keywords, and there are none: remove it"
+
+
+def _changed(config: SourceConfig) -> list[str]:
+    """The settings that differ from their defaults."""
+    return [
+        one.name
+        for one in fields(config)
+        if getattr(config, one.name) != (one.default if one.default_factory is MISSING else one.default_factory())
+    ]
+
+
+def kind_of_file(file: str) -> SourceFormat:
+    """The format that a file's ending tells."""
+    if file.lower().endswith(".tar"):
+        return SourceFormat.shards
+    return SourceFormat.table if file.lower().endswith(TABLE_ENDINGS) else SourceFormat.dataset
+
+
+def source_format(config: SourceConfig) -> SourceFormat:
+    """The format, found by the first file's ending where it is `auto`."""
+    return kind_of_file(config.files[0]) if config.format is SourceFormat.auto else config.format
+
+
+def source_kind(config: SourceConfig) -> SourceKind:
+    """How the source is read."""
+    found = source_format(config)
+    is_stream = found is SourceFormat.dataset and config.stream_length is not None
+    return SourceKind.stream if is_stream else SourceKind[found.name]

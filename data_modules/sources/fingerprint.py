@@ -35,6 +35,7 @@ _SELECTING = (
     "captions",
     "caption_fields",
     "keywords",
+    "keyword_separator",
     "language",
     "language_field",
     "min_hangul_share",

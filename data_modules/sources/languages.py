@@ -1,13 +1,14 @@
 """Which language the captions of an image, a concept or a design come in: a pure function of a hash."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 
 from data_modules.errors import DataError
-from data_modules.faults import FaultReport
+from data_modules.faults import FaultReport, SampleFault
 from data_modules.records import LANGUAGES, PairRecord
-from data_modules.sources.config import SourceConfig
+from data_modules.sources.config import SourceConfig, SourceKind, source_kind
 from data_modules.sources.protocol import PairSource
 from data_modules.sources.rows import EveryNth, Rows, needs_language_marks
 
@@ -30,11 +31,23 @@ class LanguageRule(Enum):
 
 
 _COLUMN_OF = {LanguageRule.by_concept: "concept", LanguageRule.by_design: "design"}
+_ROWS_TRIED = 32
+"""Rows that are read to learn a source's columns."""
+
+
+def check_rule(sources: Mapping[str, SourceConfig], rule: LanguageRule) -> None:
+    """Raise ValueError where a source has no columns, and the rule reads one."""
+    for name, source in sources.items():
+        if rule in _COLUMN_OF and source_kind(source) is SourceKind.shards:
+            raise ValueError(
+                f"languages = {rule.name} reads the column '{_COLUMN_OF[rule]}', and source '{name}' is shards, which "
+                "have none: use by_image, or a table"
+            )
 
 
 def hashed_language(value: str) -> str:
     """The language that falls to a value: ko or en, each for half of all values."""
-    return LANGUAGES[hashlib.sha256(value.encode()).digest()[0] % len(LANGUAGES)]
+    return LANGUAGES[hashlib.sha256(value.encode(errors="surrogatepass")).digest()[0] % len(LANGUAGES)]
 
 
 class OneLanguageSource:
@@ -59,30 +72,55 @@ class OneLanguageSource:
                 f"data.languages = {rule.name}: source '{self.name}' has captions in one language only, and the rule "
                 "needs both; add the other one, or use by_image"
             )
+        self._require_column()
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> PairRecord:
-        record = self._source[index]
+        count = max(1, len(self._languages))
+        first = index - index % count
+        record = self._readable([index, *(one for one in range(first, first + count) if one != index)])
         wanted = self._language_of(record)
         if record.language == wanted or wanted not in self._languages:
             return record
-        count = len(self._languages)
-        return self._source[index - index % count + self._languages.index(wanted)]
+        return self._source[first + self._languages.index(wanted)]
+
+    def _readable(self, indices: Sequence[int]) -> PairRecord:
+        """The first record of these pairs of one image that has its caption: each of them tells the image's language.
+
+        Raises:
+            SampleFault: None has; that of the first.
+        """
+        try:
+            return self._source[indices[0]]
+        except SampleFault:
+            for index in indices[1:]:
+                with contextlib.suppress(SampleFault):
+                    return self._source[index]
+            raise
 
     def _language_of(self, record: PairRecord) -> str:
         if self._rule.name in LANGUAGES:
             return self._rule.name
         if self._rule is LanguageRule.by_image:
             return hashed_language(record.key)
+        return hashed_language(record.attributes[_COLUMN_OF[self._rule]])
+
+    def _require_column(self) -> None:
+        """Every row has the columns of the first one that can be read."""
+        if self._rule not in _COLUMN_OF:
+            return
         column = _COLUMN_OF[self._rule]
-        if column not in record.attributes:
-            raise DataError(
-                f"data.languages = {self._rule.name}: source '{self.name}' has no column '{column}'; "
-                f"its columns are {', '.join(sorted(record.attributes))}"
-            )
-        return hashed_language(record.attributes[column])
+        for index in range(min(len(self), _ROWS_TRIED)):
+            with contextlib.suppress(SampleFault):
+                record = self._source[index]
+                if column not in record.attributes:
+                    raise DataError(
+                        f"data.languages = {self._rule.name}: source '{self.name}' has no column '{column}'; "
+                        f"its columns are {', '.join(sorted(record.attributes))}"
+                    )
+                return
 
     def rows_of(self, language: str) -> Rows:
         """The indices of the pairs in a language.

@@ -9,18 +9,16 @@ import datasets
 import numpy as np
 
 from data_modules.errors import DataError
-from data_modules.sources.config import SourceConfig, SourceFormat
+from data_modules.sources.config import SourceConfig, SourceFormat, source_format
 from data_modules.sources.paths import resolve_files, resolve_path
 from data_modules.sources.protocol import PairSource
 from data_modules.sources.streaming import StreamSource
-from data_modules.sources.table_source import TableSource, columns_of
+from data_modules.sources.table_source import TableSource, columns_of, require_columns
 from data_modules.sources.tables import keep_encoded, open_paths_table, open_table, stores_paths
 from data_modules.sources.tar_source import TarSource
 
-TABLE_ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
-
 DEFAULT_STREAM_WINDOW = 4096
-"""Rows of a stream that are kept where the order has no window of its own; see `sampling.OrderConfig`."""
+"""Rows of a stream that are kept where it is read without an order: to count, pack or train a tokenizer."""
 
 
 def open_source(name: str, config: SourceConfig, shuffle_window: int = 0) -> PairSource:
@@ -41,16 +39,6 @@ def open_source(name: str, config: SourceConfig, shuffle_window: int = 0) -> Pai
             return _open_table(name, config)
         case _:
             return _open_dataset(name, config, shuffle_window)
-
-
-def source_format(config: SourceConfig) -> SourceFormat:
-    """The format, found by the first file's ending where it is `auto`."""
-    if config.format is not SourceFormat.auto:
-        return config.format
-    first = config.files[0].lower()
-    if first.endswith(".tar"):
-        return SourceFormat.shards
-    return SourceFormat.table if first.endswith(TABLE_ENDINGS) else SourceFormat.dataset
 
 
 def _open_table(name: str, config: SourceConfig) -> TableSource:
@@ -75,11 +63,12 @@ def _open_dataset(name: str, config: SourceConfig, shuffle_window: int) -> PairS
     if len(config.files) != 1:
         raise DataError(f"source '{name}': a dataset is one folder or name, not {len(config.files)}; make them sources")
     place = resolve_path(config.files[0])
+    is_saved = (place / "state.json").is_file() or (place / "dataset_dict.json").is_file()
+    _check_saved(name, config, is_saved)
     try:
         if config.stream_length is not None:
-            window = shuffle_window or min(DEFAULT_STREAM_WINDOW, config.stream_length)
-            return StreamSource(name, config, _stream_opener(config, place), 2 * window)
-        if (place / "state.json").is_file() or (place / "dataset_dict.json").is_file():
+            return _open_stream(name, config, place, config.stream_length, shuffle_window)
+        if is_saved:
             loaded = datasets.load_from_disk(str(place))
         else:
             source = str(place) if place.exists() else config.files[0]
@@ -93,9 +82,27 @@ def _open_dataset(name: str, config: SourceConfig, shuffle_window: int) -> PairS
         if config.split not in loaded:
             raise DataError(f"source '{name}' has no split '{config.split}'; it has {', '.join(loaded)}")
         loaded = loaded[config.split]
+    elif is_saved and config.split not in ("train", str(loaded.split)):
+        raise DataError(f"source '{name}': '{config.files[0]}' was saved without splits; remove split = {config.split}")
     # Before the cast, which adds to it. `datasets` makes one of a local folder's path and times, which says nothing.
     version = "" if place.exists() else str(loaded._fingerprint)
     return TableSource(name, config, keep_encoded(loaded, config.image), version=version)
+
+
+def _check_saved(name: str, config: SourceConfig, is_saved: bool) -> None:
+    for setting, value in (("subset", config.subset), ("stream_length", config.stream_length)):
+        if is_saved and value is not None:
+            raise DataError(
+                f"source '{name}': '{config.files[0]}' was saved by save_to_disk, which knows no {setting}; remove it"
+            )
+
+
+def _open_stream(name: str, config: SourceConfig, place: Path, length: int, shuffle_window: int) -> StreamSource:
+    opener = _stream_opener(config, place)
+    columns = opener().column_names
+    if columns is not None:  # else the first row tells
+        require_columns(name, config, columns)
+    return StreamSource(name, config, opener, 2 * (shuffle_window or min(DEFAULT_STREAM_WINDOW, length)))
 
 
 def _stream_opener(config: SourceConfig, place: Path) -> Callable[[], Any]:

@@ -1,15 +1,15 @@
-"""From one row of a source, whatever its format, to a record; and which rows are in a language."""
+"""From one row of a source, whatever its format, to a record; and the language that it is in."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.faults import SampleFault
+from data_modules.faults import SampleFault, sample_errors
 from data_modules.records import LANGUAGES, PairRecord
 from data_modules.sources.config import SourceConfig
-from data_modules.text import clean_caption, detect_language, language_code
+from data_modules.text import clean_texts, detect_language, language_code, split_keywords
 
 Ids = NDArray[np.int64]
 UNKNOWN = len(LANGUAGES)
@@ -42,46 +42,6 @@ class EveryNth:
         return self.first + self.stride * positions
 
 
-class Marked:
-    """The indices whose mark has a value; holds one count per run of marks, so that any number of them fits.
-
-    Args:
-        marks: Gives the marks of a run [start, stop) as an array.
-        mark: The value sought.
-        length: Number of marks.
-        run_length: Marks of a run.
-    """
-
-    def __init__(
-        self,
-        marks: Callable[[int, int], NDArray[Any]],
-        mark: int,
-        length: int,
-        run_length: int = 1 << 14,
-    ) -> None:
-        self._marks, self._mark, self._length = marks, mark, length
-        self._run_length = run_length
-        counts = [int((marks(start, self._stop(start)) == mark).sum()) for start in range(0, length, run_length)]
-        self._ends = np.cumsum(np.array(counts, dtype=np.int64))
-
-    def _stop(self, start: int) -> int:
-        return min(start + self._run_length, self._length)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
-
-    def take(self, positions: Ids) -> Ids:
-        """The indices at these positions."""
-        runs = np.searchsorted(self._ends, positions, side="right")
-        indices = np.empty_like(positions)
-        for run in np.unique(runs):
-            here, start = runs == run, int(run) * self._run_length
-            before = int(self._ends[run - 1]) if run else 0
-            found = np.flatnonzero(self._marks(start, self._stop(start)) == self._mark)
-            indices[here] = start + found[positions[here] - before]
-        return indices
-
-
 def pairs_per_row(config: SourceConfig) -> int:
     """Pairs that one row gives: one per language of `captions`, one with `caption_fields`."""
     return len(config.captions) or 1
@@ -90,27 +50,6 @@ def pairs_per_row(config: SourceConfig) -> int:
 def languages_of(config: SourceConfig) -> list[str]:
     """The languages of `captions` in the order of `LANGUAGES`: pair i of a row is in language i."""
     return [language for language in LANGUAGES if language in config.captions]
-
-
-def rows_of_language(
-    config: SourceConfig, language: str, length: int, marks: Callable[[int, int], NDArray[Any]]
-) -> Rows:
-    """The pair indices in a language.
-
-    Args:
-        config: The source's.
-        language: One of `LANGUAGES`.
-        length: Number of pairs of the source.
-        marks: Gives the languages of rows [start, stop); asked only where the configuration does not fix them.
-    """
-    if config.captions:
-        languages = languages_of(config)
-        if language not in languages:
-            return EveryNth(0, 1, 0)
-        return EveryNth(languages.index(language), len(languages), length // len(languages))
-    if config.language_field is None and config.language != "detect":
-        return EveryNth(0, 1, length if config.language == language else 0)
-    return Marked(marks, LANGUAGES.index(language), length)
 
 
 def needs_language_marks(config: SourceConfig) -> bool:
@@ -128,17 +67,14 @@ def row_language(config: SourceConfig, row: Mapping[str, Any]) -> str:
         return language_code(row.get(config.language_field))
     if config.language != "detect":
         return config.language
-    return detect_language(clean_caption(_first_text(config, row), []), config.min_hangul_share)
-
-
-def _first_text(config: SourceConfig, row: Mapping[str, Any]) -> object:
-    return next((row[name] for name in config.caption_fields if row.get(name)), None)
+    return detect_language(_captions(row, config.caption_fields, [])[0], config.min_hangul_share)
 
 
 def language_mark(config: SourceConfig, row: Mapping[str, Any]) -> int:
     """The index of the row's language, `UNKNOWN` where it has none."""
     try:
-        return LANGUAGES.index(row_language(config, row))
+        with sample_errors():
+            return LANGUAGES.index(row_language(config, row))
     except SampleFault:
         return UNKNOWN
 
@@ -153,10 +89,21 @@ def row_captions(
     """
     if config.captions:
         language = languages_of(config)[pair]
-        return language, (clean_caption(row.get(config.captions[language]), repairs),)
+        return language, _captions(row, [config.captions[language]], repairs)
     language = row_language(config, row)
-    given = [row[name] for name in config.caption_fields if row.get(name)]
-    return language, tuple(clean_caption(one, repairs) for one in given or [None])
+    return language, _captions(row, config.caption_fields, repairs)
+
+
+def _captions(row: Mapping[str, Any], fields: Sequence[str], repairs: list[str]) -> tuple[str, ...]:
+    texts = [text for name in fields for text in clean_texts(row.get(name), name, repairs)]
+    if not texts:
+        raise SampleFault("caption_missing", "the caption is empty")
+    return tuple(texts)
+
+
+def _keywords(config: SourceConfig, row: Mapping[str, Any], language: str, repairs: list[str]) -> tuple[str, ...]:
+    field = config.keywords.get(language)
+    return split_keywords(row.get(field), config.keyword_separator, field, repairs) if field else ()
 
 
 def make_record(
@@ -172,17 +119,14 @@ def make_record(
     """The record of pair `pair` of a row.
 
     Raises:
-        SampleFault: The row has no image, no caption or no known language; carries the key.
+        SampleFault: The row has no image, no caption or no known language, or a field that holds no text; with the key.
     """
     repairs: list[str] = []
-    try:
+    with sample_errors(key):
         if not image:
             raise SampleFault("image_missing", "the image has no bytes")
         language, captions = row_captions(config, row, pair, repairs)
-    except SampleFault as fault:
-        raise SampleFault(fault.kind, fault.detail, key) from fault
-    column = config.keywords.get(language)
-    words: Sequence[str] = (row.get(column) or ()) if column else ()
+        keywords = _keywords(config, row, language, repairs)
     return PairRecord(
         key=key,
         image=image,
@@ -190,9 +134,9 @@ def make_record(
         language=language,
         caption=captions[0],
         more_captions=captions[1:],
-        keywords=tuple(words),
+        keywords=keywords,
         attributes=dict(attributes),
-        repairs=tuple(repairs),
+        repairs=tuple(dict.fromkeys(repairs)),
     )
 
 

@@ -8,7 +8,6 @@ up to where it stood.
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -17,8 +16,10 @@ from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.rows import Rows, needs_language_marks, pairs_per_row, row_texts, rows_of_language
-from data_modules.sources.table_source import row_record
+from data_modules.sources.language_rows import LanguageRows
+from data_modules.sources.rows import Rows, needs_language_marks, pairs_per_row, row_texts
+from data_modules.sources.table_source import require_columns, row_record
+from data_modules.sources.tables import satisfies
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class StreamSource:
 
     Args:
         name: The source's key in the configuration.
-        config: Its settings; `stream_length` says how many rows one pass has.
+        config: Its settings; `stream_length` says how many rows that satisfy `where` one pass has.
         open_stream: Starts a pass; every pass gives the same rows in the same order.
         window: Rows kept behind the newest one.
     """
@@ -40,6 +41,7 @@ class StreamSource:
         self.name, self.config = name, config
         self._open_stream, self._window = open_stream, window
         self._pairs = pairs_per_row(config)
+        self._where = {column: frozenset(values) for column, values in config.where.items()}
         self._stream: Iterator[Row] = iter(())
         self._kept: dict[int, Row] = {}
         self._next = -1
@@ -55,27 +57,40 @@ class StreamSource:
 
     def __getitem__(self, index: int) -> PairRecord:
         number, pair = divmod(index, self._pairs)
-        row = self._row(number)
-        key = str(row.get(self.config.key) if row.get(self.config.key) is not None else number)
-        return row_record(self.config, row, key=key, pair=pair, folder=Path())
+        return row_record(self.config, self._row(number), number=number, pair=pair)
 
     def _row(self, number: int) -> Row:
         if self._next < 0 or (number < self._next and number not in self._kept):
-            self._stream, self._kept, self._next = iter(self._open_stream()), {}, 0
+            self._stream, self._kept, self._next = self._rows(), {}, 0
         while self._next <= number:
             try:
                 self._kept[self._next] = next(self._stream)
             except StopIteration:
+                found = f"{self._next} rows{' that satisfy its `where`' if self._where else ''}"
                 raise DataError(
-                    f"source '{self.name}' ended after {self._next} rows; stream_length = {self.config.stream_length} "
-                    "must not say more"
+                    f"source '{self.name}' ended after {found}; "
+                    f"stream_length = {self.config.stream_length} must not say more"
                 ) from None
+            except DataError:
+                raise
             except Exception as error:  # the network, a damaged file, ...
                 self._next = -1
                 raise SampleFault("read_failed", f"row {number}: {error}", str(number)) from error
             self._kept.pop(self._next - self._window, None)
             self._next += 1
         return self._kept[number]
+
+    def _rows(self) -> Iterator[Row]:
+        """The rows of one pass that satisfy `where`.
+
+        Raises:
+            DataError: The first row lacks a column that the settings name.
+        """
+        for number, row in enumerate(self._open_stream()):
+            if not number:
+                require_columns(self.name, self.config, list(row))
+            if satisfies(row, self._where):
+                yield row
 
     def rows_of(self, language: str) -> Rows:
         """The indices of the pairs in a language.
@@ -88,7 +103,7 @@ class StreamSource:
                 f"source '{self.name}' is streamed, so its languages are not known beforehand; give it language: ko or "
                 "en, or leave out what weighs or separates languages"
             )
-        return rows_of_language(self.config, language, len(self), self._marks)
+        return LanguageRows(self.config, len(self), self._marks).of(language)
 
     def _marks(self, start: int, stop: int) -> NDArray[Any]:
         raise AssertionError("the configuration tells the language")
@@ -96,7 +111,7 @@ class StreamSource:
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         """Every (language, text) of the first n-th part of a pass: to pick rows, all would have to be read."""
         assert self.config.stream_length is not None
-        for row in itertools.islice(self._open_stream(), -(-self.config.stream_length // every)):
+        for row in itertools.islice(self._rows(), -(-self.config.stream_length // every)):
             yield from row_texts(self.config, row)
 
     def opening_faults(self) -> list[FaultReport]:

@@ -1,30 +1,21 @@
 """Pairs from tables and Hugging Face datasets, at random."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from data_modules.errors import DataError
-from data_modules.faults import FaultReport, SampleFault
+from data_modules.faults import FaultReport, SampleFault, encodable, sample_errors
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.rows import (
-    Rows,
-    language_mark,
-    make_record,
-    needs_language_marks,
-    pairs_per_row,
-    row_texts,
-    rows_of_language,
-)
-from data_modules.sources.tables import as_text, matching_rows
-
-_MARK_ROWS = 10_000
-"""Rows whose language is found out at a time."""
+from data_modules.sources.language_rows import LanguageRows
+from data_modules.sources.rows import Rows, language_mark, make_record, pairs_per_row, row_texts
+from data_modules.sources.tables import as_text, matching_rows, read_rows
 
 
 def columns_of(config: SourceConfig) -> list[str]:
@@ -58,15 +49,14 @@ class TableSource:
         version: str = "",
     ) -> None:
         self.name, self.config, self.table, self.version = name, config, table, version
-        _require_columns(name, config, table.column_names)
+        require_columns(name, config, table.column_names)
+        _require_texts(name, config, table.features.arrow_schema)
         self.rows = matching_rows(table, config.where)
         if not len(self.rows):
             raise DataError(f"source '{name}' has no row with {config.where}; loosen its `where`")
         self._folder_of = folder_of
         self._pairs = pairs_per_row(config)
-        text_columns = {config.image, *config.captions.values(), *config.caption_fields, *config.keywords.values()}
-        self._attributes = [name for name in table.column_names if name not in text_columns]
-        self._marks: NDArray[np.int8] | None = None
+        self._language_rows = LanguageRows(config, len(self), self._marks)
 
     def __len__(self) -> int:
         return len(self.rows) * self._pairs
@@ -74,38 +64,24 @@ class TableSource:
     def __getitem__(self, index: int) -> PairRecord:
         position, pair = divmod(index, self._pairs)
         number = int(self.rows[position])
-        row = self.table[number]
-        key = str(row[self.config.key]) if row.get(self.config.key) is not None else str(number)
         folder = self._folder_of(number) if self._folder_of else Path()
-        attributes = ((name, as_text(row[name])) for name in self._attributes)
-        return row_record(self.config, row, key=key, pair=pair, folder=folder, attributes=attributes)
+        with sample_errors(str(number)):  # a text that is not UTF-8 shows when its row is read
+            return row_record(self.config, self.table[number], number=number, pair=pair, folder=folder)
 
     def rows_of(self, language: str) -> Rows:
-        """The indices of the pairs in a language; reads every caption where only they tell it."""
-        if needs_language_marks(self.config) and self._marks is None:
-            self._marks = self._find_marks()
-        return rows_of_language(self.config, language, len(self), self._marks_between)
+        """The indices of the pairs in a language; reads every caption once where only they tell it."""
+        return self._language_rows.of(language)
 
-    def _marks_between(self, start: int, stop: int) -> NDArray[Any]:
-        assert self._marks is not None
-        return self._marks[start:stop]
-
-    def _find_marks(self) -> NDArray[np.int8]:
-        wanted = self.config.caption_fields
-        columns = [*wanted, *([self.config.language_field] if self.config.language_field else [])]
-        texts = self.table.select_columns(list(dict.fromkeys(columns)))
-        marks = np.empty(len(self.rows), dtype=np.int8)
-        for start in range(0, len(self.rows), _MARK_ROWS):
-            cells = texts[self.rows[start : start + _MARK_ROWS]]
-            rows = (dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True))
-            marks[start : start + _MARK_ROWS] = [language_mark(self.config, row) for row in rows]
-        return marks
+    def _marks(self, start: int, stop: int) -> NDArray[np.int8]:
+        fields = [*self.config.caption_fields, *([self.config.language_field] if self.config.language_field else [])]
+        rows = read_rows(self.table, list(dict.fromkeys(fields)), self.rows[start:stop])
+        return np.fromiter((language_mark(self.config, row) for row in rows), dtype=np.int8, count=stop - start)
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         """Every (language, text) of every n-th row, names and keywords alike, in row order, images unread."""
         fields = [*self.config.captions.values(), *self.config.caption_fields, *self.config.keywords.values()]
         fields += [self.config.language_field] if self.config.language_field else []
-        for row in self.table.select_columns(list(dict.fromkeys(fields))).select(self.rows[::every]):
+        for row in read_rows(self.table, list(dict.fromkeys(fields)), self.rows[::every]):
             yield from row_texts(self.config, row)
 
     def opening_faults(self) -> list[FaultReport]:
@@ -113,7 +89,8 @@ class TableSource:
         return []
 
 
-def _require_columns(name: str, config: SourceConfig, present: list[str]) -> None:
+def require_columns(name: str, config: SourceConfig, present: Sequence[str]) -> None:
+    """Raise DataError unless all columns are there that the settings name."""
     for column in columns_of(config):
         if column not in present:
             raise DataError(
@@ -121,36 +98,62 @@ def _require_columns(name: str, config: SourceConfig, present: list[str]) -> Non
             )
 
 
+def _require_texts(name: str, config: SourceConfig, schema: pa.Schema) -> None:
+    """What the types of columns tell at once need not be found sample by sample."""
+    for column in (*config.captions.values(), *config.caption_fields, *config.keywords.values()):
+        kind = schema.field(column).type
+        entry = kind.value_type if _is_list(kind) else kind
+        if pa.types.is_primitive(entry) or pa.types.is_nested(entry) or pa.types.is_decimal(entry):
+            raise DataError(
+                f"source '{name}': column '{column}' holds {kind}, and captions and keywords are texts or lists of "
+                "texts; name another column"
+            )
+    for column in config.keywords.values():
+        kind = schema.field(column).type
+        if config.keyword_separator is None and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise DataError(
+                f"source '{name}': the keyword column '{column}' holds texts, not lists; say what stands between the "
+                "keywords of a text as keyword_separator, for example ','"
+            )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
 def row_record(
-    config: SourceConfig,
-    row: Mapping[str, Any],
-    *,
-    key: str,
-    pair: int,
-    folder: Path,
-    attributes: Any = (),
+    config: SourceConfig, row: Mapping[str, Any], *, number: int, pair: int, folder: Path = Path()
 ) -> PairRecord:
     """The record of a row whose image is bytes, a struct with `bytes` or `path`, or a path.
+
+    Args:
+        config: The source's.
+        row: Its columns.
+        number: Which row of the source it is; identifies it where it has no key.
+        pair: Which of the row's pairs.
+        folder: Where image paths start.
 
     Raises:
         SampleFault: The row has no usable image, caption or language; carries the key.
     """
-    try:
+    with sample_errors(str(number)):
+        key = encodable(str(row[config.key])) if row.get(config.key) is not None else str(number)
+    with sample_errors(key):
         image, file_name = _image_bytes(row.get(config.image), folder)
-    except SampleFault as fault:
-        raise SampleFault(fault.kind, fault.detail, key) from fault
-    return make_record(config, key=key, image=image, row=row, pair=pair, file_name=file_name, attributes=attributes)
+        texts = {config.image, *config.captions.values(), *config.caption_fields, *config.keywords.values()}
+        attributes = [(column, as_text(value)) for column, value in row.items() if column not in texts]
+        return make_record(config, key=key, image=image, row=row, pair=pair, file_name=file_name, attributes=attributes)
 
 
 def _image_bytes(cell: object, folder: Path) -> tuple[bytes, str]:
     if isinstance(cell, Mapping):
-        if cell.get("bytes"):
-            return bytes(cell["bytes"]), str(cell.get("path") or "")
+        if (content := cell.get("bytes")) is not None and content != b"":
+            return _checked_bytes(content), str(cell.get("path") or "")
         cell = cell.get("path")
-    if isinstance(cell, bytes):
-        return cell, ""
-    if not isinstance(cell, str) or not cell.strip():
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
         raise SampleFault("image_missing", "the row has no image")
+    if not isinstance(cell, str):
+        return _checked_bytes(cell), ""
     path = PurePath(cell)
     if path.is_absolute() or ".." in path.parts:
         raise SampleFault("unsafe_name", f"{cell!r} is absolute or climbs out of the table's folder")
@@ -160,3 +163,9 @@ def _image_bytes(cell: object, folder: Path) -> tuple[bytes, str]:
         raise SampleFault("image_missing", f"{folder / path}: {error}") from error
     except OSError as error:
         raise SampleFault("read_failed", f"{folder / path}: {error}") from error
+
+
+def _checked_bytes(cell: object) -> bytes:
+    if not isinstance(cell, bytes):
+        raise SampleFault("image_undecodable", f"the image is {type(cell).__name__}, neither bytes nor a path")
+    return cell

@@ -3,8 +3,9 @@
 import csv
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 
 from data_modules.errors import DataError
 from data_modules.sources.paths import resolve_files
+
+_ROWS_AT_A_TIME = 10_000
+"""Rows whose texts are in memory together."""
 
 
 def open_table(patterns: Sequence[str], image: str, columns: Sequence[str]) -> datasets.Dataset:
@@ -132,18 +136,70 @@ def _check_manifest(file: Path) -> None:
 
 
 def matching_rows(table: datasets.Dataset, where: Mapping[str, Sequence[str]]) -> NDArray[np.int64]:
-    """Indices of the rows that satisfy every condition, int64, ascending.
+    """Indices of the rows that satisfy every condition, int64, ascending; rows that cannot be read are kept.
 
     Args:
         table: The rows.
         where: Column -> allowed values, compared as lower-case text for booleans, as text otherwise.
     """
-    keep = np.ones(len(table), dtype=bool)
-    for column, allowed in where.items():
+    for column in where:
         if column not in table.column_names:
             raise DataError(f"`where` names a column '{column}' that is not in the table: {table.column_names}")
-        keep &= np.isin(np.array([as_text(value) for value in table[column]]), list(allowed))
+    if not where:
+        return np.arange(len(table), dtype=np.int64)
+    allowed = {column: frozenset(values) for column, values in where.items()}
+    rows = read_rows(table, list(where), np.arange(len(table)))
+    keep = np.fromiter((not row or satisfies(row, allowed) for row in rows), dtype=bool, count=len(table))
     return np.flatnonzero(keep).astype(np.int64)
+
+
+def satisfies(row: Mapping[str, Any], where: Mapping[str, Collection[str]]) -> bool:
+    """Whether a row's cells, as text, are among the allowed ones of every condition."""
+    return all(as_text(row.get(column)) in allowed for column, allowed in where.items())
+
+
+def read_rows(table: datasets.Dataset, columns: Sequence[str], rows: NDArray[np.int64]) -> Iterator[Mapping[str, Any]]:
+    """These columns of these rows, in their order; an empty mapping for a row that cannot be read.
+
+    A text that is not UTF-8 makes a row unreadable; it is counted as a fault when the row is drawn.
+    """
+    cells = table.select_columns(list(columns))
+    for start in range(0, len(rows), _ROWS_AT_A_TIME):
+        block = rows[start : start + _ROWS_AT_A_TIME]
+        try:
+            found = cells[block]
+        except (ValueError, OverflowError):  # UnicodeDecodeError is one, and so are dates before the year 1
+            yield from (_readable(cells, int(number)) for number in block)
+            continue
+        for values in zip(*(found[column] for column in columns), strict=True):
+            yield dict(zip(columns, values, strict=True))
+
+
+def _readable(cells: datasets.Dataset, number: int) -> Mapping[str, Any]:
+    try:
+        row: Mapping[str, Any] = cells[number]
+    except (ValueError, OverflowError):
+        return {}
+    return row
+
+
+def identities(table: datasets.Dataset, column: str, rows: NDArray[np.int64], told: str) -> list[str]:
+    """The cells of a column in these rows as text, none of them null.
+
+    Args:
+        table: The table.
+        column: Its column.
+        rows: Row numbers.
+        told: Whose table it is, for the error.
+
+    Raises:
+        DataError: A row has nothing there.
+    """
+    values = table.select_columns([column]).select(rows)[column]
+    for row, value in zip(rows, values, strict=True):
+        if value is None:
+            raise DataError(f"{told}: row {row} has nothing in the column '{column}'; fill it, or leave the row out")
+    return [as_text(value) for value in values]
 
 
 def as_text(value: object) -> str:

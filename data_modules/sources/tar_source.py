@@ -7,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.errors import DataError
-from data_modules.faults import FaultReport, SampleFault
+from data_modules.faults import FaultReport, SampleFault, printable
 from data_modules.records import PairRecord
 from data_modules.sources.blobs import BlobReader
 from data_modules.sources.config import SourceConfig
+from data_modules.sources.language_rows import LanguageRows
 from data_modules.sources.paths import resolve_shards
-from data_modules.sources.rows import Rows, make_record, pairs_per_row, row_texts, rows_of_language
+from data_modules.sources.rows import Rows, make_record, pairs_per_row, row_texts
 from data_modules.sources.tar_headers import BLOCK, header_name, is_header, parse_size
 from data_modules.sources.tar_index import Progress, ShardIndex, open_index
 from data_modules.sources.tar_scan import JSON, LANGUAGE_SHIFT, MAX_TEXT_BYTES, TEXT, needed_fields, parse_row
@@ -29,10 +30,6 @@ class TarSource:
     ) -> None:
         self.name = name
         self.config = config
-        if config.where:
-            raise DataError(
-                f"source '{name}': `where` picks rows of tables and cannot pick samples of shards; remove it"
-            )
         self.index: ShardIndex = open_index(
             config, resolve_shards(config.files), num_workers=num_workers, progress=progress
         )
@@ -41,6 +38,7 @@ class TarSource:
                 f"source '{name}' has no usable sample in {len(self.index.shards)} shard(s){self._reasons()}"
             )
         self._pairs = pairs_per_row(config)
+        self._language_rows = LanguageRows(config, len(self), self._marks)
         fields = needed_fields(config)
         self._kinds = [
             ("image", 0),
@@ -60,7 +58,9 @@ class TarSource:
         row_number, pair = divmod(index, self._pairs)
         contents, fields = self._row(row_number, self._kinds)
         name, image = contents["image"]
-        return make_record(self.config, key=name.partition(".")[0], image=image, row=fields, pair=pair, file_name=name)
+        folder, slash, base = name.rpartition("/")
+        key = folder + slash + base.partition(".")[0]
+        return make_record(self.config, key=key, image=image, row=fields, pair=pair, file_name=name)
 
     def _row(
         self, number: int, kinds: Sequence[tuple[str, int]]
@@ -100,8 +100,8 @@ class TarSource:
         return header_name(header), content
 
     def rows_of(self, language: str) -> Rows:
-        """The indices of the pairs in a language."""
-        return rows_of_language(self.config, language, len(self), self._marks)
+        """The indices of the pairs in a language; reads the whole index once where only the samples tell it."""
+        return self._language_rows.of(language)
 
     def _marks(self, start: int, stop: int) -> NDArray[Any]:
         return (self.index.rows(start, stop)[:, 3] >> np.uint32(LANGUAGE_SHIFT)).astype(np.int64) - 1
@@ -118,7 +118,7 @@ class TarSource:
     def opening_faults(self) -> list[FaultReport]:
         """What was left out when the shards were indexed."""
         return [
-            FaultReport(kind, self.name, key, -1, -1, f"{entry['path']}: {detail}")
+            FaultReport(kind, self.name, printable(key), -1, -1, printable(f"{entry['path']}: {detail}"))
             for entry in self.index.entries
             for kind, key, detail in entry["faults"]
         ]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_modules.config_roles import counted_as
 from data_modules.decoding import EncodedImage, open_image
 from data_modules.transforms.background import Background, draw_background
 from data_modules.transforms.crops import Crop, check_scales, cut_crops, draw_box
@@ -45,8 +46,10 @@ class MultiCropConfig:
     """What shows behind transparent pictures: white, light (random light colours) or random."""
     strong: StrongConfig = field(default_factory=StrongConfig)
     """Colour jitter, grey, blur and RandAugment of every crop; off by default (the paper: they harm retrieval)."""
-    views: ViewConfig = field(default_factory=ViewConfig)
-    """Further cuts of each image for a self-supervised loss; none by default."""
+    views: ViewConfig = field(
+        default_factory=ViewConfig, metadata=counted_as(lambda section: section if section.num_views else None)
+    )
+    """Further cuts of each image for a self-supervised loss; with num_views 0, the default, no other key counts."""
 
     def __post_init__(self) -> None:
         if self.num_global_crops < 1:

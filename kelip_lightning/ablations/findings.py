@@ -11,6 +11,7 @@ from kelip_lightning.ablations.examples import Example, find_examples
 from kelip_lightning.ablations.execution import Failure
 from kelip_lightning.ablations.pool import RunState, find_run, seconds_of, state_of
 from kelip_lightning.ablations.results import Result, compute_results
+from kelip_lightning.ablations.revisions import revisions_of
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
 from kelip_lightning.config.plan import Plan
@@ -61,7 +62,8 @@ class RunRecord:
     state: str
     seconds: float | None
     revision: str
-    """Code revision; with `+changes` where the working tree differed from it."""
+    """Code revision; with `+changes` where the working tree differed from it, and one after the other where a run was
+    resumed by another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,16 +204,8 @@ def _record(study: Study, run: PlannedRun) -> RunRecord:
         folder=folder.name,
         state=state_of(folder).value,
         seconds=seconds_of(folder),
-        revision=_revision(folder),
+        revision=" then ".join(map(str, revisions_of(folder))),
     )
-
-
-def _revision(folder: RunFolder) -> str:
-    try:
-        git = json.loads(folder.environment.read_text(encoding="utf-8"))["git"]
-        return f"{git['revision'][:10]}{'+changes' if git['dirty'] else ''}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "unknown"
 
 
 def _references(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data_modules.config_roles import Role
 from kelip_lightning.config.ablation import AblationConfig, ScaleConfig, load_ablation, parse_figure
 from kelip_lightning.config.experiment import (
     ContrastiveExperiment,
@@ -12,12 +13,17 @@ from kelip_lightning.config.experiment import (
     PretrainExperiment,
 )
 from kelip_lightning.config.fingerprint import training_fingerprint
-from kelip_lightning.config.load import difference, find_schema, load_experiment
+from kelip_lightning.config.load import PLACE, difference, find_schema, load_experiment, stage_schemas
 from kelip_lightning.config.plan import Plan, make_plan
+from kelip_lightning.config.read import parse_override
+from kelip_lightning.config.roles import role_of_key
+from kelip_lightning.config.schema import has_key
 from kelip_lightning.errors import ConfigError
 
 Trained = PretrainExperiment | ContrastiveExperiment
 
+SET_BY_STUDY = (*sorted(PLACE), "seed")
+"""Keys of an experiment that each run of a study has its own of."""
 QUICK_SEEDS = 2
 """Fewer have no spread, and quick runs are there to show that all works."""
 
@@ -48,7 +54,7 @@ class PlannedRun:
     """Everything but name and output_dir."""
     experiment: Trained
     fingerprint: str
-    """Of the training settings: runs with equal ones are the same run."""
+    """Of the settings whose role is identity: on the same data and code, runs with equal ones are the same run."""
     differences: list[str]
     """`key: old -> new` against the base file."""
     plan: Plan
@@ -113,6 +119,7 @@ def open_study(file: Path, choice: Choice, *, on_this_machine: bool = True) -> S
     runs: list[PlannedRun] = []
     problems: list[str] = []
     schema = find_schema(base, (PretrainExperiment, ContrastiveExperiment))
+    problems += _forbidden_overrides(config, scale_name, schema)
     whole = load_experiment(base, [], schema, on_this_machine=False).experiment
     for name, variant in config.variants_at(scale_name).items():
         try:
@@ -132,6 +139,27 @@ def open_study(file: Path, choice: Choice, *, on_this_machine: bool = True) -> S
         runs=runs,
         output=choice.output,
     )
+
+
+def _forbidden_overrides(config: AblationConfig, scale_name: str, schema: type[Trained]) -> list[str]:
+    """What the study itself sets is set nowhere, and what is reported is the same for all variants."""
+    stages, scale = stage_schemas(schema), config.scales[scale_name]
+    problems = []
+    shared = {f"scales.{scale_name}.settings": scale.settings, f"scales.{scale_name}.quick": scale.quick}
+    variants = {f"variant {name}": one.overrides for name, one in config.variants_at(scale_name).items()}
+    for where, overrides in {**shared, **variants}.items():
+        for text in overrides:
+            keys, _ = parse_override(text)
+            inner = keys[1:] if keys[0] in stages else keys
+            kind = next((one for one in (schema, *stages.values()) if has_key(one, keys)), None)
+            if len(inner) == 1 and inner[0] in SET_BY_STUDY:
+                problems.append(f"{where}: {text!r} sets {inner[0]}, which the study itself does; remove it")
+            elif where in variants and kind is not None and role_of_key(kind, keys) is Role.reporting:
+                problems.append(
+                    f"{where}: {text!r} changes what is reported, not what is trained, which is the same for all "
+                    f"variants; move it to scales.{scale_name}.settings"
+                )
+    return problems
 
 
 def contrastive_of(experiment: Experiment) -> ContrastiveExperiment:

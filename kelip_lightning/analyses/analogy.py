@@ -28,6 +28,7 @@ from data_modules.analogy_queries import AnalogyQuery
 from data_modules.errors import DataError
 from kelip_lightning.analyses.records import Finding, Findings, Item
 from kelip_lightning.evaluation.bootstrap import Bootstrap, Interval
+from kelip_lightning.evaluation.finite import require_finite
 
 LAMBDAS = tuple(step / 10 for step in range(21))
 """The λ that are tried: 0.0, 0.1, ... 2.0."""
@@ -64,7 +65,11 @@ def analogy_findings(
 
     Raises:
         DataError: A relation has no query in one of the halves.
+        NonFiniteEmbeddingsError: A row holds NaN or infinity.
     """
+    require_finite(images, "image")
+    for language, rows in texts.items():
+        require_finite(rows, f"{language} text")
     dev, test = split_halves(name, queries)
     image_only = query_ranks(test, images[[one.image for one in test]], images)
     found = Findings()
@@ -119,7 +124,11 @@ def query_ranks(queries: Sequence[AnalogyQuery], asked: Tensor, images: Tensor, 
         asked: (Q, E) what the images are compared with: from `asked_with`, or the target texts alone.
         images: (M, E) unit rows.
         chunk: Queries scored at a time.
+
+    Raises:
+        NonFiniteEmbeddingsError: A row holds NaN or infinity.
     """
+    _require_finite(asked, images)
     ranks = []
     for start in range(0, len(queries), chunk):
         members = queries[start : start + chunk]
@@ -133,7 +142,8 @@ def query_ranks(queries: Sequence[AnalogyQuery], asked: Tensor, images: Tensor, 
 
 
 def nearest_images(queries: Sequence[AnalogyQuery], asked: Tensor, images: Tensor, top: int) -> Tensor:
-    """(Q, top) gallery rows of the nearest images, int64; arguments as in `query_ranks`."""
+    """(Q, top) gallery rows of the nearest images, int64; arguments and error as in `query_ranks`."""
+    _require_finite(asked, images)
     return _scores(queries, asked, images).topk(top, dim=1).indices
 
 
@@ -164,6 +174,11 @@ def _scores(queries: Sequence[AnalogyQuery], asked: Tensor, images: Tensor) -> T
     rows = [row for row, one in enumerate(queries) for _ in one.left_out]
     scores[rows, [index for one in queries for index in one.left_out]] = -torch.inf
     return scores
+
+
+def _require_finite(asked: Tensor, images: Tensor) -> None:
+    require_finite(asked, "query")
+    require_finite(images, "image")
 
 
 def _by_relation(queries: Sequence[AnalogyQuery]) -> dict[str, NDArray[np.int64]]:

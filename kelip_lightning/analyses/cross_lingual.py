@@ -20,6 +20,7 @@ from torch import Tensor
 from data_modules.records import LANGUAGES
 from kelip_lightning.analyses.records import Finding, Findings, Item
 from kelip_lightning.evaluation.bootstrap import Bootstrap
+from kelip_lightning.evaluation.finite import require_finite
 from kelip_lightning.evaluation.retrieval import RECALL_KS, retrieval_ranks
 from kelip_lightning.evaluation.similarity import centre, matched_and_random
 
@@ -203,10 +204,16 @@ def gap_findings(
     Returns:
         A distance for each pair of groups; 0 where their means agree, at most 2. Captions are resampled
         together with their translations, captions and images apart.
+
+    Raises:
+        NonFiniteEmbeddingsError: A row holds NaN or infinity.
     """
+    for language, rows in text_features.items():
+        require_finite(rows, f"{language} caption")
     ko, en = (text_features[language].numpy() for language in LANGUAGES)
     found = [Finding(subject=name, measure="gap ko–en", interval=bootstrap.length_of_mean(ko - en), count=len(ko))]
     if image_features is not None:
+        require_finite(image_features, "image")
         images = image_features.numpy()
         found += [
             Finding(

@@ -24,6 +24,7 @@ from data_modules.word_pairs import WordPair
 from kelip_lightning.analyses.divergence import divergence_test, holm
 from kelip_lightning.analyses.records import Finding, Findings, Item, number
 from kelip_lightning.evaluation.bootstrap import Bootstrap
+from kelip_lightning.evaluation.finite import require_finite
 
 SIGNIFICANCE = 0.05
 """Level of the test, over all pairs that are tested."""
@@ -70,8 +71,12 @@ def compare_words(
 
     Raises:
         DataError: There are too few control pairs or images, as `check_enough` says.
+        NonFiniteEmbeddingsError: A row holds NaN or infinity.
     """
     check_enough(pairs, len(gallery), top)
+    for language in LANGUAGES:
+        require_finite(words[language], f"{language} word")
+    require_finite(gallery, "image")
     control = np.array([pair.control for pair in pairs])
     offset = (words["en"] - words["ko"])[torch.from_numpy(control)].mean(dim=0)
     overlap, correlation, images = _retrieved(words["ko"], words["en"], gallery, top)
@@ -134,7 +139,12 @@ def is_known(words: Tensor, nonsense: Tensor, gallery: Tensor) -> Tensor:
 
     Returns:
         (P,) bool.
+
+    Raises:
+        NonFiniteEmbeddingsError: A row holds NaN or infinity.
     """
+    for rows, what in ((words, "word"), (nonsense, "nonsense word"), (gallery, "image")):
+        require_finite(rows, what)
     best = (words @ gallery.T).amax(dim=1)
     best_nonsense = (nonsense @ gallery.T).amax(dim=1)
     return (best_nonsense[None, :] >= best[:, None]).double().mean(dim=1) <= SIGNIFICANCE

@@ -23,8 +23,11 @@ the others, uncorrected: no more than about 5% of them should come out below 5%.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from kelip_lightning.evaluation.finite import require_finite
 
 TAIL_DEGREES = 10
 """Degrees of freedom of the null's tails: few enough that differences with tails as heavy as those of t(5), none of
@@ -60,7 +63,12 @@ def divergence_test(
         control: (P,) which pairs are control pairs.
         seed: Of the draws; each pair has its own stream.
         num_draws: D.
+
+    Raises:
+        NonFiniteEmbeddingsError: A row holds NaN or infinity.
     """
+    for rows, what in ((torch.from_numpy(ko), "ko word"), (torch.from_numpy(en), "en word"), (gallery, "image")):
+        require_finite(rows, what)
     spread = score_space(gallery.double().numpy())
     profiles_ko, profiles_en = ko @ spread, en @ spread
     outcomes = []

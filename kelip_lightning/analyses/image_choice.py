@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kelip_lightning.analyses.records import Finding, Findings, Item
 from kelip_lightning.evaluation.bootstrap import Bootstrap
+from kelip_lightning.evaluation.finite import require_finite
 
 
 def choice_findings(
@@ -35,12 +36,15 @@ def choice_findings(
 
     Raises:
         ValueError: Numbers do not fit.
+        NonFiniteEmbeddingsError: A row holds NaN or infinity.
     """
     if len(images) != len(num_options) or len(answers) != len(num_options) or sum(num_options) != len(options):
         raise ValueError(
             f"{len(images)} images, {len(answers)} answers and {sum(num_options)} options do not fit "
             f"{len(num_options)} questions with {len(options)} texts"
         )
+    require_finite(images, "image")
+    require_finite(options, "text")
     items: list[Item] = []
     for place, (image, texts) in enumerate(zip(images, torch.split(options, list(num_options)), strict=True)):
         scores = texts @ image

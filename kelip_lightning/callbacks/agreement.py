@@ -6,6 +6,8 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 
+from kelip_lightning.errors import NonFiniteEmbeddingsError
+
 
 def any_rank(trainer: pl.Trainer, *flags: bool) -> list[bool]:
     """Which of the flags are set on some rank; every rank gets the same answer. One small all-reduce.
@@ -28,3 +30,19 @@ def gather_objects(trainer: pl.Trainer, value: Any) -> list[Any]:
     values: list[Any] = [None] * trainer.world_size
     dist.all_gather_object(values, value)
     return values
+
+
+def fail_together(trainer: pl.Trainer, failure: NonFiniteEmbeddingsError | None) -> None:
+    """Let every rank end where one has failed: the others would wait for it in their next collective.
+
+    Args:
+        trainer: The trainer.
+        failure: What this rank has met, if anything.
+
+    Raises:
+        NonFiniteEmbeddingsError: Some rank has met it; on every rank, in the words of the first.
+    """
+    if not any_rank(trainer, failure is not None)[0]:
+        return
+    messages = gather_objects(trainer, None if failure is None else str(failure))
+    raise NonFiniteEmbeddingsError(next(message for message in messages if message is not None)) from failure

@@ -54,7 +54,7 @@ class CaptionPanelCallback(PeriodicCallback):
 
 def panel_rows(data: RetrievalSet, shown: Tensor, embeddings: Embeddings, scale: float) -> list[PanelRow]:
     """What the panel says about the images at the indices `shown`; `scale` is 1 / temperature."""
-    features = embeddings.images(data.images[shown])
+    features = embeddings.images(data.images[shown], [data.digests[index] for index in shown.tolist()])
     ranked: dict[str, list[list[RankedCaption]]] = {}
     for language, captions in data.captions.items():
         chances = (scale * features @ embeddings.texts(captions).T).softmax(dim=-1)

@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from data_modules.config_roles import REPORTING
 from kelip_lightning import checkpoints
 from kelip_lightning.callbacks.agreement import any_rank
 from kelip_lightning.callbacks.interruption import SignalWatch
@@ -34,16 +35,16 @@ class BestMode(Enum):
 class CheckpointConfig:
     """When checkpoints are written, and which stay on disk. A stage that ends or is interrupted always writes one."""
 
-    every_n_steps: int | None = 500
+    every_n_steps: int | None = field(default=500, metadata=REPORTING)
     """Optimizer steps between checkpoints; null: none by steps."""
-    every_n_minutes: float | None = None
+    every_n_minutes: float | None = field(default=None, metadata=REPORTING)
     """Minutes of training after which one is written, counted from the last; null: none by time."""
-    keep_last: int = 2
+    keep_last: int = field(default=2, metadata=REPORTING)
     """Newest checkpoints that stay on disk; 2 or more, and a damaged one still leaves the one before it."""
-    best_metric: str | None = None
+    best_metric: str | None = field(default=None, metadata=REPORTING)
     """A figure of the evaluation, such as eval/NAME_ko/image_to_text_R@1: the checkpoint with its best value stays
     too, and one is written when it improves; null: none."""
-    best_mode: BestMode = BestMode.max
+    best_mode: BestMode = field(default=BestMode.max, metadata=REPORTING)
     """Whether more (max) or less (min) of best_metric is better."""
 
     def __post_init__(self) -> None:
@@ -123,15 +124,13 @@ class CheckpointCallback(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Before a step's first micro-batch: write what is due, then stop if a signal has come.
+        """Before a step: write what is due, then stop if a signal has come.
 
         Raises:
             CheckpointWriteError: It could not be written; earlier ones are intact.
             StageInterrupted: A signal has come to some rank.
         """
         step = trainer.global_step
-        if batch_idx % trainer.accumulate_grad_batches:
-            return
         due = trainer.is_global_zero and step > self._saved_step and self._is_due(step)
         by_user, by_scheduler, due = any_rank(trainer, self._signals.by_user, self._signals.by_scheduler, due)
         stopped = by_user or by_scheduler

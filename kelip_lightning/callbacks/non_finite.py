@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from data_modules.config_roles import PERFORMANCE
 from kelip_lightning.callbacks.agreement import any_rank, gather_objects
 from kelip_lightning.errors import NonFiniteError
 
@@ -33,9 +34,9 @@ class NonFinitePolicy(Enum):
 class NonFiniteConfig:
     """What happens when a loss or a gradient is not finite; in either case it never reaches the weights."""
 
-    policy: NonFinitePolicy = NonFinitePolicy.stop
+    policy: NonFinitePolicy = field(default=NonFinitePolicy.stop, metadata=PERFORMANCE)
     """stop, or skip: the step takes no update, and training goes on with the next batch."""
-    max_skipped: int = 10
+    max_skipped: int = field(default=10, metadata=PERFORMANCE)
     """Steps that a stage may skip before it stops, >= 0."""
 
     def __post_init__(self) -> None:
@@ -44,7 +45,7 @@ class NonFiniteConfig:
 
 
 class NonFiniteGuard(pl.Callback):
-    """Looks at the loss of every micro-batch and at every gradient before the optimizer does.
+    """Looks at the loss and at every gradient before the optimizer does.
 
     A report with the sample ids of all ranks goes to `folder`. One small all-reduce a step tells all ranks, so that
     they stop or skip together.
@@ -75,10 +76,9 @@ class NonFiniteGuard(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note whose samples the step is made of."""
-        if batch_idx % trainer.accumulate_grad_batches == 0:
-            self._losses.clear()
-            self._sample_ids.clear()
-            self._accept_steps(trainer)
+        self._losses.clear()
+        self._sample_ids.clear()
+        self._accept_steps(trainer)
         self._sample_ids.append(batch.sample_ids)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:

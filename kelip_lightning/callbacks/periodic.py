@@ -11,17 +11,20 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
+from kelip_lightning.callbacks.agreement import fail_together
 from kelip_lightning.callbacks.weight_average import averaged_weights
+from kelip_lightning.errors import NonFiniteEmbeddingsError
+from kelip_lightning.evaluation.finite import naming
 from kelip_lightning.zero import whole_weights
 
 
 class PeriodicCallback(pl.Callback):
     """Acts before the first step, every n optimizer steps and at the end, never twice at one step.
 
-    Steps are optimizer steps (`trainer.global_step`), so gradient accumulation changes nothing. Only
-    rank zero acts: the other ranks wait for it in their next collective, which must therefore not
-    time out earlier. Callbacks run outside the precision plugin's autocast, so the model computes in
-    the dtype of its parameters, float32 for mixed precision.
+    Steps are optimizer steps (`trainer.global_step`). Only
+    rank zero acts: the other ranks wait in a collective, which must therefore not time out earlier,
+    and end with it where embeddings are not finite. Callbacks run outside the precision plugin's
+    autocast, so the model computes in the dtype of its parameters, float32 for mixed precision.
     """
 
     def __init__(self, every_n_steps: int, before_training: bool = True) -> None:
@@ -53,7 +56,7 @@ class PeriodicCallback(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Acts when an optimizer step, and not just a micro-batch, completed a period."""
+        """Acts when an optimizer step completed a period."""
         if trainer.global_step % self.every_n_steps == 0:
             self._act(trainer, pl_module)
 
@@ -70,10 +73,20 @@ class PeriodicCallback(pl.Callback):
         if step == self._last_step:
             return
         self._last_step = step
+        failure: NonFiniteEmbeddingsError | None = None
         with whole_weights(trainer.strategy, pl_module):
             if trainer.is_global_zero:
-                with averaged_weights(trainer, pl_module), evaluation_mode(pl_module), torch.no_grad():
-                    self.act(trainer, pl_module, step)
+                try:
+                    with (
+                        naming(f"evaluation at step {step}"),
+                        averaged_weights(trainer, pl_module),
+                        evaluation_mode(pl_module),
+                        torch.no_grad(),
+                    ):
+                        self.act(trainer, pl_module, step)
+                except NonFiniteEmbeddingsError as error:
+                    failure = error
+        fail_together(trainer, failure)
 
 
 @contextmanager

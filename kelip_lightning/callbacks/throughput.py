@@ -41,7 +41,9 @@ class ThroughputCallback(pl.Callback):
     ) -> None:
         """Starts the window when the first batch is there."""
         if not self._window:
-            self._window = deque([self._mark()], maxlen=1 + _window_batches(trainer))
+            # Trainer has the attribute where type checkers do not see it.
+            steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+            self._window = deque([self._mark()], maxlen=1 + max(1, steps))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -135,7 +137,7 @@ def _is_excluded(action_name: str) -> bool:
     return action_name.startswith("[Callback]") and "ProgressBar" not in action_name
 
 
-# Trainer sets the attributes that these three use where type checkers do not see them, hence Any.
+# Trainer sets the attribute that these two use where type checkers do not see them, hence Any.
 
 
 def _attach_clock(trainer: Any) -> _TrainingClock:
@@ -147,7 +149,3 @@ def _attach_clock(trainer: Any) -> _TrainingClock:
 def _detach_clock(trainer: Any, clock: _TrainingClock) -> None:
     if trainer.profiler is clock:
         trainer.profiler = clock.inner
-
-
-def _window_batches(trainer: Any) -> int:
-    return max(1, int(trainer.log_every_n_steps)) * int(trainer.accumulate_grad_batches)

@@ -5,8 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 
 class WeightAverageCallback(WeightAveraging):
@@ -19,8 +21,18 @@ class WeightAverageCallback(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        # Buffers are copied: they hold positions, in whole numbers, which an average would truncate.
-        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        super().__init__()
+        self._decay = decay
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the average, so that the state of a checkpoint finds it."""
+        if stage == "fit":
+            self._average_model = _MovingAverage(pl_module, self._decay)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Follow the module to its device, which it reaches after `setup`."""
+        assert self._average_model is not None
+        self._average_model.module.to(pl_module.device)
 
     @contextmanager
     def in_place(self, pl_module: pl.LightningModule) -> Iterator[None]:
@@ -30,6 +42,30 @@ class WeightAverageCallback(WeightAveraging):
             yield
         finally:
             self._swap_models(pl_module)
+
+
+class _MovingAverage(AveragedModel):
+    """As torch's, but that a step never waits for the device.
+
+    The number of updates stays on the CPU: torch's own decides by it, and sends it to the device, in every update.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        super().__init__(module)
+        self._decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Copy the first weights, average later ones; copy the buffers, whose whole numbers an average would cut."""
+        average: list[Tensor] = list(self.module.parameters())
+        weights: list[Tensor] = list(model.parameters())
+        if self.n_averaged == 0:
+            torch._foreach_copy_(average, weights)
+        else:
+            torch._foreach_lerp_(average, weights, 1 - self._decay)
+        for own, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
+            own.copy_(theirs)
+        self.n_averaged += 1
 
 
 @contextmanager

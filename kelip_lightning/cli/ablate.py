@@ -17,7 +17,7 @@ HELP = "train every variant of a study with every seed, and report which differ"
 DESCRIPTION = """\
 A study is a YAML file: a question, a base experiment, variants as overrides. Its runs are trained one after the
 other (--jobs: beside each other), each in its own process, and reused by whatever study asks for the same
-settings. The report has intervals over items and seeds, and names no winner inside them.
+settings, on the same data and code. The report has intervals over items and seeds, and names no winner inside them.
 
   kelip ablate experiments/ablations/augmentation.yaml --dry-run
   kelip ablate experiments/ablations/augmentation.yaml --resume
@@ -34,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="short runs, two seeds: the same path, no findings")
     parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs beside each other (default: 1)")
     parser.add_argument("--resume", action="store_true", help="go on with the runs that were cut off")
+    parser.add_argument(
+        "--accept-revision",
+        action="append",
+        default=[],
+        metavar="SHA|any",
+        help="use runs that this revision of the code trained as well; may be repeated (default: this code's alone)",
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/ablations"), metavar="FOLDER", help="folder of all")
     only = parser.add_mutually_exclusive_group()
     only.add_argument(
@@ -51,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.power:
         return _print_power(config, arguments)
     from kelip_lightning.ablations.pool import refuse_unfinished
+    from kelip_lightning.ablations.revisions import refuse_other_revisions
     from kelip_lightning.ablations.study import Choice, open_study
     from kelip_lightning.cli.ablate_tables import print_dry_run
 
@@ -58,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     trains = not (arguments.dry_run or arguments.report)
     study = open_study(arguments.file, choice, on_this_machine=trains)
     wanted = _wanted(study, arguments.variant)
+    refuse_other_revisions(study.pool, study.runs, arguments.accept_revision)
+    _compare_data(study, must_be_here=trains)
     if arguments.dry_run:
         print_dry_run(study, wanted)
         return 0
@@ -72,6 +82,19 @@ def _wanted(study: "Study", names: Sequence[str] | None) -> "list[PlannedRun]":
     if unknown := sorted(set(names or ()) - set(study.variants)):
         raise ConfigError([f"--variant {unknown[0]}: {study.file} has the variants {', '.join(study.variants)}"])
     return [run for run in study.runs if not names or run.variant in names]
+
+
+def _compare_data(study: "Study", *, must_be_here: bool) -> None:
+    """Refuse runs of other data; a report can be written where the data is not, and says so."""
+    from data_modules.errors import DataError
+    from kelip_lightning.ablations.same_data import refuse_other_data
+
+    try:
+        refuse_other_data(study.pool, study.runs)
+    except DataError as error:
+        if must_be_here:
+            raise
+        _tell(f"whether the runs were trained on the data of now is not known here: {error}")
 
 
 def _train_and_report(study: "Study", wanted: "Sequence[PlannedRun]", arguments: argparse.Namespace) -> int:

@@ -21,7 +21,8 @@ DESCRIPTION = """\
   kelip data index experiments/mine.yaml            indices of all its shards, before a run needs them
   kelip data index '/data/{000..999}.tar'           the same without an experiment, captions in .txt
   kelip data inspect experiments/mine.yaml          counts, languages, lengths, sizes, broken items, a contact sheet
-  kelip data pack experiments/mine.yaml /data/256   every source as shards with a short side of 256
+  kelip data pack experiments/mine.yaml /data/256   every source as shards with a short side of 256; one that both
+                                                    stages read once, with the captions of both
 
 docs/data.md says what is read, in which order, and what happens to broken items.
 """
@@ -78,8 +79,7 @@ def _index(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from data_modules.errors import DataError
-    from data_modules.sources.config import SourceConfig, SourceFormat
-    from data_modules.sources.opening import source_format
+    from data_modules.sources.config import SourceConfig, SourceFormat, source_format
     from data_modules.sources.tar_source import TarSource
 
     if arguments.what[0].endswith((".yaml", ".yml")):
@@ -129,7 +129,7 @@ def _pack(arguments: argparse.Namespace) -> int:
 
     from rich.progress import Progress
 
-    from data_modules.packing import PackSettings, num_shards, pack_source
+    from data_modules.packing import PackSettings, num_shards, pack_source, sources_to_pack
     from data_modules.sources.opening import open_source
 
     settings = PackSettings(
@@ -138,11 +138,12 @@ def _pack(arguments: argparse.Namespace) -> int:
         image_format=arguments.format,
         samples_per_shard=arguments.samples_per_shard,
     )
-    for name, config in _sources(arguments.file, arguments.changes):
-        faults, written = Counter[str](), 0
+    stages = _stages(arguments.file, arguments.changes)
+    for name, config in sources_to_pack({stage: one.data.sources for stage, one in stages.items()}).items():
+        faults, written, source = Counter[str](), 0, open_source(name, config)
         with Progress() as bar:
-            task = bar.add_task(name, total=num_shards(open_source(name, config), config, settings))
-            for shard in pack_source(name, config, arguments.output, settings, arguments.workers):
+            task = bar.add_task(name, total=num_shards(source, config, settings))
+            for shard in pack_source(source, config, arguments.output, settings, arguments.workers):
                 faults.update(shard.faults)
                 written += shard.samples
                 bar.advance(task)

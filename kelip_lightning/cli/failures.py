@@ -12,6 +12,7 @@ from kelip_lightning.errors import (
     ConfigError,
     EncoderFileError,
     ExportError,
+    NonFiniteEmbeddingsError,
     NonFiniteError,
     PeerLostError,
     RunFolderError,
@@ -21,11 +22,19 @@ from kelip_lightning.errors import (
 from kelip_lightning.processes import is_child_of_first_process
 from kelip_lightning.run_folder import RunFolder, is_first_process, was_interrupted
 
-USER_ERRORS = (ConfigError, DataError, RunFolderError, EncoderFileError, CheckpointError, ExportError)
+USER_ERRORS = (
+    ConfigError,
+    DataError,
+    RunFolderError,
+    EncoderFileError,
+    CheckpointError,
+    ExportError,
+    NonFiniteEmbeddingsError,
+)
 """What a user can mend: shown without a traceback, exit code 2."""
 REQUEUE = 75
 """Exit code of a run that the scheduler stopped: the same command goes on where it was (EX_TEMPFAIL of sysexits.h)."""
-TOGETHER = (StageInterrupted, CheckpointWriteError, NonFiniteError)
+TOGETHER = (StageInterrupted, CheckpointWriteError, NonFiniteError, NonFiniteEmbeddingsError)
 """Errors that all ranks raise at one step: one of them speaks."""
 
 
@@ -86,6 +95,9 @@ def stopped(error: BaseException, run: RunFolder) -> StoppedError | None:
     if isinstance(error, NonFiniteError):
         again = "the same step would come to the same end; non_finite.policy=skip leaves it out"
         return StoppedError(f"{error}\n{left}\n{go_on}: {again}", 1)
+    if isinstance(error, NonFiniteEmbeddingsError):
+        back = "which may hold the same weights; --resume with the path of an older checkpoint goes back to it"
+        return StoppedError(f"{error}\n{left}\n{go_on}: from the newest checkpoint, {back}", 1)
     return None
 
 

@@ -9,9 +9,9 @@ from kelip_lightning.planning.throughput import GPUS
 NAME = "plan"
 HELP = "parameters, operations, memory, time and disk of an experiment, before it runs"
 DESCRIPTION = """\
-Parameters by part; floating-point operations per image or pair; memory of one rank by strategy; pairs per
-second and hours at a given utilisation; sizes on disk. Each table says whether its figures are exact or an
-estimate. Nothing is trained; files and devices need not be there.
+Parameters by part, and what the optimizer does with them; floating-point operations per image or pair; memory of
+one rank by strategy; pairs per second and hours at a given utilisation; sizes on disk. Each table says whether its
+figures are exact or an estimate. Nothing is trained; files and devices need not be there.
 
   kelip plan experiments/kelip_b32/contrastive.yaml
   kelip plan experiments/kelip_b32/pretrain.yaml --gpu h100 --mfu 0.3 trainer.num_nodes=4 --json
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from kelip_lightning.cli.plan_tables import print_estimate
     from kelip_lightning.config.experiment import SCHEMAS, EvaluationExperiment
     from kelip_lightning.config.load import find_schema, load_experiment
-    from kelip_lightning.config.plan import count_samples
+    from kelip_lightning.config.plan import count_samples, open_stages
     from kelip_lightning.errors import ConfigError
     from kelip_lightning.planning.estimate import estimate, to_dict
 
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     experiment = load_experiment(arguments.file, arguments.overrides, schema, on_this_machine=False).experiment
     try:
-        samples = count_samples(experiment)
+        samples = count_samples(experiment, open_stages(experiment))
     except DataError:
         samples = {}  # the data is elsewhere: epochs stay open
     stages = estimate(

@@ -17,6 +17,7 @@ def print_estimate(file: str, stages: Mapping[str, StageEstimate]) -> None:
         console.rule(f"{file}: {name}")
         for table in (
             parameter_table(stage),
+            group_table(stage),
             operation_table(stage.flops, sample),
             memory_table(stage),
             time_table(stage, sample),
@@ -36,6 +37,18 @@ def parameter_table(stage: StageEstimate) -> Table:
     table.add_section()
     for name, number in stage.parameter_sums.items():
         table.add_row(name.replace("_", " "), f"{number:,}")
+    return table
+
+
+def group_table(stage: StageEstimate) -> Table:
+    """Part and role -> what the optimizer does with it."""
+    columns = ("part", "what they are", "tensors", "parameters", "weight decay", "optimizer", "peak learning rate")
+    table = _table("optimizer groups", "exact, counted on the modules; --json lists the names", *columns)
+    for one in stage.groups:
+        rates = " to ".join(f"{rate:.3g}" for rate in dict.fromkeys(one.learning_rates))
+        counts = f"{one.tensors:,}", f"{one.parameters:,}"
+        decay = f"{one.weight_decay:g}"
+        table.add_row(one.part.replace("_", " "), one.role, *counts, decay, one.optimizer, rates)
     return table
 
 
@@ -75,7 +88,9 @@ def memory_table(stage: StageEstimate) -> Table:
         "fits",
     ]
     configured = "ddp" if stage.strategy == "auto" else stage.strategy  # what Lightning makes of auto
-    title = f"memory of one rank at {stage.plan.batch_size_per_device} per device, {stage.plan.precision}, GB"
+    plan = stage.plan
+    chunks = "" if plan.chunk_size == plan.batch_size_per_device else f" in chunks of {plan.chunk_size}"
+    title = f"memory of one rank at {plan.batch_size_per_device} per device{chunks}, {plan.precision}, GB"
     table = _table(title, caption, *columns)
     for one in stage.memory:
         state = (one.state.weights, one.state.gradients, one.state.optimizer, one.state.buffers)
@@ -103,6 +118,7 @@ def time_table(stage: StageEstimate, sample: str) -> Table:
         "images to decode per second and node": f"{time.images_per_second_per_node:,.0f}",
         "crops to make per second and node": f"{time.crops_per_second_per_node:,.0f}",
         "seconds per step": f"{time.seconds_per_step:.3f}",
+        "of it the loss's products": f"{time.loss_share:.1%}",
         "steps": f"{plan.max_steps:,}",
         f"{sample}s seen": f"{plan.samples_seen:,}",
         "epochs": "–" if plan.epochs is None else f"{plan.epochs:,.2f}",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         PretrainExperiment,
     )
     from kelip_lightning.config.load import LoadedExperiment
+    from kelip_lightning.config.plan import OpenedSources
 
 Schema = TypeVar("Schema", bound="MaskedPretrainExperiment | ContrastiveExperiment | PretrainExperiment")
 
@@ -60,14 +61,14 @@ def check_syntax(file: str) -> None:
 
 
 def train(
-    arguments: argparse.Namespace, schema: type[Schema], body: Callable[[Schema, RunFolder], Figures]
+    arguments: argparse.Namespace, schema: type[Schema], body: Callable[[Schema, RunFolder, "OpenedSources"], Figures]
 ) -> tuple[RunFolder, Figures]:
     """Load and check the experiment, make its run folder or open it again, train.
 
     Args:
         arguments: With `file`, `overrides` and `resume`.
         schema: Class of the experiment.
-        body: Trains and returns the final figures.
+        body: Trains on the opened sources and returns the final figures.
 
     Raises:
         ConfigError, DataError, RunFolderError, CheckpointError, EncoderFileError: Before any work.
@@ -75,7 +76,7 @@ def train(
     """
     from kelip_lightning.cli.report import print_plan
     from kelip_lightning.config.load import load_experiment
-    from kelip_lightning.config.plan import count_samples, make_plan
+    from kelip_lightning.config.plan import count_samples, make_plan, open_stages
     from kelip_lightning.data_record import describe_data, settle_data
     from kelip_lightning.resume import record_resumption
 
@@ -89,7 +90,8 @@ def train(
         if is_first_process():
             print(f"{run.path} has finished; nothing is left to do")
         return run, _final_figures(run)
-    plan, data = make_plan(experiment, count_samples(experiment)), describe_data(experiment)
+    opened = open_stages(experiment)
+    plan, data = make_plan(experiment, count_samples(experiment, opened)), describe_data(experiment, opened)
     run = run or RunFolder.create(
         Path(experiment.output_dir) / experiment.name,
         config=loaded.resolved,
@@ -105,7 +107,7 @@ def train(
         print_plan(plan, run)
     try:
         with run.recorded(), _terminable():
-            figures = body(experiment, run)
+            figures = body(experiment, run, opened)
     except BaseException as error:
         if (known := failures.stopped(error, run)) is None:
             raise

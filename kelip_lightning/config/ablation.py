@@ -126,8 +126,6 @@ def parse_figure(figure: str) -> tuple[str, int | None]:
 def _check_overrides(key: str, overrides: list[str]) -> None:
     for text in overrides:
         try:
-            keys, _ = parse_override(text)
+            parse_override(text)
         except ConfigError as error:
             raise ValueError(f"{key}: {error}") from error
-        if keys[-1] in ("name", "output_dir", "seed"):
-            raise ValueError(f"{key}: {text!r} sets {keys[-1]}, which the study itself does; remove it")

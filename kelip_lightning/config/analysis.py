@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from data_modules.analogy_queries import AnalogySetConfig
+from data_modules.config_roles import REPORTING
 from data_modules.evaluation_sets import CaptionSetConfig
 from data_modules.image_choice import ImageChoiceConfig
 from data_modules.image_gallery import GalleryConfig
@@ -59,7 +60,7 @@ class CultureAnalysis:
     """How many first images are compared and shown, >= 1."""
     num_draws: int = 9999
     """Draws of the null distribution per pair; enough that 1 / num_draws is far below 0.05 / number of pairs."""
-    num_shown: int = 12
+    num_shown: int = field(default=12, metadata=REPORTING)
     """Pairs in the figure, those with the smallest p-values first, >= 0."""
     choices: dict[str, ImageChoiceConfig] = field(default_factory=dict)
     """Name -> questions about images with several answers (K-Viscuit and the like)."""
@@ -84,7 +85,7 @@ class AnalogyAnalysis:
     """Name -> gallery and relations."""
     templates: dict[str, list[str]] = field(default_factory=_bare)
     """Language -> sentences with `{}` where the term's word goes."""
-    num_shown: int = 2
+    num_shown: int = field(default=2, metadata=REPORTING)
     """Queries of each relation in the figure, >= 0."""
     resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
     """Bootstrap."""

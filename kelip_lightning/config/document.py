@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from data_modules.config_roles import counts_in_part, role_of, stated_role
 from kelip_lightning.config.analysis import ANALYSES
 from kelip_lightning.config.experiment import SCHEMAS
 from kelip_lightning.config.schema import section_of_mapping, without_none
@@ -27,6 +28,12 @@ An override on the command line names one value by its dotted key: `schedule.max
 `kelip pretrain`, a key that is not a field of `PretrainExperiment` goes to every stage that has it:
 `seed=1` sets `mae.seed` and `contrastive.seed`. `mae=null` switches a section off where it may be null,
 and `data.sources.NAME=null` removes an entry of an extended file.
+
+The role of a key says what another value makes of a run. `identity`: another run, with another fingerprint; a resumed
+run must not change it. `performance`: the same run, faster or slower, the weights equal but for rounding. `reporting`:
+the same weights, told of otherwise; it covers all keys of a section, whose own roles then hold where the section stands
+alone, as evaluation sets do in `kelip evaluate`. A resumed run may change both. Of a key that is `identity, in part`
+only what its text says counts.
 
 `extends: other.yaml`, at the top of a file or in any section, starts from that file; mappings are merged,
 lists and single values replaced. `package:` in a path means the installed `data_modules` folder.
@@ -66,10 +73,10 @@ def section_text(kind: type[Any]) -> str:
     """One class: its docstring and a table of its fields."""
     hints, meanings = get_type_hints(kind), attribute_docstrings(kind)
     lines = [f"## {kind.__name__}", "", *inspect.cleandoc(kind.__doc__ or "").splitlines(), ""]
-    lines += [f"`{kind.__module__}`", "", "| key | type | default | meaning |", "|---|---|---|---|"]
+    lines += [f"`{kind.__module__}`", "", "| key | type | default | role | meaning |", "|---|---|---|---|---|"]
     for field in fields(kind):
         meaning = " ".join(meanings[field.name].split())
-        cells = [f"`{field.name}`", _type(hints[field.name]), _default(field), meaning]
+        cells = [f"`{field.name}`", _type(hints[field.name]), _default(field), _role(field, hints[field.name]), meaning]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([*lines, ""])
 
@@ -112,6 +119,12 @@ def _plain_type(hint: Any) -> str:
     if isinstance(hint, type) and issubclass(hint, Enum):
         return " | ".join(f"`{name}`" for name in hint.__members__)
     return f"`{hint.__name__}`"
+
+
+def _role(field: "Field[Any]", hint: Any) -> str:
+    if stated_role(field) is None and _section(hint) is not None:
+        return "its keys'"
+    return role_of(field).value + (", in part" if counts_in_part(field) else "")
 
 
 def _default(field: "Field[Any]") -> str:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
+from data_modules.config_roles import REPORTING, counted_as
 from data_modules.evaluation_sets import EvaluationConfig
 from data_modules.image import ImageDataConfig
 from data_modules.image_text import ImageTextDataConfig
@@ -38,9 +39,9 @@ class InitConfig:
 class MaskedPretrainExperiment:
     """Stage 1, MAE pre-training (warm-up) of the image encoder: `kelip mae`."""
 
-    name: str
+    name: str = field(metadata=REPORTING)
     """Name of the run: its folder is output_dir/name."""
-    output_dir: str = "runs"
+    output_dir: str = field(default="runs", metadata=REPORTING)
     """Folder that holds the run folders."""
     seed: int = 0
     """Seed of everything random, >= 0."""
@@ -72,9 +73,9 @@ class MaskedPretrainExperiment:
 class ContrastiveExperiment:
     """Stage 2, contrastive training on image–text pairs: `kelip contrastive`."""
 
-    name: str
+    name: str = field(metadata=REPORTING)
     """Name of the run: its folder is output_dir/name."""
-    output_dir: str = "runs"
+    output_dir: str = field(default="runs", metadata=REPORTING)
     """Folder that holds the run folders."""
     seed: int = 0
     """Seed of everything random, >= 0."""
@@ -92,8 +93,10 @@ class ContrastiveExperiment:
     """The joint space and its temperature."""
     loss: ContrastiveLossConfig = field(default_factory=ContrastiveLossConfig)
     """How crops and captions make the loss."""
-    self_supervision: SelfSupervisionConfig = field(default_factory=SelfSupervisionConfig)
-    """A loss between two views of an image beside it; none by default."""
+    self_supervision: SelfSupervisionConfig = field(
+        default_factory=SelfSupervisionConfig, metadata=counted_as(lambda section: section if section.is_on else None)
+    )
+    """A loss between two views of an image beside it; with method none, the default, no other key of it counts."""
     init: InitConfig = field(default_factory=InitConfig)
     """Weights to start from."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -106,7 +109,7 @@ class ContrastiveExperiment:
     """When checkpoints are written, and which are kept."""
     non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
     """What happens when a loss or gradient is not finite."""
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig, metadata=REPORTING)
     """Evaluation sets, and how often they are used."""
 
     def __post_init__(self) -> None:
@@ -121,9 +124,9 @@ class PretrainExperiment:
     Overrides whose first key is none of these fields go to every stage that has the key.
     """
 
-    name: str
+    name: str = field(metadata=REPORTING)
     """Name of the run, for both stages."""
-    output_dir: str = "runs"
+    output_dir: str = field(default="runs", metadata=REPORTING)
     """Folder that holds the run folders, for both stages."""
     mae: MaskedPretrainExperiment | None = None
     """The warm-up; null: contrastive training from fresh weights."""

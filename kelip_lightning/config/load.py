@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from kelip_lightning.config.read import Tree, merge, nested, parse_override, read_experiment_file, to_yaml
+from kelip_lightning.config.roles import identity_of
 from kelip_lightning.config.schema import has_key, join, to_plain, without_none
 from kelip_lightning.config.typed import MANDATORY, build_section, run_rule, shown
 from kelip_lightning.config.validate import rules
@@ -15,8 +16,8 @@ Schema = TypeVar("Schema")
 
 _ABSENT = "(absent)"
 
-IDENTITY = frozenset({"name", "output_dir"})
-"""The keys that make a section a whole experiment, a stage; a run of several stages has one of each."""
+PLACE = frozenset({"name", "output_dir"})
+"""Where a run is: the keys that make a section a whole experiment, a stage; a run of several stages has one of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +50,10 @@ def load_experiment(
     """
     tree, inherited = read_experiment_file(Path(path))
     problems: list[str] = []
-    changed = _share_identity(schema, _apply(overrides, tree, schema, problems))
+    changed = _share_place(schema, _apply(overrides, tree, schema, problems))
     experiment = build_section(schema, changed, "", problems)
     _apply_rules(experiment, on_this_machine, problems)
-    base = build_section(schema, _share_identity(schema, inherited or tree), "", [])
+    base = build_section(schema, _share_place(schema, inherited or tree), "", [])
     return LoadedExperiment(
         experiment=experiment,
         resolved=to_yaml(to_plain(experiment)),
@@ -90,9 +91,22 @@ def find_schema(path: Path | str, schemas: Sequence[type[Any]]) -> type[Any]:
 
 def difference(base: Any, experiment: Any) -> list[str]:
     """`key: old -> new` for every value that differs; the stages' shared name comes once."""
-    shared = {f"{stage}.{key}" for stage in stage_schemas(type(experiment)) for key in IDENTITY}
-    lines = _difference(to_plain(base), to_plain(experiment), "")
-    return [f"{key}: {old} -> {new}" for key, old, new in lines if key not in shared]
+    return [f"{key}: {old} -> {new}" for key, old, new in _different(base, experiment)]
+
+
+def difference_by_effect(base: Any, experiment: Any) -> tuple[list[str], list[str]]:
+    """The lines of `difference` that make another run, and those that do not: see `data_modules.config_roles`."""
+    decisive = [key for key, _, _ in _difference(identity_of(base), identity_of(experiment), "")]
+    found: tuple[list[str], list[str]] = ([], [])
+    for key, old, new in _different(base, experiment):
+        is_decisive = any(key == one or key.startswith(f"{one}.") for one in decisive)
+        found[not is_decisive].append(f"{key}: {old} -> {new}")
+    return found
+
+
+def _different(base: Any, experiment: Any) -> list[tuple[str, str, str]]:
+    shared = {f"{stage}.{key}" for stage in stage_schemas(type(experiment)) for key in PLACE}
+    return [one for one in _difference(to_plain(base), to_plain(experiment), "") if one[0] not in shared]
 
 
 def _difference(old: Any, new: Any, prefix: str) -> list[tuple[str, str, str]]:
@@ -116,7 +130,7 @@ def stage_schemas(schema: type[Any]) -> dict[str, type[Any]]:
     return {
         name: hint
         for name, hint in hints.items()
-        if isinstance(hint, type) and is_dataclass(hint) and IDENTITY.issubset(_names(hint))
+        if isinstance(hint, type) and is_dataclass(hint) and PLACE.issubset(_names(hint))
     }
 
 
@@ -134,7 +148,7 @@ def _apply(overrides: Sequence[str], tree: Tree, schema: type[Any], problems: li
         except ConfigError as error:
             problems.extend(error.problems)
             continue
-        if keys[0] in stages and keys[1:] and keys[1] in IDENTITY:
+        if keys[0] in stages and keys[1:] and keys[1] in PLACE:
             problems.append(f"{text!r}: both stages share one {keys[1]}; give {keys[1]}=VALUE instead")
         for_stages = [] if keys[0] in own else _stages_with(keys, stages)
         targets += [(text, for_stages)] if for_stages else []
@@ -156,10 +170,10 @@ def _stages_with(keys: list[str], stages: Mapping[str, type[Any]]) -> list[str]:
     return whole or [name for name, schema in stages.items() if has_key(schema, keys[:1])]
 
 
-def _share_identity(schema: type[Any], tree: Tree) -> Tree:
+def _share_place(schema: type[Any], tree: Tree) -> Tree:
     """Name and output folder of the whole experiment in every stage, whatever the stage's own file says."""
     stages = [name for name in stage_schemas(schema) if isinstance(tree.get(name), Mapping)]
     defaults = {field.name: field.default for field in fields(schema) if isinstance(field.default, str)}
-    shared = {key: tree.get(key, defaults.get(key, MANDATORY)) for key in sorted(IDENTITY)}
+    shared = {key: tree.get(key, defaults.get(key, MANDATORY)) for key in sorted(PLACE)}
     given = {key: value for key, value in shared.items() if value != MANDATORY}
     return merge(tree, dict.fromkeys(stages, given))

@@ -8,8 +8,7 @@ from data_modules.errors import DataError
 from data_modules.evaluation_sets import EvaluationConfig
 from data_modules.image import ImageDataConfig
 from data_modules.image_text import ImageTextDataConfig
-from data_modules.sources.config import SourceFormat
-from data_modules.sources.opening import source_format
+from data_modules.sources.config import SourceFormat, source_format
 from data_modules.sources.paths import resolve_files, resolve_path, resolve_shards
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.config.schema import join

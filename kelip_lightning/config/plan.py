@@ -4,7 +4,7 @@ Learning rates are used as they are given: they are meant for the experiment's o
 nothing rescales them when it changes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 from data_modules.loading import open_sources
 from data_modules.mixture import build_order
 from data_modules.sources.languages import apply_language_rule
+from data_modules.sources.protocol import PairSource
 from kelip_lightning.config.experiment import (
     ContrastiveExperiment,
     Experiment,
@@ -30,6 +31,8 @@ from kelip_lightning.models.text_encoder import build_text_encoder
 from kelip_lightning.precision import choose_precision
 
 Stage = MaskedPretrainExperiment | ContrastiveExperiment
+OpenedSources = Mapping[str, Sequence[PairSource]]
+"""Stage -> its sources, opened, before any rule on languages."""
 
 BYTES_PER_PARAMETER_SAVED = 12
 """A checkpoint holds each float32 parameter and the optimizer's two moments; a moving average takes 4 bytes more."""
@@ -46,9 +49,9 @@ class StagePlan:
     precision: str
     """As Lightning is told."""
     batch_size_per_device: int
-    """Samples of one micro-batch on one device."""
-    micro_batches_per_step: int
-    """Devices x nodes x accumulation steps."""
+    """Samples of one optimizer step on one device, over which its share of the contrastive loss is computed."""
+    chunk_size: int
+    """Samples that the networks of one device take at once: its share of the step over `trainer.accumulate`."""
     max_steps: int
     """Optimizer steps."""
     warmup_steps: int
@@ -127,18 +130,29 @@ def stages_of(experiment: Experiment) -> dict[str, Stage]:
             return {}
 
 
-def count_samples(experiment: Experiment) -> dict[str, int]:
-    """Stage -> images or pairs of one epoch of its mixture; opens the sources.
+def open_stages(experiment: Experiment) -> OpenedSources:
+    """The sources of every stage, for all that reads them: the plan, the data modules.
 
     Raises:
-        DataError: A file is missing or damaged.
+        DataError: A file is missing or damaged, or too much of a source had to be left out.
     """
-    return {name: _epoch_length(stage) for name, stage in stages_of(experiment).items()}
+    return {
+        name: open_sources(stage.data.sources, stage.data.order.shuffle_window, stage.data.faults)
+        for name, stage in stages_of(experiment).items()
+    }
 
 
-def _epoch_length(stage: Stage) -> int:
+def count_samples(experiment: Experiment, opened: OpenedSources) -> dict[str, int]:
+    """Stage -> images or pairs of one epoch of its mixture.
+
+    Raises:
+        DataError: The settings of a stage's order or languages do not fit its sources.
+    """
+    return {name: _epoch_length(stage, opened[name]) for name, stage in stages_of(experiment).items()}
+
+
+def _epoch_length(stage: Stage, sources: Sequence[PairSource]) -> int:
     configs = stage.data.sources
-    sources = open_sources(configs)
     if isinstance(stage, ContrastiveExperiment):
         sources = apply_language_rule(sources, configs, stage.data.languages)
     return build_order(sources, configs, 1, stage.seed, stage.data.order).epoch_length
@@ -154,8 +168,8 @@ def plan_stage(stage: Stage, samples_per_epoch: int | None) -> StagePlan:
     parameters = count_parameters(stage)
     return StagePlan(
         precision=choose_precision(stage.trainer.precision, stage.trainer.accelerator),
-        batch_size_per_device=batch // stage.trainer.num_micro_batches,
-        micro_batches_per_step=stage.trainer.num_micro_batches,
+        batch_size_per_device=batch // stage.trainer.num_processes,
+        chunk_size=batch // stage.trainer.num_chunks,
         max_steps=steps,
         warmup_steps=stage.schedule.warmup_steps,
         samples_per_epoch=samples_per_epoch,

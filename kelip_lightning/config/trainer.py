@@ -1,9 +1,10 @@
 """How and on what a stage is trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from data_modules.config_roles import PERFORMANCE, REPORTING, counted_as
 from kelip_lightning.precision import PRECISIONS
-from kelip_lightning.strategies import STRATEGIES
+from kelip_lightning.strategies import STRATEGIES, is_deepspeed
 
 ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu")
 
@@ -20,31 +21,32 @@ class TrainerConfig:
     of error that come from a bfloat16 exponent.
     """
     accelerator: str = "auto"
-    """auto (a GPU if there is one), cpu or gpu."""
-    devices: int = 1
+    """auto (a GPU if there is one), cpu or gpu; it decides what `precision: auto` is."""
+    devices: int = field(default=1, metadata=PERFORMANCE)
     """Processes per node, one per GPU."""
-    num_nodes: int = 1
+    num_nodes: int = field(default=1, metadata=PERFORMANCE)
     """Machines that train together."""
-    strategy: str = "auto"
+    strategy: str = field(default="auto", metadata=counted_as(is_deepspeed))
     """How several processes share the work: auto (ddp if there are several), ddp, or deepspeed_stage_1, 2 or 3, which
-    share out the optimizer's state, the gradients too, or the parameters too (needs the extra `deepspeed`)."""
-    timeout_minutes: float = 30.0
+    share out the optimizer's state, the gradients too, or the parameters too (needs the extra `deepspeed`). Whether it
+    is DeepSpeed, which calculates otherwise in bfloat16, is identity; which of the others, or which stage, is not."""
+    timeout_minutes: float = field(default=30.0, metadata=PERFORMANCE)
     """Minutes that a process waits for the others before it ends the run; one evaluation and one checkpoint of rank
     zero, for which the others wait, must take less."""
-    accumulate: int = 1
+    accumulate: int = field(default=1, metadata=PERFORMANCE)
     """Chunks in which a device takes its share of the global batch, for less memory at one more forward pass; the
     loss and its gradient are those of the whole batch, whatever the number."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = field(default=False, metadata=PERFORMANCE)
     """Whether transformer blocks are computed again in the backward pass instead of keeping their activations."""
-    compile: bool = False
+    compile: bool = field(default=False, metadata=PERFORMANCE)
     """Whether torch compiles the towers: minutes at the start, less time a step."""
     ema_decay: float | None = None
     """Decay per step of an exponential moving average of the weights, which is what a stage hands on; null: none."""
-    log_every_n_steps: int = 10
+    log_every_n_steps: int = field(default=10, metadata=REPORTING)
     """Optimizer steps between log entries."""
-    num_threads: int | None = None
+    num_threads: int | None = field(default=None, metadata=PERFORMANCE)
     """CPU threads of the training process; null: as many as torch chooses."""
-    deterministic: bool = True
+    deterministic: bool = field(default=True, metadata=PERFORMANCE)
     """Whether only algorithms are used that give the same numbers twice."""
 
     def __post_init__(self) -> None:
@@ -65,6 +67,6 @@ class TrainerConfig:
         return self.devices * self.num_nodes
 
     @property
-    def num_micro_batches(self) -> int:
+    def num_chunks(self) -> int:
         """Pieces that a global batch is cut into: devices x nodes x chunks."""
         return self.num_processes * self.accumulate

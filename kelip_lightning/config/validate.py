@@ -18,7 +18,7 @@ from kelip_lightning.config.experiment import (
     PretrainExperiment,
 )
 from kelip_lightning.config.schema import is_finite, join, leaves
-from kelip_lightning.losses.contrastive import ContrastiveKind
+from kelip_lightning.losses.contrastive import bias_problem
 from kelip_lightning.models.encoder_file import REGULARISATION
 from kelip_lightning.models.patches import num_kept
 from kelip_lightning.optim.optimizers import OptimizerName
@@ -134,13 +134,13 @@ def numbers(experiment: object) -> Iterator[str]:
 
 
 def batch_divides(stage: Stage, prefix: str) -> Iterator[str]:
-    """Every device gets the same number of samples in every micro-batch."""
+    """Every device gets the same number of samples in every chunk."""
     batch, trainer = stage.data.global_batch_size, stage.trainer
-    if batch % trainer.num_micro_batches:
+    if batch % trainer.num_chunks:
         yield (
             f"{join(prefix, 'data.global_batch_size')} = {batch} must be a multiple of trainer.devices x "
             f"num_nodes x accumulate = {trainer.devices} x {trainer.num_nodes} x {trainer.accumulate}; "
-            f"{_neighbours(batch, trainer.num_micro_batches)}"
+            f"{_neighbours(batch, trainer.num_chunks)}"
         )
 
 
@@ -156,11 +156,8 @@ def negatives_exist(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
 
 def loss_fits(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
     """The sigmoid loss has its bias, and InfoNCE, to which it would mean nothing, has none."""
-    bias, key = stage.dual_encoder.initial_logit_bias, join(prefix, "dual_encoder.initial_logit_bias")
-    if stage.loss.kind is ContrastiveKind.sigmoid and bias is None:
-        yield f"{key} = null, but {join(prefix, 'loss.kind')} = sigmoid learns a bias; SigLIP starts it at -10"
-    elif stage.loss.kind is ContrastiveKind.info_nce and bias is not None:
-        yield f"{key} = {bias} has no effect on {join(prefix, 'loss.kind')} = info_nce; set it to null"
+    if problem := bias_problem(stage.loss.kind, stage.dual_encoder.initial_logit_bias, join(prefix, "")):
+        yield problem
 
 
 def locks_fit(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kelip_lightning.evaluation.finite import require_finite
+
 ImageEncode = Callable[[Tensor], Tensor]
 """uint8 images (B, 3, H, W) -> features (B, E), any float dtype, any device."""
 
@@ -29,6 +31,7 @@ def embed_images(encode: ImageEncode, images: Tensor, batch_size: int = 256) -> 
 
     Raises:
         ValueError: If `images` is not a non-empty uint8 (N, 3, H, W) tensor.
+        NonFiniteEmbeddingsError: Features hold NaN or infinity.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
         raise ValueError(
@@ -37,7 +40,9 @@ def embed_images(encode: ImageEncode, images: Tensor, batch_size: int = 256) -> 
     # no_grad and not inference_mode: a tensor that the model caches on first use (a resampled
     # position table, say) would otherwise be unusable in the training steps that follow.
     with torch.no_grad():
-        return torch.cat([unit_rows(encode(batch)) for batch in torch.split(images, batch_size)])
+        features = torch.cat([unit_rows(encode(batch)) for batch in torch.split(images, batch_size)])
+    require_finite(features, "image")
+    return features
 
 
 def embed_texts(encode_texts: TextEncode, texts: Sequence[str], batch_size: int = 512) -> Tensor:
@@ -56,6 +61,7 @@ def embed_texts(encode_texts: TextEncode, texts: Sequence[str], batch_size: int 
 
     Raises:
         ValueError: If there is no text.
+        NonFiniteEmbeddingsError: Features hold NaN or infinity.
     """
     if not texts:
         raise ValueError("texts must hold at least one text, got none")
@@ -67,6 +73,7 @@ def embed_texts(encode_texts: TextEncode, texts: Sequence[str], batch_size: int 
         ]
     features = torch.empty(len(texts), batches[0].shape[1])
     features[torch.tensor(order)] = torch.cat(batches)
+    require_finite(features, "text")
     return features
 
 
@@ -93,7 +100,7 @@ class Embeddings:
         self._encode_texts = encode_texts
         self._batch_size = batch_size
         self._text_rows: dict[str, Tensor] = {}
-        self._images: dict[tuple[int, torch.Size, tuple[int, ...]], tuple[Tensor, Tensor]] = {}
+        self._image_rows: dict[bytes, Tensor] = {}
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """(N, E) normalised. Remembered by text, because small galleries are parts of large ones."""
@@ -103,9 +110,19 @@ class Embeddings:
             self._text_rows |= dict(zip(new, rows, strict=True))
         return torch.stack([self._text_rows[text] for text in texts])
 
-    def images(self, images: Tensor) -> Tensor:
-        """(N, E) normalised. Remembered by storage, which is kept alive here so that it stays an identity."""
-        key = (images.data_ptr(), images.shape, images.stride())
-        if key not in self._images:
-            self._images[key] = images, embed_images(self._encode_images, images, self._batch_size)
-        return self._images[key][1]
+    def images(self, images: Tensor, digests: Sequence[bytes]) -> Tensor:
+        """(N, E) normalised. Remembered by picture, because sets are cut from the same tables.
+
+        Args:
+            images: (N, 3, H, W), uint8, N at least 1.
+            digests: N, from `image_digests`.
+        """
+        new: dict[bytes, int] = {}
+        for place, digest in enumerate(digests):
+            if digest not in self._image_rows:
+                new.setdefault(digest, place)
+        if new:
+            chosen = images if len(new) == len(images) else images[list(new.values())]
+            rows = embed_images(self._encode_images, chosen, self._batch_size)
+            self._image_rows |= dict(zip(new, rows, strict=True))
+        return torch.stack([self._image_rows[digest] for digest in digests])

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from data_modules.records import LANGUAGES
 from kelip_lightning.evaluation.embed import Embeddings
+from kelip_lightning.evaluation.finite import naming
 from kelip_lightning.evaluation.retrieval import group_ranks, retrieval_ranks
 from kelip_lightning.evaluation.similarity import matched_minus_random
 from kelip_lightning.evaluation.tasks import MATCHED_MINUS_RANDOM
@@ -44,22 +45,29 @@ class TaskItems:
 
 
 def items_of(embeddings: Embeddings, sets: EvaluationSets) -> list[TaskItems]:
-    """Every item of every set; the figures of `suite.figures_of` are means over them."""
+    """Every item of every set; the figures of `suite.figures_of` are means over them.
+
+    Raises:
+        NonFiniteEmbeddingsError: Embeddings of a set hold NaN or infinity; names the set.
+    """
     tasks: list[TaskItems] = []
     for retrieval_set in sets.retrieval:
-        for language in retrieval_set.captions:
-            tasks += retrieval_items(embeddings, retrieval_set, language)
+        with naming(f"evaluation set {retrieval_set.name}"):
+            for language in retrieval_set.captions:
+                tasks += retrieval_items(embeddings, retrieval_set, language)
     for caption_set in sets.captions:
-        tasks += caption_items(embeddings, caption_set)
+        with naming(f"evaluation set {caption_set.name}"):
+            tasks += caption_items(embeddings, caption_set)
     for classification_set in sets.classification:
-        tasks += _classification_items(embeddings, classification_set)
+        with naming(f"evaluation set {classification_set.name}"):
+            tasks += _classification_items(embeddings, classification_set)
     return tasks
 
 
 def retrieval_items(embeddings: Embeddings, data: RetrievalSet, language: str) -> tuple[TaskItems, TaskItems]:
     """Image -> text, one item an image, and text -> image, one item a caption that has an image."""
     captions = data.captions[language]
-    image_features, gallery = embeddings.images(data.images), embeddings.texts(captions)
+    image_features, gallery = embeddings.images(data.images, data.digests), embeddings.texts(captions)
     asked = torch.unique(data.target)
     prefix = f"eval/{data.name}_{language}"
     to_text = TaskItems(
@@ -102,7 +110,7 @@ def _classification_items(embeddings: Embeddings, data: ClassificationSet) -> It
         classes = class_embeddings(embeddings.texts, class_names, data.templates[language])
         yield TaskItems(
             task=f"eval/{data.name}_{language}/zero_shot",
-            outcomes=class_ranks(embeddings.images(data.images), classes, data.labels),
+            outcomes=class_ranks(embeddings.images(data.images, data.digests), classes, data.labels),
             groups=data.labels,
             texts=[class_names[label][0] for label in data.labels.tolist()],
         )

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from kelip_lightning.evaluation.finite import require_finite
+
 RECALL_KS = (1, 5, 10)
 """The K of the reported R@K."""
 
@@ -30,6 +32,7 @@ def retrieval_ranks(queries: Tensor, gallery: Tensor, target: Tensor, chunk: int
 
     Raises:
         ValueError: If the shapes do not fit or a target is outside the gallery.
+        NonFiniteEmbeddingsError: Queries or gallery hold NaN or infinity.
     """
     _check(queries, gallery, target, len(queries))
     if len(target) and not (int(target.min()) >= 0 and int(target.max()) < len(gallery)):
@@ -59,6 +62,7 @@ def group_ranks(
 
     Raises:
         ValueError: If the shapes do not fit or a query has no right item.
+        NonFiniteEmbeddingsError: Queries or gallery hold NaN or infinity.
     """
     _check(queries, gallery, gallery_groups, len(gallery))
     if not bool(torch.isin(query_groups, gallery_groups).all()):
@@ -97,3 +101,5 @@ def _check(queries: Tensor, gallery: Tensor, index: Tensor, expected: int) -> No
         )
     if index.shape != (expected,):
         raise ValueError(f"expected {expected} indices, got shape {tuple(index.shape)}")
+    require_finite(queries, "query")
+    require_finite(gallery, "gallery")

@@ -9,9 +9,16 @@ Shapes: N captions per language, E embedding width.
 import torch.nn.functional as F
 from torch import Tensor
 
+from kelip_lightning.evaluation.finite import require_finite
+
 
 def centre(features: Tensor) -> Tensor:
-    """Rows less their mean row, of unit length again; (N, E)."""
+    """Rows less their mean row, of unit length again; (N, E).
+
+    Raises:
+        NonFiniteEmbeddingsError: A row holds NaN or infinity, which the mean would spread over all.
+    """
+    require_finite(features, "caption")
     return F.normalize(features - features.mean(dim=0), dim=-1)
 
 
@@ -25,7 +32,12 @@ def matched_and_random(ko: Tensor, en: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (N,) cosine with the own translation, (N,) mean cosine with the others, both directions averaged; no N x N
         matrix is needed.
+
+    Raises:
+        NonFiniteEmbeddingsError: A row holds NaN or infinity.
     """
+    require_finite(ko, "ko caption")
+    require_finite(en, "en caption")
     matched = (ko * en).sum(dim=1)
     to_all = (ko @ en.sum(dim=0) + en @ ko.sum(dim=0)) / 2
     return matched, (to_all - matched) / (len(ko) - 1)

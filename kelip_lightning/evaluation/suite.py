@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kelip_lightning.evaluation.embed import Embeddings, ImageEncode, TextEncode
+from kelip_lightning.evaluation.finite import naming
 from kelip_lightning.evaluation.items import caption_items, retrieval_items
 from kelip_lightning.evaluation.retrieval import RECALL_KS, median_rank, recall_at
 from kelip_lightning.evaluation.tasks import MATCHED_MINUS_RANDOM
@@ -30,7 +31,7 @@ def evaluate_sets(
 ) -> dict[str, float]:
     """Every figure of every set, in the language of its captions or class names.
 
-    A text that several sets share is embedded once, and so is an image tensor that they share.
+    A text or a picture that several sets share is embedded once.
 
     Args:
         encode_images: uint8 images (B, 3, H, W) -> (B, E).
@@ -47,14 +48,21 @@ def evaluate_sets(
 
 
 def figures_of(embeddings: Embeddings, sets: EvaluationSets) -> dict[str, float]:
-    """As `evaluate_sets`, with embeddings that the caller goes on using (for a panel, say)."""
+    """As `evaluate_sets`, with embeddings that the caller goes on using (for a panel, say).
+
+    Raises:
+        NonFiniteEmbeddingsError: Embeddings of a set hold NaN or infinity; names the set.
+    """
     figures: dict[str, float] = {}
     for retrieval_set in sets.retrieval:
-        figures |= _retrieval_figures(embeddings, retrieval_set)
+        with naming(f"evaluation set {retrieval_set.name}"):
+            figures |= _retrieval_figures(embeddings, retrieval_set)
     for caption_set in sets.captions:
-        figures |= _caption_figures(embeddings, caption_set)
+        with naming(f"evaluation set {caption_set.name}"):
+            figures |= _caption_figures(embeddings, caption_set)
     for classification_set in sets.classification:
-        figures |= _classification_figures(embeddings, classification_set)
+        with naming(f"evaluation set {classification_set.name}"):
+            figures |= _classification_figures(embeddings, classification_set)
     return figures
 
 
@@ -99,7 +107,7 @@ def _caption_figures(embeddings: Embeddings, data: CaptionSet) -> dict[str, floa
 
 
 def _classification_figures(embeddings: Embeddings, data: ClassificationSet) -> dict[str, float]:
-    image_features = embeddings.images(data.images)
+    image_features = embeddings.images(data.images, data.digests)
     figures: dict[str, float] = {}
     for language, class_names in data.class_names.items():
         classes = class_embeddings(embeddings.texts, class_names, data.templates[language])

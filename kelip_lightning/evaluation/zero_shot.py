@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kelip_lightning.evaluation.embed import TextEncode, embed_texts
+from kelip_lightning.evaluation.finite import require_finite
 from kelip_lightning.evaluation.retrieval import retrieval_ranks
 
 
@@ -52,7 +53,12 @@ def class_ranks(image_features: Tensor, class_features: Tensor, labels: Tensor) 
         image_features: (N, E), normalised.
         class_features: (C, E), normalised.
         labels: (N,) int64 in [0, C).
+
+    Raises:
+        NonFiniteEmbeddingsError: Images or classes hold NaN or infinity.
     """
+    require_finite(image_features, "image")
+    require_finite(class_features, "class")
     return retrieval_ranks(image_features, class_features, labels)
 
 

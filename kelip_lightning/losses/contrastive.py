@@ -4,12 +4,14 @@ Shapes: V views, B pairs on this rank, G pairs over all ranks, E embed_dim.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import torch
 from torch import Tensor
 
+from data_modules.config_roles import PERFORMANCE
+from kelip_lightning.losses.products import MatmulPrecision, Products
 from kelip_lightning.losses.tiles import Operand, TiledMatrix, info_nce_rows, sigmoid_rows, with_gradients
 
 Gather = Callable[[Tensor], Tensor]
@@ -28,21 +30,43 @@ class ContrastiveLossConfig:
     """Which loss, how crops enter it, and how much of it is in memory."""
 
     kind: ContrastiveKind = ContrastiveKind.info_nce
-    """info_nce (paper) or sigmoid (SigLIP, which starts from initial_temperature = 0.1)."""
+    """info_nce (paper) or sigmoid (SigLIP, which starts from initial_temperature = 0.1). This alone chooses the loss;
+    sigmoid learns a bias and wants dual_encoder.initial_logit_bias, with info_nce it must be null."""
     local_weight: float = 1.0
     """Weight of a local crop's term relative to a global crop's, >= 0 (unpublished; ours: equal)."""
-    tile_size: int | None = None
+    tile_size: int | None = field(default=None, metadata=PERFORMANCE)
     """Logits in memory at a time, over the pairs of a device; null: all, that is the device's pairs x global batch.
 
     Loss and gradient are the same with any. With 2,048 pairs on a device of 32,768 pairs the matrix of one crop takes
     268 MB, a tile of 1,024 takes 8 MB.
     """
 
+    matmul_precision: MatmulPrecision = MatmulPrecision.auto
+    """How the loss multiplies its float32 matrices. float32: as they are; tf32x3: each as two TF32 halves, in three
+    products accumulated in float32, on the tensor cores of a GPU and with the gradient's error of float32, so within
+    the certificate's 1e-5; auto: tf32x3 on GPUs with TF32, float32 elsewhere."""
+
     def __post_init__(self) -> None:
         if self.local_weight < 0:
             raise ValueError(f"local_weight = {self.local_weight} must not be negative: 0 ignores local crops")
         if self.tile_size is not None and self.tile_size < 1:
             raise ValueError(f"tile_size = {self.tile_size} must be at least 1; null: the whole matrix at once")
+
+
+def bias_problem(kind: ContrastiveKind, initial_bias: float | None, prefix: str = "") -> str | None:
+    """What is wrong with a model's bias for a kind of loss, in a sentence; none: it fits.
+
+    Args:
+        kind: The loss.
+        initial_bias: The model's `initial_logit_bias`.
+        prefix: What stands before the settings' names, a dot at its end.
+    """
+    bias, loss = f"{prefix}dual_encoder.initial_logit_bias", f"{prefix}loss.kind"
+    if kind is ContrastiveKind.sigmoid and initial_bias is None:
+        return f"{bias} = null, but {loss} = sigmoid learns a bias; SigLIP starts it at -10"
+    if kind is ContrastiveKind.info_nce and initial_bias is not None:
+        return f"{bias} = {initial_bias} has no effect on {loss} = info_nce; set it to null"
+    return None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,8 +88,10 @@ def contrastive_loss(
     logit_scale: Tensor,
     logit_bias: Tensor | None = None,
     *,
+    kind: ContrastiveKind,
     local_weight: float = 1.0,
     tile_size: int | None = None,
+    matmul_precision: MatmulPrecision = MatmulPrecision.auto,
     gather: Gather | None = None,
     rank: int = 0,
 ) -> ContrastiveLoss:
@@ -73,58 +99,74 @@ def contrastive_loss(
 
     total = (sum_v term(global_v) + w * sum_u term(local_u)) / (V + w * V'), where the term of a crop is
 
-    * without a bias InfoNCE, (CE(s * image @ text_all^T) + CE(s * text @ image_all^T)) / 2, mean over the B local rows;
-    * with one the pairwise sigmoid loss, -sum_ij log sigmoid(z_ij (s * image_i . text_all_j + b)) / B, z = 1 for pairs
-      and -1 else.
+    * InfoNCE, (CE(s * image @ text_all^T) + CE(s * text @ image_all^T)) / 2, mean over the B local rows;
+    * the sigmoid loss, -sum_ij log sigmoid(z_ij (s * image_i . text_all_j + b)) / B, z = 1 for pairs and -1 else.
 
-    A crop's negatives are the same-numbered crops of other images, never other crops of its own image, so no term
-    compares an image with itself; there is no image–image term. The mean over ranks is the loss of the global batch,
-    and with a differentiable gather so is its gradient.
+    A crop's negatives are the same-numbered crops of other images, so no term compares an image with itself. The mean
+    over ranks is the loss of the global batch, and with a differentiable gather so is its gradient.
 
     Args:
         global_VBE: Unit-length float32 features of V >= 1 global crops.
         local_VBE: The same of V' >= 0 local crops.
-        text_BE: Unit-length float32 text features.
+        text_BE: The same of the texts.
         logit_scale: s, factor on the cosines, (1,) or scalar.
-        logit_bias: b, (1,) or scalar; none: InfoNCE.
+        logit_bias: b, (1,) or scalar; none with InfoNCE.
+        kind: Which of the two.
         local_weight: w.
         tile_size: Logits in memory at a time, over B; none: the whole matrix of one crop.
+        matmul_precision: How matrices are multiplied.
         gather: Collects rows over ranks with gradient; none on one process.
         rank: Own position among the gathered rows.
 
-    Reference:
-        Radford et al. 2021 (arXiv:2103.00020), fig. 3, used by Ko & Gu 2022 (arXiv:2203.14463), who train on
+    Raises:
+        ValueError: InfoNCE with a bias, or the sigmoid loss without one.
+
+    Reference: Radford et al. 2021 (arXiv:2103.00020), fig. 3, used by Ko & Gu 2022 (arXiv:2203.14463), who train on
         low-resolution crops too; the terms are unpublished, this is our reading (each crop against the caption).
         Zhai et al. 2023 (arXiv:2303.15343), alg. 1.
     """
+    _check_bias(kind, logit_bias)
     crops_VBE = torch.cat([global_VBE, local_VBE])
+    pairwise = kind is ContrastiveKind.sigmoid
     # One collective for all crops: rows are pairs, so the views stand in the second place.
-    crops_VGE = gather(crops_VBE.transpose(0, 1)).transpose(0, 1) if gather and logit_bias is None else crops_VBE
+    crops_VGE = gather(crops_VBE.transpose(0, 1)).transpose(0, 1) if gather and not pairwise else crops_VBE
     text_GE = gather(text_BE) if gather else text_BE
     inputs = [crops_VBE, text_BE, crops_VGE, text_GE, logit_scale, *([] if logit_bias is None else [logit_bias])]
     operands = [Operand.of(one) for one in inputs]
-    num_global, num_local = len(global_VBE), len(local_VBE)
-    weights = [1.0] * num_global + [local_weight] * num_local
+    weights = [1.0] * len(global_VBE) + [local_weight] * len(local_VBE)
     shares = [weight / sum(weights) for weight in weights]
-    terms = [_term(operands, view, share, tile_size, rank) for view, share in enumerate(shares)]
+    products = Products(matmul_precision, text_BE.device)
+    matrix = TiledMatrix(operands[4], operands[5] if pairwise else None, tile_size, products)
+    terms = [_term(matrix, operands[:4], view, share, rank, pairwise) for view, share in enumerate(shares)]
     losses_V = torch.stack([loss for loss, _ in terms])
+    total = with_gradients(losses_V @ losses_V.new_tensor(shares), inputs, operands)
+    return _with_parts(total, losses_V, len(global_VBE), terms[0][1])
+
+
+def _with_parts(total: Tensor, losses_V: Tensor, num_global: int, correct_B: Tensor) -> ContrastiveLoss:
     return ContrastiveLoss(
-        total=with_gradients(losses_V @ losses_V.new_tensor(shares), inputs, operands),
+        total=total,
         global_crops=losses_V[:num_global].mean(),
-        local_crops=losses_V[num_global:].mean() if num_local else None,
-        correct_B=terms[0][1],
+        local_crops=losses_V[num_global:].mean() if len(losses_V) > num_global else None,
+        correct_B=correct_B,
     )
 
 
+def _check_bias(kind: ContrastiveKind, logit_bias: Tensor | None) -> None:
+    if kind is ContrastiveKind.sigmoid and logit_bias is None:
+        raise ValueError("the sigmoid loss needs a logit_bias, and the model has none")
+    if kind is ContrastiveKind.info_nce and logit_bias is not None:
+        raise ValueError("info_nce has no logit_bias, and the model has one")
+
+
 def _term(
-    operands: Sequence[Operand], view: int, share: float, tile_size: int | None, rank: int
+    matrix: TiledMatrix, features: Sequence[Operand], view: int, share: float, rank: int, pairwise: bool
 ) -> tuple[Tensor, Tensor]:
     """The term of one crop, and (B,) whether an image's best caption is its own; adds `share` times its gradients."""
-    crops, text, all_crops, all_text, scale, *bias = operands
+    crops, text, all_crops, all_text = features
     num_pairs = len(text.value)
     target_B = torch.arange(num_pairs, device=text.value.device) + rank * num_pairs
-    matrix = TiledMatrix(scale, bias[0] if bias else None, tile_size)
-    if bias:
+    if pairwise:
         loss, correct_B = matrix.add(crops[view], all_text, target_B, sigmoid_rows, share / num_pairs)
         return loss / num_pairs, correct_B
     weight = share / (2 * num_pairs)

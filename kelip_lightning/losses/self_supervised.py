@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kelip_lightning.losses.contrastive import Gather
+from kelip_lightning.losses.products import MatmulPrecision, Products
 from kelip_lightning.losses.tiles import Operand, TiledMatrix, info_nce_rows, with_gradients
 
 EPSILON = 1e-5
@@ -17,7 +18,13 @@ EPSILON = 1e-5
 
 
 def nt_xent(
-    views_VBE: Tensor, temperature: float, *, tile_size: int | None = None, gather: Gather | None = None, rank: int = 0
+    views_VBE: Tensor,
+    temperature: float,
+    *,
+    tile_size: int | None = None,
+    matmul_precision: MatmulPrecision = MatmulPrecision.auto,
+    gather: Gather | None = None,
+    rank: int = 0,
 ) -> Tensor:
     """Cross-entropy of finding each view's partner among the 2 G - 1 other views of the global batch, in nats.
 
@@ -28,6 +35,7 @@ def nt_xent(
         views_VBE: Unit-length float32 features of two views.
         temperature: Divides the cosines.
         tile_size: Logits in memory at a time, over 2 B; none: the whole matrix.
+        matmul_precision: How matrices are multiplied.
         gather: Collects rows over ranks with gradient; none on one process.
         rank: Own position among the gathered rows.
 
@@ -41,7 +49,8 @@ def nt_xent(
     query, key = operands = [Operand.of(one) for one in inputs]
     own_B = torch.arange(batch, device=views_VBE.device) + rank * batch
     partner = torch.cat([own_B + all_VGE.shape[1], own_B])
-    matrix = TiledMatrix(Operand.of(views_VBE.new_tensor(1 / temperature)), None, tile_size)
+    products = Products(matmul_precision, views_VBE.device)
+    matrix = TiledMatrix(Operand.of(views_VBE.new_tensor(1 / temperature)), None, tile_size, products)
     total, _ = matrix.add(query, key, partner, _nt_xent_rows, 1 / len(partner))
     return with_gradients(total / len(partner), inputs, operands)
 

@@ -14,6 +14,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from kelip_lightning.losses.products import Products, transposed
+
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits (R, G) of some rows and the column of each row's own key, int64 (R,) -> the sum of the rows' losses.
 
@@ -45,10 +47,11 @@ class TiledMatrix:
         scale: Factor on the products, (1,) or scalar.
         bias: Added to the logits, (1,) or scalar; none: nothing.
         tile_size: Logits of a tile over B, at least 1; none: the whole matrix is one tile.
+        products: How matrices are multiplied.
     """
 
-    def __init__(self, scale: Operand, bias: Operand | None, tile_size: int | None) -> None:
-        self._scale, self._bias, self._tile_size = scale, bias, tile_size
+    def __init__(self, scale: Operand, bias: Operand | None, tile_size: int | None, products: Products) -> None:
+        self._scale, self._bias, self._tile_size, self._products = scale, bias, tile_size, products
 
     @torch.no_grad()
     def add(
@@ -68,31 +71,40 @@ class TiledMatrix:
         """
         total = query.value.new_zeros(())
         correct_B = torch.zeros_like(target_B, dtype=torch.bool)
+        keys = self._products.parts(key.value)
         for rows in self._tiles(len(query.value), len(key.value)):
-            loss, correct_B[rows] = self._add_tile(query[rows], key, target_B[rows], row_loss, weight)
+            loss, correct_B[rows] = self._add_tile(query[rows], key, keys, target_B[rows], row_loss, weight)
             total += loss
         return total, correct_B
 
     def _add_tile(
-        self, query: Operand, key: Operand, target_R: Tensor, row_loss: RowLoss, weight: float
+        self,
+        query: Operand,
+        key: Operand,
+        keys: Sequence[Tensor],
+        target_R: Tensor,
+        row_loss: RowLoss,
+        weight: float,
     ) -> tuple[Tensor, Tensor]:
-        """The same of a few rows; a function of its own, so that a tile is gone before the next one is made."""
-        scaled_RE = self._scale.value * query.value
-        logits_RG = scaled_RE @ key.value.T
+        """The same of a few rows, with the parts of the key.
+
+        A function of its own, so that a tile is gone before the next one is made.
+        """
+        scaled_RE = self._products.parts(self._scale.value * query.value, overwrite=True)
+        logits_RG = self._products.multiply(scaled_RE, transposed(keys))
         if self._bias is not None:
             logits_RG += self._bias.value
         correct_R = logits_RG.argmax(dim=1) == target_R
         loss = row_loss(logits_RG, target_R)
-        self._add_gradients(query, key, scaled_RE, logits_RG.mul_(weight))
-        return loss, correct_R
-
-    def _add_gradients(self, query: Operand, key: Operand, scaled_RE: Tensor, gradient_RG: Tensor) -> None:
-        key.gradient.addmm_(gradient_RG.T, scaled_RE)
-        scaled_gradient_RE = gradient_RG @ key.value
-        self._scale.gradient.add_((scaled_gradient_RE * query.value).sum())
-        query.gradient.add_(scaled_gradient_RE.mul_(self._scale.value))
+        gradient_RG = logits_RG.mul_(weight)
         if self._bias is not None:
             self._bias.gradient.add_(gradient_RG.sum())
+        gradients_RG = self._products.parts(gradient_RG, overwrite=True)
+        self._products.add(key.gradient, transposed(gradients_RG), scaled_RE)
+        scaled_gradient_RE = self._products.multiply(gradients_RG, keys)
+        self._scale.gradient.add_((scaled_gradient_RE * query.value).sum())
+        query.gradient.add_(scaled_gradient_RE.mul_(self._scale.value))
+        return loss, correct_R
 
     def _tiles(self, num_queries: int, num_keys: int) -> Iterator[slice]:
         size = num_queries if self._tile_size is None else max(1, num_queries * self._tile_size // num_keys)

@@ -25,13 +25,19 @@ class DualEncoderConfig:
     initial_temperature: float = 0.07
     """exp(-logit_scale) at the start (paper: 0.07)."""
     max_logit_scale: float = 100.0
-    """Upper bound of exp(logit_scale), applied where it is used (CLIP: 100)."""
+    """Upper bound of exp(logit_scale): a step that takes the parameter over it is cut there; its gradient stays (CLIP:
+    100)."""
     initial_logit_bias: float | None = None
-    """Start of the learned bias of loss.kind = sigmoid (SigLIP: -10); null: no bias, as info_nce needs."""
+    """Start of the learned bias of loss.kind = sigmoid, which needs one (SigLIP: -10); must be null with info_nce."""
 
     def __post_init__(self) -> None:
         if not 0 < self.initial_temperature <= 1:
             raise ValueError(f"initial_temperature = {self.initial_temperature} must be above 0 and at most 1")
+        if self.max_logit_scale > 0 and self.initial_temperature * self.max_logit_scale < 1:
+            raise ValueError(
+                f"initial_temperature = {self.initial_temperature} must be at least 1 / max_logit_scale = "
+                f"{1 / self.max_logit_scale:.4g}, the lowest that training allows; change one"
+            )
 
 
 class PairFeatures(NamedTuple):  # ZeRO-3 finds tensors in tuples, not in dataclasses
@@ -42,7 +48,7 @@ class PairFeatures(NamedTuple):  # ZeRO-3 finds tensors in tuples, not in datacl
     """(V', B, E), V' may be 0."""
     text_BE: Tensor
     logit_scale: Tensor
-    """exp of the parameter, bounded, float32 (1,)."""
+    """exp of the parameter, float32 (1,)."""
     logit_bias: Tensor | None
     """float32 (1,); None for a model without one."""
 
@@ -79,8 +85,11 @@ class DualEncoder(nn.Module):
         return F.normalize(features_BE, dim=-1) if l2norm else features_BE
 
     def scale(self) -> Tensor:
-        """The factor on cosine similarities: exp(logit_scale), at most max_logit_scale, float32 (1,)."""
-        return self.logit_scale.float().exp().clamp(max=self.config.max_logit_scale)
+        """The factor on cosine similarities: exp(logit_scale), float32 (1,).
+
+        Training keeps the parameter at or below log(max_logit_scale); a bound here would stop its gradient there.
+        """
+        return self.logit_scale.float().exp()
 
     def forward(
         self,

@@ -1,5 +1,6 @@
 """A trained dual encoder as a folder: weights, configuration, tokenizer."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,20 +50,33 @@ def build_dual_encoder(
     Raises:
         ConfigError: A Hugging Face text model cannot be had, or does not fit the other settings.
     """
-    model = _fresh_dual_encoder(image, text, joint, tokenizer)
+    model = fresh_dual_encoder(image, text, joint, tokenizer)
     if text.hf_weights:
         assert isinstance(model.text_encoder, HuggingFaceTextEncoder)
         model.text_encoder.load_trained_weights()
     return model
 
 
-def _fresh_dual_encoder(
+def fresh_dual_encoder(
     image: ImageEncoderConfig,
     text: TextEncoderConfig,
     joint: DualEncoderConfig,
     tokenizer: BilingualTokenizer,
     record: Mapping[str, Any] | None = None,
 ) -> DualEncoder:
+    """A dual encoder with fresh weights in every part, those of a Hugging Face text model with `hf_weights` too.
+
+    Args:
+        image: The image tower.
+        text: The text tower.
+        joint: The joint space.
+        tokenizer: What it must fit.
+        record: What `record()` of another model's text encoder gave; none: a Hugging Face model's architecture is read
+            from where `text.hf_model` says.
+
+    Raises:
+        ConfigError: A Hugging Face text model cannot be had, or does not fit the other settings.
+    """
     text_encoder = build_text_encoder(
         text,
         vocab_size=tokenizer.vocab_size,
@@ -99,7 +113,7 @@ def load_dual_encoder(folder: Path) -> TrainedModel:
         raise EncoderFileError(f"{folder} is no dual_encoder folder: its {CONFIG} has no {', '.join(missing)}")
     tokenizer = BilingualTokenizer.from_file(folder / TOKENIZER, int(config["context_length"]))
     with torch.random.fork_rng(devices=[]):
-        model = _fresh_dual_encoder(
+        model = fresh_dual_encoder(
             config_from_dict(ImageEncoderConfig, config["image_encoder"], folder),
             config_from_dict(TextEncoderConfig, config["text_encoder"], folder),
             config_from_dict(DualEncoderConfig, config["dual_encoder"], folder),
@@ -108,5 +122,7 @@ def load_dual_encoder(folder: Path) -> TrainedModel:
         )
     weights = read_weights(folder)
     check_tensors(model.state_dict(), weights, folder)
+    # Earlier versions bounded the scale where it was used, and may have stored a larger one.
+    weights["logit_scale"] = weights["logit_scale"].clamp(max=math.log(model.config.max_logit_scale))
     model.load_state_dict(weights, strict=True)
     return TrainedModel(model=model.eval(), tokenizer=tokenizer)

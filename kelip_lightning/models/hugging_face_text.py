@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from kelip_lightning.errors import ConfigError
-from kelip_lightning.models.text_encoder import TextEncoderConfig, TextPooling, TextTower
+from kelip_lightning.models.text_encoder import TextEncoderConfig, TextPooling, TextTower, end_states
 
 
 class HuggingFaceTextEncoder(TextTower):
@@ -76,8 +75,7 @@ class HuggingFaceTextEncoder(TextTower):
                 weights_BT1 = mask_BT.unsqueeze(-1).to(states_BTD.dtype)
                 return (states_BTD * weights_BT1).sum(dim=1) / weights_BT1.sum(dim=1)
             case TextPooling.end:
-                end_B = (tokens_BT == self.eot_id).int().argmax(dim=1)
-                return states_BTD[torch.arange(len(end_B), device=end_B.device), end_B]
+                return end_states(states_BTD, tokens_BT, self.eot_id)
 
     def record(self) -> dict[str, Any]:
         """The architecture as plain values, so that a stored encoder needs neither the Hub nor the folder again."""

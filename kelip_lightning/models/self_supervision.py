@@ -55,6 +55,11 @@ class SelfSupervisionConfig:
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum = {self.momentum} must be at least 0 and below 1, to which it rises")
 
+    @property
+    def is_on(self) -> bool:
+        """Whether there is such a loss; without one the other fields change nothing."""
+        return self.method is not SelfSupervisionMethod.none
+
 
 class SelfSupervisedBranch(nn.Module):
     """SimCLR's projection head on the pooled features, before the joint space.

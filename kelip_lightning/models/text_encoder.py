@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -136,8 +137,14 @@ class TextEncoder(TextTower):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """The end token's feature of each caption, (B, D); tokens are int64."""
-        feature_BD: Tensor = self.clip(input_ids=tokens_BT).pooler_output
-        return feature_BD
+        # Not the library's `pooler_output`: where the end token's id is 2 (XLM-R's), that reads the largest id instead.
+        return end_states(self.clip(input_ids=tokens_BT).last_hidden_state, tokens_BT, self.eot_id)
+
+
+def end_states(states_BTD: Tensor, tokens_BT: Tensor, eot_id: int) -> Tensor:
+    """The state at each caption's first end token, (B, D)."""
+    end_B = (tokens_BT == eot_id).int().argmax(dim=1)
+    return states_BTD[torch.arange(len(end_B), device=end_B.device), end_B]
 
 
 def build_text_encoder(

@@ -1,5 +1,6 @@
 """Stage 2: contrastive training on image–text pairs with multi-crop."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from data_modules.records import LANGUAGES, ImageTextBatch
 from data_modules.tokenizer import BilingualTokenizer
 from kelip_lightning.distributed import gather_rows, is_distributed
-from kelip_lightning.losses.contrastive import ContrastiveLoss, ContrastiveLossConfig, contrastive_loss
+from kelip_lightning.losses.contrastive import ContrastiveLoss, ContrastiveLossConfig, bias_problem, contrastive_loss
 from kelip_lightning.losses.self_supervised import byol_loss, nt_xent, target_momentum
 from kelip_lightning.models.dual_encoder import DualEncoder, PairFeatures
 from kelip_lightning.models.preprocessing import normalize_images
@@ -36,6 +37,9 @@ class ContrastiveModule(StageModule):
             chunk are kept, its activations are not, and the backward pass computes them again.
         self_supervision: Heads of a loss between the views of an image, added to the contrastive one; none: no such
             loss.
+
+    Raises:
+        ValueError: The model has a bias that the loss does not read, or lacks the one that it learns.
     """
 
     def __init__(
@@ -49,10 +53,16 @@ class ContrastiveModule(StageModule):
         self_supervision: SelfSupervisedBranch | None = None,
     ) -> None:
         super().__init__(optimizer, schedule, accumulate)
+        if problem := bias_problem(loss.kind, model.config.initial_logit_bias):
+            raise ValueError(problem)
         self.model = model
         self.tokenizer = tokenizer
         self.self_supervision = self_supervision
         self._loss_config = loss
+
+    def upper_bounds(self) -> dict[str, float]:
+        """That of the logit scale's logarithm, as CLIP has it (Radford et al. 2021, sec. 2.5)."""
+        return {"model.logit_scale": math.log(self.model.config.max_logit_scale)}
 
     def compile_model(self) -> None:
         """Compile both towers; the loss is a few large products already."""
@@ -70,8 +80,10 @@ class ContrastiveModule(StageModule):
                 features.text_BE,
                 features.logit_scale,
                 features.logit_bias,
+                kind=self._loss_config.kind,
                 local_weight=self._loss_config.local_weight,
                 tile_size=self._loss_config.tile_size,
+                matmul_precision=self._loss_config.matmul_precision,
                 gather=gather_rows if is_distributed() else None,
                 rank=self.global_rank,
             )
@@ -119,6 +131,7 @@ class ContrastiveModule(StageModule):
                 F.normalize(online_VBE, dim=-1),
                 branch.config.temperature,
                 tile_size=self._loss_config.tile_size,
+                matmul_precision=self._loss_config.matmul_precision,
                 gather=gather,
                 rank=self.global_rank,
             )

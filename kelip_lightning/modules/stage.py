@@ -38,9 +38,13 @@ class StageModule(pl.LightningModule):
         if compiled:
             self.compile_model()
 
+    def upper_bounds(self) -> dict[str, float]:
+        """Parameter -> the value that no optimizer step leaves it above; none by default."""
+        return {}
+
     def configure_optimizers(self) -> Any:
         """Optimizer and per-step schedule; the number of steps comes from the configuration alone."""
-        optimizer = build_optimizer(self, self._optimizer_config)
+        optimizer = build_optimizer(self, self._optimizer_config, self.upper_bounds())
         schedule = build_schedule(optimizer, self._schedule_config)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -1,9 +1,10 @@
 """Parameter groups and optimizers."""
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
 from enum import Enum
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,13 +12,11 @@ from timm.optim import Muon
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-_TOWER = re.compile(r"(?P<tower>(?:.*?\.)??\w*encoder)\.")
-_BLOCK = re.compile(_TOWER.pattern + r"(?:.*\.)?(?:blocks|layers?)\.(?P<index>\d+)\.")
-_BEFORE_THE_BLOCKS = ("embed", "cls_token", "reg_token", "norm_pre")
+from kelip_lightning.optim.roles import Role, layers_above, roles_of
 
 
 class OptimizerName(Enum):
-    """adamw, or muon: timm's Muon on the blocks' matrices, its fallback on all else.
+    """adamw, or muon: timm's Muon on the matrices of the blocks of every tower, its fallback on all else.
 
     Muon orthogonalises momentum (0.95, Nesterov) by Newton–Schulz iterations (Jordan et al. 2024); the fallback is
     AdamW with Nesterov momentum, which alone reads beta1 and beta2.
@@ -36,7 +35,8 @@ class OptimizerConfig:
     learning_rate: float = 5e-4
     """Peak learning rate per optimizer step at the configured global batch size (CLIP: 5e-4 at 32,768)."""
     weight_decay: float = 0.2
-    """Decoupled decay of matrices; gains, biases, embeddings, positions and logit_scale never decay (CLIP: 0.2)."""
+    """Decoupled decay of the weights of linear layers and convolutions; gains, biases, embeddings, positions, tokens
+    and logit_scale never decay, in any tower (CLIP: 0.2)."""
     beta1: float = 0.9
     """Decay of the first moment."""
     beta2: float = 0.98
@@ -64,62 +64,89 @@ class OptimizerConfig:
             raise ValueError(f"gradient_clip_norm = {self.gradient_clip_norm} must be above 0; null: no clipping")
 
 
-def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: to matrices, but not to embeddings, positions or tokens."""
-    words = ("embedding", "pos_embed", "cls_token", "mask_token", "logit_scale")
-    return parameter.ndim >= 2 and not any(word in name for word in words)
+@dataclass(frozen=True, slots=True)
+class GroupKind:
+    """What the parameters of a group share."""
+
+    decays: bool
+    muon: bool
+    """Whether Muon drives them, not AdamW."""
+    factor: float
+    """On the learning rate."""
+    upper_bound: float = math.inf
 
 
-def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon drives it: the weight matrices inside transformer blocks, not the first and last layers."""
-    return parameter.ndim == 2 and (".blocks." in name or "decoder_blocks." in name or ".layers." in name)
+def group_kinds(
+    model: nn.Module, config: OptimizerConfig, upper_bounds: Mapping[str, float] | None = None
+) -> dict[str, GroupKind]:
+    """Trainable parameter -> the kind of its group; arguments as of `parameter_groups`."""
+    muon, bounds = config.name is OptimizerName.muon, upper_bounds or {}
+    roles, above = roles_of(model), layers_above(model)
+    return {
+        name: GroupKind(
+            decays=roles[name].decays,
+            muon=muon and roles[name] is Role.block_matrix,
+            factor=config.layer_decay ** above[name],
+            upper_bound=bounds.get(name, math.inf),
+        )
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
 
 
-def layers_above(names: Iterable[str]) -> dict[str, int]:
-    """Parameter -> how many steps of `layer_decay` separate it from the top of its tower.
+def parameter_groups(
+    model: nn.Module, config: OptimizerConfig, upper_bounds: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """Trainable parameters by (weight decay or none, Muon or AdamW, learning rate, bound); empty groups left out.
 
-    A tower is what stands under a module named `...encoder`. Block i of n has n - i, what comes before the blocks
-    n + 1, and what comes after them, or stands in no tower, 0.
+    Args:
+        model: Whose parameters.
+        config: What is done with them.
+        upper_bounds: Parameter -> its largest value; none: nothing is bounded.
     """
-    names = list(names)
-    blocks = {name: (match["tower"], int(match["index"])) for name in names if (match := _BLOCK.match(name))}
-    depths: dict[str, int] = {}
-    for tower, index in blocks.values():
-        depths[tower] = max(depths.get(tower, 0), index + 1)
-    above = dict.fromkeys(names, 0)
-    for name in names:
-        if name in blocks:
-            tower, index = blocks[name]
-            above[name] = depths[tower] - index
-        elif (match := _TOWER.match(name)) and any(word in name for word in _BEFORE_THE_BLOCKS):
-            above[name] = depths.get(match["tower"], 0) + 1
-    return above
-
-
-def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Trainable parameters by (weight decay or none, Muon or AdamW, learning rate); empty groups left out."""
-    muon = config.name is OptimizerName.muon
-    above = layers_above(name for name, _ in model.named_parameters())
-    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            factor = config.layer_decay ** above[name]
-            key = decays(name, parameter), muon and is_hidden_matrix(name, parameter), factor
-            groups.setdefault(key, []).append(parameter)
+    groups: dict[GroupKind, list[nn.Parameter]] = {}
+    parameters_of = dict(model.named_parameters())
+    for name, kind in group_kinds(model, config, upper_bounds).items():
+        groups.setdefault(kind, []).append(parameters_of[name])
     return [
         {
             "params": parameters,
-            "weight_decay": config.weight_decay if decay else 0.0,
-            "lr": config.learning_rate * factor,
+            "weight_decay": config.weight_decay if kind.decays else 0.0,
+            "lr": config.learning_rate * kind.factor,
         }
-        | ({"use_fallback": not hidden} if muon else {})
-        for (decay, hidden, factor), parameters in sorted(groups.items(), key=lambda item: item[0])
+        | ({"use_fallback": not kind.muon} if config.name is OptimizerName.muon else {})
+        | ({"upper_bound": kind.upper_bound} if kind.upper_bound < math.inf else {})
+        for kind, parameters in sorted(groups.items(), key=lambda item: astuple(item[0]))
     ]
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """The configured optimizer over the model's trainable parameters."""
-    groups = parameter_groups(model, config)
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, upper_bounds: Mapping[str, float] | None = None
+) -> Optimizer:
+    """The configured optimizer over the model's trainable parameters; arguments as of `parameter_groups`."""
+    optimizer = _unbounded_optimizer(parameter_groups(model, config, upper_bounds), config)
+    # As part of the optimizer's own step: DeepSpeed hands it slices of float32 copies and makes the weights of them.
+    optimizer.register_step_post_hook(_apply_upper_bounds)
+    return optimizer
+
+
+@torch.no_grad()
+def _apply_upper_bounds(optimizer: Optimizer, _arguments: Any, _options: Any) -> None:
+    """Parameters above the bound of their group are set to it, as CLIP does with its logit scale."""
+    for group in optimizer.param_groups:
+        if "upper_bound" in group:
+            for parameter in group["params"]:
+                parameter.clamp_(max=_largest_up_to(group["upper_bound"], parameter.dtype))
+
+
+@cache
+def _largest_up_to(bound: float, dtype: torch.dtype) -> float:
+    """The largest number of a type that is not above the bound."""
+    nearest = torch.tensor(bound, dtype=dtype)
+    return (nearest if nearest.item() <= bound else nearest.nextafter(torch.full_like(nearest, -math.inf))).item()
+
+
+def _unbounded_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
     betas = (config.beta1, config.beta2)
     if config.name is OptimizerName.muon:
         # match_rms_adamw gives both halves updates of the same size, so that one learning rate serves both.

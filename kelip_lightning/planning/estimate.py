@@ -15,8 +15,10 @@ from kelip_lightning.config.plan import (
     views_per_sample,
 )
 from kelip_lightning.losses.contrastive import ContrastiveKind
+from kelip_lightning.losses.products import MatmulPrecision
 from kelip_lightning.models.self_supervision import SelfSupervisionMethod
 from kelip_lightning.planning.flops import StageFlops, count_flops, evaluation_flops, negatives
+from kelip_lightning.planning.groups import PlannedGroup, planned_groups
 from kelip_lightning.planning.memory import (
     STRATEGIES,
     LossMemory,
@@ -88,6 +90,8 @@ class StageEstimate:
     """As configured."""
     parameter_sums: dict[str, int]
     """Towers, where there are any, and all."""
+    groups: list[PlannedGroup]
+    """What the optimizer does with which parameters."""
     flops: StageFlops
     memory: list[RankMemory]
     contrastive_loss: LossMemory | None
@@ -135,6 +139,7 @@ def _estimate_stage(stage: Stage, plan: StagePlan, gpu: str, utilisation: float,
         plan=plan,
         strategy=stage.trainer.strategy,
         parameter_sums=plan.parameter_sums,
+        groups=planned_groups(stage),
         flops=flops,
         memory=[_rank_memory(stage, plan, counts, loss, one, GPUS[gpu].memory_bytes) for one in STRATEGIES],
         contrastive_loss=loss,
@@ -145,6 +150,8 @@ def _estimate_stage(stage: Stage, plan: StagePlan, gpu: str, utilisation: float,
             precision=plan.precision,
             training_flops=flops.training,
             recomputed_flops=flops.training_recomputed,
+            loss_flops=flops.loss_training,
+            loss_in_halves=loss_precision(stage) is MatmulPrecision.tf32x3,
             crops_per_sample=sum(crops_per_sample(stage)) + views_per_sample(stage),
             global_batch_size=stage.data.global_batch_size,
             num_steps=plan.max_steps,
@@ -154,6 +161,14 @@ def _estimate_stage(stage: Stage, plan: StagePlan, gpu: str, utilisation: float,
         disk=_disk_space(stage, plan, counts),
         evaluation=_evaluation_cost(stage),
     )
+
+
+def loss_precision(stage: Stage) -> MatmulPrecision:
+    """How a stage's loss multiplies on the GPUs that a plan is for, all of which have TF32; float32 in the warm-up."""
+    if isinstance(stage, MaskedPretrainExperiment):
+        return MatmulPrecision.float32
+    chosen = stage.loss.matmul_precision
+    return MatmulPrecision.tf32x3 if chosen is MatmulPrecision.auto else chosen
 
 
 def _contrastive_loss(stage: Stage, plan: StagePlan, tile: int) -> LossMemory | None:
@@ -167,6 +182,7 @@ def _contrastive_loss(stage: Stage, plan: StagePlan, tile: int) -> LossMemory | 
         num_crops=sum(crops_per_sample(stage)),
         embed_dim=stage.dual_encoder.embed_dim,
         tile=tile,
+        precision=loss_precision(stage),
     )
     if stage.self_supervision.method is not SelfSupervisionMethod.simclr:
         return loss
@@ -178,6 +194,7 @@ def _contrastive_loss(stage: Stage, plan: StagePlan, tile: int) -> LossMemory | 
         num_crops=0,
         embed_dim=stage.self_supervision.projection_dim,
         tile=tile,
+        precision=loss_precision(stage),
     )
     return LossMemory(
         features=loss.features + views.features, full=max(loss.full, views.full), tiled=max(loss.tiled, views.tiled)
@@ -187,7 +204,7 @@ def _contrastive_loss(stage: Stage, plan: StagePlan, tile: int) -> LossMemory | 
 def _rank_memory(
     stage: Stage, plan: StagePlan, counts: ParameterCounts, loss: LossMemory | None, strategy: str, available: int
 ) -> RankMemory:
-    passes, batch_size = passes_of(stage), plan.batch_size_per_device
+    passes, chunk_size = passes_of(stage), plan.chunk_size
     numbers = numbers_of(plan.precision, strategy)
     num_ranks, averaged = stage.trainer.num_processes, stage.trainer.ema_decay is not None
     state = state_memory(counts, strategy, plan.precision, num_ranks, averaged=averaged)
@@ -195,16 +212,17 @@ def _rank_memory(
     if isinstance(stage, ContrastiveExperiment) and loss:
         loss_bytes = loss.features + (loss.full if stage.loss.tile_size is None else loss.tiled)
     else:
-        loss_bytes = reconstruction_bytes(batch_size, encoder.num_patches, CHANNELS * encoder.patch_size**2)
-    activations = activation_bytes(passes, batch_size, numbers, checkpointing=False)
-    checkpointed = activation_bytes(passes, batch_size, numbers, checkpointing=True)
-    rest = state.total + batch_bytes(passes, batch_size) + loss_bytes
+        loss_bytes = reconstruction_bytes(chunk_size, encoder.num_patches, CHANNELS * encoder.patch_size**2)
+    activations = activation_bytes(passes, chunk_size, numbers, checkpointing=False)
+    checkpointed = activation_bytes(passes, chunk_size, numbers, checkpointing=True)
+    batch = batch_bytes(passes, plan.batch_size_per_device, chunk_size)
+    rest = state.total + batch + loss_bytes
     return RankMemory(
         strategy=strategy,
         state=state,
         activations=activations,
         activations_checkpointed=checkpointed,
-        batch=batch_bytes(passes, batch_size),
+        batch=batch,
         loss=loss_bytes,
         total=rest + activations,
         total_checkpointed=rest + checkpointed,

@@ -7,9 +7,13 @@ The allocator's fragmentation, CUDA's context and the collectives' own buffers (
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from kelip_lightning.config.plan import Stage, build_branch_on_meta, build_on_meta
 from kelip_lightning.losses.contrastive import ContrastiveKind
-from kelip_lightning.optim.optimizers import OptimizerName, decays, is_hidden_matrix
+from kelip_lightning.losses.products import MatmulPrecision
+from kelip_lightning.optim.optimizers import OptimizerName
+from kelip_lightning.optim.roles import Role, roles_of
 from kelip_lightning.planning.passes import Pass
 
 STRATEGIES: tuple[str, ...] = ("ddp", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3")
@@ -69,9 +73,10 @@ class LossMemory:
     """Bytes on one rank that the contrastive loss needs, and NT-Xent where it stands beside it."""
 
     features: int
-    """Features of all ranks for every crop and caption, and their gradients, float32."""
+    """Features of all ranks for every crop and caption, and their gradients, float32; halves of one kind of them."""
     full: int
-    """The logits of one crop in one direction, float32: b G x 4. The sigmoid loss copies them: twice that."""
+    """The logits of one crop in one direction, float32: b G x 4. The sigmoid loss copies them, products of halves need
+    their gradient in two: either is twice that."""
     tiled: int
     """The same of one tile: b t x 4, or twice that. Nothing of either is kept for the backward pass."""
 
@@ -91,17 +96,23 @@ def numbers_of(precision: str, strategy: str) -> Numbers:
 def count_state(stage: Stage) -> ParameterCounts:
     """The parameters of a stage's model, from the modules themselves."""
     branch = build_branch_on_meta(stage)
-    of_branch = [] if branch is None else list(branch.named_parameters())
-    heads = [(name, one) for name, one in of_branch if one.requires_grad]
-    named = [*build_on_meta(stage).named_parameters(), *heads]
+    of_branch = [] if branch is None else _sizes(branch)
+    heads = [(role, size) for role, size, trained in of_branch if trained]
+    sizes = [*((role, size) for role, size, _ in _sizes(build_on_meta(stage))), *heads]
     muon = stage.optimizer.name is OptimizerName.muon
     return ParameterCounts(
-        all=sum(one.numel() for _, one in named),
-        matrices=sum(one.numel() for name, one in named if decays(name, one)),
-        one_moment=sum(one.numel() for name, one in named if muon and is_hidden_matrix(name, one)),
-        heads=sum(one.numel() for _, one in heads),
-        target=sum(one.numel() for _, one in of_branch if not one.requires_grad),
+        all=sum(size for _, size in sizes),
+        matrices=sum(size for role, size in sizes if role.decays),
+        one_moment=sum(size for role, size in sizes if muon and role is Role.block_matrix),
+        heads=sum(size for _, size in heads),
+        target=sum(size for _, size, trained in of_branch if not trained),
     )
+
+
+def _sizes(model: nn.Module) -> list[tuple[Role, int, bool]]:
+    """What each parameter is, its number of values, and whether it is trained."""
+    roles = roles_of(model)
+    return [(roles[name], one.numel(), one.requires_grad) for name, one in model.named_parameters()]
 
 
 def state_memory(
@@ -135,15 +146,15 @@ def state_memory(
     )
 
 
-def activation_bytes(passes: list[Pass], batch_size: int, numbers: Numbers, *, checkpointing: bool) -> int:
-    """What autograd keeps of the networks for the backward pass of one micro-batch. Estimate.
+def activation_bytes(passes: list[Pass], chunk_size: int, numbers: Numbers, *, checkpointing: bool) -> int:
+    """What autograd keeps of the networks for the backward pass of one chunk. Estimate.
 
     With checkpointing, the input of every block and the inside of the largest one. The heads of a self-supervised loss
     are left out: three layers on one vector of a view.
     """
-    images = sum(one.times * one.input_values * batch_size for one in passes)
+    images = sum(one.times * one.input_values * chunk_size for one in passes)
     passes = [one for one in passes if one.trained]
-    runs = [one.times * one.tokens * batch_size for one in passes]
+    runs = [one.times * one.tokens * chunk_size for one in passes]
     if checkpointing:
         inputs = sum(rows * numbers.residual * one.width * one.depth for rows, one in zip(runs, passes, strict=True))
         kept = inputs + max(rows * block_bytes(one, numbers) for rows, one in zip(runs, passes, strict=True))
@@ -167,23 +178,35 @@ def block_bytes(one: Pass, numbers: Numbers) -> int:
     return 2 * one.width * numbers.residual + ((norm_outputs + 4) * one.width + hidden) * numbers.values
 
 
-def batch_bytes(passes: list[Pass], batch_size: int) -> int:
-    """The crops of a micro-batch as they arrive (uint8) and standardised (float32)."""
-    return sum(one.times * one.input_values for one in passes) * batch_size * (1 + _FP32)
+def batch_bytes(passes: list[Pass], batch_size: int, chunk_size: int) -> int:
+    """The crops of a device's samples as they arrive (uint8), and those of one chunk of them standardised (float32)."""
+    return sum(one.times * one.input_values for one in passes) * (batch_size + chunk_size * _FP32)
 
 
 def loss_memory(
-    kind: ContrastiveKind, *, batch_size: int, negatives: int, num_crops: int, embed_dim: int, tile: int
+    kind: ContrastiveKind,
+    *,
+    batch_size: int,
+    negatives: int,
+    num_crops: int,
+    embed_dim: int,
+    tile: int,
+    precision: MatmulPrecision,
 ) -> LossMemory:
-    """The contrastive loss on one rank with b pairs against G = `negatives` and V = `num_crops`."""
-    matrices = 2 if kind is ContrastiveKind.sigmoid else 1
+    """The contrastive loss on one rank with b pairs against G = `negatives` and V = `num_crops`.
+
+    b are all pairs of the device: the networks take them in chunks, and the loss, for which the features of every chunk
+    are kept, takes them at once.
+    """
+    halves = precision is MatmulPrecision.tf32x3
+    matrices = 2 if halves or kind is ContrastiveKind.sigmoid else 1
     return LossMemory(
-        features=2 * (num_crops + 1) * negatives * embed_dim * _FP32,
+        features=2 * (num_crops + 1 + halves) * negatives * embed_dim * _FP32,
         full=matrices * batch_size * negatives * _FP32,
         tiled=matrices * batch_size * min(tile, negatives) * _FP32,
     )
 
 
-def reconstruction_bytes(batch_size: int, num_patches: int, patch_values: int) -> int:
-    """Prediction, target and error of every patch in the warm-up's loss, float32."""
-    return 3 * batch_size * num_patches * patch_values * _FP32
+def reconstruction_bytes(chunk_size: int, num_patches: int, patch_values: int) -> int:
+    """Prediction, target and error of every patch of a chunk, float32; the warm-up's loss is a sum over chunks."""
+    return 3 * chunk_size * num_patches * patch_values * _FP32

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kelip_lightning.losses.contrastive import contrastive_loss
+from kelip_lightning.losses.contrastive import ContrastiveKind, contrastive_loss
+from kelip_lightning.losses.products import MatmulPrecision
 
 MEBIBYTE = 2**20
 
@@ -54,7 +55,7 @@ def autograd_loss(features: Features) -> Tensor:
     return (F.cross_entropy(image_logits_BG, target_B) + F.cross_entropy(text_logits_BG, target_B)) / 2
 
 
-def loss_of(features: Features, case: str) -> Tensor:
+def loss_of(features: Features, case: str, precision: MatmulPrecision) -> Tensor:
     """The loss by name of the case: `autograd`, `whole`, or a tile size."""
     if case == "autograd":
         return autograd_loss(features)
@@ -65,22 +66,24 @@ def loss_of(features: Features, case: str) -> Tensor:
         image_BE[:0],
         features.text_BE,
         features.logit_scale,
+        kind=ContrastiveKind.info_nce,
         tile_size=None if case == "whole" else int(case),
+        matmul_precision=precision,
         gather=lambda rows: gathered[rows.ndim],
     ).total
 
 
-def measure(case: str, local: int, total: int, width: int, device: str) -> dict[str, float]:
+def measure(case: str, local: int, total: int, width: int, device: str, precision: MatmulPrecision) -> dict[str, float]:
     """Peak memory over the features in MiB, their gradients' share of it, and the fastest of three times in seconds."""
     torch.set_num_threads(1)
     # The first products read tens of MiB of library code into memory, whatever their size.
-    loss_of(Features.random(local // 8, local, width, device), case).backward()
+    loss_of(Features.random(local // 8, local, width, device), case, precision).backward()
     features = Features.random(local, total, width, device)
     before = _begin_peak(device)
     seconds = []
     for _ in range(3):
         start = _clock(device)
-        loss_of(features, case).backward()
+        loss_of(features, case, precision).backward()
         seconds.append(_clock(device) - start)
         if len(seconds) == 1:
             peak = _peak_memory(device) - before
@@ -121,13 +124,18 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512, help="width of the features")
     parser.add_argument("--tiles", nargs="+", default=["1024", "1536", "2048", "3072"], help="tile sizes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument(
+        "--precision", default="float32", choices=[one.name for one in MatmulPrecision],
+        help="loss.matmul_precision; plain autograd multiplies in float32 (default: float32)",
+    )  # fmt: skip
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     sizes = (arguments.local, arguments.total, arguments.width, arguments.device)
     if arguments.case is not None:
-        print(json.dumps(measure(arguments.case, *sizes)))
+        print(json.dumps(measure(arguments.case, *sizes, MatmulPrecision[arguments.precision])))
         return
-    print(f"InfoNCE of {sizes[0]} x {sizes[1]} pairs, width {sizes[2]}, float32, {sizes[3]}, forward and backward")
+    described = f"width {sizes[2]}, {arguments.precision}, {sizes[3]}"
+    print(f"InfoNCE of {sizes[0]} x {sizes[1]} pairs, {described}, forward and backward")
     print("case             peak MiB   without the features' gradients   seconds")
     for case in ("autograd", "whole", *arguments.tiles):
         command = [sys.executable, "-m", "tests.benchmarks.loss", *sys.argv[1:], "--case", case]

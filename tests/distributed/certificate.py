@@ -1,9 +1,9 @@
 """The gradient certificate: one step on many processes has the gradient of one process with the whole batch.
 
 `python -m tests.distributed.certificate` prints the largest error for every world, strategy, number of chunks, loss and
-set of crops, then the largest by strategy and world. `--worlds 2 --strategies ddp` picks; `--mutation` breaks the
-gather on purpose, which must be noticed. The processes are real, talk over gloo, and run what a training run does: the
-module, the strategy and Lightning's Trainer.
+set of crops, then the largest by strategy and world. `--worlds 2 --strategies ddp` picks; `--precision tf32x3` has the
+loss multiply as on a GPU; `--mutation` breaks the gather on purpose, which must be noticed. The processes are real,
+talk over gloo, and run what a training run does: the module, the strategy and Lightning's Trainer.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, multiprocessing
 
+from kelip_lightning.losses.products import MatmulPrecision
 from tests.distributed.step import MUTATIONS, RATE, Cell, reference_gradients, run_steps
 
 WORLDS = (1, 2, 4)
@@ -99,10 +100,15 @@ def run(cells: Iterable[Cell]) -> list[Outcome]:
     return outcomes
 
 
-def all_cells(worlds: Sequence[int], strategies: Sequence[str], mutation: str | None = None) -> list[Cell]:
+def all_cells(
+    worlds: Sequence[int],
+    strategies: Sequence[str],
+    mutation: str | None = None,
+    precision: MatmulPrecision = MatmulPrecision.auto,
+) -> list[Cell]:
     """The whole matrix."""
     return [
-        Cell(world, strategy, chunks, tile, crops, mutation)
+        Cell(world, strategy, chunks, tile, crops, mutation, precision)
         for world, strategy, crops, chunks, tile in itertools.product(worlds, strategies, CROPS, CHUNKS, TILES)
     ]
 
@@ -137,8 +143,16 @@ def main() -> int:
     parser.add_argument("--worlds", type=int, nargs="+", default=WORLDS, choices=WORLDS)
     parser.add_argument("--strategies", nargs="+", default=STRATEGIES, choices=STRATEGIES)
     parser.add_argument("--mutation", choices=[name for name in MUTATIONS if name], help="what to break on purpose")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=[one.name for one in MatmulPrecision],
+        help="loss.matmul_precision, here on a CPU",
+    )
     arguments = parser.parse_args()
-    outcomes = run(all_cells(arguments.worlds, arguments.strategies, arguments.mutation))
+    outcomes = run(
+        all_cells(arguments.worlds, arguments.strategies, arguments.mutation, MatmulPrecision[arguments.precision])
+    )
     print(table(outcomes), summary(outcomes), sep="\n\n", end="\n\n")
     worst = max(max(outcome.worst[1], outcome.step_error or 0.0) for outcome in outcomes)
     print(f"{len(outcomes)} cells, largest error {worst:.1e}, allowed {TOLERANCE:.0e}")

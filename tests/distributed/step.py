@@ -15,6 +15,7 @@ from data_modules.records import ImageTextBatch
 from data_modules.tokenizer import BilingualTokenizer, train_tokenizer
 from kelip_lightning.distributed import gather_rows
 from kelip_lightning.losses.contrastive import ContrastiveLossConfig
+from kelip_lightning.losses.products import MatmulPrecision
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder
 from kelip_lightning.models.image_encoder import ImageEncoderConfig
@@ -43,6 +44,8 @@ class Cell:
     crops: tuple[int, int]
     mutation: str | None = None
     """What was broken on purpose, if anything."""
+    precision: MatmulPrecision = MatmulPrecision.auto
+    """How the loss multiplies."""
 
     def __str__(self) -> str:
         loss = "full" if self.tile is None else "tiled"
@@ -151,6 +154,7 @@ class RecordingModule(ContrastiveModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         cell = self.cells[batch_idx]
         self.accumulate, self._loss_config.tile_size = cell.chunks, cell.tile
+        self._loss_config.matmul_precision = cell.precision
         contrastive.gather_rows = MUTATIONS[cell.mutation]
         self._before = self._collect(self._whole_parameter)
 

@@ -1,6 +1,7 @@
 """Places in a run at which a process is killed."""
 
 import functools
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -121,13 +122,17 @@ def _in_guard(name: str) -> Callable[[KillPoint], None]:
 
 
 def _mid_accumulation(point: KillPoint) -> None:
-    from kelip_lightning.callbacks.non_finite import NonFiniteGuard
+    """Before the second chunk of a step, where there are several."""
+    from kelip_lightning.modules.contrastive import ContrastiveModule
+    from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 
-    def is_time(_: Any, trainer: Any, __: Any, ___: Any, batch_idx: int) -> bool:
-        last = trainer.accumulate_grad_batches - 1
-        return point.is_here(trainer) and batch_idx % trainer.accumulate_grad_batches == last
+    chunks = itertools.count(1)
 
-    _before(NonFiniteGuard, "on_train_batch_start", is_time)
+    def is_time(module: Any, *_: Any) -> bool:
+        return point.is_here(module.trainer) and next(chunks) == min(2, module.accumulate)
+
+    _before(ContrastiveModule, "_encode", is_time)
+    _before(MaskedPretrainModule, "_loss", is_time)
 
 
 def _during_evaluation(point: KillPoint) -> None:

@@ -1,11 +1,15 @@
 """The whole chain on the embedded corpus through the command line, shrunk to seconds."""
 
+import importlib
 import json
+import operator
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,10 @@ import pytest
 from PIL import Image
 
 from kelip_lightning.cli import main
+
+BY_STAGE = (["ko"], ["en", "ko"])
+"""The warm-up reads each image once, by its Korean caption."""
+STAGES = ("data_modules.image", "data_modules.image_text")
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = str(ROOT / "experiments" / "emoji" / "pretrain.yaml")
@@ -50,10 +58,41 @@ def _losses(run: Path) -> list[tuple[str, int, float]]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    assert _pretrain(folder, "first") == 0
-    return folder / "first"
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counter[str]]:
+    """A run of both stages, and how often it opened and built what costs hours at scale."""
+    folder, calls = tmp_path_factory.mktemp("runs"), Counter[str]()
+
+    def count(patch: pytest.MonkeyPatch, place: str, name: str, label: Callable[..., str]) -> None:
+        function = operator.attrgetter(name)(importlib.import_module(place))
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            calls[f"{name} {label(*arguments)}"] += 1
+            return function(*arguments, **options)
+
+        patch.setattr(f"{place}.{name}", counted)
+
+    with pytest.MonkeyPatch.context() as patch:
+        count(
+            patch, "data_modules.loading", "open_source", lambda name, config, *_: f"{name} {sorted(config.captions)}"
+        )
+        count(patch, "data_modules.tokenizer", "train_tokenizer", lambda *_: "")
+        count(patch, "kelip_lightning.stage_inputs", "build_evaluation_sets", lambda *_: "")
+        for place in STAGES:
+            count(patch, place, "build_order", lambda *_, place=place: place)
+            count(patch, place, "PairDataset", lambda *_, place=place: place)
+        assert _pretrain(folder, "first") == 0
+    return folder / "first", calls
+
+
+@pytest.fixture(scope="module")
+def run(first: tuple[Path, Counter[str]]) -> Path:
+    return first[0]
+
+
+def test_pretrain__opens_and_builds_everything_once(first: tuple[Path, Counter[str]]) -> None:
+    sources = [f"open_source {name} {languages}" for name in ("plain", "skin_tones") for languages in BY_STAGE]
+    built = [f"{what} {place}" for what in ("build_order", "PairDataset") for place in STAGES]
+    assert first[1] == Counter([*sources, *built, "train_tokenizer ", "build_evaluation_sets "])
 
 
 def test_pretrain__leaves_a_complete_record(run: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
@@ -58,13 +57,6 @@ def build_architecture(architecture: Architecture, logit_scale: float) -> DualEn
             pad_id=architecture.pad_id,
         )
         return DualEncoder(ImageEncoder(architecture.image), text_encoder, joint)
-
-
-def bounded(model: DualEncoder) -> dict[str, Tensor]:
-    """The model's tensors, the bound on its logit scale applied, for libraries that do not bound it themselves."""
-    weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    weights["logit_scale"] = weights["logit_scale"].clamp(max=math.log(model.config.max_logit_scale))
-    return weights
 
 
 def read_json(file: Path) -> dict[str, Any]:

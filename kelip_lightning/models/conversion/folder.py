@@ -15,7 +15,7 @@ from data_modules.tokenizer import BilingualTokenizer
 from data_modules.tokenizer_folder import TOKENIZER, read_tokenizer_folder
 from kelip_lightning.errors import EncoderFileError, ExportError
 from kelip_lightning.models.conversion import kelip, open_clip, transformers
-from kelip_lightning.models.conversion.architecture import Architecture, bounded, build_architecture
+from kelip_lightning.models.conversion.architecture import Architecture, build_architecture
 from kelip_lightning.models.conversion.key_map import Entry, Tensors, to_ours, to_theirs
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.weights_folder import check_tensors
@@ -203,7 +203,7 @@ def describe_foreign_model(model: DualEncoder, tokenizer: BilingualTokenizer, na
     reasons = [f"{key} must be null" for key, value in _other_towers(model) if value is not None]
     if reasons := reasons or list(layout.refusals(architecture)):
         raise ExportError(f"this model cannot be written in the layout of {name.value}: {'; '.join(reasons)}")
-    entries, weights = layout.entries(architecture), layout.outward(bounded(model))
+    entries, weights = layout.entries(architecture), layout.outward(model.state_dict())
     if unknown := sorted(set(weights) - {key for one in entries for key in one.ours}):
         raise ExportError(f"the layout of {name.value} has no place for {', '.join(unknown)} of this model")
     return ForeignFolder(

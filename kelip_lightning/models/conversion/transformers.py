@@ -112,6 +112,8 @@ def refusals(architecture: Architecture) -> Iterator[str]:
         yield "image_encoder.pooling must be cls"
     if not architecture.image.pre_norm:
         yield "image_encoder.pre_norm must be true"
+    if architecture.eot_id == LEGACY_EOS_ID != architecture.vocab_size - 1:
+        yield f"the end token must not have the id {LEGACY_EOS_ID}, with which the library reads the largest id instead"
 
 
 def config_files(architecture: Architecture) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def _rotated() -> bytes:
 
 RGB = Image.open(io.BytesIO(picture(2)))
 DEEP = Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 160)
+SHARES = np.linspace(0, 1, 400, dtype=np.float32).reshape(20, 20)
 
 IMAGES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "image_undecodable": ("jpg", lambda: picture(3)[:300]),
@@ -47,6 +48,8 @@ IMAGES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "image_too_large": ("png", _bomb),
     "image_cmyk": ("jpg", lambda: _saved(RGB.convert("CMYK"), "JPEG")),
     "image_16_bit": ("png", lambda: _saved(DEEP, "PNG")),
+    "image_32_bit": ("tif", lambda: _saved(Image.fromarray(SHARES), "TIFF")),
+    "image_range_unknown": ("tif", lambda: _saved(Image.fromarray(SHARES * 99), "TIFF")),
     "image_palette": ("png", lambda: _saved(RGB.convert("P"), "PNG")),
     "image_animated": ("webp", lambda: _saved(RGB, "WEBP", save_all=True, append_images=[RGB.rotate(90)])),
     "image_rotated": ("jpg", _rotated),

@@ -134,9 +134,16 @@ def test_load_templates__missing_file() -> None:
         load_templates("nowhere.yaml")
 
 
+def test_load_templates__a_bare_text_is_one_template(tmp_path: Path) -> None:
+    forms = {form: {"ko": "사진", "en": "a photo"} for form in FORMS}
+    loaded = load_templates(_templates(tmp_path, forms))
+    assert loaded == {form: {"ko": ["사진"], "en": ["a photo"]} for form in FORMS}
+
+
 @pytest.mark.parametrize(
     "templates",
     [
+        {form: {"ko": ["{name}"], "en": {"{name}": 1}} for form in FORMS},
         {"name": {"ko": ["{name}"], "en": ["{name}"]}},
         None,
         ["{name}"],
@@ -144,7 +151,7 @@ def test_load_templates__missing_file() -> None:
         {form: {"ko": ["{name}"], "en": []} for form in FORMS},
         {form: {"ko": ["{name}"], "en": ["{nam}"]} for form in FORMS},
     ],
-    ids=["missing_form", "empty", "list", "missing_language", "no_template", "unknown_placeholder"],
+    ids=["mapping", "missing_form", "empty", "list", "missing_language", "no_template", "unknown_placeholder"],
 )
 def test_load_templates__unusable_file(tmp_path: Path, templates: object) -> None:
     with pytest.raises(DataError, match="templates_file"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_modules import decoding
-from data_modules.decoding import decode, decode_image, open_image, to_array
+from data_modules.decoding import decode, decode_image, open_image, to_array, to_picture
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
 
@@ -83,10 +83,38 @@ def test_decode_image__one_bit() -> None:
     assert np.array_equal(np.asarray(decode_image(data))[..., 0], np.where(GREY > 127, 255, 0))
 
 
-def test_decode_image__sixteen_bit_grey_keeps_its_range() -> None:
-    deep = (GREY.astype(np.uint16) << 8) | 0x7F
-    decoded = np.asarray(decode_image(_bytes(Image.fromarray(deep)))).astype(int)
-    assert np.abs(decoded - GREY[..., None].astype(int)).max() <= 1
+DEEP = _GENERATOR.integers(0, 1 << 16, (6, 5), dtype=np.uint16)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("file_format", "mode"),
+    [*[(one, mode) for one in ("TIFF", "PNG") for mode in ("RGB", "L", "I;16")], ("JPEG", "RGB"), ("WEBP", "RGB")],
+)
+def test_open_image__size_of_every_orientation_is_that_of_the_decoded_picture(
+    file_format: str, mode: str, orientation: int
+) -> None:
+    pixels = {"RGB": RGBA[..., :3], "L": GREY, "I;16": DEEP}[mode]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options: dict[str, object] = {"tiffinfo": exif} if file_format == "TIFF" else {"exif": exif}
+    encoded = open_image(_bytes(Image.fromarray(pixels), file_format, **options))
+    turned = np.rot90(pixels, k={3: 2, 6: -1, 8: 1}.get(orientation, 0))
+    picture = to_picture(decode(encoded))
+    assert picture.size == (encoded.width, encoded.height) == ((6, 5) if orientation >= 5 else (5, 6))
+    if orientation in (1, 3, 6, 8) and file_format in ("TIFF", "PNG"):
+        expected = np.round(turned / 257.0) if mode == "I;16" else turned
+        assert np.array_equal(np.asarray(picture)[..., 0], expected[..., 0] if expected.ndim == 3 else expected)
+
+
+def test_decode__a_machine_without_memory_is_no_fault_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    encoded = open_image(_bytes(Image.fromarray(GREY)))
+    monkeypatch.setattr(decoding, "flatten_image", exhausted)
+    with pytest.raises(MemoryError):
+        decode(encoded)
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"RIFF\x00\x00\x00\x00WEBP"])

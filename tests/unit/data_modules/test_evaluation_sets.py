@@ -1,7 +1,6 @@
 """Evaluation sets: targets, galleries, classes, and selections that are empty or do not fit."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from data_modules.evaluation_sets import (
     build_classification_set,
     build_evaluation_sets,
     build_retrieval_set,
-    evaluation_fingerprints,
 )
 from data_modules.transforms.evaluation import evaluation_image
 
@@ -186,34 +184,110 @@ def test_build_evaluation_sets__all_kinds_by_name(table: TableConfig, classes_fi
     assert named == ["a", "b", "c", "d"]
 
 
-def test_evaluation_fingerprints__tell_which_sets_changed(
-    table: TableConfig, classes_file: str, rows: Rows, write_table: Callable[[Rows, str], str]
-) -> None:
-    other = replace(table, files=[write_table(rows, "other.parquet")])
-    config = EvaluationConfig(
-        retrieval={"known": RetrievalSetConfig(table=table)},
-        captions={"captions": CaptionSetConfig(table=other)},
-        classification={"groups": _classification(table, classes_file)},
-    )
-    before = evaluation_fingerprints(config)
-    assert {name: [file.name for file in files] for name, files in before.items()} == {
-        "retrieval.known": ["a.parquet"],
-        "captions.captions": ["other.parquet"],
-        "classification.groups": ["a.parquet", Path(classes_file).name],
-    }
-
-    def changed() -> list[str]:
-        return [name for name, files in evaluation_fingerprints(config).items() if before[name] != files]
-
-    assert changed() == []
-    write_table([*rows, rows[0]], "other.parquet")
-    assert changed() == ["captions.captions"]
-    write_table(rows, "other.parquet")
-    content = Path(classes_file).read_bytes()
-    Path(classes_file).write_bytes(content.swapcase())
-    assert changed() == ["classification.groups"]
-
-
 def test_evaluation_config__bad_interval() -> None:
     with pytest.raises(ValueError, match="every_n_steps = 0 must be at least 1"):
         EvaluationConfig(every_n_steps=0)
+
+
+def test_build_evaluation_sets__rows_that_sets_share_have_one_digest(table: TableConfig, classes_file: str) -> None:
+    config = EvaluationConfig(
+        retrieval={
+            "r": RetrievalSetConfig(table=table),
+            "f": RetrievalSetConfig(table=table, where={"design": ["flat"]}),
+        },
+        classification={"c": ClassificationSetConfig(table=table, label="design", classes_file=classes_file)},
+    )
+    sets = build_evaluation_sets(config, 8)
+    whole, flat, classes = sets.retrieval[0], sets.retrieval[1], sets.classification[0]
+    assert len(set(whole.digests)) == len(whole.images)
+    by_digest = dict(zip(whole.digests, whole.images, strict=True))
+    for part in (flat, classes):
+        assert all(torch.equal(by_digest[one], image) for one, image in zip(part.digests, part.images, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (["a cat", "the cat"], "holds 2 texts"),
+        ([], "holds 0 texts"),
+        (None, "holds 0 texts"),
+        ("  ", "holds 0 texts"),
+        ([None], "holds 0 texts"),
+        (7, "int is no text"),
+        ({"a": 1}, "dict is no text"),
+    ],
+)
+def test_captions__a_cell_that_is_not_one_text_is_an_error_that_names_it(
+    rows: Rows, write_table: Callable[[Rows, str], str], value: object, message: str
+) -> None:
+    for row in rows:
+        row["name_en"] = value if isinstance(value, list | dict | int) else row["name_en"]
+    rows[4]["name_en"] = value
+    table = TableConfig(files=[write_table(rows, "a.parquet")], captions=BOTH)
+    for kind, build, config in (
+        ("retrieval", lambda one: build_retrieval_set("s", one, 8), RetrievalSetConfig(table=table)),
+        ("captions", lambda one: build_caption_set("s", one), CaptionSetConfig(table=table)),
+    ):
+        with pytest.raises(DataError, match=rf"evaluation\.{kind}\.s: .*'name_en'.*{message}"):
+            build(config)
+
+
+def test_captions__a_list_of_one_text_is_that_text(rows: Rows, write_table: Callable[[Rows, str], str]) -> None:
+    for row in rows:
+        row["name_en"] = [row["name_en"], None]
+    table = TableConfig(files=[write_table(rows, "a.parquet")], captions=BOTH)
+    built = build_retrieval_set("r", RetrievalSetConfig(table=table), 8)
+    assert built.captions["en"] == [f"name {concept}" for concept in range(6)]
+
+
+@pytest.mark.parametrize("column", ["concept", "key"])
+def test_build_retrieval_set__a_row_without_its_identity_is_an_error(
+    rows: Rows, write_table: Callable[[Rows, str], str], column: str
+) -> None:
+    rows[4][column] = None
+    table = TableConfig(files=[write_table(rows, "a.parquet")], captions=BOTH)
+    with pytest.raises(DataError, match=rf"evaluation\.retrieval\.r: row 4 has nothing in the column '{column}'"):
+        build_retrieval_set("r", RetrievalSetConfig(table=table), 8)
+
+
+@pytest.mark.parametrize("image", [None, {"bytes": None}, {"bytes": b""}, {"bytes": b"no image"}])
+def test_images__one_that_cannot_be_used_is_named(
+    rows: Rows, write_table: Callable[[Rows, str], str], classes_file: str, image: object
+) -> None:
+    rows[4]["image"] = image
+    table = TableConfig(files=[write_table(rows, "a.parquet")], captions=BOTH)
+    with pytest.raises(DataError, match=r"evaluation\.retrieval\.r: image 'round/2'"):
+        build_retrieval_set("r", RetrievalSetConfig(table=table), 8)
+    with pytest.raises(DataError, match=r"evaluation\.classification\.k: image 'round/2'"):
+        build_classification_set("k", _classification(table, classes_file), 8)
+
+
+def test_build_classification_set__a_bare_text_is_one_name_and_one_template(table: TableConfig, tmp_path: Path) -> None:
+    bare = {
+        "classes": {"flat": {"ko": "납작한", "en": "flat"}, "round": {"ko": ["둥근"], "en": "round"}},
+        "templates": {"ko": "{} 그림", "en": "a {} drawing"},
+    }
+    built = build_classification_set("k", _classification(table, _write_classes(tmp_path, bare)), 8)
+    assert built.class_names == {"ko": [["납작한"], ["둥근"]], "en": [["flat"], ["round"]]}
+    assert built.templates == {"ko": ["{} 그림"], "en": ["a {} drawing"]}
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        CLASSES | {"classes": {"flat": {"ko": ["납작한"], "en": [3]}}},
+        CLASSES | {"classes": {"flat": {"ko": ["납작한"], "en": ["flat", None]}}},
+        CLASSES | {"classes": {"flat": {"ko": ["납작한"], "en": [["flat"]]}}},
+        CLASSES | {"classes": {"flat": {"ko": ["납작한"], "en": {"name": "flat"}}}},
+        CLASSES | {"classes": {"flat": {"ko": ["납작한"], "en": [" "]}}},
+        CLASSES | {"templates": {"ko": ["{} 그림"], "en": ["a drawing"]}},
+        CLASSES | {"templates": {"ko": ["{} 그림"], "en": ["{} and {}"]}},
+        CLASSES | {"classes": ["flat"]},
+        CLASSES | {"classes": {"flat": "flat"}},
+    ],
+)
+def test_build_classification_set__names_and_templates_are_texts(
+    table: TableConfig, tmp_path: Path, description: object
+) -> None:
+    with pytest.raises(DataError, match=r"classes\.yaml needs"):
+        build_classification_set("k", _classification(table, _write_classes(tmp_path, description)), 8)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 TRANSFORM = MultiCropConfig(image_size=16, num_global_crops=1, local_size=8, num_local_crops=0)
 
 
-PER_KIND, GOOD = 2, 40
+PER_KIND, GOOD = 2, 41
 
 
 def _data(source: SourceConfig, steps: int, batch: int, **options: object) -> ImageTextDataModule:

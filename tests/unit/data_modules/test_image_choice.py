@@ -54,6 +54,36 @@ def test_build_image_choice__an_answer_that_is_no_option(
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"options": ["한복", None]}, "option None is no text"),
+        ({"options": [["한복"], ["기모노"]]}, "is no text"),
+        ({"options": [{"text": "한복"}, {"text": "기모노"}]}, "is no text"),
+        ({"options": ["한복", " "]}, "option ' ' is no text"),
+        ({"options": "한복"}, "holds '한복', not a list"),
+        ({"question": None}, "question None is no text"),
+        ({"question": ["무슨", "옷"]}, "is no text"),
+        ({"image": {"bytes": b"nothing"}}, "image"),
+        ({"image": {"bytes": None}}, "image"),
+    ],
+)
+def test_build_image_choice__cells_that_are_no_texts_or_images(
+    changes: dict[str, Any], message: str, picture: bytes, write_table: Callable[[Rows, str], str]
+) -> None:
+    rows = table(picture, [0])
+    file = write_table([rows[0] | changes], "quiz.parquet")
+    with pytest.raises(DataError, match=rf"choices\.quiz, row 0: .*{message}"):
+        build_image_choice("quiz", ImageChoiceConfig(files=[file], options=["options"]), 16)
+
+
+def test_build_image_choice__numbers_as_options(picture: bytes, write_table: Callable[[Rows, str], str]) -> None:
+    file = write_table(table(picture, ["C"], first=2, second=3, third=5), "quiz.parquet")
+    config = ImageChoiceConfig(files=[file], options=["first", "second", "third"], template="{option}")
+    built = build_image_choice("quiz", config, 16)
+    assert (built.texts, built.answers) == ([["2", "3", "5"]], [2])
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"answer_base": 2}, "answer_base = 2 must be 0 or 1"),

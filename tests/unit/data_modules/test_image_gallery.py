@@ -35,3 +35,18 @@ def test_build_image_gallery__what_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         build_image_gallery(GalleryConfig(files=[write_table(rows, "a.parquet")], **options), 8)
+
+
+@pytest.mark.parametrize("image", [None, {"bytes": b""}, {"bytes": b"no image"}])
+def test_build_image_gallery__an_image_that_cannot_be_used_is_named(
+    image: object, rows: Rows, write_table: Callable[[Rows, str], str]
+) -> None:
+    rows[3]["image"] = image
+    with pytest.raises(DataError, match=r"a\.parquet: image 'flat/1'"):
+        build_image_gallery(GalleryConfig(files=[write_table(rows, "a.parquet")]), 8)
+
+
+def test_build_image_gallery__a_row_without_its_key(rows: Rows, write_table: Callable[[Rows, str], str]) -> None:
+    rows[3]["key"] = None
+    with pytest.raises(DataError, match=r"a\.parquet: row 3 has nothing in the column 'key'"):
+        build_image_gallery(GalleryConfig(files=[write_table(rows, "a.parquet")]), 8)

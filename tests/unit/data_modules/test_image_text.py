@@ -1,10 +1,12 @@
 """Batches of contrastive training from a table on disk: the same for any number of workers."""
 
 import hashlib
+import pickle
 import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from data_modules.captions import CaptionConfig, CaptionDrawer
 from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule, training_texts
 from data_modules.loading import open_sources
+from data_modules.mixture import OrderConfig
 from data_modules.records import LANGUAGES, ImageTextBatch
 from data_modules.sampling import Draw
 from data_modules.sources.config import SourceConfig
@@ -120,3 +123,25 @@ def test_training_texts__keep_both_languages_of_a_row(config: ImageTextDataConfi
     languages = [language for language, _ in source.captions(every=2)]
     assert languages.count("ko") == languages.count("en") > 0
     assert len(list(source.captions(every=2))) == len(list(source.captions())) / 2
+
+
+def test_order_and_dataset__are_built_once(config: ImageTextDataConfig) -> None:
+    data = _data(config)
+    assert data.order is data.order
+    assert data.dataset is data.dataset
+
+
+def test_dataset__travels_to_a_loader_process_without_trainer_and_order(tmp_path: Path) -> None:
+    """Where processes are not forked they get the dataset by pickle, once each."""
+    source = write_source("shards", tmp_path, samples(31), per_shard=6)
+    order = OrderConfig(single_language_batches=True)
+    config = ImageTextDataConfig(sources={"web": source}, order=order, global_batch_size=8, num_workers=0)
+    data = _data(config)
+    data.trainer = SimpleNamespace(unpicklable=lambda: None)
+    before = len(pickle.dumps(data.dataset))
+    batch = data.order.batch(0)
+    sent = pickle.dumps(data.dataset)
+    assert len(sent) == before
+    draw = Draw(0, int(batch[3]))
+    here, there = data.dataset[draw].sample, pickle.loads(sent)[draw].sample
+    assert (here.caption, here.global_crops.tolist()) == (there.caption, there.global_crops.tolist())

@@ -130,6 +130,48 @@ def test_pair_dataset__a_bad_sample_gives_way_to_the_next_good_one_in_its_source
     assert [one.is_skipped for one in loaded.faults] == [True, True, True, False]
 
 
+def _raising(error: BaseException, bad: int) -> PairDataset[Sample]:
+    def sample(draw: Draw, record: PairRecord, generator: np.random.Generator, repairs: list[str]) -> Sample:
+        if draw.sample_id == bad:
+            raise error
+        return _sample(draw, record, generator, repairs)
+
+    return PairDataset(SOURCES, sample, 7)
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("no str"), ValueError("odd"), KeyError("x"), AttributeError("y"), RuntimeError("z")]
+)
+def test_pair_dataset__an_exception_of_one_samples_data_is_counted_with_its_type_and_words(error: Exception) -> None:
+    loaded = _raising(error, 4)[Draw(3, 4)]
+    assert loaded.sample[0] == Draw(3, 5)
+    detail = f"{type(error).__name__}: {error}"
+    assert loaded.faults == [FaultReport("unexpected_error", "c", "c/0", 4, 3, detail)]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(5, "disk"), DataError("of the run"), AssertionError("ours"), NameError("typo")]
+)
+def test_pair_dataset__an_error_of_the_machine_or_the_program_passes(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        _raising(error, 4)[Draw(3, 4)]
+
+
+def test_pair_dataset__an_exception_of_every_sample_ends_the_run_with_its_words() -> None:
+    def sample(*_: object) -> Sample:
+        raise TypeError("a mistake in the program")
+
+    with pytest.raises(DataError, match=r"unexpected_error \(TypeError: a mistake in the program\)"):
+        PairDataset(SOURCES, sample, 7)[Draw(0, 4)]
+
+
+def test_pair_dataset__what_is_told_of_a_fault_can_be_written_down() -> None:
+    loaded = _raising(SampleFault("read_failed", "\ud800" + "x" * 10_000, "\udcff" * 9_999), 4)[Draw(3, 4)]
+    report = loaded.faults[0]
+    assert report.detail.encode().startswith(rb"\ud800xxx")
+    assert max(len(report.detail), len(report.key)) < 2_000
+
+
 def test_pair_dataset__nothing_usable_is_an_error_that_names_source_and_reason() -> None:
     with pytest.raises(DataError, match=r"source 'a': sample 1 and 24 others .* image_undecodable \(made so\)"):
         _broken({0, 1, 2})[Draw(0, 1)]

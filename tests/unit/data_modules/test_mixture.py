@@ -1,5 +1,6 @@
 """Shares of sources and languages against counts by hand."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -13,14 +14,17 @@ from data_modules.mixture import OrderConfig, SingleLanguageOrder, build_order
 from data_modules.records import LANGUAGES, PairRecord
 from data_modules.sampling import Order
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.rows import Marked, Rows
+from data_modules.sources.language_rows import marked_rows
+from data_modules.sources.rows import Rows
+
+NAMES = (*LANGUAGES, "unknown")
 
 
 class Speaking:
     """A source of which only the languages are known."""
 
     def __init__(self, name: str, languages: list[str]) -> None:
-        self.name, self.marks = name, np.array([LANGUAGES.index(one) for one in languages])
+        self.name, self.marks = name, np.array([NAMES.index(one) for one in languages])
 
     def __len__(self) -> int:
         return len(self.marks)
@@ -29,7 +33,7 @@ class Speaking:
         raise AssertionError("nothing is read for an order")
 
     def rows_of(self, language: str) -> Rows:
-        return Marked(lambda a, b: self.marks[a:b], LANGUAGES.index(language), len(self.marks), run_length=3)
+        return marked_rows(lambda a, b: self.marks[a:b], len(self.marks))[language]
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         return iter(())
@@ -88,6 +92,30 @@ def test_build_order__temperature_flattens_shares_and_keeps_the_length() -> None
 def test_build_order__temperature_one_is_natural() -> None:
     assert _order().batch(3).tolist() == _order(temperature=1.0).batch(3).tolist()
     assert _counts(_order(), 60) == {("mixed", "ko"): 10, ("mixed", "en"): 30, ("korean", "ko"): 20}
+
+
+@pytest.mark.parametrize(
+    ("options", "digest"),
+    [
+        ({"temperature": 2.0}, "c8bb7d2dc09daf43"),
+        ({"language_weights": {"ko": 2.0, "en": 0.5}}, "16429f1ccd96e24b"),
+        ({"single_language_batches": True}, "b55094d3d82d6ac6"),
+        ({"single_language_batches": True, "shuffle_window": 4096, "run_length": 16}, "30718423be2ec146"),
+    ],
+)
+def test_build_order__a_run_that_was_begun_goes_on_in_the_same_order(options: dict[str, Any], digest: str) -> None:
+    """Digests of revision e16296c, which searched the rows' languages anew for every batch."""
+    rng = np.random.default_rng(0)
+    web = rng.choice(3, p=[0.3, 0.6, 0.1], size=100_003)
+    runs = np.repeat(rng.integers(0, 3, size=40), [1, 2, 3, 5, 511, 512, 513, 1000, 70, 900] * 4)
+    sources = [Speaking("web", [NAMES[mark] for mark in web]), Speaking("runs", [NAMES[mark] for mark in runs])]
+    configs = {
+        "web": SourceConfig(files=["x"], caption_fields=["txt"]),
+        "runs": SourceConfig(files=["x"], caption_fields=["txt"], weight=1.5),
+    }
+    order = build_order(sources, configs, 512, 7, OrderConfig(**options))
+    ids = np.concatenate([order.batch(step) for step in (0, 1, 2, 3, 50, 197, 1000)])
+    assert hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest().startswith(digest)
 
 
 def test_single_language_batches__take_turns_and_keep_each_epoch_exact() -> None:

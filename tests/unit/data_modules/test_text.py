@@ -21,7 +21,8 @@ from data_modules.text import MAX_CAPTION_CHARACTERS, clean_caption, detect_lang
         ("x" * 100_000, "x" * MAX_CAPTION_CHARACTERS, ["caption_cut"]),
         (("가" * 100_000).encode(), "가" * MAX_CAPTION_CHARACTERS, ["caption_cut"]),
         ("a\0b", "a b", []),
-        (7, "7", []),
+        (b"[1]", "[1]", []),
+        ("a \ud800 b", "a \ufffd b", ["caption_not_utf8"]),
     ],
 )
 def test_clean_caption(raw: object, text: str, repairs: list[str]) -> None:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,18 @@ import torch
 import yaml
 from PIL import Image
 from torch import Tensor
+from transformers import BertConfig, BertModel
 
 from data_modules.evaluation_sets import CaptionSetConfig, TableConfig
-from data_modules.tokenizer import BilingualTokenizer
+from data_modules.image_gallery import GalleryConfig
+from data_modules.tokenizer import BilingualTokenizer, train_tokenizer
 from kelip_lightning.analyze import Encoders, analyze_cross_lingual, untrained_control
 from kelip_lightning.cli import main
 from kelip_lightning.config.analysis import CrossLingualAnalysis, ResamplingConfig
-from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.dual_encoder_file import TrainedModel, save_dual_encoder
+from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
+from kelip_lightning.models.dual_encoder_file import TrainedModel, build_dual_encoder, save_dual_encoder
+from kelip_lightning.models.image_encoder import ImageEncoderConfig
+from kelip_lightning.models.text_encoder import TextEncoderConfig, TextPooling
 from kelip_lightning.run_folder import RunFolder
 
 NUM_ROLES = 12
@@ -176,6 +181,31 @@ def test_untrained_control__follows_from_the_seed_and_leaves_the_random_stream_a
     assert not torch.equal(weights[2], trained.model.text_projection.weight)
 
 
+@pytest.mark.parametrize(("hf_weights", "folder_is_gone"), [(True, False), (True, True), (False, True)])
+def test_untrained_control__has_fresh_weights_where_the_model_started_from_trained_ones(
+    tmp_path: Path, tiny_image_config: Callable[..., ImageEncoderConfig], hf_weights: bool, folder_is_gone: bool
+) -> None:
+    """And it needs neither the folder nor the Hub: those may be gone when a run is analysed."""
+    texts = ["사과", "red apple"] * 3
+    tokenizer = train_tokenizer(texts, 280, 12)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(**sizes, vocab_size=400, max_position_embeddings=12)).save_pretrained(tmp_path / "bert")
+    text = TextEncoderConfig(
+        width=16, depth=1, num_heads=2, mlp_ratio=2.0, pooling=TextPooling.mean, hf_model=str(tmp_path / "bert"),
+        hf_weights=hf_weights,
+    )  # fmt: skip
+    model = build_dual_encoder(tiny_image_config(), text, DualEncoderConfig(embed_dim=8), tokenizer)
+    if folder_is_gone:
+        shutil.rmtree(tmp_path / "bert")
+    control = untrained_control(TrainedModel(model=model, tokenizer=tokenizer), 7).model
+    trained = dict(model.text_encoder.named_parameters())
+    fresh = dict(control.text_encoder.named_parameters())
+    assert {name: one.shape for name, one in fresh.items()} == {name: one.shape for name, one in trained.items()}
+    same = [name for name, one in fresh.items() if torch.equal(one, trained[name])]
+    # Biases and norms start at one value whatever the seed is.
+    assert [name for name in same if fresh[name].unique().numel() > 1] == []
+
+
 def test_analyze_cross_lingual__takes_any_model_that_encodes(table: str) -> None:
     def of_number(texts: list[str]) -> Tensor:
         """A model that reads what both languages share: who, and the number."""
@@ -209,3 +239,28 @@ def test_analyze_cross_lingual__takes_any_model_that_encodes(table: str) -> None
     figures = {(one.subject, one.measure): one.interval.value for one in outcome.findings.summary}
     assert figures["names", "ko_to_en_R@1"] == 1.0
     assert figures["names, untrained control", "ko_to_en_R@1"] == 0.0
+
+
+def test_analyze_cross_lingual__embeds_the_gallery_once_for_any_number_of_caption_sets(table: str) -> None:
+    names = TableConfig(files=[table], captions={"ko": "name_ko", "en": "name_en"})
+    settings = CrossLingualAnalysis(
+        captions={name: CaptionSetConfig(table=names) for name in ("one", "two", "three")},
+        gallery=GalleryConfig(files=[table]),
+        resampling=ResamplingConfig(num_resamples=100),
+    )
+    embedded = {"model": 0, "control": 0}
+
+    def encoders(name: str) -> Encoders:
+        def images(pixels: Tensor) -> Tensor:
+            embedded[name] += len(pixels)
+            return pixels.float().mean(dim=(2, 3))
+
+        def texts(texts: list[str]) -> Tensor:
+            return torch.tensor([[float(len(text)), float(ord(text[0]) % 7), 1.0] for text in texts])
+
+        return Encoders(images=images, texts=texts, image_size=8)
+
+    outcome = analyze_cross_lingual(encoders("model"), encoders("control"), settings)
+    assert embedded == {"model": 2 * NUM_ROLES, "control": 2 * NUM_ROLES}
+    gaps = [one.subject for one in outcome.findings.summary if one.measure == "gap ko–image"]
+    assert gaps == [f"{name}{end}" for name in ("one", "two", "three") for end in ("", ", untrained control")]

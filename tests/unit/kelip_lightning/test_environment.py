@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kelip_lightning.environment import describe_environment, describe_revision
+from kelip_lightning.environment import CODE, code_digest, describe_environment, describe_revision
 
 
 def test_describe_environment__is_json_and_names_versions() -> None:
@@ -14,6 +14,7 @@ def test_describe_environment__is_json_and_names_versions() -> None:
     assert described["packages"]["torch"]
     assert described["torch_threads"] >= 1
     assert set(described["git"]) == {"revision", "dirty"}
+    assert described["code"] == code_digest()
 
 
 def test_describe_revision__clone_with_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +37,26 @@ def test_describe_revision__outside_a_clone_and_without_git(tmp_path: Path, monk
     assert describe_revision(tmp_path) == unknown
     monkeypatch.setenv("PATH", str(tmp_path))
     assert describe_revision(Path(__file__).parent) == unknown
+
+
+def test_code_digest__of_code_and_templates_wherever_they_lie(tmp_path: Path) -> None:
+    def digest() -> str:
+        code_digest.cache_clear()
+        return code_digest(tuple(tmp_path / folder.name for folder in CODE))
+
+    for folder in CODE:
+        (tmp_path / folder.name).mkdir()
+    (tmp_path / "data_modules" / "a.py").write_text("1", encoding="utf-8")
+    first = digest()
+    (tmp_path / "data_modules" / "image.png").write_bytes(b"x")
+    (tmp_path / "data_modules" / "__pycache__").mkdir()
+    (tmp_path / "data_modules" / "__pycache__" / "a.pyc").write_bytes(b"x")
+    (tmp_path / "notes.py").touch()
+    assert digest() == first
+    (tmp_path / "data_modules" / "a.py").write_text("2", encoding="utf-8")
+    assert digest() != first
+    (tmp_path / "data_modules" / "a.py").write_text("1", encoding="utf-8")
+    assert digest() == first
+    (tmp_path / "data_modules" / "a.py").rename(tmp_path / "data_modules" / "b.py")
+    assert digest() != first
+    assert (CODE[1] / "records.py").is_file()

@@ -92,6 +92,13 @@ def test_refuse_other_settings__names_what_differs(run: RunFolder) -> None:
         "contrastive.trainer.devices: 1 -> 2",
         "contrastive.checkpoint.keep_last: 2 -> 5",
     ]
+    also = ["trainer.gradient_checkpointing=true", "contrastive.loss.tile_size=64", "evaluation.every_n_steps=7"]
+    assert refuse_other_settings(run, load(*also)) == [
+        "mae.trainer.gradient_checkpointing: false -> true",
+        "contrastive.loss.tile_size: null -> 64",
+        "contrastive.trainer.gradient_checkpointing: false -> true",
+        "contrastive.evaluation.every_n_steps: 200 -> 7",
+    ]
     with pytest.raises(RunFolderError, match=r"contrastive.optimizer.learning_rate: 0.003 -> 0.001\); take them back"):
         refuse_other_settings(run, load("contrastive.optimizer.learning_rate=0.001", "trainer.devices=2"))
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data_modules.errors import DataError
-from data_modules.faults import FaultReport
+from data_modules.faults import FaultReport, SampleFault
 from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
@@ -17,6 +17,7 @@ from data_modules.sources.languages import (
     apply_language_rule,
     hashed_language,
 )
+from data_modules.sources.opening import open_source
 from data_modules.sources.rows import EveryNth
 from data_modules.sources.rows import Rows as RowsOfSource
 from data_modules.tokenizer import TokenizerConfig
@@ -108,6 +109,28 @@ def test_rule__tokenizer_is_the_same_under_every_rule(open_data: Callable[..., I
     assert open_data("ko").tokenizer.encode(captions).tolist() == expected
 
 
+@pytest.mark.parametrize("rule", ["by_image", "by_concept", "ko", "en"])
+def test_rule__a_pair_without_its_caption_still_gives_its_twin(
+    rule: str, rows: Rows, write_table: Callable[[Rows, str], str]
+) -> None:
+    for number, row in enumerate(rows):
+        row["name_ko" if number % 2 else "name_en"] = None
+    config = SourceConfig(files=[write_table(rows, "a.parquet")], captions=BOTH)
+    opened = open_source("all", config)
+    source = apply_language_rule([opened], {"all": config}, LanguageRule[rule])[0]
+    used = 0
+    for index in range(len(source)):
+        row = rows[index // 2]
+        wanted = rule if rule in BOTH else hashed_language(row["key" if rule == "by_image" else "concept"])
+        if row[BOTH[wanted]] is None:
+            with pytest.raises(SampleFault, match="caption_missing"):
+                source[index]
+        else:
+            assert (source[index].language, source[index].caption) == (wanted, row[BOTH[wanted]])
+            used += 1
+    assert 0 < used < len(source)
+
+
 class BareSource:
     """One pair without the columns of the corpus."""
 
@@ -130,9 +153,8 @@ class BareSource:
 
 
 def test_rule__names_a_missing_column() -> None:
-    source = OneLanguageSource(BareSource(), SourceConfig(files=["x"], captions=BOTH), LanguageRule.by_concept)
     with pytest.raises(DataError, match="source 'bare' has no column 'concept'; its columns are number"):
-        source[0]
+        OneLanguageSource(BareSource(), SourceConfig(files=["x"], captions=BOTH), LanguageRule.by_concept)
 
 
 def test_rule__one_language_reads_sources_of_single_captions() -> None:

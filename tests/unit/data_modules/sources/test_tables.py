@@ -8,10 +8,12 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_modules.errors import DataError
-from data_modules.sources.tables import as_text, matching_rows, open_table
+from data_modules.sources.tables import as_text, identities, matching_rows, open_table, read_rows
 
 Rows = list[dict[str, Any]]
 WriteTable = Callable[[Rows, str], str]
@@ -124,6 +126,32 @@ def test_matching_rows__equals_a_loop(rows: Rows, write_table: WriteTable, where
     found = matching_rows(table, where)
     assert found.dtype == np.int64
     assert found.tolist() == _expected(rows, where)
+
+
+def test_matching_rows__texts_are_compared_whole(rows: Rows, write_table: WriteTable) -> None:
+    for number, row in enumerate(rows):
+        row["name_ko"] = ("a", "a\0", "a ", "x" * 3_000_000)[number % 4]
+    table = open_table([write_table(rows, "a.parquet")], "image", COLUMNS)
+    assert matching_rows(table, {"name_ko": ["a"]}).tolist() == [0, 4, 8]
+
+
+def test_read_rows__one_that_cannot_be_read_is_empty_and_kept_by_conditions(tmp_path: Path) -> None:
+    cells = pa.array([b"cat", b"\xff\xfe", b"dog"])
+    broken = pa.Array.from_buffers(pa.string(), 3, cells.buffers())
+    pq.write_table(pa.table({"text": broken, "number": [1, 2, 3]}), tmp_path / "a.parquet")
+    table = datasets.Dataset.from_parquet(str(tmp_path / "a.parquet"))
+    assert isinstance(table, datasets.Dataset)
+    found = list(read_rows(table, ["number", "text"], np.array([2, 1, 0])))
+    assert found == [{"number": 3, "text": "dog"}, {}, {"number": 1, "text": "cat"}]
+    assert matching_rows(table, {"text": ["dog"]}).tolist() == [1, 2]
+
+
+def test_identities__null_is_named(rows: Rows, write_table: WriteTable) -> None:
+    rows[3]["name_ko"] = None
+    table = open_table([write_table(rows, "a.parquet")], "image", COLUMNS)
+    assert identities(table, "number", np.array([4, 2]), "s") == [str(rows[4]["number"]), str(rows[2]["number"])]
+    with pytest.raises(DataError, match="s: row 3 has nothing in the column 'name_ko'"):
+        identities(table, "name_ko", np.arange(5), "s")
 
 
 def test_matching_rows__unknown_column(rows: Rows, write_table: WriteTable) -> None:

@@ -129,8 +129,6 @@ def test_tar_source__nothing_usable(tmp_path: Path) -> None:
     file = write_tar(tmp_path / "a.tar", [("a.jpg", b"x")])
     with pytest.raises(DataError, match=r"source 's' has no usable sample in 1 shard.*caption_missing in a"):
         _source(file)
-    with pytest.raises(DataError, match="`where` picks rows of tables"):
-        _source(file, caption_fields=["txt"], where={"a": ["b"]})
 
 
 @pytest.mark.parametrize("damage", [b"{", b"[1]", b"\xff\xfe", b'"text"'])
@@ -278,3 +276,10 @@ def test_index__ten_million_entries_open_and_seek_at_once_in_little_memory(tmp_p
 def _resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_key__is_the_name_up_to_the_first_dot_of_its_last_part(tmp_path: Path) -> None:
+    content = [(f"v1.0/{one.key}.jpg", one.image) for one in samples(2)]
+    content += [(f"v1.0/{one.key}.txt", one.caption.encode()) for one in samples(2)]
+    source = _source(write_tar(tmp_path / "a.tar", content))
+    assert [source[index].key for index in range(2)] == [f"v1.0/{one.key}" for one in samples(2)]

@@ -81,8 +81,8 @@ def finish(study: Study) -> Finish:
         lines = [{"stage": "contrastive", "step": 0, FIGURE: 0.02}, {"step": steps // 2, "train/loss": 1.0}]
         lines += [{"stage": "contrastive", "step": steps, FIGURE: value}]
         folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        git = {"git": {"revision": "0123456789abcdef", "dirty": False}}
-        folder.environment.write_text(json.dumps(git), encoding="utf-8")
+        environment = {"git": {"revision": "0123456789abcdef", "dirty": False}, "code": "fedcba987654"}
+        folder.environment.write_text(json.dumps(environment), encoding="utf-8")
         folder.write_status("finished")
         record_seconds(folder, 100.0 + run.seed)
 

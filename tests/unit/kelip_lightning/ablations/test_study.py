@@ -54,8 +54,25 @@ def _changed(study_file: Path, change: Callable[[dict[str, Any]], None]) -> Path
             ],
         ),
         (
-            lambda tree: tree["variants"].update(twin={"about": "a", "overrides": ["trainer.log_every_n_steps=3"]}),
+            lambda tree: tree["variants"].update(twin={"about": "a", "overrides": ["trainer.num_threads=3"]}),
             ["variants plain and twin train the same"],
+        ),
+        (
+            lambda tree: tree["variants"].update(
+                often={"about": "a", "overrides": ["trainer.log_every_n_steps=3"]},
+                elsewhere={"about": "b", "overrides": ["contrastive.evaluation.retrieval.flags=null"]},
+                lucky={"about": "c", "overrides": ["contrastive.seed=7"]},
+            ),
+            [
+                "variant often: 'trainer.log_every_n_steps=3' changes what is reported, not what is trained, which is "
+                "the same for all variants; move it to scales.emoji.settings",
+                "variant elsewhere: 'contrastive.evaluation.retrieval.flags=null' changes what is reported",
+                "variant lucky: 'contrastive.seed=7' sets seed, which the study itself does; remove it",
+            ],
+        ),
+        (
+            lambda tree: tree["scales"]["emoji"].update(settings=["mae=null", "name=mine"]),
+            ["scales.emoji.settings: 'name=mine' sets name, which the study itself does; remove it"],
         ),
         (
             lambda tree: tree["scales"]["emoji"].update(figures=["eval/nowhere_ko/image_to_text_R@1"]),
@@ -70,6 +87,17 @@ def test_open_study__all_variants_are_checked(
         open_study(_changed(study_file, change), Choice(seeds=2), on_this_machine=False)
     for message in messages:
         assert message in str(caught.value)
+
+
+def test_open_study__optimizer_and_logging_may_be_set(study_file: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        tree["variants"]["adamw"] = {"about": "another optimizer", "overrides": ["contrastive.optimizer.name=adamw"]}
+        tree["scales"]["emoji"]["settings"] += ["trainer.log_every_n_steps=3", "contrastive.data.captions.name=0.6"]
+
+    study = open_study(_changed(study_file, change), Choice(seeds=1), on_this_machine=False)
+    assert len({run.fingerprint for run in study.runs}) == len(study.runs) == 4
+    (adamw,) = (run for run in study.runs if run.variant == "adamw")
+    assert "contrastive.optimizer.name: muon -> adamw" in adamw.differences
 
 
 def test_open_study__unknown_scale_and_no_quick_settings(study_file: Path) -> None:

@@ -138,7 +138,6 @@ def fit(tmp_path: Path) -> Callable[..., tuple[pl.Trainer, StubContrastiveModule
         callbacks: list[pl.Callback],
         *,
         steps: int = 7,
-        accumulate: int = 1,
         in_step: Callable[[], None] = lambda: None,
         in_fetch: Callable[[], None] = lambda: None,
         ckpt_path: Path | None = None,
@@ -151,14 +150,13 @@ def fit(tmp_path: Path) -> Callable[..., tuple[pl.Trainer, StubContrastiveModule
             accelerator="cpu",
             devices=1,
             max_steps=steps,
-            accumulate_grad_batches=accumulate,
             callbacks=callbacks,
             enable_checkpointing=False,
             enable_model_summary=False,
             default_root_dir=tmp_path,
             **options,
         )
-        loader = DataLoader(Batches(steps * accumulate, in_fetch), batch_size=None)
+        loader = DataLoader(Batches(steps, in_fetch), batch_size=None)
         trainer.fit(module, loader, ckpt_path=ckpt_path)
         return trainer, module
 

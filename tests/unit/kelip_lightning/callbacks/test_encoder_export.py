@@ -21,7 +21,7 @@ class StopAt(pl.Callback):
 
 def test_export__once_when_every_step_was_taken(fit: Fit) -> None:
     exported: list[float] = []
-    fit([ExportCallback(lambda: exported.append(1.0))], steps=3, accumulate=2)
+    fit([ExportCallback(lambda: exported.append(1.0))], steps=3)
     assert exported == [1.0]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
@@ -74,3 +75,25 @@ def test_embeddings_at__new_ones_for_a_new_step(sets: EvaluationSets) -> None:
     module: Any = Module()
     assert callback.embeddings_at(3, module) is callback.embeddings_at(3, module)
     assert callback.embeddings_at(3, module) is not callback.embeddings_at(4, module)
+
+
+class _BreakWeightsAfter(pl.Callback):
+    """Leaves NaN in the image encoder after some step, as an overflow in an update would."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        if trainer.global_step == self._step:
+            with torch.no_grad():
+                next(pl_module.model.parameters())[:] = torch.nan
+
+
+def test_evaluation_callback__broken_weights_end_the_run_and_are_never_a_figure(
+    fit: Callable[..., Any], sets: EvaluationSets
+) -> None:
+    callback, logger = EvaluationCallback(sets, every_n_steps=3), _ListLogger()
+    message = "evaluation at step 6: evaluation set unseen_design: 5 of 5 image embeddings are not finite"
+    with pytest.raises(ValueError, match=message):
+        fit([_BreakWeightsAfter(5), callback], steps=9, logger=logger)
+    assert [step for step, _ in callback.history] == [step for step, _ in logger.lines] == [0, 3]

@@ -43,12 +43,6 @@ def test_periodic_callback__steps(
     assert recorder.steps == expected
 
 
-def test_periodic_callback__counts_optimizer_steps_under_accumulation(fit: Callable[..., Any]) -> None:
-    recorder = _Recorder(2)
-    fit([recorder], steps=5, accumulate=3)
-    assert recorder.steps == [0, 2, 4, 5]
-
-
 def test_periodic_callback__eval_mode_without_gradients_and_back(fit: Callable[..., Any]) -> None:
     recorder = _Recorder(2)
     _, module = fit([recorder], steps=4)
@@ -61,11 +55,11 @@ def test_periodic_callback__eval_mode_without_gradients_and_back(fit: Callable[.
 def test_periodic_callback__does_not_act_again_where_a_resumed_run_starts(
     fit: Callable[..., Any], tmp_path: Path
 ) -> None:
-    trainer, _ = fit([_Recorder(2)], steps=4, accumulate=2)
+    trainer, _ = fit([_Recorder(2)], steps=4)
     checkpoint = tmp_path / "at_step_4.ckpt"
     trainer.save_checkpoint(checkpoint)
     resumed = _Recorder(2)
-    fit([resumed], steps=7, accumulate=2, ckpt_path=checkpoint)
+    fit([resumed], steps=7, ckpt_path=checkpoint)
     assert resumed.steps == [6, 7]
 
 

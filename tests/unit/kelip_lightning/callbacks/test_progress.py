@@ -21,7 +21,7 @@ def _shown(bar: RichProgressBar) -> str:
 
 def test_pair_progress_bar__stage_steps_and_figures(fit: Callable[..., Any]) -> None:
     bar = PairProgressBar("contrastive")
-    fit([ThroughputCallback(), bar], steps=3, accumulate=2, enable_progress_bar=True)
+    fit([ThroughputCallback(), bar], steps=3, enable_progress_bar=True)
     assert bar.progress is not None
     task = bar.progress.tasks[0]
     assert (task.description, task.total, task.completed) == ("contrastive", 3, 3)

@@ -41,7 +41,7 @@ class Data(StageDataModule):
 
 
 class Regression(StageModule):
-    """Dropout, so that the random stream counts; a signal to itself in the micro-batch that is asked for."""
+    """Dropout, so that the random stream counts; a signal to itself in the batch that is asked for."""
 
     def __init__(self, stop_at: int | None) -> None:
         super().__init__(OptimizerConfig(learning_rate=0.1), ScheduleConfig(max_steps=STEPS, warmup_steps=2))

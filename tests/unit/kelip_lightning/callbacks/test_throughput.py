@@ -74,11 +74,6 @@ def test_throughput__counts_the_progress_bar(fit: Callable[..., Any], clock: _Cl
     assert _figures(trainer) == pytest.approx((100.0, 0.0))
 
 
-def test_throughput__counts_micro_batches_under_accumulation(fit: Callable[..., Any], clock: _Clock) -> None:
-    trainer, _ = fit([ThroughputCallback()], steps=4, accumulate=2, in_step=clock.passing(0.02))
-    assert _figures(trainer) == pytest.approx((200.0, 0.0))
-
-
 def test_throughput__window_forgets_a_slow_start(fit: Callable[..., Any], clock: _Clock) -> None:
     waits = iter([50.0, 50.0, *[0.02] * 6])
     trainer, _ = fit([ThroughputCallback()], steps=8, in_step=lambda: clock.passing(next(waits))())

@@ -1,10 +1,13 @@
 """The moving average against the formula, and who sees it."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
 from kelip_lightning.callbacks.periodic import PeriodicCallback
@@ -40,3 +43,62 @@ def test_average__is_what_evaluations_see_and_what_training_leaves(fit: Callable
         torch.testing.assert_close(seen, expected)
     torch.testing.assert_close(module.model.logit_scale.detach(), expected)
     assert (recorder.trained[-1] - expected).abs().max() > 1e-3, "the average must be another than the last weights"
+
+
+class MetaStrategy(SingleDeviceStrategy):
+    """Training on the meta device, which the accelerator of the CPU would refuse and no tensor comes back from."""
+
+    def __init__(self) -> None:
+        super().__init__(device=torch.device("meta"))
+
+    def setup_environment(self) -> None:
+        pass
+
+    def teardown(self) -> None:
+        pass
+
+
+class LookedError(Exception):
+    """The probe has seen what it wanted."""
+
+
+class ElsewhereProbe(pl.Callback):
+    """Where the average lies when the module has been moved, and whether an update waits for the device.
+
+    The meta device stands for a GPU: whatever would bring a value to the host raises there.
+    """
+
+    def __init__(self, average: WeightAverageCallback) -> None:
+        self._average = average
+        self.devices: set[str] = set()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert pl_module.device.type == "meta"
+        average = self._average._average_model
+        assert average is not None
+        self.devices = {one.device.type for one in [*average.module.parameters(), *average.module.buffers()]}
+        average.update_parameters(pl_module)
+        average.update_parameters(pl_module)
+        with self._average.in_place(pl_module):
+            pass
+        raise LookedError
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_average__is_where_the_module_is_and_no_update_waits_for_the_device(
+    fit: Callable[..., tuple[pl.Trainer, Any]], tmp_path: Path, resumed: bool
+) -> None:
+    """Lightning sets callbacks up, and restores their state, before the module moves to its device."""
+    checkpoint = tmp_path / "average.ckpt"
+    if resumed:
+
+        class Saver(pl.Callback):
+            def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+                trainer.save_checkpoint(checkpoint)
+
+        fit([WeightAverageCallback(DECAY), Saver()], steps=2)
+    average = WeightAverageCallback(DECAY)
+    probe = ElsewhereProbe(average)
+    with pytest.raises(LookedError):
+        fit([average, probe], steps=4, strategy=MetaStrategy(), ckpt_path=checkpoint if resumed else None)
+    assert probe.devices == {"meta"}

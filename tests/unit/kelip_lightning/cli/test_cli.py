@@ -80,8 +80,9 @@ def test_pretrain__three_mistakes_three_sentences(
     assert "Traceback" not in told
 
 
-def pretend_to_train(experiment: Any, run: RunFolder) -> dict[str, float]:
+def pretend_to_train(experiment: Any, run: RunFolder, opened: Any) -> dict[str, float]:
     """Stands in for training."""
+    assert [source.name for source in opened["contrastive"]] == ["plain", "skin_tones"]
     assert run.read_status()["state"] == "running"
     stage = run.stage("contrastive")
     stage.checkpoints.mkdir()

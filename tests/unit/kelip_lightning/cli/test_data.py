@@ -4,7 +4,9 @@ import io
 import json
 import re
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,3 +162,104 @@ def test_pack__other_settings_want_another_folder(
     assert _pack(experiment, tmp_path / "packed") == 0
     assert _pack(experiment, tmp_path / "packed", "--quality", "50") == 2
     assert "packed otherwise (see web.json); use another folder" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.fixture
+def two_stages(experiment: str, tmp_path: Path) -> Callable[..., str]:
+    """Both stages with a source `web` of two JSON captions, each with settings of its own for it."""
+    one, two = samples(2)
+    content: list[tuple[str, bytes]] = []
+    for number, sample in enumerate((one, two)):
+        metadata = {"ko": f"사과 {number}", "en": f"an apple {number}", "alt": f"a fruit {number}", "words": ["pear"]}
+        content += [(f"{number}.jpg", sample.image), (f"{number}.json", json.dumps(metadata).encode())]
+    (tmp_path / "json").mkdir()
+    write_tar(tmp_path / "json" / "00000.tar", content[:2])
+    write_tar(tmp_path / "json" / "00001.tar", content[2:])
+    contrastive = yaml.safe_load(Path(experiment).read_text(encoding="utf-8"))
+    shared = ("name", "image_encoder", "schedule", "optimizer")
+    mae = {key: contrastive[key] for key in shared} | {"transform": {"image_size": 32}}
+
+    def write(warm_up: dict[str, Any], training: dict[str, Any]) -> str:
+        base = {"files": [str(tmp_path / "json" / "*.tar")]}
+        stages = {
+            "mae": mae | {"data": {"sources": {"web": base | warm_up}}},
+            "contrastive": contrastive | {"data": {"sources": {"web": base | training}}},
+        }
+        for stage in stages.values():
+            del stage["name"]
+        file = tmp_path / "both.yaml"
+        file.write_text(yaml.safe_dump({"name": "both"} | stages), encoding="utf-8")
+        return str(file)
+
+    return write
+
+
+def _packed_captions(pattern: Path) -> list[list[str]]:
+    """The captions of each packed sample, of whatever name."""
+    found = []
+    for file in sorted(pattern.parent.glob(pattern.name)):
+        with tarfile.open(file) as archive:
+            for member in archive:
+                if member.name.endswith(".json"):
+                    metadata = json.load(archive.extractfile(member))
+                    found.append([value for key, value in metadata.items() if key.startswith("caption")])
+    return found
+
+
+def test_pack__a_source_of_both_stages_is_packed_once_with_all_captions(
+    two_stages: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = two_stages(
+        {"captions": {"ko": "ko"}, "weight": 0.5}, {"captions": {"ko": "ko", "en": "en"}, "keywords": {"en": "words"}}
+    )
+    assert _pack(file, tmp_path / "packed") == 0
+    assert re.findall(r"(\S+): (\d+) samples written", capsys.readouterr().out) == [("web", "2")]
+    assert sorted(one.name for one in (tmp_path / "packed").iterdir()) == ["web-000000.tar", "web.json"]
+    assert _packed_captions(tmp_path / "packed" / "web-*.tar") == [["사과 0", "an apple 0"], ["사과 1", "an apple 1"]]
+    fields = {"ko": "caption_ko", "en": "caption_en"}
+    config = SourceConfig(
+        files=[str(tmp_path / "packed" / "web-*.tar")], captions=fields, keywords={"en": "keywords_en"}
+    )
+    assert TarSource("packed", config)[1].keywords == ("pear",)
+
+
+APART = {"mae-web": ["a fruit 0"], "contrastive-web": ["an apple 0"]}
+
+
+@pytest.mark.parametrize(
+    ("warm_up", "training", "expected"),
+    [
+        ({"captions": {"en": "alt"}}, {"captions": {"en": "en"}}, APART),
+        ({"caption_fields": ["alt"]}, {"captions": {"en": "en"}}, APART),
+        ({"captions": {"ko": "ko"}}, {"captions": {"en": "en"}}, {"web": ["사과 0", "an apple 0"]}),
+    ],
+)
+def test_pack__sources_of_one_name_that_differ_keep_apart(
+    two_stages: Callable[..., str],
+    tmp_path: Path,
+    warm_up: dict[str, Any],
+    training: dict[str, Any],
+    expected: dict[str, list[str]],
+) -> None:
+    assert _pack(two_stages(warm_up, training), tmp_path / "packed") == 0
+    assert {file.stem for file in (tmp_path / "packed").glob("*.json")} == set(expected)
+    for name, first in expected.items():
+        found = _packed_captions(tmp_path / "packed" / f"{name}-*.tar")
+        assert (len(found), found[0]) == (2, first)
+
+
+def test_pack__other_files_of_the_same_name_keep_apart(two_stages: Callable[..., str], tmp_path: Path) -> None:
+    other = {"captions": {"ko": "ko"}, "files": [str(tmp_path / "json" / "00001.tar")]}
+    assert _pack(two_stages(other, {"captions": {"ko": "ko"}}), tmp_path / "packed") == 0
+    assert _packed_captions(tmp_path / "packed" / "mae-web-*.tar") == [["사과 1"]]
+    assert _packed_captions(tmp_path / "packed" / "contrastive-web-*.tar") == [["사과 0"], ["사과 1"]]
+
+
+def test_pack__other_captions_want_another_folder(
+    two_stages: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many pairs of the same files, but the shards hold other texts."""
+    first, second = ({"captions": {"en": name}} for name in ("en", "alt"))
+    assert _pack(two_stages(first, first), tmp_path / "packed") == 0
+    assert _pack(two_stages(second, second), tmp_path / "packed") == 2
+    assert "packed otherwise" in capsys.readouterr().err

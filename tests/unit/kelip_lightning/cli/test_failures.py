@@ -12,6 +12,7 @@ from kelip_lightning.errors import (
     CheckpointWriteError,
     ConfigError,
     EncoderFileError,
+    NonFiniteEmbeddingsError,
     NonFiniteError,
     PeerLostError,
     RunFolderError,
@@ -38,6 +39,7 @@ def raising(error: BaseException) -> Callable[[], int]:
         (DataError("no file"), 2, "kelip: no file\n"),
         (RunFolderError("is there"), 2, "kelip: is there\n"),
         (EncoderFileError("differs"), 2, "kelip: differs\n"),
+        (NonFiniteEmbeddingsError("1 of 2 broken"), 2, "kelip: 1 of 2 broken\n"),
         (StoppedError("so far", 130), 130, "kelip: so far\n"),
         (KeyboardInterrupt(), 130, "kelip: interrupted before training began; nothing was lost\n"),
         (FULL, 1, "kelip: the disk is full"),
@@ -90,6 +92,7 @@ def test_stopped__says_what_is_intact(tmp_path: Path) -> None:
         (CheckpointWriteError("the checkpoint of step 6 could not be written"), 1, "step 6 could not"),
         (NonFiniteError("a loss of step 5 is not finite"), 1, "non_finite.policy=skip"),
         (PeerLostError("rank 0 stops"), 1, "rank 0 stops"),
+        (NonFiniteEmbeddingsError("step 5: 1 of 2 image embeddings"), 1, "path of an older checkpoint"),
     ):
         told = stopped(error, run)
         assert told is not None

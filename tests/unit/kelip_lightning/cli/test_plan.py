@@ -32,6 +32,9 @@ def test_plan__as_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     assert any(row[0] == "one global crop + caption" and row[-1] == "44.33" for row in cells)
     assert any(row[0] == "ddp *" and row[-1] == "yes" for row in cells)
     assert ["evaluations", "118"] in cells
+    block_matrices = ["image encoder", "block matrices", "48", "84,934,656", "0.2", "adamw", "0.0005"]
+    assert block_matrices in cells
+    assert ["logit scale", "norms, biases, scales", "1", "1", "0", "adamw", "0.0005"] in cells
     assert "device-hours (estimate)" in told
 
 

@@ -42,7 +42,6 @@ def test_variants_at__adds_those_of_the_scale(tmp_path: Path) -> None:
         ({"seeds": 1}, "seeds = 1 must be at least 2"),
         ({"reference": "nobody"}, "reference = 'nobody' is none of the variants other, plain"),
         ({"variants": {"plain": {"about": "a", "overrides": ["no equals"]}}}, "'no equals' is not an override"),
-        ({"variants": {"plain": {"about": "a", "overrides": ["seed=3"]}}}, "sets seed, which the study itself does"),
         ({"variants": {"plain": {"about": "a"}, "A b": {"about": "b"}}}, "'A b' becomes a folder"),
         ({"variants": {"plain": {"abuot": "a"}}}, "did you mean variants.plain.about"),
         ({"scales": {"small": {"base": "b.yaml", "figures": []}}}, "figures is empty"),

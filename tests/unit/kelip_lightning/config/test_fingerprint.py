@@ -8,11 +8,11 @@ from kelip_lightning.config.experiment import PretrainExperiment
 from kelip_lightning.config.fingerprint import evaluation_fingerprint, training_fingerprint
 from kelip_lightning.config.load import load_experiment
 
-ROOT = Path(__file__).parents[4]
+FILE = Path(__file__).parents[4] / "experiments" / "emoji" / "pretrain.yaml"
 
 
 def _experiment(*overrides: str) -> PretrainExperiment:
-    return load_experiment(ROOT / "experiments" / "emoji" / "pretrain.yaml", overrides, PretrainExperiment).experiment
+    return load_experiment(FILE, overrides, PretrainExperiment).experiment
 
 
 def test_training_fingerprint__names_places_and_bookkeeping_do_not_count() -> None:
@@ -20,6 +20,8 @@ def test_training_fingerprint__names_places_and_bookkeeping_do_not_count() -> No
         "name=other",
         "output_dir=elsewhere",
         "trainer.log_every_n_steps=7",
+        "trainer.num_threads=3",
+        "trainer.devices=2",
         "checkpoint.keep_last=9",
         "contrastive.data.num_workers=0",
         "trainer.timeout_minutes=5",
@@ -33,10 +35,27 @@ def test_training_fingerprint__names_places_and_bookkeeping_do_not_count() -> No
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=1", "mae=null", "contrastive.schedule.max_steps=551", "contrastive.data.sources.skin_tones.weight=0.3"],
+    [
+        "seed=1",
+        "mae=null",
+        "contrastive.schedule.max_steps=551",
+        "contrastive.data.sources.skin_tones.weight=0.3",
+        "contrastive.optimizer.name=adamw",
+        "contrastive.data.captions={name: 0.5, name_keywords: 0.5, keywords: 0}",
+    ],
 )
 def test_training_fingerprint__everything_else_does(override: str) -> None:
     assert training_fingerprint(_experiment(override)) != training_fingerprint(_experiment())
+
+
+@pytest.mark.parametrize("name", ["evaluation", "checkpoint", "views", "self_supervision"])
+def test_training_fingerprint__a_source_counts_whatever_its_name(name: str) -> None:
+    source = f"contrastive.data.sources.{name}={{files: [a.parquet], captions: {{ko: ko}}}}"
+    prints = {
+        training_fingerprint(load_experiment(FILE, given, PretrainExperiment, on_this_machine=False).experiment)
+        for given in ([], [source], [source, f"contrastive.data.sources.{name}.weight=2"])
+    }
+    assert len(prints) == 3
 
 
 def test_training_fingerprint__settings_of_a_loss_count_where_it_is_on() -> None:

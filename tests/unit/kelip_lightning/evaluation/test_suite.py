@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_modules.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet
+from data_modules.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet, image_digests
+from kelip_lightning.evaluation.embed import Embeddings
 from kelip_lightning.evaluation.retrieval import median_rank, recall_at, retrieval_ranks
 from kelip_lightning.evaluation.suite import chance_levels, evaluate_sets
 from kelip_lightning.evaluation.zero_shot import accuracy, class_embeddings, mean_per_class_recall
@@ -110,7 +111,7 @@ def test_evaluate_sets__classification_equals_direct_computation() -> None:
 
 def test_evaluate_sets__embeds_shared_texts_and_images_once() -> None:
     sets = _sets()
-    sets.classification[0].images = sets.retrieval[0].images
+    assert sets.classification[0].images.data_ptr() != sets.retrieval[0].images.data_ptr(), "as decoded, set by set"
     half = {language: captions[:15] for language, captions in CAPTIONS.items()}
     sets.captions.append(CaptionSet(name="half", captions=half))
     seen: Counter[str] = Counter()
@@ -128,6 +129,27 @@ def test_evaluate_sets__embeds_shared_texts_and_images_once() -> None:
     evaluate_sets(encode_images, encode_texts, sets)
     assert set(seen.values()) == {1}
     assert num_images == 22
+
+
+def test_embeddings__each_picture_once_whichever_sets_and_places_it_has() -> None:
+    """Sets that overlap, a picture that comes twice in one, and a part of a set as panels show it."""
+    pictures, encoded = _images(9), []
+
+    def encode_images(images: Tensor) -> Tensor:
+        encoded.extend(images.flatten(1).tolist())
+        return _encode_images(images)
+
+    embeddings = Embeddings(encode_images, _encode_texts, batch_size=4)
+    for chosen in ([0, 1, 2, 3, 1, 0], [3, 4, 5], [5, 0], [8, 7, 6, 5, 4, 3, 2, 1, 0]):
+        found = embeddings.images(pictures[chosen], image_digests(pictures[chosen]))
+        torch.testing.assert_close(found, F.normalize(_encode_images(pictures[chosen]), dim=-1))
+    assert sorted(encoded) == sorted(pictures.flatten(1).tolist())
+
+
+def test_embeddings__pictures_of_equal_bytes_and_other_shape_are_others() -> None:
+    wide = _images(2).reshape(2, 3, 2, 8)
+    assert not set(image_digests(wide)) & set(image_digests(_images(2)))
+    assert len(set(image_digests(wide))) == 2
 
 
 def test_evaluate_sets__perfect_embeddings_score_one() -> None:

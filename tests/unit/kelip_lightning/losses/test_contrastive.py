@@ -8,9 +8,10 @@ import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 
-from kelip_lightning.losses.contrastive import ContrastiveLossConfig, contrastive_loss
+from kelip_lightning.losses.contrastive import ContrastiveKind, ContrastiveLossConfig, contrastive_loss
 
 Array = np.ndarray
+INFO_NCE, SIGMOID = ContrastiveKind
 B, E = 5, 4
 
 
@@ -61,7 +62,8 @@ def _leaf(values: Array) -> Tensor:
 
 
 def _one_view(image: Tensor, text: Tensor, *factors: Tensor, tile_size: int | None = None) -> Tensor:
-    return contrastive_loss(image[None], image[None][:0], text, *factors, tile_size=tile_size).total
+    kind = INFO_NCE if len(factors) == 1 else SIGMOID
+    return contrastive_loss(image[None], image[None][:0], text, *factors, kind=kind, tile_size=tile_size).total
 
 
 def _assert_same_gradients(ours: list[Tensor], theirs: list[Tensor]) -> None:
@@ -106,6 +108,20 @@ def test_sigmoid__equals_open_clip_in_value_and_gradient(scale: float, bias: flo
     _assert_same_gradients(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("kind", "bias", "message"),
+    [
+        (SIGMOID, None, "the sigmoid loss needs a logit_bias, and the model has none"),
+        (INFO_NCE, torch.tensor([-10.0]), "info_nce has no logit_bias, and the model has one"),
+    ],
+)
+def test_kind__a_bias_that_does_not_belong_to_it_is_refused(
+    kind: ContrastiveKind, bias: Tensor | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        contrastive_loss(torch.eye(2)[None], torch.eye(2)[None][:0], torch.eye(2), torch.ones(1), bias, kind=kind)
+
+
 def test_sigmoid__two_pairs_by_hand() -> None:
     """Own logits 2 - 1 = 1, others 0 - 1 = -1: four terms of log(1 + exp(-1)) over two pairs."""
     loss = _one_view(torch.eye(2), torch.eye(2), torch.tensor([2.0]), torch.tensor([-1.0]))
@@ -114,7 +130,8 @@ def test_sigmoid__two_pairs_by_hand() -> None:
 
 def test_correct__where_the_own_caption_is_best() -> None:
     text = torch.eye(4)
-    loss = contrastive_loss(text[None, [0, 2, 2, 3]], text[None][:0], text, torch.tensor([10.0]), tile_size=1)
+    crops, scale = text[None, [0, 2, 2, 3]], torch.tensor([10.0])
+    loss = contrastive_loss(crops, text[None][:0], text, scale, kind=INFO_NCE, tile_size=1)
     assert loss.correct_B.tolist() == [True, False, True, True]
 
 
@@ -139,6 +156,7 @@ def test_mean_over_ranks_is_the_loss_of_the_whole_batch(rank: int, tile_size: in
         text[own],
         scale,
         logit_bias,
+        kind=INFO_NCE if bias is None else SIGMOID,
         gather=gather,
         rank=rank,
         tile_size=tile_size,
@@ -160,7 +178,7 @@ def test_multi_crop__value_and_gradients_equal_numpy(num_local: int, weight: flo
     crops, local, text = _unit(2, B, E, seed=6), _unit(num_local, B, E, seed=7), _unit(B, E, seed=8)
     scale = np.array([6.0])
     leaves = [_leaf(values) for values in (crops, local, text, scale)]
-    loss = contrastive_loss(*leaves, local_weight=weight, tile_size=tile_size)
+    loss = contrastive_loss(*leaves, kind=INFO_NCE, local_weight=weight, tile_size=tile_size)
     (3 * loss.total).backward()
     assert loss.total.item() == pytest.approx(_numpy_multi_crop(crops, local, text, 6.0, weight), rel=1e-12)
     points = [crops, local, text, scale]
@@ -177,14 +195,14 @@ def test_multi_crop__value_and_gradients_equal_numpy(num_local: int, weight: flo
 def test_multi_crop__parts_for_the_log() -> None:
     crops, local, text = (torch.tensor(_unit(*shape, seed=9)) for shape in ((2, B, E), (3, B, E), (B, E)))
     scale = torch.tensor([5.0], dtype=torch.float64)
-    loss = contrastive_loss(crops, local, text, scale, local_weight=0.5)
+    loss = contrastive_loss(crops, local, text, scale, kind=INFO_NCE, local_weight=0.5)
     means = [np.mean([_numpy_info_nce(c.numpy(), text.numpy(), 5.0) for c in views]) for views in (crops, local)]
     assert loss.local_crops is not None
     assert loss.global_crops.item() == pytest.approx(means[0])
     assert loss.local_crops.item() == pytest.approx(means[1])
     assert torch.equal(loss.correct_B, (crops[0] @ text.T).argmax(dim=1) == torch.arange(B))
     assert not loss.global_crops.requires_grad
-    assert contrastive_loss(crops, local[:0], text, scale).local_crops is None
+    assert contrastive_loss(crops, local[:0], text, scale, kind=INFO_NCE).local_crops is None
 
 
 def test_backward__a_second_one_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""The dual encoder: unit features, views in order, the bounded scale."""
+"""The dual encoder: unit features, views in order, the scale."""
 
 import math
 from collections.abc import Callable
@@ -64,12 +64,15 @@ def test_logit_scale__one_dimension_and_initial_temperature(tiny_dual_encoder: T
     assert model.scale().item() == pytest.approx(20)
 
 
-def test_scale__is_bounded_where_it_is_used(tiny_dual_encoder: TinyDualEncoder) -> None:
+def test_scale__has_its_gradient_at_and_above_the_bound(tiny_dual_encoder: TinyDualEncoder) -> None:
+    """The bound is the optimizer's: one inside the model would hold the parameter above it for ever."""
     model = tiny_dual_encoder(max_logit_scale=50.0)
     with torch.no_grad():
         model.logit_scale.fill_(math.log(60))
-    assert model.scale().item() == 50
-    assert model.logit_scale.item() == pytest.approx(math.log(60)), "the parameter is left alone"
+    model.scale().backward()
+    assert model.scale().item() == pytest.approx(60)
+    assert model.logit_scale.grad is not None
+    assert model.logit_scale.grad.item() == pytest.approx(60), "d exp(x) / dx"
 
 
 def test_encode__features_are_float32_under_autocast(
@@ -112,6 +115,11 @@ def test_parameters__the_defaults_are_the_published_model() -> None:
 def test_dual_encoder_config__bad_temperature(temperature: float) -> None:
     with pytest.raises(ValueError, match=f"initial_temperature = {temperature}"):
         DualEncoderConfig(initial_temperature=temperature)
+
+
+def test_dual_encoder_config__a_temperature_below_what_the_bound_allows() -> None:
+    with pytest.raises(ValueError, match=r"initial_temperature = 0\.005 must be at least 1 / max_logit_scale = 0\.01"):
+        DualEncoderConfig(initial_temperature=0.005)
 
 
 def test_forward__bfloat16_weights_give_float32_features(tiny_dual_encoder: Callable[..., DualEncoder]) -> None:

@@ -21,7 +21,7 @@ TEXTS = ["빨간 사과", "green apple", "🍎 [EOT]"]
 def stored(
     tiny_dual_encoder: TinyDualEncoder, tiny_tokenizer: BilingualTokenizer, tmp_path: Path
 ) -> tuple[DualEncoder, Path]:
-    model = tiny_dual_encoder(initial_temperature=0.03, max_logit_scale=30.0)
+    model = tiny_dual_encoder(initial_temperature=0.05, max_logit_scale=30.0)
     save_dual_encoder(tmp_path / "dual_encoder", model, tiny_tokenizer, "# card")
     return model.eval(), tmp_path / "dual_encoder"
 
@@ -44,6 +44,15 @@ def test_load_dual_encoder__round_trip_bit_for_bit(
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(trained.model.encode_image(images), model.encode_image(images))
     assert torch.equal(trained.model.scale(), model.scale())
+
+
+def test_load_dual_encoder__a_scale_stored_above_its_bound_is_set_to_it(
+    tiny_dual_encoder: TinyDualEncoder, tiny_tokenizer: BilingualTokenizer, tmp_path: Path
+) -> None:
+    model = tiny_dual_encoder(max_logit_scale=30.0)
+    torch.nn.init.constant_(model.logit_scale, 4.0)
+    save_dual_encoder(tmp_path / "stored", model, tiny_tokenizer, "# card")
+    assert load_dual_encoder(tmp_path / "stored").model.scale().item() == pytest.approx(30)
 
 
 def test_load_dual_encoder__leaves_the_random_stream(stored: tuple[DualEncoder, Path]) -> None:

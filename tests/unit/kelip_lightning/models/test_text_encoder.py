@@ -49,6 +49,26 @@ def test_forward__every_token_before_the_end_counts(encoder: TextEncoder) -> Non
     assert not torch.allclose(encoder(_tokens([START, 6, 5, 7, END])), feature), "order counts"
 
 
+@pytest.mark.parametrize("end", [2, 1, 5, 20, END])
+def test_forward__reads_the_first_end_token_whatever_its_id_is(end: int) -> None:
+    """The feature and every gradient are those of the hidden state at the end token; other ids lie above and below."""
+    encoder = TextEncoder(
+        TextEncoderConfig(width=16, depth=2, num_heads=2), vocab_size=VOCAB, context_length=10, eot_id=end, pad_id=PAD
+    )
+    tokens = _tokens([START, 7, 30, end, PAD, PAD], [START, 3, end, 36, end, PAD], [START, 36, 4, 7, 3, end])
+    places = [3, 2, 5]
+    states = encoder.clip(input_ids=tokens).last_hidden_state
+    expected = torch.stack([states[row, place] for row, place in enumerate(places)])
+    weights = torch.randn_like(expected)
+    expected_gradients = torch.autograd.grad((expected * weights).sum(), list(encoder.parameters()))
+    features = encoder(tokens)
+    torch.testing.assert_close(features, expected)
+    for found, gradient in zip(
+        torch.autograd.grad((features * weights).sum(), list(encoder.parameters())), expected_gradients, strict=True
+    ):
+        torch.testing.assert_close(found, gradient)
+
+
 def test_forward__captions_do_not_mix(encoder: TextEncoder) -> None:
     batch = _tokens([START, 5, 6, END, PAD], [START, 9, END, PAD, PAD])
     torch.testing.assert_close(encoder(batch)[1:], encoder(batch[1:]))

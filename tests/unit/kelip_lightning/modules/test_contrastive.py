@@ -1,20 +1,26 @@
 """One step of the contrastive module against a computation by hand."""
 
+import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from data_modules.records import ImageTextBatch
 from data_modules.tokenizer import BilingualTokenizer
+from kelip_lightning.callbacks.weight_average import WeightAverageCallback
 from kelip_lightning.losses.contrastive import ContrastiveKind, ContrastiveLossConfig
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.modules.contrastive import ContrastiveModule
-from kelip_lightning.optim.optimizers import OptimizerConfig
+from kelip_lightning.optim.optimizers import OptimizerConfig, OptimizerName
 from kelip_lightning.optim.schedules import ScheduleConfig
 
 TEXTS = ["사과", "red apple", "빨간 사과", "green apple", "apple"]
@@ -138,6 +144,84 @@ def test_training_step__sigmoid_loss_by_hand(
         for view in batch.global_crops
     ]
     torch.testing.assert_close(loss, torch.stack(terms).mean())
+
+
+@pytest.mark.parametrize(
+    ("kind", "bias", "message"),
+    [
+        (
+            ContrastiveKind.sigmoid,
+            None,
+            r"dual_encoder\.initial_logit_bias = null, but loss\.kind = sigmoid learns a bias",
+        ),
+        (
+            ContrastiveKind.info_nce,
+            -10.0,
+            r"dual_encoder\.initial_logit_bias = -10\.0 has no effect on loss\.kind = info",
+        ),
+    ],
+)
+def test_module__the_kind_of_loss_decides_and_a_model_that_does_not_fit_it_is_refused(
+    tiny_dual_encoder: Callable[..., DualEncoder],
+    tiny_tokenizer: BilingualTokenizer,
+    kind: ContrastiveKind,
+    bias: float | None,
+    message: str,
+) -> None:
+    model = tiny_dual_encoder(initial_logit_bias=bias)
+    with pytest.raises(ValueError, match=message):
+        ContrastiveModule(
+            model,
+            tiny_tokenizer,
+            ContrastiveLossConfig(kind=kind),
+            OptimizerConfig(),
+            ScheduleConfig(max_steps=3),
+        )
+
+
+class PushedModule(ContrastiveModule):
+    """The loss is the scale itself: falling by `outwards` steps, rising after them."""
+
+    outwards = 4
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return (-1 if self.trainer.global_step < self.outwards else 1) * self.model.scale().sum()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        scales.append(self.model.scale().item())
+
+
+scales: list[float] = []
+
+
+@pytest.mark.parametrize("name", list(OptimizerName))
+def test_fit__the_logit_scale_stops_at_its_bound_and_comes_back(
+    tiny_dual_encoder: Callable[..., DualEncoder],
+    tiny_tokenizer: BilingualTokenizer,
+    tmp_path: Path,
+    name: OptimizerName,
+) -> None:
+    scales.clear()
+    model = tiny_dual_encoder(max_logit_scale=20.0)
+    optimizer = OptimizerConfig(name=name, learning_rate=0.2, beta1=0.0, beta2=0.5)
+    module = PushedModule(model, tiny_tokenizer, ContrastiveLossConfig(), optimizer, ScheduleConfig(max_steps=100))
+    trainer = pl.Trainer(
+        max_steps=8,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        callbacks=[average := WeightAverageCallback(0.5)],
+    )
+    trainer.fit(module, DataLoader(list(torch.zeros(8, 1)), batch_size=None))
+    assert max(scales) <= 20 * (1 + 1e-6)
+    assert scales[3] == pytest.approx(20, rel=1e-6)
+    assert all(after < before for before, after in itertools.pairwise(scales[3:])), "the gradient acts at the bound"
+    assert average._average_model is not None
+    assert average._average_model.module.model.scale().item() <= 20 * (1 + 1e-6)
 
 
 def test_training_step__logs(module: ContrastiveModule, record_logs: RecordLogs) -> None:

@@ -1,13 +1,12 @@
 """Which parameter decays and which Muon drives, by name on the real models, and one step by formula."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from timm.models.vision_transformer import VisionTransformer
-from timm.optim._param_groups import param_groups_layer_decay
 from torch import nn
 
 from kelip_lightning.models.dual_encoder import DualEncoder
@@ -16,7 +15,6 @@ from kelip_lightning.optim.optimizers import (
     OptimizerConfig,
     OptimizerName,
     build_optimizer,
-    layers_above,
     parameter_groups,
 )
 
@@ -107,34 +105,64 @@ def test_build_optimizer__adamw_first_step_by_formula() -> None:
         torch.testing.assert_close(parameter.detach(), decayed - 0.1 * gradient / (gradient.abs() + 1e-3))
 
 
-class _Blocks(nn.Module):
+class _Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.trunk = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(8, 8)])})
-        self.head = nn.Linear(8, 2)
+        self.into, self.out_of = nn.Linear(8, 8), nn.Linear(8, 8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden: torch.Tensor = self.trunk["blocks"][0](x)  # type: ignore[index]
-        return self.head(hidden)
+        result: torch.Tensor = self.out_of(self.into(x).relu())
+        return result
 
 
 def test_build_optimizer__muon_orthogonalises_hidden_matrices_and_nadamw_drives_the_rest() -> None:
-    model = _Blocks()
+    model = nn.ModuleDict({"trunk": nn.Sequential(_Block()), "head": nn.Linear(8, 2)})
     config = OptimizerConfig(
         name=OptimizerName.muon, learning_rate=0.1, weight_decay=0.0, beta1=0.8, beta2=0.9, eps=0.5
     )
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    model(torch.randn(64, 8)).square().mean().backward()
+    model["head"](model["trunk"](torch.randn(64, 8))).square().mean().backward()
     build_optimizer(model, config).step()
-    update = (before["trunk.blocks.0.weight"] - model.trunk["blocks"][0].weight.detach()) / 0.1
+    after = dict(model.named_parameters())
+    update = (before["trunk.0.out_of.weight"] - after["trunk.0.out_of.weight"].detach()) / 0.1
     singular = torch.linalg.svdvals(update / (0.2 * 8**0.5))
     nonzero = singular[:2]
     assert ((nonzero > 0.6) & (nonzero < 1.3)).all(), "Newton–Schulz brings singular values near one"
-    gradient = model.head.weight.grad
+    gradient = after["head.weight"].grad
     assert gradient is not None
     # NAdamW looks ahead by one more gradient: after one step (1 + beta1) times AdamW's.
     expected = before["head.weight"] - 0.1 * 1.8 * gradient / (gradient.abs() + 0.5)
-    torch.testing.assert_close(model.head.weight.detach(), expected)
+    torch.testing.assert_close(after["head.weight"].detach(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", list(OptimizerName))
+def test_build_optimizer__a_step_stops_at_the_bound_and_only_there(name: OptimizerName, dtype: torch.dtype) -> None:
+    model = nn.ParameterDict({"bounded": torch.zeros(1), "free": torch.zeros(1)}).to(dtype)
+    config, bound = OptimizerConfig(name=name, learning_rate=0.4, beta1=0.0), math.log(20)
+    optimizer = build_optimizer(model, config, {"bounded": bound})
+    for _ in range(20):
+        optimizer.zero_grad()
+        (-model["bounded"] - model["free"]).backward()
+        optimizer.step()
+    assert model["bounded"].item() <= bound, "not even by rounding"
+    assert model["bounded"].item() == pytest.approx(bound, rel=1e-6 if dtype is torch.float32 else 2**-8)
+    assert model["free"].item() > 2 * bound
+    optimizer.zero_grad()
+    model["bounded"].square().backward()
+    optimizer.step()
+    assert model["bounded"].item() < 0.95 * bound
+
+
+def test_build_optimizer__a_restored_optimizer_has_its_bound() -> None:
+    model, bounds = nn.ParameterDict({"bounded": torch.zeros(1)}), {"bounded": 0.5}
+    state = build_optimizer(model, OptimizerConfig(), bounds).state_dict()
+    again = build_optimizer(model, OptimizerConfig(learning_rate=1.0), bounds)
+    again.load_state_dict(state)
+    model["bounded"].data.fill_(3.0)
+    model["bounded"].sum().backward()
+    again.step()
+    assert model["bounded"].item() == 0.5
 
 
 @pytest.mark.parametrize(
@@ -149,31 +177,6 @@ def test_build_optimizer__muon_orthogonalises_hidden_matrices_and_nadamw_drives_
 def test_optimizer_config__bad_values(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OptimizerConfig(**options)
-
-
-def test_layers_above__equal_timms_layers() -> None:
-    """Timm gives each group decay ** (layers above it); it counts the last norm to the last block, we above it."""
-    model = VisionTransformer(img_size=32, patch_size=8, embed_dim=16, depth=3, num_heads=2, num_classes=5)
-    groups = param_groups_layer_decay(model, weight_decay=0.0, layer_decay=0.5)
-    scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
-    expected = {name: scales[id(p)] for name, p in model.named_parameters() if not name.startswith("norm.")}
-    prefix = "model.image_encoder.vit."
-    above = layers_above(prefix + name for name, _ in model.named_parameters())
-    assert {name: 0.5 ** above[prefix + name] for name in expected} == expected
-
-
-def test_layers_above__each_tower_by_itself(
-    tiny_dual_encoder: Callable[..., DualEncoder], tiny_autoencoder: Callable[..., MaskedAutoencoder]
-) -> None:
-    above = layers_above(name for name, _ in tiny_dual_encoder().named_parameters())
-    text = "text_encoder.clip."
-    assert {above[f"{text}embeddings.{kind}_embedding.weight"] for kind in ("token", "position")} == {3}
-    assert [above[f"{text}encoder.layers.{block}.mlp.fc1.bias"] for block in (0, 1)] == [2, 1]
-    tops = (f"{text}final_layer_norm.weight", "image_encoder.vit.norm.weight", "image_projection.weight", "logit_scale")
-    assert {above[name] for name in tops} == {0}
-    above = layers_above(name for name, _ in tiny_autoencoder().named_parameters())
-    assert above["encoder.vit.blocks.0.mlp.fc1.weight"] == 2
-    assert {count for name, count in above.items() if "decoder" in name or "mask_token" in name} == {0}
 
 
 def test_build_optimizer__layer_decay_lowers_the_rate_block_by_block(

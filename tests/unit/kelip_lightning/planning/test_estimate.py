@@ -5,13 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from data_modules.evaluation_sets import EvaluationConfig, RetrievalSetConfig, TableConfig
+from data_modules.records import ImageTextBatch
+from data_modules.tokenizer import BilingualTokenizer
 from data_modules.transforms.views import ViewConfig
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
+from kelip_lightning.losses.products import MatmulPrecision
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.self_supervision import SelfSupervisionMethod, build_branch
+from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.optim.optimizers import build_optimizer
 from kelip_lightning.planning.estimate import estimate
 
@@ -53,7 +58,79 @@ def test_estimate__counts_a_tile_where_the_loss_works_in_tiles(
     tiled = estimate(experiment)["contrastive"]
     assert tiled.tile == 64
     for one, other in zip(whole.memory, tiled.memory, strict=True):
-        assert one.total - other.total == one.loss - other.loss == 4 * 4096 * (4096 - 64)
+        # Two matrices of logits: what is planned for has TF32, whose halves are two.
+        assert one.total - other.total == one.loss - other.loss == 2 * 4 * 4096 * (4096 - 64)
+
+
+def test_estimate__products_of_the_loss_follow_its_precision(contrastive: Callable[..., ContrastiveExperiment]) -> None:
+    experiment = contrastive(image=SMALL, text=SMALL, vocab_size=300, global_batch_size=4096)
+    shares, losses = {}, {}
+    for precision in MatmulPrecision:
+        experiment.loss.matmul_precision = precision
+        stage = estimate(experiment)["contrastive"]
+        shares[precision], losses[precision] = stage.throughput.loss_share, stage.memory[0].loss
+    assert shares[MatmulPrecision.auto] == shares[MatmulPrecision.tf32x3] < shares[MatmulPrecision.float32]
+    assert losses[MatmulPrecision.auto] == losses[MatmulPrecision.tf32x3] > losses[MatmulPrecision.float32]
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """The most that is allocated at any time while `work` runs, beyond what was there before: the allocator's word."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    events = [one for one in profiler.profiler.kineto_results.events() if one.name() == "[memory]"]
+    allocated = torch.tensor([one.nbytes() for one in sorted(events, key=lambda one: one.start_ns())])
+    return int(allocated.cumsum(0).max())
+
+
+@pytest.mark.parametrize("method", [SelfSupervisionMethod.none, SelfSupervisionMethod.simclr])
+def test_estimate__loss_and_crops_of_a_step_in_chunks_are_what_is_allocated(
+    method: SelfSupervisionMethod,
+    contrastive: Callable[..., ContrastiveExperiment],
+    dual_encoder: Callable[[ContrastiveExperiment], DualEncoder],
+    tiny_tokenizer: BilingualTokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Towers so small that logits and crops are nearly all that a step allocates."""
+    tiny, batch, accumulate = {"width": 4, "depth": 1, "num_heads": 1}, 1024, 8
+    experiment = contrastive(
+        image=tiny | {"image_size": 16, "patch_size": 16},
+        text=tiny,
+        transform={"views": ViewConfig(num_views=2 if method is SelfSupervisionMethod.simclr else 0)},
+        trainer={"precision": "32", "accumulate": accumulate},
+        self_supervision={"method": method, "projection_width": 4, "projection_dim": 4},
+        embed_dim=4,
+        context_length=3,
+        vocab_size=300,
+        global_batch_size=batch,
+    )
+    branch = build_branch((model := dual_encoder(experiment)).image_encoder, experiment.self_supervision)
+    module = ContrastiveModule(
+        model, tiny_tokenizer, experiment.loss, experiment.optimizer, experiment.schedule, accumulate, branch
+    )
+    monkeypatch.setattr(module, "log_dict", lambda *_: None)
+    num_views = experiment.transform.views.num_views
+
+    def step() -> object:
+        def crops(number: int) -> torch.Tensor:
+            return torch.zeros(number, batch, 3, 16, 16, dtype=torch.uint8)
+
+        pairs = ImageTextBatch(
+            global_crops=crops(1),
+            local_crops=crops(0),
+            views=crops(num_views),
+            tokens=torch.full((batch, 3), 299),
+            languages=torch.zeros(batch, dtype=torch.long),
+            sample_ids=torch.arange(batch),
+            sample_seeds=torch.arange(batch),
+            captions=[],
+        )
+        return module.training_step(pairs, 0)
+
+    measured = peak_bytes(step)
+    memory = estimate(experiment)["contrastive"].memory[0]
+    crops = (1 + num_views) * batch * 3 * 16 * 16
+    assert memory.loss + crops == pytest.approx(measured, rel=0.05)
+    assert memory.batch == crops + 4 * crops / accumulate
 
 
 def test_estimate__does_not_fit(contrastive: Callable[..., ContrastiveExperiment]) -> None:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_modules.transforms.views import ViewConfig
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
-from kelip_lightning.losses.contrastive import contrastive_loss
+from kelip_lightning.losses.contrastive import ContrastiveKind, contrastive_loss
 from kelip_lightning.losses.self_supervised import nt_xent
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import ImageEncoder
@@ -178,7 +178,8 @@ def test_count_flops__loss_equals_torch_s_counter(contrastive: Contrastive) -> N
     features = [F.normalize(torch.randn(n, batch, embed_dim), dim=-1).requires_grad_() for n in (2, 3, 1)]
 
     def loss() -> Tensor:
-        return contrastive_loss(features[0], features[1], features[2][0], torch.tensor([10.0])).total
+        scale = torch.tensor([10.0])
+        return contrastive_loss(features[0], features[1], features[2][0], scale, kind=ContrastiveKind.info_nce).total
 
     forward_flops, backward_flops = counted(loss)
     assert forward_flops == batch * count_flops(stage).loss_training

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.losses.contrastive import ContrastiveKind, contrastive_loss
+from kelip_lightning.losses.products import MatmulPrecision
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import Activation
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
@@ -162,9 +163,12 @@ class TensorsMade(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("precision", [MatmulPrecision.float32, MatmulPrecision.tf32x3])
 @pytest.mark.parametrize("tile", [None, 64])
 @pytest.mark.parametrize("kind", list(ContrastiveKind))
-def test_loss_memory__is_what_the_loss_makes(kind: ContrastiveKind, tile: int | None) -> None:
+def test_loss_memory__is_what_the_loss_makes(
+    kind: ContrastiveKind, tile: int | None, precision: MatmulPrecision
+) -> None:
     batch, embed_dim, num_crops = 256, 16, 5
     features = [F.normalize(torch.randn(n, batch, embed_dim), dim=-1).requires_grad_() for n in (2, 3, 1)]
     factors = [torch.tensor([10.0], requires_grad=True)]
@@ -172,14 +176,34 @@ def test_loss_memory__is_what_the_loss_makes(kind: ContrastiveKind, tile: int | 
         factors.append(torch.tensor([-10.0], requires_grad=True))
 
     def loss() -> Tensor:
-        return contrastive_loss(features[0], features[1], features[2][0], *factors, tile_size=tile).total
+        return contrastive_loss(
+            features[0],
+            features[1],
+            features[2][0],
+            *factors,
+            kind=kind,
+            tile_size=tile,
+            matmul_precision=precision,
+        ).total
 
     with TensorsMade() as made:
         loss().backward()
-    planned = loss_memory(kind, batch_size=batch, negatives=batch, num_crops=num_crops, embed_dim=embed_dim, tile=64)
+    planned = loss_memory(
+        kind,
+        batch_size=batch,
+        negatives=batch,
+        num_crops=num_crops,
+        embed_dim=embed_dim,
+        tile=64,
+        precision=precision,
+    )
     matrix = batch * (tile or batch)
     assert max(made.sizes) == max(matrix, num_crops * batch * embed_dim)
     num_tiles = batch * batch // matrix * num_crops * (1 if kind is ContrastiveKind.sigmoid else 2)
-    assert made.sizes.count(matrix) == num_tiles * (planned.full if tile is None else planned.tiled) // (4 * matrix)
+    # The copy that the sigmoid loss makes is gone before its gradient is taken in halves.
+    gone = num_tiles * (kind is ContrastiveKind.sigmoid and precision is MatmulPrecision.tf32x3)
+    held = num_tiles * (planned.full if tile is None else planned.tiled) // (4 * matrix)
+    assert made.sizes.count(matrix) == held + gone
     assert kept_bytes(loss, [*features, *factors]) < planned.features
-    assert planned.features == 2 * (num_crops + 1) * batch * embed_dim * 4
+    halves = precision is MatmulPrecision.tf32x3
+    assert planned.features == 2 * (num_crops + 1 + halves) * batch * embed_dim * 4

@@ -1,5 +1,6 @@
 """`transformers.CLIPModel` in and out, with its own tokenizer and image processor."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from data_modules.tokenizer import BilingualTokenizer
 from kelip_lightning.errors import EncoderFileError, ExportError
 from kelip_lightning.export import write_foreign_folder
 from kelip_lightning.inference import Preprocess
-from kelip_lightning.models.conversion.folder import ExportFormat, load_foreign_model
+from kelip_lightning.models.conversion.folder import ExportFormat, describe_foreign_model, load_foreign_model
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import Activation, Pooling
 from kelip_lightning.models.preprocessing import CLIP_STD
@@ -62,17 +63,6 @@ def test_export__the_library_computes_the_same(
     torch.testing.assert_close(output.image_embeds, image_BE, **TOLERANCE)
     torch.testing.assert_close(output.text_embeds, text_BE, **TOLERANCE)
     torch.testing.assert_close(output.logits_per_image, model.scale() * image_BE @ text_BE.T, **TOLERANCE)
-
-
-def test_export__the_bound_on_the_logit_scale_is_applied(
-    moved_model: MovedModel, exported_tokenizer: BilingualTokenizer, tmp_path: Path
-) -> None:
-    model = moved_model(joint={"max_logit_scale": 20.0})
-    with torch.no_grad():
-        model.logit_scale.fill_(4.0)
-    theirs = CLIPModel.from_pretrained(_write(tmp_path / "out", model, exported_tokenizer))
-    assert theirs.logit_scale.exp().item() == pytest.approx(20.0)
-    assert model.logit_scale.item() == 4.0, "the model itself is left alone"
 
 
 def test_export__comes_back_bit_for_bit(
@@ -129,3 +119,13 @@ def test_export__refuses_what_the_library_cannot_compute(
     with pytest.raises(ExportError, match=message):
         _write(tmp_path / "out", moved_model(image=image), exported_tokenizer)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export__refuses_an_end_token_that_the_library_would_not_find(
+    moved_model: MovedModel, exported_tokenizer: BilingualTokenizer
+) -> None:
+    """With eos_token_id = 2 `CLIPTextModel` reads the feature at the largest id instead."""
+    tokenizer = copy.copy(exported_tokenizer)
+    tokenizer.eot_id = 2
+    with pytest.raises(ExportError, match="the end token must not have the id 2"):
+        describe_foreign_model(moved_model(), tokenizer, ExportFormat.transformers)
