@@ -18,7 +18,6 @@ from data_modules.config_roles import REPORTING
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
 from data_modules.records import LANGUAGES
-from data_modules.sources.fingerprint import FileFingerprint, table_fingerprint, text_fingerprint
 from data_modules.sources.paths import resolve_path
 from data_modules.sources.tables import as_text, identities, matching_rows, open_table
 from data_modules.text import clean_texts, text_list
@@ -170,22 +169,6 @@ def build_evaluation_sets(config: EvaluationConfig, image_size: int) -> Evaluati
         captions=[build_caption_set(name, one) for name, one in config.captions.items()],
         classification=[build_classification_set(name, one, image_size) for name, one in config.classification.items()],
     )
-
-
-def evaluation_fingerprints(config: EvaluationConfig) -> dict[str, tuple[FileFingerprint, ...]]:
-    """`retrieval.NAME`, `captions.NAME`, `classification.NAME` -> what is known of a set's files without reading them.
-
-    Raises:
-        DataError: A file is missing or damaged.
-    """
-    kinds = {"retrieval": config.retrieval, "captions": config.captions, "classification": config.classification}
-    found: dict[str, tuple[FileFingerprint, ...]] = {}
-    for kind, sets in kinds.items():
-        for name, one in sets.items():
-            found[f"{kind}.{name}"] = table_fingerprint(one.table.files)
-    for name, classes in config.classification.items():
-        found[f"classification.{name}"] += (text_fingerprint(classes.classes_file),)
-    return found
 
 
 def build_retrieval_set(name: str, config: RetrievalSetConfig, image_size: int) -> RetrievalSet:

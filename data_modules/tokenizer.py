@@ -48,7 +48,7 @@ class TokenizerConfig:
     context_length: int = 32
     """Longest caption in tokens, start and end included (paper: 77)."""
     file: str | None = None
-    """A `tokenizer.json` to use; none: trained on the run's own training captions."""
+    """A `tokenizer.json` to use, copied into the run; none: trained on the run's own training captions."""
     max_training_pairs: int = 2_000_000
     """Of a larger pair set, every n-th row of each source trains the tokenizer, so that they are at most about this."""
 

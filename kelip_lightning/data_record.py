@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from data_modules.evaluation_sets import evaluation_fingerprints
+from data_modules.evaluation_fingerprint import evaluation_fingerprints
 from data_modules.sources.changes import all_source_changes, file_changes
 from data_modules.sources.fingerprint import FileFingerprint, SourceFingerprint, source_fingerprints, text_fingerprint
 from data_modules.sources.protocol import PairSource
@@ -81,7 +81,10 @@ def describe_data(experiment: Experiment, opened: Mapping[str, Sequence[PairSour
         DataError: A file is missing or damaged.
     """
     stages = stages_of(experiment)
-    sources = {name: source_fingerprints(stage.data.sources, opened and opened[name]) for name, stage in stages.items()}
+    sources = {
+        name: source_fingerprints(stage.data.sources, None if opened is None else opened[name])
+        for name, stage in stages.items()
+    }
     contrastive = stages.get("contrastive")
     if not isinstance(contrastive, ContrastiveExperiment):
         return DataRecord(sources=sources, evaluation={})

@@ -21,7 +21,7 @@ from kelip_lightning.shared_files import wait_for, write_whole
 
 _log = logging.getLogger(__name__)
 
-Trained = TypeVar("Trained", MaskedPretrainExperiment, ContrastiveExperiment, PretrainExperiment)
+Trained = TypeVar("Trained", bound=MaskedPretrainExperiment | ContrastiveExperiment | PretrainExperiment)
 
 
 def kept_tokenizer(run: RunFolder, config: TokenizerConfig) -> TokenizerConfig | None:

@@ -29,8 +29,9 @@ def source_changes(before: SourceFingerprint, after: SourceFingerprint) -> list[
         changes.append(f"{after.num_samples:,} pairs, not {before.num_samples:,}")
     if before.format != after.format:
         changes.append(f"read as {after.format}, not as {before.format}")
-    settings = dict.fromkeys([*before.selection, *after.selection])
-    changes += [f"another `{key}`" for key in settings if before.selection.get(key) != after.selection.get(key)]
+    # A setting that only one of them has is new or gone in the code: nothing is known of it.
+    shared = [key for key in before.selection if key in after.selection]
+    changes += [f"another `{key}`" for key in shared if before.selection[key] != after.selection[key]]
     if before.version != after.version:
         changes.append(f"fingerprint {after.version or 'none'} of the dataset, not {before.version or 'none'}")
     return changes

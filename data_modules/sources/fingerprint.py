@@ -25,6 +25,7 @@ from data_modules.sources.opening import open_source, source_format
 from data_modules.sources.paths import is_url, resolve_files, resolve_path
 from data_modules.sources.protocol import PairSource
 from data_modules.sources.table_source import TableSource
+from data_modules.sources.tables import RESTORE
 from data_modules.sources.tar_index import DIGEST_LENGTH
 from data_modules.sources.tar_source import TarSource
 
@@ -163,13 +164,7 @@ def table_fingerprint(patterns: Sequence[str]) -> tuple[FileFingerprint, ...]:
         DataError: A pattern matches nothing, or a file cannot be read.
     """
     root = _root(patterns)
-    found: list[FileFingerprint] = []
-    for file in resolve_files(patterns):
-        try:
-            found.append(_table_file(file, _relative(str(file), root)))
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{file} is damaged ({error}); restore it") from error
-    return tuple(found)
+    return tuple(_table_file(file, _relative(str(file), root)) for file in resolve_files(patterns))
 
 
 def text_fingerprint(path: str) -> FileFingerprint:
@@ -217,6 +212,14 @@ def _shard(entry: Mapping[str, Any], root: list[str]) -> FileFingerprint:
 
 
 def _table_file(file: Path, name: str) -> FileFingerprint:
+    try:
+        return _read_table_file(file, name)
+    except (OSError, pa.ArrowException) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{file} is damaged ({reason}); {RESTORE}") from error
+
+
+def _read_table_file(file: Path, name: str) -> FileFingerprint:
     size = file.stat().st_size
     if file.suffix != ".parquet":
         return FileFingerprint(name=name, size=size, digest=short_digest(b"".join(_probes(file, size))))

@@ -136,7 +136,7 @@ class OneLanguageSource:
         return EveryNth(0, 1, len(self) if language == self._rule.name else 0)
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
-        """Every (language, text), of both languages: the tokenizer is the same under every rule."""
+        """Every (language, text), of both languages: a rule changes the tokenizer only by leaving out sources."""
         return self._source.captions(every)
 
     def opening_faults(self) -> list[FaultReport]:

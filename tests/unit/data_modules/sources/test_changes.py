@@ -55,6 +55,7 @@ def test_file_changes__of_many_files_are_counted() -> None:
         ({"num_samples": 1200}, ["1,200 pairs, not 10"]),
         ({"format": "table"}, ["read as table, not as shards"]),
         ({"selection": {"where": {"a": ["b"]}, "language": "ko"}}, ["another `where`"]),
+        ({"selection": {"where": {}, "language": "ko", "added by a newer version": 1}}, []),
         ({"version": "0a"}, ["fingerprint 0a of the dataset, not none"]),
         ({"files": (A,), "num_samples": 5}, ["b.tar removed", "5 pairs, not 10"]),
     ],

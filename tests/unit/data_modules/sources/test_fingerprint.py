@@ -200,7 +200,7 @@ def test_source_fingerprints__of_a_folder_of_images(stream: int | None, tmp_path
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("where", {"lang": ["ko"]}), ("language", "ko"), ("caption_fields", ["key"]), ("keywords", {"ko": "caption"})],
+    [("where", {"lang": ["ko"]}), ("language", "ko"), ("caption_fields", ["key"])],
 )
 def test_source_fingerprints__what_is_selected_counts(setting: str, value: Any, tmp_path: Path) -> None:
     config = SourceConfig(files=[write_csv(tmp_path, CORPUS)], caption_fields=["caption"], language="en")

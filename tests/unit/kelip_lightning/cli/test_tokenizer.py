@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data_modules.tokenizer import train_tokenizer
 from kelip_lightning.cli import main
+from tests.unit.data_modules.corpora import samples, write_csv
 
 ROOT = Path(__file__).parents[4]
 
@@ -70,6 +72,25 @@ def test_train__on_the_captions_of_an_experiment(tmp_path: Path) -> None:
     (tmp_path / "few.yaml").write_text(yaml.safe_dump(experiment), encoding="utf-8")
     assert _train(tmp_path / "few.yaml", tmp_path / "out") == 0
     assert _train(experiments / "mae.yaml", tmp_path / "mae") == 2
+
+
+def test_train__on_the_captions_that_a_run_would_train_on(tmp_path: Path) -> None:
+    """Under one language, sources without it are left out, as in the run itself."""
+    korean, english = samples(8), samples(8, start=20)
+    sources = {}
+    for language, corpus in (("ko", korean), ("en", english)):
+        (tmp_path / language).mkdir()
+        sources[language] = {"files": [write_csv(tmp_path / language, corpus)], "captions": {language: "caption"}}
+    experiment = {
+        "name": "one",
+        "data": {"sources": sources, "languages": "ko"},
+        "tokenizer": {"vocab_size": 280},
+        "schedule": {"max_steps": 1},
+    }
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(experiment), encoding="utf-8")
+    assert _train(tmp_path / "one.yaml", tmp_path / "out") == 0
+    expected = train_tokenizer([one.caption for one in korean], 280, 77).to_json()
+    assert (tmp_path / "out" / "tokenizer.json").read_text(encoding="utf-8") == expected
 
 
 @pytest.mark.parametrize(
