@@ -5,12 +5,12 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from data_modules.loader_process import SCHEDULER_SIGNALS, STOP_SIGNALS
+
 _log = logging.getLogger(__name__)
 
 Handler = Any
 """What `signal.signal` takes and returns."""
-SCHEDULER_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What a cluster sends before it takes the machine away."""
 
 
 class SignalWatch:
@@ -32,7 +32,7 @@ class SignalWatch:
         self._previous: dict[int, Handler] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, *SCHEDULER_SIGNALS):
+        for number in STOP_SIGNALS:
             self._previous[number] = signal.signal(number, self._handle)
         return self
 

@@ -103,6 +103,8 @@ def _run(arguments: list[str], environment: dict[str, str], log: str, spoil: Sab
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, sys.stdout.fileno())
     os.dup2(descriptor, sys.stderr.fileno())
+    # Loader processes are its children, as they are of a `kelip` that a shell has started.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     import torch
 
     torch.set_num_threads(1)

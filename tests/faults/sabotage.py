@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,25 @@ class SignalAt:
 
     def __call__(self) -> None:
         _at_step(lambda _: os.kill(os.getpid(), self.number))
+
+
+@dataclass(frozen=True, slots=True)
+class JoinGroup:
+    """Puts this process into a process group of the run's own, as a shell or a scheduler does."""
+
+    leader: Path
+    """Holds the number of the group's first process once it is there."""
+    is_leader: bool
+
+    def __call__(self) -> None:
+        if self.is_leader:
+            os.setpgid(0, 0)
+            partial = self.leader.with_suffix(".partial")
+            partial.write_text(str(os.getpid()))
+            partial.rename(self.leader)
+        while not self.leader.is_file():
+            time.sleep(0.01)
+        os.setpgid(0, int(self.leader.read_text()))
 
 
 @dataclass(frozen=True, slots=True)
