@@ -15,10 +15,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-SCHEDULER_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What a cluster sends before it takes the machine away."""
-STOP_SIGNALS = (signal.SIGINT, *SCHEDULER_SIGNALS)
-"""What the main process of a run answers with a checkpoint."""
+from data_modules.signals import STOP_SIGNALS
+
 PARENT_CHECK_SECONDS = 1.0
 """How long a loader process outlives a main process that was killed."""
 START_METHOD = "fork" if sys.platform == "linux" else None

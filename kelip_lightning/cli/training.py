@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
+from data_modules.signals import SCHEDULER_SIGNALS
 from kelip_lightning.cli import failures
 from kelip_lightning.errors import Terminated
 from kelip_lightning.run_folder import RunFolder, is_first_process
@@ -90,7 +91,7 @@ def train(
     if is_first_process():
         print_plan(plan, run)
     try:
-        with run.recorded(), _terminable():
+        with run.recorded():
             figures = body(experiment, run)
     except BaseException as error:
         if (known := failures.stopped(error, run)) is None:
@@ -119,13 +120,13 @@ def _final_figures(run: RunFolder) -> Figures:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """While no stage trains, a signal of the scheduler ends the run at once; a stage has handlers of its own."""
+def terminable() -> Iterator[None]:
+    """Lets a signal of the scheduler end a verb at once and in words; a stage that trains has handlers of its own."""
 
     def end(number: int, _: FrameType | None) -> None:
         raise Terminated(f"{signal.Signals(number).name} came while no stage was training")
 
-    previous = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    previous = {number: signal.signal(number, end) for number in SCHEDULER_SIGNALS}
     try:
         yield
     finally:

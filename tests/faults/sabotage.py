@@ -106,3 +106,21 @@ def _at_step(act: Callable[[Any], None]) -> None:
         original(self, trainer, module, loss)
 
     NonFiniteGuard.on_before_backward = wrapped  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True, slots=True)
+class SignalWhileOpening:
+    """Sends this process a signal while it reads the settings and opens the data, before there is a run."""
+
+    number: int
+
+    def __call__(self) -> None:
+        from kelip_lightning.config import load
+
+        original = load.load_experiment
+
+        def loaded(*arguments: Any, **options: Any) -> Any:
+            os.kill(os.getpid(), self.number)
+            return original(*arguments, **options)
+
+        load.load_experiment = loaded

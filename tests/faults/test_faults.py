@@ -14,7 +14,7 @@ from data_modules.sampling import BatchOrder
 from tests.faults.experiment import BATCH, CONTRASTIVE_STEPS, NUM_PAIRS, SAVE_EVERY, write_experiment
 from tests.faults.kill_points import KillPoint
 from tests.faults.runner import Outcome, Sabotage, kelip
-from tests.faults.sabotage import STEP, FullDisk, Hang, HiddenCheckpoint, PoisonLoss, SignalAt
+from tests.faults.sabotage import STEP, FullDisk, Hang, HiddenCheckpoint, PoisonLoss, SignalAt, SignalWhileOpening
 
 pytestmark = pytest.mark.distributed
 REQUEUE = 75
@@ -55,6 +55,17 @@ def test_ctrl_c__exits_130_and_goes_on_from_there(tmp_path: Path) -> None:
     assert resumed.exit_codes == [0], resumed.output
     assert f"goes on after step {STEP + 1}" in resumed.output
     assert train(tmp_path, "--resume", "auto").output.count("has finished; nothing is left to do") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGUSR1, REQUEUE), (signal.SIGTERM, REQUEUE), (signal.SIGINT, 130)]
+)
+def test_signal_before_there_is_a_run__stops_at_once(tmp_path: Path, number: int, code: int) -> None:
+    stopped = train(tmp_path, sabotage={0: SignalWhileOpening(number)})
+    assert stopped.exit_codes == [code], stopped.output
+    assert stopped.output.count("kelip: ") == 1
+    assert "Traceback" not in stopped.output
+    assert not (tmp_path / "tiny").exists()
 
 
 @pytest.mark.parametrize("victim", [0, 1])

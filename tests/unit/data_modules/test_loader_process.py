@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 from data_modules.loader_process import (
     PARENT_CHECK_SECONDS,
     START_METHOD,
-    STOP_SIGNALS,
     LoaderOfProcesses,
     start_loader_process,
 )
+from data_modules.signals import STOP_SIGNALS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="senders of signals are known on Linux alone")
 _CONTEXT = multiprocessing.get_context("fork")
