@@ -1,6 +1,7 @@
 """From a checkpoint of training, in one file or in ZeRO's pieces, to a folder of weights."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def consolidate(path: Path, output: Path | None = None) -> Path:
     Raises:
         CheckpointError: There is no checkpoint, it is damaged, it stands in no run, or the output exists.
     """
-    state = find_checkpoint(path).state
+    # Where a checkpoint stands tells its run, and `.` or `step=0000500` alone would not say it.
+    state = find_checkpoint(Path(os.path.abspath(path))).state
     run, stage = run_of(state)
     default = {"mae": run.image_encoder, "contrastive": run.dual_encoder}[stage]
     folder = output or default

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -57,10 +58,11 @@ def find_run(wanted: str, own: Path) -> RunFolder | None:
     """
     path = own if wanted == AUTO else Path(wanted)
     chosen = None
-    if path.parent.name == "checkpoints":
+    whole = Path(os.path.abspath(path))
+    if whole.parent.name == "checkpoints":
         chosen = checkpoints.read_checkpoint(path)
         checkpoints.verify(chosen)
-        path = path.parents[2]
+        path = whole.parents[2]
     run = RunFolder(path, resumed=True, chosen=chosen)
     # The first process may be creating the run at this moment: for the others, what is no run yet is a new one.
     if wanted == AUTO and (not path.is_dir() or not any(path.iterdir()) or not is_first_process()):
