@@ -179,4 +179,3 @@ def build_loader(
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=functools.partial(start_loader_process, os.getpid()),
     )
-

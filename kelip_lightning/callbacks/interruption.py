@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -11,13 +12,15 @@ _log = logging.getLogger(__name__)
 
 Handler = Any
 """What `signal.signal` takes and returns."""
+SAME_SECONDS = 1.0
+"""Ctrl-C that comes again so soon is the same one: a terminal or a scheduler and a launcher both pass it on."""
 
 
 class SignalWatch:
     """Notes signals instead of dying of them, from `with` to its end.
 
-    The training loop looks at `by_user` and `by_scheduler` at each step and stops in order. A second Ctrl-C
-    interrupts at once. On the way out the handlers are as they were, and a scheduler's signal that nobody has acted on
+    The training loop looks at `by_user` and `by_scheduler` at each step and stops in order. A second Ctrl-C,
+    `SAME_SECONDS` after the first, interrupts at once. On the way out the handlers are as they were, and a scheduler's signal that nobody has acted on
     is sent again, so that it is not lost between two stages.
     """
 
@@ -29,6 +32,7 @@ class SignalWatch:
         self.handled = False
         """Set by whoever has stopped the stage."""
         self._last = 0
+        self._by_user_at = 0.0
         self._previous: dict[int, Handler] = {}
 
     def __enter__(self) -> Self:
@@ -38,7 +42,11 @@ class SignalWatch:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.by_user and number == signal.SIGINT:
+            if time.monotonic() - self._by_user_at < SAME_SECONDS:
+                return
             raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            self._by_user_at = time.monotonic()
         self._last = number
         self.by_user |= number == signal.SIGINT
         self.by_scheduler |= number in SCHEDULER_SIGNALS

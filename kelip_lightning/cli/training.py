@@ -3,6 +3,7 @@
 import argparse
 import json
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from data_modules.signals import SCHEDULER_SIGNALS
 from kelip_lightning.cli import failures
 from kelip_lightning.errors import Terminated
-from kelip_lightning.run_folder import RunFolder, is_first_process
+from kelip_lightning.run_folder import RunFolder, is_first_process, was_interrupted
 
 if TYPE_CHECKING:
     from kelip_lightning.config.experiment import (
@@ -124,6 +125,8 @@ def terminable() -> Iterator[None]:
     """Lets a signal of the scheduler end a verb at once and in words; a stage that trains has handlers of its own."""
 
     def end(number: int, _: FrameType | None) -> None:
+        if was_interrupted(sys.exc_info()[1]):
+            return  # on its way out already, and about to say what stands: launchers send a signal more than once
         raise Terminated(f"{signal.Signals(number).name} came while no stage was training")
 
     previous = {number: signal.signal(number, end) for number in SCHEDULER_SIGNALS}

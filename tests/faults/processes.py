@@ -18,7 +18,9 @@ def members(group: int) -> list[int]:
 
 def children(parent: int) -> list[int]:
     """The processes that a process has started and that are not yet dead."""
-    return [process for process, (state, its_parent, _) in _table().items() if its_parent == parent and state not in "ZX"]
+    return [
+        process for process, (state, its_parent, _) in _table().items() if its_parent == parent and state not in "ZX"
+    ]
 
 
 def _table() -> dict[int, tuple[str, int, int]]:

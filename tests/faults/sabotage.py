@@ -109,6 +109,26 @@ def _at_step(act: Callable[[Any], None]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class SignalWhileStopping:
+    """Sends this process a signal in the middle of a step, and again while it writes down that it was interrupted."""
+
+    number: int
+
+    def __call__(self) -> None:
+        from kelip_lightning.run_folder import RunFolder
+
+        SignalAt(self.number)()
+        original = RunFolder.write_status
+
+        def write(self_: Any, state: str, **details: Any) -> None:
+            if state == "interrupted":
+                os.kill(os.getpid(), self.number)
+            original(self_, state, **details)
+
+        RunFolder.write_status = write  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True, slots=True)
 class SignalWhileOpening:
     """Sends this process a signal while it reads the settings and opens the data, before there is a run."""
 

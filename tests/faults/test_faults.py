@@ -14,7 +14,16 @@ from data_modules.sampling import BatchOrder
 from tests.faults.experiment import BATCH, CONTRASTIVE_STEPS, NUM_PAIRS, SAVE_EVERY, write_experiment
 from tests.faults.kill_points import KillPoint
 from tests.faults.runner import Outcome, Sabotage, kelip
-from tests.faults.sabotage import STEP, FullDisk, Hang, HiddenCheckpoint, PoisonLoss, SignalAt, SignalWhileOpening
+from tests.faults.sabotage import (
+    STEP,
+    FullDisk,
+    Hang,
+    HiddenCheckpoint,
+    PoisonLoss,
+    SignalAt,
+    SignalWhileOpening,
+    SignalWhileStopping,
+)
 
 pytestmark = pytest.mark.distributed
 REQUEUE = 75
@@ -55,6 +64,13 @@ def test_ctrl_c__exits_130_and_goes_on_from_there(tmp_path: Path) -> None:
     assert resumed.exit_codes == [0], resumed.output
     assert f"goes on after step {STEP + 1}" in resumed.output
     assert train(tmp_path, "--resume", "auto").output.count("has finished; nothing is left to do") == 1
+
+
+def test_signal_that_comes_twice__the_second_one_disturbs_nothing(tmp_path: Path) -> None:
+    stopped = train(tmp_path, sabotage={0: SignalWhileStopping(signal.SIGTERM)})
+    assert stopped.exit_codes == [REQUEUE], stopped.output
+    assert stopped.output.count("kelip: interrupted: stopped after step 6") == 1
+    assert status_of(tmp_path) == "interrupted"
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ LAUNCHERS = {"lightning": [], "torchrun": TORCHRUN}
 OWN_CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
 
 
-def run_and_interrupt(folder: Path, launcher: str, interrupt: Callable[[subprocess.Popen[str]], None]) -> tuple[int, str]:
+def run_and_interrupt(
+    folder: Path, launcher: str, interrupt: Callable[[subprocess.Popen[str]], None]
+) -> tuple[int, str]:
     """Two ranks in a session of their own; returns the launcher's exit code and what all have printed."""
     command = [sys.executable, "-m", *LAUNCHERS[launcher], "kelip_lightning", "pretrain"]
     command += [str(write_experiment(folder)), f"output_dir={folder}", *LONG]
@@ -94,9 +96,9 @@ def test_signal_to_the_group_of_lightning_s_launcher(tmp_path: Path, number: sig
     assert code == OWN_CODES[number], told
 
 
-@pytest.mark.parametrize("number", OWN_CODES)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signal_to_every_process_below_torchrun(tmp_path: Path, number: signal.Signals) -> None:
-    """As scancel does, which knows no groups; torchrun's own follows."""
+    """As scancel does, which knows no groups; torchrun hands on what it gets too, so that ranks hear it twice."""
 
     def interrupt(process: subprocess.Popen[str]) -> None:
         for one in [*descendants(process.pid), process.pid]:
