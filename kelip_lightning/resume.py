@@ -1,6 +1,5 @@
 """Going on with a run that was cut off: which one, whether it is the same experiment, and from which checkpoint."""
 
-import json
 import logging
 import os
 import time
@@ -9,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data_modules.json_lines import append_json_lines
 from kelip_lightning import checkpoints
 from kelip_lightning.callbacks.run_record import cut_record
 from kelip_lightning.checkpoints import Checkpoint
@@ -125,8 +125,7 @@ def record_resumption(run: RunFolder, overrides: Sequence[str], changes: Sequenc
         "changes": list(changes),
         "environment": describe_environment(),
     }
-    with (run.path / "resumes.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    append_json_lines(run.path / "resumes.jsonl", [line])
     _log.info("resuming %s%s", run.path, f" with {'; '.join(changes)}" if changes else "")
 
 

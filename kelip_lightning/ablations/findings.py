@@ -3,10 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from data_modules.json_lines import read_json_lines
 from kelip_lightning.ablations.examples import Example, find_examples
 from kelip_lightning.ablations.execution import Failure
 from kelip_lightning.ablations.pool import RunState, find_run, seconds_of, state_of
@@ -157,8 +157,7 @@ def _items(folder: RunFolder, run: PlannedRun) -> dict[str, StoredItems]:
 def _curve(run: PlannedRun, folder: RunFolder, figures: Sequence[str]) -> list[CurvePoint]:
     offset, each = _tokens_of(run.plan)
     points = []
-    for line in folder.metrics.read_text(encoding="utf-8").splitlines():
-        entry: dict[str, Any] = json.loads(line)
+    for entry in read_json_lines(folder.metrics):
         points += [
             CurvePoint(
                 figure=figure,

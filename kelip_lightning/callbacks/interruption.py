@@ -20,8 +20,8 @@ class SignalWatch:
     """Notes signals instead of dying of them, from `with` to its end.
 
     The training loop looks at `by_user` and `by_scheduler` at each step and stops in order. A second Ctrl-C,
-    `SAME_SECONDS` after the first, interrupts at once. On the way out the handlers are as they were, and a scheduler's signal that nobody has acted on
-    is sent again, so that it is not lost between two stages.
+    `SAME_SECONDS` after the first, interrupts at once. On the way out the handlers are as they were, and a scheduler's
+    signal that nobody has acted on is sent again, so that it is not lost between two stages.
     """
 
     def __init__(self) -> None:

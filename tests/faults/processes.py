@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -49,10 +50,8 @@ def wait_until(holds: Callable[[], bool], what: str, seconds: float = SECONDS) -
 
 def end_group(group: int) -> None:
     """Leave nothing behind, whatever a test has found."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="asks /proc about processes")

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from kelip_lightning.ablations.findings import collect
+from kelip_lightning.ablations.pool import find_run
 from kelip_lightning.ablations.report.charts import style_of
 from kelip_lightning.ablations.report.wording import figure_label
 from kelip_lightning.ablations.report.writing import write_report
@@ -179,3 +180,14 @@ def test_collect__without_the_reference_there_is_nothing_to_compare(study: Study
 def test_style_of__no_two_variants_look_alike() -> None:
     styles = style_of([str(number) for number in range(24)])
     assert len(set(styles.values())) == 24
+
+
+def test_collect__reads_metrics_with_line_separators_in_names_and_a_last_line_that_was_cut(
+    study: Study, finish: Callable[..., None]
+) -> None:
+    finish(study.runs[0], 0.5)
+    metrics = find_run(study.pool, study.runs[0]).metrics
+    before = collect(study).curves
+    with metrics.open("a", encoding="utf-8") as file:
+        file.write('{"stage": "contrastive", "step": 3, "eval/a\u2028b": 0.5}\n{"stage": "contr')
+    assert collect(study).curves == before
