@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data_modules.json_lines import append_json_lines, read_json_lines
 from data_modules.sampling import BatchOrder
 from tests.faults.experiment import BATCH, CONTRASTIVE_STEPS, NUM_PAIRS, SAVE_EVERY, write_experiment
 from tests.faults.kill_points import KillPoint
@@ -55,6 +56,23 @@ def test_signal_to_one_rank__all_stop_with_one_checkpoint(tmp_path: Path, number
     assert stopped.output.count("kelip: interrupted: stopped after step 6") == 1
     assert "--resume auto" in stopped.output
     assert status_of(tmp_path) == "interrupted"
+
+
+def test_killed_run__goes_on_over_records_whose_last_line_was_cut(tmp_path: Path) -> None:
+    killed = train(tmp_path, sabotage={0: KillPoint.at("contrastive", 2 * SAVE_EVERY + 1)})
+    assert killed.exit_codes == [-signal.SIGKILL], killed.output
+    bad = {"kind": "image_missing", "source": "all", "key": "a\u2028b\x85.jpg", "sample_id": 1, "step": 2, "detail": ""}
+    records = [tmp_path / "tiny" / name for name in ("metrics.jsonl", "resumes.jsonl", "contrastive/bad_samples.jsonl")]
+    append_json_lines(records[2], [bad])
+    for file in records:
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write('{"kind": "사과 \u2028')
+    resumed = train(tmp_path, "--resume", "auto")
+    assert resumed.exit_codes == [0], resumed.output
+    steps = [one["step"] for one in read_json_lines(records[0]) if "train/loss" in one]
+    assert steps == list(range(CONTRASTIVE_STEPS))
+    assert [one["overrides"][-1] for one in read_json_lines(records[1])] == ["mae=null"]
+    assert list(read_json_lines(records[2])) == [bad]
 
 
 def test_ctrl_c__exits_130_and_goes_on_from_there(tmp_path: Path) -> None:
