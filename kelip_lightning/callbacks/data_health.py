@@ -1,7 +1,7 @@
 """What was wrong with the data, and which mixture really came: counted, written down, and stopped if too much."""
 
-import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport
+from data_modules.json_lines import append_json_lines, read_json_lines, replace_json_lines
 from data_modules.loading import FaultConfig
 from data_modules.records import LANGUAGES
 from data_modules.sources.protocol import PairSource
@@ -73,15 +74,22 @@ class DataHealthCallback(pl.Callback):
         """Drop lines of steps that come again, and write down what was left out when the sources were opened."""
         if not trainer.is_global_zero:
             return
-        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.is_file() else []
-        kept = [line for line in lines if 0 <= json.loads(line)["step"] < trainer.global_step]
-        if kept or lines or self._opening:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        if self._file.is_file():
+            self._keep_until(trainer.global_step)
         self._write(self._opening)
         if self._opening:
             kinds = Counter(f"{report.source}: {report.kind}" for report in self._opening)
             _log.warning("left out when the data were opened: %s; see %s", _listed(kinds), self._file)
+
+    def _keep_until(self, step: int) -> None:
+        try:
+            kept = [one for one in read_json_lines(self._file) if 0 <= one["step"] < step]
+        except DataError as error:  # a record that a disk has damaged is no reason to lose a run
+            aside = self._file.with_name(f"{self._file.name}.damaged")
+            os.replace(self._file, aside)
+            _log.warning("%s; it is set aside as %s, and a new record begins", error, aside.name)
+        else:
+            replace_json_lines(self._file, kept)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -154,15 +162,13 @@ class DataHealthCallback(pl.Callback):
 
     def _write(self, reports: Sequence[FaultReport]) -> None:
         before = Counter(self._counts)
-        lines: list[str] = []
+        lines: list[dict[str, Any]] = []
         for report in reports:
             before[_row(report)] += 1
             if before[_row(report)] <= MAX_LINES:
-                lines.append(json.dumps(report._asdict(), ensure_ascii=False) + "\n")
+                lines.append(report._asdict())
         if lines:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a", encoding="utf-8") as stream:
-                stream.writelines(lines)
+            append_json_lines(self._file, lines)
 
     def _worst(self) -> str:
         return _listed(
