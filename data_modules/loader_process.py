@@ -34,7 +34,7 @@ class LoaderOfProcesses(DataLoader[Any]):
 
 @contextmanager
 def _held_signals() -> Iterator[None]:
-    """Signals wait, here until the end and in processes that are started meanwhile until these let them through."""
+    """Signals wait in this thread until the end, and in processes that it starts until these let them through."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield

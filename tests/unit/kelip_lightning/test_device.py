@@ -104,7 +104,8 @@ def test_encode_functions__inputs_follow_the_model(tiny_tokenizer: BilingualToke
 @pytest.fixture
 def run(tmp_path: Path, tiny_dual_encoder: Callable[..., DualEncoder], tiny_tokenizer: BilingualTokenizer) -> RunFolder:
     """A finished run with an evaluation set of its own."""
-    generator, rows = np.random.default_rng(0), []
+    generator = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
     for index in range(NUM_PAIRS):
         buffer = io.BytesIO()
         Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, "PNG")
