@@ -1,19 +1,21 @@
 """What both stages' data modules share: sources, faults, and the loader over the order."""
 
-import signal
+import functools
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from data_modules.config_roles import PERFORMANCE
 from data_modules.decoding import MAX_IMAGE_PIXELS
 from data_modules.errors import DataError
 from data_modules.faults import SKIPPED, FaultReport, SampleFault, printable, sample_errors
+from data_modules.loader_process import START_METHOD, LoaderOfProcesses, start_loader_process
 from data_modules.records import PairRecord
 from data_modules.sampling import Draw, RankBatchSampler
 from data_modules.sources.config import SourceConfig
@@ -160,26 +162,22 @@ def build_loader(
     sampler: RankBatchSampler,
     collate: Callable[[list[Loaded[Sample]]], Batch],
     num_workers: int,
-) -> "DataLoader[Any]":
+) -> LoaderOfProcesses:
     """A loader that serves the sampler's batches in order, whatever the number of workers.
 
     A worker that dies or hangs ends the run with an error: torch watches over the first, a time limit over the second.
+    Signals that end a run do not end its workers, which live as long as this process wants them, and no longer.
     """
-    return DataLoader(
+    return LoaderOfProcesses(
         dataset,
         batch_sampler=sampler,
         num_workers=num_workers,
+        multiprocessing_context=START_METHOD if num_workers else None,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if num_workers else None,
         timeout=LOADER_TIMEOUT_SECONDS if num_workers else 0,
         # The samples' random streams are their own: the loader may not touch the global one.
         generator=torch.Generator().manual_seed(0),
-        worker_init_fn=_start_worker,
+        worker_init_fn=functools.partial(start_loader_process, os.getpid()),
     )
-
-
-def _start_worker(_: int) -> None:
-    """One thread per worker; Ctrl-C is for the main process, which still needs batches to end its step."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -48,18 +48,20 @@ class Encoders:
     """S, pixels."""
 
 
-def analyze_run(run: RunFolder, settings: Analysis) -> Outcome:
-    """Analyse a finished run.
+def analyze_run(run: RunFolder, settings: Analysis, device: torch.device) -> Outcome:
+    """Analyse a finished run, its model on `device`.
 
     Raises:
         DataError: Data that the settings name is missing, damaged or too little.
     """
     trained = load_dual_encoder(run.dual_encoder)
+    trained.model.to(device)
     model = encoders_of(trained)
     match settings:
         case CrossLingualAnalysis():
-            control = encoders_of(untrained_control(trained, settings.resampling.seed))
-            return analyze_cross_lingual(model, control, settings)
+            control = untrained_control(trained, settings.resampling.seed)
+            control.model.to(device)
+            return analyze_cross_lingual(model, encoders_of(control), settings)
         case CultureAnalysis():
             return analyze_culture(model, settings)
         case AnalogyAnalysis():

@@ -1,6 +1,7 @@
 """From a checkpoint of training, in one file or in ZeRO's pieces, to a folder of weights."""
 
 import logging
+import os
 from pathlib import Path
 
 import torch
@@ -43,7 +44,8 @@ def consolidate(path: Path, output: Path | None = None) -> Path:
         CheckpointError: There is no checkpoint, it is damaged, it stands in no run, or the output exists.
         RunFolderError: The run keeps no tokenizer, or it was exchanged.
     """
-    state = find_checkpoint(path).state
+    # Where a checkpoint stands tells its run, and `.` or `step=0000500` alone would not say it.
+    state = find_checkpoint(Path(os.path.abspath(path))).state
     run, stage = run_of(state)
     default = {"mae": run.image_encoder, "contrastive": run.dual_encoder}[stage]
     folder = output or default

@@ -1,5 +1,7 @@
-"""Collectives with gradients."""
+"""Collectives: rows with gradients, and figures of the global batch."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +21,30 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     gathered: Tensor = _GatherRows.apply(rows) if is_distributed() else rows
     return gathered
+
+
+@torch.no_grad()
+def global_ratios(numerators: Sequence[Tensor], denominators: Sequence[Tensor | float]) -> list[float]:
+    """Each sum of numerators over all ranks, over the sum of denominators; NaN where that is zero.
+
+    One collective for all of them, and one wait of the host.
+
+    Args:
+        numerators: Scalars on the device, as many on every rank.
+        denominators: One for each.
+    """
+    like = numerators[0].float()
+    rows = [
+        *(numerator.float().reshape(()) for numerator in numerators),
+        *(one.float().reshape(()) if isinstance(one, Tensor) else like.new_full((), one) for one in denominators),
+    ]
+    own = torch.stack(rows)
+    ranks = [torch.empty_like(own) for _ in range(dist.get_world_size())] if is_distributed() else [own]
+    if is_distributed():
+        dist.all_gather(ranks, own)
+    sums = [math.fsum(column) for column in zip(*torch.stack(ranks).tolist(), strict=True)]
+    above, below = sums[: len(numerators)], sums[len(numerators) :]
+    return [a / b if b else math.nan for a, b in zip(above, below, strict=True)]
 
 
 class _GatherRows(torch.autograd.Function):

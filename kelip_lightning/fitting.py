@@ -39,6 +39,16 @@ def fit_stage(
         trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
 
 
+def leave_signals_to_us(trainer: pl.Trainer) -> None:
+    """Lightning's handlers talk to other ranks from inside a signal, and on Slurm save and requeue by themselves.
+
+    `SignalWatch` has taken their place, so that there is no signal either of which Lightning would have to tell the
+    other ranks, by a broadcast before every step whose result the host waits for.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
 def stage_clock(stage: StageFolder) -> Callable[[], float]:
     """Tells the seconds that a stage has taken so far, those before it was resumed included."""
     before, started = stage.checkpoint.manifest.seconds if stage.checkpoint else 0.0, time.monotonic()

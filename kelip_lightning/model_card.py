@@ -19,7 +19,7 @@ def model_card(run: RunFolder, stage: str, facts: Mapping[str, object]) -> str:
     """
     environment = json.loads(run.environment.read_text(encoding="utf-8"))
     lines = {
-        "Run": run.path.name,
+        "Run": run.name,
         "Stage": {"mae": "MAE warm-up of the image encoder", "contrastive": "contrastive training"}[stage],
         **facts,
         "Code": f"kelip-lightning, git revision {(environment.get('git') or {}).get('revision') or 'unknown'}",
@@ -27,7 +27,7 @@ def model_card(run: RunFolder, stage: str, facts: Mapping[str, object]) -> str:
         "Licence": "Apache-2.0 for the code; see the licences of the training data",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in lines.items())
-    return f"# {run.path.name}: {stage}\n\n| what | value |\n|---|---|\n{table}\n"
+    return f"# {run.name}: {stage}\n\n| what | value |\n|---|---|\n{table}\n"
 
 
 def export_card(source: Path, layout: str) -> str:

@@ -1,13 +1,14 @@
 """Going on with a run that was cut off: which one, whether it is the same experiment, and from which checkpoint."""
 
-import json
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data_modules.json_lines import append_json_lines
 from kelip_lightning import checkpoints
 from kelip_lightning.callbacks.run_record import cut_record
 from kelip_lightning.checkpoints import Checkpoint
@@ -41,10 +42,11 @@ def find_run(wanted: str, own: Path) -> RunFolder | None:
     """
     path = own if wanted == AUTO else Path(wanted)
     chosen = None
-    if path.parent.name == "checkpoints":
+    whole = Path(os.path.abspath(path))
+    if whole.parent.name == "checkpoints":
         chosen = checkpoints.read_checkpoint(path)
         checkpoints.verify(chosen)
-        path = path.parents[2]
+        path = whole.parents[2]
     run = RunFolder(path, resumed=True, chosen=chosen)
     # The first process may be creating the run at this moment: for the others, what is no run yet is a new one.
     if wanted == AUTO and (not path.is_dir() or not any(path.iterdir()) or not is_first_process()):
@@ -100,8 +102,7 @@ def record_resumption(run: RunFolder, overrides: Sequence[str], changes: Sequenc
         "changes": list(changes),
         "environment": describe_environment(),
     }
-    with (run.path / "resumes.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    append_json_lines(run.path / "resumes.jsonl", [line])
     _log.info("resuming %s%s", run.path, f" with {'; '.join(changes)}" if changes else "")
 
 

@@ -45,8 +45,8 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """The run's name."""
-        return self.path.name
+        """The run's name, for `.` too."""
+        return Path(os.path.abspath(self.path)).name
 
     @property
     def config(self) -> Path:

@@ -28,6 +28,7 @@ from kelip_lightning.callbacks.random_state import RandomStateCallback
 from kelip_lightning.callbacks.reconstructions import ReconstructionCallback
 from kelip_lightning.callbacks.run_record import MetricsFileLogger
 from kelip_lightning.callbacks.same_start import SameStartCallback
+from kelip_lightning.callbacks.step_vote import StepVote
 from kelip_lightning.callbacks.throughput import ThroughputCallback
 from kelip_lightning.callbacks.weight_average import WeightAverageCallback
 from kelip_lightning.config.experiment import (
@@ -40,7 +41,7 @@ from kelip_lightning.config.plan import OpenedSources
 from kelip_lightning.config.roles import settings_without
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.suite import chance_levels
-from kelip_lightning.fitting import fit_stage, stage_clock
+from kelip_lightning.fitting import fit_stage, leave_signals_to_us, stage_clock
 from kelip_lightning.items_file import ITEMS, write_items
 from kelip_lightning.model_card import model_card
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_dual_encoder
@@ -159,6 +160,7 @@ def run_contrastive(
         ),
         ExportCallback(lambda: _write_report(run, evaluation, chance, clock())),
         figures=evaluation.newest,
+        evaluated=evaluation.acts_after,
     )
     fit_stage(trainer, module, data, stage, signals)
     newest = evaluation.newest()
@@ -220,11 +222,13 @@ def build_trainer(
     clock: Callable[[], float],
     *callbacks: pl.Callback,
     figures: Figures = lambda: None,
+    evaluated: Callable[[int], bool] = lambda _: False,
 ) -> pl.Trainer:
     """The Trainer of a stage with its loggers, checkpoints and guards; `callbacks` keep their order."""
     config = experiment.trainer
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
+    vote = StepVote()
     checkpoint = CheckpointCallback(
         experiment.checkpoint,
         stage.checkpoints,
@@ -233,6 +237,8 @@ def build_trainer(
         metrics_file=stage.metrics_file,
         clock=clock,
         figures=figures,
+        evaluated=evaluated,
+        vote=vote,
     )
     trainer = pl.Trainer(
         max_steps=experiment.schedule.max_steps,
@@ -258,16 +264,14 @@ def build_trainer(
             SameStartCallback(stage),
             LoopPositionCallback(),
             RandomStateCallback(experiment.seed),
-            NonFiniteGuard(experiment.non_finite, stage.non_finite),
+            NonFiniteGuard(experiment.non_finite, stage.non_finite, vote),
             *([] if config.ema_decay is None else [WeightAverageCallback(config.ema_decay)]),
             *callbacks,
             ThroughputCallback(),
             checkpoint,
         ],
     )
-    # Lightning's own handlers talk to other ranks from inside a signal, and on Slurm save and requeue by themselves;
-    # `SignalWatch` has taken their place.
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    leave_signals_to_us(trainer)
     return trainer
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.errors import DataError
+from data_modules.json_lines import append_json_lines, read_json_lines, replace_json_lines
 from data_modules.sources.blobs import BlobReader, file_state
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.paths import is_url
@@ -174,15 +175,14 @@ def _build(
     rows_file, lines_file = file.with_suffix(".rows"), file.with_suffix(".lines")
     entries = _resume(rows_file, lines_file, config, shards)
     known = _known(file, config)
-    with rows_file.open("ab") as rows, lines_file.open("a", encoding="utf-8") as lines:
-        if not entries:
-            lines.write(json.dumps(index_rule(config)) + "\n")
+    if not entries:
+        append_json_lines(lines_file, [index_rule(config)])
+    with rows_file.open("ab") as rows:
         for scan in _scans(config, shards[len(entries) :], known, num_workers):
             rows.write(scan.rows.astype("<u4").tobytes())
             rows.flush()
             entries.append(_entry(scan))
-            lines.write(json.dumps(entries[-1]) + "\n")
-            lines.flush()
+            append_json_lines(lines_file, entries[-1:])
             if progress is not None:
                 progress(len(entries), len(shards))
         description = json.dumps({"rule": index_rule(config), "shards": entries}).encode()
@@ -209,19 +209,18 @@ def _resume(rows_file: Path, lines_file: Path, config: SourceConfig, shards: Seq
     entries: list[dict[str, Any]] = []
     with contextlib.suppress(OSError, ValueError, KeyError):
         size = rows_file.stat().st_size
-        rule, *lines = lines_file.read_text(encoding="utf-8").splitlines()
-        for line, shard in zip(lines, shards, strict=False):
-            if json.loads(rule) != index_rule(config):
+        lines = read_json_lines(lines_file)
+        rule = next(lines, None)
+        for entry, shard in zip(lines, shards, strict=False):
+            if rule != index_rule(config):
                 break
-            entry = json.loads(line)
             needed = (sum(one["samples"] for one in entries) + entry["samples"]) * ROW_BYTES
             if entry["path"] != shard or needed > size or "digest" not in entry or not _is_current(entry):
                 break
             entries.append(entry)
     rows_file.touch()
     os.truncate(rows_file, sum(entry["samples"] for entry in entries) * ROW_BYTES)
-    kept = [json.dumps(index_rule(config)), *map(json.dumps, entries)] if entries else []
-    lines_file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    replace_json_lines(lines_file, [index_rule(config), *entries] if entries else [])
     return entries
 
 

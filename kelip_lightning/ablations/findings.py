@@ -3,10 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from data_modules.json_lines import read_json_lines
 from kelip_lightning.ablations.examples import Example, find_examples
 from kelip_lightning.ablations.execution import Failure
 from kelip_lightning.ablations.pool import RunState, find_run, seconds_of, state_of
@@ -15,6 +15,7 @@ from kelip_lightning.ablations.revisions import revisions_of
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
 from kelip_lightning.config.plan import Plan
+from kelip_lightning.device import AUTO, choose_device
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.evaluate import items_of_run
 from kelip_lightning.items_file import ITEMS, StoredItems, evaluation_of, read_items, write_items
@@ -104,8 +105,14 @@ class Findings:
     """What a reader must know: runs that are missing, revisions that differ."""
 
 
-def collect(study: Study, failures: Sequence[Failure] = ()) -> Findings:
+def collect(study: Study, failures: Sequence[Failure] = (), device: str = AUTO) -> Findings:
     """Read every finished run of the study.
+
+    Args:
+        study: Names the runs.
+        failures: Runs that did not end well.
+        device: Where models are evaluated again, as `--device` names it; auto: where they were trained, on the CPU for
+            `trainer.accelerator=cpu` and else on a GPU if there is one.
 
     Raises:
         RunFolderError: No run of the reference has finished, or runs cannot be compared.
@@ -123,7 +130,7 @@ def collect(study: Study, failures: Sequence[Failure] = ()) -> Findings:
     items: dict[str, dict[int, Mapping[str, StoredItems]]] = {}
     for run in study.runs:
         if (run.variant, run.seed) in finished:
-            items.setdefault(run.variant, {})[run.seed] = _items(finished[run.variant, run.seed], run)
+            items.setdefault(run.variant, {})[run.seed] = _items(finished[run.variant, run.seed], run, device)
     ordered = {variant: items[variant] for variant in study.variants if variant in items}
     curves = [
         point
@@ -144,7 +151,7 @@ def collect(study: Study, failures: Sequence[Failure] = ()) -> Findings:
     )
 
 
-def _items(folder: RunFolder, run: PlannedRun) -> dict[str, StoredItems]:
+def _items(folder: RunFolder, run: PlannedRun, device: str) -> dict[str, StoredItems]:
     """The items of the evaluation that the study asks for; evaluated again where the run knew other sets."""
     evaluation = contrastive_of(run.experiment).evaluation
     wanted = evaluation_fingerprint(evaluation)
@@ -152,15 +159,15 @@ def _items(folder: RunFolder, run: PlannedRun) -> dict[str, StoredItems]:
         return read_items(folder.path / ITEMS)
     file = folder.path / f"items-{wanted}.parquet"
     if evaluation_of(file) != wanted:
-        write_items(file, items_of_run(folder, evaluation), wanted)
+        on_cpu = device == AUTO and contrastive_of(run.experiment).trainer.accelerator == "cpu"
+        write_items(file, items_of_run(folder, evaluation, choose_device("cpu" if on_cpu else device)), wanted)
     return read_items(file)
 
 
 def _curve(run: PlannedRun, folder: RunFolder, figures: Sequence[str]) -> list[CurvePoint]:
     offset, each = _tokens_of(run.plan)
     points = []
-    for line in folder.metrics.read_text(encoding="utf-8").splitlines():
-        entry: dict[str, Any] = json.loads(line)
+    for entry in read_json_lines(folder.metrics):
         points += [
             CurvePoint(
                 figure=figure,

@@ -17,6 +17,7 @@ from data_modules.config_roles import REPORTING
 from kelip_lightning import checkpoints
 from kelip_lightning.callbacks.agreement import any_rank
 from kelip_lightning.callbacks.interruption import SignalWatch
+from kelip_lightning.callbacks.step_vote import StepVote
 from kelip_lightning.checkpoints import Manifest
 from kelip_lightning.errors import CheckpointWriteError, StageInterrupted
 
@@ -81,8 +82,9 @@ class CheckpointCallback(pl.Callback):
     """Writes checkpoints between two steps: by steps, by time, when the best metric improves, at signals, at the end.
 
     It acts before a step and not after the last one, because the numbers of a step reach the loggers only after
-    every hook that follows it; so metrics.jsonl is always complete up to the checkpoint. When to write is rank
-    zero's decision, and a signal may reach any rank: one small all-reduce a step tells all of them.
+    every hook that follows it; so metrics.jsonl is always complete up to the checkpoint. Whether time is up or the
+    metric is the best is for rank zero to say, and a signal may reach any rank: the vote of each step tells all of
+    them. On several processes it is held before the optimizer step, so that a later signal waits for the next one.
     """
 
     def __init__(
@@ -95,6 +97,8 @@ class CheckpointCallback(pl.Callback):
         metrics_file: Path,
         clock: Callable[[], float],
         figures: Figures = lambda: None,
+        evaluated: Callable[[int], bool] = lambda _: False,
+        vote: StepVote | None = None,
     ) -> None:
         """Takes what to write where.
 
@@ -106,18 +110,26 @@ class CheckpointCallback(pl.Callback):
             metrics_file: The record whose length goes into the manifest.
             clock: Seconds of this stage so far.
             figures: Gives the newest evaluation, on rank zero.
+            evaluated: Whether an evaluation follows so many optimizer steps; the same on every rank. Its figures, and
+                a signal during it, are voted on behind it.
+            vote: That of each step; none: this callback's own.
         """
         super().__init__()
         self.io = DeferredErrorIO()
         """To be given to the trainer as a plugin."""
         self._config, self._folder, self._stage = config, folder, stage
         self._signals, self._metrics_file, self._figures = signals, metrics_file, figures
+        self._evaluated = evaluated
+        self._vote = vote or StepVote()
+        self._vote.ask(lambda: signals.by_user, lambda: signals.by_scheduler, self._is_time)
         self._clock = clock
+        self._is_global_zero = False
         self._saved_step = 0
         self._saved_at = clock()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A resumed run stands at a checkpoint already."""
+        self._is_global_zero = trainer.is_global_zero
         self._saved_step = trainer.global_step
         self._saved_at = self._clock()
 
@@ -131,22 +143,27 @@ class CheckpointCallback(pl.Callback):
             StageInterrupted: A signal has come to some rank.
         """
         step = trainer.global_step
-        due = trainer.is_global_zero and step > self._saved_step and self._is_due(step)
-        by_user, by_scheduler, due = any_rank(trainer, self._signals.by_user, self._signals.by_scheduler, due)
+        by_user, by_scheduler, is_time = self._vote.answers(trainer, anew=self._evaluated(step))
         stopped = by_user or by_scheduler
-        if due or (stopped and step > self._saved_step):
+        if step > self._saved_step and (stopped or is_time or self._is_due(trainer, step)):
             self._save(trainer, step)
         if stopped:
             self._signals.handled = True
             newest = self._folder / checkpoints.folder_name(step) if step else None
             raise StageInterrupted(newest, step, by_user=by_user)
 
-    def _is_due(self, step: int) -> bool:
+    def _is_time(self) -> bool:
+        """Whether enough minutes have passed by rank zero's clock."""
+        minutes = self._config.every_n_minutes
+        return self._is_global_zero and minutes is not None and (self._clock() - self._saved_at) / 60 >= minutes
+
+    def _is_due(self, trainer: pl.Trainer, step: int) -> bool:
         config = self._config
-        by_steps = config.every_n_steps is not None and step % config.every_n_steps == 0
-        minutes = (self._clock() - self._saved_at) / 60
-        by_time = config.every_n_minutes is not None and minutes >= config.every_n_minutes
-        return by_steps or by_time or self._is_best(step)
+        if config.every_n_steps is not None and step % config.every_n_steps == 0:
+            return True
+        if config.best_metric is None or not self._evaluated(step):
+            return False
+        return any_rank(trainer, trainer.is_global_zero and self._is_best(step))[0]
 
     def _is_best(self, step: int) -> bool:
         metric = self._metric_at(step)

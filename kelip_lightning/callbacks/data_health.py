@@ -1,7 +1,7 @@
 """What was wrong with the data, and which mixture really came: counted, written down, and stopped if too much."""
 
-import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +13,12 @@ from torch import Tensor
 
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport
+from data_modules.json_lines import append_json_lines, read_json_lines, replace_json_lines
 from data_modules.loading import FaultConfig
 from data_modules.records import LANGUAGES
 from data_modules.sources.protocol import PairSource
 from kelip_lightning.distributed import is_distributed
+from kelip_lightning.modules.log_steps import on_host
 
 _log = logging.getLogger(__name__)
 
@@ -72,28 +74,42 @@ class DataHealthCallback(pl.Callback):
         """Drop lines of steps that come again, and write down what was left out when the sources were opened."""
         if not trainer.is_global_zero:
             return
-        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.is_file() else []
-        kept = [line for line in lines if 0 <= json.loads(line)["step"] < trainer.global_step]
-        if kept or lines or self._opening:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        if self._file.is_file():
+            self._keep_until(trainer.global_step)
         self._write(self._opening)
         if self._opening:
             kinds = Counter(f"{report.source}: {report.kind}" for report in self._opening)
             _log.warning("left out when the data were opened: %s; see %s", _listed(kinds), self._file)
+
+    def _keep_until(self, step: int) -> None:
+        try:
+            kept = [one for one in read_json_lines(self._file) if 0 <= one["step"] < step]
+        except DataError as error:  # a record that a disk has damaged is no reason to lose a run
+            aside = self._file.with_name(f"{self._file.name}.damaged")
+            os.replace(self._file, aside)
+            _log.warning("%s; it is set aside as %s, and a new record begins", error, aside.name)
+        else:
+            replace_json_lines(self._file, kept)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count a batch, and every few steps tell all of them."""
         self._pending += batch.faults
-        places = torch.bucketize(batch.sample_ids, self._ends.to(batch.sample_ids.device), right=True)
         languages = getattr(batch, "languages", None)  # the warm-up's images have none
-        cells = places * len(LANGUAGES) + (0 if languages is None else languages)
-        seen = torch.bincount(cells, minlength=len(self._names) * len(LANGUAGES))
+        seen = self._seen(batch.sample_ids, languages)
         self._mix = seen if self._mix is None else self._mix + seen
         if (batch_idx + 1) % _period(trainer) == 0:
             self._tell(trainer, pl_module, has_languages=languages is not None)
+
+    def _seen(self, sample_ids: Tensor, languages: Tensor | None) -> Tensor:
+        """Samples by source and language, int64, flat; on the device, without the host's waiting for it."""
+        if self._ends.device != sample_ids.device:
+            self._ends = self._ends.to(sample_ids.device)
+        places = torch.bucketize(sample_ids, self._ends, right=True)
+        cells = places * len(LANGUAGES) + (0 if languages is None else languages)
+        # Not bincount, whose size depends on the largest value.
+        return (cells.unsqueeze(1) == torch.arange(len(self._mix_of_entry), device=cells.device)).sum(0)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write down what came since the last entry."""
@@ -117,7 +133,7 @@ class DataHealthCallback(pl.Callback):
             figures[f"data/mix/{name}"] = sum(row)
             if has_languages:
                 figures |= {f"data/mix/{name}_{lang}": share for lang, share in zip(LANGUAGES, row, strict=True)}
-        pl_module.log_dict(figures, rank_zero_only=True)
+        pl_module.log_dict(on_host(figures), rank_zero_only=True)
         if trainer.is_global_zero and skipped > 2 * self._told:
             self._told = skipped
             _log.warning(
@@ -146,15 +162,13 @@ class DataHealthCallback(pl.Callback):
 
     def _write(self, reports: Sequence[FaultReport]) -> None:
         before = Counter(self._counts)
-        lines: list[str] = []
+        lines: list[dict[str, Any]] = []
         for report in reports:
             before[_row(report)] += 1
             if before[_row(report)] <= MAX_LINES:
-                lines.append(json.dumps(report._asdict(), ensure_ascii=False) + "\n")
+                lines.append(report._asdict())
         if lines:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a", encoding="utf-8") as stream:
-                stream.writelines(lines)
+            append_json_lines(self._file, lines)
 
     def _worst(self) -> str:
         return _listed(

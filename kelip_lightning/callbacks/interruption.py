@@ -2,23 +2,26 @@
 
 import logging
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+from data_modules.signals import SCHEDULER_SIGNALS, STOP_SIGNALS
 
 _log = logging.getLogger(__name__)
 
 Handler = Any
 """What `signal.signal` takes and returns."""
-SCHEDULER_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What a cluster sends before it takes the machine away."""
+SAME_SECONDS = 1.0
+"""Ctrl-C that comes again so soon is the same one: a terminal or a scheduler and a launcher both pass it on."""
 
 
 class SignalWatch:
     """Notes signals instead of dying of them, from `with` to its end.
 
-    The training loop looks at `by_user` and `by_scheduler` at each step and stops in order. A second Ctrl-C
-    interrupts at once. On the way out the handlers are as they were, and a scheduler's signal that nobody has acted on
-    is sent again, so that it is not lost between two stages.
+    The training loop looks at `by_user` and `by_scheduler` at each step and stops in order. A second Ctrl-C,
+    `SAME_SECONDS` after the first, interrupts at once. On the way out the handlers are as they were, and a scheduler's
+    signal that nobody has acted on is sent again, so that it is not lost between two stages.
     """
 
     def __init__(self) -> None:
@@ -29,16 +32,21 @@ class SignalWatch:
         self.handled = False
         """Set by whoever has stopped the stage."""
         self._last = 0
+        self._by_user_at = 0.0
         self._previous: dict[int, Handler] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, *SCHEDULER_SIGNALS):
+        for number in STOP_SIGNALS:
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.by_user and number == signal.SIGINT:
+            if time.monotonic() - self._by_user_at < SAME_SECONDS:
+                return
             raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            self._by_user_at = time.monotonic()
         self._last = number
         self.by_user |= number == signal.SIGINT
         self.by_scheduler |= number in SCHEDULER_SIGNALS

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from data_modules.config_roles import PERFORMANCE
-from kelip_lightning.callbacks.agreement import any_rank, gather_objects
+from kelip_lightning.callbacks.agreement import gather_objects
+from kelip_lightning.callbacks.step_vote import StepVote
 from kelip_lightning.errors import NonFiniteError
 
 _log = logging.getLogger(__name__)
@@ -47,16 +48,18 @@ class NonFiniteConfig:
 class NonFiniteGuard(pl.Callback):
     """Looks at the loss and at every gradient before the optimizer does.
 
-    A report with the sample ids of all ranks goes to `folder`. One small all-reduce a step tells all ranks, so that
-    they stop or skip together.
+    A report with the sample ids of all ranks goes to `folder`. The vote of each step tells all ranks, so that they
+    stop or skip together.
 
     Args:
         config: What to do.
         folder: For the reports.
+        vote: That of each step, which this callback holds; others may have questions in it.
     """
 
-    def __init__(self, config: NonFiniteConfig, folder: Path) -> None:
+    def __init__(self, config: NonFiniteConfig, folder: Path, vote: StepVote | None = None) -> None:
         super().__init__()
+        self._vote = vote or StepVote()
         self.num_skipped = 0
         """Steps skipped in this stage, over all attempts of a resumed run."""
         self._config, self._folder = config, folder
@@ -95,7 +98,7 @@ class NonFiniteGuard(pl.Callback):
         """
         norm = torch.nn.utils.get_total_norm(list(_gradients(trainer, pl_module)))
         finite = torch.isfinite(torch.stack([*self._losses, norm])).all()
-        if not any_rank(trainer, not bool(finite))[0]:
+        if not self._vote.hold(trainer, ~finite):
             return
         report = self._write_report(trainer, pl_module)
         step = trainer.global_step

@@ -57,8 +57,12 @@ class PeriodicCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Acts when an optimizer step completed a period."""
-        if trainer.global_step % self.every_n_steps == 0:
+        if self.acts_after(trainer.global_step):
             self._act(trainer, pl_module)
+
+    def acts_after(self, step: int) -> bool:
+        """Whether so many optimizer steps complete a period; known to every rank."""
+        return step % self.every_n_steps == 0
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Acts on the final model unless the last step completed a period.

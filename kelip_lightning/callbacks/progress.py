@@ -1,6 +1,5 @@
 """The progress bar: stage, steps, time left, loss, both languages' accuracy, speed."""
 
-import time
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,8 +11,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-
-_READ_SECONDS = 0.5
 
 _SHOWN = (
     ("train/loss", "loss", "{:.3f}"),
@@ -31,8 +28,6 @@ class PairProgressBar(RichProgressBar):
         """Takes the name of the stage, such as "MAE warm-up"."""
         super().__init__()
         self._stage_name = stage
-        self._read_at = float("-inf")
-        self._shown: dict[str, int | str | float | dict[str, float]] = {}
 
     def configure_columns(self, trainer: pl.Trainer) -> list[ProgressColumn]:
         """Stage, bar, steps, time left (passed, at the end); the metrics follow. Fits 80 characters."""
@@ -64,12 +59,6 @@ class PairProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """The few figures worth a glance, as text.
-
-        They are read twice a second at most: reading waits for the accelerator.
-        """
-        if time.monotonic() - self._read_at >= _READ_SECONDS:
-            self._read_at = time.monotonic()
-            logged = trainer.callback_metrics
-            self._shown = {name: form.format(logged[key].item()) for key, name, form in _SHOWN if key in logged}
-        return self._shown
+        """The few figures worth a glance, as text; they are of the last step that was logged, and on the host."""
+        logged = trainer.callback_metrics
+        return {name: form.format(logged[key].item()) for key, name, form in _SHOWN if key in logged}

@@ -9,7 +9,7 @@ from kelip_lightning.callbacks.panel_drawing import draw_labelled_rows
 from kelip_lightning.callbacks.periodic import PeriodicCallback, log_image
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase
 from kelip_lightning.models.patches import patchify, unpatchify
-from kelip_lightning.models.preprocessing import CLIP_MEAN, CLIP_STD, normalize_images
+from kelip_lightning.models.preprocessing import channel_statistics, normalize_images
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 
 _MASK_GREY = 128
@@ -75,8 +75,7 @@ def reconstruct(model: MaskedAutoencoderBase, images: Tensor, noise: Tensor) -> 
 
 def to_pixels(normalised: Tensor) -> Tensor:
     """The inverse of `normalize_images`, rounded and clipped to uint8, (..., 3, H, W)."""
-    mean = torch.tensor(CLIP_MEAN, device=normalised.device).view(3, 1, 1)
-    std = torch.tensor(CLIP_STD, device=normalised.device).view(3, 1, 1)
+    mean, std = channel_statistics(normalised.device).unbind()
     return ((normalised * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from data_modules.json_lines import append_json_lines, complete_lines
+
 _log = logging.getLogger(__name__)
 
 
@@ -48,10 +50,7 @@ class MetricsFileLogger(Logger):
         values = {key: _plain(value) for key, value in metrics.items() if key != "epoch"}
         if not values:
             return
-        line = json.dumps({"stage": self._stage, "step": step, **values}, ensure_ascii=False, allow_nan=False)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_json_lines(self._file, [{"stage": self._stage, "step": step, **values}])
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing: they stand in config.yaml."""
@@ -69,7 +68,7 @@ def cut_record(file: Path, stage: str, length: int | None) -> None:
         return
     data = file.read_bytes()
     if length is None:
-        kept = b"".join(line for line in data.splitlines(keepends=True) if _stage_of(line) not in (stage, None))
+        kept = b"".join(line + b"\n" for line in complete_lines(data) if _stage_of(line) not in (stage, None))
     else:
         kept = data[:length]
         if len(data) < length:
@@ -80,7 +79,7 @@ def cut_record(file: Path, stage: str, length: int | None) -> None:
 
 
 def _stage_of(line: bytes) -> str | None:
-    """The stage that wrote a line; none for a line that is not whole."""
+    """The stage that wrote a line; none for a line that is damaged."""
     try:
         stage = json.loads(line)["stage"]
     except (ValueError, KeyError, TypeError):

@@ -8,6 +8,9 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.profilers import Profiler
 
+from kelip_lightning.callbacks.non_finite import NonFiniteGuard
+from kelip_lightning.modules.log_steps import is_log_step, on_host
+
 
 class ThroughputCallback(pl.Callback):
     """Logs `train/pairs_per_second` and `train/data_wait_share` over the last n optimizer steps.
@@ -48,16 +51,18 @@ class ThroughputCallback(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Logs both figures of the window that ends here."""
+        """Logs both figures of the window that ends here, at steps that are logged."""
         self._pairs += len(batch.sample_ids) * trainer.world_size
         self._window.append(self._mark())
+        if not is_log_step(trainer):
+            return
         first, last = self._window[0], self._window[-1]
         seconds = max(last.seconds - first.seconds, 1e-9)
         figures = {
             "train/pairs_per_second": (last.pairs - first.pairs) / seconds,
             "train/data_wait_share": (last.waited - first.waited) / seconds,
         }
-        pl_module.log_dict(figures, on_step=True, on_epoch=False)
+        pl_module.log_dict(on_host(figures), on_step=True, on_epoch=False)
 
     def _mark(self) -> "_Mark":
         assert self._clock is not None
@@ -78,8 +83,8 @@ class _Mark:
 class _TrainingClock(Profiler):
     """Adds up loader waits and callback time, and passes everything on to the trainer's own profiler.
 
-    The time of the progress bar counts as training: it reads the loss, and on an accelerator it
-    waits there for the step that the host has only queued.
+    The time of the guard against numbers that are not finite counts as training: on an accelerator
+    it waits there for the step that the host has only queued.
     """
 
     def __init__(self, inner: Profiler) -> None:
@@ -134,7 +139,7 @@ class _TrainingClock(Profiler):
 
 
 def _is_excluded(action_name: str) -> bool:
-    return action_name.startswith("[Callback]") and "ProgressBar" not in action_name
+    return action_name.startswith("[Callback]") and NonFiniteGuard.__name__ not in action_name
 
 
 # Trainer sets the attribute that these two use where type checkers do not see them, hence Any.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kelip_lightning.cli.device import add_device_argument
 from kelip_lightning.cli.failures import StoppedError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="use runs that this revision of the code trained as well; may be repeated (default: this code's alone)",
     )
     parser.add_argument("--output", type=Path, default=Path("runs/ablations"), metavar="FOLDER", help="folder of all")
+    add_device_argument(parser)
     only = parser.add_mutually_exclusive_group()
     only.add_argument(
         "--dry-run", action="store_true", help="check all; print runs, settings and cost; write the array"
@@ -61,7 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
     from kelip_lightning.ablations.revisions import refuse_other_revisions
     from kelip_lightning.ablations.study import Choice, open_study
     from kelip_lightning.cli.ablate_tables import print_dry_run
+    from kelip_lightning.device import choose_device
 
+    choose_device(arguments.device)  # that is wanted after hours of training
     choice = Choice(scale=arguments.scale, seeds=arguments.seeds, quick=arguments.quick, output=arguments.output)
     trains = not (arguments.dry_run or arguments.report)
     study = open_study(arguments.file, choice, on_this_machine=trains)
@@ -108,7 +112,7 @@ def _train_and_report(study: "Study", wanted: "Sequence[PlannedRun]", arguments:
     except KeyboardInterrupt as interruption:
         message = f"interrupted; finished runs stay in {study.pool}, go on with --resume"
         raise StoppedError(message, 130) from interruption
-    findings = collect(study, failures)
+    findings = collect(study, failures, arguments.device)
     folder = write_report(study, findings)
     print_answer(study, findings, folder)
     return 1 if failures else 0

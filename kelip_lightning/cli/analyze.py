@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kelip_lightning.cli.device import add_device_argument
 from kelip_lightning.cli.training import check_syntax
+from kelip_lightning.device import choose_device
 from kelip_lightning.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -30,12 +32,13 @@ QUESTIONS = ("cross-lingual", "culture", "analogy")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`QUESTION RUN FILE.yaml [dotted.key=value ...] [--output FOLDER] [--all] [--json]`."""
+    """`QUESTION RUN FILE.yaml [dotted.key=value ...] [--output FOLDER] [--device NAME] [--all] [--json]`."""
     parser.add_argument("question", choices=QUESTIONS, help="what is asked")
     parser.add_argument("run_folder", metavar="RUN", help="folder of a finished run, for example runs/emoji")
     parser.add_argument("file", metavar="FILE.yaml", help="the settings of the analysis")
     parser.add_argument("overrides", metavar="dotted.key=value", nargs="*", help="values that replace the file's")
     parser.add_argument("--output", metavar="FOLDER", help="where records go; RUN/analyses/QUESTION by default")
+    add_device_argument(parser)
     parser.add_argument("--all", action="store_true", help="every figure in the table, not only the main ones")
     parser.add_argument("--json", action="store_true", help="print the record as JSON instead of a table")
 
@@ -44,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Analyse, write, print."""
     folder = RunFolder.open(arguments.run_folder)
     check_syntax(arguments.file)
+    device = choose_device(arguments.device)
     from kelip_lightning.analysis_record import as_document, prepare_folder, write_record
     from kelip_lightning.config.analysis import ANALYSES
     from kelip_lightning.config.load import load_experiment
@@ -53,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     prepare_folder(output)
     from kelip_lightning.analyze import analyze_run
 
-    outcome = analyze_run(folder, loaded.experiment)
+    outcome = analyze_run(folder, loaded.experiment, device)
     document = as_document(arguments.question, folder, loaded.resolved, outcome.findings)
     write_record(output, document, outcome.figures)
     if arguments.json:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from kelip_lightning.cli.training import add_training_arguments, check_syntax, train
+from kelip_lightning.cli.training import add_training_arguments, check_syntax, terminable, train
 from kelip_lightning.run_folder import is_first_process
 
 NAME = "contrastive"
@@ -17,6 +17,7 @@ weights, or from a warm-up's encoder:
 add_arguments = add_training_arguments
 
 
+@terminable()
 def run(arguments: argparse.Namespace) -> int:
     """Train stage 2."""
     check_syntax(arguments.file)

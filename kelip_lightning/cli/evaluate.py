@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kelip_lightning.cli.device import add_device_argument
 from kelip_lightning.cli.training import check_syntax
+from kelip_lightning.device import choose_device
 from kelip_lightning.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ evaluation sets of FILE.yaml (its section `evaluation`), or on those that the ru
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`RUN [FILE.yaml] [dotted.key=value ...] [--json]`."""
+    """`RUN [FILE.yaml] [dotted.key=value ...] [--device NAME] [--json]`."""
     parser.add_argument("run_folder", metavar="RUN", help="folder of a finished run, for example runs/emoji")
     parser.add_argument(
         "overrides",
@@ -31,17 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         help="an experiment with a section `evaluation`, and values that replace its own",
     )
+    add_device_argument(parser)
     parser.add_argument("--json", action="store_true", help="print figures and chance levels as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print."""
     folder = RunFolder.open(arguments.run_folder)
+    device = choose_device(arguments.device)
     evaluation = load_evaluation(folder, arguments.overrides)
     from kelip_lightning.cli.report import print_figures
     from kelip_lightning.evaluate import evaluate_run
 
-    figures, chance = evaluate_run(folder, evaluation)
+    figures, chance = evaluate_run(folder, evaluation, device)
     if arguments.json:
         print(json.dumps({"run": str(folder.path), "metrics": figures, "chance": chance}, indent=2))
     else:

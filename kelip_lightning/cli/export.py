@@ -1,6 +1,7 @@
 """`kelip export RUN --format FORMAT --output DIR`: a trained model for another library."""
 
 import argparse
+import os
 from pathlib import Path
 
 NAME = "export"
@@ -24,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export and say where."""
-    source, output = Path(arguments.run_folder), Path(arguments.output)
+    # The export replaces its folder: seen from inside, as `.`, it would be the old one.
+    source, output = Path(arguments.run_folder), Path(os.path.abspath(arguments.output))
     if not source.is_dir():
         from kelip_lightning.errors import EncoderFileError
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from kelip_lightning.cli.training import add_training_arguments, check_syntax, train
+from kelip_lightning.cli.training import add_training_arguments, check_syntax, terminable, train
 from kelip_lightning.run_folder import is_first_process
 
 NAME = "mae"
@@ -17,6 +17,7 @@ contrastive training starts with init.image_encoder=runs/NAME/mae/image_encoder.
 add_arguments = add_training_arguments
 
 
+@terminable()
 def run(arguments: argparse.Namespace) -> int:
     """Train stage 1."""
     check_syntax(arguments.file)

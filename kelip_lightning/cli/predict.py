@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+from kelip_lightning.cli.device import add_device_argument
+from kelip_lightning.device import choose_device
 from kelip_lightning.run_folder import RunFolder
 
 NAME = "predict"
@@ -16,20 +18,22 @@ The probability of each text given the image, among the texts given.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`RUN IMAGE --texts TEXT ... [--json]`."""
+    """`RUN IMAGE --texts TEXT ... [--device NAME] [--json]`."""
     parser.add_argument("run_folder", metavar="RUN", help="folder of a finished run, for example runs/emoji")
     parser.add_argument("image", metavar="IMAGE", help="an image file")
     parser.add_argument("--texts", metavar="TEXT", nargs="+", required=True, help="Korean or English texts")
+    add_device_argument(parser)
     parser.add_argument("--json", action="store_true", help="print text -> probability as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict and print, the likeliest text first."""
     folder = RunFolder.open(arguments.run_folder)
+    device = choose_device(arguments.device)
     from kelip_lightning.cli.report import print_probabilities
     from kelip_lightning.predict import predict
 
-    probabilities = predict(folder, Path(arguments.image), arguments.texts)
+    probabilities = predict(folder, Path(arguments.image), arguments.texts, device)
     if arguments.json:
         print(json.dumps(dict(zip(arguments.texts, probabilities, strict=True)), ensure_ascii=False, indent=2))
     else:

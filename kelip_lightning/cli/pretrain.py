@@ -2,7 +2,7 @@
 
 import argparse
 
-from kelip_lightning.cli.training import add_training_arguments, check_syntax, train
+from kelip_lightning.cli.training import add_training_arguments, check_syntax, terminable, train
 from kelip_lightning.run_folder import is_first_process
 
 NAME = "pretrain"
@@ -19,6 +19,7 @@ An override goes to every stage that has the key; mae.KEY and contrastive.KEY re
 add_arguments = add_training_arguments
 
 
+@terminable()
 def run(arguments: argparse.Namespace) -> int:
     """Train both stages."""
     check_syntax(arguments.file)

@@ -3,15 +3,17 @@
 import argparse
 import json
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
+from data_modules.signals import SCHEDULER_SIGNALS
 from kelip_lightning.cli import failures
 from kelip_lightning.errors import RunFolderError, Terminated
-from kelip_lightning.run_folder import RunFolder, is_first_process
+from kelip_lightning.run_folder import RunFolder, is_first_process, was_interrupted
 
 if TYPE_CHECKING:
     from kelip_lightning.config.experiment import (
@@ -106,7 +108,7 @@ def train(
     if is_first_process():
         print_plan(plan, run)
     try:
-        with run.recorded(), _terminable():
+        with run.recorded():
             figures = body(experiment, run, opened)
     except BaseException as error:
         if (known := failures.stopped(error, run)) is None:
@@ -140,13 +142,15 @@ def _final_figures(run: RunFolder) -> Figures:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """While no stage trains, a signal of the scheduler ends the run at once; a stage has handlers of its own."""
+def terminable() -> Iterator[None]:
+    """Lets a signal of the scheduler end a verb at once and in words; a stage that trains has handlers of its own."""
 
     def end(number: int, _: FrameType | None) -> None:
+        if was_interrupted(sys.exc_info()[1]):
+            return  # on its way out already, and about to say what stands: launchers send a signal more than once
         raise Terminated(f"{signal.Signals(number).name} came while no stage was training")
 
-    previous = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    previous = {number: signal.signal(number, end) for number in SCHEDULER_SIGNALS}
     try:
         yield
     finally:

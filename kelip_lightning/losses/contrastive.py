@@ -139,7 +139,9 @@ def contrastive_loss(
     matrix = TiledMatrix(operands[4], operands[5] if pairwise else None, tile_size, products)
     terms = [_term(matrix, operands[:4], view, share, rank, pairwise) for view, share in enumerate(shares)]
     losses_V = torch.stack([loss for loss, _ in terms])
-    total = with_gradients(losses_V @ losses_V.new_tensor(shares), inputs, operands)
+    # Filled on the device: a copy of Python numbers would make the host wait for it.
+    shares_V = torch.stack([losses_V.new_full((), share) for share in shares])
+    total = with_gradients(losses_V @ shares_V, inputs, operands)
     return _with_parts(total, losses_V, len(global_VBE), terms[0][1])
 
 

@@ -50,7 +50,8 @@ def nt_xent(
     own_B = torch.arange(batch, device=views_VBE.device) + rank * batch
     partner = torch.cat([own_B + all_VGE.shape[1], own_B])
     products = Products(matmul_precision, views_VBE.device)
-    matrix = TiledMatrix(Operand.of(views_VBE.new_tensor(1 / temperature)), None, tile_size, products)
+    # Filled on the device: a copy of a Python number would make the host wait for it.
+    matrix = TiledMatrix(Operand.of(views_VBE.new_full((), 1 / temperature)), None, tile_size, products)
     total, _ = matrix.add(query, key, partner, _nt_xent_rows, 1 / len(partner))
     return with_gradients(total / len(partner), inputs, operands)
 

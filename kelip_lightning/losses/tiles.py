@@ -143,7 +143,7 @@ def info_nce_rows(logits_RG: Tensor, target_R: Tensor) -> Tensor:
     target, highest_R1 = target_R.unsqueeze(1), logits_RG.amax(dim=1, keepdim=True)
     own_R1 = logits_RG.gather(1, target)
     sum_R1 = logits_RG.sub_(highest_R1).exp_().sum(dim=1, keepdim=True)
-    logits_RG.div_(sum_R1).scatter_add_(1, target, -torch.ones_like(sum_R1))
+    _subtract_one(logits_RG.div_(sum_R1), target)
     return (sum_R1.log() + highest_R1 - own_R1).sum()
 
 
@@ -154,5 +154,14 @@ def sigmoid_rows(logits_RG: Tensor, target_R: Tensor) -> Tensor:
     """
     target = target_R.unsqueeze(1)
     loss = torch.nn.functional.softplus(logits_RG).sum() - logits_RG.gather(1, target).sum()
-    logits_RG.sigmoid_().scatter_add_(1, target, -torch.ones_like(target, dtype=logits_RG.dtype))
+    _subtract_one(logits_RG.sigmoid_(), target)
     return loss
+
+
+def _subtract_one(values_RG: Tensor, target_R1: Tensor) -> None:
+    """Take 1 off at one column of each row, in place.
+
+    The lesser of the old and the new value is the new one: unlike `scatter_add_`, a minimum is deterministic on CUDA
+    whatever the order of writing.
+    """
+    values_RG.scatter_reduce_(1, target_R1, values_RG.gather(1, target_R1) - 1, "amin")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from kelip_lightning.errors import ConfigError
+from kelip_lightning.models.attention_masks import mask_without_looking
 from kelip_lightning.models.text_encoder import TextEncoderConfig, TextPooling, TextTower, end_states
 
 
@@ -56,7 +57,9 @@ class HuggingFaceTextEncoder(TextTower):
             pad_id=pad_id,
         )
         self._architecture = architecture
-        self.model = _encoder_alone(AutoModel.from_config(architecture))  # type: ignore[no-untyped-call]
+        model = AutoModel.from_config(architecture)  # type: ignore[no-untyped-call]
+        mask_without_looking(model)
+        self.model = _encoder_alone(model)
 
     def train(self, mode: bool = True) -> "HuggingFaceTextEncoder":
         """Training or evaluation mode; the model inside stays in evaluation mode, where it drops nothing."""

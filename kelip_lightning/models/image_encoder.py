@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kelip_lightning.models.patches import keep_lowest
+from kelip_lightning.models.rows import take_rows
 from kelip_lightning.models.sample_noise import PATCHES, noisy_block, uniform
 from kelip_lightning.models.vision_transformer import (
-    OfficialVisionTransformer,
+    add_positions,
     check_timm_name,
     sizes_of,
     timm_vision_transformer,
@@ -157,21 +158,25 @@ class ImageEncoder(nn.Module):
 
         Args:
             images_BCHW: Standardised images, float; sides must be multiples of the patch size.
-            keep_BK: int64 indices of the patches to encode (raster order); none: all.
+            keep_BK: int64 indices of the patches to encode (raster order), none twice; none at all: every patch.
             seeds_B: int64, what dropout and stochastic depth draw from; none: neither acts.
 
         Returns:
             (B, 1 + K, D); other prefixes than the one class token where a timm model has them.
         """
-        vit = self.vit
-        # Under bf16-true and DeepSpeed the weights themselves are bfloat16, and images are not.
-        images_BCHW = images_BCHW.to(vit.patch_embed.proj.weight.dtype)
-        tokens_BLD = vit._pos_embed(vit.patch_embed(images_BCHW))
+        tokens_BLD = self.embed(images_BCHW)
         if keep_BK is not None:
             prefix = self.num_prefix_tokens
-            index = (keep_BK + prefix).unsqueeze(-1).expand(-1, -1, tokens_BLD.shape[-1])
-            tokens_BLD = torch.cat([tokens_BLD[:, :prefix], tokens_BLD.gather(1, index)], dim=1)
+            tokens_BLD = torch.cat([tokens_BLD[:, :prefix], take_rows(tokens_BLD[:, prefix:], keep_BK)], dim=1)
         return self.run_blocks(tokens_BLD, seeds_B)
+
+    def embed(self, images_BCHW: Tensor) -> Tensor:
+        """Embedded patches with their positions behind the class token, as they enter the norms and blocks."""
+        vit = self.vit
+        # Under bf16-true and DeepSpeed the weights themselves are bfloat16, and images are not.
+        patches_BHWD = vit.patch_embed(images_BCHW.to(vit.patch_embed.proj.weight.dtype))
+        official = self.config.position_resampling is PositionResampling.official
+        return add_positions(vit, patches_BHWD, official=official)
 
     def run_blocks(self, tokens_BLD: Tensor, seeds_B: Tensor | None = None) -> Tensor:
         """Tokens with their positions through the norms and all blocks, (B, L, D); seeds as in `tokens`."""
@@ -222,9 +227,8 @@ def build_vision_transformer(config: ImageEncoderConfig) -> VisionTransformer:
     """The network of a configuration, freshly initialised; all tokens of the last block are its output."""
     if config.timm_name is not None:
         return timm_vision_transformer(config.timm_name, img_size=config.image_size)
-    official = config.position_resampling is PositionResampling.official
     # global_pool="" keeps the final norm in one place whatever the pooling; pooling is ours, in ImageEncoder.forward.
-    return (OfficialVisionTransformer if official else VisionTransformer)(
+    return VisionTransformer(
         img_size=config.image_size,
         patch_size=config.patch_size,
         embed_dim=config.width,

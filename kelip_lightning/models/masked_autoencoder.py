@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.patches import keep_lowest, mask_of
+from kelip_lightning.models.rows import put_rows
 
 
 class MaskedAutoencoderVariant(Enum):
@@ -75,6 +76,8 @@ class MaskedReconstruction(NamedTuple):  # ZeRO-3 finds tensors in tuples, not i
 class MaskedAutoencoderBase(nn.Module):
     """Reconstructs all patches of an image from the few that the noise leaves visible, by encoder and decoder."""
 
+    mask_token: nn.Parameter
+
     def __init__(self, encoder: ImageEncoder, config: MaskedAutoencoderConfig) -> None:
         super().__init__()
         self.config = config
@@ -107,6 +110,11 @@ class MaskedAutoencoderBase(nn.Module):
     @abstractmethod
     def _decode(self, visible_BLd: Tensor, keep_BK: Tensor, mask_BN: Tensor) -> Tensor:
         """The prediction of every patch, float32 (B, N, P), from what `_encode` gave."""
+
+    def _fill_in(self, visible_BKd: Tensor, keep_BK: Tensor, mask_BN: Tensor) -> Tensor:
+        """The visible patches at their places and the mask token at all others, (B, N, d)."""
+        patches_BNd = put_rows(visible_BKd, keep_BK, mask_BN.shape[1])
+        return torch.where(mask_BN.bool().unsqueeze(-1), self.mask_token.to(visible_BKd.dtype), patches_BNd)
 
     def _run_decoder_block(self, block: Callable[[Tensor], Tensor], tokens_BLd: Tensor) -> Tensor:
         """The block's output; its activations are computed again in the backward pass where the encoder's are."""
@@ -150,11 +158,8 @@ class MaskedAutoencoder(MaskedAutoencoderBase):
         return visible_BLd
 
     def _decode(self, visible_BLd: Tensor, keep_BK: Tensor, mask_BN: Tensor) -> Tensor:
-        batch, num_patches = mask_BN.shape
-        width = self.config.decoder_width
-        patches_BNd = self.mask_token.to(visible_BLd.dtype).expand(batch, num_patches, width)
         prefix = self.encoder.num_prefix_tokens
-        patches_BNd = patches_BNd.scatter(1, keep_BK.unsqueeze(-1).expand(-1, -1, width), visible_BLd[:, prefix:])
+        patches_BNd = self._fill_in(visible_BLd[:, prefix:], keep_BK, mask_BN)
         # DeepSpeed casts parameters to bfloat16 and leaves buffers as they are.
         patches_BNd = patches_BNd + self.decoder_positions.to(self.mask_token.dtype)
         decoded_BLd = torch.cat([visible_BLd[:, :prefix], patches_BNd], dim=1)

@@ -24,6 +24,7 @@ from kelip_lightning.models.masked_autoencoder import (
     MaskedAutoencoderVariant,
 )
 from kelip_lightning.models.preprocessing import normalize_images
+from kelip_lightning.models.rows import take_rows
 
 
 class OfficialMaskedAutoencoder(MaskedAutoencoderBase):
@@ -74,20 +75,14 @@ class OfficialMaskedAutoencoder(MaskedAutoencoderBase):
 
     def _encode(self, images_BCHW: Tensor, keep_BK: Tensor, seeds_B: Tensor | None) -> Tensor:
         """Without the class token, (B, K, d)."""
-        vit = self.encoder.vit
-        images_BCHW = images_BCHW.to(vit.patch_embed.proj.weight.dtype)
-        patches_BND = vit._pos_embed(vit.patch_embed(images_BCHW))[:, self.encoder.num_prefix_tokens :]
-        kept_BKD = patches_BND.gather(1, keep_BK.unsqueeze(-1).expand(-1, -1, patches_BND.shape[-1]))
-        visible_BKd: Tensor = self.projection(self.encoder.run_blocks(kept_BKD, seeds_B))
+        patches_BND = self.encoder.embed(images_BCHW)[:, self.encoder.num_prefix_tokens :]
+        visible_BKd: Tensor = self.projection(self.encoder.run_blocks(take_rows(patches_BND, keep_BK), seeds_B))
         return visible_BKd
 
     def _decode(self, visible_BLd: Tensor, keep_BK: Tensor, mask_BN: Tensor) -> Tensor:
-        batch, num_patches = mask_BN.shape
-        width = self.config.decoder_width
-        patches_BNd = self.mask_token.to(visible_BLd.dtype).expand(batch, num_patches, width)
-        patches_BNd = patches_BNd.scatter(1, keep_BK.unsqueeze(-1).expand(-1, -1, width), visible_BLd)
+        num_patches = mask_BN.shape[1]
         causal = nn.Transformer.generate_square_subsequent_mask(num_patches, device=visible_BLd.device)
-        decoded_BNd = patches_BNd + self.decoder_positions
+        decoded_BNd = self._fill_in(visible_BLd, keep_BK, mask_BN) + self.decoder_positions
         for layer in self.decoder_blocks.layers:
             decoded_BNd = self._run_decoder_block(partial(layer, src_mask=causal, is_causal=True), decoded_BNd)
         squashed_BNP = torch.tanh(self.decoder_pixels(self.decoder_norm(decoded_BNd)).float())

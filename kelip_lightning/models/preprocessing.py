@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from kelip_lightning.models.constants import device_constant
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -20,7 +22,11 @@ def normalize_images(images: Tensor) -> Tensor:
         The official KELIP preprocessing uses CLIP's constants (Radford et al. 2021).
     """
     scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    # The type is named: under bf16-true the default is bfloat16.
-    mean = torch.tensor(CLIP_MEAN, dtype=torch.float32, device=images.device).view(3, 1, 1)
-    std = torch.tensor(CLIP_STD, dtype=torch.float32, device=images.device).view(3, 1, 1)
+    mean, std = channel_statistics(images.device).unbind()
     return (scaled - mean) / std
+
+
+def channel_statistics(device: torch.device) -> Tensor:
+    """CLIP's mean and standard deviation of each channel, float32 (2, 3, 1, 1)."""
+    statistics: Tensor = device_constant((*CLIP_MEAN, *CLIP_STD), device)
+    return statistics.view(2, 3, 1, 1)

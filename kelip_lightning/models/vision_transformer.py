@@ -12,51 +12,46 @@ from timm.layers import Mlp
 from timm.layers.activations import QuickGELU
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from kelip_lightning.models.positions import resample_positions
 
 _MODULES = ("vision_transformer", "deit")
 """Modules of timm whose models are plain Vision Transformers."""
 
 
-class OfficialVisionTransformer(VisionTransformer):
-    """timm's Vision Transformer with position embeddings resampled as the official KELIP code does.
+def add_positions(vit: VisionTransformer, patches_BHWD: Tensor, *, official: bool) -> Tensor:
+    """The tokens in front of the patches, then the patches, with their positions.
 
-    Reference: navervision/KELIP, `VisualTransformer.interpolate_pos_embedding`: bicubic without antialiasing, with
-        scale factors (side + 0.1) / stored side, a trick that came from DINO. The 0.1 shifts every sample a little,
-        so that weights trained with it want it.
-    Deviation: rows stay rows for pictures that are not square; the official code mixes the two up there.
-    """
-
-    def _pos_embed(self, x: Tensor) -> Tensor:
-        """Class token in front, positions added: (B, H, W, D) -> (B, 1 + N, D)."""
-        assert self.pos_embed is not None
-        assert self.cls_token is not None
-        batch, height, width, _ = x.shape
-        positions = official_positions(self.pos_embed, self.patch_embed.grid_size, (height, width))
-        tokens = torch.cat([self.cls_token.expand(batch, -1, -1), x.flatten(1, 2)], dim=1)
-        result: Tensor = self.pos_drop(tokens + positions)
-        return result
-
-
-def official_positions(positions_1LD: Tensor, stored: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
-    """Position embeddings for another grid of patches, the class token's unchanged.
+    As `VisionTransformer._pos_embed` of timm and of its distilled models, but for how positions are resampled.
 
     Args:
-        positions_1LD: (1, 1 + stored rows * columns, D), class token first.
-        stored: Rows and columns of the stored grid.
-        wanted: Rows and columns of the picture at hand.
+        vit: Whose tokens and positions are used.
+        patches_BHWD: Embedded patches.
+        official: Whether positions are resampled as the official KELIP code does it; else as timm does.
 
     Returns:
-        (1, 1 + wanted rows * columns, D).
+        (B, num_prefix_tokens + N, D).
     """
-    if wanted == stored:
-        return positions_1LD
-    width = positions_1LD.shape[-1]
-    grid = positions_1LD[:, 1:].reshape(1, *stored, width).permute(0, 3, 1, 2)
-    rows, columns = ((new + 0.1) / old for new, old in zip(wanted, stored, strict=True))
-    # The computation is float32 whatever the weights are: bicubic in half precision is not offered everywhere.
-    resampled = F.interpolate(grid.float(), scale_factor=(rows, columns), mode="bicubic").to(grid.dtype)
-    return torch.cat([positions_1LD[:, :1], resampled.permute(0, 2, 3, 1).reshape(1, -1, width)], dim=1)
+    height, width = patches_BHWD.shape[1:3]
+    tokens_BLD = patches_BHWD.flatten(1, 2)
+    in_front = [getattr(vit, name, None) for name in ("cls_token", "dist_token", "reg_token")]
+    prefix = [token.expand(len(tokens_BLD), -1, -1) for token in in_front if token is not None]
+    if vit.pos_embed is None:
+        return torch.cat([*prefix, tokens_BLD], dim=1)
+    # Models with no_embed_class have positions for patches alone.
+    positions_1LD = resample_positions(
+        vit.pos_embed,
+        vit.patch_embed.grid_size,
+        (height, width),
+        num_prefix_tokens=0 if vit.no_embed_class else vit.num_prefix_tokens,
+        official=official,
+    )
+    if vit.no_embed_class:
+        tokens_BLD = torch.cat([*prefix, tokens_BLD + positions_1LD], dim=1)
+    else:
+        tokens_BLD = torch.cat([*prefix, tokens_BLD], dim=1) + positions_1LD
+    result: Tensor = vit.pos_drop(tokens_BLD)
+    return result
 
 
 def timm_vision_transformer(name: str, **options: Any) -> VisionTransformer:

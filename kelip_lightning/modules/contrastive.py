@@ -17,7 +17,7 @@ from kelip_lightning.losses.self_supervised import byol_loss, nt_xent, target_mo
 from kelip_lightning.models.dual_encoder import DualEncoder, PairFeatures
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.models.self_supervision import ByolBranch, SelfSupervisedBranch
-from kelip_lightning.modules.stage import StageModule
+from kelip_lightning.modules.stage import Ratios, StageModule
 from kelip_lightning.optim.optimizers import OptimizerConfig
 from kelip_lightning.optim.schedules import ScheduleConfig
 
@@ -87,20 +87,19 @@ class ContrastiveModule(StageModule):
                 gather=gather_rows if is_distributed() else None,
                 rank=self.global_rank,
             )
-        values = _values_of(loss, features.logit_scale.detach(), batch.languages)
-        total = loss.total
+        total, parts = loss.total, Ratios()
         if self.self_supervision is not None:
-            branch = self.self_supervision
-            between_views = self._self_supervised_loss(batch, branch)
-            weighted = branch.config.weight * between_views
+            between_views = self._self_supervised_loss(batch, self.self_supervision)
+            weighted = self.self_supervision.config.weight * between_views
             total = total + weighted
-            values |= {
-                "loss": total.detach(),
-                "loss_contrastive": loss.total.detach(),
-                "loss_self_supervised": between_views.detach(),
-                "self_supervised_share": (weighted / total).detach(),
+            parts = {
+                "loss": (total.detach(), 1.0),
+                "loss_contrastive": (loss.total.detach(), 1.0),
+                "loss_self_supervised": (between_views.detach(), 1.0),
+                "self_supervised_share": (weighted.detach(), total.detach()),
             }
-        self.log_values(values)
+        if self.logs_this_step:
+            self.log_ratios(_ratios_of(loss, features.logit_scale.detach(), batch.languages) | parts)
         return total
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -169,16 +168,17 @@ class ContrastiveModule(StageModule):
         return features
 
 
-def _values_of(loss: ContrastiveLoss, logit_scale: Tensor, languages: Tensor) -> dict[str, Tensor]:
-    """What is logged of the contrastive loss."""
-    values = {
-        "loss": loss.total.detach(),
-        "loss_global_crops": loss.global_crops,
-        "temperature": 1 / logit_scale,
+def _ratios_of(loss: ContrastiveLoss, logit_scale: Tensor, languages: Tensor) -> Ratios:
+    """What is logged of the contrastive loss: means over equal shares, and accuracies over a language's pairs."""
+    values: Ratios = {
+        "loss": (loss.total.detach(), 1.0),
+        "loss_global_crops": (loss.global_crops, 1.0),
+        "temperature": (1 / logit_scale, 1.0),
     }
     if loss.local_crops is not None:
-        values["loss_local_crops"] = loss.local_crops
+        values["loss_local_crops"] = (loss.local_crops, 1.0)
     for index, language in enumerate(LANGUAGES):
-        # NaN without pairs of the language: Lightning would log the value of an earlier step again.
-        values[f"contrastive_accuracy_{language}"] = loss.correct_B[languages == index].float().mean()
+        # Without pairs of the language NaN: Lightning would log the value of an earlier step again.
+        own_B = languages == index
+        values[f"contrastive_accuracy_{language}"] = ((loss.correct_B & own_B).sum(), own_B.sum())
     return values

@@ -36,7 +36,8 @@ class MaskedPretrainModule(StageModule):
             loss = self._loss(batch.images, batch.noise, batch.sample_seeds)
         else:
             loss = self._loss_in_chunks(batch)
-        self.log_values({"loss": loss.detach()})
+        if self.logs_this_step:
+            self.log_ratios({"loss": (loss.detach(), 1.0)})
         return loss
 
     def _loss_in_chunks(self, batch: ImageBatch) -> Tensor:

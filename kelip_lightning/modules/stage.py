@@ -9,9 +9,14 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from kelip_lightning.distributed import global_ratios
 from kelip_lightning.models.activations import enable_gradient_checkpointing
+from kelip_lightning.modules.log_steps import is_log_step, on_host
 from kelip_lightning.optim.optimizers import OptimizerConfig, build_optimizer
 from kelip_lightning.optim.schedules import ScheduleConfig, build_schedule
+
+Ratios = dict[str, tuple[Tensor, Tensor | float]]
+"""Name -> what this rank adds to the numerator and to the denominator of a figure of the global batch, scalars."""
 
 
 class StageModule(pl.LightningModule):
@@ -48,21 +53,34 @@ class StageModule(pl.LightningModule):
         schedule = build_schedule(optimizer, self._schedule_config)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    @property
+    def logs_this_step(self) -> bool:
+        """Whether the numbers of the step under way are logged; always, without a trainer."""
+        return self._trainer is None or is_log_step(self._trainer)
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of the whole gradient before clipping, and the highest learning rate of any group."""
+        if not self.logs_this_step:
+            return
         # DeepSpeed keeps the gradients, in pieces, and tells their norm after the step.
         if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
-        self.log("train/learning_rate", max(group["lr"] for group in optimizer.param_groups))
+        self.log_dict(on_host({"train/learning_rate": max(group["lr"] for group in optimizer.param_groups)}))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log DeepSpeed's norm of the whole gradient before clipping."""
-        if isinstance(self.trainer.strategy, DeepSpeedStrategy):
+        if self.logs_this_step and isinstance(self.trainer.strategy, DeepSpeedStrategy):
             norm = self.trainer.strategy.deepspeed_engine.get_global_grad_norm()
             if norm is not None:
-                self.log("train/gradient_norm", float(norm))
+                self.log_dict(on_host({"train/gradient_norm": float(norm)}))
 
-    def log_values(self, values: dict[str, Tensor]) -> None:
-        """Log training scalars under `train/`, values of this step, not running means."""
-        self.log_dict({f"train/{name}": value for name, value in values.items()})
+    def log_ratios(self, values: Ratios) -> None:
+        """Log training scalars under `train/`: values of this step's global batch, neither a rank's nor running means.
+
+        To be called on every rank, at steps with `logs_this_step`. A mean over a rank's pairs has the denominator 1:
+        the ranks' shares of a batch are equal.
+        """
+        numerators, denominators = zip(*values.values(), strict=True)
+        ratios = global_ratios(numerators, denominators)
+        self.log_dict(on_host({f"train/{name}": ratio for name, ratio in zip(values, ratios, strict=True)}))

@@ -2,7 +2,8 @@
 
 Conventions, those of `torch.utils.flop_counter` and of open_clip's table of model profiles: a multiply-add counts 2,
 only matrix products count (no normalisation, no softmax, no embedding look-up, no optimizer), attention is dense
-(a causal mask saves nothing), and a backward pass costs twice its forward pass.
+(a causal mask saves nothing), and a backward pass costs twice its forward pass. The product that resamples positions
+is left out: it comes once a pass, not once a sample.
 
 Exact for the forward passes; the backward pass of the patch embedding needs no gradient of the image, so that torch
 counts `patch_embedding` once less there. The tests compare both with torch's counter on the real modules.

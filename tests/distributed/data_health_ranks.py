@@ -47,7 +47,9 @@ def _work(rank: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     trainer: Any = SimpleNamespace(is_global_zero=rank == 0, global_step=0, log_every_n_steps=PERIOD, world_size=2)
     logged: list[dict[str, float]] = []
-    module: Any = SimpleNamespace(log_dict=lambda figures, **_: logged.append(dict(figures)))
+    module: Any = SimpleNamespace(
+        log_dict=lambda figures, **_: logged.append({name: float(one) for name, one in figures.items()})
+    )
     health = _callback(f"{folder}/bad.jsonl", 1.0)
     health.on_train_start(trainer, module)
     for step in range(STEPS):

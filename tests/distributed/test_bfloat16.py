@@ -1,10 +1,10 @@
 """Every strategy trains in bfloat16 what it trains in float32, but for the shorter numbers."""
 
-import json
 from pathlib import Path
 
 import pytest
 
+from data_modules.json_lines import read_json_lines
 from kelip_lightning.run_folder import RunFolder
 from tests.distributed.chain import train_chain
 
@@ -21,8 +21,7 @@ WAYS = [
 
 def losses(run: RunFolder) -> list[float]:
     """Of every step of both stages."""
-    lines = run.metrics.read_text(encoding="utf-8").splitlines()
-    return [line["train/loss"] for line in map(json.loads, lines) if "train/loss" in line]
+    return [line["train/loss"] for line in read_json_lines(run.metrics) if "train/loss" in line]
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from data_modules.json_lines import read_json_lines
 from tests.distributed.data_health_ranks import PER_RANK, STEPS, batch_of, run
 
 
@@ -43,7 +44,7 @@ def test_two_processes__scalars_are_those_of_all_ranks(folder: Path) -> None:
 
 @pytest.mark.distributed
 def test_two_processes__every_bad_sample_is_written_once(folder: Path) -> None:
-    lines = [json.loads(line) for line in (folder / "bad.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = list(read_json_lines(folder / "bad.jsonl"))
     expected = {report.key for rank in range(2) for step in range(STEPS) for report in batch_of(rank, step).faults}
     assert sorted(line["key"] for line in lines) == sorted(expected | {"twin"})
 

@@ -46,6 +46,7 @@ def kelip(
     world: int = 1,
     sabotage: Mapping[int, Sabotage] | None = None,
     environment: Mapping[str, str] | None = None,
+    stand: Path | None = None,
     while_running: Callable[[list[BaseProcess]], None] = lambda _: None,
 ) -> Outcome:
     """Run the command in `world` processes and wait for all of them.
@@ -56,6 +57,7 @@ def kelip(
         world: Number of processes.
         sabotage: Rank -> what is done to it before it starts.
         environment: Further variables.
+        stand: Folder in which the processes stand; none: where this one does.
         while_running: Gets the processes once they run.
 
     Raises:
@@ -70,7 +72,7 @@ def kelip(
     for rank in range(world):
         own = shared | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {})
         spoil = (sabotage or {}).get(rank)
-        process = _CONTEXT.Process(target=_run, args=(list(arguments), own, str(logs[rank]), spoil), daemon=True)
+        process = _CONTEXT.Process(target=_run, args=(list(arguments), own, str(logs[rank]), stand, spoil), daemon=True)
         process.start()
         processes.append(process)
     while_running(processes)
@@ -98,11 +100,16 @@ def _text(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else "(it did not even start)"
 
 
-def _run(arguments: list[str], environment: dict[str, str], log: str, spoil: Sabotage | None) -> None:
+def _run(
+    arguments: list[str], environment: dict[str, str], log: str, stand: Path | None, spoil: Sabotage | None
+) -> None:
     os.environ.update(environment)
+    os.chdir(stand or Path.cwd())
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, sys.stdout.fileno())
     os.dup2(descriptor, sys.stderr.fileno())
+    # Loader processes are its children, as they are of a `kelip` that a shell has started.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     import torch
 
     torch.set_num_threads(1)

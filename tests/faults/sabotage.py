@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,25 @@ class SignalAt:
 
     def __call__(self) -> None:
         _at_step(lambda _: os.kill(os.getpid(), self.number))
+
+
+@dataclass(frozen=True, slots=True)
+class JoinGroup:
+    """Puts this process into a process group of the run's own, as a shell or a scheduler does."""
+
+    leader: Path
+    """Holds the number of the group's first process once it is there."""
+    is_leader: bool
+
+    def __call__(self) -> None:
+        if self.is_leader:
+            os.setpgid(0, 0)
+            partial = self.leader.with_suffix(".partial")
+            partial.write_text(str(os.getpid()))
+            partial.rename(self.leader)
+        while not self.leader.is_file():
+            time.sleep(0.01)
+        os.setpgid(0, int(self.leader.read_text()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +106,41 @@ def _at_step(act: Callable[[Any], None]) -> None:
         original(self, trainer, module, loss)
 
     NonFiniteGuard.on_before_backward = wrapped  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True, slots=True)
+class SignalWhileStopping:
+    """Sends this process a signal in the middle of a step, and again while it writes down that it was interrupted."""
+
+    number: int
+
+    def __call__(self) -> None:
+        from kelip_lightning.run_folder import RunFolder
+
+        SignalAt(self.number)()
+        original = RunFolder.write_status
+
+        def write(self_: Any, state: str, **details: Any) -> None:
+            if state == "interrupted":
+                os.kill(os.getpid(), self.number)
+            original(self_, state, **details)
+
+        RunFolder.write_status = write  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True, slots=True)
+class SignalWhileOpening:
+    """Sends this process a signal while it reads the settings and opens the data, before there is a run."""
+
+    number: int
+
+    def __call__(self) -> None:
+        from kelip_lightning.config import load
+
+        original = load.load_experiment
+
+        def loaded(*arguments: Any, **options: Any) -> Any:
+            os.kill(os.getpid(), self.number)
+            return original(*arguments, **options)
+
+        load.load_experiment = loaded

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data_modules.json_lines import read_json_lines
 from kelip_lightning.consolidate import consolidate
 from tests.faults.experiment import write_experiment
 from tests.faults.kill_points import KillPoint, draw_kill_points
@@ -21,8 +22,8 @@ WEIGHTS = ("mae/image_encoder/model.safetensors", "contrastive/dual_encoder/mode
 
 def read_record(run: Path) -> list[dict[str, Any]]:
     """Every line of metrics.jsonl without the clock's figures."""
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in CLOCK} for line in lines]
+    lines = read_json_lines(run / "metrics.jsonl")
+    return [{key: value for key, value in line.items() if key not in CLOCK} for line in lines]
 
 
 def final_tensors(run: Path) -> dict[str, Any]:

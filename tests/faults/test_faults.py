@@ -10,11 +10,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data_modules.json_lines import append_json_lines, read_json_lines
 from data_modules.sampling import BatchOrder
 from tests.faults.experiment import BATCH, CONTRASTIVE_STEPS, NUM_PAIRS, SAVE_EVERY, write_experiment
 from tests.faults.kill_points import KillPoint
 from tests.faults.runner import Outcome, Sabotage, kelip
-from tests.faults.sabotage import STEP, FullDisk, Hang, HiddenCheckpoint, PoisonLoss, SignalAt
+from tests.faults.sabotage import (
+    STEP,
+    FullDisk,
+    Hang,
+    HiddenCheckpoint,
+    PoisonLoss,
+    SignalAt,
+    SignalWhileOpening,
+    SignalWhileStopping,
+)
 
 pytestmark = pytest.mark.distributed
 REQUEUE = 75
@@ -48,6 +58,23 @@ def test_signal_to_one_rank__all_stop_with_one_checkpoint(tmp_path: Path, number
     assert status_of(tmp_path) == "interrupted"
 
 
+def test_killed_run__goes_on_over_records_whose_last_line_was_cut(tmp_path: Path) -> None:
+    killed = train(tmp_path, sabotage={0: KillPoint.at("contrastive", 2 * SAVE_EVERY + 1)})
+    assert killed.exit_codes == [-signal.SIGKILL], killed.output
+    bad = {"kind": "image_missing", "source": "all", "key": "a\u2028b\x85.jpg", "sample_id": 1, "step": 2, "detail": ""}
+    records = [tmp_path / "tiny" / name for name in ("metrics.jsonl", "resumes.jsonl", "contrastive/bad_samples.jsonl")]
+    append_json_lines(records[2], [bad])
+    for file in records:
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write('{"kind": "사과 \u2028')
+    resumed = train(tmp_path, "--resume", "auto")
+    assert resumed.exit_codes == [0], resumed.output
+    steps = [one["step"] for one in read_json_lines(records[0]) if "train/loss" in one]
+    assert steps == list(range(CONTRASTIVE_STEPS))
+    assert [one["overrides"][-1] for one in read_json_lines(records[1])] == ["mae=null"]
+    assert list(read_json_lines(records[2])) == [bad]
+
+
 def test_ctrl_c__exits_130_and_goes_on_from_there(tmp_path: Path) -> None:
     stopped = train(tmp_path, sabotage={0: SignalAt(signal.SIGINT)})
     assert stopped.exit_codes == [130], stopped.output
@@ -55,6 +82,24 @@ def test_ctrl_c__exits_130_and_goes_on_from_there(tmp_path: Path) -> None:
     assert resumed.exit_codes == [0], resumed.output
     assert f"goes on after step {STEP + 1}" in resumed.output
     assert train(tmp_path, "--resume", "auto").output.count("has finished; nothing is left to do") == 1
+
+
+def test_signal_that_comes_twice__the_second_one_disturbs_nothing(tmp_path: Path) -> None:
+    stopped = train(tmp_path, sabotage={0: SignalWhileStopping(signal.SIGTERM)})
+    assert stopped.exit_codes == [REQUEUE], stopped.output
+    assert stopped.output.count("kelip: interrupted: stopped after step 6") == 1
+    assert status_of(tmp_path) == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGUSR1, REQUEUE), (signal.SIGTERM, REQUEUE), (signal.SIGINT, 130)]
+)
+def test_signal_before_there_is_a_run__stops_at_once(tmp_path: Path, number: int, code: int) -> None:
+    stopped = train(tmp_path, sabotage={0: SignalWhileOpening(number)})
+    assert stopped.exit_codes == [code], stopped.output
+    assert stopped.output.count("kelip: ") == 1
+    assert "Traceback" not in stopped.output
+    assert not (tmp_path / "tiny").exists()
 
 
 @pytest.mark.parametrize("victim", [0, 1])

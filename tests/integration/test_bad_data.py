@@ -1,6 +1,5 @@
 """A whole contrastive run over shards in which every kind of fault makes up a twentieth of the samples."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_modules.faults import REPAIRED
+from data_modules.json_lines import read_json_lines
 from kelip_lightning.cli import main
 from tests.unit.data_modules.corpora import write_tar
 from tests.unit.data_modules.faulty_corpus import faulty_members
@@ -43,7 +43,7 @@ def _experiment(folder: Path, shard: Path, max_share: float, steps: int) -> str:
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return list(read_json_lines(file))
 
 
 def test_contrastive__trains_to_the_end_and_every_count_agrees(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from data_modules.json_lines import read_json_lines
 from kelip_lightning.cli import main
 
 BY_STAGE = (["ko"], ["en", "ko"])
@@ -50,7 +51,7 @@ def _pretrain(folder: Path, name: str, *overrides: str) -> int:
 
 
 def _lines(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return list(read_json_lines(run / "metrics.jsonl"))
 
 
 def _losses(run: Path) -> list[tuple[str, int, float]]:

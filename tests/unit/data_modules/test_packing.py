@@ -24,7 +24,7 @@ def test_pack_source__an_image_longer_than_its_format_holds_is_left_out(
     content = [("1.jpg", picture(0)), ("1.txt", b"whole"), ("2.png", buffer.getvalue()), ("2.txt", b"a strip")]
     config = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
     folder = tmp_path / "packed"
-    shards = list(pack_source("s", config, folder, PackSettings(image_format=image_format)))
+    shards = list(pack_source(open_source("s", config), config, folder, PackSettings(image_format=image_format)))
     assert [(one.samples, one.faults) for one in shards] == [(2 - left_out, {"image_too_large": 1} if left_out else {})]
     packed = open_source("p", SourceConfig(files=[str(folder / "*.tar")], caption_fields=["txt"]))
     assert [packed[index].caption for index in range(len(packed))] == ["whole", "a strip"][: 2 - left_out]

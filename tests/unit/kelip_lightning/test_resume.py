@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data_modules.json_lines import read_json_lines
 from kelip_lightning import checkpoints
 from kelip_lightning.checkpoints import Manifest
 from kelip_lightning.config.experiment import PretrainExperiment
@@ -110,8 +111,10 @@ def test_refuse_other_settings__time_limits_of_reading_may_change(run: RunFolder
 
 def test_record_resumption__one_line_each(run: RunFolder) -> None:
     record_resumption(run, ["a=1"], ["x: 1 -> 2"])
+    with (run.path / "resumes.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"since": ')  # killed while it resumed
     record_resumption(run, [], [])
-    lines = [json.loads(line) for line in (run.path / "resumes.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = list(read_json_lines(run.path / "resumes.jsonl"))
     assert [(line["overrides"], line["changes"]) for line in lines] == [(["a=1"], ["x: 1 -> 2"]), ([], [])]
     assert lines[0]["environment"]["python"]
 

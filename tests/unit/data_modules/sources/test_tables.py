@@ -13,7 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_modules.errors import DataError
-from data_modules.sources.tables import as_text, identities, matching_rows, open_table, read_rows
+from data_modules.sources.tables import (
+    as_text,
+    identities,
+    matching_rows,
+    open_paths_table,
+    open_table,
+    read_rows,
+)
 
 Rows = list[dict[str, Any]]
 WriteTable = Callable[[Rows, str], str]
@@ -165,3 +172,18 @@ def test_matching_rows__unknown_column(rows: Rows, write_table: WriteTable) -> N
 )
 def test_as_text(value: object, text: str) -> None:
     assert as_text(value) == text
+
+
+def test_open_paths_table__json_lines_end_at_line_feeds_alone_and_the_last_one_needs_none(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    rows = [{"path": "a\u2028b\x85c.jpg", "ko": "사\u2029과\x1c"}, {"path": "d.jpg", "ko": "\u2028"}]
+    file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    assert open_paths_table(file).to_list() == rows
+
+
+def test_open_paths_table__json_lines_that_break_off_are_refused(tmp_path: Path) -> None:
+    """A user's data, not a record of ours: what is missing at its end is not left out in silence."""
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"path": "a.jpg", "ko": "사과"}\n{"path": "b.jpg", "ko": ', encoding="utf-8")
+    with pytest.raises(DataError, match=r"pairs\.jsonl is damaged"):
+        open_paths_table(file)

@@ -6,16 +6,23 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 from kelip_lightning.ablations.findings import collect
+from kelip_lightning.ablations.pool import find_run
 from kelip_lightning.ablations.report.charts import style_of
 from kelip_lightning.ablations.report.wording import figure_label
 from kelip_lightning.ablations.report.writing import write_report
-from kelip_lightning.ablations.study import Study
+from kelip_lightning.ablations.study import Study, contrastive_of
+from kelip_lightning.cli import main
 from kelip_lightning.errors import RunFolderError
+from kelip_lightning.evaluation.items import TaskItems
+from kelip_lightning.items_file import ITEMS
+from kelip_lightning.run_folder import RunFolder
 
 FIGURE = "eval/unseen_design_ko/image_to_text_R@1"
 RATES = {"plain": 0.3, "longer": 0.8, "warm": 0.31}
@@ -179,3 +186,55 @@ def test_collect__without_the_reference_there_is_nothing_to_compare(study: Study
 def test_style_of__no_two_variants_look_alike() -> None:
     styles = style_of([str(number) for number in range(24)])
     assert len(set(styles.values())) == 24
+
+
+def test_collect__reads_metrics_with_line_separators_in_names_and_a_last_line_that_was_cut(
+    study: Study, finish: Callable[..., None]
+) -> None:
+    finish(study.runs[0], 0.5)
+    metrics = find_run(study.pool, study.runs[0]).metrics
+    before = collect(study).curves
+    with metrics.open("a", encoding="utf-8") as file:
+        file.write('{"stage": "contrastive", "step": 3, "eval/a\u2028b": 0.5}\n{"stage": "contr')
+    assert collect(study).curves == before
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "asked", "expected"),
+    [("auto", "auto", "cuda"), ("gpu", "auto", "cuda"), ("cpu", "auto", "cpu"), ("cpu", "cuda:1", "cuda:1")],
+)
+def test_collect__evaluates_again_where_the_run_was_trained_or_where_it_is_asked_for(
+    study: Study,
+    finish: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    accelerator: str,
+    asked: str,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    run = study.runs[0]
+    trainer = contrastive_of(run.experiment).trainer
+    monkeypatch.setattr(trainer, "accelerator", accelerator)
+    finish(run, 0.5)
+    items = find_run(study.pool, run).path / ITEMS
+    items.unlink()  # as if the run had known other sets
+    devices: list[str] = []
+
+    def items_of_run(_: RunFolder, __: Any, device: torch.device) -> list[TaskItems]:
+        devices.append(str(device))
+        ranks, texts = torch.zeros(8, dtype=torch.int64), [f"사과 {n}" for n in range(8)]
+        return [TaskItems(task=FIGURE.removesuffix("_R@1"), outcomes=ranks, groups=torch.arange(8), texts=texts)]
+
+    monkeypatch.setattr("kelip_lightning.ablations.findings.items_of_run", items_of_run)
+    collect(study, device=asked)
+    assert devices == [expected]
+
+
+def test_ablate__a_wrong_device_is_refused_before_any_run(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["ablate", str(study_file), "--output", str(tmp_path / "out"), "--device", "cuda"]) == 2
+    assert "kelip: --device cuda: torch sees no GPU here; use auto or cpu" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport
+from data_modules.json_lines import append_json_lines, read_json_lines
 from data_modules.loading import FaultConfig
 from kelip_lightning.callbacks.data_health import DataHealthCallback
 
@@ -48,7 +49,7 @@ def _health(file: Path, limit: float = 1.0, left_out: int = 0) -> DataHealthCall
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return list(read_json_lines(file))
 
 
 KINDS = {0: ["image_missing"], 2: ["image_missing", "image_cmyk"], 5: ["read_failed"]}
@@ -148,6 +149,35 @@ def test_data_health__resumed_it_counts_on_and_drops_lines_that_come_again(fit: 
     fit([Spoil(KINDS), resumed], steps=7, ckpt_path=tmp_path / "a.ckpt")
     assert _lines(file) == expected
     assert resumed.state_dict() == whole.state_dict()
+
+
+@pytest.mark.parametrize("left", [b'{"kind": "image_missing", "so', b"\0\0\0\0", b'{"kind": "\xed\x95'])
+def test_data_health__a_run_goes_on_over_names_with_line_separators_and_a_line_that_was_cut(
+    fit: Fit, tmp_path: Path, left: bytes
+) -> None:
+    file = tmp_path / "bad_samples.jsonl"
+    strange = FaultReport("read_failed", "web", "사\u2028과\x85\x1c.jpg", 1, 1, "a\u2029b")
+    append_json_lines(file, [strange._asdict()])
+    trainer, _ = fit([Spoil({}), _health(tmp_path / "f")], steps=3)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    file.write_bytes(file.read_bytes() + left)
+    fit([Spoil(KINDS), _health(file)], steps=6, ckpt_path=tmp_path / "a.ckpt")
+    assert [(one["step"], one["key"]) for one in _lines(file)] == [(1, strange.key), (5, "5")]
+
+
+def test_data_health__a_damaged_record_is_set_aside_and_stops_no_run(
+    fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "bad_samples.jsonl"
+    trainer, _ = fit([Spoil({}), _health(tmp_path / "f")], steps=3)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    damaged = b'{"kind": \n{"kind": "read_failed", "step": 1}\n'
+    file.write_bytes(damaged)
+    with caplog.at_level(logging.WARNING, "kelip_lightning"):
+        fit([Spoil(KINDS), _health(file)], steps=6, ckpt_path=tmp_path / "a.ckpt")
+    assert [one["step"] for one in _lines(file)] == [5]
+    assert (tmp_path / "bad_samples.jsonl.damaged").read_bytes() == damaged
+    assert "line 1 is no JSON" in caplog.text
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 5])

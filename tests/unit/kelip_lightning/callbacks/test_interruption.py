@@ -31,10 +31,15 @@ def test_signal_watch__notes_instead_of_dying(number: int, by_user: bool) -> Non
         signals.handled = True
 
 
-def test_signal_watch__second_ctrl_c_interrupts_at_once() -> None:
+def test_signal_watch__second_ctrl_c_interrupts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
     with SignalWatch() as signals:
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.by_user
+        now += 0.9
+        os.kill(os.getpid(), signal.SIGINT)  # the same one, once from the terminal and once from a launcher
+        now += 0.2
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 

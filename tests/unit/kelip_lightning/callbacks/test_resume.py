@@ -84,6 +84,7 @@ def fit(
         metrics_file=folder / "metrics.jsonl",
         clock=options.pop("clock", time.monotonic),
         figures=newest,
+        evaluated=lambda _: figures is not None,
     )
     trainer = pl.Trainer(
         max_steps=STEPS,

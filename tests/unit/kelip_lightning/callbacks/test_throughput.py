@@ -1,6 +1,7 @@
 """Pairs per second and the data-wait share, on a clock that only moves when the test says so."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from lightning.pytorch.profilers import SimpleProfiler
 
 from kelip_lightning.callbacks import throughput
+from kelip_lightning.callbacks.non_finite import NonFiniteConfig, NonFiniteGuard
+from kelip_lightning.callbacks.step_vote import StepVote
 from kelip_lightning.callbacks.throughput import ThroughputCallback
 
 
@@ -63,15 +66,28 @@ def test_throughput__leaves_other_callbacks_out(fit: Callable[..., Any], clock: 
     assert _figures(trainer) == pytest.approx((200.0, 0.0))
 
 
-def test_throughput__counts_the_progress_bar(fit: Callable[..., Any], clock: _Clock) -> None:
-    """It waits there for an accelerator's queued work."""
+def test_throughput__counts_the_guard_in_which_the_device_is_waited_for(
+    fit: Callable[..., Any], clock: _Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def hold(*arguments: Any) -> bool:
+        clock.passing(0.02)()  # an accelerator's queued work
+        return bool(arguments[-1])
 
-    class ProgressBarStub(_SlowCallback):
-        pass
-
-    callbacks = [ThroughputCallback(), ProgressBarStub(clock.passing(0.02))]
+    monkeypatch.setattr(StepVote, "hold", hold)
+    callbacks = [NonFiniteGuard(NonFiniteConfig(), tmp_path), ThroughputCallback()]
     trainer, _ = fit(callbacks, steps=8, in_step=clock.passing(0.02))
     assert _figures(trainer) == pytest.approx((100.0, 0.0))
+
+
+def test_throughput__is_logged_where_the_trainer_logs(fit: Callable[..., Any]) -> None:
+    seen: list[bool] = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            seen.append("train/pairs_per_second" in trainer.callback_metrics)
+
+    fit([ThroughputCallback(), Look()], steps=5, log_every_n_steps=3)
+    assert seen == [False, False, True, True, True]
 
 
 def test_throughput__window_forgets_a_slow_start(fit: Callable[..., Any], clock: _Clock) -> None:

@@ -137,7 +137,7 @@ def test_evaluate__table_json_and_sets(
 ) -> None:
     asked: list[Any] = []
 
-    def evaluate_run(_: RunFolder, evaluation: Any) -> tuple[dict[str, float], dict[str, float]]:
+    def evaluate_run(_: RunFolder, evaluation: Any, __: Any) -> tuple[dict[str, float], dict[str, float]]:
         asked.append(evaluation)
         return {"eval/a_ko/image_to_text_R@1": 0.5}, {"eval/a_ko/image_to_text_R@1": 0.01}
 
@@ -155,7 +155,7 @@ def test_evaluate__table_json_and_sets(
 
 
 def test_predict(finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def predict(_: RunFolder, image: Path, __: list[str]) -> list[float]:
+    def predict(_: RunFolder, image: Path, *__: Any) -> list[float]:
         assert image == Path("apple.png")
         return [0.25, 0.75]
 

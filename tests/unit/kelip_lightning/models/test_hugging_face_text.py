@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, T5Config, T5EncoderModel, XLMRobertaConfig, XLMRobertaModel
+from transformers import (
+    BertConfig,
+    CLIPTextConfig,
+    CLIPTextModel,
+    PreTrainedModel,
+    T5Config,
+    T5EncoderModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
 
 from data_modules.tokenizer import BilingualTokenizer
 from kelip_lightning.errors import ConfigError
@@ -55,6 +64,22 @@ def test_forward__drops_nothing_in_training_mode(xlm_roberta: Path) -> None:
     encoder = HuggingFaceTextEncoder(_config(xlm_roberta), **TOKENS).train()
     assert encoder.training
     assert torch.equal(encoder(BATCH), encoder(BATCH))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["xlm", "clip"])
+def test_forward__batch_without_padding_gives_the_librarys_own_states(tmp_path: Path, kind: str) -> None:
+    """The library leaves the mask out there, and we do not; `clip` has a causal one."""
+    made: PreTrainedModel = {
+        "xlm": lambda: XLMRobertaModel(XLMRobertaConfig(**SIZES)),
+        "clip": lambda: CLIPTextModel(CLIPTextConfig(**SIZES)),
+    }[kind]()
+    made.save_pretrained(tmp_path)
+    encoder = HuggingFaceTextEncoder(_config(tmp_path, pooling=TextPooling.mean, hf_weights=True), **TOKENS).eval()
+    encoder.load_trained_weights()
+    full = torch.randint(1, 298, (2, 6))
+    expected = made.eval()(input_ids=full, attention_mask=torch.ones_like(full)).last_hidden_state.mean(dim=1)
+    torch.testing.assert_close(encoder(full), expected)
 
 
 def test_forward__every_parameter_gets_a_gradient(xlm_roberta: Path) -> None:

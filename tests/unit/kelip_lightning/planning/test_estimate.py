@@ -103,6 +103,7 @@ def test_estimate__loss_and_crops_of_a_step_in_chunks_are_what_is_allocated(
         vocab_size=300,
         global_batch_size=batch,
     )
+    experiment.loss.matmul_precision = MatmulPrecision.float32  # that of the CPU, on which it is measured
     branch = build_branch((model := dual_encoder(experiment)).image_encoder, experiment.self_supervision)
     module = ContrastiveModule(
         model, tiny_tokenizer, experiment.loss, experiment.optimizer, experiment.schedule, accumulate, branch

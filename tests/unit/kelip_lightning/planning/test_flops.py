@@ -61,6 +61,12 @@ def counted(forward: Callable[[], Tensor]) -> tuple[int, int]:
     return counter.get_total_flops(), backward_counter.get_total_flops()
 
 
+def resampling_flops(stage: ContrastiveExperiment) -> int:
+    """Of the product that gives local crops their positions, once a pass; its backward pass needs one product too."""
+    local = (stage.transform.local_size // stage.image_encoder.patch_size) ** 2
+    return 2 * local * stage.image_encoder.num_patches * stage.image_encoder.width
+
+
 @pytest.mark.parametrize(
     "sections",
     [
@@ -93,9 +99,10 @@ def test_count_flops__contrastive_equals_torch_s_counter(
     transform, encoder = stage.transform, stage.image_encoder
     embedded = transform.num_global_crops * patch_embedding_flops(transform.image_size, encoder)
     embedded += transform.num_local_crops * patch_embedding_flops(transform.local_size, encoder)
+    resampled = resampling_flops(stage) if transform.num_local_crops else 0
     forward_flops, backward_flops = counted(forward)
-    assert forward_flops == batch * plan.forward
-    assert backward_flops == batch * (2 * plan.forward - embedded)
+    assert forward_flops == batch * plan.forward + resampled
+    assert backward_flops == batch * (2 * plan.forward - embedded) + resampled
     assert plan.training == 3 * plan.forward == sum(one.training for one in plan.passes)
     assert plan.training_recomputed == 4 * plan.forward
 

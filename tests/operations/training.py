@@ -1,0 +1,134 @@
+"""Training runs of a few steps on the device without data, through `build_trainer` and its callbacks."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from kelip_lightning import train
+from kelip_lightning.callbacks import random_state, same_start
+from kelip_lightning.callbacks.data_health import DataHealthCallback
+from kelip_lightning.callbacks.interruption import SignalWatch
+from kelip_lightning.callbacks.progress import PairProgressBar
+from kelip_lightning.config.experiment import PretrainExperiment
+from kelip_lightning.config.load import load_experiment
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
+from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
+from kelip_lightning.modules.stage import StageModule
+from kelip_lightning.stage_folder import StageFolder
+from kelip_lightning.stage_inputs import build_image_data, build_image_text_data
+from tests.faults.experiment import write_experiment
+from tests.operations.nondeterministic import RAISES, SLOWER
+from tests.operations.recorder import OperationRecorder
+
+STEPS = 5
+"""Of which the first is not recorded, as it makes what is kept for all that follow, and neither is the last."""
+
+LOG_EVERY = 2
+_SHARED = ("image_encoder.", "transform.image_size=")
+
+
+class _Recording(pl.Callback):
+    """Arms the recorder at the beginning of the second step, for three steps and all that stands between them."""
+
+    def __init__(self, recorder: OperationRecorder) -> None:
+        self._recorder = recorder
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Comes before every step."""
+        self._recorder.step = trainer.global_step
+        self._recorder.armed = 1 <= trainer.global_step < STEPS - 1
+
+
+class _DeviceWithoutData(SingleDeviceStrategy):
+    """A process whose root device is `meta`, alone or one of several that are not there.
+
+    Without DDP's own wrapper, whose hooks need a device.
+    """
+
+    def __init__(self, world: int) -> None:
+        super().__init__(device="meta")
+        self.world_size = world
+
+    def setup_environment(self) -> None:
+        """No accelerator is asked: none has this device."""
+
+
+def record_training(
+    folder: Path, stage: str, overrides: Sequence[str], patch: pytest.MonkeyPatch, world: int = 1
+) -> OperationRecorder:
+    """The operations of steps 1 to 3 of a stage, and of all that happens between them.
+
+    Args:
+        folder: For pictures and records.
+        stage: mae or contrastive.
+        overrides: Of the stage's settings; those of the image encoder go to both stages, which share it.
+        patch: For what has to stand aside.
+        world: Processes that train; this is the first, and what it gathers from the others is not theirs.
+    """
+    settings = [f"trainer.log_every_n_steps={LOG_EVERY}", f"schedule.max_steps={STEPS}", "schedule.warmup_steps=0"]
+    settings += ["checkpoint.every_n_steps=null", *overrides]
+    keys = [one if one.startswith(_SHARED) else f"{stage}.{one}" for one in settings]
+    experiment = load_experiment(write_experiment(folder), keys, PretrainExperiment).experiment
+    config = experiment.mae if stage == "mae" else experiment.contrastive
+    module, data = _build(config)
+    _let_meta_stand_for_a_gpu(patch, world)
+    recorder = OperationRecorder(RAISES | SLOWER)
+    place = StageFolder(name=stage, path=folder / stage, metrics_file=folder / "metrics.jsonl")
+    trainer = train.build_trainer(
+        config,
+        place,
+        SignalWatch(),
+        lambda: 0.0,
+        PairProgressBar(stage),
+        DataHealthCallback(place.bad_samples, config.data.faults, data.sources),
+        _Recording(recorder),
+    )
+    with recorder, _processes(world):
+        trainer.fit(module, datamodule=data)
+    return recorder
+
+
+@contextlib.contextmanager
+def _processes(world: int) -> Iterator[None]:
+    """Torch's own process group without any process behind it: its collectives run, and change nothing."""
+    if world == 1:
+        yield
+        return
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _build(config: Any) -> tuple[StageModule, Any]:
+    module: StageModule
+    if not hasattr(config, "masked_autoencoder"):
+        data = build_image_text_data(config)
+        return train.build_contrastive_module(config, data), data
+    encoder = ImageEncoder(config.image_encoder)
+    model = build_masked_autoencoder(encoder, config.masked_autoencoder)
+    module = MaskedPretrainModule(model, config.optimizer, config.schedule, config.trainer.accumulate)
+    module.prepare(recompute_blocks=config.trainer.gradient_checkpointing, compiled=False)
+    return module, build_image_data(config)
+
+
+def _let_meta_stand_for_a_gpu(patch: pytest.MonkeyPatch, world: int) -> None:
+    autocast = torch.autocast
+
+    def autocast_elsewhere(device_type: str, *arguments: Any, **options: Any) -> Any:
+        return contextlib.nullcontext() if device_type == "meta" else autocast(device_type, *arguments, **options)
+
+    patch.setattr(torch, "autocast", autocast_elsewhere)
+    patch.setattr(train, "build_strategy", lambda *_, **__: _DeviceWithoutData(world))
+    for module in (same_start, random_state):
+        patch.setattr(module, "gather_objects", lambda _, value: [value] * world)
