@@ -114,7 +114,7 @@ def contrastive_loss(
         kind: Which of the two.
         local_weight: w.
         tile_size: Logits in memory at a time, over B; none: the whole matrix of one crop.
-        matmul_precision: How matrices are multiplied.
+        matmul_precision: Of the products of features.
         gather: Collects rows over ranks with gradient; none on one process.
         rank: Own position among the gathered rows.
 
@@ -139,10 +139,13 @@ def contrastive_loss(
     matrix = TiledMatrix(operands[4], operands[5] if pairwise else None, tile_size, products)
     terms = [_term(matrix, operands[:4], view, share, rank, pairwise) for view, share in enumerate(shares)]
     losses_V = torch.stack([loss for loss, _ in terms])
-    # Filled on the device: a copy of Python numbers would make the host wait for it.
-    shares_V = torch.stack([losses_V.new_full((), share) for share in shares])
-    total = with_gradients(losses_V @ shares_V, inputs, operands)
+    total = with_gradients(_weighted_sum(losses_V, shares), inputs, operands)
     return _with_parts(total, losses_V, len(global_VBE), terms[0][1])
+
+
+def _weighted_sum(values_V: Tensor, weights: Sequence[float]) -> Tensor:
+    # Filled on the device: a copy of Python numbers would make the host wait for it.
+    return values_V @ torch.stack([values_V.new_full((), weight) for weight in weights])
 
 
 def _with_parts(total: Tensor, losses_V: Tensor, num_global: int, correct_B: Tensor) -> ContrastiveLoss:

@@ -14,8 +14,8 @@ from kelip_lightning.cli import main
 from tests.unit.data_modules.corpora import write_tar
 from tests.unit.data_modules.faulty_corpus import faulty_members
 
-NUM, NUM_GOOD, PER_KIND, BATCH = 40, 10, 2, 10
-"""A twentieth of 40 samples; there are 15 faults of this kind, and 10 good samples."""
+NUM, NUM_GOOD, PER_KIND, BATCH = 40, 6, 2, 10
+"""A twentieth of 40 samples for each of 17 ways to be wrong, and 6 good samples."""
 
 
 def _experiment(folder: Path, shard: Path, max_share: float, steps: int) -> str:

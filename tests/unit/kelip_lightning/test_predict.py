@@ -31,7 +31,7 @@ def ask(
                 if broken and name.startswith(broken):
                     parameter.fill_(torch.nan)
         save_dual_encoder(run.dual_encoder, model, tiny_tokenizer, "card")
-        return predict(run, tmp_path / "red.png", TEXTS)
+        return predict(run, tmp_path / "red.png", TEXTS, torch.device("cpu"))
 
     return probabilities
 
