@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from kelip_lightning.distributed import global_ratios
+from kelip_lightning.errors import CheckpointError
 from kelip_lightning.models.activations import enable_gradient_checkpointing
 from kelip_lightning.modules.log_steps import is_log_step, on_host
-from kelip_lightning.optim.optimizers import OptimizerConfig, build_optimizer
+from kelip_lightning.optim.older_states import regroup_state
+from kelip_lightning.optim.optimizers import OptimizerConfig, build_optimizer, parameter_groups
 from kelip_lightning.optim.schedules import ScheduleConfig, build_schedule
 
 Ratios = dict[str, tuple[Tensor, Tensor | float]]
@@ -52,6 +54,26 @@ class StageModule(pl.LightningModule):
         optimizer = build_optimizer(self, self._optimizer_config, self.upper_bounds())
         schedule = build_schedule(optimizer, self._schedule_config)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read the optimizer's groups as an earlier revision made them.
+
+        Raises:
+            CheckpointError: They do not fit the experiment's.
+        """
+        states = checkpoint.get("optimizer_states")
+        if not states:  # DeepSpeed keeps its own
+            return
+        parameters = [parameter for _, parameter in self.named_parameters()]
+        groups = parameter_groups(self, self._optimizer_config, self.upper_bounds())
+        schedulers = checkpoint["lr_schedulers"]
+        try:
+            states[0], schedulers[0] = regroup_state(states[0], schedulers[0], groups, parameters)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{error}; this revision groups parameters otherwise than the one that began the run: go on with that "
+                "one, or begin a new run with name=NEW_NAME"
+            ) from error
 
     @property
     def logs_this_step(self) -> bool:
