@@ -37,7 +37,9 @@ def regroup_state(
     before, now = _sizes(saved), _sizes(groups)
     if before != [sum(_sizes(alike)) for alike in merged]:
         raise ValueError(f"the checkpoint has optimizer groups of {before} parameters, and the experiment of {now}")
-    states, groups_of_now, origins = {}, [], []
+    states: dict[int, Any] = {}
+    groups_of_now: list[dict[str, Any]] = []
+    origins: list[int] = []
     for number, (old, alike) in enumerate(zip(saved, merged, strict=True)):
         in_order = sorted((one for group in alike for one in group["params"]), key=lambda one: place[id(one)])
         old_index = {id(one): index for one, index in zip(in_order, old["params"], strict=True)}
