@@ -1,5 +1,6 @@
 """Going on with a run that was cut off: which one, whether it is the same experiment, and from which checkpoint."""
 
+import json
 import logging
 import os
 import time
@@ -126,6 +127,7 @@ def open_stage(run: RunFolder, name: str, trainer: TrainerConfig) -> StageFolder
             _log.warning("%s: the one before it is used", problem)
     if checkpoint is not None:
         _check_fits(checkpoint, trainer)
+        _check_optimizer_groups(checkpoint, run)
     if is_first_process():
         cut_record(stage.metrics_file, name, checkpoint.manifest.metrics_bytes if checkpoint else None)
         if run.chosen is not None and checkpoint is not None:
@@ -149,4 +151,16 @@ def _check_fits(checkpoint: Checkpoint, trainer: TrainerConfig) -> None:
         raise CheckpointError(
             f"{checkpoint.folder} holds the shares of {written} processes, and DeepSpeed cannot give them to "
             f"trainer.devices x num_nodes = {world}; resume on {written}"
+        )
+
+
+def _check_optimizer_groups(checkpoint: Checkpoint, run: RunFolder) -> None:
+    """DeepSpeed's pieces cannot be regrouped, as `optim.older_states` regroups a whole optimizer's state."""
+    begun_by = json.loads(run.environment.read_text(encoding="utf-8"))
+    # Revisions that note no digest of their code have the logit scale among other parameters.
+    if checkpoint.is_sharded and checkpoint.manifest.stage == "contrastive" and "code" not in begun_by:
+        revision = begun_by.get("git", {}).get("revision")
+        raise CheckpointError(
+            f"{checkpoint.folder} holds DeepSpeed's optimizer as an earlier revision grouped its parameters; finish "
+            f"the run with that revision ({revision}), or begin a new one with name=NEW_NAME"
         )

@@ -151,3 +151,14 @@ def test_open_stage__a_checkpoint_that_does_not_fit_the_processes(run: RunFolder
     save(run, "mae", 2, world=2)
     with pytest.raises(CheckpointError, match="written without DeepSpeed"):
         open_stage(resumed, "mae", TrainerConfig(strategy="deepspeed_stage_1", devices=2))
+
+
+def test_open_stage__shares_of_an_optimizer_with_other_groups(run: RunFolder) -> None:
+    save(run, "contrastive", 1, world=2, sharded=True)
+    resumed, trainer = RunFolder(run.path, resumed=True), TrainerConfig(strategy="deepspeed_stage_1", devices=2)
+    assert open_stage(resumed, "contrastive", trainer).checkpoint is not None
+    begun_by = json.loads(run.environment.read_text(encoding="utf-8"))
+    del begun_by["code"]
+    run.environment.write_text(json.dumps(begun_by), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"as an earlier revision grouped its parameters; finish the run with"):
+        open_stage(resumed, "contrastive", trainer)
