@@ -9,19 +9,19 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from data_modules.captions import CaptionConfig, CaptionDrawer
 from data_modules.config_roles import PERFORMANCE
-from data_modules.decoding import open_image
+from data_modules.images.decoding import open_image
+from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig
 from data_modules.loading import FaultConfig, Loaded, PairDataset, build_loader, open_sources
-from data_modules.mixture import OrderConfig, build_order, check_streams
+from data_modules.order.mixture import OrderConfig, build_order, check_streams
+from data_modules.order.sampling import Draw, Order
 from data_modules.records import LANGUAGES, ImageTextBatch, PairRecord
-from data_modules.sampling import Draw, Order
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import LanguageRule, apply_language_rule, check_rule
 from data_modules.sources.protocol import PairSource
 from data_modules.stage_data import StageDataModule
-from data_modules.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
-from data_modules.transforms.multi_crop import MultiCrop, MultiCropConfig
+from data_modules.text.captions import CaptionConfig, CaptionDrawer
+from data_modules.text.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
 
 
 @dataclass(kw_only=True, slots=True)

@@ -12,12 +12,12 @@ import torch
 from torch.utils.data import Dataset
 
 from data_modules.config_roles import PERFORMANCE
-from data_modules.decoding import MAX_IMAGE_PIXELS
 from data_modules.errors import DataError
 from data_modules.faults import SKIPPED, FaultReport, SampleFault, printable, sample_errors
+from data_modules.images.decoding import MAX_IMAGE_PIXELS
 from data_modules.loader_process import START_METHOD, LoaderOfProcesses, start_loader_process
+from data_modules.order.sampling import Draw, RankBatchSampler
 from data_modules.records import PairRecord
-from data_modules.sampling import Draw, RankBatchSampler
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
 from data_modules.sources.protocol import PairSource

@@ -4,7 +4,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from data_modules.sampling import Order, RankBatchSampler
+from data_modules.order.sampling import Order, RankBatchSampler
 
 
 class StageDataModule(pl.LightningDataModule):

@@ -10,7 +10,7 @@ Reference: Ko & Gu 2022, Large-scale Bilingual Language-Image Contrastive Learni
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kelip_lightning.inference import build_model
+    from kelip_lightning.inference.build_model import build_model
 
 __all__ = ["build_model"]
 
@@ -18,7 +18,7 @@ __all__ = ["build_model"]
 def __getattr__(name: str) -> Any:
     # Late, so that `kelip --help` answers without importing torch.
     if name == "build_model":
-        from kelip_lightning.inference import build_model
+        from kelip_lightning.inference.build_model import build_model
 
         return build_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

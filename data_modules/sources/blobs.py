@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import fsspec
 
 from data_modules.faults import SampleFault
-from data_modules.sources.paths import is_url
+from data_modules.paths import is_url
 
 MAX_OPEN_FILES = 64
 """Local files that a reader keeps open."""

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_modules.errors import DataError
+from data_modules.paths import is_url, resolve_files, resolve_path
 from data_modules.sources.config import SourceConfig, SourceFormat, source_format
 from data_modules.sources.opening import open_source
-from data_modules.sources.paths import is_url, resolve_files, resolve_path
 from data_modules.sources.protocol import PairSource
 from data_modules.sources.table_source import TableSource
 from data_modules.sources.tables import RESTORE

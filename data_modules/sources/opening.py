@@ -9,8 +9,8 @@ import datasets
 import numpy as np
 
 from data_modules.errors import DataError
+from data_modules.paths import resolve_files, resolve_path
 from data_modules.sources.config import SourceConfig, SourceFormat, source_format
-from data_modules.sources.paths import resolve_files, resolve_path
 from data_modules.sources.protocol import PairSource
 from data_modules.sources.streaming import StreamSource
 from data_modules.sources.table_source import TableSource, columns_of, require_columns

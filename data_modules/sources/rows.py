@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from data_modules.faults import SampleFault, sample_errors
 from data_modules.records import LANGUAGES, PairRecord
 from data_modules.sources.config import SourceConfig
-from data_modules.text import clean_texts, detect_language, language_code, split_keywords
+from data_modules.text.cleaning import clean_texts, detect_language, language_code, split_keywords
 
 Ids = NDArray[np.int64]
 UNKNOWN = len(LANGUAGES)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data_modules.errors import DataError
-from data_modules.sources.paths import resolve_files
+from data_modules.paths import resolve_files
 
 _ROWS_AT_A_TIME = 10_000
 """Rows whose texts are in memory together."""

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from data_modules.errors import DataError
 from data_modules.json_lines import append_json_lines, read_json_lines, replace_json_lines
+from data_modules.paths import is_url
 from data_modules.sources.blobs import BlobReader, file_state
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.paths import is_url
 from data_modules.sources.rows import needs_language_marks
 from data_modules.sources.tar_scan import ROW_FIELDS, ShardScan, needed_fields, scan_shard
 

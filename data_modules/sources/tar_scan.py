@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.faults import SampleFault
+from data_modules.paths import is_url
 from data_modules.sources.blobs import file_state, with_retries
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.paths import is_url
 from data_modules.sources.rows import language_mark, needs_language_marks
 from data_modules.sources.tar_headers import BLOCK, Member, ReadAt, TarDamage, read_members
 

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault, printable
+from data_modules.paths import resolve_shards
 from data_modules.records import PairRecord
 from data_modules.sources.blobs import BlobReader
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.language_rows import LanguageRows
-from data_modules.sources.paths import resolve_shards
 from data_modules.sources.rows import Rows, make_record, pairs_per_row, row_texts
 from data_modules.sources.tar_headers import BLOCK, header_name, is_header, parse_size
 from data_modules.sources.tar_index import Progress, ShardIndex, open_index

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kelip_lightning.ablations.config import parse_figure
 from kelip_lightning.ablations.results import RunItems
-from kelip_lightning.config.ablation import parse_figure
-from kelip_lightning.items_file import StoredItems
+from kelip_lightning.runs.items import StoredItems
 
 NUM_EXAMPLES = 3
 """Of either kind, for every judged figure and variant."""

@@ -14,12 +14,12 @@ from kelip_lightning.ablations.results import Result, compute_results
 from kelip_lightning.ablations.revisions import revisions_of
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
-from kelip_lightning.config.plan import Plan
-from kelip_lightning.device import AUTO, choose_device
+from kelip_lightning.distributed.device import AUTO, choose_device
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.evaluate import items_of_run
-from kelip_lightning.items_file import ITEMS, StoredItems, evaluation_of, read_items, write_items
-from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.inference.evaluate import items_of_run
+from kelip_lightning.planning.stage_plan import Plan
+from kelip_lightning.runs.folder import RunFolder
+from kelip_lightning.runs.items import ITEMS, StoredItems, evaluation_of, read_items, write_items
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from kelip_lightning.ablations.study import PlannedRun
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.processes import Liveness
-from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.runs.folder import RunFolder
+from kelip_lightning.runs.liveness import Liveness
 
 COST = "cost.json"
 

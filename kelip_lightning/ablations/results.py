@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kelip_lightning.config.ablation import parse_figure
+from kelip_lightning.ablations.config import parse_figure
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.evaluation.significance import (
+from kelip_lightning.runs.items import StoredItems
+from kelip_lightning.statistics.significance import (
     Estimate,
     SeedSpread,
     estimate,
@@ -19,7 +20,6 @@ from kelip_lightning.evaluation.significance import (
     pooled_spread,
     verdict,
 )
-from kelip_lightning.items_file import StoredItems
 
 ALL_ITEMS = "all"
 KS = (1, 5)

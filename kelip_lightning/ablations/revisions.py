@@ -8,9 +8,9 @@ from typing import Any, Self
 
 from kelip_lightning.ablations.pool import RunState, find_run, state_of
 from kelip_lightning.ablations.study import PlannedRun
-from kelip_lightning.environment import code_digest, describe_revision
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.runs.environment import code_digest, describe_revision
+from kelip_lightning.runs.folder import RunFolder
 
 ANY = "any"
 """Accepts every revision."""

@@ -5,16 +5,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_modules.evaluation_sets import EvaluationConfig
+from data_modules.benchmarks.evaluation_sets import EvaluationConfig
 from data_modules.sources.changes import all_source_changes
 from kelip_lightning.ablations.pool import RunState, find_run, state_of
 from kelip_lightning.ablations.study import PlannedRun, Trained, contrastive_of
 from kelip_lightning.config.experiment import PretrainExperiment
-from kelip_lightning.config.plan import stages_of
 from kelip_lightning.config.schema import to_plain
-from kelip_lightning.data_record import DataRecord, describe_data, read_record
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.run_tokenizer import refuse_other_tokenizer
+from kelip_lightning.planning.stage_plan import stages_of
+from kelip_lightning.training.data_record import DataRecord, describe_data, read_record
+from kelip_lightning.training.run_tokenizer import refuse_other_tokenizer
 
 
 def refuse_other_data(pool: Path, runs: Sequence[PlannedRun]) -> None:

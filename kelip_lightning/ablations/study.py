@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_modules.config_roles import Role
-from kelip_lightning.config.ablation import AblationConfig, ScaleConfig, load_ablation, parse_figure
+from kelip_lightning.ablations.config import AblationConfig, ScaleConfig, load_ablation, parse_figure
 from kelip_lightning.config.experiment import (
     ContrastiveExperiment,
     Experiment,
@@ -14,11 +14,11 @@ from kelip_lightning.config.experiment import (
 )
 from kelip_lightning.config.fingerprint import training_fingerprint
 from kelip_lightning.config.load import PLACE, difference, find_schema, load_experiment, stage_schemas
-from kelip_lightning.config.plan import Plan, make_plan
 from kelip_lightning.config.read import parse_override
 from kelip_lightning.config.roles import role_of_key
 from kelip_lightning.config.schema import has_key
 from kelip_lightning.errors import ConfigError
+from kelip_lightning.planning.stage_plan import Plan, make_plan
 
 Trained = PretrainExperiment | ContrastiveExperiment
 

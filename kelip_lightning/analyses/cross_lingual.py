@@ -19,10 +19,10 @@ from torch import Tensor
 
 from data_modules.records import LANGUAGES
 from kelip_lightning.analyses.records import Finding, Findings, Item
-from kelip_lightning.evaluation.bootstrap import Bootstrap
 from kelip_lightning.evaluation.finite import require_finite
 from kelip_lightning.evaluation.retrieval import RECALL_KS, retrieval_ranks
 from kelip_lightning.evaluation.similarity import centre, matched_and_random
+from kelip_lightning.statistics.bootstrap import Bootstrap
 
 CONTROL = "untrained control"
 """Ends the subject of the control's findings."""

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_modules.benchmarks.word_pairs import WordPair
 from data_modules.errors import DataError
 from data_modules.records import LANGUAGES
-from data_modules.word_pairs import WordPair
 from kelip_lightning.analyses.divergence import divergence_test, holm
 from kelip_lightning.analyses.records import Finding, Findings, Item, number
-from kelip_lightning.evaluation.bootstrap import Bootstrap
 from kelip_lightning.evaluation.finite import require_finite
+from kelip_lightning.statistics.bootstrap import Bootstrap
 
 SIGNIFICANCE = 0.05
 """Level of the test, over all pairs that are tested."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from kelip_lightning.evaluation.bootstrap import Interval
+from kelip_lightning.statistics.bootstrap import Interval
 
 Item = dict[str, str | int | float | bool | None]
 """One row per word pair, caption or query: column -> value."""

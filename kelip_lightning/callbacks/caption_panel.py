@@ -4,10 +4,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from data_modules.evaluation_sets import RetrievalSet
+from data_modules.benchmarks.evaluation_sets import RetrievalSet
 from kelip_lightning.callbacks.evaluation import EvaluationCallback, module_embeddings
-from kelip_lightning.callbacks.panel_drawing import PanelRow, RankedCaption, draw_caption_panel
 from kelip_lightning.callbacks.periodic import PeriodicCallback, log_image
+from kelip_lightning.drawing.panels import PanelRow, RankedCaption, draw_caption_panel
 from kelip_lightning.evaluation.embed import Embeddings
 from kelip_lightning.modules.contrastive import ContrastiveModule
 

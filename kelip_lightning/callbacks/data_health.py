@@ -17,7 +17,7 @@ from data_modules.json_lines import append_json_lines, read_json_lines, replace_
 from data_modules.loading import FaultConfig
 from data_modules.records import LANGUAGES
 from data_modules.sources.protocol import PairSource
-from kelip_lightning.distributed import is_distributed
+from kelip_lightning.distributed.gather import is_distributed
 from kelip_lightning.modules.log_steps import on_host
 
 _log = logging.getLogger(__name__)

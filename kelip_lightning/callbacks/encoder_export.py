@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import lightning.pytorch as pl
 
-from kelip_lightning.zero import whole_weights
+from kelip_lightning.distributed.zero import whole_weights
 
 
 class ExportCallback(pl.Callback):

@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from data_modules.evaluation_sets import EvaluationSets
+from data_modules.benchmarks.evaluation_sets import EvaluationSets
 from kelip_lightning.callbacks.periodic import PeriodicCallback, evaluation_mode
 from kelip_lightning.evaluation.embed import Embeddings
 from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function

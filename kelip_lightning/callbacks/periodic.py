@@ -11,11 +11,11 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
-from kelip_lightning.callbacks.agreement import fail_together
 from kelip_lightning.callbacks.weight_average import averaged_weights
+from kelip_lightning.distributed.consensus import fail_together
+from kelip_lightning.distributed.zero import whole_weights
 from kelip_lightning.errors import NonFiniteEmbeddingsError
 from kelip_lightning.evaluation.finite import naming
-from kelip_lightning.zero import whole_weights
 
 
 class PeriodicCallback(pl.Callback):

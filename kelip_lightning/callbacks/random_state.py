@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from kelip_lightning.callbacks.agreement import gather_objects
+from kelip_lightning.distributed.consensus import gather_objects
 
 RandomState = dict[str, Any]
 """Plain values and tensors only, so that a checkpoint can be loaded without running code from it."""

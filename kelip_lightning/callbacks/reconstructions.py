@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kelip_lightning.callbacks.panel_drawing import draw_labelled_rows
 from kelip_lightning.callbacks.periodic import PeriodicCallback, log_image
+from kelip_lightning.drawing.panels import draw_labelled_rows
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase
 from kelip_lightning.models.patches import patchify, unpatchify
 from kelip_lightning.models.preprocessing import channel_statistics, normalize_images

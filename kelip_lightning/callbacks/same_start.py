@@ -2,9 +2,9 @@
 
 import lightning.pytorch as pl
 
-from kelip_lightning.callbacks.agreement import gather_objects
+from kelip_lightning.distributed.consensus import gather_objects
 from kelip_lightning.errors import CheckpointError
-from kelip_lightning.stage_folder import StageFolder
+from kelip_lightning.runs.stage_folder import StageFolder
 
 
 class SameStartCallback(pl.Callback):

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kelip_lightning.callbacks.agreement import any_rank
+from kelip_lightning.distributed.consensus import any_rank
 
 Question = Callable[[], bool]
 """Asked on every rank."""

@@ -27,7 +27,7 @@ from kelip_lightning.cli import (
     tokenizer,
 )
 from kelip_lightning.cli.failures import guarded
-from kelip_lightning.run_folder import is_first_process
+from kelip_lightning.runs.folder import is_first_process
 
 VERBS = (
     pretrain,

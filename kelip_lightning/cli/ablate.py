@@ -10,8 +10,8 @@ from kelip_lightning.cli.device import add_device_argument
 from kelip_lightning.cli.failures import StoppedError
 
 if TYPE_CHECKING:
+    from kelip_lightning.ablations.config import AblationConfig
     from kelip_lightning.ablations.study import PlannedRun, Study
-    from kelip_lightning.config.ablation import AblationConfig
 
 NAME = "ablate"
 HELP = "train every variant of a study with every seed, and report which differ"
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check everything, then train, then report; returns 1 if a run failed."""
-    from kelip_lightning.config.ablation import load_ablation
+    from kelip_lightning.ablations.config import load_ablation
 
     config = load_ablation(arguments.file)  # before anything slow is imported
     if arguments.power:
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from kelip_lightning.ablations.revisions import refuse_other_revisions
     from kelip_lightning.ablations.study import Choice, open_study
     from kelip_lightning.cli.ablate_tables import print_dry_run
-    from kelip_lightning.device import choose_device
+    from kelip_lightning.distributed.device import choose_device
 
     choose_device(arguments.device)  # that is wanted after hours of training
     choice = Choice(scale=arguments.scale, seeds=arguments.seeds, quick=arguments.quick, output=arguments.output)

@@ -14,9 +14,9 @@ from kelip_lightning.ablations.report.tables import result_rows
 from kelip_lightning.ablations.report.wording import ABSENT, answers, written
 from kelip_lightning.ablations.slurm import write_array
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
-from kelip_lightning.evaluation.significance_simulation import Study as SimulatedStudy
-from kelip_lightning.evaluation.significance_simulation import simulate
 from kelip_lightning.planning.estimate import estimate
+from kelip_lightning.statistics.power import Study as SimulatedStudy
+from kelip_lightning.statistics.power import simulate
 
 GPU, UTILISATION = "a100", 0.4
 """Of the GPU-hours in a dry run; `kelip plan` takes others."""

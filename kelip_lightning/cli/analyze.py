@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from kelip_lightning.cli.device import add_device_argument
 from kelip_lightning.cli.training import check_syntax
-from kelip_lightning.device import choose_device
-from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.distributed.device import choose_device
+from kelip_lightning.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,14 +48,14 @@ def run(arguments: argparse.Namespace) -> int:
     folder = RunFolder.open(arguments.run_folder)
     check_syntax(arguments.file)
     device = choose_device(arguments.device)
-    from kelip_lightning.analysis_record import as_document, prepare_folder, write_record
+    from kelip_lightning.analyses.output import as_document, prepare_folder, write_record
     from kelip_lightning.config.analysis import ANALYSES
     from kelip_lightning.config.load import load_experiment
 
     loaded = load_experiment(arguments.file, arguments.overrides, ANALYSES[arguments.question])
     output = Path(arguments.output or folder.path / "analyses" / arguments.question)
     prepare_folder(output)
-    from kelip_lightning.analyze import analyze_run
+    from kelip_lightning.analyses.analyze import analyze_run
 
     outcome = analyze_run(folder, loaded.experiment, device)
     document = as_document(arguments.question, folder, loaded.resolved, outcome.findings)

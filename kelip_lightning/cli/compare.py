@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kelip_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kelip_lightning.compare import Comparison, Spread
+    from kelip_lightning.runs.compare import Comparison, Spread
 
 NAME = "compare"
 HELP = "means and spread of finished runs, and paired differences"
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Read, compare, print."""
     from kelip_lightning.cli.report import HEADLINE
-    from kelip_lightning.compare import compare_runs
+    from kelip_lightning.runs.compare import compare_runs
 
     comparisons = compare_runs(parse_groups(arguments.groups))
     wanted = ("image_to_text_R@1", "image_to_text_R@5", "_to_ko_R@1", "_to_en_R@1", *HEADLINE)

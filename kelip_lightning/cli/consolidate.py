@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the folder and name it."""
-    from kelip_lightning.consolidate import consolidate
+    from kelip_lightning.training.consolidate import consolidate
 
     path = Path(arguments.path)
     print(f"weights   {consolidate(path, arguments.output)}")

@@ -3,7 +3,7 @@
 import argparse
 
 from kelip_lightning.cli.training import add_training_arguments, check_syntax, terminable, train
-from kelip_lightning.run_folder import is_first_process
+from kelip_lightning.runs.folder import is_first_process
 
 NAME = "contrastive"
 HELP = "train image and text encoder contrastively (stage 2)"
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_syntax(arguments.file)
     from kelip_lightning.cli.report import print_result
     from kelip_lightning.config.experiment import ContrastiveExperiment
-    from kelip_lightning.train import run_contrastive
+    from kelip_lightning.training.stages import run_contrastive
 
     folder, figures = train(arguments, ContrastiveExperiment, run_contrastive)
     if is_first_process():

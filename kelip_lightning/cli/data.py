@@ -11,7 +11,7 @@ from kelip_lightning.cli.training import check_syntax
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from data_modules.inspection import SourceReport
+    from data_modules.preparation.inspect import SourceReport
     from data_modules.sources.config import SourceConfig
     from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 
@@ -59,7 +59,7 @@ def _stages(file: str, changes: list[str]) -> dict[str, "MaskedPretrainExperimen
     check_syntax(file)
     from kelip_lightning.config.experiment import SCHEMAS
     from kelip_lightning.config.load import find_schema, load_experiment
-    from kelip_lightning.config.plan import stages_of
+    from kelip_lightning.planning.stage_plan import stages_of
 
     schema = find_schema(file, SCHEMAS)
     return stages_of(load_experiment(file, changes, schema).experiment)
@@ -108,10 +108,10 @@ def _show(bar: "Progress", task: "TaskID", done: int, total: int) -> None:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from data_modules.errors import DataError
-    from data_modules.inspection import inspect_sources
+    from data_modules.preparation.inspect import inspect_sources
     from kelip_lightning.cli.data_report import print_reports, save_contact_sheet
     from kelip_lightning.config.experiment import ContrastiveExperiment
-    from kelip_lightning.stage_inputs import build_image_text_data
+    from kelip_lightning.training.inputs import build_image_text_data
 
     stages = _stages(arguments.file, arguments.changes).values()
     stage = next((one for one in stages if isinstance(one, ContrastiveExperiment)), None)
@@ -129,7 +129,7 @@ def _pack(arguments: argparse.Namespace) -> int:
 
     from rich.progress import Progress
 
-    from data_modules.packing import PackSettings, num_shards, pack_source, sources_to_pack
+    from data_modules.preparation.pack import PackSettings, num_shards, pack_source, sources_to_pack
     from data_modules.sources.opening import open_source
 
     settings = PackSettings(

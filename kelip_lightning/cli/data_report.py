@@ -8,9 +8,9 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
-from data_modules.inspection import SHEET_SIDE, SourceReport, language_shares
-from kelip_lightning.callbacks.panel_drawing import shorten
-from kelip_lightning.fonts import drawable, load_font
+from data_modules.preparation.inspect import SHEET_SIDE, SourceReport, language_shares
+from kelip_lightning.drawing.fonts import drawable, load_font
+from kelip_lightning.drawing.panels import shorten
 
 _COLUMNS, _TEXT, _GAP = 6, 14, 8
 

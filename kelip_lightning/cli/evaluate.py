@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from kelip_lightning.cli.device import add_device_argument
 from kelip_lightning.cli.training import check_syntax
-from kelip_lightning.device import choose_device
-from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.distributed.device import choose_device
+from kelip_lightning.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from data_modules.evaluation_sets import EvaluationConfig
+    from data_modules.benchmarks.evaluation_sets import EvaluationConfig
 
 NAME = "evaluate"
 HELP = "evaluate a finished run in both languages"
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device)
     evaluation = load_evaluation(folder, arguments.overrides)
     from kelip_lightning.cli.report import print_figures
-    from kelip_lightning.evaluate import evaluate_run
+    from kelip_lightning.inference.evaluate import evaluate_run
 
     figures, chance = evaluate_run(folder, evaluation, device)
     if arguments.json:

@@ -19,8 +19,8 @@ from kelip_lightning.errors import (
     StageInterrupted,
     Terminated,
 )
-from kelip_lightning.processes import is_child_of_first_process
-from kelip_lightning.run_folder import RunFolder, is_first_process, was_interrupted
+from kelip_lightning.runs.folder import RunFolder, is_first_process, was_interrupted
+from kelip_lightning.runs.liveness import is_child_of_first_process
 
 USER_ERRORS = (
     ConfigError,

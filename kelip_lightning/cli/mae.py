@@ -3,7 +3,7 @@
 import argparse
 
 from kelip_lightning.cli.training import add_training_arguments, check_syntax, terminable, train
-from kelip_lightning.run_folder import is_first_process
+from kelip_lightning.runs.folder import is_first_process
 
 NAME = "mae"
 HELP = "warm the image encoder up with masked auto-encoding (stage 1)"
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Train stage 1."""
     check_syntax(arguments.file)
     from kelip_lightning.config.experiment import MaskedPretrainExperiment
-    from kelip_lightning.train import run_masked_pretrain
+    from kelip_lightning.training.stages import run_masked_pretrain
 
     folder, figures = train(arguments, MaskedPretrainExperiment, run_masked_pretrain)
     if is_first_process():

@@ -46,9 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     from kelip_lightning.cli.plan_tables import print_estimate
     from kelip_lightning.config.experiment import SCHEMAS, EvaluationExperiment
     from kelip_lightning.config.load import find_schema, load_experiment
-    from kelip_lightning.config.plan import count_samples, open_stages
     from kelip_lightning.errors import ConfigError
     from kelip_lightning.planning.estimate import estimate, to_dict
+    from kelip_lightning.planning.stage_plan import count_samples, open_stages
 
     schema = find_schema(arguments.file, SCHEMAS)
     if schema is EvaluationExperiment:

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from kelip_lightning.cli.device import add_device_argument
-from kelip_lightning.device import choose_device
-from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.distributed.device import choose_device
+from kelip_lightning.runs.folder import RunFolder
 
 NAME = "predict"
 HELP = "which of some texts, in either language, fits an image"
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = RunFolder.open(arguments.run_folder)
     device = choose_device(arguments.device)
     from kelip_lightning.cli.report import print_probabilities
-    from kelip_lightning.predict import predict
+    from kelip_lightning.inference.predict import predict
 
     probabilities = predict(folder, Path(arguments.image), arguments.texts, device)
     if arguments.json:

@@ -3,7 +3,7 @@
 import argparse
 
 from kelip_lightning.cli.training import add_training_arguments, check_syntax, terminable, train
-from kelip_lightning.run_folder import is_first_process
+from kelip_lightning.runs.folder import is_first_process
 
 NAME = "pretrain"
 HELP = "the whole chain: warm-up, hand-over, contrastive training, evaluation"
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_syntax(arguments.file)
     from kelip_lightning.cli.report import print_result
     from kelip_lightning.config.experiment import PretrainExperiment
-    from kelip_lightning.train import run_pretrain
+    from kelip_lightning.training.stages import run_pretrain
 
     folder, figures = train(arguments, PretrainExperiment, run_pretrain)
     if is_first_process():

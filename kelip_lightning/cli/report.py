@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from kelip_lightning.evaluation.tasks import MATCHED_MINUS_RANDOM
-from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from kelip_lightning.config.plan import Plan
+    from kelip_lightning.planning.stage_plan import Plan
 
 LANGUAGES = {"ko": "Korean", "en": "English"}
 """Order and names of the columns; the codes are those of `data_modules.records.LANGUAGES`."""

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     from data_modules.errors import DataError
     from kelip_lightning.config.experiment import SCHEMAS
     from kelip_lightning.config.load import find_schema, load_experiment
-    from kelip_lightning.config.plan import count_samples, make_plan, open_stages
+    from kelip_lightning.planning.stage_plan import count_samples, make_plan, open_stages
 
     schema = find_schema(arguments.file, SCHEMAS)
     loaded = load_experiment(arguments.file, arguments.overrides, schema, on_this_machine=False)

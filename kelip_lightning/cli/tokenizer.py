@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from data_modules.tokenizer import BilingualTokenizer
-    from data_modules.tokenizer_report import CountTokens
+    from data_modules.text.tokenizer import BilingualTokenizer
+    from data_modules.text.tokenizer_report import CountTokens
 
 NAME = "tokenizer"
 HELP = "train a Korean and English tokenizer, or see how one serves both languages"
@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from data_modules.errors import DataError
-    from data_modules.tokenizer import TokenizerConfig, train_tokenizer
-    from data_modules.tokenizer_folder import write_tokenizer_folder
+    from data_modules.text.tokenizer import TokenizerConfig, train_tokenizer
+    from data_modules.text.tokenizer_folder import write_tokenizer_folder
 
     output = Path(arguments.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -68,7 +68,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _inspect(arguments: argparse.Namespace) -> int:
     from itertools import islice
 
-    from data_modules.tokenizer_report import report_by_language
+    from data_modules.text.tokenizer_report import report_by_language
 
     tokenizer = _open_tokenizer(Path(arguments.tokenizer))
     captions = list(islice(_captions(arguments.files), MAX_INSPECTED))
@@ -95,7 +95,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _captions(files: list[str]) -> Iterator[str]:
-    from data_modules.caption_files import read_caption_lines
+    from data_modules.text.caption_files import read_caption_lines
 
     for file in files:
         if Path(file).suffix in (".yaml", ".yml"):
@@ -123,8 +123,8 @@ def _captions_of_experiment(file: str) -> Iterator[str]:
 
 
 def _open_tokenizer(path: Path) -> "BilingualTokenizer":
-    from data_modules.tokenizer_folder import read_tokenizer_folder
-    from kelip_lightning.models.model_folder import RUN_MODEL, load_model_folder
+    from data_modules.text.tokenizer_folder import read_tokenizer_folder
+    from kelip_lightning.interchange.load import RUN_MODEL, load_model_folder
 
     if (path / RUN_MODEL).is_dir():
         tokenizer = load_model_folder(path).tokenizer

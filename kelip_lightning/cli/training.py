@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from data_modules.signals import SCHEDULER_SIGNALS
 from kelip_lightning.cli import failures
 from kelip_lightning.errors import RunFolderError, Terminated
-from kelip_lightning.run_folder import RunFolder, is_first_process, was_interrupted
+from kelip_lightning.runs.folder import RunFolder, is_first_process, was_interrupted
 
 if TYPE_CHECKING:
     from kelip_lightning.config.experiment import (
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         PretrainExperiment,
     )
     from kelip_lightning.config.load import LoadedExperiment
-    from kelip_lightning.config.plan import OpenedSources
+    from kelip_lightning.planning.stage_plan import OpenedSources
 
 Schema = TypeVar("Schema", bound="MaskedPretrainExperiment | ContrastiveExperiment | PretrainExperiment")
 
@@ -78,9 +78,9 @@ def train(
     """
     from kelip_lightning.cli.report import print_plan
     from kelip_lightning.config.load import load_experiment
-    from kelip_lightning.config.plan import count_samples, make_plan, open_stages
-    from kelip_lightning.data_record import describe_data, settle_data
-    from kelip_lightning.resume import record_resumption
+    from kelip_lightning.planning.stage_plan import count_samples, make_plan, open_stages
+    from kelip_lightning.training.data_record import describe_data, settle_data
+    from kelip_lightning.training.resume import record_resumption
 
     if arguments.accept_changed_data and not arguments.resume:
         raise RunFolderError("--accept-changed-data belongs to --resume: a new run has no data of before")
@@ -120,8 +120,8 @@ def train(
 def _resumed_run(wanted: str, loaded: "LoadedExperiment[Schema]") -> tuple[RunFolder | None, list[str]]:
     """The run to go on with, its settings and tokenizer compared, and what differs; none: `auto` found none."""
     from kelip_lightning.config.load import check_on_this_machine
-    from kelip_lightning.resume import find_run, refuse_other_settings
-    from kelip_lightning.run_tokenizer import refuse_other_tokenizer, with_own_tokenizer
+    from kelip_lightning.training.resume import find_run, refuse_other_settings
+    from kelip_lightning.training.run_tokenizer import refuse_other_tokenizer, with_own_tokenizer
 
     experiment = loaded.experiment
     run = find_run(wanted, Path(experiment.output_dir) / experiment.name)

@@ -3,13 +3,13 @@
 import re
 from dataclasses import dataclass, field
 
+from data_modules.benchmarks.evaluation_sets import EvaluationConfig
 from data_modules.config_roles import REPORTING, counted_as
-from data_modules.evaluation_sets import EvaluationConfig
 from data_modules.image import ImageDataConfig
 from data_modules.image_text import ImageTextDataConfig
-from data_modules.tokenizer import TokenizerConfig
-from data_modules.transforms.masked_image import MaskedImageConfig
-from data_modules.transforms.multi_crop import MultiCropConfig
+from data_modules.images.transforms.masked_image import MaskedImageConfig
+from data_modules.images.transforms.multi_crop import MultiCropConfig
+from data_modules.text.tokenizer import TokenizerConfig
 from kelip_lightning.callbacks.checkpointing import CheckpointConfig
 from kelip_lightning.callbacks.non_finite import NonFiniteConfig
 from kelip_lightning.config.trainer import TrainerConfig

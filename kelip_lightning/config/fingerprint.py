@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any
 
-from data_modules.evaluation_sets import EvaluationConfig
+from data_modules.benchmarks.evaluation_sets import EvaluationConfig
 from kelip_lightning.config.experiment import Experiment
 from kelip_lightning.config.roles import identity_of
 

@@ -4,18 +4,18 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from data_modules.benchmarks.evaluation_sets import EvaluationConfig
 from data_modules.errors import DataError
-from data_modules.evaluation_sets import EvaluationConfig
 from data_modules.image import ImageDataConfig
 from data_modules.image_text import ImageTextDataConfig
+from data_modules.paths import resolve_files, resolve_path, resolve_shards
 from data_modules.sources.config import SourceFormat, source_format
-from data_modules.sources.paths import resolve_files, resolve_path, resolve_shards
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.config.schema import join
 from kelip_lightning.config.trainer import TrainerConfig
+from kelip_lightning.distributed.strategies import is_deepspeed
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.models.encoder_file import check_image_encoder
-from kelip_lightning.strategies import is_deepspeed
 
 Stage = MaskedPretrainExperiment | ContrastiveExperiment
 

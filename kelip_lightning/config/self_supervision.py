@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from kelip_lightning.config.experiment import ContrastiveExperiment
 from kelip_lightning.config.schema import join
+from kelip_lightning.distributed.strategies import is_deepspeed
 from kelip_lightning.models.self_supervision import SelfSupervisionMethod
-from kelip_lightning.strategies import is_deepspeed
 
 
 def views_fit(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from functools import partial
 
-from data_modules.evaluation_sets import EvaluationConfig
+from data_modules.benchmarks.evaluation_sets import EvaluationConfig
 from data_modules.records import LANGUAGES
 from kelip_lightning.config import machine, self_supervision
 from kelip_lightning.config.experiment import (
@@ -18,11 +18,11 @@ from kelip_lightning.config.experiment import (
     PretrainExperiment,
 )
 from kelip_lightning.config.schema import is_finite, join, leaves
+from kelip_lightning.distributed.strategies import is_deepspeed
 from kelip_lightning.losses.contrastive import bias_problem
 from kelip_lightning.models.encoder_file import REGULARISATION
 from kelip_lightning.models.patches import num_kept
 from kelip_lightning.optim.optimizers import OptimizerName
-from kelip_lightning.strategies import is_deepspeed
 
 Rule = Callable[[], Iterable[str]]
 Stage = MaskedPretrainExperiment | ContrastiveExperiment

@@ -27,7 +27,7 @@ from kelip_lightning.evaluation.tasks import MATCHED_MINUS_RANDOM
 from kelip_lightning.evaluation.zero_shot import class_embeddings, class_ranks
 
 if TYPE_CHECKING:
-    from data_modules.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet
+    from data_modules.benchmarks.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from kelip_lightning.evaluation.tasks import MATCHED_MINUS_RANDOM
 from kelip_lightning.evaluation.zero_shot import accuracy, class_embeddings, mean_per_class_recall
 
 if TYPE_CHECKING:
-    from data_modules.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet
+    from data_modules.benchmarks.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet
 
 
 def evaluate_sets(

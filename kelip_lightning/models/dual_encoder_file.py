@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from data_modules.tokenizer import BilingualTokenizer
+from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
 from kelip_lightning.models.hugging_face_text import HuggingFaceTextEncoder

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from data_modules.records import LANGUAGES, ImageTextBatch
-from data_modules.tokenizer import BilingualTokenizer
-from kelip_lightning.distributed import gather_rows, is_distributed
+from data_modules.text.tokenizer import BilingualTokenizer
+from kelip_lightning.distributed.gather import gather_rows, is_distributed
 from kelip_lightning.losses.contrastive import ContrastiveLoss, ContrastiveLossConfig, bias_problem, contrastive_loss
 from kelip_lightning.losses.self_supervised import byol_loss, nt_xent, target_momentum
 from kelip_lightning.models.dual_encoder import DualEncoder, PairFeatures

@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kelip_lightning.distributed import global_ratios
+from kelip_lightning.distributed.gather import global_ratios
 from kelip_lightning.errors import CheckpointError
 from kelip_lightning.models.activations import enable_gradient_checkpointing
 from kelip_lightning.modules.log_steps import is_log_step, on_host

@@ -5,15 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, Experiment, MaskedPretrainExperiment
-from kelip_lightning.config.plan import (
-    Stage,
-    StagePlan,
-    crops_per_sample,
-    disk_bytes,
-    plan_stage,
-    stages_of,
-    views_per_sample,
-)
 from kelip_lightning.losses.contrastive import ContrastiveKind
 from kelip_lightning.losses.products import MatmulPrecision
 from kelip_lightning.models.self_supervision import SelfSupervisionMethod
@@ -33,6 +24,15 @@ from kelip_lightning.planning.memory import (
     state_memory,
 )
 from kelip_lightning.planning.passes import CHANNELS, passes_of
+from kelip_lightning.planning.stage_plan import (
+    Stage,
+    StagePlan,
+    crops_per_sample,
+    disk_bytes,
+    plan_stage,
+    stages_of,
+    views_per_sample,
+)
 from kelip_lightning.planning.throughput import GPUS, Throughput, estimate_throughput
 
 

@@ -15,9 +15,9 @@ Chowdhery et al. 2022 (arXiv:2204.02311), app. B, for the factor 3 and model FLO
 from dataclasses import dataclass, replace
 
 from kelip_lightning.config.experiment import ContrastiveExperiment
-from kelip_lightning.config.plan import Stage
 from kelip_lightning.models.self_supervision import SelfSupervisionMethod
 from kelip_lightning.planning.passes import Pass, passes_of
+from kelip_lightning.planning.stage_plan import Stage
 
 FORWARD_AND_BACKWARD = 3
 """Forward once, backward twice."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from kelip_lightning.config.experiment import MaskedPretrainExperiment
-from kelip_lightning.config.plan import Stage, build_branch_on_meta, build_on_meta
 from kelip_lightning.optim.optimizers import OptimizerName, group_kinds
 from kelip_lightning.optim.roles import roles_of
+from kelip_lightning.planning.stage_plan import Stage, build_branch_on_meta, build_on_meta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

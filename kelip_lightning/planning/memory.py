@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from kelip_lightning.config.plan import Stage, build_branch_on_meta, build_on_meta
 from kelip_lightning.losses.contrastive import ContrastiveKind
 from kelip_lightning.losses.products import MatmulPrecision
 from kelip_lightning.optim.optimizers import OptimizerName
 from kelip_lightning.optim.roles import Role, roles_of
 from kelip_lightning.planning.passes import Pass
+from kelip_lightning.planning.stage_plan import Stage, build_branch_on_meta, build_on_meta
 
 STRATEGIES: tuple[str, ...] = ("ddp", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3")
 """How ranks share the model's state; one process without a strategy holds what DDP holds, less its buckets."""

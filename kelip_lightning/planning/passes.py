@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
-from kelip_lightning.config.plan import Stage, tokens_per_crop
 from kelip_lightning.models.image_encoder import Activation, ImageEncoderConfig
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderVariant
 from kelip_lightning.models.self_supervision import SelfSupervisionMethod
+from kelip_lightning.planning.stage_plan import Stage, tokens_per_crop
 
 CHANNELS = 3
 

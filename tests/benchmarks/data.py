@@ -25,12 +25,12 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from data_modules.decoding import WHITE, open_image
 from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
+from data_modules.images.decoding import WHITE, open_image
+from data_modules.images.transforms.crops import Crop, cut_crops
+from data_modules.images.transforms.multi_crop import MultiCropConfig
 from data_modules.sources.config import SourceConfig
-from data_modules.tokenizer import TokenizerConfig
-from data_modules.transforms.crops import Crop, cut_crops
-from data_modules.transforms.multi_crop import MultiCropConfig
+from data_modules.text.tokenizer import TokenizerConfig
 
 BATCH, NUM_SHARDS = 64, 4
 NUM_IMAGES = {256: 384, 512: 192, 1024: 64}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_modules.tokenizer import train_tokenizer
+from data_modules.text.tokenizer import train_tokenizer
 
 NUM_WORDS, WORDS_PER_CAPTION, CHUNK = 200_000, 8, 10_000
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.runs.folder import RunFolder
 from tests.faults.experiment import write_experiment
 from tests.faults.runner import kelip
 

@@ -14,7 +14,7 @@ import torch
 from torch import multiprocessing
 
 from data_modules.records import ImageBatch, ImageTextBatch
-from data_modules.tokenizer import train_tokenizer
+from data_modules.text.tokenizer import train_tokenizer
 from kelip_lightning.losses.contrastive import ContrastiveLossConfig
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
 from kelip_lightning.models.self_supervision import SelfSupervisionConfig, SelfSupervisionMethod, build_branch

@@ -11,7 +11,8 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 
 from data_modules.records import ImageTextBatch
-from data_modules.tokenizer import train_tokenizer
+from data_modules.text.tokenizer import train_tokenizer
+from kelip_lightning.distributed.strategies import build_strategy
 from kelip_lightning.losses.contrastive import ContrastiveLossConfig
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig, PairFeatures
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder
@@ -20,7 +21,6 @@ from kelip_lightning.models.text_encoder import TextEncoderConfig
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.optim.optimizers import OptimizerConfig
 from kelip_lightning.optim.schedules import ScheduleConfig
-from kelip_lightning.strategies import build_strategy
 from tests.distributed.step import TEXTS, share, whole_batch
 
 MAX_SCALE = 20.0

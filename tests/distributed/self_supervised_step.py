@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from data_modules.tokenizer import train_tokenizer
+from data_modules.text.tokenizer import train_tokenizer
 from kelip_lightning.losses.contrastive import ContrastiveLossConfig
 from kelip_lightning.models.self_supervision import SelfSupervisionConfig, SelfSupervisionMethod, build_branch
 from kelip_lightning.modules.contrastive import ContrastiveModule

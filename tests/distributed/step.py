@@ -12,8 +12,9 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
 from torch import Tensor, nn
 
 from data_modules.records import ImageTextBatch
-from data_modules.tokenizer import BilingualTokenizer, train_tokenizer
-from kelip_lightning.distributed import gather_rows
+from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
+from kelip_lightning.distributed.gather import gather_rows
+from kelip_lightning.distributed.strategies import build_strategy, is_deepspeed
 from kelip_lightning.losses.contrastive import ContrastiveLossConfig
 from kelip_lightning.losses.products import MatmulPrecision
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
@@ -25,7 +26,6 @@ from kelip_lightning.modules import contrastive
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.optim.optimizers import OptimizerConfig
 from kelip_lightning.optim.schedules import ScheduleConfig
-from kelip_lightning.strategies import build_strategy, is_deepspeed
 
 BATCH = 16
 RATE = 0.5

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_modules.json_lines import read_json_lines
-from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.runs.folder import RunFolder
 from tests.distributed.chain import train_chain
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from kelip_lightning.distributed import gather_rows
+from kelip_lightning.distributed.gather import gather_rows
 from kelip_lightning.losses.products import MatmulPrecision
 from tests.distributed.certificate import STRATEGIES, TOLERANCE, WORLDS, Outcome, all_cells, run, table
 from tests.distributed.step import Cell

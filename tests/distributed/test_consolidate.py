@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from kelip_lightning import build_model
 from kelip_lightning.cli import main
-from kelip_lightning.models.model_folder import load_model_folder
-from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.interchange.load import load_model_folder
+from kelip_lightning.runs.folder import RunFolder
 from tests.distributed.chain import train_chain
 from tests.faults.experiment import CONTRASTIVE_STEPS
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from kelip_lightning.ablations.config import load_ablation
 from kelip_lightning.ablations.study import Choice, Study, open_study
-from kelip_lightning.config.ablation import load_ablation
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "experiments" / "ablations").glob("*.yaml"))

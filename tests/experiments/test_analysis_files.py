@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_modules.analogy_queries import build_analogy_set
+from data_modules.benchmarks.analogy_queries import build_analogy_set
 from kelip_lightning.config.analysis import ANALYSES, AnalogyAnalysis
 from kelip_lightning.config.load import load_experiment
 

@@ -12,7 +12,7 @@ from kelip_lightning.config.experiment import (
     PretrainExperiment,
 )
 from kelip_lightning.config.load import find_schema, load_experiment
-from kelip_lightning.config.plan import make_plan, stages_of
+from kelip_lightning.planning.stage_plan import make_plan, stages_of
 
 ROOT = Path(__file__).parents[2]
 SCHEMA_OF = {

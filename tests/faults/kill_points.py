@@ -163,13 +163,13 @@ def _half_written(point: KillPoint) -> None:
 
 
 def _before_manifest(point: KillPoint) -> None:
-    from kelip_lightning import checkpoints
+    from kelip_lightning.runs import checkpoints
 
     _before(checkpoints, "seal", lambda _, manifest: (manifest.stage, manifest.step) == (point.stage, point.step))
 
 
 def _after_rename(point: KillPoint) -> None:
-    from kelip_lightning import checkpoints
+    from kelip_lightning.runs import checkpoints
 
     def is_time(folder: Path, *_: Any) -> bool:
         done = folder / checkpoints.folder_name(point.step)
@@ -179,9 +179,8 @@ def _after_rename(point: KillPoint) -> None:
 
 
 def _before_report(_: KillPoint) -> None:
-    from kelip_lightning import train
 
-    _before(train, "_write_report", lambda *_: True)
+    _before(stages, "_write_report", lambda *_: True)
 
 
 _MINES: dict[str, Callable[[KillPoint], None]] = {

@@ -19,7 +19,12 @@ from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["kelip_lightning.cli", "kelip_lightning.train", "kelip_lightning.config.load", "kelip_lightning.cli.report"]
+    [
+        "kelip_lightning.cli",
+        "kelip_lightning.training.stages",
+        "kelip_lightning.config.load",
+        "kelip_lightning.cli.report",
+    ]
 )
 LIMIT = 300.0
 """Seconds after which a process counts as hung."""

@@ -56,7 +56,7 @@ class HiddenCheckpoint:
     """Hides the newest checkpoint, as a file system that is late does."""
 
     def __call__(self) -> None:
-        from kelip_lightning import checkpoints
+        from kelip_lightning.runs import checkpoints
 
         original = checkpoints.checkpoint_folders
         checkpoints.checkpoint_folders = lambda folder: original(folder)[1:]
@@ -115,7 +115,7 @@ class SignalWhileStopping:
     number: int
 
     def __call__(self) -> None:
-        from kelip_lightning.run_folder import RunFolder
+        from kelip_lightning.runs.folder import RunFolder
 
         SignalAt(self.number)()
         original = RunFolder.write_status

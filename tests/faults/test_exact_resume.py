@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from data_modules.json_lines import read_json_lines
-from kelip_lightning.consolidate import consolidate
+from kelip_lightning.training.consolidate import consolidate
 from tests.faults.experiment import write_experiment
 from tests.faults.kill_points import KillPoint, draw_kill_points
 from tests.faults.runner import kelip

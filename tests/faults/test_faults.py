@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from data_modules.json_lines import append_json_lines, read_json_lines
-from data_modules.sampling import BatchOrder
+from data_modules.order.sampling import BatchOrder
 from tests.faults.experiment import BATCH, CONTRASTIVE_STEPS, NUM_PAIRS, SAVE_EVERY, write_experiment
 from tests.faults.kill_points import KillPoint
 from tests.faults.runner import Outcome, Sabotage, kelip

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kelip_lightning.checkpoints import newest_intact
+from kelip_lightning.runs.checkpoints import newest_intact
 from tests.faults.experiment import SAVE_EVERY, write_experiment
 from tests.faults.processes import children, end_group, members, needs_proc, wait_until
 from tests.faults.runner import Outcome, kelip

@@ -13,7 +13,7 @@ class TrainTokenizer:
 
     def __call__(self) -> None:
         """Take the place of the training."""
-        from data_modules import tokenizer
+        from data_modules.text import tokenizer
 
         train = tokenizer.train_tokenizer
 

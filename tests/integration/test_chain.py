@@ -76,8 +76,8 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counter[str]]
         count(
             patch, "data_modules.loading", "open_source", lambda name, config, *_: f"{name} {sorted(config.captions)}"
         )
-        count(patch, "data_modules.tokenizer", "train_tokenizer", lambda *_: "")
-        count(patch, "kelip_lightning.stage_inputs", "build_evaluation_sets", lambda *_: "")
+        count(patch, "data_modules.text.tokenizer", "train_tokenizer", lambda *_: "")
+        count(patch, "kelip_lightning.training.inputs", "build_evaluation_sets", lambda *_: "")
         for place in STAGES:
             count(patch, place, "build_order", lambda *_, place=place: place)
             count(patch, place, "PairDataset", lambda *_, place=place: place)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from data_modules.tokenizer import train_tokenizer
+from data_modules.text.tokenizer import train_tokenizer
 from kelip_lightning.cli import main
 from tests.unit.data_modules.corpora import Sample, members, samples, write_shards, write_tar
 

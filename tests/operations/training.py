@@ -12,7 +12,6 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from kelip_lightning import train
 from kelip_lightning.callbacks import random_state, same_start
 from kelip_lightning.callbacks.data_health import DataHealthCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
@@ -23,8 +22,9 @@ from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 from kelip_lightning.modules.stage import StageModule
-from kelip_lightning.stage_folder import StageFolder
-from kelip_lightning.stage_inputs import build_image_data, build_image_text_data
+from kelip_lightning.runs.stage_folder import StageFolder
+from kelip_lightning.training import stages
+from kelip_lightning.training.inputs import build_image_data, build_image_text_data
 from tests.faults.experiment import write_experiment
 from tests.operations.nondeterministic import RAISES, SLOWER
 from tests.operations.recorder import OperationRecorder
@@ -83,7 +83,7 @@ def record_training(
     _let_meta_stand_for_a_gpu(patch, world)
     recorder = OperationRecorder(RAISES | SLOWER)
     place = StageFolder(name=stage, path=folder / stage, metrics_file=folder / "metrics.jsonl")
-    trainer = train.build_trainer(
+    trainer = stages.build_trainer(
         config,
         place,
         SignalWatch(),
@@ -114,7 +114,7 @@ def _build(config: Any) -> tuple[StageModule, Any]:
     module: StageModule
     if not hasattr(config, "masked_autoencoder"):
         data = build_image_text_data(config)
-        return train.build_contrastive_module(config, data), data
+        return stages.build_contrastive_module(config, data), data
     encoder = ImageEncoder(config.image_encoder)
     model = build_masked_autoencoder(encoder, config.masked_autoencoder)
     module = MaskedPretrainModule(model, config.optimizer, config.schedule, config.trainer.accumulate)
@@ -129,6 +129,6 @@ def _let_meta_stand_for_a_gpu(patch: pytest.MonkeyPatch, world: int) -> None:
         return contextlib.nullcontext() if device_type == "meta" else autocast(device_type, *arguments, **options)
 
     patch.setattr(torch, "autocast", autocast_elsewhere)
-    patch.setattr(train, "build_strategy", lambda *_, **__: _DeviceWithoutData(world))
+    patch.setattr(stages, "build_strategy", lambda *_, **__: _DeviceWithoutData(world))
     for module in (same_start, random_state):
         patch.setattr(module, "gather_objects", lambda _, value: [value] * world)

@@ -20,7 +20,7 @@ from kelip_lightning.ablations.report.wording import (
 )
 from kelip_lightning.ablations.results import ALL_ITEMS
 from kelip_lightning.ablations.study import Study
-from kelip_lightning.fonts import FONT_FILE
+from kelip_lightning.drawing.fonts import FONT_FILE
 
 _TEMPLATE = "page.html.jinja"
 

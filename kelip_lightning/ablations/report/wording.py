@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from kelip_lightning.ablations.config import parse_figure
 from kelip_lightning.ablations.examples import Example
 from kelip_lightning.ablations.report.tables import Row
 from kelip_lightning.ablations.results import ALL_ITEMS
-from kelip_lightning.config.ablation import parse_figure
-from kelip_lightning.evaluation.significance import LEVEL, NUM_RESAMPLES, Verdict
+from kelip_lightning.statistics.significance import LEVEL, NUM_RESAMPLES, Verdict
 
 SHARES = frozenset({"mean", "low", "high", "chance", "untrained", "equal_compute"})
 DIFFERENCES = frozenset({"difference", "difference_low", "difference_high"})

@@ -12,11 +12,11 @@ import pytest
 from data_modules.errors import DataError
 from data_modules.faults import REPAIRED, SKIPPED
 from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
+from data_modules.images.transforms.multi_crop import MultiCropConfig
 from data_modules.loading import FaultConfig
-from data_modules.sampling import Draw
+from data_modules.order.sampling import Draw
 from data_modules.sources.config import SourceConfig
-from data_modules.tokenizer import TokenizerConfig
-from data_modules.transforms.multi_crop import MultiCropConfig
+from data_modules.text.tokenizer import TokenizerConfig
 from tests.unit.data_modules.corpora import members, picture, samples, write_csv, write_tar
 from tests.unit.data_modules.faulty_corpus import faulty_members
 

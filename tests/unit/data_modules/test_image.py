@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from data_modules.image import ImageDataConfig, ImageDataModule
-from data_modules.sampling import Draw
+from data_modules.images.transforms.masked_image import MaskedImage, MaskedImageConfig
+from data_modules.order.sampling import Draw
 from data_modules.sources.config import SourceConfig
-from data_modules.transforms.masked_image import MaskedImage, MaskedImageConfig
 
 Rows = list[dict[str, Any]]
 TRANSFORM = MaskedImageConfig(image_size=16, scale_min=0.5)

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.captions import CaptionConfig, CaptionDrawer
 from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule, training_texts
+from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig
+from data_modules.images.transforms.views import ViewConfig
 from data_modules.loading import open_sources
-from data_modules.mixture import OrderConfig
+from data_modules.order.mixture import OrderConfig
+from data_modules.order.sampling import Draw
 from data_modules.records import LANGUAGES, ImageTextBatch
-from data_modules.sampling import Draw
 from data_modules.sources.config import SourceConfig
-from data_modules.tokenizer import TokenizerConfig
-from data_modules.transforms.multi_crop import MultiCrop, MultiCropConfig
-from data_modules.transforms.views import ViewConfig
+from data_modules.text.captions import CaptionConfig, CaptionDrawer
+from data_modules.text.tokenizer import TokenizerConfig
 from tests.unit.data_modules.corpora import FORMATS, samples, write_source
 
 Rows = list[dict[str, Any]]

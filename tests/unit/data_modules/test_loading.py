@@ -15,9 +15,9 @@ import torch
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault
 from data_modules.loading import Loaded, PairDataset, build_loader
-from data_modules.mixture import build_order
+from data_modules.order.mixture import build_order
+from data_modules.order.sampling import BatchOrder, Draw, RankBatchSampler
 from data_modules.records import PairRecord
-from data_modules.sampling import BatchOrder, Draw, RankBatchSampler
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.rows import EveryNth
 

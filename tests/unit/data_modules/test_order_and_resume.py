@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
-from data_modules.mixture import OrderConfig
+from data_modules.images.transforms.multi_crop import MultiCropConfig
+from data_modules.order.mixture import OrderConfig
 from data_modules.records import ImageTextBatch
-from data_modules.tokenizer import TokenizerConfig
-from data_modules.transforms.multi_crop import MultiCropConfig
+from data_modules.text.tokenizer import TokenizerConfig
 from tests.unit.data_modules.corpora import FORMATS, samples, write_source
 
 BATCH, STEPS, NUMBER = 8, 9, 28

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from data_modules.tokenizer import BilingualTokenizer, train_tokenizer
+from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_modules.tokenizer import BilingualTokenizer
+from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.dual_encoder_file import save_dual_encoder
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_modules.decoding import decode, open_image
 from data_modules.errors import DataError
 from data_modules.faults import SKIPPED, SampleFault
+from data_modules.images.decoding import decode, open_image
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source

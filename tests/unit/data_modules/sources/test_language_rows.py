@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data_modules.mixture import OrderConfig, build_order
+from data_modules.order.mixture import OrderConfig, build_order
 from data_modules.records import LANGUAGES
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.language_rows import marked_rows

@@ -9,6 +9,7 @@ import pytest
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault
 from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
+from data_modules.images.transforms.multi_crop import MultiCropConfig
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import (
@@ -20,8 +21,7 @@ from data_modules.sources.languages import (
 from data_modules.sources.opening import open_source
 from data_modules.sources.rows import EveryNth
 from data_modules.sources.rows import Rows as RowsOfSource
-from data_modules.tokenizer import TokenizerConfig
-from data_modules.transforms.multi_crop import MultiCropConfig
+from data_modules.text.tokenizer import TokenizerConfig
 
 Rows = list[dict[str, Any]]
 BOTH = {"ko": "name_ko", "en": "name_en"}

@@ -10,7 +10,7 @@ import pytest
 from data_modules.errors import DataError
 from data_modules.image import ImageDataConfig
 from data_modules.image_text import ImageTextDataConfig
-from data_modules.mixture import OrderConfig, build_order
+from data_modules.order.mixture import OrderConfig, build_order
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import LanguageRule, apply_language_rule, hashed_language
 from data_modules.sources.opening import open_source

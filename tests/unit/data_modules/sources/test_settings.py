@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_modules.errors import DataError
-from data_modules.mixture import OrderConfig, build_order
+from data_modules.order.mixture import OrderConfig, build_order
 from data_modules.sources.config import KINDS_OF, SourceConfig, SourceFormat, SourceKind
 from data_modules.sources.opening import open_source
 from data_modules.sources.tar_source import TarSource

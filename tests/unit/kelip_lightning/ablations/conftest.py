@@ -15,7 +15,7 @@ from kelip_lightning.ablations.pool import find_run, record_seconds
 from kelip_lightning.ablations.study import Choice, PlannedRun, Study, contrastive_of, open_study
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
 from kelip_lightning.evaluation.items import TaskItems
-from kelip_lightning.items_file import ITEMS, write_items
+from kelip_lightning.runs.items import ITEMS, write_items
 
 ROOT = Path(__file__).parents[4]
 TASK = "eval/unseen_design_ko/image_to_text"

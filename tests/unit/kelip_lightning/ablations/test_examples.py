@@ -3,7 +3,7 @@
 import numpy as np
 
 from kelip_lightning.ablations.examples import Example, find_examples
-from kelip_lightning.items_file import StoredItems
+from kelip_lightning.runs.items import StoredItems
 
 TASK = "eval/set_ko/image_to_text"
 FIGURE = f"{TASK}_R@1"

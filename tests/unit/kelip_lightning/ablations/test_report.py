@@ -21,8 +21,8 @@ from kelip_lightning.ablations.study import Study, contrastive_of
 from kelip_lightning.cli import main
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.evaluation.items import TaskItems
-from kelip_lightning.items_file import ITEMS
-from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.runs.folder import RunFolder
+from kelip_lightning.runs.items import ITEMS
 
 FIGURE = "eval/unseen_design_ko/image_to_text_R@1"
 RATES = {"plain": 0.3, "longer": 0.8, "warm": 0.31}

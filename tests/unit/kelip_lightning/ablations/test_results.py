@@ -5,8 +5,8 @@ import pytest
 
 from kelip_lightning.ablations.results import Result, compute_results, matches
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.evaluation.significance import estimate, holm, paired_difference, pooled_spread
-from kelip_lightning.items_file import StoredItems
+from kelip_lightning.runs.items import StoredItems
+from kelip_lightning.statistics.significance import estimate, holm, paired_difference, pooled_spread
 
 TASK = "eval/set_ko/image_to_text"
 FIGURE = f"{TASK}_R@1"

@@ -12,9 +12,9 @@ from kelip_lightning.ablations.pool import find_run
 from kelip_lightning.ablations.revisions import Revision, refuse_other_revisions, revisions_of
 from kelip_lightning.ablations.study import PlannedRun, Study
 from kelip_lightning.cli import main
-from kelip_lightning.environment import code_digest, describe_environment
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.runs.environment import code_digest, describe_environment
+from kelip_lightning.runs.folder import RunFolder
 
 OLD = {"git": {"revision": "0123456789abcdef", "dirty": False}, "code": "fedcba987654"}
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
+from data_modules.benchmarks.evaluation_sets import EvaluationConfig
 from data_modules.errors import DataError
-from data_modules.evaluation_sets import EvaluationConfig
 from data_modules.sources.config import SourceConfig
 from kelip_lightning.ablations.pool import find_run
 from kelip_lightning.ablations.same_data import refuse_other_data
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
-from kelip_lightning.data_record import describe_data
 from kelip_lightning.errors import RunFolderError
+from kelip_lightning.training.data_record import describe_data
 
 TABLE = "key,concept,ko,en,image\n" + "".join(f"{n},{n},사과 {n},apple {n},{n}.png\n" for n in range(6))
 

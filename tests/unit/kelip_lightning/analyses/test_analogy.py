@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_modules.analogy_queries import AnalogyQuery
+from data_modules.benchmarks.analogy_queries import AnalogyQuery
 from data_modules.errors import DataError
 from kelip_lightning.analyses.analogy import (
     DEV_HALF,
@@ -18,7 +18,7 @@ from kelip_lightning.analyses.analogy import (
     nearest_images,
     query_ranks,
 )
-from kelip_lightning.evaluation.bootstrap import Bootstrap
+from kelip_lightning.statistics.bootstrap import Bootstrap
 
 BOOTSTRAP = Bootstrap(num_resamples=200)
 NUM_ROLES, WIDTH = 60, 64

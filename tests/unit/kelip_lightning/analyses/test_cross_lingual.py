@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kelip_lightning.analyses.cross_lingual import CONTROL, caption_findings, caption_similarity, gap_findings
-from kelip_lightning.evaluation.bootstrap import Bootstrap
+from kelip_lightning.statistics.bootstrap import Bootstrap
 
 BOOTSTRAP = Bootstrap(num_resamples=200)
 

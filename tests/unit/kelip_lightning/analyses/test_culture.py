@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data_modules.benchmarks.word_pairs import WordPair
 from data_modules.errors import DataError
-from data_modules.word_pairs import WordPair
 from kelip_lightning.analyses.culture import (
     ALL_TOPICS,
     CONTROLS,
@@ -17,7 +17,7 @@ from kelip_lightning.analyses.culture import (
     compare_words,
     is_known,
 )
-from kelip_lightning.evaluation.bootstrap import Bootstrap
+from kelip_lightning.statistics.bootstrap import Bootstrap
 
 WIDTH, NUM_CONTROLS = 32, 40
 ALIKE, DIFFERENT, UNKNOWN = 0, 1, 2

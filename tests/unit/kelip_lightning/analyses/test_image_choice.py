@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from kelip_lightning.analyses.image_choice import choice_findings
-from kelip_lightning.evaluation.bootstrap import Bootstrap
+from kelip_lightning.statistics.bootstrap import Bootstrap
 
 BOOTSTRAP = Bootstrap(num_resamples=200)
 

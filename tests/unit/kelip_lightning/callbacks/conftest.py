@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from data_modules.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet
+from data_modules.benchmarks.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet
 from data_modules.faults import FaultReport
 
 CAPTIONS = {"ko": ["사과", "강아지 얼굴", "도시락"], "en": ["apple", "dog face", "bento box"]}

@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data_modules.evaluation_sets import EvaluationSets
+from data_modules.benchmarks.evaluation_sets import EvaluationSets
 from kelip_lightning.callbacks.caption_panel import CaptionPanelCallback, panel_rows, spread_evenly
-from kelip_lightning.callbacks.panel_drawing import PanelRow, RankedCaption, draw_caption_panel, shorten
+from kelip_lightning.drawing.fonts import load_font
+from kelip_lightning.drawing.panels import PanelRow, RankedCaption, draw_caption_panel, shorten
 from kelip_lightning.evaluation.embed import Embeddings
-from kelip_lightning.fonts import load_font
 
 
 def _row(text: str, probability: float = 0.0, right: bool = False) -> PanelRow:

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from data_modules.evaluation_sets import EvaluationSets
+from data_modules.benchmarks.evaluation_sets import EvaluationSets
 from kelip_lightning.callbacks.caption_panel import CaptionPanelCallback
 from kelip_lightning.callbacks.evaluation import EvaluationCallback
 from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function

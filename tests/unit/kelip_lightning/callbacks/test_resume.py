@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from data_modules.sampling import BatchOrder, Draw
+from data_modules.order.sampling import BatchOrder, Draw
 from data_modules.stage_data import StageDataModule
-from kelip_lightning import checkpoints
 from kelip_lightning.callbacks.checkpointing import BestMode, CheckpointCallback, CheckpointConfig
 from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.callbacks.loop_position import LoopPositionCallback
@@ -24,6 +23,7 @@ from kelip_lightning.errors import CheckpointWriteError, StageInterrupted
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.optim.optimizers import OptimizerConfig
 from kelip_lightning.optim.schedules import ScheduleConfig
+from kelip_lightning.runs import checkpoints
 
 STEPS, BATCH = 7, 4
 INPUTS = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ import pytest
 
 from kelip_lightning.cli import main, parse_arguments
 from kelip_lightning.errors import StageInterrupted
-from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[4]
 EXPERIMENT = "experiments/emoji/pretrain.yaml"
@@ -71,7 +71,7 @@ def test_pretrain__three_mistakes_three_sentences(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    replace_module(monkeypatch, "kelip_lightning.train", run_pretrain=None)
+    replace_module(monkeypatch, "kelip_lightning.training.stages", run_pretrain=None)
     assert main(["pretrain", EXPERIMENT, "mae.sed=1", "contrastive.seed=one", "schedule.warmup_steps=99999"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("kelip: 4 problems:")  # the warm-up steps are too many in either stage
@@ -98,7 +98,7 @@ def test_pretrain__run_interruption_and_full_disk(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    replace_module(monkeypatch, "kelip_lightning.train", run_pretrain=pretend_to_train)
+    replace_module(monkeypatch, "kelip_lightning.training.stages", run_pretrain=pretend_to_train)
 
     def pretrain(name: str, *more: str) -> int:
         return main(["pretrain", EXPERIMENT, f"name={name}", f"output_dir={tmp_path}", "mae=null", *more])
@@ -141,7 +141,7 @@ def test_evaluate__table_json_and_sets(
         asked.append(evaluation)
         return {"eval/a_ko/image_to_text_R@1": 0.5}, {"eval/a_ko/image_to_text_R@1": 0.01}
 
-    replace_module(monkeypatch, "kelip_lightning.evaluate", evaluate_run=evaluate_run)
+    replace_module(monkeypatch, "kelip_lightning.inference.evaluate", evaluate_run=evaluate_run)
     assert main(["evaluate", str(finished)]) == 0
     assert "50.00 %" in capsys.readouterr().out
     assert main(["evaluate", str(finished), "--json", "evaluation.every_n_steps=7"]) == 0
@@ -159,7 +159,7 @@ def test_predict(finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch
         assert image == Path("apple.png")
         return [0.25, 0.75]
 
-    replace_module(monkeypatch, "kelip_lightning.predict", predict=predict)
+    replace_module(monkeypatch, "kelip_lightning.inference.predict", predict=predict)
     assert main(["predict", str(finished), "apple.png", "--texts", "사과", "[a] pear"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "%" in line]
     assert ["[a] pear" in lines[0], "사과" in lines[1]] == [True, True]

@@ -18,7 +18,7 @@ def test_export__passes_on_what_was_asked(
         output.mkdir()
         (output / "model.safetensors").touch()
 
-    replace_module(monkeypatch, "kelip_lightning.export", export_model=export_model)
+    replace_module(monkeypatch, "kelip_lightning.interchange.export", export_model=export_model)
     output = tmp_path / "out"
     assert main(["export", str(tmp_path), "--format", "open_clip", "--output", str(output)]) == 0
     assert asked == [(tmp_path, "open_clip", output)]

@@ -19,7 +19,7 @@ from kelip_lightning.errors import (
     StageInterrupted,
     Terminated,
 )
-from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.runs.folder import RunFolder
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 

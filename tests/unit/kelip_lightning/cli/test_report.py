@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from kelip_lightning.cli.report import figures_table, print_result, read_chance, rows_of
-from kelip_lightning.run_folder import RunFolder
+from kelip_lightning.runs.folder import RunFolder
 
 FIGURES = {
     "eval/unseen_design_ko/image_to_text_R@1": 0.21,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_modules.tokenizer import train_tokenizer
+from data_modules.text.tokenizer import train_tokenizer
 from kelip_lightning.cli import main
 from tests.unit.data_modules.corpora import samples, write_csv
 

@@ -6,9 +6,9 @@ import pytest
 
 from kelip_lightning.config.experiment import ContrastiveExperiment
 from kelip_lightning.config.load import load_experiment
-from kelip_lightning.config.plan import plan_stage
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.models.self_supervision import SelfSupervisionMethod
+from kelip_lightning.planning.stage_plan import plan_stage
 
 VIEWS = "transform.views.num_views=2"
 BYOL = [VIEWS, "self_supervision.method=byol"]

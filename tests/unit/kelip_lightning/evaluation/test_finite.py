@@ -9,18 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_modules.analogy_queries import AnalogyQuery
-from data_modules.word_pairs import WordPair
+from data_modules.benchmarks.analogy_queries import AnalogyQuery
+from data_modules.benchmarks.word_pairs import WordPair
 from kelip_lightning.analyses.analogy import LAMBDAS, analogy_findings, nearest_images, query_ranks
 from kelip_lightning.analyses.cross_lingual import caption_findings, caption_similarity, gap_findings
 from kelip_lightning.analyses.culture import compare_words, is_known
 from kelip_lightning.analyses.divergence import divergence_test
 from kelip_lightning.analyses.image_choice import choice_findings
-from kelip_lightning.evaluation.bootstrap import Bootstrap
 from kelip_lightning.evaluation.embed import Embeddings, embed_images, embed_texts
 from kelip_lightning.evaluation.retrieval import group_ranks, retrieval_ranks
 from kelip_lightning.evaluation.similarity import centre, matched_and_random, matched_minus_random
 from kelip_lightning.evaluation.zero_shot import accuracy, class_embeddings, class_ranks, mean_per_class_recall
+from kelip_lightning.statistics.bootstrap import Bootstrap
 
 NUM, WIDTH, NUM_BAD = 48, 8, 3
 INDEX = torch.arange(NUM)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from data_modules.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet
+from data_modules.benchmarks.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet
 from kelip_lightning.evaluation.embed import Embeddings
 from kelip_lightning.evaluation.items import items_of
 from kelip_lightning.evaluation.suite import evaluate_sets

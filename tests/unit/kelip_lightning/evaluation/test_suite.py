@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_modules.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet, image_digests
+from data_modules.benchmarks.evaluation_sets import (
+    CaptionSet,
+    ClassificationSet,
+    EvaluationSets,
+    RetrievalSet,
+    image_digests,
+)
 from kelip_lightning.evaluation.embed import Embeddings
 from kelip_lightning.evaluation.retrieval import median_rank, recall_at, retrieval_ranks
 from kelip_lightning.evaluation.suite import chance_levels, evaluate_sets

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from data_modules.tokenizer import BilingualTokenizer
+from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
 from kelip_lightning.models.text_encoder import TextEncoder, TextEncoderConfig

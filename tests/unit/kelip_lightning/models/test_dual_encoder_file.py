@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data_modules.errors import DataError
-from data_modules.tokenizer import BilingualTokenizer, train_tokenizer
+from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.dual_encoder_file import load_dual_encoder, save_dual_encoder

@@ -16,7 +16,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from data_modules.tokenizer import BilingualTokenizer
+from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder, load_dual_encoder, save_dual_encoder

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data_modules.records import ImageTextBatch
-from data_modules.tokenizer import BilingualTokenizer
+from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.losses.contrastive import ContrastiveLossConfig
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.modules.contrastive import ContrastiveModule

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data_modules.records import ImageTextBatch
-from data_modules.tokenizer import BilingualTokenizer
+from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.callbacks.weight_average import WeightAverageCallback
 from kelip_lightning.losses.contrastive import ContrastiveKind, ContrastiveLossConfig
 from kelip_lightning.models.dual_encoder import DualEncoder

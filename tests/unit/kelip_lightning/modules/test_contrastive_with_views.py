@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data_modules.records import ImageTextBatch
-from data_modules.tokenizer import BilingualTokenizer
+from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.losses.contrastive import ContrastiveLossConfig
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.preprocessing import normalize_images

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from kelip_lightning.distributed import global_ratios
+from kelip_lightning.distributed.gather import global_ratios
 from kelip_lightning.modules import stage
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.optim.optimizers import OptimizerConfig

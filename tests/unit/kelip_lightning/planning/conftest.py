@@ -9,10 +9,10 @@ from torch import Tensor
 
 from data_modules.image import ImageDataConfig
 from data_modules.image_text import ImageTextDataConfig
+from data_modules.images.transforms.masked_image import MaskedImageConfig
+from data_modules.images.transforms.multi_crop import MultiCropConfig
 from data_modules.sources.config import SourceConfig
-from data_modules.tokenizer import TokenizerConfig
-from data_modules.transforms.masked_image import MaskedImageConfig
-from data_modules.transforms.multi_crop import MultiCropConfig
+from data_modules.text.tokenizer import TokenizerConfig
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.config.trainer import TrainerConfig
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig

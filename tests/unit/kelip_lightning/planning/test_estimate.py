@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from data_modules.evaluation_sets import EvaluationConfig, RetrievalSetConfig, TableConfig
+from data_modules.benchmarks.evaluation_sets import EvaluationConfig, RetrievalSetConfig, TableConfig
+from data_modules.images.transforms.views import ViewConfig
 from data_modules.records import ImageTextBatch
-from data_modules.tokenizer import BilingualTokenizer
-from data_modules.transforms.views import ViewConfig
+from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
 from kelip_lightning.losses.products import MatmulPrecision
 from kelip_lightning.models.dual_encoder import DualEncoder

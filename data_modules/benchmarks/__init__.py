@@ -1,0 +1,1 @@
+"""Evaluation sets and the stimuli of the analyses, ready to embed."""

@@ -1,0 +1,32 @@
+"""Strongly augmented views for a self-supervised loss beside contrastive training: two cuts of one image.
+
+Reference: Mu et al. 2021 (SLIP, arXiv:2112.12750), sec. 3, and Chen et al. 2020 (SimCLR, arXiv:2002.05709), app. A.
+"""
+
+from dataclasses import dataclass, field
+
+from data_modules.images.transforms.crops import check_scales
+from data_modules.images.transforms.strong import StrongConfig
+
+
+@dataclass(kw_only=True, slots=True)
+class ViewConfig:
+    """Views of one image, of the global crops' size; no caption is compared with them."""
+
+    num_views: int = 0
+    """Views per image: 2 where self_supervision.method is set (SLIP), else 0."""
+    scale_min: float = 0.08
+    """Smallest area share of a view, in (0, 1] (SLIP: 0.08)."""
+    scale_max: float = 1.0
+    """Largest area share of a view, in (0, 1] (SLIP: 1)."""
+    flip: float = 0.5
+    """Probability of mirroring a view (SLIP: 0.5)."""
+    strong: StrongConfig = field(default_factory=lambda: StrongConfig(jitter=0.8, grey=0.2, blur=0.5))
+    """Changes of the colours of every view; SLIP's jitter 0.8, grey 0.2 and blur 0.5 by default."""
+
+    def __post_init__(self) -> None:
+        if self.num_views < 0:
+            raise ValueError(f"num_views = {self.num_views} must not be negative: 0 means none")
+        check_scales("scale", self.scale_min, self.scale_max)
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip = {self.flip} is a probability: give a number from 0 to 1")

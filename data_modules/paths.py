@@ -1,0 +1,92 @@
+"""From the paths of a configuration to files on disk."""
+
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import fsspec
+
+from data_modules.errors import DataError
+
+PACKAGE_PREFIX = "package:"
+"""Paths that start with this are relative to the installed `data_modules` folder."""
+
+
+def resolve_path(path: str) -> Path:
+    """The file or folder that a configured path names; `package:` means the installed `data_modules` folder."""
+    if path.startswith(PACKAGE_PREFIX):
+        return Path(__file__).resolve().parent / path.removeprefix(PACKAGE_PREFIX)
+    return Path(path).expanduser()
+
+
+def resolve_files(patterns: Sequence[str]) -> list[Path]:
+    """The files that the patterns name, in the patterns' order, each pattern's matches sorted.
+
+    Raises:
+        DataError: A pattern matches no file.
+    """
+    files: list[Path] = []
+    for pattern in (one for given in patterns for one in expand_braces(given)):
+        path = resolve_path(pattern)
+        matches = [str(path)] if path.exists() else sorted(glob.glob(str(path)))
+        if not matches:
+            raise DataError(f"{_missing(pattern)}")
+        files.extend(Path(match) for match in matches)
+    return files
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The patterns that one with braces stands for, as a shell expands it: `{a,b}` and `{000..123}`."""
+    brace = re.search(r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}", pattern)
+    if brace is None:
+        return [pattern]
+    body = brace.group(1)
+    if "," in body:
+        choices = body.split(",")
+    else:
+        first, last = body.split("..")
+        width = len(first) if first.startswith("0") or len(first) == len(last) else 0
+        choices = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+    head, tail = pattern[: brace.start()], pattern[brace.end() :]
+    return [expanded for choice in choices for expanded in expand_braces(head + choice + tail)]
+
+
+def is_url(path: str) -> bool:
+    """Whether fsspec, not the operating system, knows where the path leads (`s3://...`)."""
+    return "://" in path
+
+
+def resolve_shards(patterns: Sequence[str]) -> list[str]:
+    """The shards that the patterns name, as paths or URLs, in the patterns' order, each pattern's matches sorted.
+
+    Raises:
+        DataError: A pattern matches nothing, or its filesystem cannot be reached.
+    """
+    shards: list[str] = []
+    for pattern in (one for given in patterns for one in expand_braces(given)):
+        if not is_url(pattern):
+            shards += [str(path) for path in resolve_files([pattern])]
+        elif not re.search(r"[*?\[]", pattern):
+            shards.append(pattern)
+        else:
+            shards += _glob_url(pattern)
+    return shards
+
+
+def _glob_url(pattern: str) -> list[str]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(pattern)
+        matches = sorted(filesystem.unstrip_protocol(match) for match in filesystem.glob(path))
+    except Exception as error:  # every filesystem has its own errors
+        raise DataError(f"'{pattern}' cannot be listed ({error}); check the address and the access rights") from error
+    if not matches:
+        raise DataError(f"{_missing(pattern)}")
+    return matches
+
+
+def _missing(pattern: str) -> str:
+    sentence = f"no file matches '{pattern}'; check the path in the experiment's `files`"
+    if pattern.startswith(PACKAGE_PREFIX + "emoji/"):
+        return f"{sentence}, or restore the embedded corpus with `git checkout -- data_modules/emoji`"
+    return sentence

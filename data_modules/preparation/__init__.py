@@ -1,0 +1,1 @@
+"""Tools that prepare data before training: packing tables into shards, inspecting sources."""

@@ -1,0 +1,163 @@
+"""The analyses of a trained model: embed what each asks for, hand it on, draw what comes back.
+
+An analysis sees a model through two functions (`Encoders`), so that it takes any model that offers them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data_modules.benchmarks.analogy_queries import build_analogy_set
+from data_modules.benchmarks.evaluation_sets import build_caption_set
+from data_modules.benchmarks.image_choice import build_image_choice
+from data_modules.benchmarks.image_gallery import build_image_gallery
+from data_modules.benchmarks.word_pairs import nonsense_words, read_word_pairs
+from data_modules.records import LANGUAGES
+from kelip_lightning.analyses import analogy, cross_lingual, culture
+from kelip_lightning.analyses.image_choice import choice_findings
+from kelip_lightning.analyses.output import Outcome
+from kelip_lightning.analyses.plots import analogy_figures, cross_lingual_figures, culture_figures
+from kelip_lightning.analyses.records import Findings
+from kelip_lightning.config.analysis import (
+    AnalogyAnalysis,
+    Analysis,
+    CrossLingualAnalysis,
+    CultureAnalysis,
+    ResamplingConfig,
+)
+from kelip_lightning.evaluation.embed import ImageEncode, TextEncode, embed_images, embed_texts
+from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function
+from kelip_lightning.evaluation.zero_shot import class_embeddings
+from kelip_lightning.models.dual_encoder_file import TrainedModel, fresh_dual_encoder, load_dual_encoder
+from kelip_lightning.runs.folder import RunFolder
+from kelip_lightning.statistics.bootstrap import Bootstrap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoders:
+    """A model as an analysis sees it."""
+
+    images: ImageEncode
+    """uint8 images (B, 3, S, S) -> (B, E)."""
+    texts: TextEncode
+    """B texts -> (B, E)."""
+    image_size: int
+    """S, pixels."""
+
+
+def analyze_run(run: RunFolder, settings: Analysis, device: torch.device) -> Outcome:
+    """Analyse a finished run, its model on `device`.
+
+    Raises:
+        DataError: Data that the settings name is missing, damaged or too little.
+    """
+    trained = load_dual_encoder(run.dual_encoder)
+    trained.model.to(device)
+    model = encoders_of(trained)
+    match settings:
+        case CrossLingualAnalysis():
+            control = untrained_control(trained, settings.resampling.seed)
+            control.model.to(device)
+            return analyze_cross_lingual(model, encoders_of(control), settings)
+        case CultureAnalysis():
+            return analyze_culture(model, settings)
+        case AnalogyAnalysis():
+            return analyze_analogy(model, settings)
+
+
+def encoders_of(trained: TrainedModel) -> Encoders:
+    """The two functions of a dual encoder and its tokenizer."""
+    return Encoders(
+        images=image_encode_function(trained.model),
+        texts=text_encode_function(trained.model, trained.tokenizer),
+        image_size=trained.model.image_encoder.config.image_size,
+    )
+
+
+def untrained_control(trained: TrainedModel, seed: int) -> TrainedModel:
+    """The same architecture and tokenizer with fresh weights, which follow from the seed alone.
+
+    Weights that the model itself started from (`hf_weights`) are no part of it: a trained text model is no control.
+    """
+    model = trained.model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = fresh_dual_encoder(
+            model.image_encoder.config,
+            model.text_encoder.config,
+            model.config,
+            trained.tokenizer,
+            model.text_encoder.record(),
+        )
+    return TrainedModel(model=fresh.eval(), tokenizer=trained.tokenizer)
+
+
+def analyze_cross_lingual(model: Encoders, control: Encoders, settings: CrossLingualAnalysis) -> Outcome:
+    """Caption retrieval between the languages, similarity with the offset removed, gaps; each beside the control's."""
+    sets = [build_caption_set(name, one) for name, one in settings.captions.items()]
+    gallery = build_image_gallery(settings.gallery, model.image_size) if settings.gallery else None
+    images = [embed_images(one.images, gallery.images) if gallery else None for one in (model, control)]
+    bootstrap = _bootstrap(settings.resampling)
+    findings = Findings()
+    for one in sets:
+        names = {one.name: model, f"{one.name}, {cross_lingual.CONTROL}": control}
+        features = {name: _by_language(encoders.texts, one.captions) for name, encoders in names.items()}
+        own, fresh = features.values()
+        findings.extend(cross_lingual.caption_findings(one.name, one.captions, own, fresh, bootstrap))
+        for name, shown in zip(names, images, strict=True):
+            findings.summary += cross_lingual.gap_findings(name, features[name], shown, bootstrap)
+    return Outcome(findings=findings, figures=cross_lingual_figures(findings, [one.name for one in sets]))
+
+
+def analyze_culture(model: Encoders, settings: CultureAnalysis) -> Outcome:
+    """Images under Korean and English words, the test of each pair, and choices between texts."""
+    pairs = read_word_pairs(settings.word_pairs)
+    gallery = build_image_gallery(settings.gallery, model.image_size)
+    culture.check_enough(pairs, len(gallery.keys), settings.top)
+    choices = [build_image_choice(name, one, model.image_size) for name, one in settings.choices.items()]
+    bootstrap = _bootstrap(settings.resampling)
+    words, nonsense = {}, {}
+    for language in LANGUAGES:
+        own, templates = [getattr(pair, language) for pair in pairs], settings.templates[language]
+        made_up = nonsense_words(own, settings.resampling.seed)
+        words[language] = class_embeddings(model.texts, [[word] for word in own], templates)
+        nonsense[language] = class_embeddings(model.texts, [[word] for word in made_up], templates)
+    images = embed_images(model.images, gallery.images)
+    findings, first = culture.compare_words(pairs, words, nonsense, images, bootstrap, settings.top, settings.num_draws)
+    for name, one in zip(settings.choices, choices, strict=True):
+        options = embed_texts(model.texts, [text for texts in one.texts for text in texts])
+        counts = [len(texts) for texts in one.texts]
+        asked = embed_images(model.images, one.images)
+        findings.extend(choice_findings(name, asked, options, counts, one.answers, bootstrap))
+    return Outcome(
+        findings=findings,
+        figures=culture_figures(findings, pairs, first, gallery.images, settings.num_shown),
+    )
+
+
+def analyze_analogy(model: Encoders, settings: AnalogyAnalysis) -> Outcome:
+    """The change that two texts name, added to an image."""
+    sets = [build_analogy_set(name, one, model.image_size) for name, one in settings.sets.items()]
+    for one in sets:
+        analogy.split_halves(one.name, one.queries)
+    bootstrap = _bootstrap(settings.resampling)
+    outcome = Outcome(findings=Findings())
+    for one in sets:
+        images = embed_images(model.images, one.gallery.images)
+        texts = {
+            language: class_embeddings(model.texts, one.texts[language], settings.templates[language])
+            for language in LANGUAGES
+        }
+        findings = analogy.analogy_findings(one.name, one.queries, images, texts, bootstrap)
+        outcome.findings.extend(findings)
+        outcome.figures |= analogy_figures(findings, one, images, texts, settings.num_shown)
+    return outcome
+
+
+def _by_language(encode: TextEncode, captions: dict[str, list[str]]) -> dict[str, Tensor]:
+    return {language: embed_texts(encode, texts) for language, texts in captions.items()}
+
+
+def _bootstrap(config: ResamplingConfig) -> Bootstrap:
+    return Bootstrap(seed=config.seed, num_resamples=config.num_resamples)

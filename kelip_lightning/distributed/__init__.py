@@ -1,0 +1,1 @@
+"""Processes that train together: collectives, consensus, strategies, precision, devices."""

@@ -1,0 +1,1 @@
+"""Plots and panels of images, with the shipped fonts."""

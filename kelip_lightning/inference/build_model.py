@@ -1,0 +1,147 @@
+"""A trained model behind the interface of the official KELIP inference code."""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from PIL import Image
+from torch import Tensor, nn
+
+from data_modules.errors import DataError
+from data_modules.images.decoding import flatten_image
+from data_modules.images.transforms.evaluation import centre_square
+from data_modules.text.tokenizer_folder import TOKENIZER
+from kelip_lightning.errors import EncoderFileError
+from kelip_lightning.interchange.load import load_model_folder
+from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.models.preprocessing import normalize_images
+
+OFFICIAL_REPOSITORY = "navervision/KELIP"
+OFFICIAL_NAMES = {"ViT-B/32": "vit-b-32"}
+"""Name in the official code -> revision of its Hugging Face repository."""
+
+
+class KelipModel(nn.Module):
+    """Images and texts to features, and to each other.
+
+    The methods are those of the official code; features come unnormalised unless `l2norm=True`, as there.
+    """
+
+    def __init__(self, dual_encoder: DualEncoder) -> None:
+        super().__init__()
+        self.dual_encoder = dual_encoder
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The parameter, a logarithm, (1,)."""
+        return self.dual_encoder.logit_scale
+
+    def encode_image(self, images: Tensor, l2norm: bool = False) -> Tensor:
+        """Features (B, embed_dim) float32 of images (B, 3, H, W) as `preprocess` gives them.
+
+        H and W need not be the size that the model was trained with, but multiples of its patch size.
+        """
+        return self.dual_encoder.encode_image(images, l2norm=l2norm)
+
+    def encode_text(self, tokens: Tensor, l2norm: bool = False) -> Tensor:
+        """Features (B, embed_dim) float32 of token ids (B, T) int64 as `tokenizer.encode` gives them.
+
+        T may exceed the model's context length (`context_length=77` for a model with less), if only padding is there.
+        """
+        return self.dual_encoder.encode_text(self._without_padding(tokens), l2norm=l2norm)
+
+    def _without_padding(self, tokens: Tensor) -> Tensor:
+        longest = self.dual_encoder.text_encoder.context_length
+        if (tokens[:, longest:] != self.dual_encoder.text_encoder.pad_id).any():
+            raise DataError(f"texts of more than {longest} tokens; encode them with the model's own tokenizer")
+        return tokens[:, :longest]
+
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits_per_image (B, C), logits_per_text (C, B)) of B images and C texts: scaled cosine similarities."""
+        image_BE, text_CE = self.encode_image(images, l2norm=True), self.encode_text(tokens, l2norm=True)
+        logits_BC = self.dual_encoder.scale() * image_BE @ text_CE.T
+        return logits_BC, logits_BC.T
+
+
+class Preprocess:
+    """A PIL image to a model's input: on white, short side resized (bicubic), centre-cropped, standardised.
+
+    Deviation: transparent parts become white; the official code shows whatever colour hides there.
+    """
+
+    def __init__(self, image_size: int) -> None:
+        self.image_size = image_size
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """float32 (3, S, S).
+
+        Raises:
+            DataError: It is no PIL image, or one of 32-bit values whose white cannot be told.
+        """
+        if not isinstance(image, Image.Image):
+            raise DataError(f"preprocess takes a PIL image, not {type(image).__name__}; open files with PIL.Image.open")
+        return normalize_images(torch.from_numpy(centre_square(flatten_image(image), self.image_size).copy()))
+
+
+class TextTokenizer(Protocol):
+    """What `build_model` gives for texts."""
+
+    def encode(self, texts: str | list[str], context_length: int | None = None) -> Tensor:
+        """int64 (N, T): start, text, end, padding; T is context_length, or what the longest text needs."""
+
+
+class AbsentTokenizer:
+    """Stands for the tokenizer of a folder that has none, so that images can be encoded all the same."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def encode(self, texts: str | list[str], context_length: int | None = None) -> Tensor:
+        """Nothing.
+
+        Raises:
+            DataError: Always.
+        """
+        raise DataError(f"{self._folder} holds no {TOKENIZER}; put the model's own there to encode texts")
+
+
+def build_model(path_or_name: str | Path = "ViT-B/32") -> tuple[KelipModel, Preprocess, TextTokenizer]:
+    """A trained model, the preprocessing of its images and its tokenizer.
+
+    Args:
+        path_or_name: A run folder; a folder that `kelip export` wrote; a folder in the layout of the official KELIP, of
+            `transformers.CLIPModel` or of open_clip. If there is no such folder: `ViT-B/32`, the official weights, or
+            the name of a Hugging Face repository with one of these layouts; both are downloaded once.
+
+    Returns:
+        The model in evaluation mode, float32 on the CPU; the preprocessing; the tokenizer.
+
+    Raises:
+        EncoderFileError: There is no such model, or its files are damaged or do not fit together.
+        DataError: The tokenizer's files are damaged.
+
+    Reference: navervision/KELIP, `kelip.build_model`.
+    """
+    folder = _folder(path_or_name)
+    found = load_model_folder(folder)
+    image_size = found.model.image_encoder.config.image_size
+    return KelipModel(found.model).eval(), Preprocess(image_size), found.tokenizer or AbsentTokenizer(folder)
+
+
+def _folder(path_or_name: str | Path) -> Path:
+    path = Path(path_or_name).expanduser()
+    if path.exists() or isinstance(path_or_name, Path):
+        return path
+    name, revision = path_or_name, None
+    if path_or_name in OFFICIAL_NAMES:
+        name, revision = OFFICIAL_REPOSITORY, OFFICIAL_NAMES[path_or_name]
+    try:
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=["*.msgpack", "*.h5", "*.onnx"]))
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        names = ", ".join(OFFICIAL_NAMES)
+        raise EncoderFileError(
+            f"{path_or_name} is no folder here, and no model could be had from the Hugging Face Hub under this name "
+            f"({str(error).strip().splitlines()[0]}); give a folder, {names}, or a repository"
+        ) from error

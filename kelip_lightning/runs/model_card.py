@@ -1,0 +1,105 @@
+"""The README that stands in a folder of weights, written from the run's own record."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from kelip_lightning.runs.folder import RunFolder
+
+
+def model_card(run: RunFolder, stage: str, facts: Mapping[str, object]) -> str:
+    """What the weights are, what they were trained on and with which code, in Markdown.
+
+    Args:
+        run: The run; its environment.json gives the code's revision.
+        stage: `mae` or `contrastive`.
+        facts: Further lines, name -> value.
+    """
+    environment = json.loads(run.environment.read_text(encoding="utf-8"))
+    lines = {
+        "Run": run.name,
+        "Stage": {"mae": "MAE warm-up of the image encoder", "contrastive": "contrastive training"}[stage],
+        **facts,
+        "Code": f"kelip-lightning, git revision {(environment.get('git') or {}).get('revision') or 'unknown'}",
+        "Settings": "config.yaml in the run folder",
+        "Licence": "Apache-2.0 for the code; see the licences of the training data",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in lines.items())
+    return f"# {run.name}: {stage}\n\n| what | value |\n|---|---|\n{table}\n"
+
+
+def export_card(source: Path, layout: str) -> str:
+    """The README of an exported model: what the run recorded of it, its figures, and how to open it.
+
+    Args:
+        source: The run folder, or another folder with a model, whose own README is then taken.
+        layout: `transformers`, `open_clip` or `kelip`.
+    """
+    run = RunFolder(source)
+    readmes = [folder / "README.md" for folder in (run.dual_encoder, source)]
+    readme = next((file for file in readmes if file.is_file()), None)
+    origin = readme.read_text(encoding="utf-8") if readme else f"# {source.resolve().name}\n\nNo record came with it.\n"
+    head = {"language": ["ko", "en"], "library_name": layout, "pipeline_tag": "zero-shot-image-classification"}
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
+        _without_front_matter(origin),
+        _figures(run),
+        f"## Use\n\n```python\n{_USE[layout]}```\n\n{_REMARKS}",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _without_front_matter(readme: str) -> str:
+    if not readme.startswith("---\n"):
+        return readme
+    return readme.partition("\n---\n")[2].lstrip("\n")
+
+
+def _figures(run: RunFolder) -> str:
+    """The run's last evaluation beside chance, as a table; empty if there was none."""
+    if not run.report.is_file():
+        return ""
+    report = json.loads(run.report.read_text(encoding="utf-8"))
+    chance = report.get("chance", {})
+    rows = [
+        f"| {name.removeprefix('eval/')} | {value:.4f} | {f'{chance[name]:.4f}' if name in chance else ''} |"
+        for name, value in report.get("metrics", {}).items()
+    ]
+    if not rows:
+        return ""
+    head = f"## Figures\n\nAfter step {report.get('step')}:\n\n| metric | value | chance |\n|---|---|---|\n"
+    return head + "\n".join(rows) + "\n"
+
+
+_USE = {
+    "transformers": """\
+from transformers import CLIPModel, CLIPProcessor
+
+model = CLIPModel.from_pretrained(FOLDER)
+processor = CLIPProcessor.from_pretrained(FOLDER, backend="pil")  # resizes to the very pixels of training
+inputs = processor(text=["사과 사진", "a photo of an apple"], images=image, padding=True, return_tensors="pt")
+probabilities = model(**inputs).logits_per_image.softmax(dim=-1)
+""",
+    "open_clip": """\
+import open_clip
+
+model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{FOLDER}")
+tokenizer = open_clip.get_tokenizer(f"local-dir:{FOLDER}")
+image_features = model.eval().encode_image(preprocess(image).unsqueeze(0), normalize=True)
+text_features = model.encode_text(tokenizer(["사과 사진", "a photo of an apple"]), normalize=True)
+""",
+    "kelip": """\
+import kelip_lightning
+
+model, preprocess, tokenizer = kelip_lightning.build_model(FOLDER)
+tokens = tokenizer.encode(["사과 사진", "a photo of an apple"])
+logits_per_image, logits_per_text = model(preprocess(image).unsqueeze(0), tokens)
+""",
+}
+
+_REMARKS = """\
+Transparent images were put on white before training; do the same before preprocessing. Texts need no cleaning: the
+tokenizer composes Hangul, lower-cases and joins white space itself.
+"""

@@ -1,0 +1,139 @@
+"""Crop boxes by their distribution, cuts against Pillow's crop and resize."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from data_modules.images.decoding import EncodedImage, decode_image, open_image
+from data_modules.images.transforms.crops import Crop, choose_reduction, crop_resized, cut_crops, draw_box
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+
+
+@given(
+    width=st.integers(1, 800),
+    height=st.integers(1, 800),
+    scales=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=200, deadline=None)
+def test_draw_box__inside_the_image_and_not_larger_than_allowed(
+    width: int, height: int, scales: tuple[float, float], seed: int
+) -> None:
+    left, top, right, bottom = draw_box(width, height, min(scales), max(scales), np.random.default_rng(seed))
+    assert 0 <= left < right <= width * (1 + 1e-12)
+    assert 0 <= top < bottom <= height * (1 + 1e-12)
+    assert (right - left) * (bottom - top) <= max(scales) * width * height * (1 + 1e-9)
+
+
+def test_draw_box__area_and_aspect_of_boxes_that_fit() -> None:
+    generator = np.random.default_rng(0)
+    boxes = np.array([draw_box(100, 100, 0.2, 0.5, generator) for _ in range(5000)])
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    share, log_aspect = width * height / 1e4, np.log(width / height)
+    assert share.min() == pytest.approx(0.2, abs=1e-3)
+    assert share.max() == pytest.approx(0.5, abs=1e-3)
+    assert share.mean() == pytest.approx(0.35, abs=0.005)
+    assert np.abs(log_aspect).max() == pytest.approx(np.log(4 / 3), abs=1e-3)
+    assert abs(log_aspect.mean()) < 0.01
+    assert boxes[:, 0].min() < 1
+    assert boxes[:, 2].max() > 99
+
+
+def test_draw_box__whole_image_is_cut_by_its_aspect_at_most() -> None:
+    generator = np.random.default_rng(0)
+    boxes = np.array([draw_box(100, 100, 1.0, 1.0, generator) for _ in range(500)])
+    shares = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 1e4
+    assert shares.min() >= np.sqrt(3 / 4)
+    assert shares.max() <= 1
+
+
+def test_draw_box__deterministic() -> None:
+    boxes = [draw_box(50, 40, 0.1, 1.0, np.random.default_rng(3)) for _ in range(2)]
+    assert boxes[0] == boxes[1]
+
+
+@pytest.mark.parametrize("size", [16, 32, 40])
+def test_crop_resized__equals_crop_then_resize(size: int) -> None:
+    box = (8, 4, 40, 36)
+    image = Image.fromarray(PIXELS)
+    expected = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    cut = crop_resized(image, box, size)
+    assert cut.dtype == np.uint8
+    assert cut.shape == (3, size, size)
+    # Pillow's box resampling sees the pixels beyond the box's edge, crop does not.
+    assert np.abs(cut[:, 4:-4, 4:-4].astype(int) - expected[:, 4:-4, 4:-4]).max() <= 1
+
+
+def test_crop_resized__same_size_is_the_cut_itself() -> None:
+    cut = crop_resized(Image.fromarray(PIXELS), (8, 4, 40, 36), 32)
+    assert np.array_equal(cut, PIXELS[4:36, 8:40].transpose(2, 0, 1))
+
+
+def test_crop_resized__strong_reduction_stays_close_to_the_exact_one() -> None:
+    y, x = np.mgrid[0:480, 0:640]
+    smooth = Image.fromarray(np.stack([x * 255 // 640, y * 255 // 480, (x + y) * 255 // 1120], axis=2).astype(np.uint8))
+    box = (13.3, 7.7, 600.2, 470.1)
+    exact = np.asarray(smooth.resize((24, 24), Image.Resampling.BICUBIC, box=box)).transpose(2, 0, 1)
+    assert np.abs(crop_resized(smooth, box, 24).astype(int) - exact).max() <= 2
+
+
+def test_crop_resized__flip_mirrors_left_and_right() -> None:
+    image, box = Image.fromarray(PIXELS), (3.5, 2.25, 50.0, 40.0)
+    assert np.array_equal(crop_resized(image, box, 20, flip=True), crop_resized(image, box, 20)[:, :, ::-1])
+
+
+def _jpeg(width: int, height: int) -> EncodedImage:
+    small = Image.fromarray(np.random.default_rng(2).integers(0, 256, (5, 7, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    small.resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+    return open_image(buffer.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("boxes", "reduction"),
+    [
+        ([(0, 0, 100, 100, 96)], 1),
+        ([(0, 0, 192, 192, 96)], 2),
+        ([(0, 0, 191, 500, 96)], 1),
+        ([(0, 0, 800, 800, 96)], 8),
+        ([(0, 0, 9000, 9000, 96)], 8),
+        ([(0, 0, 800, 800, 96), (0, 0, 400, 400, 96)], 4),
+        ([(0, 0, 10, 10, 96)], 1),
+        ([], 1),
+    ],
+)
+def test_choose_reduction__no_crop_is_enlarged_by_it(boxes: list[tuple[int, ...]], reduction: int) -> None:
+    crops = [Crop((left, top, right, bottom), size, flip=False) for left, top, right, bottom, size in boxes]
+    assert choose_reduction(crops) == reduction
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("size", [(320, 240), (1280, 960)])
+def test_cut_crops__a_jpeg_is_cut_as_pillow_would(size: tuple[int, int], flip: bool) -> None:
+    width, height = size
+    image = _jpeg(width, height)
+    crops = [
+        Crop((0.1 * width, 0.05 * height, 0.9 * width, 0.95 * height), 64, flip),
+        Crop((0.5 * width, 0.25 * height, 0.8 * width, 0.65 * height), 32, flip),
+    ]
+    whole = decode_image(image.data)
+    for crop, cut in zip(crops, cut_crops(image, crops, (255, 255, 255)), strict=True):
+        exact = crop_resized(whole, crop.box, crop.size, crop.flip)
+        assert (cut.shape, cut.dtype) == (exact.shape, exact.dtype)
+        assert np.abs(cut.astype(int) - exact).mean() < 2.0
+        assert np.abs(cut[:, :, ::-1].astype(int) - exact).mean() > 8.0, "not mirrored by mistake"
+
+
+@given(
+    width=st.integers(1, 90), height=st.integers(1, 90), size=st.sampled_from([1, 8, 33]), seed=st.integers(0, 2**32)
+)
+@settings(max_examples=60, deadline=None)
+def test_cut_crops__any_box_of_any_jpeg(width: int, height: int, size: int, seed: int) -> None:
+    image = _jpeg(width, height)
+    box = draw_box(width, height, 0.01, 1.0, np.random.default_rng(seed))
+    assert cut_crops(image, [Crop(box, size, flip=False)], (255, 255, 255))[0].shape == (3, size, size)

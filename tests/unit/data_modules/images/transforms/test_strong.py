@@ -1,0 +1,149 @@
+"""Colour jitter, grey, blur and RandAugment against torchvision, and their place in multi-crop."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+from torchvision.transforms.autoaugment import RandAugment, _apply_op
+
+from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig
+from data_modules.images.transforms.strong import (
+    NUM_BINS,
+    OPERATIONS,
+    StrongAugmentation,
+    StrongConfig,
+    rand_augment,
+    turn_hue,
+)
+
+
+@pytest.fixture
+def image() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(3).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("name", list(OPERATIONS))
+@pytest.mark.parametrize("magnitude", [0, 9, 30])
+def test_operations__agree_with_torchvision(name: str, magnitude: int, image: Image.Image) -> None:
+    magnitudes, signed = RandAugment()._augmentation_space(NUM_BINS, (32, 32))[name]
+    theirs = float(magnitudes[magnitude]) if magnitudes.ndim else 0.0
+    operation, largest, ours_signed = OPERATIONS[name]
+    strength = largest(32) * magnitude / (NUM_BINS - 1)
+    assert ours_signed == signed
+    for sign in (1, -1) if signed else (1,):
+        expected = _apply_op(image, name, sign * theirs, InterpolationMode.NEAREST, None)
+        assert np.array_equal(np.asarray(operation(image, sign * strength)), np.asarray(expected))
+
+
+@pytest.mark.parametrize("turn", [-0.5, -0.07, 0.0, 0.1, 0.5])
+def test_turn_hue__agrees_with_torchvision(turn: float, image: Image.Image) -> None:
+    assert np.array_equal(np.asarray(turn_hue(image, turn)), np.asarray(F.adjust_hue(image, turn)))
+
+
+class _Scripted:
+    """A generator that gives chosen numbers: where a probability is asked for, and where a factor is."""
+
+    def __init__(self, factors: list[float], order: list[int]) -> None:
+        self.factors, self.order = iter(factors), order
+
+    def uniform(self, low: float | None = None, high: float | None = None) -> float:
+        return 0.0 if low is None else next(self.factors)
+
+    def permutation(self, _: int) -> list[int]:
+        return self.order
+
+
+def test_jitter__is_torchvisions_four_steps_in_the_drawn_order(image: Image.Image) -> None:
+    steps: list[tuple[Callable[..., Image.Image], float]] = [
+        (F.adjust_brightness, 1.3),
+        (F.adjust_contrast, 0.7),
+        (F.adjust_saturation, 1.2),
+        (F.adjust_hue, -0.05),
+    ]
+    order = [2, 0, 3, 1]
+    expected = image
+    for step in order:
+        change, factor = steps[step]
+        expected = change(expected, factor)
+    scripted: Any = _Scripted([factor for _, factor in steps], order)
+    found = StrongAugmentation(StrongConfig(jitter=1.0))(_pixels(image), scripted)
+    assert np.array_equal(found, _pixels(expected))
+
+
+def test_grey__has_equal_channels_with_lumas_weights(image: Image.Image) -> None:
+    pixels = _pixels(image)
+    grey = StrongAugmentation(StrongConfig(grey=1.0))(pixels, np.random.default_rng(0))
+    luma = np.tensordot([0.299, 0.587, 0.114], pixels.astype(float), axes=1)
+    assert np.array_equal(grey[0], grey[1]) and np.array_equal(grey[0], grey[2])
+    assert np.abs(grey[0] - luma).max() <= 1
+
+
+def test_blur__smooths_and_keeps_the_mean(image: Image.Image) -> None:
+    config = StrongConfig(blur=1.0, blur_radius_min=14.0, blur_radius_max=14.0)  # 2 pixels of 32
+    pixels = _pixels(image)
+    blurred = StrongAugmentation(config)(pixels, np.random.default_rng(0))
+    assert blurred.std() < 0.4 * pixels.std()
+    assert blurred.mean() == pytest.approx(pixels.mean(), abs=3)
+
+
+def test_rand_augment__draws_every_operation(image: Image.Image) -> None:
+    generator = np.random.default_rng(0)
+    results = {rand_augment(image, 9, generator).tobytes() for _ in range(300)}
+    # Identity, autocontrast and equalize have one result each, posterize and solarize too; nine may go either way.
+    assert 14 <= len(results) <= 5 + 2 * 9
+
+
+def test_strong__same_stream_same_crop(image: Image.Image) -> None:
+    strong = StrongAugmentation(StrongConfig(jitter=0.8, grey=0.2, blur=0.5, rand_augment_ops=2))
+    first, again, other = (strong(_pixels(image), np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert (first.shape, first.dtype) == ((3, 32, 32), np.uint8)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_multi_crop__strong_changes_colours_and_never_the_boxes(picture: bytes) -> None:
+    options: dict[str, Any] = {"image_size": 32, "local_size": 16}
+    plain = MultiCrop(MultiCropConfig(**options))
+    grey = MultiCrop(MultiCropConfig(**options, strong=StrongConfig(grey=1.0)))
+    for before, after in zip(plain(picture, _stream()), grey(picture, _stream()), strict=True):
+        assert before.shape == after.shape
+        for crop, changed in zip(before, after, strict=True):
+            expected = Image.fromarray(crop.transpose(1, 2, 0)).convert("L")
+            assert np.array_equal(changed[0], np.asarray(expected))
+
+
+def test_multi_crop__strong_settings_that_are_off_draw_nothing(picture: bytes) -> None:
+    generator, untouched = _stream(), _stream()
+    MultiCrop(MultiCropConfig(image_size=32, strong=StrongConfig(hue=0.5)))(picture, generator)
+    MultiCrop(MultiCropConfig(image_size=32))(picture, untouched)
+    assert generator.bit_generator.state["state"]["counter"].tolist() == [
+        *untouched.bit_generator.state["state"]["counter"]
+    ]
+    assert generator.random() == untouched.random()
+
+
+def _stream() -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([0, 2, 5, 7])))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"jitter": 1.2}, "jitter = 1.2 is a probability"),
+        ({"hue": 0.6}, "hue = 0.6 must lie between 0 and 0.5"),
+        ({"blur_radius_min": 3.0}, "blur_radius_min = 3.0 must lie between 0 and blur_radius_max = 2.0"),
+        ({"rand_augment_ops": -1}, "rand_augment_ops = -1 must not be negative"),
+        ({"rand_augment_magnitude": 31}, "rand_augment_magnitude = 31 must lie between 0 and 30"),
+    ],
+)
+def test_strong_config__bad_values(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StrongConfig(**options)

@@ -1,0 +1,148 @@
+"""The order of samples: bijections, exact counts, and the same global batch however it is cut."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from data_modules.errors import DataError
+from data_modules.order.sampling import BatchOrder, Draw, RankBatchSampler
+
+
+def _order(lengths: tuple[int, ...] = (7, 20), weights: tuple[float, ...] = (1.0, 1.0), batch: int = 8) -> BatchOrder:
+    return BatchOrder(lengths=lengths, weights=weights, global_batch_size=batch, seed=3)
+
+
+def _ids(order: BatchOrder, num_samples: int) -> list[int]:
+    """The first `num_samples` ids of the run."""
+    steps = -(-num_samples // order.global_batch_size)
+    return np.concatenate([order.batch(step) for step in range(steps)])[:num_samples].tolist()
+
+
+def _sampler(order: BatchOrder, *, start: int = 0, rank: int = 0, world: int = 1):
+    return RankBatchSampler(order, start_step=start, max_steps=5, rank=rank, world_size=world)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 27, 40])
+def test_batch__weight_one_gives_each_id_once_an_epoch(batch: int) -> None:
+    order = _order(batch=batch)
+    ids = _ids(order, 4 * 27)
+    for epoch in range(4):
+        assert sorted(ids[epoch * 27 : (epoch + 1) * 27]) == list(range(27))
+
+
+def test_batch__two_epochs_differ() -> None:
+    ids = _ids(_order(), 2 * 27)
+    assert ids[:27] != ids[27:]
+
+
+def test_batch__weights_give_exact_counts() -> None:
+    order = _order(lengths=(10, 20), weights=(2.0, 0.2))
+    assert order.draws_per_source.tolist() == [20, 4]
+    assert order.epoch_length == 24
+    ids = _ids(order, 5 * 24)
+    for epoch in range(5):
+        one_epoch = ids[epoch * 24 : (epoch + 1) * 24]
+        assert Counter(one_epoch)[3] == 2
+        assert sum(i >= 10 for i in one_epoch) == 4
+    counts = Counter(ids)
+    assert [counts[i] for i in range(10)] == [10] * 10, "twice in each of five epochs"
+    assert [counts[i] for i in range(10, 30)] == [1] * 20, "once in five epochs"
+
+
+def test_batch__weight_that_does_not_divide_stays_even_over_passes() -> None:
+    order = _order(lengths=(7,), weights=(0.4,), batch=3)
+    assert order.epoch_length == 3
+    counts = Counter(_ids(order, 21))
+    assert set(counts.values()) == {3}, "seven epochs of three draws are three passes over seven samples"
+
+
+def test_batch__tiny_weight_still_draws_one() -> None:
+    assert _order(lengths=(5, 50), weights=(0.01, 1.0)).draws_per_source.tolist() == [1, 50]
+
+
+def test_batch__is_a_pure_function_of_seed_and_step() -> None:
+    order = _order()
+    later = order.batch(9).tolist()
+    order.batch(2)
+    assert order.batch(9).tolist() == later
+    assert _order().batch(9).tolist() == later
+    other_seed = BatchOrder(lengths=(7, 20), weights=(1.0, 1.0), global_batch_size=8, seed=4)
+    assert other_seed.batch(9).tolist() != later
+
+
+def test_batch__another_batch_size_gives_the_same_sequence() -> None:
+    assert _ids(_order(batch=8), 100) == _ids(_order(batch=5), 100)
+
+
+@pytest.mark.parametrize("lengths", [(), (0, 4)])
+def test_batch_order__empty_source(lengths: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match="at least one sample"):
+        _order(lengths=lengths, weights=(1.0,) * len(lengths))
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_rank_batch_sampler__ranks_share_the_global_batch_in_contiguous_parts(world: int) -> None:
+    order = _order(batch=16)
+    served = [list(_sampler(order, rank=rank, world=world)) for rank in range(world)]
+    assert all(len(batches) == 5 for batches in served)
+    for step in range(5):
+        parts = [[draw.sample_id for draw in served[rank][step]] for rank in range(world)]
+        assert [sample_id for part in parts for sample_id in part] == order.batch(step).tolist()
+        assert {len(part) for part in parts} == {16 // world}
+        assert {draw.step for rank in range(world) for draw in served[rank][step]} == {step}
+
+
+def test_rank_batch_sampler__resumes_at_the_tail() -> None:
+    whole = list(_sampler(_order()))
+    resumed = _sampler(_order(), start=3)
+    assert list(resumed) == whole[3:]
+    assert len(resumed) == 5, "Lightning counts from the beginning of the run"
+
+
+def test_rank_batch_sampler__indivisible_batch() -> None:
+    with pytest.raises(DataError, match=r"global_batch_size = 8 .* number of ranks = 3"):
+        _sampler(_order(), world=3)
+
+
+def test_draw__stream_depends_on_seed_step_and_sample() -> None:
+    first = Draw(1, 2).generator(0).random(4).tolist()
+    assert Draw(1, 2).generator(0).random(4).tolist() == first
+    streams = [Draw(*ids).generator(seed).random(4).tolist() for ids, seed in (((2, 2), 0), ((1, 3), 0), ((1, 2), 1))]
+    assert first not in streams
+    assert Draw(2, 1).generator(0).random(4).tolist() != first
+
+
+def test_draw__model_seed_depends_on_seed_step_and_sample_alone() -> None:
+    draws = [Draw(step, sample_id) for step in range(20) for sample_id in range(20)]
+    seeds = [draw.model_seed(seed) for draw in draws for seed in (0, 1)]
+    assert len(set(seeds)) == 800
+    assert min(seeds) >= 0
+    assert 2**62 < max(seeds) < 2**63
+    assert seeds == [draw.model_seed(seed) for draw in draws for seed in (0, 1)]
+
+
+@pytest.mark.parametrize("batch", [1, 8, 40])
+@pytest.mark.parametrize("window", [1, 5, 16, 27, 100])
+def test_batch__windows_keep_exact_counts(batch: int, window: int) -> None:
+    order = BatchOrder((7, 20), (1.0, 1.0), batch, 3, shuffle_window=window, run_length=4)
+    ids = _ids(order, 4 * 27)
+    for epoch in range(4):
+        assert sorted(ids[epoch * 27 : (epoch + 1) * 27]) == list(range(27))
+    assert ids[:27] != ids[27:54]
+
+
+def test_batch__windows_spread_every_source_evenly_over_the_epoch() -> None:
+    order = BatchOrder((1000, 50_000, 300), (1.0, 0.5, 2.0), 100, 0, shuffle_window=2600, run_length=10)
+    assert order.epoch_length == 26_600
+    ids = np.array(_ids(order, 26_000)).reshape(10, 2600)
+    for first, stop, share in ((0, 1000, 1000), (1000, 51_000, 25_000), (51_000, 51_300, 600)):
+        counts = ((ids >= first) & (ids < stop)).sum(axis=1)
+        assert np.abs(counts - 2600 * share / 26_600).max() <= 2, "each window has its exact share, rounded"
+
+
+def test_batch__a_far_step_of_a_billion_samples_costs_no_more_than_the_first() -> None:
+    order = BatchOrder((708_000_000, 476_000_000), (1.0, 1.0), 32_768, 0, shuffle_window=1 << 20, run_length=64)
+    ids = order.batch(36_000)
+    assert len(np.unique(ids)) == 32_768
+    assert abs((ids < 708_000_000).mean() - 708 / 1184) < 0.02

@@ -1,0 +1,212 @@
+"""The bilingual tokenizer: specials, truncation, normal forms, and text that comes back."""
+
+import re
+import unicodedata
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_modules.errors import DataError
+from data_modules.text.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer, train_tokenizer
+
+TEXTS = ["사과", "빨간 사과", "풋사과 이모지", "red apple", "green apple", "사과: 과일, 빨강", "flag: South Korea"] * 5
+LENGTH = 16
+TOKENIZER = train_tokenizer(TEXTS, 320, LENGTH)
+LONG = train_tokenizer(TEXTS, 320, 4096)
+
+
+def _normalised(text: str) -> str:
+    nfc = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+    return re.sub(r"\s+", " ", nfc).strip()
+
+
+def test_specials__padding_first_start_and_end_last() -> None:
+    assert TOKENIZER.pad_id == 0
+    assert (TOKENIZER.sot_id, TOKENIZER.eot_id) == (TOKENIZER.vocab_size - 2, TOKENIZER.vocab_size - 1)
+    assert 259 <= TOKENIZER.vocab_size <= 320
+
+
+def test_encode__start_text_end_padding() -> None:
+    tokens = TOKENIZER.encode(["사과", "빨간 사과 red apple"])
+    assert tokens.dtype == torch.int64
+    assert tokens[:, 0].tolist() == [TOKENIZER.sot_id] * 2
+    first = tokens[0].tolist()
+    end = first.index(TOKENIZER.eot_id)
+    assert set(first[end + 1 :]) == {TOKENIZER.pad_id}
+    assert TOKENIZER.pad_id not in first[:end]
+    assert tokens[1, -1] == TOKENIZER.eot_id, "padded to the longest, no further"
+
+
+def test_encode__one_text_and_no_text() -> None:
+    assert torch.equal(TOKENIZER.encode("사과"), TOKENIZER.encode(["사과"]))
+    assert TOKENIZER.encode([]).shape == (0, 0)
+    assert TOKENIZER.encode([], context_length=7).shape == (0, 7)
+    assert TOKENIZER.encode("").tolist() == [[TOKENIZER.sot_id, TOKENIZER.eot_id]]
+
+
+@pytest.mark.parametrize("context_length", [3, 8, LENGTH, 40])
+def test_encode__fixed_width_keeps_the_end_token(context_length: int) -> None:
+    tokens = TOKENIZER.encode(["zebra " * 50, "사과"], context_length=context_length)
+    assert tokens.shape == (2, context_length)
+    limit = min(context_length, LENGTH)
+    assert tokens[0, limit - 1] == TOKENIZER.eot_id
+    assert (tokens == TOKENIZER.eot_id).sum(dim=1).tolist() == [1, 1]
+    assert torch.equal(tokens[0, : limit - 1], LONG.encode("zebra " * 50)[0, : limit - 1])
+
+
+def test_encode__does_not_depend_on_the_rest_of_the_batch() -> None:
+    alone = TOKENIZER.encode("red apple", context_length=LENGTH)[0]
+    assert torch.equal(TOKENIZER.encode(["x" * 99, "red apple", ""], context_length=LENGTH)[1], alone)
+
+
+@pytest.mark.parametrize("text", ["한글 사과", "crème brûlée", "각"])
+def test_encode__composed_and_decomposed_text_are_one(text: str) -> None:
+    decomposed = unicodedata.normalize("NFD", text)
+    assert decomposed != text
+    assert torch.equal(TOKENIZER.encode(decomposed), TOKENIZER.encode(unicodedata.normalize("NFC", text)))
+
+
+def test_encode__case_and_white_space_do_not_matter() -> None:
+    expected = TOKENIZER.encode("red apple").tolist()
+    for text in ("Red APPLE", "  red apple\n", "red \t\n apple", "red\u3000apple", "red\u00a0apple"):
+        assert TOKENIZER.encode(text).tolist() == expected, repr(text)
+
+
+def test_encode__names_of_special_tokens_in_a_caption_are_text() -> None:
+    tokens = LONG.encode("see [EOT] and [PAD] and [SOT] now")[0].tolist()
+    assert tokens.count(LONG.eot_id) == 1
+    assert tokens.count(LONG.sot_id) == 1
+    assert LONG.pad_id not in tokens
+    assert LONG.decode(tokens) == "see [eot] and [pad] and [sot] now"
+
+
+@pytest.mark.parametrize("text", ["🍎", "👩🏽‍🚀", "漢字", "ㄱㅏ ㅋㅋㅋ", "🇰🇷", "ﬁ İ ß", "\\s+", "a\u0000b", "각"])
+def test_decode__unusual_text_comes_back(text: str) -> None:
+    assert LONG.decode(LONG.encode(text)[0].tolist()) == _normalised(text)
+
+
+# Hangul in all its forms, Latin and Hanja, signs, emoji, controls: whatever a caption may hold.
+ANY_TEXT = st.text(
+    st.one_of(
+        st.characters(exclude_categories=["Cs", "Cn"]),
+        st.characters(min_codepoint=0xAC00, max_codepoint=0xD7A3),
+        st.characters(min_codepoint=0x1100, max_codepoint=0x11FF, exclude_categories=["Cn"]),
+        st.sampled_from("abcXYZ &;<>[]\n\t\u0000\u200d🍎漢"),
+    ),
+    max_size=40,
+)
+
+
+@given(ANY_TEXT)
+@settings(max_examples=200, deadline=None)
+def test_encode__properties_of_any_text(text: str) -> None:
+    rows = TOKENIZER.encode([text, "사과"])
+    assert rows.shape[1] <= LENGTH
+    row = rows[0].tolist()
+    end = row.index(TOKENIZER.eot_id)
+    assert row[0] == TOKENIZER.sot_id
+    assert set(row[end + 1 :]) <= {TOKENIZER.pad_id}, "the end token is last"
+    assert not {TOKENIZER.sot_id, TOKENIZER.eot_id, TOKENIZER.pad_id} & set(row[1:end])
+    assert TOKENIZER.encode(unicodedata.normalize("NFD", text)).tolist() == TOKENIZER.encode(text).tolist()
+    assert TOKENIZER.encode(unicodedata.normalize("NFC", text)).tolist() == TOKENIZER.encode(text).tolist()
+
+
+@given(ANY_TEXT)
+@settings(max_examples=100, deadline=None)
+def test_encode__what_ids_decode_to_gives_the_same_ids(text: str) -> None:
+    ids = LONG.encode(text)[0].tolist()
+    assert LONG.encode(LONG.decode(ids))[0].tolist() == ids
+
+
+@pytest.mark.parametrize("texts", [5, None, b"apple", {"a": 1}])
+def test_encode__no_text_and_no_list(texts: object) -> None:
+    with pytest.raises(DataError, match="texts must be a text or a list of texts, not"):
+        TOKENIZER.encode(texts)  # type: ignore[arg-type]
+
+
+def test_encode__a_list_with_something_else() -> None:
+    with pytest.raises(DataError, match=r"texts\[1\] = 7 is int, not a text"):
+        TOKENIZER.encode(["apple", 7])  # type: ignore[list-item]
+
+
+def test_encode__no_room() -> None:
+    with pytest.raises(DataError, match="context_length = 1 must hold start and end"):
+        TOKENIZER.encode("apple", context_length=1)
+
+
+def test_count_tokens__nothing_is_cut_and_encode_still_cuts() -> None:
+    long = "zebra " * 50
+    assert TOKENIZER.count_tokens([long, ""]) == [LONG.encode(long).shape[1] - 2, 0]
+    assert TOKENIZER.encode(long).shape == (1, LENGTH)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn", "Z"]), max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_decode__text_comes_back(text: str) -> None:
+    words = " ".join(text[i : i + 7] for i in range(0, len(text), 7))
+    decoded = LONG.decode(LONG.encode(words)[0].tolist())
+    # Python's and the tokenizer's Unicode tables may differ in the newest letters' case.
+    assert decoded == _normalised(words) or decoded.casefold() == _normalised(words).casefold()
+
+
+def test_train_tokenizer__same_texts_give_the_same_file() -> None:
+    assert train_tokenizer(TEXTS, 320, LENGTH).to_json() == TOKENIZER.to_json()
+
+
+def test_train_tokenizer__korean_words_become_single_tokens() -> None:
+    assert TOKENIZER.encode("사과").shape == (1, 3)
+    assert LONG.encode("굷").shape == (1, 5), "three bytes"
+
+
+def test_train_tokenizer__no_text_leaves_bytes_and_specials() -> None:
+    assert train_tokenizer([], 400, LENGTH).vocab_size == 259
+
+
+def test_from_file__round_trip(tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text(TOKENIZER.to_json(), encoding="utf-8")
+    loaded = BilingualTokenizer.from_file(file, LENGTH)
+    texts = [*TEXTS, "🍎 [EOT]", "x " * 40]
+    assert torch.equal(loaded.encode(texts), TOKENIZER.encode(texts))
+    assert loaded.to_json() == TOKENIZER.to_json()
+    assert BilingualTokenizer.from_file(file, 5).encode(["x " * 40]).shape == (1, 5)
+
+
+def test_from_file__missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"tokenizer file .*none\.json does not exist"):
+        BilingualTokenizer.from_file(tmp_path / "none.json", LENGTH)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe\x00", b'{"model": 3}'])
+def test_from_file__garbage(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"tokenizer\.json is not a tokenizer file"):
+        BilingualTokenizer.from_file(file, LENGTH)
+
+
+def test_from_file__another_suites_tokenizer(tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text(TOKENIZER.to_json().replace("[EOT]", "</s>"), encoding="utf-8")
+    with pytest.raises(DataError, match=r"no \[EOT\] token"):
+        BilingualTokenizer.from_file(file, LENGTH)
+
+
+def test_build_tokenizer__trained_or_read(tmp_path: Path) -> None:
+    trained = build_tokenizer(TokenizerConfig(vocab_size=320, context_length=LENGTH), TEXTS)
+    assert trained.to_json() == TOKENIZER.to_json()
+    file = tmp_path / "tokenizer.json"
+    file.write_text(TOKENIZER.to_json(), encoding="utf-8")
+    read = build_tokenizer(TokenizerConfig(file=str(file), context_length=LENGTH), ["never read"])
+    assert read.to_json() == TOKENIZER.to_json()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"vocab_size": 258}, "vocab_size = 258"), ({"context_length": 2}, "context_length = 2")]
+)
+def test_tokenizer_config__bad_values(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TokenizerConfig(**options)

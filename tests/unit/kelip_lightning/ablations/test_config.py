@@ -1,0 +1,66 @@
+"""A study's file: what it must say, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kelip_lightning.ablations.config import load_ablation, parse_figure
+from kelip_lightning.errors import ConfigError
+
+STUDY: dict[str, Any] = {
+    "question": "Which?",
+    "paper": "Nothing.",
+    "reference": "plain",
+    "variants": {"other": {"about": "with", "overrides": ["seed_of=1"]}, "plain": {"about": "without"}},
+    "scales": {"small": {"base": "base.yaml", "figures": ["eval/a_ko/image_to_text_R@1"]}},
+}
+
+
+def _load(folder: Path, **changes: Any) -> Any:
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(STUDY | changes, allow_unicode=True), encoding="utf-8")
+    return load_ablation(file)
+
+
+def test_load_ablation__defaults_and_reference_first(tmp_path: Path) -> None:
+    study = _load(tmp_path, categories={"colour": {"ko": ["빨간"]}})
+    assert study.seeds == 3
+    assert list(study.variants_at("small")) == ["plain", "other"]
+    assert study.categories == {"colour": {"ko": ["빨간"]}}
+
+
+def test_variants_at__adds_those_of_the_scale(tmp_path: Path) -> None:
+    scale = STUDY["scales"]["small"] | {"variants": {"third": {"about": "only here"}}}
+    assert list(_load(tmp_path, scales={"small": scale}).variants_at("small")) == ["plain", "other", "third"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 1}, "seeds = 1 must be at least 2"),
+        ({"reference": "nobody"}, "reference = 'nobody' is none of the variants other, plain"),
+        ({"variants": {"plain": {"about": "a", "overrides": ["no equals"]}}}, "'no equals' is not an override"),
+        ({"variants": {"plain": {"about": "a"}, "A b": {"about": "b"}}}, "'A b' becomes a folder"),
+        ({"variants": {"plain": {"abuot": "a"}}}, "did you mean variants.plain.about"),
+        ({"scales": {"small": {"base": "b.yaml", "figures": []}}}, "figures is empty"),
+        ({"scales": {"small": {"base": "b.yaml", "figures": ["accuracy"]}}}, "'accuracy' must read like eval/SET_ko"),
+        ({"categories": {"colour": {"fr": ["rouge"]}}}, "categories.colour names the language 'fr'"),
+    ],
+)
+def test_load_ablation__mistakes_name_file_and_remedy(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _load(tmp_path, **changes)
+    assert message in str(caught.value)
+    assert "study.yaml" in str(caught.value)
+
+
+def test_parse_figure__task_and_k() -> None:
+    assert parse_figure("eval/a_ko/image_to_text_R@10") == ("eval/a_ko/image_to_text", 10)
+    assert parse_figure("eval/captions/ko_to_en_R@1") == ("eval/captions/ko_to_en", 1)
+    assert parse_figure("eval/a_b/matched_minus_random") == ("eval/a_b/matched_minus_random", None)
+    assert parse_figure("eval/groups_en/zero_shot_top5") == ("eval/groups_en/zero_shot", 5)
+    for bad in ("eval/a_ko/median_rank", "eval/a_ko/image_to_text_R@0", "a_ko/image_to_text_R@1"):
+        with pytest.raises(ValueError, match="must read like"):
+            parse_figure(bad)

@@ -1,0 +1,213 @@
+"""Run folders: records, refusals, status."""
+
+import json
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from kelip_lightning.errors import RunFolderError
+from kelip_lightning.runs.folder import RunFolder, is_first_process
+from kelip_lightning.runs.liveness import Liveness, describe_process
+
+
+class Usage(NamedTuple):
+    """What shutil.disk_usage returns."""
+
+    total: int
+    used: int
+    free: int
+
+
+@pytest.fixture(autouse=True)
+def _single_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def create(path: Path, needed_bytes: int = 0) -> RunFolder:
+    return RunFolder.create(
+        path, config="name: 사과\n", overrides=["seed=1", "a.b=[x]"], plan={"stages": {}}, needed_bytes=needed_bytes
+    )
+
+
+def test_create__writes_the_records(tmp_path: Path) -> None:
+    run = create(tmp_path / "runs" / "one")
+    assert {file.name for file in run.path.iterdir()} == {
+        "config.yaml",
+        "overrides.txt",
+        "plan.yaml",
+        "environment.json",
+    }
+    assert run.config.read_text(encoding="utf-8") == "name: 사과\n"
+    assert (run.path / "overrides.txt").read_text(encoding="utf-8") == "seed=1\na.b=[x]\n"
+    assert yaml.safe_load(run.plan.read_text(encoding="utf-8")) == {"stages": {}}
+    assert json.loads(run.environment.read_text(encoding="utf-8"))["python"]
+
+
+def test_stage__a_quicker_rank_leaves_the_folder_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launchers start all ranks at once: one that comes before the first must not occupy the run's folder."""
+    with monkeypatch.context() as other:
+        other.setenv("RANK", "1")
+        create(tmp_path / "one").stage("mae")
+    assert not (tmp_path / "one").exists()
+    assert create(tmp_path / "one").stage("mae").path.is_dir()
+
+
+def test_create__empty_folder_may_be_there(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    create(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ({"state": "finished"}, "a finished run"),
+        ({"state": "interrupted"}, "an interrupted run"),
+        ({"state": "failed"}, "a run that failed"),
+        ({"state": "running", **describe_process()}, "a run that is under way"),
+        ({"state": "running", "pid": 2**22 + 1, "host": socket.gethostname()}, "ended without a word"),
+        (None, "ended without a word"),
+    ],
+)
+def test_create__never_over_another_run(tmp_path: Path, status: dict[str, object] | None, expected: str) -> None:
+    run = create(tmp_path / "one")
+    if status:
+        (run.path / "status.json").write_text(json.dumps(status), encoding="utf-8")
+    before = sorted(run.path.iterdir())
+    with pytest.raises(RunFolderError, match=expected) as caught:
+        create(tmp_path / "one")
+    assert "name=NEW_NAME" in str(caught.value)
+    assert sorted(run.path.iterdir()) == before
+
+
+def test_create__over_something_else(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.tex").touch()
+    with pytest.raises(RunFolderError, match="files of something else"):
+        create(tmp_path / "folder")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match="is a file"):
+        create(tmp_path / "file")
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        create(tmp_path / "file" / "below")
+
+
+def test_create__full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100, 99, 2**20))
+    with pytest.raises(RunFolderError, match="has 1 MiB free, and this run may need 5 MiB"):
+        create(tmp_path / "one", needed_bytes=5 * 2**20)
+    assert not (tmp_path / "one").exists()
+
+
+def test_create__not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(RunFolderError, match="Permission denied"):
+        create(tmp_path / "one")
+
+
+def test_create__other_ranks_only_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert not is_first_process()
+    create(tmp_path / "one")
+    assert not (tmp_path / "one").exists()
+    monkeypatch.setenv("RANK", "0")
+    assert is_first_process()
+
+
+def test_recorded__states(tmp_path: Path) -> None:
+    run = create(tmp_path / "one")
+    with run.recorded():
+        assert run.read_status()["state"] == "running"
+    assert run.read_status()["state"] == "finished"
+    with pytest.raises(ValueError, match="broken"), run.recorded():
+        raise ValueError("broken")
+    assert run.read_status()["state"] == "failed"
+    assert run.read_status()["reason"] == "ValueError: broken"
+    with pytest.raises(KeyboardInterrupt), run.recorded():
+        raise KeyboardInterrupt
+    assert run.read_status()["state"] == "interrupted"
+
+
+def test_recorded__ctrl_c_that_became_an_exit(tmp_path: Path) -> None:
+    run = create(tmp_path / "one")
+
+    def leave_like_lightning() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    with pytest.raises(SystemExit), run.recorded():
+        leave_like_lightning()
+    assert run.read_status()["state"] == "interrupted"
+
+
+def test_open(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="does not exist; train one first"):
+        RunFolder.open(tmp_path / "none")
+    run = create(tmp_path / "one")
+    with pytest.raises(RunFolderError, match=r"the runs in .* are one"):
+        RunFolder.open(tmp_path / "none")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        RunFolder.open(tmp_path / "other")
+    run.write_status("finished")
+    run.stage("mae")
+    with pytest.raises(RunFolderError, match="a finished run of the warm-up alone"):
+        RunFolder.open(tmp_path / "one")
+    run.dual_encoder.mkdir(parents=True)
+    (run.dual_encoder / "model.safetensors").touch()
+    assert RunFolder.open(str(tmp_path / "one")).name == "one"
+
+
+def test_stage__folders_and_checkpoints(tmp_path: Path) -> None:
+    run = create(tmp_path / "one")
+    stage = run.stage("contrastive")
+    assert stage.path == run.path / "contrastive"
+    assert stage.metrics_file == run.path / "metrics.jsonl"
+    run.stage("mae")
+    for folder in ("mae/checkpoints/step=0000300", "contrastive/checkpoints/step=0000002"):
+        (run.path / folder).mkdir(parents=True)
+    (stage.checkpoints / "step=0000010").mkdir()
+    (stage.checkpoints / ".step=0000020.partial").mkdir()
+    assert [str(one.relative_to(run.path)) for one in run.checkpoints()] == [
+        "contrastive/checkpoints/step=0000010",
+        "contrastive/checkpoints/step=0000002",
+        "mae/checkpoints/step=0000300",
+    ]
+
+
+def test_liveness__who_is_still_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = create(tmp_path / "one")
+    assert run.liveness() is Liveness.dead
+    run.write_status("running")
+    assert run.liveness() is Liveness.alive
+    status = run.read_status()
+    for change, expected in (
+        ({"process_start": status["process_start"] + 1}, Liveness.dead),  # the number now belongs to another process
+        ({"host": "elsewhere"}, Liveness.unknown),
+        ({"host": "elsewhere", "job": "17"}, Liveness.dead),
+        ({"host": "elsewhere", "job": "18"}, Liveness.unknown),
+    ):
+        monkeypatch.setenv("SLURM_JOB_ID", "17")
+        (run.path / "status.json").write_text(json.dumps(status | change), encoding="utf-8")
+        assert run.liveness() is expected
+
+
+def test_has_finished__by_what_a_stage_hands_on(tmp_path: Path) -> None:
+    run = create(tmp_path / "one")
+    assert not run.has_finished("mae")
+    run.image_encoder.mkdir(parents=True)
+    (run.image_encoder / "model.safetensors").touch()
+    assert run.has_finished("mae")
+    assert not run.has_finished("contrastive")
+    run.report.touch()
+    assert run.has_finished("contrastive")
