@@ -14,7 +14,7 @@ ENGLISH_WORD = re.compile("[A-Za-z]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageReport:
-    """Figures of the captions of one language."""
+    """Metrics of the captions of one language."""
 
     captions: int
     tokens_per_unit: float
@@ -35,7 +35,7 @@ def language_of(caption: str) -> str:
 def report_by_language(
     captions: Iterable[str], count_tokens: CountTokens, context_length: int
 ) -> dict[str, LanguageReport]:
-    """`ko` and `en` -> figures; a language without captions is left out.
+    """`ko` and `en` -> metrics; a language without captions is left out.
 
     Args:
         captions: In either language.

@@ -33,8 +33,8 @@ class ScaleConfig:
     """Overrides for every variant."""
     quick: list[str] = field(default_factory=list)
     """Further overrides for every variant under `--quick`."""
-    figures: list[str]
-    """The figures that are judged, for example `eval/unseen_design_ko/image_to_text_R@1`; R@K or topK, any K, or
+    metrics: list[str]
+    """The metrics that are judged, for example `eval/unseen_design_ko/image_to_text_R@1`; R@K or topK, any K, or
     `eval/captions/matched_minus_random`."""
     variants: dict[str, VariantConfig] = field(default_factory=dict)
     """Name -> variants that make sense at this scale only."""
@@ -42,10 +42,10 @@ class ScaleConfig:
     def __post_init__(self) -> None:
         _check_overrides("settings", self.settings)
         _check_overrides("quick", self.quick)
-        if not self.figures:
-            raise ValueError("figures is empty: name at least one figure that is to be judged")
-        for figure in self.figures:
-            parse_figure(figure)
+        if not self.metrics:
+            raise ValueError("metrics is empty: name at least one metric that is to be judged")
+        for metric in self.metrics:
+            parse_metric(metric)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -104,20 +104,20 @@ def load_ablation(file: Path) -> AblationConfig:
     return study
 
 
-def parse_figure(figure: str) -> tuple[str, int | None]:
-    """The task and the K of a figure: `eval/a_ko/image_to_text_R@5` counts ranks below 5 of `eval/a_ko/image_to_text`.
+def parse_metric(metric: str) -> tuple[str, int | None]:
+    """The task and the K of a metric: `eval/a_ko/image_to_text_R@5` counts ranks below 5 of `eval/a_ko/image_to_text`.
 
-    `eval/a/matched_minus_random` is a task whose outcomes are figures already, and has no K.
+    `eval/a/matched_minus_random` is a task whose outcomes are metrics already, and has no K.
 
     Raises:
-        ValueError: The text is no such figure.
+        ValueError: The text is no such metric.
     """
-    if re.fullmatch(rf"eval/[^/]+/{MATCHED_MINUS_RANDOM}", figure):
-        return figure, None
-    found = re.fullmatch(r"(eval/[^/]+/.+)_(?:R@|top)(\d+)", figure)
+    if re.fullmatch(rf"eval/[^/]+/{MATCHED_MINUS_RANDOM}", metric):
+        return metric, None
+    found = re.fullmatch(r"(eval/[^/]+/.+)_(?:R@|top)(\d+)", metric)
     if not found or int(found[2]) < 1:
         raise ValueError(
-            f"figure {figure!r} must read like eval/SET_ko/image_to_text_R@1, eval/SET/ko_to_en_R@1, "
+            f"metric {metric!r} must read like eval/SET_ko/image_to_text_R@1, eval/SET/ko_to_en_R@1, "
             f"eval/SET_ko/zero_shot_top1 or eval/SET/{MATCHED_MINUS_RANDOM}"
         )
     return found[1], int(found[2])

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kelip_lightning.ablations.config import parse_figure
+from kelip_lightning.ablations.config import parse_metric
 from kelip_lightning.ablations.results import RunItems
 from kelip_lightning.runs.items import StoredItems
 
 NUM_EXAMPLES = 3
-"""Of either kind, for every judged figure and variant."""
+"""Of either kind, for every judged metric and variant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """An item whose rank differs much between a variant and the reference."""
 
-    figure: str
+    metric: str
     variant: str
     text: str
     """What the right answer, or the question, says in words."""
@@ -34,19 +34,19 @@ class Example:
 
 
 def find_examples(runs: RunItems, judged: Sequence[str], count: int = NUM_EXAMPLES) -> list[Example]:
-    """The items whose ranks part furthest, as a ratio, for every judged figure that counts ranks and every variant.
+    """The items whose ranks part furthest, as a ratio, for every judged metric that counts ranks and every variant.
 
     They are extremes, chosen by what they show: they say what a difference may look like, not how large it is.
 
     Args:
         runs: Items of the finished runs, reference first, all of the same evaluation.
-        judged: Figures that decide.
+        judged: Metrics that decide.
         count: Items at most in favour of the variant, and as many against it.
     """
     reference, *others = runs
     found: list[Example] = []
-    for figure in judged:
-        task, k = parse_figure(figure)
+    for metric in judged:
+        task, k = parse_metric(metric)
         for variant in others:
             seeds = [seed for seed in runs[variant] if seed in runs[reference]]
             if k is not None and seeds:
@@ -54,7 +54,7 @@ def find_examples(runs: RunItems, judged: Sequence[str], count: int = NUM_EXAMPL
                 texts = runs[variant][seeds[0]][task].texts
                 found += [
                     Example(
-                        figure=figure,
+                        metric=metric,
                         variant=variant,
                         text=texts[item],
                         reference_rank=float(reference_ranks[item]),

@@ -24,9 +24,9 @@ from kelip_lightning.runs.items import ITEMS, StoredItems, evaluation_of, read_i
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
-    """A judged figure of a run at one evaluation."""
+    """A judged metric of a run at one evaluation."""
 
-    figure: str
+    metric: str
     variant: str
     seed: int
     step: int
@@ -69,9 +69,9 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """What a figure is without any training."""
+    """What a metric is without any training."""
 
-    figure: str
+    metric: str
     chance: float | None
     """Random embeddings, in expectation."""
     untrained: float | None
@@ -80,14 +80,14 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EqualCompute:
-    """A judged figure at the compute of the cheapest variant."""
+    """A judged metric at the compute of the cheapest variant."""
 
-    figure: str
+    metric: str
     variant: str
     tokens: int
     """Tokens through the image encoder at which all variants are read off."""
     mean: float
-    """Mean over seeds of the figure there, between two evaluations in a straight line."""
+    """Mean over seeds of the metric there, between two evaluations in a straight line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,17 +136,17 @@ def collect(study: Study, failures: Sequence[Failure] = (), device: str = AUTO) 
         point
         for run in study.runs
         if (run.variant, run.seed) in finished
-        for point in _curve(run, finished[run.variant, run.seed], study.scale.figures)
+        for point in _curve(run, finished[run.variant, run.seed], study.scale.metrics)
     ]
     records = [_record(study, run) for run in study.runs]
     return Findings(
-        results=compute_results(ordered, study.scale.figures, study.config.categories),
+        results=compute_results(ordered, study.scale.metrics, study.config.categories),
         curves=curves,
         costs=[_cost(study, variant, records) for variant in study.variants],
         runs=records,
         references=_references(study, finished, curves),
-        equal_compute=_equal_compute(curves, study.scale.figures),
-        examples=find_examples(ordered, study.scale.figures),
+        equal_compute=_equal_compute(curves, study.scale.metrics),
+        examples=find_examples(ordered, study.scale.metrics),
         notes=_notes(records, failures),
     )
 
@@ -164,21 +164,21 @@ def _items(folder: RunFolder, run: PlannedRun, device: str) -> dict[str, StoredI
     return read_items(file)
 
 
-def _curve(run: PlannedRun, folder: RunFolder, figures: Sequence[str]) -> list[CurvePoint]:
+def _curve(run: PlannedRun, folder: RunFolder, metrics: Sequence[str]) -> list[CurvePoint]:
     offset, each = _tokens_of(run.plan)
     points = []
     for entry in read_json_lines(folder.metrics):
         points += [
             CurvePoint(
-                figure=figure,
+                metric=metric,
                 variant=run.variant,
                 seed=run.seed,
                 step=int(entry["step"]),
                 tokens=round(offset + each * entry["step"]),
-                value=float(entry[figure]),
+                value=float(entry[metric]),
             )
-            for figure in figures
-            if entry.get(figure) is not None
+            for metric in metrics
+            if entry.get(metric) is not None
         ]
     return points
 
@@ -222,26 +222,26 @@ def _references(
     folder = next(folder for (variant, _), folder in finished.items() if variant == reference)
     chance = json.loads(folder.report.read_text(encoding="utf-8"))["chance"]
     found = []
-    for figure in study.scale.figures:
-        values = [one.value for one in curves if one.figure == figure and one.variant == reference and not one.step]
+    for metric in study.scale.metrics:
+        values = [one.value for one in curves if one.metric == metric and one.variant == reference and not one.step]
         untrained = float(np.mean(values)) if values else None
-        found.append(Reference(figure=figure, chance=chance.get(figure), untrained=untrained))
+        found.append(Reference(metric=metric, chance=chance.get(metric), untrained=untrained))
     return found
 
 
-def _equal_compute(curves: Sequence[CurvePoint], figures: Sequence[str]) -> list[EqualCompute]:
+def _equal_compute(curves: Sequence[CurvePoint], metrics: Sequence[str]) -> list[EqualCompute]:
     found = []
-    for figure in figures:
+    for metric in metrics:
         lines: dict[str, dict[int, list[CurvePoint]]] = {}
         for point in curves:
-            if point.figure == figure:
+            if point.metric == metric:
                 lines.setdefault(point.variant, {}).setdefault(point.seed, []).append(point)
         ends = [max(point.tokens for point in line) for by_seed in lines.values() for line in by_seed.values()]
         if not ends:
             continue
         for variant, by_seed in lines.items():
             at = [np.interp(min(ends), [p.tokens for p in one], [p.value for p in one]) for one in by_seed.values()]
-            found.append(EqualCompute(figure=figure, variant=variant, tokens=min(ends), mean=float(np.mean(at))))
+            found.append(EqualCompute(metric=metric, variant=variant, tokens=min(ends), mean=float(np.mean(at))))
     return found
 
 

@@ -1,4 +1,4 @@
-"""From the items of a study's runs to its results: one row per figure, kind of item and variant."""
+"""From the items of a study's runs to its results: one row per metric, kind of item and variant."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kelip_lightning.ablations.config import parse_figure
+from kelip_lightning.ablations.config import parse_metric
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.runs.items import StoredItems
 from kelip_lightning.statistics.significance import (
@@ -31,17 +31,17 @@ RunItems = Mapping[str, Mapping[int, Mapping[str, StoredItems]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A figure of a variant over some items, and how it differs from the reference's.
+    """A metric of a variant over some items, and how it differs from the reference's.
 
     A share in [0, 1], or a difference of cosines in [-2, 2].
     """
 
-    figure: str
+    metric: str
     items: str
     """`all`, or the category whose words the items name."""
     variant: str
     judged: bool
-    """Whether the study names the figure as one that decides; other verdicts are for orientation."""
+    """Whether the study names the metric as one that decides; other verdicts are for orientation."""
     num_seeds: int
     num_items: int
     mean: float
@@ -53,7 +53,7 @@ class Result:
     difference_high: float | None
     p_value: float | None
     adjusted_p_value: float | None
-    """Corrected for the number of variants of the same figure and items."""
+    """Corrected for the number of variants of the same metric and items."""
     verdict: str | None
     """`better`, `worse` or `cannot tell`; none for the reference."""
 
@@ -61,32 +61,32 @@ class Result:
 def compute_results(
     runs: RunItems, judged: Sequence[str], categories: Mapping[str, Mapping[str, Sequence[str]]]
 ) -> list[Result]:
-    """Every figure over all items; those that are judged over the items of each category too.
+    """Every metric over all items; those that are judged over the items of each category too.
 
     Args:
         runs: Items of the finished runs, reference first.
-        judged: Figures that decide.
+        judged: Metrics that decide.
         categories: Category -> language -> words.
 
     Raises:
-        RunFolderError: The runs were evaluated on different items, or lack a judged figure.
+        RunFolderError: The runs were evaluated on different items, or lack a judged metric.
     """
     tasks = _shared_tasks(runs)
-    wanted = list(dict.fromkeys([*judged, *(figure for task, one in tasks.items() for figure in _figures(task, one))]))
+    wanted = list(dict.fromkeys([*judged, *(metric for task, one in tasks.items() for metric in _metrics(task, one))]))
     results: list[Result] = []
-    for figure in wanted:
-        task, k = parse_figure(figure)
+    for metric in wanted:
+        task, k = parse_metric(metric)
         if task not in tasks:
-            raise RunFolderError(f"no run has the items of {figure}; the tasks are {', '.join(sorted(tasks))}")
+            raise RunFolderError(f"no run has the items of {metric}; the tasks are {', '.join(sorted(tasks))}")
         kinds = {ALL_ITEMS: np.ones(len(tasks[task].texts), dtype=bool)}
-        if figure in judged:
+        if metric in judged:
             kinds |= _masks(tasks[task].texts, _language(task), categories)
         for kind, mask in kinds.items():
             scores = {
                 variant: {seed: _scores(items[task].outcomes[mask], k) for seed, items in by_seed.items()}
                 for variant, by_seed in runs.items()
             }
-            results += _compare(figure, kind, figure in judged, scores, tasks[task].groups[mask])
+            results += _compare(metric, kind, metric in judged, scores, tasks[task].groups[mask])
     return results
 
 
@@ -117,7 +117,7 @@ def _shared_tasks(runs: RunItems) -> Mapping[str, StoredItems]:
 
 
 def _compare(
-    figure: str,
+    metric: str,
     kind: str,
     judged: bool,
     hits: Mapping[str, Mapping[int, NDArray[np.float64]]],
@@ -134,7 +134,7 @@ def _compare(
             differences[variant] = paired_difference(*pair, groups, spread)
     adjusted = dict(zip(differences, holm([one.p_value for one in differences.values()]), strict=True))
     return [
-        _result(figure, kind, variant, judged, mean, differences.get(variant), adjusted.get(variant))
+        _result(metric, kind, variant, judged, mean, differences.get(variant), adjusted.get(variant))
         for variant, mean in means.items()
     ]
 
@@ -154,7 +154,7 @@ def _spread(hits: Mapping[str, Mapping[int, NDArray[np.float64]]]) -> SeedSpread
 
 
 def _result(
-    figure: str,
+    metric: str,
     kind: str,
     variant: str,
     judged: bool,
@@ -162,9 +162,9 @@ def _result(
     difference: Estimate | None,
     adjusted: float | None,
 ) -> Result:
-    lowest, highest = (-2.0, 2.0) if parse_figure(figure)[1] is None else (0.0, 1.0)
+    lowest, highest = (-2.0, 2.0) if parse_metric(metric)[1] is None else (0.0, 1.0)
     return Result(
-        figure=figure,
+        metric=metric,
         items=kind,
         variant=variant,
         judged=judged,
@@ -193,15 +193,15 @@ def _masks(
     return {category: mask for category, mask in found.items() if mask.sum() > 1}
 
 
-def _figures(task: str, items: StoredItems) -> list[str]:
-    """A task's figures: at every K where its outcomes are ranks."""
+def _metrics(task: str, items: StoredItems) -> list[str]:
+    """A task's metrics: at every K where its outcomes are ranks."""
     if items.outcomes.dtype.kind == "f":
         return [task]
     return [f"{task}_top{k}" if task.endswith("/zero_shot") else f"{task}_R@{k}" for k in KS]
 
 
 def _scores(outcomes: NDArray[Any], k: int | None) -> NDArray[np.float64]:
-    """What is averaged: 1 for a rank below K and 0 for others; outcomes that are figures as they are."""
+    """What is averaged: 1 for a rank below K and 0 for others; outcomes that are metrics as they are."""
     return (outcomes if k is None else outcomes < k).astype(float)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_modules.config_roles import Role
-from kelip_lightning.ablations.config import AblationConfig, ScaleConfig, load_ablation, parse_figure
+from kelip_lightning.ablations.config import AblationConfig, ScaleConfig, load_ablation, parse_metric
 from kelip_lightning.config.experiment import (
     ContrastiveExperiment,
     Experiment,
@@ -126,7 +126,7 @@ def open_study(file: Path, choice: Choice, *, on_this_machine: bool = True) -> S
             runs += _plan_variant(base, whole, name, [*shared, *variant.overrides], seeds, on_this_machine)
         except ConfigError as error:
             problems += [f"variant {name}: {problem}" for problem in error.problems]
-    problems += [] if problems else [*_judged_figures_exist(scale, scale_name, runs), *_all_differ(runs)]
+    problems += [] if problems else [*_judged_metrics_exist(scale, scale_name, runs), *_all_differ(runs)]
     if problems:
         raise ConfigError([f"{file}: {problem}" for problem in problems])
     return Study(
@@ -200,19 +200,19 @@ def _with_seed(experiment: Trained, seed: int) -> Trained:
     return replace(experiment, mae=mae, contrastive=replace(experiment.contrastive, seed=seed))
 
 
-def _judged_figures_exist(scale: ScaleConfig, name: str, runs: Sequence[PlannedRun]) -> list[str]:
-    """Every variant is evaluated on the sets that the figures name."""
+def _judged_metrics_exist(scale: ScaleConfig, name: str, runs: Sequence[PlannedRun]) -> list[str]:
+    """Every variant is evaluated on the sets that the metrics name."""
     problems = []
     for run in runs:
         evaluation = contrastive_of(run.experiment).evaluation
-        for figure in scale.figures:
-            data_set = parse_figure(figure)[0].split("/")[1]
+        for metric in scale.metrics:
+            data_set = parse_metric(metric)[0].split("/")[1]
             known = {*evaluation.captions}
             known |= {f"{one}_{lang}" for one in evaluation.retrieval for lang in ("ko", "en")}
             known |= {f"{one}_{lang}" for one in evaluation.classification for lang in ("ko", "en")}
             if data_set not in known:
                 problems.append(
-                    f"scales.{name}.figures names {figure}, and variant {run.variant} is not evaluated on it; its "
+                    f"scales.{name}.metrics names {metric}, and variant {run.variant} is not evaluated on it; its "
                     f"sets are {', '.join(sorted(known))}"
                 )
     return list(dict.fromkeys(problems))

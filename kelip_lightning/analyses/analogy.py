@@ -5,7 +5,7 @@ Shapes: Q queries, M images of the gallery, E embedding width.
 A query is an image, a text that fits it, a text that fits what is sought, and the images that are right. What is
 asked with is normalise(image) + λ (normalise(target text) − normalise(source text)); the gallery is ranked by
 cosine, the query's own image left out. λ is chosen on one half of the queries, separately for each pairing of
-languages, and the figures come from the other half. The halves follow from a hash of the query's name, so that they
+languages, and the metrics come from the other half. The halves follow from a hash of the query's name, so that they
 are the same for every model.
 
 Texts may be of one language or of two: `ko-en` takes the target text in Korean and the source text in English.
@@ -204,7 +204,7 @@ def _report(
     scale: float,
     bootstrap: Bootstrap,
 ) -> Findings:
-    """Figures of one pairing of languages: each method, and the analogy less each baseline on the same queries."""
+    """Metrics of one pairing of languages: each method, and the analogy less each baseline on the same queries."""
     relations = _by_relation(queries)
     clusters = {relation: [queries[row].cluster for row in rows] for relation, rows in relations.items()}
     found = Findings(items=_items(name, pairing, queries, ranks, scale))
@@ -257,9 +257,9 @@ def _items(
 
 def _statement(name: str, pairing: str, scale: float, summary: Sequence[Finding]) -> str:
     """Whether the top-1 score over all relations beats both baselines, by the paired intervals."""
-    figures = {one.measure: one.interval for one in summary if one.subject == f"{name}: {MACRO}"}
-    score = figures[f"{pairing} top-1, analogy"]
-    bases = {base: figures[f"{pairing} top-1, analogy − {base}"] for base in ("image only", "text only")}
+    metrics = {one.measure: one.interval for one in summary if one.subject == f"{name}: {MACRO}"}
+    score = metrics[f"{pairing} top-1, analogy"]
+    bases = {base: metrics[f"{pairing} top-1, analogy − {base}"] for base in ("image only", "text only")}
     beaten = [base for base, interval in bases.items() if interval.low > 0]
     verdict = {
         2: "beats both baselines",

@@ -17,7 +17,7 @@ from data_modules.records import LANGUAGES
 from kelip_lightning.analyses import analogy, cross_lingual, culture
 from kelip_lightning.analyses.image_choice import choice_findings
 from kelip_lightning.analyses.output import Outcome
-from kelip_lightning.analyses.plots import analogy_figures, cross_lingual_figures, culture_figures
+from kelip_lightning.analyses.plots import analogy_plots, cross_lingual_plots, culture_plots
 from kelip_lightning.analyses.records import Findings
 from kelip_lightning.config.analysis import (
     AnalogyAnalysis,
@@ -107,7 +107,7 @@ def analyze_cross_lingual(model: Encoders, control: Encoders, settings: CrossLin
         findings.extend(cross_lingual.caption_findings(one.name, one.captions, own, fresh, bootstrap))
         for name, shown in zip(names, images, strict=True):
             findings.summary += cross_lingual.gap_findings(name, features[name], shown, bootstrap)
-    return Outcome(findings=findings, figures=cross_lingual_figures(findings, [one.name for one in sets]))
+    return Outcome(findings=findings, plots=cross_lingual_plots(findings, [one.name for one in sets]))
 
 
 def analyze_culture(model: Encoders, settings: CultureAnalysis) -> Outcome:
@@ -132,7 +132,7 @@ def analyze_culture(model: Encoders, settings: CultureAnalysis) -> Outcome:
         findings.extend(choice_findings(name, asked, options, counts, one.answers, bootstrap))
     return Outcome(
         findings=findings,
-        figures=culture_figures(findings, pairs, first, gallery.images, settings.num_shown),
+        plots=culture_plots(findings, pairs, first, gallery.images, settings.num_shown),
     )
 
 
@@ -151,7 +151,7 @@ def analyze_analogy(model: Encoders, settings: AnalogyAnalysis) -> Outcome:
         }
         findings = analogy.analogy_findings(one.name, one.queries, images, texts, bootstrap)
         outcome.findings.extend(findings)
-        outcome.figures |= analogy_figures(findings, one, images, texts, settings.num_shown)
+        outcome.plots |= analogy_plots(findings, one, images, texts, settings.num_shown)
     return outcome
 
 

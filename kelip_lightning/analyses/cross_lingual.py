@@ -98,7 +98,7 @@ def caption_findings(
     control_features: dict[str, Tensor],
     bootstrap: Bootstrap,
 ) -> Findings:
-    """Figures of a model and of its untrained control on one caption set, and their paired differences.
+    """Metrics of a model and of its untrained control on one caption set, and their paired differences.
 
     Args:
         name: Of the caption set.
@@ -136,7 +136,7 @@ def caption_findings(
 
 
 def _measures(outcome: CaptionSimilarity) -> dict[str, Tensor]:
-    """Measure -> per-item values (N,), whose mean is the figure."""
+    """Measure -> per-item values (N,), whose mean is the metric."""
     measures: dict[str, Tensor] = {}
     for suffix, ranks in (("", outcome.ranks), ("_centred", outcome.centred_ranks)):
         for direction, values in ranks.items():

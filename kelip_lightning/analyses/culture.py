@@ -40,7 +40,7 @@ DIFFERENCE = "all pairs − control pairs"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairImages:
-    """Gallery indices of the first k images of each pair, int64 (P, k), for figures."""
+    """Gallery indices of the first k images of each pair, int64 (P, k), for plots."""
 
     ko: Tensor
     en: Tensor

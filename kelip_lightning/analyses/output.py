@@ -1,8 +1,8 @@
-"""What an analysis leaves on disk: records, figures and whose they are.
+"""What an analysis leaves on disk: records, plots and whose they are.
 
 FOLDER/
-    summary.csv   every figure with its interval          items.csv   one row per caption, word pair or query
-    analysis.json both, with the model, the settings and the statements       *.png   figures
+    summary.csv   every metric with its interval          items.csv   one row per caption, word pair or query
+    analysis.json both, with the model, the settings and the statements       *.png   plots
 """
 
 import csv
@@ -24,10 +24,10 @@ from kelip_lightning.runs.folder import RunFolder
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """The result of an analysis with its figures."""
+    """The result of an analysis with its plots."""
 
     findings: Findings
-    figures: dict[str, np.ndarray] = field(default_factory=dict)
+    plots: dict[str, np.ndarray] = field(default_factory=dict)
     """File name without ending -> uint8 (H, W, 3)."""
 
 
@@ -43,7 +43,7 @@ def checkpoint_identity(run: RunFolder) -> dict[str, Any]:
 
 
 def as_document(analysis: str, run: RunFolder, settings: str, findings: Findings) -> dict[str, Any]:
-    """Everything but the figures, for JSON.
+    """Everything but the plots, for JSON.
 
     Args:
         analysis: Name on the command line.
@@ -81,7 +81,7 @@ def prepare_folder(folder: Path) -> None:
         ) from error
 
 
-def write_record(folder: Path, document: Mapping[str, Any], figures: Mapping[str, np.ndarray]) -> None:
+def write_record(folder: Path, document: Mapping[str, Any], plots: Mapping[str, np.ndarray]) -> None:
     """Write the files listed at the head of this module, over those of an earlier analysis."""
     for old in folder.glob("*.png"):
         old.unlink()
@@ -89,7 +89,7 @@ def write_record(folder: Path, document: Mapping[str, Any], figures: Mapping[str
     (folder / "analysis.json").write_text(text + "\n", encoding="utf-8")
     _write_csv(folder / "summary.csv", document["summary"])
     _write_csv(folder / "items.csv", document["items"])
-    for name, pixels in figures.items():
+    for name, pixels in plots.items():
         Image.fromarray(pixels).save(folder / f"{name}.png")
 
 

@@ -15,9 +15,9 @@ from kelip_lightning.drawing.image_rows import ImageRow, draw_image_rows
 from kelip_lightning.drawing.interval_chart import ChartRow, draw_interval_chart
 
 
-def cross_lingual_figures(findings: Findings, names: Sequence[str]) -> dict[str, np.ndarray]:
+def cross_lingual_plots(findings: Findings, names: Sequence[str]) -> dict[str, np.ndarray]:
     """One chart per caption set: the model and its control, measure by measure."""
-    figures = {}
+    plots = {}
     for name in names:
         rows = [
             row_of(one, f"{measure}, {'control' if one.subject.endswith(CONTROL) else 'model'}")
@@ -25,11 +25,11 @@ def cross_lingual_figures(findings: Findings, names: Sequence[str]) -> dict[str,
             for one in findings.summary
             if one.measure == measure and one.subject in (name, f"{name}, {CONTROL}")
         ]
-        figures[f"cross_lingual_{name}"] = draw_interval_chart(rows, f"{name}: 한국어 (Korean) and English captions")
-    return figures
+        plots[f"cross_lingual_{name}"] = draw_interval_chart(rows, f"{name}: 한국어 (Korean) and English captions")
+    return plots
 
 
-def culture_figures(
+def culture_plots(
     findings: Findings, pairs: Sequence[WordPair], first: PairImages, images: Tensor, num_shown: int
 ) -> dict[str, np.ndarray]:
     """A chart of the overlap by topic, and the images of the pairs that differ most, of known words first.
@@ -44,12 +44,12 @@ def culture_figures(
     overlap = findings.summary[0].measure
     rows = [row_of(one, one.subject) for one in findings.summary if one.measure == overlap]
     title = "Share of images that both words call up (overlap of the first ones)"
-    figures = {"overlap": draw_interval_chart(rows, title)}
+    plots = {"overlap": draw_interval_chart(rows, title)}
     order = sorted(range(len(pairs)), key=lambda place: _place(findings.items[place]))
     shown = [row for place in order[:num_shown] for row in _pair_rows(findings.items[place], place, first, images)]
     if shown:
-        figures["word_pairs"] = draw_image_rows(shown, "Mean image and first images: 한국어 above, English below")
-    return figures
+        plots["word_pairs"] = draw_image_rows(shown, "Mean image and first images: 한국어 above, English below")
+    return plots
 
 
 def _place(item: Item) -> tuple[bool, bool, float]:
@@ -77,7 +77,7 @@ def _pair_rows(item: Item, place: int, first: PairImages, images: Tensor) -> lis
 TOP = 5
 
 
-def analogy_figures(
+def analogy_plots(
     findings: Findings, data: AnalogySet, images: Tensor, texts: dict[str, Tensor], num_shown: int
 ) -> dict[str, np.ndarray]:
     """Scores against baselines, scores by relation, the choice of λ, and examples of the reported half.
@@ -97,7 +97,7 @@ def analogy_figures(
         if one.measure in {f"{pairing} top-1, analogy" for pairing in PAIRINGS} and MACRO not in one.subject
     ]
     dev = [one for one in findings.summary if one.subject.endswith(DEV_HALF)]
-    figures = {
+    plots = {
         f"analogy_{name}": draw_interval_chart(
             [row_of(one, one.measure) for one in macro], f"{name}: top-1, mean of relations"
         ),
@@ -112,8 +112,8 @@ def analogy_figures(
     rows = _examples(findings, data, images, texts, num_shown)
     if rows:
         title = f"{name}: image asked with, then the nearest images (green: right)"
-        figures[f"analogy_{name}_examples"] = draw_image_rows(rows, title)
-    return figures
+        plots[f"analogy_{name}_examples"] = draw_image_rows(rows, title)
+    return plots
 
 
 def _examples(

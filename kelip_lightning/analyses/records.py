@@ -17,7 +17,7 @@ def number(item: Item, column: str) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One figure with its 95% bootstrap interval."""
+    """One metric with its 95% bootstrap interval."""
 
     subject: str
     """What it is about: an evaluation set, a topic, a relation."""
@@ -51,7 +51,7 @@ class Findings:
     summary: list[Finding] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
     statements: list[str] = field(default_factory=list)
-    """What the figures say, each sentence by a stated rule."""
+    """What the metrics say, each sentence by a stated rule."""
 
     def extend(self, other: "Findings") -> None:
         """Add what another part of the analysis found."""

@@ -21,8 +21,8 @@ from kelip_lightning.errors import CheckpointWriteError, StageInterrupted
 from kelip_lightning.runs import checkpoints
 from kelip_lightning.runs.checkpoints import Manifest
 
-Figures = Callable[[], tuple[int, Mapping[str, float]] | None]
-"""Gives the newest evaluation, (optimizer steps done, figures); none before the first."""
+Metrics = Callable[[], tuple[int, Mapping[str, float]] | None]
+"""Gives the newest evaluation, (optimizer steps done, metrics); none before the first."""
 
 
 class BestMode(Enum):
@@ -43,7 +43,7 @@ class CheckpointConfig:
     keep_last: int = field(default=2, metadata=REPORTING)
     """Newest checkpoints that stay on disk; 2 or more, and a damaged one still leaves the one before it."""
     best_metric: str | None = field(default=None, metadata=REPORTING)
-    """A figure of the evaluation, such as eval/NAME_ko/image_to_text_R@1: the checkpoint with its best value stays
+    """A metric of the evaluation, such as eval/NAME_ko/image_to_text_R@1: the checkpoint with its best value stays
     too, and one is written when it improves; null: none."""
     best_mode: BestMode = field(default=BestMode.max, metadata=REPORTING)
     """Whether more (max) or less (min) of best_metric is better."""
@@ -96,7 +96,7 @@ class CheckpointCallback(pl.Callback):
         signals: SignalWatch,
         metrics_file: Path,
         clock: Callable[[], float],
-        figures: Figures = lambda: None,
+        metrics: Metrics = lambda: None,
         evaluated: Callable[[int], bool] = lambda _: False,
         vote: StepVote | None = None,
     ) -> None:
@@ -109,8 +109,8 @@ class CheckpointCallback(pl.Callback):
             signals: Tells of signals.
             metrics_file: The record whose length goes into the manifest.
             clock: Seconds of this stage so far.
-            figures: Gives the newest evaluation, on rank zero.
-            evaluated: Whether an evaluation follows so many optimizer steps; the same on every rank. Its figures, and
+            metrics: Gives the newest evaluation, on rank zero.
+            evaluated: Whether an evaluation follows so many optimizer steps; the same on every rank. Its metrics, and
                 a signal during it, are voted on behind it.
             vote: That of each step; none: this callback's own.
         """
@@ -118,7 +118,7 @@ class CheckpointCallback(pl.Callback):
         self.io = DeferredErrorIO()
         """To be given to the trainer as a plugin."""
         self._config, self._folder, self._stage = config, folder, stage
-        self._signals, self._metrics_file, self._figures = signals, metrics_file, figures
+        self._signals, self._metrics_file, self._metrics = signals, metrics_file, metrics
         self._evaluated = evaluated
         self._vote = vote or StepVote()
         self._vote.ask(lambda: signals.by_user, lambda: signals.by_scheduler, self._is_time)
@@ -177,7 +177,7 @@ class CheckpointCallback(pl.Callback):
         )
 
     def _metric_at(self, step: int) -> float | None:
-        newest = self._figures()
+        newest = self._metrics()
         if self._config.best_metric is None or newest is None or newest[0] != step:
             return None
         return newest[1][self._config.best_metric]

@@ -126,14 +126,14 @@ class DataHealthCallback(pl.Callback):
         mix = self._mix_of_entry.clone()
         self._mix_of_entry.zero_()
         skipped = sum(number for (verb, _, _), number in self._counts.items() if verb == "skipped")
-        figures = {f"data/{verb}/{source}/{kind}": float(n) for (verb, source, kind), n in self._counts.items()}
-        figures["data/skipped_share"] = skipped / max(1, self._drawn)
+        metrics = {f"data/{verb}/{source}/{kind}": float(n) for (verb, source, kind), n in self._counts.items()}
+        metrics["data/skipped_share"] = skipped / max(1, self._drawn)
         table = mix.reshape(len(self._names), len(LANGUAGES)).double() / max(1, int(mix.sum()))
         for name, row in zip(self._names, table.tolist(), strict=True):
-            figures[f"data/mix/{name}"] = sum(row)
+            metrics[f"data/mix/{name}"] = sum(row)
             if has_languages:
-                figures |= {f"data/mix/{name}_{lang}": share for lang, share in zip(LANGUAGES, row, strict=True)}
-        pl_module.log_dict(on_host(figures), rank_zero_only=True)
+                metrics |= {f"data/mix/{name}_{lang}": share for lang, share in zip(LANGUAGES, row, strict=True)}
+        pl_module.log_dict(on_host(metrics), rank_zero_only=True)
         if trainer.is_global_zero and skipped > 2 * self._told:
             self._told = skipped
             _log.warning(

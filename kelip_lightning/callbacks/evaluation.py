@@ -1,4 +1,4 @@
-"""When the evaluation sets are computed during training, and where the figures go."""
+"""When the evaluation sets are computed during training, and where the metrics go."""
 
 import logging
 import time
@@ -12,16 +12,16 @@ from kelip_lightning.callbacks.periodic import PeriodicCallback, evaluation_mode
 from kelip_lightning.evaluation.embed import Embeddings
 from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function
 from kelip_lightning.evaluation.items import TaskItems, items_of
-from kelip_lightning.evaluation.suite import figures_of
+from kelip_lightning.evaluation.suite import metrics_of
 from kelip_lightning.modules.contrastive import ContrastiveModule
 
 _log = logging.getLogger(__name__)
 
 
 class EvaluationCallback(PeriodicCallback):
-    """Computes every evaluation set at step 0, every n steps and at the end, and logs all figures.
+    """Computes every evaluation set at step 0, every n steps and at the end, and logs all metrics.
 
-    The figures are those of `evaluate_sets`, which the `evaluate` verb calls too. They go to every
+    The metrics are those of `evaluate_sets`, which the `evaluate` verb calls too. They go to every
     logger of the trainer under the number of optimizer steps done, and into `history`, which a
     checkpoint carries. The time is not counted into pairs per second.
     """
@@ -30,19 +30,19 @@ class EvaluationCallback(PeriodicCallback):
         """Takes the sets, images decoded."""
         super().__init__(every_n_steps, before_training)
         self.history: list[tuple[int, dict[str, float]]] = []
-        """(optimizer steps done, figures), oldest first."""
+        """(optimizer steps done, metrics), oldest first."""
         self._sets = sets
         self._embeddings: tuple[int, Embeddings] | None = None
 
     def act(self, trainer: pl.Trainer, pl_module: ContrastiveModule, step: int) -> None:
         """Evaluates and logs."""
         start = time.perf_counter()
-        figures = figures_of(self.embeddings_at(step, pl_module), self._sets)
-        self.history.append((step, figures))
+        metrics = metrics_of(self.embeddings_at(step, pl_module), self._sets)
+        self.history.append((step, metrics))
         for logger in trainer.loggers:
-            logger.log_metrics(figures, step)
+            logger.log_metrics(metrics, step)
             logger.save()
-        _log.debug("%d figures at step %d in %.1f s", len(figures), step, time.perf_counter() - start)
+        _log.debug("%d metrics at step %d in %.1f s", len(metrics), step, time.perf_counter() - start)
 
     def embeddings_at(self, step: int, pl_module: ContrastiveModule) -> Embeddings:
         """The embeddings of the model as it is at this step; those of an earlier step are dropped."""
@@ -68,7 +68,7 @@ class EvaluationCallback(PeriodicCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the history of the run that is resumed."""
-        self.history = [(step, dict(figures)) for step, figures in state_dict["history"]]
+        self.history = [(step, dict(metrics)) for step, metrics in state_dict["history"]]
 
 
 def module_embeddings(pl_module: ContrastiveModule) -> Embeddings:

@@ -1,4 +1,4 @@
-"""The run's settings and headline figures on TensorBoard's HParams page."""
+"""The run's settings and headline metrics on TensorBoard's HParams page."""
 
 from collections.abc import Mapping, Sequence
 

@@ -59,6 +59,6 @@ class PairProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """The few figures worth a glance, as text; they are of the last step that was logged, and on the host."""
+        """The few metrics worth a glance, as text; they are of the last step that was logged, and on the host."""
         logged = trainer.callback_metrics
         return {name: form.format(logged[key].item()) for key, name, form in _SHOWN if key in logged}

@@ -51,18 +51,18 @@ class ThroughputCallback(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Logs both figures of the window that ends here, at steps that are logged."""
+        """Logs both metrics of the window that ends here, at steps that are logged."""
         self._pairs += len(batch.sample_ids) * trainer.world_size
         self._window.append(self._mark())
         if not is_log_step(trainer):
             return
         first, last = self._window[0], self._window[-1]
         seconds = max(last.seconds - first.seconds, 1e-9)
-        figures = {
+        metrics = {
             "train/pairs_per_second": (last.pairs - first.pairs) / seconds,
             "train/data_wait_share": (last.waited - first.waited) / seconds,
         }
-        pl_module.log_dict(on_host(figures), on_step=True, on_epoch=False)
+        pl_module.log_dict(on_host(metrics), on_step=True, on_epoch=False)
 
     def _mark(self) -> "_Mark":
         assert self._clock is not None

@@ -48,7 +48,7 @@ def print_dry_run(study: Study, runs: Sequence[PlannedRun]) -> None:
 def print_answer(study: Study, findings: Findings, folder: Path) -> None:
     """The verdicts, and where the report stands."""
     console = Console(soft_wrap=True)
-    for label, passed in answers(result_rows(findings), study.scale.figures):
+    for label, passed in answers(result_rows(findings), study.scale.metrics):
         console.print(escape(label), style="bold", highlight=False)
         for verdict, rows in passed:
             named = ", ".join(f"{row['variant']} ({written('difference', row['difference'])})" for row in rows)

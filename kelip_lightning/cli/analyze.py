@@ -22,7 +22,7 @@ cross-lingual  how near captions of one meaning lie in Korean and English
 culture        which images a Korean and an English word of one meaning call up, and which pairs differ
 analogy        whether image + lambda (target text - source text) finds the image that the texts describe
 
-Tables and figures go to a folder: records as CSV and JSON, figures as PNG.
+Tables and plots go to a folder: records as CSV and JSON, plots as PNG.
 
   kelip analyze culture runs/emoji experiments/analyses/culture.yaml
   kelip analyze analogy runs/emoji experiments/analyses/analogy.yaml resampling.seed=1 --output analogy-1
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", metavar="dotted.key=value", nargs="*", help="values that replace the file's")
     parser.add_argument("--output", metavar="FOLDER", help="where records go; RUN/analyses/QUESTION by default")
     add_device_argument(parser)
-    parser.add_argument("--all", action="store_true", help="every figure in the table, not only the main ones")
+    parser.add_argument("--all", action="store_true", help="every metric in the table, not only the main ones")
     parser.add_argument("--json", action="store_true", help="print the record as JSON instead of a table")
 
 
@@ -59,18 +59,18 @@ def run(arguments: argparse.Namespace) -> int:
 
     outcome = analyze_run(folder, loaded.experiment, device)
     document = as_document(arguments.question, folder, loaded.resolved, outcome.findings)
-    write_record(output, document, outcome.figures)
+    write_record(output, document, outcome.plots)
     if arguments.json:
         print(json.dumps(document, ensure_ascii=False, indent=2))
     else:
         shown = [one for one in outcome.findings.summary if one.headline or arguments.all]
         print_findings(shown, outcome.findings.statements, f"{folder.name}: {arguments.question}")
-        print(f"\nrecords and figures: {output}")
+        print(f"\nrecords and plots: {output}")
     return 0
 
 
 def print_findings(summary: "Sequence[Finding]", statements: "Sequence[str]", title: str) -> None:
-    """A table of figures, and the statements below it."""
+    """A table of metrics, and the statements below it."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 NAME = "compare"
 HELP = "means and spread of finished runs, and paired differences"
 DESCRIPTION = """\
-A Markdown table of the figures of finished runs: mean and standard deviation over each group's runs, and
+A Markdown table of the metrics of finished runs: mean and standard deviation over each group's runs, and
 for two groups of equal size the difference run by run (give the same seeds in the same order).
 
   kelip compare scratch=runs/scratch-0,runs/scratch-1 warm-up=runs/warm-0,runs/warm-1
@@ -22,7 +22,7 @@ for two groups of equal size the difference run by run (give the same seeds in t
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`NAME=RUN,RUN,... ... [--all]`."""
     parser.add_argument("groups", metavar="NAME=RUN,RUN,...", nargs="+", help="a group of runs")
-    parser.add_argument("--all", action="store_true", help="every figure, not only the main ones")
+    parser.add_argument("--all", action="store_true", help="every metric, not only the main ones")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,7 +59,7 @@ def markdown(comparisons: "list[Comparison]") -> list[str]:
     """The lines of a Markdown table; shares in percent, ranks as numbers."""
     names = list(comparisons[0].groups) if comparisons else []
     paired = bool(comparisons) and comparisons[0].difference is not None
-    header = ["figure", *names, *(["difference"] if paired else []), "chance"]
+    header = ["metric", *names, *(["difference"] if paired else []), "chance"]
     lines = [f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
     for one in comparisons:
         percent = 1.0 if one.key.endswith("rank") else 100.0

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     from kelip_lightning.config.experiment import ContrastiveExperiment
     from kelip_lightning.training.stages import run_contrastive
 
-    folder, figures = train(arguments, ContrastiveExperiment, run_contrastive)
+    folder, metrics = train(arguments, ContrastiveExperiment, run_contrastive)
     if is_first_process():
-        print_result(folder, figures)
+        print_result(folder, metrics)
     return 0

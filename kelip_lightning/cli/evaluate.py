@@ -1,4 +1,4 @@
-"""`kelip evaluate RUN [FILE]`: the figures of a finished run."""
+"""`kelip evaluate RUN [FILE]`: the metrics of a finished run."""
 
 import argparse
 import json
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an experiment with a section `evaluation`, and values that replace its own",
     )
     add_device_argument(parser)
-    parser.add_argument("--json", action="store_true", help="print figures and chance levels as JSON")
+    parser.add_argument("--json", action="store_true", help="print metrics and chance levels as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,14 +42,14 @@ def run(arguments: argparse.Namespace) -> int:
     folder = RunFolder.open(arguments.run_folder)
     device = choose_device(arguments.device)
     evaluation = load_evaluation(folder, arguments.overrides)
-    from kelip_lightning.cli.report import print_figures
+    from kelip_lightning.cli.report import print_metrics
     from kelip_lightning.inference.evaluate import evaluate_run
 
-    figures, chance = evaluate_run(folder, evaluation, device)
+    metrics, chance = evaluate_run(folder, evaluation, device)
     if arguments.json:
-        print(json.dumps({"run": str(folder.path), "metrics": figures, "chance": chance}, indent=2))
+        print(json.dumps({"run": str(folder.path), "metrics": metrics, "chance": chance}, indent=2))
     else:
-        print_figures(figures, chance, title=folder.name)
+        print_metrics(metrics, chance, title=folder.name)
     return 0
 
 

@@ -24,9 +24,9 @@ def run(arguments: argparse.Namespace) -> int:
     from kelip_lightning.config.experiment import MaskedPretrainExperiment
     from kelip_lightning.training.stages import run_masked_pretrain
 
-    folder, figures = train(arguments, MaskedPretrainExperiment, run_masked_pretrain)
+    folder, metrics = train(arguments, MaskedPretrainExperiment, run_masked_pretrain)
     if is_first_process():
-        loss = figures.get("train/loss")
+        loss = metrics.get("train/loss")
         print("" if loss is None else f"last reconstruction error {loss:.4f}")
         print(f"image encoder   {folder.image_encoder}")
         print(f"pictures        make tensorboard   (tensorboard --logdir {folder.path.parent})")

@@ -11,7 +11,7 @@ HELP = "parameters, operations, memory, time and disk of an experiment, before i
 DESCRIPTION = """\
 Parameters by part, and what the optimizer does with them; floating-point operations per image or pair; memory of
 one rank by strategy; pairs per second and hours at a given utilisation; sizes on disk. Each table says whether its
-figures are exact or an estimate. Nothing is trained; files and devices need not be there.
+metrics are exact or an estimate. Nothing is trained; files and devices need not be there.
 
   kelip plan experiments/kelip_b32/contrastive.yaml
   kelip plan experiments/kelip_b32/pretrain.yaml --gpu h100 --mfu 0.3 trainer.num_nodes=4 --json
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COLUMNS",
         help="tile of the contrastive loss that is shown beside the full matrix (default: 1024, or loss.tile_size)",
     )
-    parser.add_argument("--json", action="store_true", help="print every figure as JSON, in bytes and operations")
+    parser.add_argument("--json", action="store_true", help="print every metric as JSON, in bytes and operations")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -61,8 +61,8 @@ def operation_table(flops: StageFlops, sample: str) -> Table:
     columns = ("pass", "runs", "tokens", "linear", "attention", "outer", "forward", "training")
     table = _table(f"operations per {sample}, GFLOP", caption, *columns)
     for one in flops.passes:
-        figures = (one.linear, one.attention, one.outer, one.forward, one.training)
-        table.add_row(one.name, str(one.times), str(one.tokens), *map(_giga, figures))
+        metrics = (one.linear, one.attention, one.outer, one.forward, one.training)
+        table.add_row(one.name, str(one.times), str(one.tokens), *map(_giga, metrics))
     table.add_section()
     table.add_row("all", "", "", "", "", "", _giga(flops.forward), _giga(flops.training))
     table.add_row("all, checkpointing", "", "", "", "", "", "", _giga(flops.training_recomputed))
@@ -94,9 +94,9 @@ def memory_table(stage: StageEstimate) -> Table:
     table = _table(title, caption, *columns)
     for one in stage.memory:
         state = (one.state.weights, one.state.gradients, one.state.optimizer, one.state.buffers)
-        figures = (*state, one.activations, one.batch, one.loss, one.total)
+        metrics = (*state, one.activations, one.batch, one.loss, one.total)
         name = f"{one.strategy} *" if one.strategy == configured else one.strategy
-        table.add_row(name, *map(_gigabytes, figures), _yes(one.fits))
+        table.add_row(name, *map(_gigabytes, metrics), _yes(one.fits))
         checkpointed = (one.activations_checkpointed, one.batch, one.loss, one.total_checkpointed)
         table.add_row("  with checkpointing", *[""] * 4, *map(_gigabytes, checkpointed), _yes(one.fits_checkpointed))
     if stage.contrastive_loss:
@@ -111,7 +111,7 @@ def memory_table(stage: StageEstimate) -> Table:
 def time_table(stage: StageEstimate, sample: str) -> Table:
     """Rates and hours."""
     time, plan = stage.throughput, stage.plan
-    table = _table(f"time on {time.gpu} at {time.utilisation:.0%} of its peak", "estimates", "figure", "value")
+    table = _table(f"time on {time.gpu} at {time.utilisation:.0%} of its peak", "estimates", "metric", "value")
     rows = {
         f"{sample}s per second and device": f"{time.samples_per_second_per_device:,.0f}",
         f"{sample}s per second": f"{time.samples_per_second:,.0f}",
@@ -133,7 +133,7 @@ def time_table(stage: StageEstimate, sample: str) -> Table:
 
 def disk_table(stage: StageEstimate) -> Table:
     """Sizes of what is written, and what evaluations cost."""
-    table = _table("disk, and evaluation", "sizes exact but for some kB of names; operations exact", "figure", "value")
+    table = _table("disk, and evaluation", "sizes exact but for some kB of names; operations exact", "metric", "value")
     for name, value in _disk_rows(stage):
         table.add_row(name, value)
     return table

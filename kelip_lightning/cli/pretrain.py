@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     from kelip_lightning.config.experiment import PretrainExperiment
     from kelip_lightning.training.stages import run_pretrain
 
-    folder, figures = train(arguments, PretrainExperiment, run_pretrain)
+    folder, metrics = train(arguments, PretrainExperiment, run_pretrain)
     if is_first_process():
-        print_result(folder, figures)
+        print_result(folder, metrics)
     return 0

@@ -1,4 +1,4 @@
-"""Tables for people: the plan before a run, the figures after it."""
+"""Tables for people: the plan before a run, the metrics after it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -38,25 +38,25 @@ class Row:
 
     set_name: str
     metric: str
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     chance: dict[str, float] = field(default_factory=dict)
 
 
-def rows_of(figures: Mapping[str, float], chance: Mapping[str, float]) -> list[Row]:
-    """The figures of `evaluate_sets`, both languages of a metric in one row, sets in their order.
+def rows_of(metrics: Mapping[str, float], chance: Mapping[str, float]) -> list[Row]:
+    """The metrics of `evaluate_sets`, both languages of a metric in one row, sets in their order.
 
     Cross-lingual retrieval is put under the language of the query: ko_to_en under Korean. Keys that do not
     come from `evaluate_sets` are left out.
     """
     rows: dict[tuple[str, str], Row] = {}
-    for key, value in figures.items():
+    for key, value in metrics.items():
         parts = key.split("/")
         if len(parts) != 3 or parts[0] != "eval":
             continue
         set_name, metric, languages = _split(parts[1], parts[2])
         row = rows.setdefault((set_name, metric), Row(set_name, metric))
         for language in languages:
-            row.figures[language] = value
+            row.metrics[language] = value
             if key in chance:
                 row.chance[language] = chance[key]
     return list(rows.values())
@@ -73,7 +73,7 @@ def _split(set_name: str, metric: str) -> tuple[str, str, Sequence[str]]:
     return name, metric, (language,)
 
 
-def figures_table(figures: Mapping[str, float], chance: Mapping[str, float], title: str, *, headline: bool) -> Table:
+def metrics_table(metrics: Mapping[str, float], chance: Mapping[str, float], title: str, *, headline: bool) -> Table:
     """Metric, Korean, English, chance; shares in percent, ranks as numbers."""
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.caption = "Korean, English: language of captions or class names; of the query in caption → caption"
@@ -81,11 +81,11 @@ def figures_table(figures: Mapping[str, float], chance: Mapping[str, float], tit
     table.add_column("metric")
     for name in (*LANGUAGES.values(), "chance"):
         table.add_column(name, justify="right")
-    rows = [row for row in rows_of(figures, chance) if not headline or row.metric in HEADLINE]
+    rows = [row for row in rows_of(metrics, chance) if not headline or row.metric in HEADLINE]
     for index, row in enumerate(rows):
         first = index == 0 or rows[index - 1].set_name != row.set_name
         last = index + 1 == len(rows) or rows[index + 1].set_name != row.set_name
-        cells = [_number(row.metric, row.figures.get(language)) for language in LANGUAGES]
+        cells = [_number(row.metric, row.metrics.get(language)) for language in LANGUAGES]
         levels = list(dict.fromkeys(_number(row.metric, level) for level in row.chance.values()))
         name = row.set_name if first else ""
         table.add_row(name, _spoken(row.metric), *cells, " | ".join(levels) or "–", end_section=last)
@@ -104,18 +104,18 @@ def _spoken(metric: str) -> str:
     return metric.replace("_to_", " → ").replace("_", " ")
 
 
-def print_figures(figures: Mapping[str, float], chance: Mapping[str, float], title: str) -> None:
-    """Every figure of an evaluation."""
-    Console().print(figures_table(figures, chance, title, headline=False))
+def print_metrics(metrics: Mapping[str, float], chance: Mapping[str, float], title: str) -> None:
+    """Every metric of an evaluation."""
+    Console().print(metrics_table(metrics, chance, title, headline=False))
 
 
-def print_result(run: RunFolder, figures: Mapping[str, float]) -> None:
-    """The main figures of a run that has just ended, and where to look next."""
+def print_result(run: RunFolder, metrics: Mapping[str, float]) -> None:
+    """The main metrics of a run that has just ended, and where to look next."""
     console = Console(highlight=False)
-    console.print(figures_table(figures, read_chance(run), f"{run.name}: final evaluation", headline=True))
+    console.print(metrics_table(metrics, read_chance(run), f"{run.name}: final evaluation", headline=True))
     steps = {
         "curves and pictures": f"make tensorboard   (tensorboard --logdir {run.path.parent})",
-        "every figure": f"kelip evaluate {run.path}",
+        "every metric": f"kelip evaluate {run.path}",
         "try it": f'kelip predict {run.path} IMAGE --texts 사과 "a red apple"',
         "model": str(run.dual_encoder),
         "record": f"{run.path}/config.yaml, plan.yaml, environment.json, metrics.jsonl, report.json",

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect = actions.add_parser("inspect", help="tokens per syllable and word, and captions cut, per language")
     inspect.add_argument("tokenizer", metavar="TOKENIZER", help="folder with a tokenizer.json, or a run")
     inspect.add_argument("files", nargs="+", metavar="FILES", help=FILES_HELP)
-    inspect.add_argument("--json", action="store_true", help="print the figures as JSON")
+    inspect.add_argument("--json", action="store_true", help="print the metrics as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -77,8 +77,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
         counters["OpenAI CLIP"] = openai
     reports = {name: report_by_language(captions, count, tokenizer.context_length) for name, count in counters.items()}
     if arguments.json:
-        figures = {name: {lang: asdict(one) for lang, one in report.items()} for name, report in reports.items()}
-        print(json.dumps({"vocab_size": tokenizer.vocab_size, "reports": figures}, indent=2))
+        metrics = {name: {lang: asdict(one) for lang, one in report.items()} for name, report in reports.items()}
+        print(json.dumps({"vocab_size": tokenizer.vocab_size, "reports": metrics}, indent=2))
         return 0
     print(f"{tokenizer.vocab_size:,} tokens, context length {tokenizer.context_length}")
     print(f"{'':<20}{'captions':>10}{'per unit*':>11}{'per word':>10}{'per caption':>13}{'cut':>8}")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Schema = TypeVar("Schema", bound="MaskedPretrainExperiment | ContrastiveExperiment | PretrainExperiment")
 
-Figures = dict[str, float]
+Metrics = dict[str, float]
 
 
 def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,14 +63,14 @@ def check_syntax(file: str) -> None:
 
 
 def train(
-    arguments: argparse.Namespace, schema: type[Schema], body: Callable[[Schema, RunFolder, "OpenedSources"], Figures]
-) -> tuple[RunFolder, Figures]:
+    arguments: argparse.Namespace, schema: type[Schema], body: Callable[[Schema, RunFolder, "OpenedSources"], Metrics]
+) -> tuple[RunFolder, Metrics]:
     """Load and check the experiment, make its run folder or open it again, train.
 
     Args:
         arguments: With `file`, `overrides` and `resume`.
         schema: Class of the experiment.
-        body: Trains on the opened sources and returns the final figures.
+        body: Trains on the opened sources and returns the final metrics.
 
     Raises:
         ConfigError, DataError, RunFolderError, CheckpointError, EncoderFileError: Before any work.
@@ -91,7 +91,7 @@ def train(
     if run is not None and run.has_finished("mae" if hasattr(experiment, "masked_autoencoder") else "contrastive"):
         if is_first_process():
             print(f"{run.path} has finished; nothing is left to do")
-        return run, _final_figures(run)
+        return run, _final_metrics(run)
     opened = open_stages(experiment)
     plan, data = make_plan(experiment, count_samples(experiment, opened)), describe_data(experiment, opened)
     run = run or RunFolder.create(
@@ -109,12 +109,12 @@ def train(
         print_plan(plan, run)
     try:
         with run.recorded():
-            figures = body(experiment, run, opened)
+            metrics = body(experiment, run, opened)
     except BaseException as error:
         if (known := failures.stopped(error, run)) is None:
             raise
         raise known from error
-    return run, figures
+    return run, metrics
 
 
 def _resumed_run(wanted: str, loaded: "LoadedExperiment[Schema]") -> tuple[RunFolder | None, list[str]]:
@@ -134,8 +134,8 @@ def _resumed_run(wanted: str, loaded: "LoadedExperiment[Schema]") -> tuple[RunFo
     return run, changes
 
 
-def _final_figures(run: RunFolder) -> Figures:
-    """The figures in a finished run's report; empty for a warm-up alone."""
+def _final_metrics(run: RunFolder) -> Metrics:
+    """The metrics in a finished run's report; empty for a warm-up alone."""
     if not run.report.is_file():
         return {}
     return dict(json.loads(run.report.read_text(encoding="utf-8"))["metrics"])

@@ -61,7 +61,7 @@ class CultureAnalysis:
     num_draws: int = 9999
     """Draws of the null distribution per pair; enough that 1 / num_draws is far below 0.05 / number of pairs."""
     num_shown: int = field(default=12, metadata=REPORTING)
-    """Pairs in the figure, those with the smallest p-values first, >= 0."""
+    """Pairs in the metric, those with the smallest p-values first, >= 0."""
     choices: dict[str, ImageChoiceConfig] = field(default_factory=dict)
     """Name -> questions about images with several answers (K-Viscuit and the like)."""
     resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
@@ -86,7 +86,7 @@ class AnalogyAnalysis:
     templates: dict[str, list[str]] = field(default_factory=_bare)
     """Language -> sentences with `{}` where the term's word goes."""
     num_shown: int = field(default=2, metadata=REPORTING)
-    """Queries of each relation in the figure, >= 0."""
+    """Queries of each relation in the metric, >= 0."""
     resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
     """Bootstrap."""
 

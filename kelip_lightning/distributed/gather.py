@@ -1,4 +1,4 @@
-"""Collectives: rows with gradients, and figures of the global batch."""
+"""Collectives: rows with gradients, and metrics of the global batch."""
 
 import math
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The outcome of every single item of an evaluation: what an interval over items is made of.
 
-Tasks, named as the figures that come from them:
+Tasks, named as the metrics that come from them:
     eval/<retrieval set>_<language>/image_to_text, text_to_image
     eval/<caption set>/<language>_to_<language>, matched_minus_random
     eval/<classification set>_<language>/zero_shot
@@ -37,7 +37,7 @@ class TaskItems:
     task: str
     """As in the head of this file."""
     outcomes: Tensor
-    """(N,). int64: rank of the right answer, 0 is best; ties count against the model. float64: the item's figure."""
+    """(N,). int64: rank of the right answer, 0 is best; ties count against the model. float64: the item's metric."""
     groups: Tensor
     """int64 (N,): items with the same right answer (class, caption) share a number."""
     texts: list[str]
@@ -45,7 +45,7 @@ class TaskItems:
 
 
 def items_of(embeddings: Embeddings, sets: EvaluationSets) -> list[TaskItems]:
-    """Every item of every set; the figures of `suite.figures_of` are means over them.
+    """Every item of every set; the metrics of `suite.metrics_of` are means over them.
 
     Raises:
         NonFiniteEmbeddingsError: Embeddings of a set hold NaN or infinity; names the set.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def evaluate_sets(
     encode_images: ImageEncode, encode_texts: TextEncode, sets: EvaluationSets, batch_size: int = 256
 ) -> dict[str, float]:
-    """Every figure of every set, in the language of its captions or class names.
+    """Every metric of every set, in the language of its captions or class names.
 
     A text or a picture that several sets share is embedded once.
 
@@ -40,30 +40,30 @@ def evaluate_sets(
         batch_size: Images per call of `encode_images`; twice as many texts go into one call.
 
     Returns:
-        Key -> figure, keys as in the head of this file; zero_shot_top5 is left out where there are
+        Key -> metric, keys as in the head of this file; zero_shot_top5 is left out where there are
         fewer than five classes. Text -> image retrieval asks with the
         distinct target captions of a set, over its images: any image that has the caption is right.
     """
-    return figures_of(Embeddings(encode_images, encode_texts, batch_size), sets)
+    return metrics_of(Embeddings(encode_images, encode_texts, batch_size), sets)
 
 
-def figures_of(embeddings: Embeddings, sets: EvaluationSets) -> dict[str, float]:
+def metrics_of(embeddings: Embeddings, sets: EvaluationSets) -> dict[str, float]:
     """As `evaluate_sets`, with embeddings that the caller goes on using (for a panel, say).
 
     Raises:
         NonFiniteEmbeddingsError: Embeddings of a set hold NaN or infinity; names the set.
     """
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for retrieval_set in sets.retrieval:
         with naming(f"evaluation set {retrieval_set.name}"):
-            figures |= _retrieval_figures(embeddings, retrieval_set)
+            metrics |= _retrieval_metrics(embeddings, retrieval_set)
     for caption_set in sets.captions:
         with naming(f"evaluation set {caption_set.name}"):
-            figures |= _caption_figures(embeddings, caption_set)
+            metrics |= _caption_metrics(embeddings, caption_set)
     for classification_set in sets.classification:
         with naming(f"evaluation set {classification_set.name}"):
-            figures |= _classification_figures(embeddings, classification_set)
-    return figures
+            metrics |= _classification_metrics(embeddings, classification_set)
+    return metrics
 
 
 def chance_levels(sets: EvaluationSets) -> dict[str, float]:
@@ -86,36 +86,36 @@ def _recall_entries(prefix: str, recalls: dict[int, float]) -> dict[str, float]:
     return {f"{prefix}_R@{k}": recall for k, recall in recalls.items()}
 
 
-def _retrieval_figures(embeddings: Embeddings, data: RetrievalSet) -> dict[str, float]:
-    figures: dict[str, float] = {}
+def _retrieval_metrics(embeddings: Embeddings, data: RetrievalSet) -> dict[str, float]:
+    metrics: dict[str, float] = {}
     for language in data.captions:
         to_text, to_image = retrieval_items(embeddings, data, language)
-        figures |= _recall_entries(to_text.task, recall_at(to_text.outcomes))
-        figures |= _recall_entries(to_image.task, recall_at(to_image.outcomes))
-        figures[f"eval/{data.name}_{language}/median_rank"] = median_rank(to_text.outcomes)
-    return figures
+        metrics |= _recall_entries(to_text.task, recall_at(to_text.outcomes))
+        metrics |= _recall_entries(to_image.task, recall_at(to_image.outcomes))
+        metrics[f"eval/{data.name}_{language}/median_rank"] = median_rank(to_text.outcomes)
+    return metrics
 
 
-def _caption_figures(embeddings: Embeddings, data: CaptionSet) -> dict[str, float]:
-    figures: dict[str, float] = {}
+def _caption_metrics(embeddings: Embeddings, data: CaptionSet) -> dict[str, float]:
+    metrics: dict[str, float] = {}
     for items in caption_items(embeddings, data):
         if items.outcomes.is_floating_point():
-            figures[items.task] = items.outcomes.mean().item()
+            metrics[items.task] = items.outcomes.mean().item()
         else:
-            figures |= _recall_entries(items.task, recall_at(items.outcomes))
-    return figures
+            metrics |= _recall_entries(items.task, recall_at(items.outcomes))
+    return metrics
 
 
-def _classification_figures(embeddings: Embeddings, data: ClassificationSet) -> dict[str, float]:
+def _classification_metrics(embeddings: Embeddings, data: ClassificationSet) -> dict[str, float]:
     image_features = embeddings.images(data.images, data.digests)
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for language, class_names in data.class_names.items():
         classes = class_embeddings(embeddings.texts, class_names, data.templates[language])
         prefix = f"eval/{data.name}_{language}"
         tops = accuracy(image_features, classes, data.labels)
-        figures |= {f"{prefix}/zero_shot_top{k}": top for k, top in tops.items()}
-        figures[f"{prefix}/mean_per_class_recall"] = mean_per_class_recall(image_features, classes, data.labels)
-    return figures
+        metrics |= {f"{prefix}/zero_shot_top{k}": top for k, top in tops.items()}
+        metrics[f"{prefix}/mean_per_class_recall"] = mean_per_class_recall(image_features, classes, data.labels)
+    return metrics
 
 
 def _retrieval_chance(data: RetrievalSet) -> dict[str, float]:

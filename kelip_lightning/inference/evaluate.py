@@ -14,18 +14,18 @@ from kelip_lightning.runs.folder import RunFolder
 def evaluate_run(
     run: RunFolder, evaluation: EvaluationConfig, device: torch.device
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """The figures of a finished run on the configured sets, and what chance gives, under the same keys.
+    """The metrics of a finished run on the configured sets, and what chance gives, under the same keys.
 
-    Computed on `device`, in the dtype of the run's weights. The figures equal those that the run's own last evaluation
+    Computed on `device`, in the dtype of the run's weights. The metrics equal those that the run's own last evaluation
     logged, on the same hardware.
     """
     trained = load_dual_encoder(run.dual_encoder)
     trained.model.to(device)
     sets = build_evaluation_sets(evaluation, trained.model.image_encoder.config.image_size)
-    figures = evaluate_sets(
+    metrics = evaluate_sets(
         image_encode_function(trained.model), text_encode_function(trained.model, trained.tokenizer), sets
     )
-    return figures, chance_levels(sets)
+    return metrics, chance_levels(sets)
 
 
 def items_of_run(run: RunFolder, evaluation: EvaluationConfig, device: torch.device) -> list[TaskItems]:

@@ -37,7 +37,7 @@ class MaskedAutoencoderConfig:
     variant: MaskedAutoencoderVariant = MaskedAutoencoderVariant.he
     """he: as He et al. 2022; official: as the code that ships with the official KELIP, without class token in the
     encoder, with a causal decoder and a tanh at its end. The default is he: its decoder sees every patch, and it trains
-    the class token and all weights that are handed over; no figure of the official one is published."""
+    the class token and all weights that are handed over; no metric of the official one is published."""
 
     mask_ratio: float = 0.75
     """Share of patches hidden from the encoder, in (0, 1) (paper: 0.75 "following MAE")."""

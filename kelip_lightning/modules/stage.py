@@ -18,7 +18,7 @@ from kelip_lightning.optim.optimizers import OptimizerConfig, build_optimizer, p
 from kelip_lightning.optim.schedules import ScheduleConfig, build_schedule
 
 Ratios = dict[str, tuple[Tensor, Tensor | float]]
-"""Name -> what this rank adds to the numerator and to the denominator of a figure of the global batch, scalars."""
+"""Name -> what this rank adds to the numerator and to the denominator of a metric of the global batch, scalars."""
 
 
 class StageModule(pl.LightningModule):

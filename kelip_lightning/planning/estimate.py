@@ -1,4 +1,4 @@
-"""All figures of an experiment, stage by stage: what `kelip plan` prints."""
+"""All metrics of an experiment, stage by stage: what `kelip plan` prints."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -109,7 +109,7 @@ def estimate(
     tile: int = 1024,
     samples_per_epoch: Mapping[str, int] | None = None,
 ) -> dict[str, StageEstimate]:
-    """Stage -> its figures.
+    """Stage -> its metrics.
 
     Args:
         experiment: A valid experiment.

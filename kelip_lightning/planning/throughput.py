@@ -1,6 +1,6 @@
 """Pairs per second and hours at a given utilisation.
 
-All figures here are estimates: they hold as far as the utilisation does that they are asked for.
+All metrics here are estimates: they hold as far as the utilisation does that they are asked for.
 """
 
 from dataclasses import dataclass

@@ -40,7 +40,7 @@ class Manifest:
     metrics_bytes: int = 0
     """Length of metrics.jsonl when the checkpoint was written: what stands behind it came later."""
     metric: float | None = None
-    """The figure by which the best checkpoint is chosen, if the model was evaluated at this step."""
+    """The metric by which the best checkpoint is chosen, if the model was evaluated at this step."""
     files: Mapping[str, Mapping[str, Any]]
     """Path inside the folder -> `bytes` and `sha256`."""
 

@@ -1,4 +1,4 @@
-"""Figures of several finished runs side by side: means and spread over seeds, paired differences."""
+"""Metrics of several finished runs side by side: means and spread over seeds, paired differences."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One figure over groups of runs."""
+    """One metric over groups of runs."""
 
     key: str
     chance: float | None
@@ -37,19 +37,19 @@ def spread_of(values: Sequence[float]) -> Spread:
 
 
 def compare_runs(groups: Mapping[str, Sequence[Path]]) -> list[Comparison]:
-    """Every figure that all runs report, in the order of the first run's report.
+    """Every metric that all runs report, in the order of the first run's report.
 
     Args:
         groups: Name -> run folders; runs at the same place in two groups are a pair (same seed).
 
     Raises:
-        RunFolderError: A run has no report, or the runs have no figure in common.
+        RunFolderError: A run has no report, or the runs have no metric in common.
     """
     reports = {name: [read_report(path) for path in paths] for name, paths in groups.items()}
     every = [report for members in reports.values() for report in members]
     shared = [key for key in every[0]["metrics"] if all(key in report["metrics"] for report in every)]
     if not shared:
-        raise RunFolderError("the runs have no figure in common; compare runs of the same evaluation sets")
+        raise RunFolderError("the runs have no metric in common; compare runs of the same evaluation sets")
     return [_compare(key, reports, every[0]["chance"].get(key)) for key in shared]
 
 

@@ -3,7 +3,7 @@
 runs/NAME/
     config.yaml overrides.txt plan.yaml environment.json   what was asked, what follows from it, where it ran
     data.json tokenizer.json                               what it was begun with (data_record.py, run_tokenizer.py)
-    status.json metrics.jsonl report.json                  how far it came, every number, the final figures
+    status.json metrics.jsonl report.json                  how far it came, every number, the final metrics
     items.parquet                                          the final outcome of every evaluated item
     mae/  contrastive/                                     TensorBoard events, and checkpoints/
     mae/image_encoder/  contrastive/dual_encoder/          what the stages hand on
@@ -80,7 +80,7 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """The final figures with their chance levels."""
+        """The final metrics with their chance levels."""
         return self.path / "report.json"
 
     @property

@@ -22,7 +22,7 @@ class StoredItems:
     """One task of a file; N items."""
 
     outcomes: NDArray[np.int64] | NDArray[np.float64]
-    """(N,). int64: rank of the right answer, 0 is best. float64: the item's own figure."""
+    """(N,). int64: rank of the right answer, 0 is best. float64: the item's own metric."""
     groups: NDArray[np.int64]
     """(N,): items with the same right answer share a number."""
     texts: list[str]

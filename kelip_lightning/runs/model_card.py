@@ -31,7 +31,7 @@ def model_card(run: RunFolder, stage: str, facts: Mapping[str, object]) -> str:
 
 
 def export_card(source: Path, layout: str) -> str:
-    """The README of an exported model: what the run recorded of it, its figures, and how to open it.
+    """The README of an exported model: what the run recorded of it, its metrics, and how to open it.
 
     Args:
         source: The run folder, or another folder with a model, whose own README is then taken.
@@ -45,7 +45,7 @@ def export_card(source: Path, layout: str) -> str:
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         _without_front_matter(origin),
-        _figures(run),
+        _metrics(run),
         f"## Use\n\n```python\n{_USE[layout]}```\n\n{_REMARKS}",
     ]
     return "\n".join(part for part in parts if part)
@@ -57,7 +57,7 @@ def _without_front_matter(readme: str) -> str:
     return readme.partition("\n---\n")[2].lstrip("\n")
 
 
-def _figures(run: RunFolder) -> str:
+def _metrics(run: RunFolder) -> str:
     """The run's last evaluation beside chance, as a table; empty if there was none."""
     if not run.report.is_file():
         return ""
@@ -69,7 +69,7 @@ def _figures(run: RunFolder) -> str:
     ]
     if not rows:
         return ""
-    head = f"## Figures\n\nAfter step {report.get('step')}:\n\n| metric | value | chance |\n|---|---|---|\n"
+    head = f"## Metrics\n\nAfter step {report.get('step')}:\n\n| metric | value | chance |\n|---|---|---|\n"
     return head + "\n".join(rows) + "\n"
 
 

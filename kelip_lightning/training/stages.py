@@ -15,7 +15,7 @@ from data_modules.benchmarks.evaluation_sets import EvaluationSets
 from data_modules.config_roles import Role
 from data_modules.image_text import ImageTextDataModule
 from kelip_lightning.callbacks.caption_panel import CaptionPanelCallback
-from kelip_lightning.callbacks.checkpointing import CheckpointCallback, Figures
+from kelip_lightning.callbacks.checkpointing import CheckpointCallback, Metrics
 from kelip_lightning.callbacks.data_health import DataHealthCallback
 from kelip_lightning.callbacks.encoder_export import ExportCallback
 from kelip_lightning.callbacks.evaluation import EvaluationCallback
@@ -67,7 +67,7 @@ NUM_SHOWN = 8
 
 
 def run_pretrain(experiment: PretrainExperiment, run: RunFolder, opened: OpenedSources) -> dict[str, float]:
-    """MAE warm-up (unless switched off), hand-over, contrastive training; returns the final figures.
+    """MAE warm-up (unless switched off), hand-over, contrastive training; returns the final metrics.
 
     A run that is resumed goes on in the stage in which it was cut off. The sources come from `open_stages`.
     """
@@ -85,7 +85,7 @@ def run_pretrain(experiment: PretrainExperiment, run: RunFolder, opened: OpenedS
 def run_masked_pretrain(
     experiment: MaskedPretrainExperiment, run: RunFolder, opened: OpenedSources
 ) -> dict[str, float]:
-    """Stage 1; writes the hand-over folder `mae/image_encoder` and returns the last training figures."""
+    """Stage 1; writes the hand-over folder `mae/image_encoder` and returns the last training metrics."""
     stage = open_stage(run, "mae", experiment.trainer)
     data = build_image_data(experiment, opened["mae"])
     pl.seed_everything(experiment.seed, verbose=False)
@@ -159,7 +159,7 @@ def run_contrastive(
             )
         ),
         ExportCallback(lambda: _write_report(run, evaluation, chance, clock())),
-        figures=evaluation.newest,
+        metrics=evaluation.newest,
         evaluated=evaluation.acts_after,
     )
     fit_stage(trainer, module, data, stage, signals)
@@ -204,7 +204,7 @@ def build_contrastive_module(experiment: ContrastiveExperiment, data: ImageTextD
 
 
 def refuse_unknown_metric(experiment: ContrastiveExperiment, chance: Mapping[str, float]) -> None:
-    """The figure by which the best checkpoint is chosen must be one of the evaluation's.
+    """The metric by which the best checkpoint is chosen must be one of the evaluation's.
 
     Raises:
         ConfigError: It is not.
@@ -212,7 +212,7 @@ def refuse_unknown_metric(experiment: ContrastiveExperiment, chance: Mapping[str
     metric = experiment.checkpoint.best_metric
     if metric is not None and metric not in chance:
         known = ", ".join(sorted(chance)) or "none, because no evaluation set is configured"
-        raise ConfigError([f"checkpoint.best_metric = {metric!r} is no figure of this evaluation; those are {known}"])
+        raise ConfigError([f"checkpoint.best_metric = {metric!r} is no metric of this evaluation; those are {known}"])
 
 
 def build_trainer(
@@ -221,7 +221,7 @@ def build_trainer(
     signals: SignalWatch,
     clock: Callable[[], float],
     *callbacks: pl.Callback,
-    figures: Figures = lambda: None,
+    metrics: Metrics = lambda: None,
     evaluated: Callable[[int], bool] = lambda _: False,
 ) -> pl.Trainer:
     """The Trainer of a stage with its loggers, checkpoints and guards; `callbacks` keep their order."""
@@ -236,7 +236,7 @@ def build_trainer(
         signals=signals,
         metrics_file=stage.metrics_file,
         clock=clock,
-        figures=figures,
+        metrics=metrics,
         evaluated=evaluated,
         vote=vote,
     )
@@ -292,7 +292,7 @@ def _panels(sets: EvaluationSets, evaluation: EvaluationCallback) -> Sequence[pl
 
 
 def _write_report(run: RunFolder, evaluation: EvaluationCallback, chance: Mapping[str, float], seconds: float) -> None:
-    """The final figures, whole or not at all: where they stand, the run has finished."""
-    step, figures = evaluation.history[-1]
-    report = {"step": step, "seconds": round(seconds, 1), "metrics": figures, "chance": dict(chance)}
+    """The final metrics, whole or not at all: where they stand, the run has finished."""
+    step, metrics = evaluation.history[-1]
+    report = {"step": step, "seconds": round(seconds, 1), "metrics": metrics, "chance": dict(chance)}
     write_whole(run.report, json.dumps(report, indent=2))

@@ -48,7 +48,7 @@ def _work(rank: int, port: int, folder: str) -> None:
     trainer: Any = SimpleNamespace(is_global_zero=rank == 0, global_step=0, log_every_n_steps=PERIOD, world_size=2)
     logged: list[dict[str, float]] = []
     module: Any = SimpleNamespace(
-        log_dict=lambda figures, **_: logged.append({name: float(one) for name, one in figures.items()})
+        log_dict=lambda metrics, **_: logged.append({name: float(one) for name, one in metrics.items()})
     )
     health = _callback(f"{folder}/bad.jsonl", 1.0)
     health.on_train_start(trainer, module)

@@ -68,7 +68,7 @@ def test_several_processes__log_what_one_does(
 
 
 def test_accuracy__is_nan_without_a_pair_in_the_global_batch_alone(alone: dict[str, list[dict[str, float]]]) -> None:
-    """Rank 0 of four has no English pair in `mixed` either; there the figure is the others'."""
+    """Rank 0 of four has no English pair in `mixed` either; there the metric is the others'."""
     assert math.isnan(alone["ko"][0]["train/contrastive_accuracy_en"])
     assert not math.isnan(alone["mixed"][0]["train/contrastive_accuracy_en"])
     assert set(LANGUAGES["mixed"][:4]) == {0}

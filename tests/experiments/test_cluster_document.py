@@ -1,4 +1,4 @@
-"""The figures in docs/cluster.md and experiments/kelip_b32/README.md are those that `kelip plan` gives today."""
+"""The metrics in docs/cluster.md and experiments/kelip_b32/README.md are those that `kelip plan` gives today."""
 
 from pathlib import Path
 
@@ -30,8 +30,8 @@ def test_cluster_document__hours(utilisation: float, paper_plan: dict[str, Stage
 
 def test_cluster_document__operations_and_images(paper_plan: dict[str, StageEstimate]) -> None:
     flops = paper_plan["contrastive"].flops
-    figures = (flops.one_crop_training, flops.training, flops.loss_training, paper_plan["mae"].flops.training)
-    for operations in figures:
+    metrics = (flops.one_crop_training, flops.training, flops.loss_training, paper_plan["mae"].flops.training)
+    for operations in metrics:
         assert f" | {operations / 1e9:.2f} |" in DOCUMENT
     for stage in paper_plan.values():
         assert f"{stage.throughput.images_per_second_per_node:,.0f}" in DOCUMENT

@@ -1,4 +1,4 @@
-"""The experiments at the paper's scale have the paper's figures."""
+"""The experiments at the paper's scale have the paper's metrics."""
 
 from pathlib import Path
 

@@ -179,6 +179,7 @@ def _after_rename(point: KillPoint) -> None:
 
 
 def _before_report(_: KillPoint) -> None:
+    from kelip_lightning.training import stages
 
     _before(stages, "_write_report", lambda *_: True)
 

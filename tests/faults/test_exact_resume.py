@@ -21,7 +21,7 @@ WEIGHTS = ("mae/image_encoder/model.safetensors", "contrastive/dual_encoder/mode
 
 
 def read_record(run: Path) -> list[dict[str, Any]]:
-    """Every line of metrics.jsonl without the clock's figures."""
+    """Every line of metrics.jsonl without the clock's metrics."""
     lines = read_json_lines(run / "metrics.jsonl")
     return [{key: value for key, value in line.items() if key not in CLOCK} for line in lines]
 

@@ -118,7 +118,7 @@ def test_pretrain__without_warmup_starts_elsewhere(run: Path) -> None:
     assert _losses(run.parent / "scratch") != [one for one in _losses(run) if one[0] == "contrastive"]
 
 
-def test_evaluate__gives_the_figures_of_the_last_evaluation(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate__gives_the_metrics_of_the_last_evaluation(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run), "--json"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))

@@ -50,10 +50,10 @@ def difference_chart(rows: Sequence[Row], title: str) -> str:
 
 
 def curve_chart(points: Sequence[CurvePoint], styles: Mapping[str, tuple[str, str]], title: str, axis: str) -> str:
-    """A figure over training, in percent: thin lines for seeds, thick ones for their mean.
+    """A metric over training, in percent: thin lines for seeds, thick ones for their mean.
 
     Args:
-        points: Of one figure.
+        points: Of one metric.
         styles: Variant -> colour and dashes.
         title: For readers who cannot see it.
         axis: `step` or `tokens`, across.

@@ -12,7 +12,7 @@ from kelip_lightning.ablations.report.wording import (
     RULE,
     answers,
     example_lines,
-    figure_label,
+    metric_label,
     unit_of,
     written,
 )
@@ -23,9 +23,9 @@ from kelip_lightning.ablations.study import Study
 def markdown_report(study: Study, findings: Findings) -> str:
     """The whole page."""
     rows = result_rows(findings)
-    figures = study.scale.figures
+    metrics = study.scale.metrics
     lines = [f"# {study.name} ({study.scale_name})", "", study.config.question, "", "## Answer", ""]
-    for label, passed in answers(rows, figures):
+    for label, passed in answers(rows, metrics):
         named = [f"{name}: {', '.join(map(_with_difference, variants))}" for name, variants in passed]
         lines.append(f"- {label}: {'; '.join(named) or 'nothing to compare with yet'}")
     lines += ["", *(f"> {note}" for note in findings.notes), *([""] if findings.notes else [])]
@@ -38,10 +38,10 @@ def markdown_report(study: Study, findings: Findings) -> str:
         ],
     )
     lines += ["", f"Of all variants: {' '.join(f'`{one}`' for one in study.scale.settings) or 'nothing'}.", ""]
-    for figure in figures:
-        lines += _figure_lines(figure, rows)
-    lines += ["## By what the caption says", "", *_category_lines(rows, figures), ""]
-    lines += ["## Examples", "", EXAMPLES, "", *_example_tables(findings.examples, figures), "## Cost of a run", ""]
+    for metric in metrics:
+        lines += _metric_lines(metric, rows)
+    lines += ["## By what the caption says", "", *_category_lines(rows, metrics), ""]
+    lines += ["## Examples", "", EXAMPLES, "", *_example_tables(findings.examples, metrics), "## Cost of a run", ""]
     lines += [*_cost_lines(rows, study.variants), "", "## The paper", "", study.config.paper, "", "## How to read it"]
     tables = (
         "Every number stands in `results.csv`; curves in `curves.csv`, examples in `examples.csv`, runs in `runs.csv`."
@@ -50,14 +50,14 @@ def markdown_report(study: Study, findings: Findings) -> str:
     return "\n".join(lines)
 
 
-def _figure_lines(figure: str, rows: Sequence[Row]) -> list[str]:
-    mine = [row for row in rows if row["figure"] == figure and row["items"] == ALL_ITEMS]
-    lines = [f"## {figure_label(figure)}", ""]
+def _metric_lines(metric: str, rows: Sequence[Row]) -> list[str]:
+    mine = [row for row in rows if row["metric"] == metric and row["items"] == ALL_ITEMS]
+    lines = [f"## {metric_label(metric)}", ""]
     if mine:
         first = mine[0]
         lines += [
             f"{first['num_items']:,} items. By chance {written('chance', first['chance'])}, untrained "
-            f"{written('untrained', first['untrained'])}. {unit_of(figure)}",
+            f"{written('untrained', first['untrained'])}. {unit_of(metric)}",
             "",
         ]
     header = ["variant", "seeds", "mean", "difference", "corrected p", "verdict", "at equal compute"]
@@ -76,13 +76,13 @@ def _figure_lines(figure: str, rows: Sequence[Row]) -> list[str]:
     return [*lines, *_table(header, cells), ""]
 
 
-def _category_lines(rows: Sequence[Row], figures: Sequence[str]) -> list[str]:
-    mine = [row for row in rows if row["figure"] in figures and row["items"] != ALL_ITEMS and row["verdict"]]
+def _category_lines(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
+    mine = [row for row in rows if row["metric"] in metrics and row["items"] != ALL_ITEMS and row["verdict"]]
     if not mine:
         return ["No category is named, or none is met by the items."]
     cells = [
         [
-            figure_label(row["figure"]),
+            metric_label(row["metric"]),
             row["items"],
             f"{row['num_items']:,}",
             row["variant"],
@@ -92,12 +92,12 @@ def _category_lines(rows: Sequence[Row], figures: Sequence[str]) -> list[str]:
         ]
         for row in mine
     ]
-    return _table(["figure", "caption names", "items", "variant", "mean", "difference", "verdict"], cells)
+    return _table(["metric", "caption names", "items", "variant", "mean", "difference", "verdict"], cells)
 
 
-def _example_tables(examples: Sequence[Example], figures: Sequence[str]) -> list[str]:
+def _example_tables(examples: Sequence[Example], metrics: Sequence[str]) -> list[str]:
     lines: list[str] = []
-    for label, rows in example_lines(examples, figures):
+    for label, rows in example_lines(examples, metrics):
         lines += [f"### {label}", "", *_table(["variant", "further to the front", "further back"], rows), ""]
     return lines or ["None yet.", ""]
 

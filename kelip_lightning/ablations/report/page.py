@@ -14,7 +14,7 @@ from kelip_lightning.ablations.report.wording import (
     RULE,
     answers,
     example_lines,
-    figure_label,
+    metric_label,
     unit_of,
     written,
 )
@@ -29,7 +29,7 @@ def html_report(study: Study, findings: Findings) -> str:
     """The whole page; every number of a table carries the row and column of results.csv that it comes from."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["written"] = lambda value, column: written(column, value)
-    environment.filters["label"] = figure_label
+    environment.filters["label"] = metric_label
     environment.filters["unit"] = unit_of
     template = environment.from_string((resources.files(__package__) / _TEMPLATE).read_text(encoding="utf-8"))
     rows = result_rows(findings)
@@ -37,15 +37,15 @@ def html_report(study: Study, findings: Findings) -> str:
     return template.render(
         study=study,
         variants=study.config.variants_at(study.scale_name),
-        answers=answers(rows, study.scale.figures),
+        answers=answers(rows, study.scale.metrics),
         notes=findings.notes,
-        figures=study.scale.figures,
+        metrics=study.scale.metrics,
         whole={
-            figure: [row for row in rows if row["figure"] == figure and row["items"] == ALL_ITEMS]
-            for figure in study.scale.figures
+            metric: [row for row in rows if row["metric"] == metric and row["items"] == ALL_ITEMS]
+            for metric in study.scale.metrics
         },
         parts=[row for row in rows if row["judged"] and row["items"] != ALL_ITEMS and row["verdict"]],
-        examples=example_lines(findings.examples, study.scale.figures),
+        examples=example_lines(findings.examples, study.scale.metrics),
         examples_note=EXAMPLES,
         costs=[first[name] for name in study.variants if name in first],
         charts=charts_of(study, findings),
@@ -58,14 +58,14 @@ def html_report(study: Study, findings: Findings) -> str:
 
 
 def charts_of(study: Study, findings: Findings) -> dict[str, dict[str, str]]:
-    """Judged figure -> kind of chart -> SVG."""
+    """Judged metric -> kind of chart -> SVG."""
     rows, styles = result_rows(findings), style_of(study.variants)
     charts = {}
-    for figure in study.scale.figures:
-        mine = [row for row in rows if row["figure"] == figure and row["items"] == ALL_ITEMS]
-        points = [point for point in findings.curves if point.figure == figure]
-        label = figure_label(figure)
-        charts[figure] = {
+    for metric in study.scale.metrics:
+        mine = [row for row in rows if row["metric"] == metric and row["items"] == ALL_ITEMS]
+        points = [point for point in findings.curves if point.metric == metric]
+        label = metric_label(metric)
+        charts[metric] = {
             "differences": difference_chart(mine, f"Differences from {study.config.reference}: {label}"),
             "steps": curve_chart(points, styles, f"{label} over steps", "step"),
             "tokens": curve_chart(points, styles, f"{label} over image tokens", "tokens"),

@@ -23,19 +23,19 @@ RESULT_COLUMNS = (
     "equal_compute_tokens",
     *COST_COLUMNS,
 )
-"""Of results.csv: the fields of a result; the figure by chance, without training and at equal compute; a run's cost."""
+"""Of results.csv: the fields of a result; the metric by chance, without training and at equal compute; a run's cost."""
 
 
 def result_rows(findings: Findings) -> list[Row]:
-    """The rows of results.csv. What is known of judged figures alone is empty for others."""
-    references = {one.figure: one for one in findings.references}
-    equal = {(one.figure, one.variant): one for one in findings.equal_compute}
+    """The rows of results.csv. What is known of judged metrics alone is empty for others."""
+    references = {one.metric: one for one in findings.references}
+    equal = {(one.metric, one.variant): one for one in findings.equal_compute}
     costs = {one.variant: asdict(one) for one in findings.costs}
     rows = []
     for result in findings.results:
         whole = result.items == ALL_ITEMS
-        reference = references.get(result.figure) if whole else None
-        compute = equal.get((result.figure, result.variant)) if whole else None
+        reference = references.get(result.metric) if whole else None
+        compute = equal.get((result.metric, result.variant)) if whole else None
         rows.append(
             asdict(result)
             | {

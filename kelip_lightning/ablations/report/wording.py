@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from kelip_lightning.ablations.config import parse_figure
+from kelip_lightning.ablations.config import parse_metric
 from kelip_lightning.ablations.examples import Example
 from kelip_lightning.ablations.report.tables import Row
 from kelip_lightning.ablations.results import ALL_ITEMS
@@ -44,9 +44,9 @@ def written(column: str, value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def figure_label(figure: str) -> str:
+def metric_label(metric: str) -> str:
     """`eval/unseen_design_ko/image_to_text_R@1` as `unseen_design, ko: image to text R@1`."""
-    task, k = parse_figure(figure)
+    task, k = parse_metric(metric)
     data_set, _, kind = task.removeprefix("eval/").partition("/")
     name, _, language = data_set.rpartition("_")
     where = f"{name}, {language}" if language in ("ko", "en") and name else data_set
@@ -57,17 +57,17 @@ def figure_label(figure: str) -> str:
     return f"{where}: {kind.replace('_', ' ')} R@{k}"
 
 
-def unit_of(figure: str) -> str:
-    """What the numbers of a figure are, for the line above its table."""
-    measured = parse_figure(figure)[1] is None
+def unit_of(metric: str) -> str:
+    """What the numbers of a metric are, for the line above its table."""
+    measured = parse_metric(metric)[1] is None
     return "Cosines × 100." if measured else "In percent; differences in points."
 
 
-def example_lines(examples: Sequence[Example], figures: Sequence[str]) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """Per judged figure with examples: its label, and (variant, items further to the front, items further back)."""
+def example_lines(examples: Sequence[Example], metrics: Sequence[str]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Per judged metric with examples: its label, and (variant, items further to the front, items further back)."""
     found = []
-    for figure in figures:
-        mine = [one for one in examples if one.figure == figure]
+    for metric in metrics:
+        mine = [one for one in examples if one.metric == metric]
         lines = []
         for variant in dict.fromkeys(one.variant for one in mine):
             sides = (
@@ -81,15 +81,15 @@ def example_lines(examples: Sequence[Example], figures: Sequence[str]) -> list[t
             front, back = (side or ABSENT for side in sides)
             lines.append((variant, front, back))
         if lines:
-            found.append((figure_label(figure), lines))
+            found.append((metric_label(metric), lines))
     return found
 
 
-def answers(rows: Sequence[Row], figures: Sequence[str]) -> list[tuple[str, list[tuple[str, list[Row]]]]]:
-    """Per judged figure: its label, and (verdict, rows of the variants that it was passed on)."""
+def answers(rows: Sequence[Row], metrics: Sequence[str]) -> list[tuple[str, list[tuple[str, list[Row]]]]]:
+    """Per judged metric: its label, and (verdict, rows of the variants that it was passed on)."""
     found = []
-    for figure in figures:
-        judged = [row for row in rows if row["figure"] == figure and row["items"] == ALL_ITEMS]
+    for metric in metrics:
+        judged = [row for row in rows if row["metric"] == metric and row["items"] == ALL_ITEMS]
         passed = [(one.value, [row for row in judged if row["verdict"] == one.value]) for one in Verdict]
-        found.append((figure_label(figure), [(name, variants) for name, variants in passed if variants]))
+        found.append((metric_label(metric), [(name, variants) for name, variants in passed if variants]))
     return found

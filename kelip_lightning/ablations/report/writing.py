@@ -22,8 +22,8 @@ def write_report(study: Study, findings: Findings) -> Path:
     write_tables(folder, study, findings)
     (folder / "report.md").write_text(markdown_report(study, findings), encoding="utf-8")
     (folder / "report.html").write_text(html_report(study, findings), encoding="utf-8")
-    for figure, charts in charts_of(study, findings).items():
-        stem = figure.removeprefix("eval/").replace("/", "-").replace("@", "")
+    for metric, charts in charts_of(study, findings).items():
+        stem = metric.removeprefix("eval/").replace("/", "-").replace("@", "")
         for kind, svg in charts.items():
             (folder / "plots" / f"{stem}-{kind}.svg").write_text(svg + "\n", encoding="utf-8")
     _write_hyperparameters(folder / "tensorboard", study, findings)
@@ -31,13 +31,13 @@ def write_report(study: Study, findings: Findings) -> Path:
 
 
 def _write_hyperparameters(folder: Path, study: Study, findings: Findings) -> None:
-    """One entry per run on TensorBoard's HParams page: variant and seed, and the last value of every judged figure."""
+    """One entry per run on TensorBoard's HParams page: variant and seed, and the last value of every judged metric."""
     for run in study.runs:
         mine = [one for one in findings.curves if (one.variant, one.seed) == (run.variant, run.seed)]
         if not mine:
             continue
         last = {
-            f"final/{one.figure.removeprefix('eval/')}": one.value for one in sorted(mine, key=lambda one: one.step)
+            f"final/{one.metric.removeprefix('eval/')}": one.value for one in sorted(mine, key=lambda one: one.step)
         }
         place = folder / f"{run.variant}-{run.seed}"
         for old in place.glob("events.out.tfevents.*"):

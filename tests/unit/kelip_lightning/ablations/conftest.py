@@ -19,7 +19,7 @@ from kelip_lightning.runs.items import ITEMS, write_items
 
 ROOT = Path(__file__).parents[4]
 TASK = "eval/unseen_design_ko/image_to_text"
-FIGURE = f"{TASK}_R@1"
+METRIC = f"{TASK}_R@1"
 STUDY: dict[str, Any] = {
     "question": "Is <b> better than & c?",
     "paper": "Its numbers are not known.",
@@ -33,7 +33,7 @@ STUDY: dict[str, Any] = {
         "emoji": {
             "base": str(ROOT / "experiments" / "emoji" / "pretrain.yaml"),
             "settings": ["mae=null"],
-            "figures": [FIGURE],
+            "metrics": [METRIC],
         }
     },
     "categories": {"colour": {"ko": ["빨간"], "en": ["red"]}, "nothing": {"ko": ["없는 말"]}},
@@ -75,11 +75,11 @@ def finish(study: Study) -> Finish:
         items = TaskItems(task=TASK, outcomes=ranks, groups=torch.arange(len(texts)), texts=texts)
         write_items(folder.path / ITEMS, [items], evaluation_fingerprint(contrastive_of(run.experiment).evaluation))
         value = float((ranks < 1).double().mean())
-        report = {"step": 1, "seconds": 1.0, "metrics": {FIGURE: value}, "chance": {FIGURE: 0.01}}
+        report = {"step": 1, "seconds": 1.0, "metrics": {METRIC: value}, "chance": {METRIC: 0.01}}
         folder.report.write_text(json.dumps(report), encoding="utf-8")
         steps = run.plan.stages["contrastive"].max_steps
-        lines = [{"stage": "contrastive", "step": 0, FIGURE: 0.02}, {"step": steps // 2, "train/loss": 1.0}]
-        lines += [{"stage": "contrastive", "step": steps, FIGURE: value}]
+        lines = [{"stage": "contrastive", "step": 0, METRIC: 0.02}, {"step": steps // 2, "train/loss": 1.0}]
+        lines += [{"stage": "contrastive", "step": steps, METRIC: value}]
         folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         environment = {"git": {"revision": "0123456789abcdef", "dirty": False}, "code": "fedcba987654"}
         folder.environment.write_text(json.dumps(environment), encoding="utf-8")

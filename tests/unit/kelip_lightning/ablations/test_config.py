@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kelip_lightning.ablations.config import load_ablation, parse_figure
+from kelip_lightning.ablations.config import load_ablation, parse_metric
 from kelip_lightning.errors import ConfigError
 
 STUDY: dict[str, Any] = {
@@ -14,7 +14,7 @@ STUDY: dict[str, Any] = {
     "paper": "Nothing.",
     "reference": "plain",
     "variants": {"other": {"about": "with", "overrides": ["seed_of=1"]}, "plain": {"about": "without"}},
-    "scales": {"small": {"base": "base.yaml", "figures": ["eval/a_ko/image_to_text_R@1"]}},
+    "scales": {"small": {"base": "base.yaml", "metrics": ["eval/a_ko/image_to_text_R@1"]}},
 }
 
 
@@ -44,8 +44,8 @@ def test_variants_at__adds_those_of_the_scale(tmp_path: Path) -> None:
         ({"variants": {"plain": {"about": "a", "overrides": ["no equals"]}}}, "'no equals' is not an override"),
         ({"variants": {"plain": {"about": "a"}, "A b": {"about": "b"}}}, "'A b' becomes a folder"),
         ({"variants": {"plain": {"abuot": "a"}}}, "did you mean variants.plain.about"),
-        ({"scales": {"small": {"base": "b.yaml", "figures": []}}}, "figures is empty"),
-        ({"scales": {"small": {"base": "b.yaml", "figures": ["accuracy"]}}}, "'accuracy' must read like eval/SET_ko"),
+        ({"scales": {"small": {"base": "b.yaml", "metrics": []}}}, "metrics is empty"),
+        ({"scales": {"small": {"base": "b.yaml", "metrics": ["accuracy"]}}}, "'accuracy' must read like eval/SET_ko"),
         ({"categories": {"colour": {"fr": ["rouge"]}}}, "categories.colour names the language 'fr'"),
     ],
 )
@@ -56,11 +56,11 @@ def test_load_ablation__mistakes_name_file_and_remedy(tmp_path: Path, changes: d
     assert "study.yaml" in str(caught.value)
 
 
-def test_parse_figure__task_and_k() -> None:
-    assert parse_figure("eval/a_ko/image_to_text_R@10") == ("eval/a_ko/image_to_text", 10)
-    assert parse_figure("eval/captions/ko_to_en_R@1") == ("eval/captions/ko_to_en", 1)
-    assert parse_figure("eval/a_b/matched_minus_random") == ("eval/a_b/matched_minus_random", None)
-    assert parse_figure("eval/groups_en/zero_shot_top5") == ("eval/groups_en/zero_shot", 5)
+def test_parse_metric__task_and_k() -> None:
+    assert parse_metric("eval/a_ko/image_to_text_R@10") == ("eval/a_ko/image_to_text", 10)
+    assert parse_metric("eval/captions/ko_to_en_R@1") == ("eval/captions/ko_to_en", 1)
+    assert parse_metric("eval/a_b/matched_minus_random") == ("eval/a_b/matched_minus_random", None)
+    assert parse_metric("eval/groups_en/zero_shot_top5") == ("eval/groups_en/zero_shot", 5)
     for bad in ("eval/a_ko/median_rank", "eval/a_ko/image_to_text_R@0", "a_ko/image_to_text_R@1"):
         with pytest.raises(ValueError, match="must read like"):
-            parse_figure(bad)
+            parse_metric(bad)

@@ -6,7 +6,7 @@ from kelip_lightning.ablations.examples import Example, find_examples
 from kelip_lightning.runs.items import StoredItems
 
 TASK = "eval/set_ko/image_to_text"
-FIGURE = f"{TASK}_R@1"
+METRIC = f"{TASK}_R@1"
 TEXTS = ["가", "나", "다", "라"]
 
 
@@ -20,15 +20,15 @@ def test_find_examples__by_the_ratio_of_median_ranks_over_common_seeds() -> None
         # Seed 2 has no partner.
         "other": {0: _items(0, 3, 50, 3), 1: _items(2, 5, 52, 3), 2: _items(99, 99, 99, 99)},
     }
-    assert find_examples(runs, [FIGURE]) == [
-        Example(figure=FIGURE, variant="other", text="가", reference_rank=10.0, rank=2.0),
-        Example(figure=FIGURE, variant="other", text="나", reference_rank=1.0, rank=5.0),
+    assert find_examples(runs, [METRIC]) == [
+        Example(metric=METRIC, variant="other", text="가", reference_rank=10.0, rank=2.0),
+        Example(metric=METRIC, variant="other", text="나", reference_rank=1.0, rank=5.0),
     ]
 
 
 def test_find_examples__at_most_so_many_of_either_kind_the_first_among_equals() -> None:
     runs = {"base": {0: _items(9, 9, 0, 0)}, "other": {0: _items(0, 0, 9, 9)}}
-    found = find_examples(runs, [FIGURE], count=1)
+    found = find_examples(runs, [METRIC], count=1)
     assert [(one.text, one.is_better) for one in found] == [("가", True), ("다", False)]
 
 

@@ -15,7 +15,7 @@ import torch
 from kelip_lightning.ablations.findings import collect
 from kelip_lightning.ablations.pool import find_run
 from kelip_lightning.ablations.report.charts import style_of
-from kelip_lightning.ablations.report.wording import figure_label
+from kelip_lightning.ablations.report.wording import metric_label
 from kelip_lightning.ablations.report.writing import write_report
 from kelip_lightning.ablations.study import Study, contrastive_of
 from kelip_lightning.cli import main
@@ -24,7 +24,7 @@ from kelip_lightning.evaluation.items import TaskItems
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.runs.items import ITEMS
 
-FIGURE = "eval/unseen_design_ko/image_to_text_R@1"
+METRIC = "eval/unseen_design_ko/image_to_text_R@1"
 RATES = {"plain": 0.3, "longer": 0.8, "warm": 0.31}
 PERCENT = {"mean", "low", "high", "chance", "untrained", "equal_compute"}
 POINTS = {"difference", "difference_low", "difference_high"}
@@ -91,15 +91,15 @@ def _written(column: str, value: str) -> str:
 
 
 def test_html__every_number_is_the_one_in_results_csv(folder: Path) -> None:
-    rows = {(row["figure"], row["items"], row["variant"]): row for row in _rows(folder)}
+    rows = {(row["metric"], row["items"], row["variant"]): row for row in _rows(folder)}
     cells = _Cells()
     cells.feed((folder / "report.html").read_text(encoding="utf-8"))
     assert len(cells.numbers) > 50
     for mark, text in cells.numbers:
-        row = rows[mark["data-figure"], mark["data-items"], mark["data-variant"]]
+        row = rows[mark["data-metric"], mark["data-items"], mark["data-variant"]]
         assert text == _written(mark["data-column"], row[mark["data-column"]]), mark
     # Elsewhere in the tables digits stand only in names, overrides, revisions and seeds.
-    named = {"variant", "what it is", "overrides", "folder", "revision", "seed", "figure", *EXAMPLE_COLUMNS}
+    named = {"variant", "what it is", "overrides", "folder", "revision", "seed", "metric", *EXAMPLE_COLUMNS}
     assert not [(label, text) for label, text in cells.loose if re.search(r"\d", text) and label not in named]
 
 
@@ -134,7 +134,7 @@ def test_markdown__has_the_same_numbers(folder: Path) -> None:
         f"| longer | 3 | {shown['mean']} [{shown['low']}, {shown['high']}] | {shown['difference']} "
         f"[{shown['difference_low']}, {shown['difference_high']}] |"
     ) in text
-    assert f"- {figure_label(FIGURE)}: better: longer ({shown['difference']}); cannot tell: warm" in text
+    assert f"- {metric_label(METRIC)}: better: longer ({shown['difference']}); cannot tell: warm" in text
     assert f"By chance 1.0, untrained {_written('untrained', row['untrained'])}." in text
 
 
@@ -224,7 +224,7 @@ def test_collect__evaluates_again_where_the_run_was_trained_or_where_it_is_asked
     def items_of_run(_: RunFolder, __: Any, device: torch.device) -> list[TaskItems]:
         devices.append(str(device))
         ranks, texts = torch.zeros(8, dtype=torch.int64), [f"사과 {n}" for n in range(8)]
-        return [TaskItems(task=FIGURE.removesuffix("_R@1"), outcomes=ranks, groups=torch.arange(8), texts=texts)]
+        return [TaskItems(task=METRIC.removesuffix("_R@1"), outcomes=ranks, groups=torch.arange(8), texts=texts)]
 
     monkeypatch.setattr("kelip_lightning.ablations.findings.items_of_run", items_of_run)
     collect(study, device=asked)

@@ -9,7 +9,7 @@ from kelip_lightning.runs.items import StoredItems
 from kelip_lightning.statistics.significance import estimate, holm, paired_difference, pooled_spread
 
 TASK = "eval/set_ko/image_to_text"
-FIGURE = f"{TASK}_R@1"
+METRIC = f"{TASK}_R@1"
 TEXTS = ["빨간 사과" if n % 3 == 0 else "배" for n in range(90)]
 RATES = {"base": 0.3, "same": 0.3, "good": 0.75}
 WORDS = {"colour": {"ko": ["빨간"]}, "direction": {"ko": ["왼쪽"]}}
@@ -26,8 +26,8 @@ def _runs(seeds: int = 3) -> dict[str, dict[int, dict[str, StoredItems]]]:
     }
 
 
-def _rows(results: list[Result], figure: str = FIGURE, items: str = "all") -> dict[str, Result]:
-    return {one.variant: one for one in results if one.figure == figure and one.items == items}
+def _rows(results: list[Result], metric: str = METRIC, items: str = "all") -> dict[str, Result]:
+    return {one.variant: one for one in results if one.metric == metric and one.items == items}
 
 
 def test_compute_results__equals_the_statistics_of_the_hits() -> None:
@@ -37,7 +37,7 @@ def test_compute_results__equals_the_statistics_of_the_hits() -> None:
     spread = pooled_spread(np.array([one.mean(axis=1) for one in hits.values()]))
     differences = {name: paired_difference(hits[name], hits["base"], groups, spread) for name in ("same", "good")}
     adjusted = holm([one.p_value for one in differences.values()])
-    rows = _rows(compute_results(runs, [FIGURE], {}))
+    rows = _rows(compute_results(runs, [METRIC], {}))
     own = estimate(hits["good"], groups)
     assert (rows["good"].mean, rows["good"].low, rows["good"].high) == (own.mean, own.low, own.high)
     for (name, difference), p_value in zip(differences.items(), adjusted, strict=True):
@@ -55,16 +55,16 @@ def test_compute_results__equals_the_statistics_of_the_hits() -> None:
 
 def test_compute_results__categories_hold_their_items_alone() -> None:
     runs = _runs()
-    rows = _rows(compute_results(runs, [FIGURE], WORDS), items="colour")
+    rows = _rows(compute_results(runs, [METRIC], WORDS), items="colour")
     named = [index for index, text in enumerate(TEXTS) if "빨간" in text]
     expected = np.mean([(runs["good"][seed][TASK].outcomes[named] < 1).mean() for seed in range(3)])
     assert rows["good"].mean == pytest.approx(expected)
     assert rows["good"].num_items == 30
-    assert not _rows(compute_results(runs, [FIGURE], WORDS), items="direction")
+    assert not _rows(compute_results(runs, [METRIC], WORDS), items="direction")
 
 
 def test_compute_results__other_k_are_there_for_orientation() -> None:
-    results = compute_results(_runs(), [FIGURE], WORDS)
+    results = compute_results(_runs(), [METRIC], WORDS)
     fives = _rows(results, f"{TASK}_R@5")
     assert fives["base"].mean == 1.0
     assert not fives["base"].judged and _rows(results)["base"].judged
@@ -73,7 +73,7 @@ def test_compute_results__other_k_are_there_for_orientation() -> None:
 def test_compute_results__missing_seeds_leave_out_pairs() -> None:
     runs = _runs()
     del runs["good"][2], runs["same"][0], runs["same"][1]
-    rows = _rows(compute_results(runs, [FIGURE], {}))
+    rows = _rows(compute_results(runs, [METRIC], {}))
     assert (rows["good"].num_seeds, rows["good"].verdict) == (2, "better")
     pair = [
         np.stack([runs[name][seed][TASK].outcomes < 1 for seed in (0, 1)]).astype(float) for name in ("good", "base")
@@ -87,7 +87,7 @@ def test_compute_results__refuses_other_items() -> None:
     runs = _runs()
     runs["good"][1] = _items(0.5, 1, ["anything", *TEXTS[1:]])
     with pytest.raises(RunFolderError, match="good, seed 1 was evaluated on other items than base, seed 0"):
-        compute_results(runs, [FIGURE], {})
+        compute_results(runs, [METRIC], {})
     with pytest.raises(RunFolderError, match=r"no run has the items of eval/x_ko/image_to_text_R@1; the tasks are"):
         compute_results(_runs(), ["eval/x_ko/image_to_text_R@1"], {})
 
@@ -99,7 +99,7 @@ def test_matches__whole_words_in_english_and_parts_in_korean() -> None:
     assert matches("빨간색 하트", "ko", ["빨간"])
 
 
-def test_compute_results__outcomes_that_are_figures_are_averaged_as_they_are() -> None:
+def test_compute_results__outcomes_that_are_metrics_are_averaged_as_they_are() -> None:
     task = "eval/captions/matched_minus_random"
     values = {"base": np.linspace(-0.5, 0.1, 30), "good": np.linspace(0.6, 1.9, 30)}
     runs = {

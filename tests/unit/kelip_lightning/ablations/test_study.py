@@ -75,7 +75,7 @@ def _changed(study_file: Path, change: Callable[[dict[str, Any]], None]) -> Path
             ["scales.emoji.settings: 'name=mine' sets name, which the study itself does; remove it"],
         ),
         (
-            lambda tree: tree["scales"]["emoji"].update(figures=["eval/nowhere_ko/image_to_text_R@1"]),
+            lambda tree: tree["scales"]["emoji"].update(metrics=["eval/nowhere_ko/image_to_text_R@1"]),
             ["variant plain is not evaluated on it; its sets are captions, flags_en"],
         ),
     ],

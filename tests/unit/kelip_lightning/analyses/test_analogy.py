@@ -79,13 +79,13 @@ def test_query_ranks__a_wrong_twin_comes_first_and_a_right_one_counts() -> None:
 def test_analogy_findings__attributes_that_add_up_beat_both_baselines() -> None:
     queries, images, texts = additive_world(0.6)
     found = analogy_findings("faces", queries, images, texts, BOOTSTRAP)
-    figures = {(one.subject, one.measure): one.interval for one in found.summary}
+    metrics = {(one.subject, one.measure): one.interval for one in found.summary}
     macro = f"faces: {MACRO}"
     for pairing in ("ko", "en", "ko-en", "en-ko"):
-        assert figures[macro, f"{pairing} top-1, analogy"].value > 0.95
-        assert figures[macro, f"{pairing} top-1, analogy − text only"].low > 0
-    assert figures[macro, "ko top-1, image only"].value < 0.9
-    assert figures[macro, "ko top-1, text only"].value < 0.1
+        assert metrics[macro, f"{pairing} top-1, analogy"].value > 0.95
+        assert metrics[macro, f"{pairing} top-1, analogy − text only"].low > 0
+    assert metrics[macro, "ko top-1, image only"].value < 0.9
+    assert metrics[macro, "ko top-1, text only"].value < 0.1
     assert all("beats both baselines" in statement for statement in found.statements)
 
 

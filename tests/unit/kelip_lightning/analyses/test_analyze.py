@@ -105,17 +105,17 @@ def analyze(question: str, run: RunFolder, table: str, *more: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("question", "num_items", "figures"),
+    ("question", "num_items", "plots"),
     [
         ("cross-lingual", 2 * NUM_ROLES, {"cross_lingual_names"}),
         ("culture", 23 + 2 * NUM_ROLES, {"overlap", "word_pairs"}),
         ("analogy", None, {f"analogy_people{part}" for part in ("", "_relations", "_lambda", "_examples")}),
     ],
 )
-def test_analyze__writes_records_and_figures_and_prints_a_table(
+def test_analyze__writes_records_and_plots_and_prints_a_table(
     question: str,
     num_items: int | None,
-    figures: set[str],
+    plots: set[str],
     finished_run: RunFolder,
     table: str,
     capsys: pytest.CaptureFixture[str],
@@ -135,7 +135,7 @@ def test_analyze__writes_records_and_figures_and_prints_a_table(
         items = list(csv.DictReader(stream))
     assert len(items) == len(document["items"])
     assert num_items is None or len(items) == num_items
-    assert {file.stem for file in folder.glob("*.png")} == figures
+    assert {file.stem for file in folder.glob("*.png")} == plots
     assert all(statement in printed for statement in document["statements"])
 
 
@@ -236,9 +236,9 @@ def test_analyze_cross_lingual__takes_any_model_that_encodes(table: str) -> None
         Encoders(images=images, texts=of_nothing, image_size=8),
         settings,
     )
-    figures = {(one.subject, one.measure): one.interval.value for one in outcome.findings.summary}
-    assert figures["names", "ko_to_en_R@1"] == 1.0
-    assert figures["names, untrained control", "ko_to_en_R@1"] == 0.0
+    metrics = {(one.subject, one.measure): one.interval.value for one in outcome.findings.summary}
+    assert metrics["names", "ko_to_en_R@1"] == 1.0
+    assert metrics["names, untrained control", "ko_to_en_R@1"] == 0.0
 
 
 def test_analyze_cross_lingual__embeds_the_gallery_once_for_any_number_of_caption_sets(table: str) -> None:

@@ -55,12 +55,12 @@ def test_caption_findings__model_control_and_paired_difference() -> None:
     model = {"ko": meaning, "en": F.normalize(meaning + noise, dim=-1)}
     control = {"ko": unit_rows(100, 16, 8), "en": unit_rows(100, 16, 9)}
     found = caption_findings("names", captions, model, control, BOOTSTRAP)
-    figures = {(one.subject, one.measure): one for one in found.summary}
-    whole = figures["names", "ko_to_en_R@1"]
+    metrics = {(one.subject, one.measure): one for one in found.summary}
+    whole = metrics["names", "ko_to_en_R@1"]
     assert whole.interval.value == 1.0
     assert whole.chance == 0.01
-    assert figures[f"names, {CONTROL}", "ko_to_en_R@1"].interval.value < 0.1
-    difference = figures["names, model − control", "ko_to_en_R@1"]
+    assert metrics[f"names, {CONTROL}", "ko_to_en_R@1"].interval.value < 0.1
+    difference = metrics["names, model − control", "ko_to_en_R@1"]
     assert difference.interval.low > 0.8
     assert difference.chance is None
     assert len(found.items) == 100

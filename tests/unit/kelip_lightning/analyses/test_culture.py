@@ -68,8 +68,8 @@ def test_compare_words__means_by_topic_leave_control_pairs_out(
     world: tuple[list[WordPair], dict[str, Tensor], dict[str, Tensor], Tensor],
 ) -> None:
     found, _ = compare_words(*world, Bootstrap(num_resamples=200), top=3, num_draws=999)
-    figures = {(one.subject, one.measure): one for one in found.summary}
-    counts = {subject: one.count for (subject, measure), one in figures.items() if measure == "overlap_top3"}
+    metrics = {(one.subject, one.measure): one for one in found.summary}
+    counts = {subject: one.count for (subject, measure), one in metrics.items() if measure == "overlap_top3"}
     assert counts == {
         ALL_TOPICS: 3,
         CONTROLS: NUM_CONTROLS,
@@ -79,8 +79,8 @@ def test_compare_words__means_by_topic_leave_control_pairs_out(
         "all pairs − control pairs": 3 + NUM_CONTROLS,
     }
     overlaps = [item["overlap_top3"] for item in found.items[:3]]
-    assert figures[ALL_TOPICS, "known"].interval.value == pytest.approx(2 / 3)
-    assert figures[ALL_TOPICS, "overlap_top3"].interval.value == pytest.approx(np.mean(np.array(overlaps, float)))
+    assert metrics[ALL_TOPICS, "known"].interval.value == pytest.approx(2 / 3)
+    assert metrics[ALL_TOPICS, "overlap_top3"].interval.value == pytest.approx(np.mean(np.array(overlaps, float)))
 
 
 def test_average_ranks__ties_share() -> None:

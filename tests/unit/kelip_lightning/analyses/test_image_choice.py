@@ -15,9 +15,9 @@ def test_choice_findings__accuracy_chance_and_items() -> None:
     # Right, right, wrong, right; the numbers of options differ.
     options = torch.cat([images[[0, 1, 2, 3]], images[[0, 1]], images[[2, 3]], images[[1, 3]]])
     found = choice_findings("quiz", images, options, [4, 2, 2, 2], [0, 1, 1, 1], BOOTSTRAP)
-    (figure,) = found.summary
-    assert figure.interval.value == 0.75
-    assert figure.chance == pytest.approx((1 / 4 + 3 / 2) / 4)
+    (metric,) = found.summary
+    assert metric.interval.value == 0.75
+    assert metric.chance == pytest.approx((1 / 4 + 3 / 2) / 4)
     assert [item["right"] for item in found.items] == [True, True, False, True]
     assert [item["chosen"] for item in found.items] == [0, 1, 0, 1]
     assert "does not measurably beat guessing" in found.statements[0]

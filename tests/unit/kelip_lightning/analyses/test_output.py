@@ -1,4 +1,4 @@
-"""Files of a record: columns, figures of an earlier analysis, and whose the weights are."""
+"""Files of a record: columns, plots of an earlier analysis, and whose the weights are."""
 
 import csv
 import hashlib
@@ -23,7 +23,7 @@ def run(tmp_path: Path) -> RunFolder:
     return made
 
 
-def test_as_document__names_weights_settings_and_figures(run: RunFolder) -> None:
+def test_as_document__names_weights_settings_and_metrics(run: RunFolder) -> None:
     interval = Interval(value=0.5, low=0.4, high=0.6)
     findings = Findings(
         summary=[Finding(subject="밥", measure="m", interval=interval, count=3)], statements=["It holds."]
@@ -38,7 +38,7 @@ def test_as_document__names_weights_settings_and_figures(run: RunFolder) -> None
     ]
 
 
-def test_write_record__columns_of_all_rows_and_no_figures_of_before(tmp_path: Path) -> None:
+def test_write_record__columns_of_all_rows_and_no_plots_of_before(tmp_path: Path) -> None:
     items = [{"ko": "밥", "p": 0.5}, {"ko": "국", "right": True}]
     square = np.full((4, 4, 3), 7, dtype=np.uint8)
     for name in ("old", "new"):

@@ -64,8 +64,8 @@ def test_data_health__scalars_lines_and_mix(fit: Fit, tmp_path: Path) -> None:
         (2, "image_cmyk", "web"),
         (5, "read_failed", "web"),
     ]
-    figures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("data/")}
-    assert figures == {
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("data/")}
+    assert metrics == {
         "data/skipped/web/image_missing": 2,
         "data/repaired/web/image_cmyk": 1,
         "data/skipped/web/read_failed": 1,

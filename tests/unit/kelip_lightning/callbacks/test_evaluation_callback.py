@@ -1,4 +1,4 @@
-"""The evaluation callback: figures, loggers, history, and an undisturbed training run."""
+"""The evaluation callback: metrics, loggers, history, and an undisturbed training run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +89,7 @@ class _BreakWeightsAfter(pl.Callback):
                 next(pl_module.model.parameters())[:] = torch.nan
 
 
-def test_evaluation_callback__broken_weights_end_the_run_and_are_never_a_figure(
+def test_evaluation_callback__broken_weights_end_the_run_and_are_never_a_metric(
     fit: Callable[..., Any], sets: EvaluationSets
 ) -> None:
     callback, logger = EvaluationCallback(sets, every_n_steps=3), _ListLogger()

@@ -1,4 +1,4 @@
-"""The progress bar counts optimizer steps and shows the few figures."""
+"""The progress bar counts optimizer steps and shows the few metrics."""
 
 import io
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def _shown(bar: RichProgressBar) -> str:
     return console.file.getvalue()
 
 
-def test_pair_progress_bar__stage_steps_and_figures(fit: Callable[..., Any]) -> None:
+def test_pair_progress_bar__stage_steps_and_metrics(fit: Callable[..., Any]) -> None:
     bar = PairProgressBar("contrastive")
     fit([ThroughputCallback(), bar], steps=3, enable_progress_bar=True)
     assert bar.progress is not None
@@ -31,7 +31,7 @@ def test_pair_progress_bar__stage_steps_and_figures(fit: Callable[..., Any]) -> 
     assert "3/3" in _shown(bar)
 
 
-def test_pair_progress_bar__without_figures(fit: Callable[..., Any]) -> None:
+def test_pair_progress_bar__without_metrics(fit: Callable[..., Any]) -> None:
     bar = PairProgressBar("MAE warm-up")
     fit([bar], steps=1, enable_progress_bar=True)
     assert "pairs/s" not in bar.get_metrics(bar.trainer, bar.trainer.lightning_module)

@@ -62,7 +62,7 @@ def fit(
     *,
     stop_at: int | None = None,
     config: CheckpointConfig | None = None,
-    figures: Iterator[float] | None = None,
+    metrics: Iterator[float] | None = None,
     resume: bool = False,
     **options: Any,
 ) -> Regression:
@@ -72,9 +72,9 @@ def fit(
 
     def newest() -> tuple[int, Mapping[str, float]] | None:
         step = trainer.global_step
-        if figures is not None and step not in evaluated:
-            evaluated[step] = {"score": next(figures)}
-        return (step, evaluated[step]) if figures is not None else None
+        if metrics is not None and step not in evaluated:
+            evaluated[step] = {"score": next(metrics)}
+        return (step, evaluated[step]) if metrics is not None else None
 
     checkpoint = CheckpointCallback(
         config or CheckpointConfig(every_n_steps=100),
@@ -83,8 +83,8 @@ def fit(
         signals=signals,
         metrics_file=folder / "metrics.jsonl",
         clock=options.pop("clock", time.monotonic),
-        figures=newest,
-        evaluated=lambda _: figures is not None,
+        metrics=newest,
+        evaluated=lambda _: metrics is not None,
     )
     trainer = pl.Trainer(
         max_steps=STEPS,
@@ -177,7 +177,7 @@ def test_checkpoints__by_minutes(tmp_path: Path) -> None:
 
 def test_checkpoints__the_best_is_written_when_it_comes_and_stays(tmp_path: Path) -> None:
     scores = iter([0.5, 0.4, 0.3, 0.9, 0.3, 0.2, 0.2, 0.1])
-    fit(tmp_path, config=CheckpointConfig(every_n_steps=None, keep_last=1, best_metric="score"), figures=scores)
+    fit(tmp_path, config=CheckpointConfig(every_n_steps=None, keep_last=1, best_metric="score"), metrics=scores)
     assert steps_on_disk(tmp_path) == [4, 7]
     assert checkpoints.read_checkpoint(tmp_path / "step=0000004").manifest.metric == 0.9
 
@@ -185,7 +185,7 @@ def test_checkpoints__the_best_is_written_when_it_comes_and_stays(tmp_path: Path
 def test_checkpoints__less_may_be_better(tmp_path: Path) -> None:
     scores = iter([5.0, 4.0, 4.0, 6.0, 7.0, 8.0, 9.0, 9.0])
     config = CheckpointConfig(every_n_steps=None, keep_last=1, best_metric="score", best_mode=BestMode.min)
-    fit(tmp_path, config=config, figures=scores)
+    fit(tmp_path, config=config, metrics=scores)
     assert steps_on_disk(tmp_path) == [2, 7]
 
 

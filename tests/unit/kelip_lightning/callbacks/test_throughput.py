@@ -48,7 +48,7 @@ class _SlowCallback(pl.Callback):
         self.wait()
 
 
-def _figures(trainer: pl.Trainer) -> tuple[float, float]:
+def _metrics(trainer: pl.Trainer) -> tuple[float, float]:
     metrics = trainer.callback_metrics
     return metrics["train/pairs_per_second"].item(), metrics["train/data_wait_share"].item()
 
@@ -56,14 +56,14 @@ def _figures(trainer: pl.Trainer) -> tuple[float, float]:
 def test_throughput__pairs_and_wait(fit: Callable[..., Any], clock: _Clock) -> None:
     trainer, _ = fit([ThroughputCallback()], steps=8, in_step=clock.passing(0.03), in_fetch=clock.passing(0.01))
     # Batches of 4 pairs in 0.04 s, a quarter of it in the loader.
-    assert _figures(trainer) == pytest.approx((100.0, 0.25))
+    assert _metrics(trainer) == pytest.approx((100.0, 0.25))
 
 
 @pytest.mark.parametrize("slow_first", [False, True])
 def test_throughput__leaves_other_callbacks_out(fit: Callable[..., Any], clock: _Clock, slow_first: bool) -> None:
     callbacks = [ThroughputCallback(), _SlowCallback(clock.passing(5.0))]
     trainer, _ = fit(callbacks[:: -1 if slow_first else 1], steps=8, in_step=clock.passing(0.02))
-    assert _figures(trainer) == pytest.approx((200.0, 0.0))
+    assert _metrics(trainer) == pytest.approx((200.0, 0.0))
 
 
 def test_throughput__counts_the_guard_in_which_the_device_is_waited_for(
@@ -76,7 +76,7 @@ def test_throughput__counts_the_guard_in_which_the_device_is_waited_for(
     monkeypatch.setattr(StepVote, "hold", hold)
     callbacks = [NonFiniteGuard(NonFiniteConfig(), tmp_path), ThroughputCallback()]
     trainer, _ = fit(callbacks, steps=8, in_step=clock.passing(0.02))
-    assert _figures(trainer) == pytest.approx((100.0, 0.0))
+    assert _metrics(trainer) == pytest.approx((100.0, 0.0))
 
 
 def test_throughput__is_logged_where_the_trainer_logs(fit: Callable[..., Any]) -> None:
@@ -93,7 +93,7 @@ def test_throughput__is_logged_where_the_trainer_logs(fit: Callable[..., Any]) -
 def test_throughput__window_forgets_a_slow_start(fit: Callable[..., Any], clock: _Clock) -> None:
     waits = iter([50.0, 50.0, *[0.02] * 6])
     trainer, _ = fit([ThroughputCallback()], steps=8, in_step=lambda: clock.passing(next(waits))())
-    assert _figures(trainer) == pytest.approx((200.0, 0.0))
+    assert _metrics(trainer) == pytest.approx((200.0, 0.0))
 
 
 def test_throughput__keeps_the_trainers_own_profiler_working(fit: Callable[..., Any]) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kelip_lightning.cli.report import figures_table, print_result, read_chance, rows_of
+from kelip_lightning.cli.report import metrics_table, print_result, read_chance, rows_of
 from kelip_lightning.runs.folder import RunFolder
 
-FIGURES = {
+METRICS = {
     "eval/unseen_design_ko/image_to_text_R@1": 0.21,
     "eval/unseen_design_ko/median_rank": 14.0,
     "eval/unseen_design_en/image_to_text_R@1": 0.25,
@@ -29,19 +29,19 @@ CHANCE = {
 def rendered(headline: bool) -> list[str]:
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(figures_table(FIGURES, CHANCE, "title", headline=headline))
+        console.print(metrics_table(METRICS, CHANCE, "title", headline=headline))
     return capture.get().splitlines()
 
 
 def test_rows_of__both_languages_of_a_metric_in_one_row() -> None:
-    rows = {(row.set_name, row.metric): row for row in rows_of(FIGURES, CHANCE)}
+    rows = {(row.set_name, row.metric): row for row in rows_of(METRICS, CHANCE)}
     assert len(rows) == 4
-    assert rows["unseen_design", "image_to_text_R@1"].figures == {"ko": 0.21, "en": 0.25}
-    assert rows["captions", "caption_to_caption_R@1"].figures == {"ko": 0.55, "en": 0.5}
-    assert rows["groups", "zero_shot_top1"].figures == {"en": 0.125}
+    assert rows["unseen_design", "image_to_text_R@1"].metrics == {"ko": 0.21, "en": 0.25}
+    assert rows["captions", "caption_to_caption_R@1"].metrics == {"ko": 0.55, "en": 0.5}
+    assert rows["groups", "zero_shot_top1"].metrics == {"en": 0.125}
 
 
-def test_figures_table__cells() -> None:
+def test_metrics_table__cells() -> None:
     lines = rendered(headline=False)
     (line,) = [one for one in lines if "image → text R@1" in one]
     assert [cell.strip() for cell in line.split("│")[1:-1]] == [
@@ -59,8 +59,8 @@ def test_figures_table__cells() -> None:
 def test_print_result__reads_chance_from_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = RunFolder(tmp_path)
     assert read_chance(run) == {}
-    run.report.write_text(json.dumps({"metrics": FIGURES, "chance": CHANCE}), encoding="utf-8")
-    print_result(run, FIGURES)
+    run.report.write_text(json.dumps({"metrics": METRICS, "chance": CHANCE}), encoding="utf-8")
+    print_result(run, METRICS)
     told = capsys.readouterr().out
     assert "0.03 %" in told
     for next_step in ("make tensorboard", f"kelip evaluate {tmp_path}", f"kelip predict {tmp_path}"):

@@ -43,12 +43,12 @@ def test_inspect__table_and_json(captions: Path, tmp_path: Path, capsys: pytest.
     assert "280 tokens, context length 5" in shown
     assert "OpenAI CLIP, ko" in shown
     assert main(["tokenizer", "inspect", str(tmp_path / "tokenizer"), str(captions), "--json"]) == 0
-    figures = json.loads(capsys.readouterr().out)
-    assert figures["vocab_size"] == 280
-    assert figures["reports"]["this tokenizer"]["ko"]["captions"] == 10
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["vocab_size"] == 280
+    assert metrics["reports"]["this tokenizer"]["ko"]["captions"] == 10
     # OpenAI's tokenizer knows no Hangul: each syllable costs it two tokens or more.
-    assert figures["reports"]["OpenAI CLIP"]["ko"]["tokens_per_unit"] >= 2
-    assert figures["reports"]["this tokenizer"]["ko"]["tokens_per_unit"] < 2
+    assert metrics["reports"]["OpenAI CLIP"]["ko"]["tokens_per_unit"] >= 2
+    assert metrics["reports"]["this tokenizer"]["ko"]["tokens_per_unit"] < 2
 
 
 def test_inspect__says_when_openais_is_not_installed(

@@ -174,7 +174,7 @@ def test_verbs__a_wrong_device_is_refused_before_any_work(
     assert not (run.path / "analyses").exists()
 
 
-def test_evaluate__a_machine_without_a_gpu_gives_the_figures_of_the_cpu(
+def test_evaluate__a_machine_without_a_gpu_gives_the_metrics_of_the_cpu(
     run: RunFolder, machine: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine(gpus=0)

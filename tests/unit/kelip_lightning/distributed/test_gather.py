@@ -1,4 +1,4 @@
-"""Figures of the global batch on one process; `tests/distributed` has those of several."""
+"""Metrics of the global batch on one process; `tests/distributed` has those of several."""
 
 import math
 

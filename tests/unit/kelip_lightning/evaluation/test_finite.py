@@ -86,7 +86,7 @@ METRICS: dict[str, Metric] = {
         "set", a[: NUM // 2], b, [2] * (NUM // 2), [0] * (NUM // 2), BOOTSTRAP
     ),
 }
-"""Name -> a figure of two sets of unit rows, the first `NUM_BAD` rows of which it must look at."""
+"""Name -> a metric of two sets of unit rows, the first `NUM_BAD` rows of which it must look at."""
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

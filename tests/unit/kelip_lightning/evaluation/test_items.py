@@ -1,4 +1,4 @@
-"""Every item's outcome: the figures are means over them."""
+"""Every item's outcome: the metrics are means over them."""
 
 from collections.abc import Callable
 
@@ -43,17 +43,17 @@ def _embeddings() -> tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[lis
     return images, texts
 
 
-def test_items__figures_are_means_over_items(sets: EvaluationSets) -> None:
-    figures = evaluate_sets(*_embeddings(), sets)
+def test_items__metrics_are_means_over_items(sets: EvaluationSets) -> None:
+    metrics = evaluate_sets(*_embeddings(), sets)
     tasks = {one.task: one for one in items_of(Embeddings(*_embeddings()), sets)}
     compared = 0
     for task, items in tasks.items():
-        for key in [key for key in figures if key.startswith((f"{task}_R@", f"{task}_top"))]:
+        for key in [key for key in metrics if key.startswith((f"{task}_R@", f"{task}_top"))]:
             k = int(key.removeprefix(f"{task}_R@").removeprefix(f"{task}_top"))
-            assert (items.outcomes < k).double().mean().item() == pytest.approx(figures[key]), key
+            assert (items.outcomes < k).double().mean().item() == pytest.approx(metrics[key]), key
             compared += 1
     similarity = tasks["eval/pairs/matched_minus_random"].outcomes
-    assert similarity.mean().item() == pytest.approx(figures["eval/pairs/matched_minus_random"])
+    assert similarity.mean().item() == pytest.approx(metrics["eval/pairs/matched_minus_random"])
     # Two languages: both directions and three K; both caption directions and three K; top 1 of three classes.
     assert compared == 2 * 2 * 3 + 2 * 3 + 2
 

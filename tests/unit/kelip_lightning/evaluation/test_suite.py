@@ -81,38 +81,38 @@ def test_evaluate_sets__keys() -> None:
 
 def test_evaluate_sets__values_equal_direct_computation() -> None:
     sets = _sets()
-    figures = evaluate_sets(_encode_images, _encode_texts, sets, batch_size=5)
+    metrics = evaluate_sets(_encode_images, _encode_texts, sets, batch_size=5)
     images = F.normalize(_encode_images(sets.retrieval[0].images), dim=-1)
     texts = {language: F.normalize(_encode_texts(captions), dim=-1) for language, captions in CAPTIONS.items()}
     target = sets.retrieval[0].target
     for language in ("ko", "en"):
         ranks = retrieval_ranks(images, texts[language], target)
         for k, recall in recall_at(ranks).items():
-            assert figures[f"eval/seen_{language}/image_to_text_R@{k}"] == pytest.approx(recall)
-        assert figures[f"eval/seen_{language}/median_rank"] == median_rank(ranks)
+            assert metrics[f"eval/seen_{language}/image_to_text_R@{k}"] == pytest.approx(recall)
+        assert metrics[f"eval/seen_{language}/median_rank"] == median_rank(ranks)
         scores = (texts[language] @ images.T).numpy()
         for k in (1, 5, 10):
             hits = [caption in target[np.argsort(-scores[caption])[:k]] for caption in range(12)]
-            assert figures[f"eval/seen_{language}/text_to_image_R@{k}"] == pytest.approx(np.mean(hits))
+            assert metrics[f"eval/seen_{language}/text_to_image_R@{k}"] == pytest.approx(np.mean(hits))
     ko_to_en = recall_at(retrieval_ranks(texts["ko"], texts["en"], torch.arange(NUM_CAPTIONS)))
     en_to_ko = recall_at(retrieval_ranks(texts["en"], texts["ko"], torch.arange(NUM_CAPTIONS)))
     for k in (1, 5, 10):
-        assert figures[f"eval/all_captions/ko_to_en_R@{k}"] == pytest.approx(ko_to_en[k])
-        assert figures[f"eval/all_captions/en_to_ko_R@{k}"] == pytest.approx(en_to_ko[k])
+        assert metrics[f"eval/all_captions/ko_to_en_R@{k}"] == pytest.approx(ko_to_en[k])
+        assert metrics[f"eval/all_captions/en_to_ko_R@{k}"] == pytest.approx(en_to_ko[k])
 
 
 def test_evaluate_sets__classification_equals_direct_computation() -> None:
     sets = _sets()
-    figures = evaluate_sets(_encode_images, _encode_texts, sets)
+    metrics = evaluate_sets(_encode_images, _encode_texts, sets)
     data = sets.classification[0]
     images = F.normalize(_encode_images(data.images), dim=-1)
     for language in ("ko", "en"):
         classes = class_embeddings(_encode_texts, data.class_names[language], data.templates[language])
         tops = accuracy(images, classes, data.labels)
-        assert figures[f"eval/groups_{language}/zero_shot_top1"] == pytest.approx(tops[1])
-        assert figures[f"eval/groups_{language}/zero_shot_top5"] == pytest.approx(tops[5])
+        assert metrics[f"eval/groups_{language}/zero_shot_top1"] == pytest.approx(tops[1])
+        assert metrics[f"eval/groups_{language}/zero_shot_top5"] == pytest.approx(tops[5])
         recall = mean_per_class_recall(images, classes, data.labels)
-        assert figures[f"eval/groups_{language}/mean_per_class_recall"] == pytest.approx(recall)
+        assert metrics[f"eval/groups_{language}/mean_per_class_recall"] == pytest.approx(recall)
 
 
 def test_evaluate_sets__embeds_shared_texts_and_images_once() -> None:
@@ -169,13 +169,13 @@ def test_evaluate_sets__perfect_embeddings_score_one() -> None:
         captions=[CaptionSet(name="captions", captions=captions)],
         classification=[],
     )
-    figures = evaluate_sets(
+    metrics = evaluate_sets(
         lambda batch: table[batch[:, 0, 0, 0].long()],
         lambda texts: table[[int(text) for text in texts]],
         sets,
     )
-    assert figures.pop("eval/captions/matched_minus_random") > 1.0  # 1 less a mean of negative cosines
-    assert set(figures.values()) == {1.0}
+    assert metrics.pop("eval/captions/matched_minus_random") > 1.0  # 1 less a mean of negative cosines
+    assert set(metrics.values()) == {1.0}
 
 
 def test_chance_levels__equal_the_mean_of_random_embeddings() -> None:
@@ -183,12 +183,12 @@ def test_chance_levels__equal_the_mean_of_random_embeddings() -> None:
     generator = torch.Generator().manual_seed(0)
     totals: Counter[str] = Counter()
     for _ in range(rounds):
-        figures = evaluate_sets(
+        metrics = evaluate_sets(
             lambda images: torch.randn(len(images), 8, generator=generator),
             lambda texts: torch.randn(len(texts), 8, generator=generator),
             sets,
         )
-        totals.update(figures)
+        totals.update(metrics)
     for key, level in chance_levels(sets).items():
         scale = NUM_CAPTIONS if key.endswith("median_rank") else 1.0
         assert totals[key] / rounds / scale == pytest.approx(level / scale, abs=0.03), key

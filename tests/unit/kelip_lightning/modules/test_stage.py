@@ -97,7 +97,7 @@ def test_log_ratios__under_train(tmp_path: Path) -> None:
 def test_log_ratios__nothing_is_computed_between_two_log_entries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One fused reduction every n steps, and one for the figures that the last step hands back."""
+    """One fused reduction every n steps, and one for the metrics that the last step hands back."""
     every_step = _fit(tmp_path, None)[1]
     calls: list[int] = []
 

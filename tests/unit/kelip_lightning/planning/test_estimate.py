@@ -1,4 +1,4 @@
-"""The figures of whole experiments."""
+"""The metrics of whole experiments."""
 
 from collections.abc import Callable
 from pathlib import Path

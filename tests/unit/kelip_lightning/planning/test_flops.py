@@ -1,4 +1,4 @@
-"""The closed formulas against torch's FLOP counter on the real modules, and against published figures."""
+"""The closed formulas against torch's FLOP counter on the real modules, and against published metrics."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Memory against the ZeRO paper's figures, real optimizers, and what autograd really keeps."""
+"""Memory against the ZeRO paper's metrics, real optimizers, and what autograd really keeps."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -55,7 +55,7 @@ def test_compare__prints_markdown(groups: dict[str, list[Path]], capsys: pytest.
     words = [f"{name}={','.join(map(str, runs))}" for name, runs in groups.items()]
     assert main(["compare", *words]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| figure | scratch | warm | difference | chance |"
+    assert lines[0] == "| metric | scratch | warm | difference | chance |"
     assert lines[2] == "| set_ko/image_to_text_R@1 | 12.0 ± 2.8 | 21.0 ± 1.4 | +9.0 ± 1.4 | 1.00 |"
 
 
