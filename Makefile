@@ -26,7 +26,7 @@ help: ## list the targets (the default)
 	  '         PYTHON=python3.12 (which Python makes the environment), WORKERS=2 (test processes).'
 
 .PHONY: pretrain
-pretrain: $(VENV)/.base ## train on the embedded corpus: MAE warm-up, contrastive training, evaluation
+pretrain: $(VENV)/.base ## train on the embedded corpus: MAE pre-training, contrastive training, evaluation
 	$(BIN)/kelip pretrain experiments/emoji/pretrain.yaml $(ARGS)
 
 .PHONY: tensorboard
@@ -34,21 +34,21 @@ tensorboard: $(VENV)/.base ## open TensorBoard on runs/ (ARGS="--port 6007")
 	$(BIN)/tensorboard --logdir runs $(ARGS)
 
 SEEDS := 0 1 2
-STUDY := runs/warmup-study
+STUDY := runs/mae-study
 COMMA := ,
 EMPTY :=
 # $(call runs,VARIANT): the variant's run folders, as kelip compare takes them.
 runs = $(subst $(EMPTY) ,$(COMMA),$(strip $(foreach seed,$(SEEDS),$(STUDY)/$(1)-$(seed))))
 
-.PHONY: warmup-study
-warmup-study: $(VENV)/.base ## train with and without the warm-up over three seeds, and print the table (over an hour)
-	set -e; for seed in $(SEEDS); do for variant in scratch warm-up; do \
+.PHONY: mae-study
+mae-study: $(VENV)/.base ## train with and without MAE pre-training over three seeds, and print the table (over an hour)
+	set -e; for seed in $(SEEDS); do for variant in scratch mae; do \
 	  if [ -e $(STUDY)/$$variant-$$seed/report.json ]; then continue; fi; \
-	  off=; [ $$variant = warm-up ] || off=mae=null; \
+	  off=; [ $$variant = mae ] || off=mae=null; \
 	  $(BIN)/kelip pretrain experiments/emoji/pretrain.yaml \
 	    output_dir=$(STUDY) name=$$variant-$$seed seed=$$seed $$off $(ARGS); \
 	done; done
-	$(BIN)/kelip compare scratch=$(call runs,scratch) warm-up=$(call runs,warm-up)
+	$(BIN)/kelip compare scratch=$(call runs,scratch) mae=$(call runs,mae)
 
 ABLATE := $(BIN)/kelip ablate
 STUDIES := experiments/ablations
@@ -58,7 +58,7 @@ ablations: $(VENV)/.base ## train and report all studies; goes on where it was c
 	set -e; for study in $(STUDIES)/*.yaml; do $(ABLATE) $$study --resume $(ARGS); done
 
 .PHONY: ablation-schemes
-ablation-schemes: $(VENV)/.base ## the study of MAE warm-up and multi-crop
+ablation-schemes: $(VENV)/.base ## the study of MAE pre-training and multi-crop
 	$(ABLATE) $(STUDIES)/training_schemes.yaml --resume $(ARGS)
 
 .PHONY: ablation-augmentation

@@ -1,4 +1,4 @@
-"""The LightningDataModule of the MAE warm-up."""
+"""The LightningDataModule of MAE pre-training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from data_modules.stage_data import StageDataModule
 
 @dataclass(kw_only=True, slots=True)
 class ImageDataConfig:
-    """The images of the MAE warm-up; captions are not read."""
+    """The images of MAE pre-training; captions are not read."""
 
     sources: dict[str, SourceConfig]
     """Name -> source; give one language under `captions`, so that no image comes twice an epoch."""

@@ -50,7 +50,7 @@ def _pinned(batch: AnyBatch) -> AnyBatch:
 
 @dataclass(slots=True, kw_only=True)
 class ImageBatch:
-    """A batch of the MAE warm-up."""
+    """A batch of MAE pre-training."""
 
     images: Tensor
     """uint8 (B, 3, H, W)."""

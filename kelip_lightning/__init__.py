@@ -1,4 +1,4 @@
-"""Korean–English language–image pre-training: MAE warm-up and contrastive training on Lightning.
+"""Korean–English language–image pre-training: MAE pre-training and contrastive training on Lightning.
 
 `build_model(path_or_name)` opens a trained model, ours or another library's:
 

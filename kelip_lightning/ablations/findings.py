@@ -32,7 +32,7 @@ class CurvePoint:
     step: int
     """Optimizer steps of contrastive training; 0: untrained."""
     tokens: int
-    """Tokens through the image encoder so far, the warm-up's included."""
+    """Tokens through the image encoder so far, the MAE stage's included."""
     value: float
 
 

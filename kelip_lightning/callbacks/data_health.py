@@ -96,7 +96,7 @@ class DataHealthCallback(pl.Callback):
     ) -> None:
         """Count a batch, and every few steps tell all of them."""
         self._pending += batch.faults
-        languages = getattr(batch, "languages", None)  # the warm-up's images have none
+        languages = getattr(batch, "languages", None)  # the MAE stage's images have none
         seen = self._seen(batch.sample_ids, languages)
         self._mix = seen if self._mix is None else self._mix + seen
         if (batch_idx + 1) % _period(trainer) == 0:

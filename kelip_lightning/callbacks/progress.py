@@ -25,7 +25,7 @@ class PairProgressBar(RichProgressBar):
     """Counts optimizer steps out of `max_steps`, because one epoch of our loaders is the whole run."""
 
     def __init__(self, stage: str) -> None:
-        """Takes the name of the stage, such as "MAE warm-up"."""
+        """Takes the name of the stage, such as "MAE pre-training"."""
         super().__init__()
         self._stage_name = stage
 

@@ -15,7 +15,7 @@ from kelip_lightning.modules.log_steps import is_log_step, on_host
 class ThroughputCallback(pl.Callback):
     """Logs `train/pairs_per_second` and `train/data_wait_share` over the last n optimizer steps.
 
-    Pairs of all ranks count (images, in the warm-up). `data_wait_share` is the share of that time, in
+    Pairs of all ranks count (images, in MAE pre-training). `data_wait_share` is the share of that time, in
     [0, 1], in which rank zero waited for its loader. Time spent in other callbacks (evaluation,
     panels, checkpoints) is left out of both, and so is the wait for the first batch, in which the
     workers start. n is the trainer's `log_every_n_steps`.

@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
     parser = argparse.ArgumentParser(
         prog="kelip",
-        description="Korean-English image-text pre-training: MAE warm-up, contrastive training, evaluation.",
+        description="Korean-English image-text pre-training: MAE pre-training, contrastive training, evaluation.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -15,7 +15,7 @@ DESCRIPTION = """\
 A Markdown table of the metrics of finished runs: mean and standard deviation over each group's runs, and
 for two groups of equal size the difference run by run (give the same seeds in the same order).
 
-  kelip compare scratch=runs/scratch-0,runs/scratch-1 warm-up=runs/warm-0,runs/warm-1
+  kelip compare scratch=runs/scratch-0,runs/scratch-1 mae=runs/mae-0,runs/mae-1
 """
 
 

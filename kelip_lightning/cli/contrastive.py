@@ -9,7 +9,7 @@ NAME = "contrastive"
 HELP = "train image and text encoder contrastively (stage 2)"
 DESCRIPTION = """\
 Contrastive training with multi-crop, evaluated in both languages while it runs. Starts from fresh
-weights, or from a warm-up's encoder:
+weights, or from the MAE stage's encoder:
 
   kelip contrastive experiments/emoji/contrastive.yaml init.image_encoder=runs/NAME/mae/image_encoder
 """

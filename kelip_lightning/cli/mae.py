@@ -8,7 +8,7 @@ from kelip_lightning.runs.folder import is_first_process
 NAME = "mae"
 HELP = "warm the image encoder up with masked auto-encoding (stage 1)"
 DESCRIPTION = """\
-MAE pre-training (warm-up) of the image encoder. Writes runs/NAME/mae/image_encoder, from which
+MAE pre-training of the image encoder. Writes runs/NAME/mae/image_encoder, from which
 contrastive training starts with init.image_encoder=runs/NAME/mae/image_encoder.
 
   kelip mae experiments/emoji/mae.yaml schedule.max_steps=600

@@ -6,13 +6,13 @@ from kelip_lightning.cli.training import add_training_arguments, check_syntax, t
 from kelip_lightning.runs.folder import is_first_process
 
 NAME = "pretrain"
-HELP = "the whole chain: warm-up, hand-over, contrastive training, evaluation"
+HELP = "both stages: MAE pre-training, contrastive training, evaluation"
 DESCRIPTION = """\
-MAE warm-up, hand-over of the image encoder, contrastive training, final evaluation, in one run folder.
+MAE pre-training, hand-over of the image encoder, contrastive training, final evaluation, in one run folder.
 An override goes to every stage that has the key; mae.KEY and contrastive.KEY reach one stage.
 
   kelip pretrain experiments/emoji/pretrain.yaml
-  kelip pretrain experiments/emoji/pretrain.yaml name=no-warm-up mae=null
+  kelip pretrain experiments/emoji/pretrain.yaml name=no-mae mae=null
   kelip pretrain experiments/emoji/pretrain.yaml name=wider image_encoder.width=256 image_encoder.num_heads=4
 """
 

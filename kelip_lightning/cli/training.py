@@ -135,7 +135,7 @@ def _resumed_run(wanted: str, loaded: "LoadedExperiment[Schema]") -> tuple[RunFo
 
 
 def _final_metrics(run: RunFolder) -> Metrics:
-    """The metrics in a finished run's report; empty for a warm-up alone."""
+    """The metrics in a finished run's report; empty for MAE pre-training alone."""
     if not run.report.is_file():
         return {}
     return dict(json.loads(run.report.read_text(encoding="utf-8"))["metrics"])

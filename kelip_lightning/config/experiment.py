@@ -28,7 +28,7 @@ class InitConfig:
     """Where weights come from before the first step."""
 
     image_encoder: str | None = None
-    """Folder `image_encoder/` that a warm-up wrote; null: fresh weights."""
+    """Folder `image_encoder/` that MAE pre-training wrote; null: fresh weights."""
     lock_image_encoder: bool = False
     """Whether the image encoder keeps the weights it starts with (LiT, arXiv:2111.07991)."""
     lock_text_encoder: bool = False
@@ -37,7 +37,7 @@ class InitConfig:
 
 @dataclass(kw_only=True, slots=True)
 class MaskedPretrainExperiment:
-    """Stage 1, MAE pre-training (warm-up) of the image encoder: `kelip mae`."""
+    """Stage 1, MAE pre-training of the image encoder: `kelip mae`."""
 
     name: str = field(metadata=REPORTING)
     """Name of the run: its folder is output_dir/name."""
@@ -86,7 +86,7 @@ class ContrastiveExperiment:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """The joint Korean and English tokenizer."""
     image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
-    """The image tower; architecture as in the warm-up."""
+    """The image tower; architecture as in MAE pre-training."""
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     """The text tower."""
     dual_encoder: DualEncoderConfig = field(default_factory=DualEncoderConfig)
@@ -129,9 +129,9 @@ class PretrainExperiment:
     output_dir: str = field(default="runs", metadata=REPORTING)
     """Folder that holds the run folders, for both stages."""
     mae: MaskedPretrainExperiment | None = None
-    """The warm-up; null: contrastive training from fresh weights."""
+    """MAE pre-training; null: contrastive training from fresh weights."""
     contrastive: ContrastiveExperiment
-    """Contrastive training; starts from the warm-up's encoder."""
+    """Contrastive training; starts from the MAE stage's encoder."""
 
     def __post_init__(self) -> None:
         _check_name(self.name)

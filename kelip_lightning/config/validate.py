@@ -271,13 +271,13 @@ def evaluation_speaks(evaluation: EvaluationConfig, prefix: str) -> Iterator[str
 
 
 def stages_fit(experiment: PretrainExperiment) -> Iterator[str]:
-    """The encoder that the warm-up hands over is the one that contrastive training goes on with."""
-    warm_up, contrastive = experiment.mae, experiment.contrastive
-    if warm_up is None:
+    """The encoder that MAE pre-training hands over is the one that contrastive training goes on with."""
+    mae, contrastive = experiment.mae, experiment.contrastive
+    if mae is None:
         return
     for field in fields(contrastive.image_encoder):
         ours = getattr(contrastive.image_encoder, field.name)
-        theirs = getattr(warm_up.image_encoder, field.name)
+        theirs = getattr(mae.image_encoder, field.name)
         if field.name not in REGULARISATION and ours != theirs:
             yield (
                 f"contrastive.image_encoder.{field.name} = {getattr(ours, 'name', ours)} must equal "
@@ -286,8 +286,8 @@ def stages_fit(experiment: PretrainExperiment) -> Iterator[str]:
             )
     if contrastive.init.image_encoder is not None:
         yield (
-            f"contrastive.init.image_encoder = {contrastive.init.image_encoder} would be overruled by the "
-            "warm-up; remove it, or set mae=null"
+            f"contrastive.init.image_encoder = {contrastive.init.image_encoder} would be overridden by the "
+            "encoder that MAE pre-training exports; remove it, or set mae=null"
         )
 
 

@@ -46,7 +46,7 @@ def check_image_encoder(folder: Path, config: ImageEncoderConfig) -> None:
     if different:
         raise EncoderFileError(
             f"init.image_encoder = {folder} holds another encoder ({'; '.join(different)}); "
-            "set image_encoder to the stored one, or train the warm-up again"
+            "set image_encoder to the stored one, or train MAE pre-training again"
         )
 
 

@@ -127,7 +127,7 @@ class ImageEncoderConfig:
 
 
 class ImageEncoder(nn.Module):
-    """Tokens for the MAE warm-up, one feature per image for contrastive training, from the same weights."""
+    """Tokens for MAE pre-training, one feature per image for contrastive training, from the same weights."""
 
     def __init__(self, config: ImageEncoderConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The masked autoencoder of the warm-up: the shared image encoder and a light decoder.
+"""The masked autoencoder of MAE pre-training: the shared image encoder and a light decoder.
 
 Reference: He et al. 2022 (arXiv:2111.06377), sec. 3: the encoder sees the kept patches only, class token kept,
 decoder with fixed sine-cosine positions.

@@ -1,1 +1,1 @@
-"""The two LightningModules: the MAE warm-up and contrastive training."""
+"""The two LightningModules: MAE pre-training and contrastive training."""

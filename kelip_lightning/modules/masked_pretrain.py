@@ -1,4 +1,4 @@
-"""Stage 1: the MAE warm-up of the image encoder."""
+"""Stage 1: MAE pre-training of the image encoder."""
 
 import torch
 from torch import Tensor

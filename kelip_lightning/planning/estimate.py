@@ -47,7 +47,7 @@ class RankMemory:
     batch: int
     """Crops before the networks."""
     loss: int
-    """Features and the full matrix, or a tile with loss.tile_size; in the warm-up the predicted patches."""
+    """Features and the full matrix, or a tile with loss.tile_size; in MAE pre-training the predicted patches."""
     total: int
     total_checkpointed: int
     fits: bool
@@ -164,7 +164,7 @@ def _estimate_stage(stage: Stage, plan: StagePlan, gpu: str, utilisation: float,
 
 
 def loss_precision(stage: Stage) -> MatmulPrecision:
-    """How a stage's loss multiplies on the GPUs that a plan is for, all of which have TF32; float32 in the warm-up."""
+    """How a stage's loss multiplies on the GPUs that a plan is for, all of which have TF32; float32 in MAE pre-training."""
     if isinstance(stage, MaskedPretrainExperiment):
         return MatmulPrecision.float32
     chosen = stage.loss.matmul_precision
@@ -172,7 +172,7 @@ def loss_precision(stage: Stage) -> MatmulPrecision:
 
 
 def _contrastive_loss(stage: Stage, plan: StagePlan, tile: int) -> LossMemory | None:
-    """None in the warm-up."""
+    """None in MAE pre-training."""
     if isinstance(stage, MaskedPretrainExperiment):
         return None
     loss = loss_memory(

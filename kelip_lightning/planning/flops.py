@@ -48,7 +48,7 @@ class PassFlops:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageFlops:
-    """Operations per image (warm-up) or per pair (contrastive)."""
+    """Operations per image (MAE) or per pair (contrastive)."""
 
     passes: list[PassFlops]
     forward: int
@@ -57,9 +57,9 @@ class StageFlops:
     training_recomputed: int
     """The same with gradient checkpointing."""
     one_crop_training: int
-    """One global crop with its caption, as in CLIP; in the warm-up as `training`."""
+    """One global crop with its caption, as in CLIP; in MAE pre-training as `training`."""
     loss_training: int
-    """The matrix products of InfoNCE and NT-Xent, forward and backward; 0 in the warm-up. With loss.matmul_precision =
+    """The matrix products of InfoNCE and NT-Xent, forward and backward; 0 in MAE pre-training. With loss.matmul_precision =
     tf32x3 the hardware does three times as many."""
 
 

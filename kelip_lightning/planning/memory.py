@@ -208,5 +208,5 @@ def loss_memory(
 
 
 def reconstruction_bytes(chunk_size: int, num_patches: int, patch_values: int) -> int:
-    """Prediction, target and error of every patch of a chunk, float32; the warm-up's loss is a sum over chunks."""
+    """Prediction, target and error of every patch of a chunk, float32; the MAE stage's loss is a sum over chunks."""
     return 3 * chunk_size * num_patches * patch_values * _FP32

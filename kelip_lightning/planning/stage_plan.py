@@ -61,14 +61,14 @@ class StagePlan:
     steps_per_epoch: float | None
     """Optimizer steps of one such pass; batches run across epoch ends."""
     samples_seen: int
-    """Images (warm-up) or pairs (contrastive) of the whole stage."""
+    """Images (MAE) or pairs (contrastive) of the whole stage."""
     epochs: float | None
     """Passes through the mixture."""
     images_forwarded: int
     """Crops and views through the image encoder in the whole stage; BYOL's target, which sees each view too, is not
     counted."""
     tokens_per_global_crop: int
-    """Tokens in the image encoder per full-size crop, class token included (warm-up: the visible ones)."""
+    """Tokens in the image encoder per full-size crop, class token included (MAE: the visible ones)."""
     tokens_per_local_crop: int | None
     """Tokens per local crop; null: none. A view has as many as a global crop."""
     tokens_forwarded: int
@@ -124,8 +124,8 @@ def stages_of(experiment: Experiment) -> dict[str, Stage]:
         case ContrastiveExperiment():
             return {"contrastive": experiment}
         case PretrainExperiment():
-            warm_up: dict[str, Stage] = {} if experiment.mae is None else {"mae": experiment.mae}
-            return {**warm_up, "contrastive": experiment.contrastive}
+            mae: dict[str, Stage] = {} if experiment.mae is None else {"mae": experiment.mae}
+            return {**mae, "contrastive": experiment.contrastive}
         case _:
             return {}
 
@@ -227,7 +227,7 @@ def _tokens(size: int, encoder: ImageEncoderConfig) -> int:
 
 
 def count_parameters(stage: Stage) -> dict[str, int]:
-    """Part of the model -> number of parameters, from the modules themselves; the warm-up's decoder is one part."""
+    """Part of the model -> number of parameters, from the modules themselves; the MAE stage's decoder is one part."""
     model = build_on_meta(stage)
     parts = {name: _count(part) for name, part in model.named_children()}
     parts |= {name: parameter.numel() for name, parameter in model.named_parameters(recurse=False)}

@@ -85,7 +85,7 @@ class RunFolder:
 
     @property
     def image_encoder(self) -> Path:
-        """The hand-over folder of the warm-up."""
+        """The hand-over folder of MAE pre-training."""
         return self.path / "mae" / "image_encoder"
 
     @property
@@ -207,7 +207,7 @@ class RunFolder:
         if not run.config.is_file():
             raise RunFolderError(f"{path} is not a run folder: it has no config.yaml{_siblings(run.path / 'x')}")
         if not (run.dual_encoder / "model.safetensors").is_file():
-            only = " of the warm-up alone" if run.stages() == ["mae"] else ""
+            only = " of MAE pre-training alone" if run.stages() == ["mae"] else ""
             raise RunFolderError(
                 f"{path} has no finished model in contrastive/dual_encoder: it is {run.described()}{only}; "
                 "give a run whose contrastive training has ended"

@@ -20,7 +20,7 @@ def model_card(run: RunFolder, stage: str, facts: Mapping[str, object]) -> str:
     environment = json.loads(run.environment.read_text(encoding="utf-8"))
     lines = {
         "Run": run.name,
-        "Stage": {"mae": "MAE warm-up of the image encoder", "contrastive": "contrastive training"}[stage],
+        "Stage": {"mae": "MAE pre-training of the image encoder", "contrastive": "contrastive training"}[stage],
         **facts,
         "Code": f"kelip-lightning, git revision {(environment.get('git') or {}).get('revision') or 'unknown'}",
         "Settings": "config.yaml in the run folder",

@@ -38,7 +38,7 @@ def consolidate(path: Path, output: Path | None = None) -> Path:
         output: Folder to write; none: where the run's own export stands.
 
     Returns:
-        The folder: `dual_encoder` of contrastive training, `image_encoder` of the warm-up.
+        The folder: `dual_encoder` of contrastive training, `image_encoder` of MAE pre-training.
 
     Raises:
         CheckpointError: There is no checkpoint, it is damaged, it stands in no run, or the output exists.

@@ -55,7 +55,9 @@ def find_run(wanted: str, own: Path) -> RunFolder | None:
     if not run.config.is_file():
         raise RunFolderError(f"{path} holds no run to resume: it has no config.yaml; give the folder of a run")
     if chosen is not None and chosen.manifest.stage == "mae" and run.has_finished("mae"):
-        raise RunFolderError(f"{path} has finished its warm-up; only a checkpoint of contrastive/ can be gone back to")
+        raise RunFolderError(
+            f"{path} has finished MAE pre-training; only a checkpoint of contrastive/ can be gone back to"
+        )
     if is_first_process():
         _refuse_running(run, wanted)
     return run

@@ -67,12 +67,12 @@ NUM_SHOWN = 8
 
 
 def run_pretrain(experiment: PretrainExperiment, run: RunFolder, opened: OpenedSources) -> dict[str, float]:
-    """MAE warm-up (unless switched off), hand-over, contrastive training; returns the final metrics.
+    """MAE pre-training (unless switched off), hand-over, contrastive training; returns the final metrics.
 
     A run that is resumed goes on in the stage in which it was cut off. The sources come from `open_stages`.
     """
     contrastive = experiment.contrastive
-    # Before the warm-up: what is wrong with the second stage's data must not cost the first stage.
+    # Before MAE pre-training: what is wrong with the second stage's data must not cost the first stage.
     inputs = read_contrastive_inputs(contrastive, run, opened["contrastive"])
     if experiment.mae is not None:
         if not (run.resumed and run.has_finished("mae")):
@@ -100,7 +100,7 @@ def run_masked_pretrain(
         stage,
         signals,
         stage_clock(stage),
-        PairProgressBar("MAE warm-up"),
+        PairProgressBar("MAE pre-training"),
         ReconstructionCallback(images, noise, max(1, experiment.schedule.max_steps // 5)),
         DataHealthCallback(stage.bad_samples, experiment.data.faults, data.sources),
         HyperparametersCallback(flatten_settings(settings_without(Role.reporting, experiment)), ["train/loss"]),

@@ -1,4 +1,4 @@
-"""Warm-up and contrastive training of a tiny model on two processes."""
+"""MAE pre-training and contrastive training of a tiny model on two processes."""
 
 from pathlib import Path
 

@@ -40,7 +40,7 @@ def pairs(variant: str) -> ImageTextBatch:
 
 
 def images(rank: int, world: int) -> ImageBatch:
-    """A rank's part of the global batch of the warm-up."""
+    """A rank's part of the global batch of MAE pre-training."""
     generator, own = torch.Generator().manual_seed(3), slice(rank * BATCH // world, (rank + 1) * BATCH // world)
     return ImageBatch(
         images=torch.randint(0, 256, (BATCH, 3, 16, 16), dtype=torch.uint8, generator=generator)[own],

@@ -44,7 +44,7 @@ def test_consolidate__equals_the_export_of_the_run(runs: dict[int, RunFolder], t
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_consolidate__the_warm_up_s_image_encoder(runs: dict[int, RunFolder], tmp_path: Path, stage: int) -> None:
+def test_consolidate__the_mae_stage_s_image_encoder(runs: dict[int, RunFolder], tmp_path: Path, stage: int) -> None:
     (checkpoint, *_) = sorted(runs[stage].stage("mae").checkpoints.glob("step=*"), reverse=True)
     assert main(["consolidate", str(checkpoint), "--output", str(tmp_path / "encoder")]) == 0
     found = load_file(tmp_path / "encoder" / "model.safetensors")

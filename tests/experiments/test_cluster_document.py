@@ -39,13 +39,13 @@ def test_cluster_document__operations_and_images(paper_plan: dict[str, StageEsti
 
 def test_readme__utilisation_of_the_paper_s_run(paper_plan: dict[str, StageEstimate]) -> None:
     readme = (ROOT / "experiments" / "kelip_b32" / "README.md").read_text(encoding="utf-8")
-    contrastive, warm_up = paper_plan["contrastive"], paper_plan["mae"]
+    contrastive, mae = paper_plan["contrastive"], paper_plan["mae"]
     flops = contrastive.flops
     # Hours of the networks alone at the full peak: over the paper's hours they are the utilisation.
-    times = contrastive.throughput, warm_up.throughput
-    hours, warm_up_hours = (time.hours * time.utilisation * (1 - time.loss_share) for time in times)
+    times = contrastive.throughput, mae.throughput
+    hours, mae_hours = (time.hours * time.utilisation * (1 - time.loss_share) for time in times)
     two_crops = flops.training + flops.passes[0].training
     for operations in (flops.one_crop_training, flops.training, two_crops):
         share = hours * operations / flops.training / PAPER_HOURS
         assert f"{operations / 1e9:.2f} GFLOP | {share:.1%} |".replace("%", " %") in readme
-    assert f"{warm_up.flops.training / 1e9:.2f} GFLOP | {warm_up_hours / 16:.1%}".replace("%", " %") in readme
+    assert f"{mae.flops.training / 1e9:.2f} GFLOP | {mae_hours / 16:.1%}".replace("%", " %") in readme

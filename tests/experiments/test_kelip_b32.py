@@ -18,7 +18,7 @@ def test_kelip_b32__has_the_parameters_of_the_released_model(paper_plan: dict[st
 
 
 def test_kelip_b32__operations(paper_plan: dict[str, StageEstimate]) -> None:
-    contrastive, warm_up = paper_plan["contrastive"].flops, paper_plan["mae"].flops
+    contrastive, mae = paper_plan["contrastive"].flops, paper_plan["mae"].flops
     assert round(contrastive.one_crop_training / 1e9, 2) == 44.33
     assert round(contrastive.training / 1e9, 1) == 65.3
     assert [(one.name, one.tokens) for one in contrastive.passes] == [
@@ -26,15 +26,15 @@ def test_kelip_b32__operations(paper_plan: dict[str, StageEstimate]) -> None:
         ("local crop", 10),
         ("caption", 77),
     ]
-    assert [(one.name, one.tokens) for one in warm_up.passes] == [("visible patches", 13), ("decoder", 50)]
+    assert [(one.name, one.tokens) for one in mae.passes] == [("visible patches", 13), ("decoder", 50)]
 
 
 def test_kelip_b32__length(paper_scale: PretrainExperiment) -> None:
-    warm_up, contrastive = paper_scale.mae, paper_scale.contrastive
-    assert warm_up is not None
+    mae, contrastive = paper_scale.mae, paper_scale.contrastive
+    assert mae is not None
     assert contrastive.schedule.max_steps == PAIRS * 32 // contrastive.data.global_batch_size
-    assert warm_up.schedule.max_steps == PAIRS // warm_up.data.global_batch_size
-    assert warm_up.optimizer.learning_rate == pytest.approx(1.5e-4 * warm_up.data.global_batch_size / 256)
+    assert mae.schedule.max_steps == PAIRS // mae.data.global_batch_size
+    assert mae.optimizer.learning_rate == pytest.approx(1.5e-4 * mae.data.global_batch_size / 256)
 
 
 @pytest.mark.parametrize("devices", [8, 16, 32, 64, 80, 128])

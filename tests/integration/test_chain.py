@@ -20,7 +20,7 @@ from data_modules.json_lines import read_json_lines
 from kelip_lightning.cli import main
 
 BY_STAGE = (["ko"], ["en", "ko"])
-"""The warm-up reads each image once, by its Korean caption."""
+"""MAE pre-training reads each image once, by its Korean caption."""
 STAGES = ("data_modules.image", "data_modules.image_text")
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ def test_pretrain__same_command_twice_gives_identical_losses(run: Path) -> None:
     assert _losses(run.parent / "second") == _losses(run)
 
 
-def test_pretrain__without_warmup_starts_elsewhere(run: Path) -> None:
+def test_pretrain__without_mae_starts_elsewhere(run: Path) -> None:
     assert _pretrain(run.parent, "scratch", "mae=null") == 0
     assert not (run.parent / "scratch" / "mae").exists()
     assert _losses(run.parent / "scratch") != [one for one in _losses(run) if one[0] == "contrastive"]
@@ -142,7 +142,7 @@ def test_pretrain__refuses_an_existing_run(run: Path, capsys: pytest.CaptureFixt
     assert _losses(run) == before
 
 
-def test_pretrain__finds_a_damaged_evaluation_file_before_the_warmup(
+def test_pretrain__finds_a_damaged_evaluation_file_before_the_mae_pretraining(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damaged = tmp_path / "damaged.parquet"

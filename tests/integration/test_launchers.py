@@ -18,7 +18,7 @@ from torch import Tensor
 ROOT = Path(__file__).parents[2]
 SECONDS = 240
 KELIP = [sys.executable, "-m", "kelip_lightning"]
-WARM_UP = [
+MAE_PRETRAINING = [
     "mae",
     "experiments/emoji/mae.yaml",
     "image_encoder.width=32",
@@ -55,8 +55,8 @@ def run_all(commands: Sequence[tuple[list[str], dict[str, str]]]) -> None:
             process.kill()
 
 
-def warm_up(folder: Path, num_processes: int) -> list[str]:
-    return [*WARM_UP, f"output_dir={folder}", f"trainer.devices={num_processes}"]
+def mae_command(folder: Path, num_processes: int) -> list[str]:
+    return [*MAE_PRETRAINING, f"output_dir={folder}", f"trainer.devices={num_processes}"]
 
 
 def handed_over(folder: Path) -> dict[str, Tensor]:
@@ -73,7 +73,7 @@ def free_port() -> str:
 @pytest.fixture(scope="module")
 def by_one_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     folder = tmp_path_factory.mktemp("one")
-    run_all([([*KELIP, *warm_up(folder, 1)], {})])
+    run_all([([*KELIP, *mae_command(folder, 1)], {})])
     return handed_over(folder)
 
 
@@ -85,7 +85,7 @@ def assert_same(folder: Path, expected: dict[str, Tensor]) -> None:
 def test_torchrun(runs_folder: Path, by_one_process: dict[str, Tensor]) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2"]
     launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "kelip_lightning"]
-    run_all([([*launcher, *warm_up(runs_folder, 2)], {})])
+    run_all([([*launcher, *mae_command(runs_folder, 2)], {})])
     assert_same(runs_folder, by_one_process)
 
 
@@ -102,7 +102,7 @@ def test_srun(runs_folder: Path, by_one_process: dict[str, Tensor]) -> None:
         "MASTER_PORT": free_port(),
     }
     tasks = [job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(2)]
-    run_all([([*KELIP, *warm_up(runs_folder, 2)], task) for task in tasks])
+    run_all([([*KELIP, *mae_command(runs_folder, 2)], task) for task in tasks])
     assert_same(runs_folder, by_one_process)
 
 
@@ -115,7 +115,7 @@ def test_deepspeed_s_launcher(runs_folder: Path, by_one_process: dict[str, Tenso
         [
             *(sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}", f"--node_rank={rank}"),
             *("--master_addr=127.0.0.1", f"--master_port={port}", "--no_python", "--no_local_rank"),
-            *(rank_script, *KELIP, *warm_up(runs_folder, 1), "trainer.num_nodes=2"),
+            *(rank_script, *KELIP, *mae_command(runs_folder, 1), "trainer.num_nodes=2"),
         ]
         for rank in range(2)
     ]

@@ -13,7 +13,7 @@ TARGETS = (
     "help",
     "pretrain",
     "tensorboard",
-    "warmup-study",
+    "mae-study",
     "ablations",
     "ablation-schemes",
     "ablation-augmentation",

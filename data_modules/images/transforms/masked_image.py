@@ -1,4 +1,4 @@
-"""The weak crop of the MAE warm-up and the noise that chooses its visible patches.
+"""The weak crop of MAE pre-training and the noise that chooses its visible patches.
 
 Reference: He et al. 2022 (arXiv:2111.06377): random resized crop of scale (0.2, 1), flip, nothing else.
 Deviation: the flip is off by default, since the same encoder later reads captions that name directions.
@@ -16,7 +16,7 @@ from data_modules.images.transforms.crops import Crop, check_scales, cut_crops, 
 
 @dataclass(kw_only=True, slots=True)
 class MaskedImageConfig:
-    """One crop per image for the MAE warm-up."""
+    """One crop per image for MAE pre-training."""
 
     image_size: int = 224
     """Side of the crop in pixels."""

@@ -1,4 +1,4 @@
-"""Batches of the MAE warm-up from a table on disk."""
+"""Batches of MAE pre-training from a table on disk."""
 
 from collections.abc import Callable
 from dataclasses import replace

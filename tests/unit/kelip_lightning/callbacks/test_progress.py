@@ -32,7 +32,7 @@ def test_pair_progress_bar__stage_steps_and_metrics(fit: Callable[..., Any]) -> 
 
 
 def test_pair_progress_bar__without_metrics(fit: Callable[..., Any]) -> None:
-    bar = PairProgressBar("MAE warm-up")
+    bar = PairProgressBar("MAE pre-training")
     fit([bar], steps=1, enable_progress_bar=True)
     assert "pairs/s" not in bar.get_metrics(bar.trainer, bar.trainer.lightning_module)
-    assert "MAE warm-up" in _shown(bar)
+    assert "MAE pre-training" in _shown(bar)

@@ -177,12 +177,12 @@ def two_stages(experiment: str, tmp_path: Path) -> Callable[..., str]:
     write_tar(tmp_path / "json" / "00001.tar", content[2:])
     contrastive = yaml.safe_load(Path(experiment).read_text(encoding="utf-8"))
     shared = ("name", "image_encoder", "schedule", "optimizer")
-    mae = {key: contrastive[key] for key in shared} | {"transform": {"image_size": 32}}
+    mae_stage = {key: contrastive[key] for key in shared} | {"transform": {"image_size": 32}}
 
-    def write(warm_up: dict[str, Any], training: dict[str, Any]) -> str:
+    def write(mae: dict[str, Any], training: dict[str, Any]) -> str:
         base = {"files": [str(tmp_path / "json" / "*.tar")]}
         stages = {
-            "mae": mae | {"data": {"sources": {"web": base | warm_up}}},
+            "mae": mae_stage | {"data": {"sources": {"web": base | mae}}},
             "contrastive": contrastive | {"data": {"sources": {"web": base | training}}},
         }
         for stage in stages.values():
@@ -227,7 +227,7 @@ APART = {"mae-web": ["a fruit 0"], "contrastive-web": ["an apple 0"]}
 
 
 @pytest.mark.parametrize(
-    ("warm_up", "training", "expected"),
+    ("mae", "training", "expected"),
     [
         ({"captions": {"en": "alt"}}, {"captions": {"en": "en"}}, APART),
         ({"caption_fields": ["alt"]}, {"captions": {"en": "en"}}, APART),
@@ -237,11 +237,11 @@ APART = {"mae-web": ["a fruit 0"], "contrastive-web": ["an apple 0"]}
 def test_pack__sources_of_one_name_that_differ_keep_apart(
     two_stages: Callable[..., str],
     tmp_path: Path,
-    warm_up: dict[str, Any],
+    mae: dict[str, Any],
     training: dict[str, Any],
     expected: dict[str, list[str]],
 ) -> None:
-    assert _pack(two_stages(warm_up, training), tmp_path / "packed") == 0
+    assert _pack(two_stages(mae, training), tmp_path / "packed") == 0
     assert {file.stem for file in (tmp_path / "packed").glob("*.json")} == set(expected)
     for name, first in expected.items():
         found = _packed_captions(tmp_path / "packed" / f"{name}-*.tar")

@@ -70,7 +70,7 @@ def test_load_experiment__name_and_output_dir_are_the_run_s(experiments: Path) -
     assert "both stages share one name" in problems(experiments, "contrastive.name=x")[0]
 
 
-def test_load_experiment__warm_up_switched_off(experiments: Path) -> None:
+def test_load_experiment__mae_switched_off(experiments: Path) -> None:
     assert load(experiments, "mae=null", "seed=1").mae is None
     for order in (("mae=null", "masked_autoencoder.mask_ratio=0.5"), ("masked_autoencoder.mask_ratio=0.5", "mae=null")):
         assert "which is switched off" in problems(experiments, *order)[0]

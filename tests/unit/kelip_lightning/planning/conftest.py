@@ -63,7 +63,7 @@ def contrastive() -> Callable[..., ContrastiveExperiment]:
 
 @pytest.fixture
 def masked() -> Callable[..., MaskedPretrainExperiment]:
-    """Builds a warm-up; the paper's encoder and He et al.'s decoder unless sections say otherwise."""
+    """Builds MAE pre-training; the paper's encoder and He et al.'s decoder unless sections say otherwise."""
 
     def build(image: Sections | None = None, decoder: Sections | None = None) -> MaskedPretrainExperiment:
         encoder = ImageEncoderConfig(**image or {})
@@ -99,7 +99,7 @@ def dual_encoder() -> Callable[[ContrastiveExperiment], DualEncoder]:
 
 @pytest.fixture
 def autoencoder() -> Callable[[MaskedPretrainExperiment], MaskedAutoencoderBase]:
-    """Builds a warm-up's real model."""
+    """Builds the MAE stage's real model."""
     return lambda stage: build_masked_autoencoder(ImageEncoder(stage.image_encoder), stage.masked_autoencoder)
 
 

@@ -34,15 +34,15 @@ def test_estimate__stage_by_stage(
     experiment = PretrainExperiment(name="planned", mae=images, contrastive=pairs)
     stages = estimate(experiment, gpu="h200", utilisation=0.1, tile=4)
     assert list(stages) == ["mae", "contrastive"]
-    warm_up, second = stages["mae"], stages["contrastive"]
-    assert list(warm_up.parameter_sums) == ["all"]
+    mae, second = stages["mae"], stages["contrastive"]
+    assert list(mae.parameter_sums) == ["all"]
     assert list(second.parameter_sums) == ["image_tower", "text_tower", "all"]
     assert second.parameter_sums["all"] == second.plan.num_parameters
-    assert warm_up.contrastive_loss is None
-    assert warm_up.evaluation is None
+    assert mae.contrastive_loss is None
+    assert mae.evaluation is None
     assert second.throughput.gpu.startswith("H200")
     # Four patches of 16 x 16 x 3 values, eight images: prediction, target, error.
-    assert warm_up.memory[0].loss == 3 * 8 * 4 * 768 * 4
+    assert mae.memory[0].loss == 3 * 8 * 4 * 768 * 4
     for one in second.memory:
         assert one.total == one.state.total + one.activations + one.batch + one.loss
         assert one.total - one.total_checkpointed == one.activations - one.activations_checkpointed

@@ -163,7 +163,7 @@ def test_count_flops__nt_xent_equals_torch_s_counter(contrastive: Contrastive) -
         ),
     ],
 )
-def test_count_flops__warm_up_equals_torch_s_counter(
+def test_count_flops__mae_equals_torch_s_counter(
     image: dict[str, Any],
     decoder: dict[str, Any],
     masked: Masked,
@@ -232,7 +232,7 @@ def test_count_flops__training_of_a_pair(contrastive: Contrastive) -> None:
     assert round(count_flops(contrastive()).loss_training / 1e9, 2) == 0.20
 
 
-def test_count_flops__warm_up_of_the_official_mae(masked: Masked) -> None:
+def test_count_flops__decoder_of_the_official_mae(masked: Masked) -> None:
     """12 of 49 patches visible, as the official code rounds a quarter: 2.45 and 2.73 GFLOP forward."""
     plan = count_flops(masked())
     assert [one.tokens for one in plan.passes] == [13, 50]

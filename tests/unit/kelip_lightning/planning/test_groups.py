@@ -53,5 +53,5 @@ def test_planned_groups__heads_without_the_target(contrastive: Contrastive) -> N
     assert matrices.parameters == stage.image_encoder.width * 8 + 8 * 4 + 4 * 8 + 8 * 4
 
 
-def test_planned_groups__warm_up(masked: Callable[..., MaskedPretrainExperiment]) -> None:
+def test_planned_groups__mae_pretraining(masked: Callable[..., MaskedPretrainExperiment]) -> None:
     assert {one.part for one in planned_groups(masked())} == {"image_encoder", "decoder"}

@@ -88,7 +88,7 @@ def test_activation_bytes__are_what_autograd_keeps(
     assert 2 * count_state(stage).matrices == cast_weights(model)
 
 
-def test_activation_bytes__of_the_warm_up(
+def test_activation_bytes__of_the_mae_pretraining(
     masked: Callable[..., MaskedPretrainExperiment],
     autoencoder: Callable[[MaskedPretrainExperiment], MaskedAutoencoder],
 ) -> None:

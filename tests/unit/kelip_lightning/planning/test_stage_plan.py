@@ -15,14 +15,14 @@ def test_make_plan(experiments: Path) -> None:
     overrides = ["trainer.precision=32", "contrastive.trainer.accumulate=2", "schedule.warmup_steps=1"]
     experiment = load_experiment(experiments / "pretrain.yaml", overrides, PretrainExperiment).experiment
     plan = make_plan(experiment, {"mae": 16, "contrastive": 20})
-    warm_up, contrastive = plan.stages["mae"], plan.stages["contrastive"]
-    assert (warm_up.batch_size_per_device, warm_up.chunk_size) == (8, 8)
+    mae, contrastive = plan.stages["mae"], plan.stages["contrastive"]
+    assert (mae.batch_size_per_device, mae.chunk_size) == (8, 8)
     assert (contrastive.batch_size_per_device, contrastive.chunk_size) == (8, 4)
     assert contrastive.precision == "32-true"
-    assert (warm_up.samples_seen, warm_up.epochs, warm_up.steps_per_epoch) == (32, 2.0, 2.0)
+    assert (mae.samples_seen, mae.epochs, mae.steps_per_epoch) == (32, 2.0, 2.0)
     assert (contrastive.epochs, contrastive.steps_per_epoch, contrastive.warmup_steps) == (1.6, 2.5, 1)
-    # 32 px in patches of 16: 4 patches, of which the warm-up hides 3; a local crop of 16 px is one patch.
-    assert (warm_up.tokens_per_global_crop, contrastive.tokens_per_global_crop) == (2, 5)
+    # 32 px in patches of 16: 4 patches, of which MAE pre-training hides 3; a local crop of 16 px is one patch.
+    assert (mae.tokens_per_global_crop, contrastive.tokens_per_global_crop) == (2, 5)
     assert contrastive.tokens_per_local_crop == 2
     assert contrastive.images_forwarded == 32 * (2 + 1)
     assert contrastive.tokens_forwarded == 32 * (2 * 5 + 1 * 2)

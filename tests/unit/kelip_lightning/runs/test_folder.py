@@ -161,7 +161,7 @@ def test_open(tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "other")
     run.write_status("finished")
     run.stage("mae")
-    with pytest.raises(RunFolderError, match="a finished run of the warm-up alone"):
+    with pytest.raises(RunFolderError, match="a finished run of MAE pre-training alone"):
         RunFolder.open(tmp_path / "one")
     run.dual_encoder.mkdir(parents=True)
     (run.dual_encoder / "model.safetensors").touch()

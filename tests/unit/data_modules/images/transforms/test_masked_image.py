@@ -1,4 +1,4 @@
-"""The crop and the noise of the MAE warm-up."""
+"""The crop and the noise of MAE pre-training."""
 
 from typing import Any
 
