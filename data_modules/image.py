@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from data_modules.config_roles import PERFORMANCE
 from data_modules.images.decoding import open_image
 from data_modules.images.transforms.masked_image import MaskedImage, MaskedImageConfig
-from data_modules.loading import FaultConfig, Loaded, PairDataset, build_loader, open_sources
+from data_modules.loading import CorruptSampleConfig, Loaded, PairDataset, build_loader, open_sources
 from data_modules.order.mixture import OrderConfig, build_order, check_streams
 from data_modules.order.sampling import Draw, Order
 from data_modules.records import ImageBatch, PairRecord
@@ -33,7 +33,7 @@ class ImageDataConfig:
     """Loader processes per device; the order of samples does not depend on it."""
     order: OrderConfig = field(default_factory=OrderConfig)
     """How sources and languages share the batches, and how far samples are mixed."""
-    faults: FaultConfig = field(default_factory=FaultConfig)
+    corrupt_samples: CorruptSampleConfig = field(default_factory=CorruptSampleConfig)
     """What is done about samples that cannot be used."""
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ class ImageDataModule(StageDataModule):
     ) -> None:
         super().__init__(seed=seed, max_steps=max_steps)
         self.config = config
-        self.sources = sources or open_sources(config.sources, config.order.shuffle_window, config.faults)
+        self.sources = sources or open_sources(config.sources, config.order.shuffle_window, config.corrupt_samples)
         self._transform = MaskedImage(transform, num_patches)
 
     @cached_property
@@ -96,7 +96,7 @@ class ImageDataModule(StageDataModule):
         self, draw: Draw, record: PairRecord, generator: np.random.Generator, repairs: list[str]
     ) -> ImageSample:
         """One crop and one mask from the sample's own stream."""
-        encoded = open_image(record.image, record.file_name, repairs, self.config.faults.max_image_pixels)
+        encoded = open_image(record.image, record.file_name, repairs, self.config.corrupt_samples.max_image_pixels)
         image, noise = self._transform(encoded, generator)
         return ImageSample(image=image, noise=noise, sample_id=draw.sample_id, sample_seed=draw.model_seed(self.seed))
 

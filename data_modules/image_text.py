@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from data_modules.config_roles import PERFORMANCE
 from data_modules.images.decoding import open_image
 from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig
-from data_modules.loading import FaultConfig, Loaded, PairDataset, build_loader, open_sources
+from data_modules.loading import CorruptSampleConfig, Loaded, PairDataset, build_loader, open_sources
 from data_modules.order.mixture import OrderConfig, build_order, check_streams
 from data_modules.order.sampling import Draw, Order
 from data_modules.records import LANGUAGES, ImageTextBatch, PairRecord
@@ -41,7 +41,7 @@ class ImageTextDataConfig:
     """Loader processes per device; the order of samples does not depend on it."""
     order: OrderConfig = field(default_factory=OrderConfig)
     """How sources and languages share the batches, and how far samples are mixed."""
-    faults: FaultConfig = field(default_factory=FaultConfig)
+    corrupt_samples: CorruptSampleConfig = field(default_factory=CorruptSampleConfig)
     """What is done about samples that cannot be used."""
 
     def __post_init__(self) -> None:
@@ -92,7 +92,7 @@ class ImageTextDataModule(StageDataModule):
     ) -> None:
         super().__init__(seed=seed, max_steps=max_steps)
         self.config = config
-        opened = sources or open_sources(config.sources, config.order.shuffle_window, config.faults)
+        opened = sources or open_sources(config.sources, config.order.shuffle_window, config.corrupt_samples)
         self.sources = apply_language_rule(opened, config.sources, config.languages)
         self.tokenizer: BilingualTokenizer = build_tokenizer(
             tokenizer, training_texts(self.sources, tokenizer.max_training_pairs)
@@ -120,7 +120,7 @@ class ImageTextDataModule(StageDataModule):
     ) -> PairSample:
         """The caption first, then the crops, from the sample's own stream."""
         caption = self._captions(record, generator)
-        encoded = open_image(record.image, record.file_name, repairs, self.config.faults.max_image_pixels)
+        encoded = open_image(record.image, record.file_name, repairs, self.config.corrupt_samples.max_image_pixels)
         crops = self._crops(encoded, generator)
         return PairSample(
             global_crops=crops.global_crops,

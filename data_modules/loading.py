@@ -32,7 +32,7 @@ LOADER_TIMEOUT_SECONDS = 600
 
 
 @dataclass(kw_only=True, slots=True)
-class FaultConfig:
+class CorruptSampleConfig:
     """What is done about samples that cannot be used."""
 
     max_share: float = field(default=0.01, metadata=PERFORMANCE)
@@ -48,21 +48,21 @@ class FaultConfig:
 
 
 def open_sources(
-    configs: Mapping[str, SourceConfig], shuffle_window: int = 0, faults: FaultConfig | None = None
+    configs: Mapping[str, SourceConfig], shuffle_window: int = 0, corrupt_samples: CorruptSampleConfig | None = None
 ) -> list[PairSource]:
     """The configured sources, in the order of their names in the configuration.
 
     Args:
         configs: Name -> settings.
         shuffle_window: Over how many samples the order mixes; 0: all.
-        faults: The limit of what may be left out when a source is opened; none: any number.
+        corrupt_samples: The limit of what may be left out when a source is opened; `None`: any number.
 
     Raises:
         DataError: A source cannot be opened, or too much of it had to be left out.
     """
     sources = [open_source(name, config, shuffle_window) for name, config in configs.items()]
-    for source in sources if faults else []:
-        _check_opening(source, faults.max_share if faults else 1.0)
+    for source in sources if corrupt_samples else []:
+        _check_opening(source, corrupt_samples.max_share if corrupt_samples else 1.0)
     return sources
 
 
@@ -73,7 +73,7 @@ def _check_opening(source: PairSource, max_share: float) -> None:
         worst, number = Counter(report.kind for report in reports).most_common(1)[0]
         raise DataError(
             f"source '{source.name}': {len(reports)} of {len(reports) + len(source)} samples are left out, more than "
-            f"data.faults.max_share = {max_share:g}, most of them ({number}) because of {worst} "
+            f"data.corrupt_samples.max_share = {max_share:g}, most of them ({number}) because of {worst} "
             f"({SKIPPED[worst]}), the first {reports[0].key}; mend the data or raise the limit"
         )
 

@@ -62,7 +62,7 @@ def inspect_sources(data: ImageTextDataModule, num_samples: int, num_examples: i
 
 def _look(data: ImageTextDataModule, record: PairRecord, report: SourceReport, num_examples: int) -> None:
     repairs: list[str] = []
-    encoded = open_image(record.image, record.file_name, repairs, data.config.faults.max_image_pixels)
+    encoded = open_image(record.image, record.file_name, repairs, data.config.corrupt_samples.max_image_pixels)
     picture = to_picture(decode(encoded))
     report.faults.update([*repairs, *record.repairs])
     report.languages[record.language] += 1

@@ -114,7 +114,7 @@ def analyze_culture(model: Encoders, settings: CultureAnalysis) -> Outcome:
     """Images under Korean and English words, the test of each pair, and choices between texts."""
     pairs = read_word_pairs(settings.word_pairs)
     gallery = build_image_gallery(settings.gallery, model.image_size)
-    culture.check_enough(pairs, len(gallery.keys), settings.top)
+    culture.check_enough(pairs, len(gallery.keys), settings.top_k)
     choices = [build_image_choice(name, one, model.image_size) for name, one in settings.choices.items()]
     bootstrap = _bootstrap(settings.resampling)
     words, nonsense = {}, {}
@@ -124,7 +124,9 @@ def analyze_culture(model: Encoders, settings: CultureAnalysis) -> Outcome:
         words[language] = class_embeddings(model.texts, [[word] for word in own], templates)
         nonsense[language] = class_embeddings(model.texts, [[word] for word in made_up], templates)
     images = embed_images(model.images, gallery.images)
-    findings, first = culture.compare_words(pairs, words, nonsense, images, bootstrap, settings.top, settings.num_draws)
+    findings, first = culture.compare_words(
+        pairs, words, nonsense, images, bootstrap, settings.top_k, settings.num_draws
+    )
     for name, one in zip(settings.choices, choices, strict=True):
         options = embed_texts(model.texts, [text for texts in one.texts for text in texts])
         counts = [len(texts) for texts in one.texts]

@@ -14,7 +14,7 @@ from torch import Tensor
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport
 from data_modules.json_lines import append_json_lines, read_json_lines, replace_json_lines
-from data_modules.loading import FaultConfig
+from data_modules.loading import CorruptSampleConfig
 from data_modules.records import LANGUAGES
 from data_modules.sources.protocol import PairSource
 from kelip_lightning.distributed.gather import is_distributed
@@ -35,13 +35,13 @@ class DataHealthCallback(pl.Callback):
 
     Args:
         file: Where faults are written (`bad_samples.jsonl`).
-        faults: The limit.
+        corrupt_samples: The limit.
         sources: In the order of their ids.
     """
 
-    def __init__(self, file: Path, faults: FaultConfig, sources: Sequence[PairSource]) -> None:
+    def __init__(self, file: Path, corrupt_samples: CorruptSampleConfig, sources: Sequence[PairSource]) -> None:
         super().__init__()
-        self._file, self._limit = file, faults.max_share
+        self._file, self._limit = file, corrupt_samples.max_share
         self._names = [source.name for source in sources]
         self._ends = torch.tensor([len(source) for source in sources]).cumsum(0)
         self._opening = [report for source in sources for report in source.opening_faults()]
@@ -184,7 +184,7 @@ class DataHealthCallback(pl.Callback):
         enough = self._limit == 0 or self._drawn >= 10 / self._limit
         if enough and skipped > self._limit * self._drawn:
             raise DataError(
-                f"{skipped} of {self._drawn} samples could not be used, more than data.faults.max_share = "
+                f"{skipped} of {self._drawn} samples could not be used, more than data.corrupt_samples.max_share = "
                 f"{self._limit:g}: {self._worst()}; see {self._file}, mend the data or raise the limit"
             )
 

@@ -75,7 +75,8 @@ def load_evaluation(folder: RunFolder, words: list[str]) -> "EvaluationConfig":
     from kelip_lightning.config.load import find_schema, load_experiment
     from kelip_lightning.errors import ConfigError
 
-    experiment = load_experiment(file, overrides, find_schema(file, SCHEMAS), on_this_machine=False).experiment
+    schema = find_schema(file, SCHEMAS)
+    experiment = load_experiment(file, overrides, schema, on_this_machine=False, stored=not given).experiment
     if isinstance(experiment, PretrainExperiment):
         experiment = experiment.contrastive
     if not isinstance(experiment, ContrastiveExperiment | EvaluationExperiment):

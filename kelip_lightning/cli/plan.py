@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=1024,
         metavar="COLUMNS",
-        help="tile of the contrastive loss that is shown beside the full matrix (default: 1024, or loss.tile_size)",
+        help="logits per pair of the chunked loss, shown beside the full matrix (default: 1024, or the experiment's)",
     )
     parser.add_argument("--json", action="store_true", help="print every metric as JSON, in bytes and operations")
 

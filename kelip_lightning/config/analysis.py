@@ -56,7 +56,7 @@ class CultureAnalysis:
     """Images that are ranked under every word."""
     templates: dict[str, list[str]] = field(default_factory=_bare)
     """Language -> sentences with `{}` where the word goes; a word is the mean of its sentences' embeddings."""
-    top: int = 10
+    top_k: int = 10
     """How many first images are compared and shown, >= 1."""
     num_draws: int = 9999
     """Draws of the null distribution per pair; enough that 1 / num_draws is far below 0.05 / number of pairs."""
@@ -69,8 +69,8 @@ class CultureAnalysis:
 
     def __post_init__(self) -> None:
         _check_templates(self.templates)
-        if self.top < 1:
-            raise ValueError(f"top = {self.top} must be at least 1")
+        if self.top_k < 1:
+            raise ValueError(f"top_k = {self.top_k} must be at least 1")
         if self.num_draws < 999:
             raise ValueError(f"num_draws = {self.num_draws} must be at least 999")
         if self.num_shown < 0:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from kelip_lightning.config.read import Tree, merge, nested, parse_override, read_experiment_file, to_yaml
+from kelip_lightning.config.renamed import translate
 from kelip_lightning.config.roles import identity_of
 from kelip_lightning.config.schema import has_key, join, to_plain, without_none
 from kelip_lightning.config.typed import MANDATORY, build_section, run_rule, shown
@@ -34,7 +35,12 @@ class LoadedExperiment(Generic[Schema]):
 
 
 def load_experiment(
-    path: Path | str, overrides: Sequence[str], schema: type[Schema], *, on_this_machine: bool = True
+    path: Path | str,
+    overrides: Sequence[str],
+    schema: type[Schema],
+    *,
+    on_this_machine: bool = True,
+    stored: bool = False,
 ) -> LoadedExperiment[Schema]:
     """Read, merge, type and check an experiment.
 
@@ -44,11 +50,14 @@ def load_experiment(
             have itself goes to every stage that has it.
         schema: Class of the experiment.
         on_this_machine: Whether files, folders and devices that the experiment names must be there.
+        stored: Whether the file is the configuration that a run stored, maybe of an earlier revision: keys that have
+            been renamed since are then translated instead of refused.
 
     Raises:
         ConfigError: All problems together, one sentence each.
     """
     tree, inherited = read_experiment_file(Path(path))
+    tree = translate(schema, tree) if stored else tree
     problems: list[str] = []
     changed = _share_place(schema, _apply(overrides, tree, schema, problems))
     experiment = build_section(schema, changed, "", problems)

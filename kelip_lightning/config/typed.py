@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kelip_lightning.config.renamed import current_name
 from kelip_lightning.config.schema import (
     PLAIN_NAMES,
     describe,
@@ -154,6 +155,9 @@ def _unknown_keys(kind: type, values: Mapping[Any, Any], prefix: str) -> Iterabl
     names = [field.name for field in fields(kind)]
     for key in map(str, values):
         if key in names:
+            continue
+        if (today := current_name(kind, key)) is not None:
+            yield f"{join(prefix, key)} is now called {join(prefix, today)}: use that name"
             continue
         close = difflib.get_close_matches(key, names, n=1)
         if not close:

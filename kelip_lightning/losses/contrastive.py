@@ -34,7 +34,7 @@ class ContrastiveLossConfig:
     sigmoid learns a bias and wants dual_encoder.initial_logit_bias, with info_nce it must be null."""
     local_weight: float = 1.0
     """Weight of a local crop's term relative to a global crop's, >= 0 (unpublished; ours: equal)."""
-    tile_size: int | None = field(default=None, metadata=PERFORMANCE)
+    max_logits_per_pair: int | None = field(default=None, metadata=PERFORMANCE)
     """Logits in memory at a time, over the pairs of a device; null: all, that is the device's pairs x global batch.
 
     Loss and gradient are the same with any. With 2,048 pairs on a device of 32,768 pairs the matrix of one crop takes
@@ -49,8 +49,10 @@ class ContrastiveLossConfig:
     def __post_init__(self) -> None:
         if self.local_weight < 0:
             raise ValueError(f"local_weight = {self.local_weight} must not be negative: 0 ignores local crops")
-        if self.tile_size is not None and self.tile_size < 1:
-            raise ValueError(f"tile_size = {self.tile_size} must be at least 1; null: the whole matrix at once")
+        if self.max_logits_per_pair is not None and self.max_logits_per_pair < 1:
+            raise ValueError(
+                f"max_logits_per_pair = {self.max_logits_per_pair} must be at least 1; null: the whole matrix at once"
+            )
 
 
 def bias_problem(kind: ContrastiveKind, initial_bias: float | None, prefix: str = "") -> str | None:
@@ -90,7 +92,7 @@ def contrastive_loss(
     *,
     kind: ContrastiveKind,
     local_weight: float = 1.0,
-    tile_size: int | None = None,
+    max_logits_per_pair: int | None = None,
     matmul_precision: MatmulPrecision = MatmulPrecision.auto,
     gather: Gather | None = None,
     rank: int = 0,
@@ -113,7 +115,7 @@ def contrastive_loss(
         logit_bias: b, (1,) or scalar; none with InfoNCE.
         kind: Which of the two.
         local_weight: w.
-        tile_size: Logits in memory at a time, over B; none: the whole matrix of one crop.
+        max_logits_per_pair: Logits in memory at a time, over B; none: the whole matrix of one crop.
         matmul_precision: Of the products of features.
         gather: Collects rows over ranks with gradient; none on one process.
         rank: Own position among the gathered rows.
@@ -136,7 +138,7 @@ def contrastive_loss(
     weights = [1.0] * len(global_VBE) + [local_weight] * len(local_VBE)
     shares = [weight / sum(weights) for weight in weights]
     products = Products(matmul_precision, text_BE.device)
-    matrix = TiledMatrix(operands[4], operands[5] if pairwise else None, tile_size, products)
+    matrix = TiledMatrix(operands[4], operands[5] if pairwise else None, max_logits_per_pair, products)
     terms = [_term(matrix, operands[:4], view, share, rank, pairwise) for view, share in enumerate(shares)]
     losses_V = torch.stack([loss for loss, _ in terms])
     total = with_gradients(_weighted_sum(losses_V, shares), inputs, operands)

@@ -21,7 +21,7 @@ def nt_xent(
     views_VBE: Tensor,
     temperature: float,
     *,
-    tile_size: int | None = None,
+    max_logits_per_pair: int | None = None,
     matmul_precision: MatmulPrecision = MatmulPrecision.auto,
     gather: Gather | None = None,
     rank: int = 0,
@@ -34,7 +34,7 @@ def nt_xent(
     Args:
         views_VBE: Unit-length float32 features of two views.
         temperature: Divides the cosines.
-        tile_size: Logits in memory at a time, over 2 B; none: the whole matrix.
+        max_logits_per_pair: Logits in memory at a time, over 2 B; none: the whole matrix.
         matmul_precision: How matrices are multiplied.
         gather: Collects rows over ranks with gradient; none on one process.
         rank: Own position among the gathered rows.
@@ -51,7 +51,7 @@ def nt_xent(
     partner = torch.cat([own_B + all_VGE.shape[1], own_B])
     products = Products(matmul_precision, views_VBE.device)
     # Filled on the device: a copy of a Python number would make the host wait for it.
-    matrix = TiledMatrix(Operand.of(views_VBE.new_full((), 1 / temperature)), None, tile_size, products)
+    matrix = TiledMatrix(Operand.of(views_VBE.new_full((), 1 / temperature)), None, max_logits_per_pair, products)
     total, _ = matrix.add(query, key, partner, _nt_xent_rows, 1 / len(partner))
     return with_gradients(total / len(partner), inputs, operands)
 

@@ -1,8 +1,8 @@
 """Losses over a matrix of logits, queries of this rank x keys of all ranks, of which only a tile exists at a time.
 
-A tile is a few whole rows, as many as make B * tile_size logits. As a row is whole, its gradient is known as soon as
+A tile is a few whole rows, as many as make B * max_logits logits. As a row is whole, its gradient is known as soon as
 its logits are: the forward pass computes both, keeps no logits, and the backward pass only scales what is there. Next
-to the features and their gradients, memory grows with B * tile_size instead of B * G; nothing is computed twice.
+to the features and their gradients, memory grows with B * max_logits instead of B * G; nothing is computed twice.
 
 Shapes: B queries of this rank, G keys of all ranks, R rows of a tile, E width.
 """
@@ -46,12 +46,12 @@ class TiledMatrix:
     Args:
         scale: Factor on the products, (1,) or scalar.
         bias: Added to the logits, (1,) or scalar; none: nothing.
-        tile_size: Logits of a tile over B, at least 1; none: the whole matrix is one tile.
+        max_logits: Logits of a tile over B, at least 1; none: the whole matrix is one tile.
         products: How matrices are multiplied.
     """
 
-    def __init__(self, scale: Operand, bias: Operand | None, tile_size: int | None, products: Products) -> None:
-        self._scale, self._bias, self._tile_size, self._products = scale, bias, tile_size, products
+    def __init__(self, scale: Operand, bias: Operand | None, max_logits: int | None, products: Products) -> None:
+        self._scale, self._bias, self._max_logits, self._products = scale, bias, max_logits, products
 
     @torch.no_grad()
     def add(
@@ -107,7 +107,7 @@ class TiledMatrix:
         return loss, correct_R
 
     def _tiles(self, num_queries: int, num_keys: int) -> Iterator[slice]:
-        size = num_queries if self._tile_size is None else max(1, num_queries * self._tile_size // num_keys)
+        size = num_queries if self._max_logits is None else max(1, num_queries * self._max_logits // num_keys)
         for start in range(0, num_queries, size):
             yield slice(start, min(start + size, num_queries))
 

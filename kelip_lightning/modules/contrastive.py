@@ -82,7 +82,7 @@ class ContrastiveModule(StageModule):
                 features.logit_bias,
                 kind=self._loss_config.kind,
                 local_weight=self._loss_config.local_weight,
-                tile_size=self._loss_config.tile_size,
+                max_logits_per_pair=self._loss_config.max_logits_per_pair,
                 matmul_precision=self._loss_config.matmul_precision,
                 gather=gather_rows if is_distributed() else None,
                 rank=self.global_rank,
@@ -129,7 +129,7 @@ class ContrastiveModule(StageModule):
             return nt_xent(
                 F.normalize(online_VBE, dim=-1),
                 branch.config.temperature,
-                tile_size=self._loss_config.tile_size,
+                max_logits_per_pair=self._loss_config.max_logits_per_pair,
                 matmul_precision=self._loss_config.matmul_precision,
                 gather=gather,
                 rank=self.global_rank,

@@ -47,7 +47,7 @@ class RankMemory:
     batch: int
     """Crops before the networks."""
     loss: int
-    """Features and the full matrix, or a tile with loss.tile_size; in MAE pre-training the predicted patches."""
+    """Features and the full matrix, or a chunk of it with loss.max_logits_per_pair; of MAE the predicted patches."""
     total: int
     total_checkpointed: int
     fits: bool
@@ -115,7 +115,7 @@ def estimate(
         experiment: A valid experiment.
         gpu: Key of `GPUS`.
         utilisation: Model FLOPs utilisation, in (0, 1].
-        tile: Columns of a tile of the contrastive loss, for a stage without loss.tile_size.
+        tile: Columns of a tile of the contrastive loss, for a stage without loss.max_logits_per_pair.
         samples_per_epoch: Stage -> length of one epoch; none: epochs stay open.
     """
     lengths = samples_per_epoch or {}
@@ -133,7 +133,7 @@ def to_dict(stages: Mapping[str, StageEstimate]) -> dict[str, Any]:
 def _estimate_stage(stage: Stage, plan: StagePlan, gpu: str, utilisation: float, tile: int) -> StageEstimate:
     flops, counts = count_flops(stage), count_state(stage)
     if isinstance(stage, ContrastiveExperiment):
-        tile = stage.loss.tile_size or tile
+        tile = stage.loss.max_logits_per_pair or tile
     loss = _contrastive_loss(stage, plan, tile)
     return StageEstimate(
         plan=plan,
@@ -164,7 +164,7 @@ def _estimate_stage(stage: Stage, plan: StagePlan, gpu: str, utilisation: float,
 
 
 def loss_precision(stage: Stage) -> MatmulPrecision:
-    """How a stage's loss multiplies on the GPUs that a plan is for, all of which have TF32; float32 in MAE pre-training."""
+    """How a stage's loss multiplies on the GPUs that a plan is for, all of which have TF32; MAE: float32."""
     if isinstance(stage, MaskedPretrainExperiment):
         return MatmulPrecision.float32
     chosen = stage.loss.matmul_precision
@@ -210,7 +210,7 @@ def _rank_memory(
     state = state_memory(counts, strategy, plan.precision, num_ranks, averaged=averaged)
     encoder = stage.image_encoder
     if isinstance(stage, ContrastiveExperiment) and loss:
-        loss_bytes = loss.features + (loss.full if stage.loss.tile_size is None else loss.tiled)
+        loss_bytes = loss.features + (loss.full if stage.loss.max_logits_per_pair is None else loss.tiled)
     else:
         loss_bytes = reconstruction_bytes(chunk_size, encoder.num_patches, CHANNELS * encoder.patch_size**2)
     activations = activation_bytes(passes, chunk_size, numbers, checkpointing=False)

@@ -59,7 +59,7 @@ class StageFlops:
     one_crop_training: int
     """One global crop with its caption, as in CLIP; in MAE pre-training as `training`."""
     loss_training: int
-    """The matrix products of InfoNCE and NT-Xent, forward and backward; 0 in MAE pre-training. With loss.matmul_precision =
+    """The matrix products of InfoNCE and NT-Xent, forward and backward; 0 for MAE. With loss.matmul_precision =
     tf32x3 the hardware does three times as many."""
 
 

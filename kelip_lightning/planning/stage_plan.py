@@ -137,7 +137,7 @@ def open_stages(experiment: Experiment) -> OpenedSources:
         DataError: A file is missing or damaged, or too much of a source had to be left out.
     """
     return {
-        name: open_sources(stage.data.sources, stage.data.order.shuffle_window, stage.data.faults)
+        name: open_sources(stage.data.sources, stage.data.order.shuffle_window, stage.data.corrupt_samples)
         for name, stage in stages_of(experiment).items()
     }
 

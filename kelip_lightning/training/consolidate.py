@@ -141,7 +141,8 @@ def read_state(state: Path) -> dict[str, Tensor]:
 
 
 def _stage_experiment(run: RunFolder, stage: str) -> MaskedPretrainExperiment | ContrastiveExperiment:
-    experiment = load_experiment(run.config, [], find_schema(run.config, SCHEMAS), on_this_machine=False).experiment
+    schema = find_schema(run.config, SCHEMAS)
+    experiment = load_experiment(run.config, [], schema, on_this_machine=False, stored=True).experiment
     found = getattr(experiment, stage) if isinstance(experiment, PretrainExperiment) else experiment
     assert isinstance(found, MaskedPretrainExperiment | ContrastiveExperiment)
     return found

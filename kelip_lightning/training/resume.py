@@ -85,7 +85,7 @@ def refuse_other_settings(run: RunFolder, loaded: LoadedExperiment[Any]) -> list
         RunFolderError: Something differs that changes what is learnt, whose role is identity.
     """
     schema = type(loaded.experiment)
-    begun = load_experiment(run.config, [], schema, on_this_machine=False).experiment
+    begun = load_experiment(run.config, [], schema, on_this_machine=False, stored=True).experiment
     refused, allowed = difference_by_effect(begun, loaded.experiment)
     if refused:
         raise RunFolderError(

@@ -102,7 +102,7 @@ def run_masked_pretrain(
         stage_clock(stage),
         PairProgressBar("MAE pre-training"),
         ReconstructionCallback(images, noise, max(1, experiment.schedule.max_steps // 5)),
-        DataHealthCallback(stage.bad_samples, experiment.data.faults, data.sources),
+        DataHealthCallback(stage.bad_samples, experiment.data.corrupt_samples, data.sources),
         HyperparametersCallback(flatten_settings(settings_without(Role.reporting, experiment)), ["train/loss"]),
         ExportCallback(
             lambda: save_image_encoder(run.image_encoder, encoder, model_card(run, "mae", facts_of(experiment)))
@@ -142,7 +142,7 @@ def run_contrastive(
         PairProgressBar("contrastive"),
         evaluation,
         *_panels(sets, evaluation),
-        DataHealthCallback(stage.bad_samples, experiment.data.faults, data.sources),
+        DataHealthCallback(stage.bad_samples, experiment.data.corrupt_samples, data.sources),
         HyperparametersCallback(flatten_settings(settings_without(Role.reporting, experiment)), sorted(chance)),
         ExportCallback(
             lambda: save_dual_encoder(

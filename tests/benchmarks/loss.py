@@ -67,7 +67,7 @@ def loss_of(features: Features, case: str, precision: MatmulPrecision) -> Tensor
         features.text_BE,
         features.logit_scale,
         kind=ContrastiveKind.info_nce,
-        tile_size=None if case == "whole" else int(case),
+        max_logits_per_pair=None if case == "whole" else int(case),
         matmul_precision=precision,
         gather=lambda rows: gathered[rows.ndim],
     ).total

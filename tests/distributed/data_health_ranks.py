@@ -14,7 +14,7 @@ from torch import multiprocessing
 
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport
-from data_modules.loading import FaultConfig
+from data_modules.loading import CorruptSampleConfig
 from kelip_lightning.callbacks.data_health import DataHealthCallback
 
 STEPS, PERIOD, PER_RANK = 5, 2, 4
@@ -32,7 +32,7 @@ class Source:
 
 def _callback(file: str, limit: float) -> DataHealthCallback:
     sources: Any = [Source()]
-    return DataHealthCallback(Path(file), FaultConfig(max_share=limit), sources)
+    return DataHealthCallback(Path(file), CorruptSampleConfig(max_share=limit), sources)
 
 
 def batch_of(rank: int, step: int) -> Any:

@@ -153,7 +153,7 @@ class RecordingModule(ContrastiveModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         cell = self.cells[batch_idx]
-        self.accumulate, self._loss_config.tile_size = cell.chunks, cell.tile
+        self.accumulate, self._loss_config.max_logits_per_pair = cell.chunks, cell.tile
         self._loss_config.matmul_precision = cell.precision
         contrastive.gather_rows = MUTATIONS[cell.mutation]
         self._before = self._collect(self._whole_parameter)

@@ -53,4 +53,4 @@ def test_two_processes__every_bad_sample_is_written_once(folder: Path) -> None:
 def test_two_processes__both_stop_over_the_limit_with_one_sentence(folder: Path) -> None:
     messages = {_found(folder, rank)["message"] for rank in range(2)}
     assert len(messages) == 1
-    assert "samples could not be used, more than data.faults.max_share = 0.3" in messages.pop()
+    assert "samples could not be used, more than data.corrupt_samples.max_share = 0.3" in messages.pop()

@@ -1,14 +1,11 @@
 """The experiments at the paper's scale, read and planned once."""
 
-from pathlib import Path
-
 import pytest
 
 from kelip_lightning.config.experiment import PretrainExperiment
 from kelip_lightning.config.load import load_experiment
 from kelip_lightning.planning.estimate import StageEstimate, estimate
-
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
 
 
 @pytest.fixture(scope="session")

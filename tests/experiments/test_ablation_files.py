@@ -6,8 +6,8 @@ import pytest
 
 from kelip_lightning.ablations.config import load_ablation
 from kelip_lightning.ablations.study import Choice, Study, open_study
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "experiments" / "ablations").glob("*.yaml"))
 SCALES = [(file.name, scale) for file in FILES for scale in load_ablation(file).scales]
 

@@ -1,15 +1,15 @@
 """Every analysis file that ships loads, and its queries are what they are said to be."""
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from data_modules.benchmarks.analogy_queries import build_analogy_set
 from kelip_lightning.config.analysis import ANALYSES, AnalogyAnalysis
 from kelip_lightning.config.load import load_experiment
+from tests.paths import ROOT
 
-FOLDER = Path(__file__).parents[2] / "experiments" / "analyses"
+FOLDER = ROOT / "experiments" / "analyses"
 FILES = {name.replace("-", "_"): schema for name, schema in ANALYSES.items()}
 
 

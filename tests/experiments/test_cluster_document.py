@@ -1,12 +1,10 @@
 """The metrics in docs/cluster.md and experiments/kelip_b32/README.md are those that `kelip plan` gives today."""
 
-from pathlib import Path
-
 import pytest
 
 from kelip_lightning.planning.estimate import StageEstimate
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
 PAPER_HOURS = 362
 

@@ -13,8 +13,8 @@ from kelip_lightning.config.experiment import (
 )
 from kelip_lightning.config.load import find_schema, load_experiment
 from kelip_lightning.planning.stage_plan import make_plan, stages_of
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 SCHEMA_OF = {
     "mae.yaml": MaskedPretrainExperiment,
     "contrastive.yaml": ContrastiveExperiment,

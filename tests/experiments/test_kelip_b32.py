@@ -1,14 +1,13 @@
 """The experiments at the paper's scale have the paper's metrics."""
 
-from pathlib import Path
-
 import pytest
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
 from kelip_lightning.config.load import load_experiment
 from kelip_lightning.planning.estimate import StageEstimate
+from tests.paths import ROOT
 
-FOLDER = Path(__file__).parents[2] / "experiments" / "kelip_b32"
+FOLDER = ROOT / "experiments" / "kelip_b32"
 PAIRS = 708_000_000 + 476_000_000
 
 

@@ -13,8 +13,8 @@ from kelip_lightning.config.experiment import ContrastiveExperiment
 from kelip_lightning.config.load import load_experiment
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.text_encoder import TextEncoder
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "experiments" / "models").glob("*.yaml"))
 IMAGE_COUNTERPARTS = {
     "vit_b32": "ViT-B-32",

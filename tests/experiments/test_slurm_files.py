@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from kelip_lightning.config.experiment import PretrainExperiment
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "kelip_b32" / "slurm"
 SBATCH = sorted(FOLDER.glob("*.sbatch"))
 SECONDS = 20

@@ -24,7 +24,7 @@ def _experiment(folder: Path, shard: Path, max_share: float, steps: int) -> str:
         "output_dir": str(folder / "runs"),
         "data": {
             "sources": {"web": {"files": [str(shard)], "caption_fields": ["txt"], "language": "en"}},
-            "faults": {"max_share": max_share},
+            "corrupt_samples": {"max_share": max_share},
             "global_batch_size": BATCH,
             "num_workers": 1,
         },
@@ -75,7 +75,7 @@ def test_contrastive__over_the_limit_it_stops_with_one_error(
     shard = write_tar(tmp_path / "web.tar", faulty_members(NUM_GOOD, PER_KIND)[0])
     assert main(["contrastive", _experiment(tmp_path, shard, 0.25, 20)]) == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert error.count("could not be used, more than data.faults.max_share = 0.25") == 1
+    assert error.count("could not be used, more than data.corrupt_samples.max_share = 0.25") == 1
     assert "image_undecodable" in error
     assert error.endswith("mend the data or raise the limit")
     assert not (tmp_path / "runs" / "bad" / "report.json").exists()

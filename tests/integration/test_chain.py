@@ -18,12 +18,12 @@ from PIL import Image
 
 from data_modules.json_lines import read_json_lines
 from kelip_lightning.cli import main
+from tests.paths import ROOT
 
 BY_STAGE = (["ko"], ["en", "ko"])
 """MAE pre-training reads each image once, by its Korean caption."""
 STAGES = ("data_modules.image", "data_modules.image_text")
 
-ROOT = Path(__file__).parents[2]
 EXPERIMENT = str(ROOT / "experiments" / "emoji" / "pretrain.yaml")
 SMALL = [
     "data.global_batch_size=16",

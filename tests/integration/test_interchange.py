@@ -13,8 +13,8 @@ from transformers import CLIPModel, CLIPProcessor
 
 from kelip_lightning import build_model
 from kelip_lightning.cli import main
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 EXPERIMENT = str(ROOT / "experiments" / "emoji" / "contrastive.yaml")
 SMALL = [
     "data.global_batch_size=16",

@@ -13,10 +13,10 @@ import pytest
 from kelip_lightning.runs.checkpoints import newest_intact
 from tests.faults.experiment import write_experiment
 from tests.faults.processes import children, end_group, members, needs_proc, wait_until
+from tests.paths import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed, needs_proc]
 
-ROOT = Path(__file__).parents[2]
 SECONDS = 240
 NUM_WORKERS = 1
 LONG = [

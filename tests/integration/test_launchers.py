@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 SECONDS = 240
 KELIP = [sys.executable, "-m", "kelip_lightning"]
 MAE_PRETRAINING = [

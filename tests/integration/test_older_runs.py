@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from data_modules.json_lines import read_json_lines
 from kelip_lightning.cli import main
+from tests.paths import FIXTURES
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "run_of_e16296c"
+FIXTURE = FIXTURES / "run_of_e16296c"
 
 
 @pytest.fixture

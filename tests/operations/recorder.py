@@ -7,7 +7,6 @@ unnoticed, and any machine has it. Which operations run, forward, backward and i
 import sys
 from collections.abc import Set
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -18,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 SIZE_FROM_DATA = frozenset(
     {
         "nonzero",

@@ -21,7 +21,7 @@ from tests.operations.training import LOG_EVERY, STEPS, record_training
 
 VIEWS = ["transform.views.num_views=2", "self_supervision.projection_width=12", "self_supervision.projection_dim=6"]
 DROPOUT = ["image_encoder.dropout_rate=0.1", "image_encoder.drop_path_rate=0.1", "image_encoder.patch_drop_rate=0.5"]
-CHUNKS = ["trainer.accumulate=2", "trainer.gradient_checkpointing=true", "loss.tile_size=3"]
+CHUNKS = ["trainer.accumulate=2", "trainer.gradient_checkpointing=true", "loss.max_logits_per_pair=3"]
 SIGMOID = ["loss.kind=sigmoid", "dual_encoder.initial_logit_bias=-10", "dual_encoder.initial_temperature=0.1"]
 TIMM = [
     "image_encoder.timm_name=test_vit3", "image_encoder.image_size=32", "image_encoder.patch_size=16",

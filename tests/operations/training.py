@@ -89,7 +89,7 @@ def record_training(
         SignalWatch(),
         lambda: 0.0,
         PairProgressBar(stage),
-        DataHealthCallback(place.bad_samples, config.data.faults, data.sources),
+        DataHealthCallback(place.bad_samples, config.data.corrupt_samples, data.sources),
         _Recording(recorder),
     )
     with recorder, _processes(world):

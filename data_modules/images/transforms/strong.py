@@ -22,9 +22,9 @@ NUM_BINS = 31
 
 @dataclass(kw_only=True, slots=True)
 class StrongConfig:
-    """Probabilities and strengths; a crop goes through jitter, grey, blur and RandAugment in this order."""
+    """Probabilities and strengths; a crop goes through colour jitter, greyscale, blur and RandAugment in this order."""
 
-    jitter: float = 0.0
+    color_jitter: float = 0.0
     """Probability of colour jitter (SLIP: 0.8)."""
     brightness: float = 0.4
     """The jitter's factor on brightness is uniform in [1 - brightness, 1 + brightness]; in [0, 1]."""
@@ -34,9 +34,9 @@ class StrongConfig:
     """The same for saturation."""
     hue: float = 0.1
     """The jitter turns the hue by up to this share of the circle, in [0, 0.5]."""
-    grey: float = 0.0
-    """Probability of grey (SLIP: 0.2)."""
-    blur: float = 0.0
+    grayscale: float = 0.0
+    """Probability of greyscale (SLIP: 0.2)."""
+    gaussian_blur: float = 0.0
     """Probability of Gaussian blur (SLIP: 0.5)."""
     blur_radius_min: float = 0.1
     """Smallest standard deviation of the blur, in 1/224 of the crop's side."""
@@ -48,7 +48,7 @@ class StrongConfig:
     """Strength of RandAugment, 0-30."""
 
     def __post_init__(self) -> None:
-        for name in ("jitter", "grey", "blur"):
+        for name in ("color_jitter", "grayscale", "gaussian_blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} is a probability: give a number from 0 to 1")
         for name, most in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
@@ -69,7 +69,7 @@ class StrongConfig:
     @property
     def is_off(self) -> bool:
         """Whether no crop is ever changed."""
-        return not (self.jitter or self.grey or self.blur or self.rand_augment_ops)
+        return not (self.color_jitter or self.grayscale or self.gaussian_blur or self.rand_augment_ops)
 
 
 class StrongAugmentation:
@@ -82,11 +82,11 @@ class StrongAugmentation:
         """The changed crop, uint8 (3, S, S) as it came; takes its draws from the generator given."""
         config = self.config
         image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-        if generator.uniform() < config.jitter:
+        if generator.uniform() < config.color_jitter:
             image = self._jitter(image, generator)
-        if generator.uniform() < config.grey:
+        if generator.uniform() < config.grayscale:
             image = image.convert("L").convert("RGB")
-        if generator.uniform() < config.blur:
+        if generator.uniform() < config.gaussian_blur:
             radius = generator.uniform(config.blur_radius_min, config.blur_radius_max) * image.width / 224
             image = image.filter(ImageFilter.GaussianBlur(radius))
         for _ in range(config.rand_augment_ops):

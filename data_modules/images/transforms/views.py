@@ -21,8 +21,10 @@ class ViewConfig:
     """Largest area share of a view, in (0, 1] (SLIP: 1)."""
     flip: float = 0.5
     """Probability of mirroring a view (SLIP: 0.5)."""
-    strong: StrongConfig = field(default_factory=lambda: StrongConfig(jitter=0.8, grey=0.2, blur=0.5))
-    """Changes of the colours of every view; SLIP's jitter 0.8, grey 0.2 and blur 0.5 by default."""
+    strong: StrongConfig = field(
+        default_factory=lambda: StrongConfig(color_jitter=0.8, grayscale=0.2, gaussian_blur=0.5)
+    )
+    """Changes of the colours of every view; SLIP's color_jitter 0.8, grayscale 0.2 and gaussian_blur 0.5 by default."""
 
     def __post_init__(self) -> None:
         if self.num_views < 0:

@@ -13,10 +13,11 @@ from data_modules.errors import DataError
 from data_modules.faults import REPAIRED, SKIPPED
 from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
 from data_modules.images.transforms.multi_crop import MultiCropConfig
-from data_modules.loading import FaultConfig
+from data_modules.loading import CorruptSampleConfig
 from data_modules.order.sampling import Draw
 from data_modules.sources.config import SourceConfig
 from data_modules.text.tokenizer import TokenizerConfig
+from tests.paths import ROOT
 from tests.unit.data_modules.corpora import members, picture, samples, write_csv, write_tar
 from tests.unit.data_modules.faulty_corpus import faulty_members
 
@@ -28,9 +29,9 @@ PER_KIND, GOOD = 2, 41
 
 
 def _data(source: SourceConfig, steps: int, batch: int, **options: object) -> ImageTextDataModule:
-    faults = options.pop("faults", FaultConfig(max_share=1.0))
+    faults = options.pop("corrupt_samples", CorruptSampleConfig(max_share=1.0))
     config = ImageTextDataConfig(
-        sources={"web": source}, global_batch_size=batch, num_workers=0, faults=faults, **options
+        sources={"web": source}, global_batch_size=batch, num_workers=0, corrupt_samples=faults, **options
     )
     return ImageTextDataModule(config, TRANSFORM, TokenizerConfig(vocab_size=270), seed=1, max_steps=steps)
 
@@ -119,21 +120,27 @@ def test_opening__too_much_left_out_is_an_error_with_the_reason(tmp_path: Path) 
     with pytest.raises(
         DataError, match=r"3 of 13 samples are left out, .*max_share = 0\.2, .* \(3\) because of caption"
     ):
-        _data(source, 1, 2, faults=FaultConfig(max_share=0.2))
-    assert len(_data(source, 1, 2, faults=FaultConfig(max_share=0.25)).sources[0]) == 10
+        _data(source, 1, 2, corrupt_samples=CorruptSampleConfig(max_share=0.2))
+    assert len(_data(source, 1, 2, corrupt_samples=CorruptSampleConfig(max_share=0.25)).sources[0]) == 10
 
 
 def test_max_image_pixels__is_a_setting(tmp_path: Path) -> None:
     content = [("1.jpg", picture(0, side=20)), ("1.txt", b"small"), ("2.jpg", picture(0, side=40)), ("2.txt", b"large")]
     source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
-    batch = next(iter(_data(source, 1, 2, faults=FaultConfig(max_share=1.0, max_image_pixels=999)).train_dataloader()))
+    batch = next(
+        iter(
+            _data(
+                source, 1, 2, corrupt_samples=CorruptSampleConfig(max_share=1.0, max_image_pixels=999)
+            ).train_dataloader()
+        )
+    )
     assert batch.captions == ["small", "small"]
     assert [(one.kind, one.key) for one in batch.faults] == [("image_too_large", "2")]
 
 
 def test_kinds__are_told_apart_and_explained() -> None:
     assert not set(SKIPPED) & set(REPAIRED)
-    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     assert [kind for kind in (*SKIPPED, *REPAIRED) if f"`{kind}`" not in page] == []
 
 

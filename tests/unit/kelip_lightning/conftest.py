@@ -1,6 +1,7 @@
-"""Models small enough for any test."""
+"""Models small enough for any test, and a small valid experiment of both stages."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,35 @@ from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder, MaskedA
 from kelip_lightning.models.text_encoder import TextEncoderConfig
 
 TINY: dict[str, Any] = {"image_size": 32, "patch_size": 8, "width": 16, "depth": 2, "num_heads": 2}
+BASE = """
+name: small
+image_encoder: {image_size: 32, patch_size: 16, width: 32, depth: 1, num_heads: 2}
+schedule: {max_steps: 4}
+data:
+  global_batch_size: 8
+  sources:
+    one: {files: [DATA], captions: {ko: ko}}
+"""
+MAE = """
+extends: base.yaml
+transform: {image_size: 32}
+masked_autoencoder: {decoder_width: 16, decoder_depth: 1, decoder_num_heads: 2}
+"""
+CONTRASTIVE = """
+extends: base.yaml
+transform: {image_size: 32, local_size: 16, num_local_crops: 1}
+tokenizer: {vocab_size: 300, context_length: 8}
+text_encoder: {width: 32, depth: 1, num_heads: 2}
+dual_encoder: {embed_dim: 16}
+evaluation:
+  retrieval:
+    known: {table: {files: [DATA], captions: {ko: ko, en: en}}}
+"""
+PRETRAIN = """
+name: chain
+mae: {extends: mae.yaml}
+contrastive: {extends: contrastive.yaml}
+"""
 
 
 @pytest.fixture
@@ -45,3 +75,14 @@ def tiny_dual_encoder(tiny_tokenizer: BilingualTokenizer) -> Callable[..., DualE
         )
 
     return build
+
+
+@pytest.fixture
+def experiments(tmp_path: Path) -> Path:
+    """Folder with base.yaml, mae.yaml, contrastive.yaml and pretrain.yaml."""
+    data = tmp_path / "pairs.parquet"
+    data.touch()
+    texts = {"base": BASE, "mae": MAE, "contrastive": CONTRASTIVE, "pretrain": PRETRAIN}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text.replace("DATA", str(data)), encoding="utf-8")
+    return tmp_path

@@ -10,8 +10,9 @@ from PIL import Image
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.dual_encoder_file import save_dual_encoder
+from tests.paths import ROOT
 
-README = Path(__file__).parents[3] / "README.md"
+README = ROOT / "README.md"
 
 
 def test_example__prints_a_probability_for_each_caption(

@@ -15,9 +15,10 @@ from data_modules.sources.protocol import PairSource
 from data_modules.sources.streaming import StreamSource
 from data_modules.sources.table_source import TableSource
 from data_modules.sources.tar_source import TarSource
+from tests.paths import ROOT
 from tests.unit.data_modules.corpora import picture, write_tar
 
-PAGE = Path(__file__).parents[4] / "docs" / "data.md"
+PAGE = ROOT / "docs" / "data.md"
 FORMATS = ("shards", "csv", "parquet", "dataset", "stream")
 COLUMN_OF = {"shards": "shards", "csv": "table", "parquet": "table", "dataset": "dataset", "stream": "stream"}
 CLASS_OF = {"shards": TarSource, "table": TableSource, "dataset": TableSource, "stream": StreamSource}

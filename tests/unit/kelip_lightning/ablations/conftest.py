@@ -16,8 +16,8 @@ from kelip_lightning.ablations.study import Choice, PlannedRun, Study, contrasti
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
 from kelip_lightning.evaluation.items import TaskItems
 from kelip_lightning.runs.items import ITEMS, write_items
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[4]
 TASK = "eval/unseen_design_ko/image_to_text"
 METRIC = f"{TASK}_R@1"
 STUDY: dict[str, Any] = {

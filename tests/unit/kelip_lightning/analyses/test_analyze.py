@@ -159,7 +159,7 @@ def test_analyze__what_is_wrong_is_told_before_anything_is_embedded(
         assert analyze("culture", finished_run, table, *more) == 2
         return capsys.readouterr().err
 
-    assert "top = 99 needs as many images, and the gallery has 24" in told("top=99")
+    assert "top = 99 needs as many images, and the gallery has 24" in told("top_k=99")
     assert "words/nowhere.yaml do not exist" in told("word_pairs=words/nowhere.yaml")
     assert "num_draws = 10 must be at least 999" in told("num_draws=10")
     (tmp_path / "full").mkdir()

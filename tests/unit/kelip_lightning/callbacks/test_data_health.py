@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport
 from data_modules.json_lines import append_json_lines, read_json_lines
-from data_modules.loading import FaultConfig
+from data_modules.loading import CorruptSampleConfig
 from kelip_lightning.callbacks.data_health import DataHealthCallback
 
 Fit = Callable[..., tuple[pl.Trainer, Any]]
@@ -45,7 +45,7 @@ class Spoil(pl.Callback):
 
 def _health(file: Path, limit: float = 1.0, left_out: int = 0) -> DataHealthCallback:
     sources: Any = [Source("web", 3, left_out), Source("books", 9)]
-    return DataHealthCallback(file, FaultConfig(max_share=limit), sources)
+    return DataHealthCallback(file, CorruptSampleConfig(max_share=limit), sources)
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
@@ -102,7 +102,7 @@ def test_data_health__what_was_left_out_at_opening(fit: Fit, tmp_path: Path, cap
 
 def test_data_health__over_the_limit_the_run_stops_with_one_sentence(fit: Fit, tmp_path: Path) -> None:
     every = {step: ["image_undecodable"] for step in range(40)}
-    message = r"14 of 56 samples .* data\.faults\.max_share = 0\.2: web: image_undecodable 14; see .*/f, mend"
+    message = r"14 of 56 samples .* data\.corrupt_samples\.max_share = 0\.2: web: image_undecodable 14; see .*/f, mend"
     with pytest.raises(DataError, match=message):
         fit([Spoil(every), _health(tmp_path / "f", 0.2)], steps=40)
     assert len(_lines(tmp_path / "f")) == 14, "not before 10 / 0.2 = 50 samples: 13 batches of 4, told every 2 steps"

@@ -12,8 +12,8 @@ import pytest
 from kelip_lightning.cli import main, parse_arguments
 from kelip_lightning.errors import StageInterrupted
 from kelip_lightning.runs.folder import RunFolder
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[4]
 EXPERIMENT = "experiments/emoji/pretrain.yaml"
 
 

@@ -36,7 +36,7 @@ def experiment(tmp_path: Path, shards: str) -> str:
         "name": "mine",
         "data": {
             "sources": {"web": {"files": [shards], "caption_fields": ["txt"]}},
-            "faults": {"max_share": 1.0},
+            "corrupt_samples": {"max_share": 1.0},
             "num_workers": 0,
         },
         "tokenizer": {"vocab_size": 300, "context_length": 24},

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from kelip_lightning.cli import main
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[4]
 PAPER_SCALE = "experiments/kelip_b32"
 
 

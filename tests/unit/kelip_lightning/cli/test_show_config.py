@@ -1,12 +1,9 @@
 """What `kelip show-config` tells of an experiment."""
 
-from pathlib import Path
-
 import pytest
 
 from kelip_lightning.cli import main
-
-ROOT = Path(__file__).parents[4]
+from tests.paths import ROOT
 
 
 def test_show_config__paper_scale_has_the_parameters_of_the_released_model(capsys: pytest.CaptureFixture[str]) -> None:

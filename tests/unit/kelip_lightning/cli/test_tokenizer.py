@@ -9,9 +9,8 @@ import yaml
 
 from data_modules.text.tokenizer import train_tokenizer
 from kelip_lightning.cli import main
+from tests.paths import ROOT
 from tests.unit.data_modules.corpora import samples, write_csv
-
-ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture

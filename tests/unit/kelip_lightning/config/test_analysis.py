@@ -17,7 +17,7 @@ GALLERY: Any = None
     [
         ({"templates": {"ko": ["{}"]}}, "templates must be given in ko and en"),
         ({"templates": {"ko": ["{}"], "en": ["a photo"]}}, "must hold {} exactly once"),
-        ({"top": 0}, "top = 0"),
+        ({"top_k": 0}, "top_k = 0"),
         ({"num_draws": 998}, "num_draws = 998 must be at least 999"),
         ({"num_shown": -1}, "num_shown = -1"),
     ],
@@ -42,9 +42,9 @@ def test_load_experiment__mistakes_in_an_analysis_file_are_told_with_their_keys(
     file = tmp_path / "culture.yaml"
     file.write_text("word_pairs: w.yaml\ngalery: {files: [a]}\nresampling: {num_resamples: 5}\n", encoding="utf-8")
     with pytest.raises(ConfigError) as told:
-        load_experiment(file, ["top=many"], ANALYSES["culture"])
+        load_experiment(file, ["top_k=many"], ANALYSES["culture"])
     message = str(told.value)
     assert "galery is not a known key; did you mean gallery?" in message
     assert "gallery is missing" in message
-    assert "top = 'many' must be a whole number" in message
+    assert "top_k = 'many' must be a whole number" in message
     assert "resampling.num_resamples = 5 must be at least 100" in message

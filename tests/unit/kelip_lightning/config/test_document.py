@@ -1,15 +1,13 @@
 """docs/config.md says what the section classes say."""
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import pytest
 
 from kelip_lightning.config.analysis import ANALYSES
 from kelip_lightning.config.document import FILE, attribute_docstrings, config_page, sections_of
 from kelip_lightning.config.experiment import SCHEMAS
-
-ROOT = Path(__file__).parents[4]
+from tests.paths import ROOT
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,14 +1,13 @@
 """Equal settings, equal fingerprint: what counts and what does not."""
 
-from pathlib import Path
-
 import pytest
 
 from kelip_lightning.config.experiment import PretrainExperiment
 from kelip_lightning.config.fingerprint import evaluation_fingerprint, training_fingerprint
 from kelip_lightning.config.load import load_experiment
+from tests.paths import ROOT
 
-FILE = Path(__file__).parents[4] / "experiments" / "emoji" / "pretrain.yaml"
+FILE = ROOT / "experiments" / "emoji" / "pretrain.yaml"
 
 
 def _experiment(*overrides: str) -> PretrainExperiment:

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
@@ -16,14 +15,13 @@ from kelip_lightning.config.fingerprint import training_fingerprint
 from kelip_lightning.config.load import difference_by_effect, load_experiment
 from kelip_lightning.config.roles import role_of_key, settings_without
 from kelip_lightning.config.schema import without_none
-
-ROOT = Path(__file__).parents[4]
+from tests.paths import ROOT
 
 STAGE = r"(mae|contrastive)\."
 PERFORMANCE = re.compile(
     STAGE + r"(trainer\.(devices|num_nodes|timeout_minutes|accumulate|gradient_checkpointing|compile|num_threads"
-    r"|deterministic)|data\.num_workers|data\.faults\.max_share|data\.sources\.\w+\.(read_timeout_seconds|index_folder)"
-    r"|loss\.tile_size|non_finite\.(policy|max_skipped))"
+    r"|deterministic)|data\.num_workers|data\.corrupt_samples\.max_share|data\.sources\.\w+\.(read_timeout_seconds|index_folder)"
+    r"|loss\.max_logits_per_pair|non_finite\.(policy|max_skipped))"
 )
 REPORTING = re.compile(
     rf"({STAGE})?(name|output_dir)|{STAGE}(trainer\.log_every_n_steps|checkpoint\.\w+|evaluation\..+)"
@@ -133,12 +131,12 @@ def test_difference_by_effect__names_every_value_below_a_section_that_counts() -
         return load_experiment(file, overrides, PretrainExperiment, on_this_machine=False).experiment
 
     on = ("contrastive.self_supervision.method=simclr", "contrastive.transform.views.num_views=2")
-    refused, allowed = difference_by_effect(load(), load(*on, "contrastive.loss.tile_size=8"))
+    refused, allowed = difference_by_effect(load(), load(*on, "contrastive.loss.max_logits_per_pair=8"))
     assert refused == [
         "contrastive.transform.views.num_views: 0 -> 2",
         "contrastive.self_supervision.method: none -> simclr",
     ]
-    assert allowed == ["contrastive.loss.tile_size: null -> 8"]
+    assert allowed == ["contrastive.loss.max_logits_per_pair: null -> 8"]
 
 
 def test_settings_without__leaves_out_whole_sections_and_single_keys(experiment: PretrainExperiment) -> None:

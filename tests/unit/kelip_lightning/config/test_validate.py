@@ -57,7 +57,7 @@ BROKEN = [
     (["contrastive.evaluation.retrieval.known.table.captions={fr: x}"], "the language 'fr'"),
     (["contrastive.evaluation.captions.both={table: {files: [F], captions: {ko: ko}}}"], "both ko and en"),
     (["mae.image_encoder.width=64"], "contrastive.image_encoder.width = 32 must equal mae.image_encoder.width = 64"),
-    (["contrastive.init.image_encoder=somewhere"], "would be overruled by MAE pre-training"),
+    (["contrastive.init.image_encoder=somewhere"], "would be overridden by the encoder"),
     (["contrastive.data.sources.one.files=[nowhere.parquet]"], "no file matches 'nowhere.parquet'"),
     (["contrastive.data.captions.templates_file=nowhere.yaml"], "nowhere.yaml does not exist"),
     (["contrastive.tokenizer.file=nowhere.json"], "contrastive.tokenizer.file = nowhere.json does not exist"),

@@ -20,9 +20,10 @@ from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.inference.build_model import KelipModel, Preprocess
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.dual_encoder_file import save_dual_encoder
+from tests.paths import FIXTURES
 
 TinyDualEncoder = Callable[..., DualEncoder]
-OFFICIAL = Path(__file__).parents[2] / "fixtures" / "official_kelip_tiny"
+OFFICIAL = FIXTURES / "official_kelip_tiny"
 
 
 @pytest.fixture

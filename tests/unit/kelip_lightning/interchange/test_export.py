@@ -13,9 +13,10 @@ from kelip_lightning.interchange.export import export_model
 from kelip_lightning.interchange.formats.folder import ExportFormat
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.dual_encoder_file import save_dual_encoder
+from tests.paths import FIXTURES
 
 TinyDualEncoder = Callable[..., DualEncoder]
-OFFICIAL = Path(__file__).parents[2] / "fixtures" / "official_kelip_tiny"
+OFFICIAL = FIXTURES / "official_kelip_tiny"
 
 FILES = {
     ExportFormat.transformers: {"config.json", "model.safetensors", "preprocessor_config.json"},

@@ -61,9 +61,11 @@ def _leaf(values: Array) -> Tensor:
     return torch.tensor(values, dtype=torch.float64, requires_grad=True)
 
 
-def _one_view(image: Tensor, text: Tensor, *factors: Tensor, tile_size: int | None = None) -> Tensor:
+def _one_view(image: Tensor, text: Tensor, *factors: Tensor, max_logits: int | None = None) -> Tensor:
     kind = INFO_NCE if len(factors) == 1 else SIGMOID
-    return contrastive_loss(image[None], image[None][:0], text, *factors, kind=kind, tile_size=tile_size).total
+    return contrastive_loss(
+        image[None], image[None][:0], text, *factors, kind=kind, max_logits_per_pair=max_logits
+    ).total
 
 
 def _assert_same_gradients(ours: list[Tensor], theirs: list[Tensor]) -> None:
@@ -73,12 +75,12 @@ def _assert_same_gradients(ours: list[Tensor], theirs: list[Tensor]) -> None:
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("tile_size", [None, 1, 2, 5, 100])
+@pytest.mark.parametrize("max_logits", [None, 1, 2, 5, 100])
 @pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
-def test_info_nce__value_and_gradients_equal_numpy(scale: float, tile_size: int | None) -> None:
+def test_info_nce__value_and_gradients_equal_numpy(scale: float, max_logits: int | None) -> None:
     image, text = _unit(B, E, seed=0), _unit(B, E, seed=1)
     leaves = [_leaf(image), _leaf(text), _leaf(np.array([scale]))]
-    loss = _one_view(*leaves, tile_size=tile_size)
+    loss = _one_view(*leaves, max_logits=max_logits)
     loss.backward()
     assert loss.shape == ()
     assert loss.item() == pytest.approx(_numpy_info_nce(image, text, scale), rel=1e-12)
@@ -86,22 +88,22 @@ def test_info_nce__value_and_gradients_equal_numpy(scale: float, tile_size: int 
         np.testing.assert_allclose(found.grad, np.reshape(expected, found.shape), rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("tile_size", [None, 3])
-def test_info_nce__equals_open_clip_in_value_and_gradient(tile_size: int | None) -> None:
+@pytest.mark.parametrize("max_logits", [None, 3])
+def test_info_nce__equals_open_clip_in_value_and_gradient(max_logits: int | None) -> None:
     ours, theirs = ([_leaf(_unit(8, 6, seed=2)), _leaf(_unit(8, 6, seed=3)), _leaf(np.array([20.0]))] for _ in "ab")
-    loss, reference = _one_view(*ours, tile_size=tile_size), ClipLoss()(*theirs)
+    loss, reference = _one_view(*ours, max_logits=max_logits), ClipLoss()(*theirs)
     torch.testing.assert_close(loss, reference, rtol=1e-12, atol=0)
     loss.backward()
     reference.backward()
     _assert_same_gradients(ours, theirs)
 
 
-@pytest.mark.parametrize("tile_size", [None, 3])
+@pytest.mark.parametrize("max_logits", [None, 3])
 @pytest.mark.parametrize(("scale", "bias"), [(10.0, -10.0), (100.0, 0.5)])
-def test_sigmoid__equals_open_clip_in_value_and_gradient(scale: float, bias: float, tile_size: int | None) -> None:
+def test_sigmoid__equals_open_clip_in_value_and_gradient(scale: float, bias: float, max_logits: int | None) -> None:
     factors = np.array([scale]), np.array([bias])
     ours, theirs = ([_leaf(_unit(8, 6, seed=2)), _leaf(_unit(8, 6, seed=3)), *map(_leaf, factors)] for _ in "ab")
-    loss, reference = _one_view(*ours, tile_size=tile_size), SigLipLoss()(*theirs)
+    loss, reference = _one_view(*ours, max_logits=max_logits), SigLipLoss()(*theirs)
     torch.testing.assert_close(loss, reference, rtol=1e-12, atol=0)
     loss.backward()
     reference.backward()
@@ -131,7 +133,7 @@ def test_sigmoid__two_pairs_by_hand() -> None:
 def test_correct__where_the_own_caption_is_best() -> None:
     text = torch.eye(4)
     crops, scale = text[None, [0, 2, 2, 3]], torch.tensor([10.0])
-    loss = contrastive_loss(crops, text[None][:0], text, scale, kind=INFO_NCE, tile_size=1)
+    loss = contrastive_loss(crops, text[None][:0], text, scale, kind=INFO_NCE, max_logits_per_pair=1)
     assert loss.correct_B.tolist() == [True, False, True, True]
 
 
@@ -139,10 +141,10 @@ def test_info_nce__one_pair_has_no_loss() -> None:
     assert _one_view(torch.eye(1), torch.eye(1), torch.tensor([14.0])).item() == 0
 
 
-@pytest.mark.parametrize("tile_size", [None, 2])
+@pytest.mark.parametrize("max_logits", [None, 2])
 @pytest.mark.parametrize("rank", [0, 1, 2])
 @pytest.mark.parametrize("bias", [None, -2.0])
-def test_mean_over_ranks_is_the_loss_of_the_whole_batch(rank: int, tile_size: int | None, bias: float | None) -> None:
+def test_mean_over_ranks_is_the_loss_of_the_whole_batch(rank: int, max_logits: int | None, bias: float | None) -> None:
     image, text, scale = torch.tensor(_unit(6, E, seed=4)), torch.tensor(_unit(6, E, seed=5)), torch.tensor([9.0])
     own = slice(2 * rank, 2 * rank + 2)
 
@@ -159,7 +161,7 @@ def test_mean_over_ranks_is_the_loss_of_the_whole_batch(rank: int, tile_size: in
         kind=INFO_NCE if bias is None else SIGMOID,
         gather=gather,
         rank=rank,
-        tile_size=tile_size,
+        max_logits_per_pair=max_logits,
     )
     cosines = (image @ text.T).numpy()
     if bias is None:
@@ -172,13 +174,13 @@ def test_mean_over_ranks_is_the_loss_of_the_whole_batch(rank: int, tile_size: in
     assert loss.correct_B.tolist() == (cosines.argmax(axis=1) == np.arange(6))[own].tolist()
 
 
-@pytest.mark.parametrize("tile_size", [None, 2])
+@pytest.mark.parametrize("max_logits", [None, 2])
 @pytest.mark.parametrize(("num_local", "weight"), [(0, 1.0), (3, 1.0), (3, 0.25), (1, 0.0)])
-def test_multi_crop__value_and_gradients_equal_numpy(num_local: int, weight: float, tile_size: int | None) -> None:
+def test_multi_crop__value_and_gradients_equal_numpy(num_local: int, weight: float, max_logits: int | None) -> None:
     crops, local, text = _unit(2, B, E, seed=6), _unit(num_local, B, E, seed=7), _unit(B, E, seed=8)
     scale = np.array([6.0])
     leaves = [_leaf(values) for values in (crops, local, text, scale)]
-    loss = contrastive_loss(*leaves, kind=INFO_NCE, local_weight=weight, tile_size=tile_size)
+    loss = contrastive_loss(*leaves, kind=INFO_NCE, local_weight=weight, max_logits_per_pair=max_logits)
     (3 * loss.total).backward()
     assert loss.total.item() == pytest.approx(_numpy_multi_crop(crops, local, text, 6.0, weight), rel=1e-12)
     points = [crops, local, text, scale]
@@ -217,7 +219,7 @@ def test_backward__a_second_one_is_refused() -> None:
     ("options", "message"),
     [
         ({"local_weight": -1.0}, r"local_weight = -1\.0 must not be negative"),
-        ({"tile_size": 0}, "tile_size = 0 must be"),
+        ({"max_logits_per_pair": 0}, "max_logits_per_pair = 0 must be"),
     ],
 )
 def test_contrastive_loss_config__bad_values(options: dict[str, float], message: str) -> None:

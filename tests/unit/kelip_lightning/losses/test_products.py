@@ -53,7 +53,7 @@ def _gradients(features: list[Tensor], scale: float, kind: ContrastiveKind, dtyp
     if kind is ContrastiveKind.sigmoid:
         factors.append(torch.tensor([-10.0], dtype=dtype, requires_grad=True))
     precision = MatmulPrecision.tf32x3 if dtype is torch.float32 else MatmulPrecision.float32
-    contrastive_loss(*leaves, *factors, kind=kind, tile_size=100, matmul_precision=precision).total.backward()
+    contrastive_loss(*leaves, *factors, kind=kind, max_logits_per_pair=100, matmul_precision=precision).total.backward()
     return [one.grad for one in [*leaves, *factors] if one.grad is not None]
 
 
@@ -95,7 +95,7 @@ def test_nt_xent__halves_hold_the_certificates_bound() -> None:
     gradients = []
     for precision, dtype in ((MatmulPrecision.tf32x3, torch.float32), (MatmulPrecision.float32, torch.float64)):
         leaf = views.to(dtype, copy=True).requires_grad_()
-        nt_xent(leaf, 0.1, tile_size=100, matmul_precision=precision).backward()
+        nt_xent(leaf, 0.1, max_logits_per_pair=100, matmul_precision=precision).backward()
         assert leaf.grad is not None
         gradients.append(leaf.grad)
     assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < TOLERANCE / 3

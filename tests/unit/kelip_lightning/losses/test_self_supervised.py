@@ -38,10 +38,10 @@ def _with_gradient(loss: Callable[[Tensor], Tensor], views: Tensor) -> tuple[Ten
     return value.detach(), leaf.grad
 
 
-@pytest.mark.parametrize("tile_size", [None, 1, 3])
+@pytest.mark.parametrize("max_logits_per_pair", [None, 1, 3])
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
-def test_nt_xent__value_and_gradient_by_hand(tile_size: int | None, temperature: float) -> None:
-    found = _with_gradient(lambda views: nt_xent(views, temperature, tile_size=tile_size), _views())
+def test_nt_xent__value_and_gradient_by_hand(max_logits_per_pair: int | None, temperature: float) -> None:
+    found = _with_gradient(lambda views: nt_xent(views, temperature, max_logits_per_pair=max_logits_per_pair), _views())
     expected = _with_gradient(lambda views: _by_hand(views, temperature), _views())
     torch.testing.assert_close(found, expected)
 

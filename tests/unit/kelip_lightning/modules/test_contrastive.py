@@ -100,8 +100,8 @@ def test_training_step__chunks_give_the_gradient_of_the_whole_batch(
     model = tiny_dual_encoder({"drop_path_rate": 0.3, "dropout_rate": 0.2, "patch_drop_rate": 0.5})
     _move_weights(model)
     batch, gradients, losses = _batch(tiny_tokenizer), [], []
-    for chunks, tile_size in ((1, None), (accumulate, 2)):
-        loss_config = ContrastiveLossConfig(tile_size=tile_size)
+    for chunks, max_logits_per_pair in ((1, None), (accumulate, 2)):
+        loss_config = ContrastiveLossConfig(max_logits_per_pair=max_logits_per_pair)
         module = ContrastiveModule(
             model, tiny_tokenizer, loss_config, OptimizerConfig(), ScheduleConfig(max_steps=3), chunks
         )

@@ -50,7 +50,7 @@ def build(tiny_dual_encoder: Callable[..., DualEncoder], tiny_tokenizer: Bilingu
         return ContrastiveModule(
             model,
             tiny_tokenizer,
-            ContrastiveLossConfig(tile_size=2),
+            ContrastiveLossConfig(max_logits_per_pair=2),
             OptimizerConfig(),
             ScheduleConfig(max_steps=STEPS),
             self_supervision=build_branch(model.image_encoder, config),

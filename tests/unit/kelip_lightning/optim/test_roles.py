@@ -26,8 +26,9 @@ from kelip_lightning.models.text_encoder import TextEncoder, TextEncoderConfig, 
 from kelip_lightning.models.weights_folder import config_from_dict, config_to_dict
 from kelip_lightning.optim.optimizers import OptimizerConfig, OptimizerName, parameter_groups
 from kelip_lightning.optim.roles import Role, layers_above, roles_of
+from tests.paths import ROOT
 
-MODELS = Path(__file__).parents[4] / "experiments" / "models"
+MODELS = ROOT / "experiments" / "models"
 Table = dict[str, set[str]]
 
 MUON, DECAYED, STILL = "Muon, weight decay", "AdamW, weight decay", "AdamW, no decay"

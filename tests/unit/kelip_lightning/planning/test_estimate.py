@@ -54,7 +54,7 @@ def test_estimate__counts_a_tile_where_the_loss_works_in_tiles(
 ) -> None:
     experiment = contrastive(image=SMALL, text=SMALL, vocab_size=300, global_batch_size=4096)
     whole = estimate(experiment)["contrastive"]
-    experiment.loss.tile_size = 64
+    experiment.loss.max_logits_per_pair = 64
     tiled = estimate(experiment)["contrastive"]
     assert tiled.tile == 64
     for one, other in zip(whole.memory, tiled.memory, strict=True):

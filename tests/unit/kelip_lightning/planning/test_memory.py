@@ -182,7 +182,7 @@ def test_loss_memory__is_what_the_loss_makes(
             features[2][0],
             *factors,
             kind=kind,
-            tile_size=tile,
+            max_logits_per_pair=tile,
             matmul_precision=precision,
         ).total
 

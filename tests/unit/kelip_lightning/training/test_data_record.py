@@ -15,8 +15,9 @@ from kelip_lightning.config.load import load_experiment
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.training.data_record import DataRecord, describe_data, read_record, settle_data
+from tests.paths import ROOT
 
-EXPERIMENT = Path(__file__).parents[3] / "experiments" / "emoji" / "pretrain.yaml"
+EXPERIMENT = ROOT / "experiments" / "emoji" / "pretrain.yaml"
 FILE = FileFingerprint(name="a.tar", size=10, num_rows=2, digest="d")
 SOURCE = SourceFingerprint(format="shards", num_samples=2, selection={}, files=(FILE,))
 OTHER = replace(SOURCE, num_samples=3)
@@ -72,7 +73,7 @@ def test_describe_data__sees_class_names_beside_the_tables(tmp_path: Path) -> No
     experiment, before = emoji()
     classes = next(iter(experiment.contrastive.evaluation.classification.values())).classes_file
     assert classes.startswith("package:")
-    root = EXPERIMENT.parents[2] / "data_modules"
+    root = ROOT / "data_modules"
     content = yaml.safe_load((root / classes.removeprefix("package:")).read_text(encoding="utf-8"))
     content["templates"]["en"][0] += "!"
     (tmp_path / Path(classes).name).write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")

@@ -15,8 +15,9 @@ from kelip_lightning.runs import checkpoints
 from kelip_lightning.runs.checkpoints import Manifest
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.training.resume import find_run, open_stage, record_resumption, refuse_other_settings
+from tests.paths import ROOT
 
-EXPERIMENT = Path(__file__).parents[3] / "experiments" / "emoji" / "pretrain.yaml"
+EXPERIMENT = ROOT / "experiments" / "emoji" / "pretrain.yaml"
 
 
 @functools.cache
@@ -93,10 +94,14 @@ def test_refuse_other_settings__names_what_differs(run: RunFolder) -> None:
         "contrastive.trainer.devices: 1 -> 2",
         "contrastive.checkpoint.keep_last: 2 -> 5",
     ]
-    also = ["trainer.gradient_checkpointing=true", "contrastive.loss.tile_size=64", "evaluation.every_n_steps=7"]
+    also = [
+        "trainer.gradient_checkpointing=true",
+        "contrastive.loss.max_logits_per_pair=64",
+        "evaluation.every_n_steps=7",
+    ]
     assert refuse_other_settings(run, load(*also)) == [
         "mae.trainer.gradient_checkpointing: false -> true",
-        "contrastive.loss.tile_size: null -> 64",
+        "contrastive.loss.max_logits_per_pair: null -> 64",
         "contrastive.trainer.gradient_checkpointing: false -> true",
         "contrastive.evaluation.every_n_steps: 200 -> 7",
     ]

@@ -20,8 +20,9 @@ from kelip_lightning.training.run_tokenizer import (
     refuse_other_tokenizer,
     with_own_tokenizer,
 )
+from tests.paths import ROOT
 
-EXPERIMENT = Path(__file__).parents[3] / "experiments" / "emoji" / "pretrain.yaml"
+EXPERIMENT = ROOT / "experiments" / "emoji" / "pretrain.yaml"
 TEXTS = ["빨간 사과", "풋사과", "red apple", "a green apple"] * 3
 CONFIG = TokenizerConfig(vocab_size=280, context_length=16)
 

@@ -74,20 +74,20 @@ def test_jitter__is_torchvisions_four_steps_in_the_drawn_order(image: Image.Imag
         change, factor = steps[step]
         expected = change(expected, factor)
     scripted: Any = _Scripted([factor for _, factor in steps], order)
-    found = StrongAugmentation(StrongConfig(jitter=1.0))(_pixels(image), scripted)
+    found = StrongAugmentation(StrongConfig(color_jitter=1.0))(_pixels(image), scripted)
     assert np.array_equal(found, _pixels(expected))
 
 
 def test_grey__has_equal_channels_with_lumas_weights(image: Image.Image) -> None:
     pixels = _pixels(image)
-    grey = StrongAugmentation(StrongConfig(grey=1.0))(pixels, np.random.default_rng(0))
+    grey = StrongAugmentation(StrongConfig(grayscale=1.0))(pixels, np.random.default_rng(0))
     luma = np.tensordot([0.299, 0.587, 0.114], pixels.astype(float), axes=1)
     assert np.array_equal(grey[0], grey[1]) and np.array_equal(grey[0], grey[2])
     assert np.abs(grey[0] - luma).max() <= 1
 
 
 def test_blur__smooths_and_keeps_the_mean(image: Image.Image) -> None:
-    config = StrongConfig(blur=1.0, blur_radius_min=14.0, blur_radius_max=14.0)  # 2 pixels of 32
+    config = StrongConfig(gaussian_blur=1.0, blur_radius_min=14.0, blur_radius_max=14.0)  # 2 pixels of 32
     pixels = _pixels(image)
     blurred = StrongAugmentation(config)(pixels, np.random.default_rng(0))
     assert blurred.std() < 0.4 * pixels.std()
@@ -102,7 +102,7 @@ def test_rand_augment__draws_every_operation(image: Image.Image) -> None:
 
 
 def test_strong__same_stream_same_crop(image: Image.Image) -> None:
-    strong = StrongAugmentation(StrongConfig(jitter=0.8, grey=0.2, blur=0.5, rand_augment_ops=2))
+    strong = StrongAugmentation(StrongConfig(color_jitter=0.8, grayscale=0.2, gaussian_blur=0.5, rand_augment_ops=2))
     first, again, other = (strong(_pixels(image), np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert (first.shape, first.dtype) == ((3, 32, 32), np.uint8)
     assert np.array_equal(first, again)
@@ -112,7 +112,7 @@ def test_strong__same_stream_same_crop(image: Image.Image) -> None:
 def test_multi_crop__strong_changes_colours_and_never_the_boxes(picture: bytes) -> None:
     options: dict[str, Any] = {"image_size": 32, "local_size": 16}
     plain = MultiCrop(MultiCropConfig(**options))
-    grey = MultiCrop(MultiCropConfig(**options, strong=StrongConfig(grey=1.0)))
+    grey = MultiCrop(MultiCropConfig(**options, strong=StrongConfig(grayscale=1.0)))
     for before, after in zip(plain(picture, _stream()), grey(picture, _stream()), strict=True):
         assert before.shape == after.shape
         for crop, changed in zip(before, after, strict=True):
@@ -137,7 +137,7 @@ def _stream() -> np.random.Generator:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"jitter": 1.2}, "jitter = 1.2 is a probability"),
+        ({"color_jitter": 1.2}, "color_jitter = 1.2 is a probability"),
         ({"hue": 0.6}, "hue = 0.6 must lie between 0 and 0.5"),
         ({"blur_radius_min": 3.0}, "blur_radius_min = 3.0 must lie between 0 and blur_radius_max = 2.0"),
         ({"rand_augment_ops": -1}, "rand_augment_ops = -1 must not be negative"),

@@ -13,7 +13,7 @@ from data_modules.images.transforms.multi_crop import ImageCrops, MultiCrop, Mul
 from data_modules.images.transforms.strong import StrongAugmentation, StrongConfig
 from data_modules.images.transforms.views import ViewConfig
 
-JITTER = StrongConfig(jitter=1.0)
+JITTER = StrongConfig(color_jitter=1.0)
 
 
 def _cut(picture: bytes, views: ViewConfig, strong: StrongConfig | None = None) -> ImageCrops:

@@ -17,8 +17,9 @@ from kelip_lightning.interchange.export import write_foreign_folder
 from kelip_lightning.interchange.formats.folder import ExportFormat, load_foreign_model
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import PositionResampling
+from tests.paths import FIXTURES
 
-OFFICIAL = Path(__file__).parents[4] / "fixtures" / "official_kelip_tiny"
+OFFICIAL = FIXTURES / "official_kelip_tiny"
 TOLERANCE = {"rtol": 0.0, "atol": 2e-5}
 
 MovedModel = Callable[..., DualEncoder]
