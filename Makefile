@@ -54,7 +54,7 @@ ABLATE := $(BIN)/kelip ablate
 STUDIES := experiments/ablations
 
 .PHONY: ablations
-ablations: $(VENV)/.base ## train and report all studies; goes on where it was cut off (ARGS="--quick", "--jobs 2")
+ablations: $(VENV)/.base ## train and report all studies, resuming interrupted ones (ARGS="--quick", "--jobs 2")
 	set -e; for study in $(STUDIES)/*.yaml; do $(ABLATE) $$study --resume $(ARGS); done
 
 .PHONY: ablation-schemes
@@ -70,11 +70,11 @@ ablation-cross-lingual: $(VENV)/.base ## the study of Korean and English caption
 	$(ABLATE) $(STUDIES)/cross_lingual.yaml --resume $(ARGS)
 
 .PHONY: dashboard-screenshot
-dashboard-screenshot: $(VENV)/.base ## photograph TensorBoard on runs/ with headless Chromium, into runs/dashboard/
+dashboard-screenshot: $(VENV)/.base ## screenshots of TensorBoard on runs/ with headless Chromium, into runs/dashboard/
 	$(BIN)/python -m tests.dashboard.screenshot --logdir runs --output runs/dashboard $(ARGS)
 
 .PHONY: benchmark-data
-benchmark-data: $(VENV)/.test ## samples per second and core of the data path, beside raw decoding and open_clip's loader
+benchmark-data: $(VENV)/.test ## samples per second and core of the data path, compared with raw decoding and open_clip's loader
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.benchmarks.data $(ARGS)
 
 ##@ Development
@@ -88,11 +88,11 @@ test-slow: $(VENV)/.test ## run the tests marked slow
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
 
 .PHONY: gradient-certificate
-gradient-certificate: $(VENV)/.test ## print the gradient's error for every world, strategy and way to cut a batch
+gradient-certificate: $(VENV)/.test ## print the gradient error for every world size, strategy and chunking
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.distributed.certificate $(ARGS)
 
 .PHONY: benchmark-loss
-benchmark-loss: $(VENV)/.base ## print memory and time of the loss in tiles, and of the whole matrix
+benchmark-loss: $(VENV)/.base ## print memory and time of the loss, whole and in chunks
 	$(BIN)/python -m tests.benchmarks.loss $(ARGS)
 
 .PHONY: lint
@@ -104,7 +104,7 @@ lint: $(VENV)/.dev ## check style, types, layers and code size; changes nothing
 	$(BIN)/python -m tests.lint.code_shape $(SOURCES) tests
 
 .PHONY: format
-format: $(VENV)/.dev ## repair what ruff can repair
+format: $(VENV)/.dev ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
