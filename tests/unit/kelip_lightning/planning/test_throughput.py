@@ -17,9 +17,14 @@ def planned(contrastive: Callable[..., ContrastiveExperiment]) -> Planned:
     """Throughput for operations in GFLOP on 10 nodes of 8 GPUs: one global and four local crops, 4500 steps."""
 
     def plan(
-        gpu: str, gflops: float, utilisation: float = 1.0, loss_gflops: float = 0, **options: object
+        gpu: str,
+        gflops: float,
+        utilisation: float = 1.0,
+        precision: str = "bf16-mixed",
+        loss_gflops: float = 0,
+        tf32x3: bool = False,
     ) -> Throughput:
-        trainer = {"devices": 8, "num_nodes": 10, "precision": options.get("precision", "bf16-mixed")}
+        trainer = {"devices": 8, "num_nodes": 10, "precision": precision}
         stage = contrastive(transform={"num_local_crops": 4}, trainer=trainer, global_batch_size=32_000)
         stage.schedule.max_steps = 4500
         flops = StageFlops(
@@ -30,7 +35,6 @@ def planned(contrastive: Callable[..., ContrastiveExperiment]) -> Planned:
             one_crop_training=0,
             loss_training=round(loss_gflops * 1e9),
         )
-        tf32x3 = bool(options.get("tf32x3"))
         return estimate_throughput(GPUS[gpu], utilisation, stage, make_stage_plan(stage, None), flops, tf32x3=tf32x3)
 
     return plan
