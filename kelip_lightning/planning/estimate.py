@@ -13,8 +13,8 @@ from kelip_lightning.planning.memory import (
     PlannedGroup,
     RankMemory,
     count_state,
+    element_sizes,
     loss_precision,
-    numbers_of,
     planned_groups,
     rank_memory,
     stage_loss_memory,
@@ -119,7 +119,7 @@ def _disk_space(stage: Stage, plan: StagePlan, counts: ParameterCounts) -> DiskS
     each = 2 if plan.precision == "bf16-true" else 4
     moments = 2 * counts.all - counts.one_moment
     average = counts.all if stage.trainer.ema_decay is not None else 0
-    sharded = numbers_of(plan.precision, STRATEGIES[-1]).values
+    sharded = element_sizes(plan.precision, STRATEGIES[-1]).values
     return DiskSpace(
         checkpoint=each * (counts.all + counts.target + moments + average),
         zero_checkpoint=sharded * counts.all + 4 * (counts.all + moments),

@@ -52,7 +52,7 @@ class PlannedGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterCounts:
-    """Numbers of parameters by the memory they need."""
+    """ElementSizes of parameters by the memory they need."""
 
     all: int
     """Trained parameters."""
@@ -67,7 +67,7 @@ class ParameterCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Numbers:
+class ElementSizes:
     """Bytes per value of the tensors of a step."""
 
     values: int
@@ -155,16 +155,16 @@ def planned_groups(stage: Stage) -> list[PlannedGroup]:
     return found
 
 
-def numbers_of(precision: str, strategy: str) -> Numbers:
+def element_sizes(precision: str, strategy: str) -> ElementSizes:
     """Bytes per value under a precision and a strategy.
 
     DeepSpeed casts the whole model to bfloat16 under bf16-mixed as under bf16-true, and its optimizer keeps float32
     copies of the parameters; elsewhere bf16-mixed is autocast, with float32 parameters and residual stream.
     """
     if not precision.startswith("bf16"):
-        return Numbers(values=_FP32, residual=_FP32, autocast=False)
+        return ElementSizes(values=_FP32, residual=_FP32, autocast=False)
     autocast = precision == "bf16-mixed" and not strategy.startswith("deepspeed")
-    return Numbers(values=_BF16, residual=_FP32 if autocast else _BF16, autocast=autocast)
+    return ElementSizes(values=_BF16, residual=_FP32 if autocast else _BF16, autocast=autocast)
 
 
 def count_state(stage: Stage) -> ParameterCounts:
@@ -193,7 +193,7 @@ def state_memory(
 
     Reference: Rajbhandari et al. 2020 (arXiv:1910.02054), sec. 3.1 and fig. 1, with K = 12.
     """
-    numbers, moments = numbers_of(precision, strategy), 2 * counts.all - counts.one_moment
+    sizes, moments = element_sizes(precision, strategy), 2 * counts.all - counts.one_moment
     if not strategy.startswith("deepspeed"):
         each = _FP32 if precision != "bf16-true" else _BF16
         return StateMemory(
@@ -201,36 +201,33 @@ def state_memory(
             gradients=each * counts.all,
             optimizer=each * (moments + averaged * counts.all),
             # DDP's reducer copies gradients into its own buckets (gradient_as_bucket_view=False, the default).
-            buffers=(each * counts.all if num_ranks > 1 else 0) + (_BF16 * counts.matrices if numbers.autocast else 0),
+            buffers=(each * counts.all if num_ranks > 1 else 0) + (_BF16 * counts.matrices if sizes.autocast else 0),
         )
     stage = int(strategy[-1])
     return StateMemory(
-        weights=numbers.values * counts.all // (num_ranks if stage >= 3 else 1),
-        gradients=numbers.values * counts.all // (num_ranks if stage >= 2 else 1),
+        weights=sizes.values * counts.all // (num_ranks if stage >= 3 else 1),
+        gradients=sizes.values * counts.all // (num_ranks if stage >= 2 else 1),
         optimizer=_FP32 * (counts.all + moments) // num_ranks,
         # Two alternating buckets (overlap_comm); stage 3 has one bucket and the gathered weights.
-        buffers=numbers.values * (2 * _BUCKET_ELEMENTS if stage < 3 else _BUCKET_ELEMENTS + counts.all),
+        buffers=sizes.values * (2 * _BUCKET_ELEMENTS if stage < 3 else _BUCKET_ELEMENTS + counts.all),
     )
 
 
-def activation_bytes(passes: list[Pass], chunk_size: int, numbers: Numbers, *, checkpointing: bool) -> int:
+def activation_bytes(passes: list[Pass], chunk_size: int, sizes: ElementSizes, *, checkpointing: bool) -> int:
     """Estimate of the bytes that autograd saves in the forward pass of one chunk.
 
     With gradient checkpointing: the input of every block and the activations of the largest one. The heads of a
     self-supervised loss, small layers on one vector per view, are left out.
     """
-    images = sum(one.times * one.input_values * chunk_size for one in passes)
-    passes = [one for one in passes if one.trained]
-    runs = [one.times * one.tokens * chunk_size for one in passes]
-    if checkpointing:
-        inputs = sum(rows * numbers.residual * one.width * one.depth for rows, one in zip(runs, passes, strict=True))
-        kept = inputs + max(rows * block_bytes(one, numbers) for rows, one in zip(runs, passes, strict=True))
-    else:
-        kept = sum(rows * block_bytes(one, numbers) * one.depth for rows, one in zip(runs, passes, strict=True))
-    return kept + images * numbers.values
+    images = sum(one.times * one.input_values * chunk_size for one in passes) * sizes.values
+    trained = [(one, one.times * one.tokens * chunk_size) for one in passes if one.trained]
+    if not checkpointing:
+        return images + sum(rows * block_bytes(one, sizes) * one.depth for one, rows in trained)
+    inputs = sum(rows * one.width * one.depth for one, rows in trained) * sizes.residual
+    return images + inputs + max(rows * block_bytes(one, sizes) for one, rows in trained)
 
 
-def block_bytes(one: Pass, numbers: Numbers) -> int:
+def block_bytes(one: Pass, sizes: ElementSizes) -> int:
     """Bytes that autograd saves in one block per token, with fused attention and no dropout.
 
     With width D and MLP width H, in values: the inputs of both norms (2 D, in the residual stream's dtype); the norms'
@@ -240,9 +237,9 @@ def block_bytes(one: Pass, numbers: Numbers) -> int:
 
     Reference: the method of Korthikanti et al. 2022 (arXiv:2205.05198), sec. 4.1, applied to these blocks.
     """
-    norm_outputs = 4 if one.separate_qkv and numbers.autocast else 2
+    norm_outputs = 4 if one.separate_qkv and sizes.autocast else 2
     hidden = (3 if one.quick_gelu else 2) * one.hidden
-    return 2 * one.width * numbers.residual + ((norm_outputs + 4) * one.width + hidden) * numbers.values
+    return 2 * one.width * sizes.residual + ((norm_outputs + 4) * one.width + hidden) * sizes.values
 
 
 def loss_memory(
@@ -311,9 +308,9 @@ def rank_memory(
         loss_bytes = loss.features + (loss.full if stage.loss.max_logits_per_pair is None else loss.tiled)
     else:  # prediction, target and error of every patch of a chunk, float32
         loss_bytes = 3 * chunk_size * encoder.num_patches * CHANNELS * encoder.patch_size**2 * _FP32
-    numbers = numbers_of(plan.precision, strategy)
-    activations = activation_bytes(passes, chunk_size, numbers, checkpointing=False)
-    checkpointed = activation_bytes(passes, chunk_size, numbers, checkpointing=True)
+    sizes = element_sizes(plan.precision, strategy)
+    activations = activation_bytes(passes, chunk_size, sizes, checkpointing=False)
+    checkpointed = activation_bytes(passes, chunk_size, sizes, checkpointing=True)
     # The crops of all samples (uint8), and one standardised chunk of them.
     batch = sum(one.times * one.input_values for one in passes) * (plan.batch_size_per_device + chunk_size * _FP32)
     rest = state.total + batch + loss_bytes

@@ -20,13 +20,13 @@ from kelip_lightning.models.self_supervision import SelfSupervisionConfig, SelfS
 from kelip_lightning.optim.optimizers import OptimizerConfig, OptimizerName, build_optimizer
 from kelip_lightning.planning.flops import Pass, passes_of
 from kelip_lightning.planning.memory import (
-    Numbers,
+    ElementSizes,
     ParameterCounts,
     activation_bytes,
     block_bytes,
     count_state,
+    element_sizes,
     loss_memory,
-    numbers_of,
     planned_groups,
     state_memory,
 )
@@ -79,15 +79,15 @@ def test_activation_bytes__are_what_autograd_keeps(
     kind = {"activation": Activation[activation]}
     sections = MEDIUM | {"image": MEDIUM["image"] | kind, "text": MEDIUM["text"] | kind}
     stage = contrastive(**sections, transform={"num_global_crops": 2, "num_local_crops": 3})
-    model, batch, numbers = dual_encoder(stage), 16, numbers_of(precision, "ddp")
+    model, batch, sizes = dual_encoder(stage), 16, element_sizes(precision, "ddp")
     crops = pairs(stage, batch)
 
     def forward() -> object:
-        with torch.autocast("cpu", torch.bfloat16, enabled=numbers.autocast):
+        with torch.autocast("cpu", torch.bfloat16, enabled=sizes.autocast):
             return model(*crops)
 
-    kept = kept_bytes(forward, model.parameters()) - (cast_weights(model) if numbers.autocast else 0)
-    planned = activation_bytes(passes_of(stage), batch, numbers, checkpointing=False)
+    kept = kept_bytes(forward, model.parameters()) - (cast_weights(model) if sizes.autocast else 0)
+    planned = activation_bytes(passes_of(stage), batch, sizes, checkpointing=False)
     assert planned == pytest.approx(kept, rel=0.05)
     assert 2 * count_state(stage).matrices == cast_weights(model)
 
@@ -97,10 +97,10 @@ def test_activation_bytes__of_the_mae_pretraining(
     autoencoder: Callable[[MaskedPretrainExperiment], MaskedAutoencoder],
 ) -> None:
     stage = masked(MEDIUM["image"], {"decoder_width": 128, "decoder_depth": 3, "decoder_num_heads": 4})
-    model, batch, numbers = autoencoder(stage), 16, numbers_of("32-true", "ddp")
+    model, batch, sizes = autoencoder(stage), 16, element_sizes("32-true", "ddp")
     images, noise = torch.randn(batch, 3, 224, 224), torch.rand(batch, 49)
     kept = kept_bytes(lambda: model(images, noise), model.parameters())
-    planned = activation_bytes(passes_of(stage), batch, numbers, checkpointing=False)
+    planned = activation_bytes(passes_of(stage), batch, sizes, checkpointing=False)
     assert planned == pytest.approx(kept, rel=0.05)
 
 
@@ -108,10 +108,10 @@ def test_activation_bytes__checkpointing_keeps_inputs_and_one_block() -> None:
     """Of 5 samples: 1,600 float32 values of inputs each, the larger block's 70 tokens of 288 bytes, 200 of images."""
     small = Pass(name="a", times=2, tokens=10, width=8, hidden=32, depth=3, input_values=100)
     large = Pass(name="b", times=1, tokens=70, width=8, hidden=32, depth=2)
-    numbers = Numbers(values=2, residual=4, autocast=True)
-    assert block_bytes(large, numbers) == 288
+    sizes = ElementSizes(values=2, residual=4, autocast=True)
+    assert block_bytes(large, sizes) == 288
     expected = 5 * (1600 * 4 + 70 * 288 + 200 * 2)
-    assert activation_bytes([small, large], 5, numbers, checkpointing=True) == expected
+    assert activation_bytes([small, large], 5, sizes, checkpointing=True) == expected
 
 
 @pytest.mark.parametrize(("stage", "gigabytes"), [(1, 31.4), (2, 16.6), (3, 1.9)])
@@ -149,7 +149,7 @@ def test_state_memory__by_precision_and_ranks() -> None:
     assert averaged.total - mixed.total == averaged.optimizer - mixed.optimizer == 4 * counts.all
     true = state_memory(counts, "ddp", "bf16-true", 2)
     assert (true.weights, true.optimizer, true.buffers) == (2000, 4000, 2000)
-    assert numbers_of("bf16-mixed", "deepspeed_stage_2") == numbers_of("bf16-true", "ddp")
+    assert element_sizes("bf16-mixed", "deepspeed_stage_2") == element_sizes("bf16-true", "ddp")
 
 
 class TensorsMade(TorchDispatchMode):
