@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import asdict
 
 from kelip_lightning.cli.training import add_experiment_arguments, check_syntax
 from kelip_lightning.planning.throughput import GPUS
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from kelip_lightning.config.experiment import SCHEMAS, EvaluationExperiment
     from kelip_lightning.config.load import find_schema, load_experiment
     from kelip_lightning.errors import ConfigError
-    from kelip_lightning.planning.estimate import estimate, to_dict
+    from kelip_lightning.planning.estimate import estimate
     from kelip_lightning.planning.stage_plan import count_samples, open_stages
 
     schema = find_schema(arguments.file, SCHEMAS)
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         experiment, gpu=arguments.gpu, utilisation=arguments.mfu, tile=arguments.tile, samples_per_epoch=samples
     )
     if arguments.json:
-        print(json.dumps(to_dict(stages), indent=2))
+        print(json.dumps({name: asdict(stage) for name, stage in stages.items()}, indent=2))
     else:
         print_estimate(arguments.file, stages)
     return 0

@@ -1,1 +1,1 @@
-"""What an experiment costs, before it runs: operations, memory, time, disk. Closed formulas, nothing is executed."""
+"""What an experiment costs before it runs: FLOPs, memory, time and disk; nothing is executed on data."""

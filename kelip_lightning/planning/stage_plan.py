@@ -1,15 +1,14 @@
-"""What follows from an experiment: computed once, printed and saved; the experiment stays as it is.
+"""The stage plan: values derived from the settings of a stage (sizes per device, epochs, tokens, parameters, disk).
 
-Learning rates are used as they are given: they are meant for the experiment's own global batch size, and
-nothing rescales them when it changes.
+A plan is computed once, printed and saved; the settings stay as they are. Learning rates are not rescaled: they are
+given for the experiment's own global batch size.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
-from torch import nn
 
 from data_modules.loading import open_sources
 from data_modules.order.mixture import build_order
@@ -24,63 +23,62 @@ from kelip_lightning.config.experiment import (
 from kelip_lightning.distributed.precision import choose_precision
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderVariant
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase, MaskedAutoencoderVariant
 from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
 from kelip_lightning.models.patches import num_kept
-from kelip_lightning.models.self_supervision import SelfSupervisedBranch, build_branch
+from kelip_lightning.models.self_supervision import build_branch
 from kelip_lightning.models.text_encoder import build_text_encoder
 
 Stage = MaskedPretrainExperiment | ContrastiveExperiment
 OpenedSources = Mapping[str, Sequence[PairSource]]
-"""Stage -> its sources, opened, before any rule on languages."""
+"""Stage -> its open sources, before `data.languages` selects captions."""
 
 BYTES_PER_PARAMETER_SAVED = 12
-"""A checkpoint holds each float32 parameter and the optimizer's two moments; a moving average takes 4 bytes more."""
+"""A float32 parameter and the optimizer's two moments; a moving average of the weights takes 4 bytes more."""
 BYTES_FOR_RECORDS = 64 * 2**20
-"""Room for TensorBoard events, metrics and exported weights of a small model."""
+"""TensorBoard events, metrics and the exported weights of a small model."""
 TOWERS = {"image_tower": ("image_encoder", "image_projection"), "text_tower": ("text_encoder", "text_projection")}
-"""What published parameter counts call the vision and the text model."""
+"""Parts of the vision and the text model in published parameter counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePlan:
-    """Derived values of one stage."""
+    """Values derived from the settings of one stage."""
 
     precision: str
-    """As Lightning is told."""
+    """Lightning's `precision`."""
     batch_size_per_device: int
-    """Samples of one optimizer step on one device, over which its share of the contrastive loss is computed."""
+    """Samples of one optimizer step on one device."""
     chunk_size: int
-    """Samples that the networks of one device take at once: its share of the step over `trainer.accumulate`."""
+    """Samples in one forward pass on one device: `batch_size_per_device` over `trainer.accumulate`."""
     max_steps: int
     """Optimizer steps."""
     warmup_steps: int
     """Steps until the learning rate reaches its peak."""
     samples_per_epoch: int | None
-    """Images or pairs of one pass through the weighted mixture; null: the sources were not opened."""
+    """Images or pairs of one pass through the weighted mixture; `None`: the sources were not opened."""
     steps_per_epoch: float | None
-    """Optimizer steps of one such pass; batches run across epoch ends."""
+    """Optimizer steps of one such pass; batches cross epoch boundaries."""
     samples_seen: int
     """Images (MAE) or pairs (contrastive) of the whole stage."""
     epochs: float | None
     """Passes through the mixture."""
     images_forwarded: int
-    """Crops and views through the image encoder in the whole stage; BYOL's target, which sees each view too, is not
-    counted."""
+    """Crops and views through the image encoder in the whole stage; passes of BYOL's target are not counted."""
     tokens_per_global_crop: int
-    """Tokens in the image encoder per full-size crop, class token included (MAE: the visible ones)."""
+    """Tokens in the image encoder per global crop or view, class token included (MAE: the visible ones)."""
     tokens_per_local_crop: int | None
-    """Tokens per local crop; null: none. A view has as many as a global crop."""
+    """The same per local crop; `None` without local crops."""
     tokens_forwarded: int
     """Tokens through the image encoder in the whole stage."""
     peak_learning_rate: float
-    """As configured, for the configured global batch size."""
+    """As configured."""
     final_learning_rate: float
     """At the last step."""
     parameters: dict[str, int]
-    """Part of the model -> number of parameters; the text encoder's with the largest vocabulary allowed."""
+    """Part of the model -> number of parameters; the text encoder has `tokenizer.vocab_size` tokens."""
     parameter_sums: dict[str, int]
-    """Towers with their projections, where there are any, as published counts give them; and all."""
+    """Each tower with its projection, as in published counts (contrastive stage), and `all`."""
 
     @property
     def num_parameters(self) -> int:
@@ -90,12 +88,12 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Derived values of a run, stage by stage."""
+    """The stage plans of a run."""
 
     stages: dict[str, StagePlan]
     """`mae`, `contrastive` or both."""
     disk_bytes: int
-    """Room that checkpoints, exported weights and records may take."""
+    """Upper bound for checkpoints, exported weights and records."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -107,11 +105,11 @@ def make_plan(experiment: Experiment, samples_per_epoch: Mapping[str, int] | Non
 
     Args:
         experiment: A valid experiment.
-        samples_per_epoch: Stage -> length of one epoch, from `count_samples`; none: epochs stay open.
+        samples_per_epoch: Stage -> length of one epoch, from `count_samples`; without it, epochs are `None`.
     """
     lengths = samples_per_epoch or {}
     stages = stages_of(experiment)
-    plans = {name: plan_stage(stage, lengths.get(name)) for name, stage in stages.items()}
+    plans = {name: make_stage_plan(stage, lengths.get(name)) for name, stage in stages.items()}
     room = sum(disk_bytes(stage, plans[name]) for name, stage in stages.items())
     return Plan(stages=plans, disk_bytes=room)
 
@@ -131,10 +129,10 @@ def stages_of(experiment: Experiment) -> dict[str, Stage]:
 
 
 def open_stages(experiment: Experiment) -> OpenedSources:
-    """The sources of every stage, for all that reads them: the plan, the data modules.
+    """Open the sources of every stage, once for the plan and the data modules.
 
     Raises:
-        DataError: A file is missing or damaged, or too much of a source had to be left out.
+        DataError: A file is missing or damaged, or too many samples of a source are invalid.
     """
     return {
         name: open_sources(stage.data.sources, stage.data.order.shuffle_window, stage.data.corrupt_samples)
@@ -148,24 +146,25 @@ def count_samples(experiment: Experiment, opened: OpenedSources) -> dict[str, in
     Raises:
         DataError: The settings of a stage's order or languages do not fit its sources.
     """
-    return {name: _epoch_length(stage, opened[name]) for name, stage in stages_of(experiment).items()}
+    lengths = {}
+    for name, stage in stages_of(experiment).items():
+        configs, sources = stage.data.sources, opened[name]
+        if isinstance(stage, ContrastiveExperiment):
+            sources = apply_language_rule(sources, configs, stage.data.languages)
+        lengths[name] = build_order(sources, configs, 1, stage.seed, stage.data.order).epoch_length
+    return lengths
 
 
-def _epoch_length(stage: Stage, sources: Sequence[PairSource]) -> int:
-    configs = stage.data.sources
-    if isinstance(stage, ContrastiveExperiment):
-        sources = apply_language_rule(sources, configs, stage.data.languages)
-    return build_order(sources, configs, 1, stage.seed, stage.data.order).epoch_length
-
-
-def plan_stage(stage: Stage, samples_per_epoch: int | None) -> StagePlan:
-    """The derived values of one stage."""
+def make_stage_plan(stage: Stage, samples_per_epoch: int | None) -> StagePlan:
+    """The plan of one stage; `samples_per_epoch` as in `StagePlan`."""
     batch, steps = stage.data.global_batch_size, stage.schedule.max_steps
     seen = batch * steps
     global_tokens, local_tokens = tokens_per_crop(stage)
-    num_global, num_local = crops_per_sample(stage)
-    num_full = num_global + views_per_sample(stage)
+    num_global, num_local, num_views = _crops_per_sample(stage)
+    num_full = num_global + num_views
     parameters = count_parameters(stage)
+    with_towers = isinstance(stage, ContrastiveExperiment)
+    towers = {name: sum(parameters[part] for part in parts) for name, parts in TOWERS.items() if with_towers}
     return StagePlan(
         precision=choose_precision(stage.trainer.precision, stage.trainer.accelerator),
         batch_size_per_device=batch // stage.trainer.num_processes,
@@ -183,34 +182,19 @@ def plan_stage(stage: Stage, samples_per_epoch: int | None) -> StagePlan:
         peak_learning_rate=stage.optimizer.learning_rate,
         final_learning_rate=stage.optimizer.learning_rate * stage.schedule.final_learning_rate_ratio,
         parameters=parameters,
-        parameter_sums=sum_by_tower(parameters),
+        parameter_sums={**towers, "all": sum(parameters.values())},
     )
 
 
-def sum_by_tower(parts: Mapping[str, int]) -> dict[str, int]:
-    """Parameters of each tower that has all its parts, and of all parts together."""
-    towers = {
-        tower: sum(parts[name] for name in names)
-        for tower, names in TOWERS.items()
-        if all(name in parts for name in names)
-    }
-    return {**towers, "all": sum(parts.values())}
-
-
-def crops_per_sample(stage: Stage) -> tuple[int, int]:
-    """Crops of full size and local crops per image."""
+def _crops_per_sample(stage: Stage) -> tuple[int, int, int]:
+    """Global crops, local crops and views per image."""
     if isinstance(stage, MaskedPretrainExperiment):
-        return 1, 0
-    return stage.transform.num_global_crops, stage.transform.num_local_crops
-
-
-def views_per_sample(stage: Stage) -> int:
-    """Views of full size per image, for the self-supervised loss."""
-    return 0 if isinstance(stage, MaskedPretrainExperiment) else stage.transform.views.num_views
+        return 1, 0, 0
+    return stage.transform.num_global_crops, stage.transform.num_local_crops, stage.transform.views.num_views
 
 
 def tokens_per_crop(stage: Stage) -> tuple[int, int | None]:
-    """Tokens in the image encoder per crop of full size and per local crop, class token included."""
+    """Tokens in the image encoder per global and per local crop, class token included."""
     encoder = stage.image_encoder
     if isinstance(stage, MaskedPretrainExperiment):
         class_token = stage.masked_autoencoder.variant is not MaskedAutoencoderVariant.official
@@ -227,23 +211,35 @@ def _tokens(size: int, encoder: ImageEncoderConfig) -> int:
 
 
 def count_parameters(stage: Stage) -> dict[str, int]:
-    """Part of the model -> number of parameters, from the modules themselves; the MAE stage's decoder is one part."""
-    model = build_on_meta(stage)
-    parts = {name: _count(part) for name, part in model.named_children()}
-    parts |= {name: parameter.numel() for name, parameter in model.named_parameters(recurse=False)}
+    """Part of the model -> number of parameters, counted on the modules; the MAE decoder is one part."""
+    parts: dict[str, int] = {}
+    for name, parameter in build_on_meta(stage).named_parameters():
+        part = part_of(name, stage)
+        parts[part] = parts.get(part, 0) + parameter.numel()
+    return parts
+
+
+def part_of(name: str, stage: Stage) -> str:
+    """The part of the model that a parameter belongs to."""
+    part = name.partition(".")[0]
     if isinstance(stage, MaskedPretrainExperiment):
-        encoder = parts.pop("encoder")
-        return {"image_encoder": encoder, "decoder": sum(parts.values())}
-    branch = build_branch_on_meta(stage)
-    return parts if branch is None else parts | {"self_supervision": _count(branch)}
+        return "image_encoder" if part == "encoder" else "decoder"
+    return part
 
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+@overload
+def build_on_meta(stage: MaskedPretrainExperiment) -> MaskedAutoencoderBase: ...
 
 
-def build_on_meta(stage: Stage) -> nn.Module:
-    """The stage's model without memory: shapes alone. The text encoder has the largest vocabulary allowed."""
+@overload
+def build_on_meta(stage: ContrastiveExperiment) -> DualEncoder: ...
+
+
+def build_on_meta(stage: Stage) -> MaskedAutoencoderBase | DualEncoder:
+    """The stage's model on the meta device; the text encoder has `tokenizer.vocab_size` tokens.
+
+    Its submodule `self_supervision` holds the heads of the self-supervised loss and BYOL's target.
+    """
     with torch.device("meta"):
         image_encoder = ImageEncoder(stage.image_encoder)
         if isinstance(stage, MaskedPretrainExperiment):
@@ -256,19 +252,13 @@ def build_on_meta(stage: Stage) -> nn.Module:
             eot_id=vocabulary - 1,
             pad_id=0,
         )
-        return DualEncoder(image_encoder, text_encoder, stage.dual_encoder)
-
-
-def build_branch_on_meta(stage: Stage) -> SelfSupervisedBranch | None:
-    """The heads of the stage's self-supervised loss, and BYOL's target, without memory; none: there is no such loss."""
-    if isinstance(stage, MaskedPretrainExperiment):
-        return None
-    with torch.device("meta"):
-        return build_branch(ImageEncoder(stage.image_encoder), stage.self_supervision)
+        model = DualEncoder(image_encoder, text_encoder, stage.dual_encoder)
+        model.add_module("self_supervision", build_branch(image_encoder, stage.self_supervision))
+        return model
 
 
 def disk_bytes(stage: Stage, plan: StagePlan) -> int:
-    """Room for the checkpoints that are kept, one being written, and the exported weights."""
+    """Upper bound for the checkpoints that are kept, one being written, the exported weights and the records."""
     checkpoints = stage.checkpoint.num_kept + 1
     saved = BYTES_PER_PARAMETER_SAVED + (4 if stage.trainer.ema_decay is not None else 0)
     return plan.num_parameters * (saved * checkpoints + 4) + BYTES_FOR_RECORDS

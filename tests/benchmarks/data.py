@@ -1,28 +1,25 @@
-"""`python -m tests.benchmarks.data`: samples per second and core of the data path, beside its limit and a peer.
+"""`python -m tests.benchmarks.data`: samples per CPU second of the data path, beside its upper bound and open_clip.
 
 One process, one thread, generated JPEGs (quality 90, 4:3, several octaves of noise) in tar shards:
 (a) libjpeg-turbo decodes the same files and nothing else; (bound) the same, and each crop cut and resized by the
-fastest bicubic kernel with antialiasing that was found: no loader can be faster; (b) our loader with 1 crop of 224, and
-with 2 + 4 of 96; (c) `get_wds_dataset` of open_clip_torch with its default training transform. CPU time; the kinds take
-turns, `--repeats` times, and each shows its best.
+fastest bicubic kernel with antialiasing: no loader can be faster; (b) our loader with 1 crop of 224, and with 2 + 4 of
+96; (c) `get_wds_dataset` of open_clip_torch with its default training transform. The kinds run in turn, `--repeats`
+times, and the best of each is shown.
 """
 
-import argparse
 import io
 import json
 import math
-import os
-import tarfile
 import tempfile
-import time
 from argparse import Namespace
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import simplejpeg
-import torch
 from PIL import Image
 
 from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
@@ -31,11 +28,13 @@ from data_modules.images.transforms.crops import Crop, cut_crops
 from data_modules.images.transforms.multi_crop import MultiCropConfig
 from data_modules.sources.config import SourceConfig
 from data_modules.text.tokenizer import TokenizerConfig
+from tests.benchmarks import seconds_of, single_threaded
+from tests.unit.data_modules.corpora import write_tar
 
 BATCH, NUM_SHARDS = 64, 4
 NUM_IMAGES = {256: 384, 512: 192, 1024: 64}
 ONE_CROP = MultiCropConfig(num_global_crops=1, num_local_crops=0, global_scale_min=0.9)
-"""As open_clip's default: one crop of 90 to 100% of the image."""
+"""open_clip's default: one crop of 90 to 100 % of the image."""
 SIX_CROPS = MultiCropConfig(num_global_crops=2, num_local_crops=4)
 
 
@@ -54,23 +53,20 @@ def photo(side: int, seed: int) -> bytes:
 
 
 def write_shards(folder: Path, side: int) -> list[bytes]:
-    """Shards of generated pairs; returns the image files."""
+    """Write shards of generated pairs; returns the image files."""
     images = [photo(side, seed) for seed in range(NUM_IMAGES[side])]
     for shard in range(NUM_SHARDS):
-        with tarfile.open(folder / f"{shard:05d}.tar", "w") as archive:
-            for number in range(shard, len(images), NUM_SHARDS):
-                for ending, content in (("jpg", images[number]), ("txt", f"picture number {number}".encode())):
-                    info = tarfile.TarInfo(f"{number:09d}.{ending}")
-                    info.size = len(content)
-                    archive.addfile(info, io.BytesIO(content))
-    (folder / "sizes.json").write_text(
-        json.dumps({f"{i:05d}.tar": len(images) // NUM_SHARDS for i in range(NUM_SHARDS)})
-    )
+        members = []
+        for number in range(shard, len(images), NUM_SHARDS):
+            members += [(f"{number:09d}.jpg", images[number]), (f"{number:09d}.txt", b"picture number %d" % number)]
+        write_tar(folder / f"{shard:05d}.tar", members)
+    sizes = {f"{shard:05d}.tar": len(images) // NUM_SHARDS for shard in range(NUM_SHARDS)}
+    (folder / "sizes.json").write_text(json.dumps(sizes))
     return images
 
 
 def our_loader(folder: Path, transform: MultiCropConfig, num_images: int, workers: int = 0, epochs: int = 1) -> Any:
-    """Our loader over `epochs` passes."""
+    """Our loader over `epochs` epochs."""
     source = SourceConfig(files=[str(folder / "*.tar")], caption_fields=["txt"], language="en")
     config = ImageTextDataConfig(sources={"shards": source}, global_batch_size=BATCH, num_workers=workers)
     steps = epochs * num_images // BATCH
@@ -79,11 +75,11 @@ def our_loader(folder: Path, transform: MultiCropConfig, num_images: int, worker
 
 
 def peer_batches(folder: Path, num_images: int, workers: int = 0) -> Iterator[Any]:
-    """One pass of open_clip's loader."""
+    """One epoch of open_clip's loader."""
     from open_clip import SimpleTokenizer, image_transform
     from open_clip_train import data as peer
 
-    # webdataset 1.0 marks the end of a shard by an entry without a name, which open_clip 3.3 stumbles over.
+    # webdataset 1.0 ends a shard with an entry without a name, on which open_clip 3.3 fails.
     group = peer.group_by_keys_nothrow
     peer.group_by_keys_nothrow = lambda found, **options: group((one for one in found if "fname" in one), **options)
     arguments = Namespace(
@@ -114,32 +110,23 @@ def bound(images: list[bytes]) -> Iterator[Any]:
 
 
 def rates(kinds: Mapping[str, Callable[[], Iterable[Any]]], number: int, repeats: int) -> dict[str, float]:
-    """Samples per CPU second of going through what each of the kinds gives, best of `repeats`."""
+    """Samples per CPU second of each kind of iterable over `number` samples, best of `repeats`."""
     best = dict.fromkeys(kinds, float("inf"))
     for _ in range(repeats):
         for kind, make in kinds.items():
-            items = make()
-            start = time.process_time()
-            for _ in items:
-                pass
-            best[kind] = min(best[kind], time.process_time() - start)
+            best[kind] = min(best[kind], seconds_of(partial(deque, make(), maxlen=0)))
     return {kind: number / seconds for kind, seconds in best.items()}
 
 
 def worker_megabytes(loader: Any, epochs: int) -> list[int]:
-    """Private memory of the loader's one worker after each pass, MB."""
-    found = []
-    passes = iter(loader)
+    """Private memory in MB of the loader's single worker after each epoch."""
+    found, batches = [], iter(loader)
     for _ in range(epochs):
         for _ in range(len(loader) // epochs):
-            next(passes)
-        found.append(_private_megabytes(passes._workers[0].pid))
+            next(batches)
+        lines = Path(f"/proc/{batches._workers[0].pid}/smaps_rollup").read_text().splitlines()
+        found.append(sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) // 1024)
     return found
-
-
-def _private_megabytes(process: int) -> int:
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) // 1024
 
 
 def measure(side: int, repeats: int) -> None:
@@ -166,17 +153,15 @@ def measure(side: int, repeats: int) -> None:
         )
         if side == 256:
             ours = worker_megabytes(our_loader(folder, ONE_CROP, number, workers=1, epochs=3), 3)
-            print(f"         private memory of our worker after passes 1, 2, 3: {ours} MB", flush=True)
+            print(f"         private memory of our worker after epochs 1, 2, 3: {ours} MB", flush=True)
 
 
 def main() -> None:
     """Measure every size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = single_threaded(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(NUM_IMAGES), choices=list(NUM_IMAGES))
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
     print("samples per CPU second")
     print(
         "short side, file  | (a) raw  | bound    /a   | (b) 1 crop  /a  /bound   /c  | (b) 2+4 1/(2+4) | (c) open_clip"

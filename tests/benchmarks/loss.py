@@ -1,9 +1,9 @@
-"""Memory and time of the contrastive loss in tiles, of its whole matrix at once, and of plain autograd.
+"""Memory and time of the contrastive loss in chunks, in one block, and in plain autograd.
 
-`make benchmark-loss` prints them for the pairs of one device out of a global batch, forward and backward. Every case
-runs in a process of its own. Memory is the peak over what the features take, from Linux on a CPU and from torch's
-allocator on a GPU; the features' gradients, which any loss has to make, are given apart. Time is the processor's on a
-CPU, so that other work on the machine hardly counts.
+`make benchmark-loss` prints them for the pairs of one device out of a global batch, forward and backward. Each case
+runs in its own process. Memory is the peak above the features, from Linux on a CPU and from torch's allocator on a GPU,
+with and without the features' gradients, which any loss needs. Time on a CPU is processor time, which other processes
+hardly change.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,52 +20,32 @@ from torch.nn import functional as F
 
 from kelip_lightning.losses.contrastive import ContrastiveKind, contrastive_loss
 from kelip_lightning.losses.products import MatmulPrecision
+from tests.benchmarks import seconds_of, single_threaded
 
 MEBIBYTE = 2**20
+NAMES = {"autograd": "plain autograd", "whole": "whole matrix"}
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
-    """Unit-length features of one device's pairs, of all pairs, and the factor on cosines."""
-
-    image_BE: Tensor
-    text_BE: Tensor
-    image_GE: Tensor
-    text_GE: Tensor
-    logit_scale: Tensor
-
-    @property
-    def rows(self) -> tuple[Tensor, ...]:
-        """All features."""
-        return self.image_BE, self.text_BE, self.image_GE, self.text_GE
-
-    @classmethod
-    def random(cls, local: int, total: int, width: int, device: str) -> "Features":
-        """All of them leaves."""
-        torch.manual_seed(0)
-        rows = [F.normalize(torch.randn(n, width, device=device), dim=1) for n in (local, local, total, total)]
-        return cls(*(row.requires_grad_() for row in [*rows, torch.full((1,), 14.3, device=device)]))
+def random_features(local: int, total: int, width: int, device: str) -> list[Tensor]:
+    """Leaves: unit-length image and text features of one device's pairs and of all pairs, and the logit scale."""
+    torch.manual_seed(0)
+    rows = [F.normalize(torch.randn(n, width, device=device), dim=1) for n in (local, local, total, total)]
+    return [row.requires_grad_() for row in (*rows, torch.full((1,), 14.3, device=device))]
 
 
-def autograd_loss(features: Features) -> Tensor:
-    """InfoNCE as one writes it down; torch keeps what the backward pass needs."""
-    target_B = torch.arange(len(features.image_BE), device=features.image_BE.device)
-    image_logits_BG = features.logit_scale * features.image_BE @ features.text_GE.T
-    text_logits_BG = features.logit_scale * features.text_BE @ features.image_GE.T
-    return (F.cross_entropy(image_logits_BG, target_B) + F.cross_entropy(text_logits_BG, target_B)) / 2
-
-
-def loss_of(features: Features, case: str, precision: MatmulPrecision) -> Tensor:
-    """The loss by name of the case: `autograd`, `whole`, or a tile size."""
+def loss_of(features: Sequence[Tensor], case: str, precision: MatmulPrecision) -> Tensor:
+    """InfoNCE by case: `autograd`, `whole`, or the logits per pair of a chunk."""
+    image_BE, text_BE, image_GE, text_GE, scale = features
     if case == "autograd":
-        return autograd_loss(features)
-    image_BE = features.image_BE.unsqueeze(0)
-    gathered = {3: features.image_GE.unsqueeze(1), 2: features.text_GE}
+        target_B = torch.arange(len(image_BE), device=image_BE.device)
+        logits = scale * image_BE @ text_GE.T, scale * text_BE @ image_GE.T
+        return sum((F.cross_entropy(one_BG, target_B) for one_BG in logits), torch.zeros_like(scale)) / 2
+    gathered = {3: image_GE.unsqueeze(1), 2: text_GE}
     return contrastive_loss(
-        image_BE,
-        image_BE[:0],
-        features.text_BE,
-        features.logit_scale,
+        image_BE.unsqueeze(0),
+        image_BE.unsqueeze(0)[:0],
+        text_BE,
+        scale,
         kind=ContrastiveKind.info_nce,
         max_logits_per_pair=None if case == "whole" else int(case),
         matmul_precision=precision,
@@ -74,22 +54,17 @@ def loss_of(features: Features, case: str, precision: MatmulPrecision) -> Tensor
 
 
 def measure(case: str, local: int, total: int, width: int, device: str, precision: MatmulPrecision) -> dict[str, float]:
-    """Peak memory over the features in MiB, their gradients' share of it, and the fastest of three times in seconds."""
-    torch.set_num_threads(1)
-    # The first products read tens of MiB of library code into memory, whatever their size.
-    loss_of(Features.random(local // 8, local, width, device), case, precision).backward()
-    features = Features.random(local, total, width, device)
-    before = _begin_peak(device)
-    seconds = []
+    """Peak memory above the features and their gradients in MiB, and the shortest of three times in seconds."""
+    # The first products load tens of MiB of library code, whatever their size.
+    loss_of(random_features(local // 8, local, width, device), case, precision).backward()
+    features = random_features(local, total, width, device)
+    before, peak, seconds = _begin_peak(device), 0, []
     for _ in range(3):
-        start = _clock(device)
-        loss_of(features, case, precision).backward()
-        seconds.append(_clock(device) - start)
-        if len(seconds) == 1:
-            peak = _peak_memory(device) - before
-            gradients = sum(4 * row.numel() for row in features.rows)
-        for row in features.rows:
+        seconds.append(seconds_of(lambda: loss_of(features, case, precision).backward(), _clock(device)))
+        peak = peak or _peak_memory(device) - before
+        for row in features:
             row.grad = None
+    gradients = sum(4 * row.numel() for row in features[:4])
     return {"peak": peak / MEBIBYTE, "gradients": gradients / MEBIBYTE, "seconds": min(seconds)}
 
 
@@ -110,24 +85,30 @@ def _peak_memory(device: str) -> int:
     return kibibytes * 1024
 
 
-def _clock(device: str) -> float:
-    if device == "cuda":
+def _clock(device: str) -> Callable[[], float]:
+    def finished() -> float:
         torch.cuda.synchronize()
         return time.perf_counter()
-    return time.process_time()
+
+    return finished if device == "cuda" else time.process_time
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run every case in a process and print its row."""
+    parser = single_threaded(__doc__)
     parser.add_argument("--local", type=int, default=2048, help="pairs of one device")
     parser.add_argument("--total", type=int, default=32768, help="pairs of the global batch")
     parser.add_argument("--width", type=int, default=512, help="width of the features")
-    parser.add_argument("--tiles", nargs="+", default=["1024", "1536", "2048", "3072"], help="tile sizes")
+    parser.add_argument(
+        "--tiles", nargs="+", default=["1024", "1536", "2048", "3072"], help="logits per pair of a chunk"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument(
-        "--precision", default="float32", choices=[one.name for one in MatmulPrecision],
+        "--precision",
+        default="float32",
+        choices=[one.name for one in MatmulPrecision],
         help="loss.matmul_precision; plain autograd multiplies in float32 (default: float32)",
-    )  # fmt: skip
+    )
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     sizes = (arguments.local, arguments.total, arguments.width, arguments.device)
@@ -140,8 +121,8 @@ def main() -> None:
     for case in ("autograd", "whole", *arguments.tiles):
         command = [sys.executable, "-m", "tests.benchmarks.loss", *sys.argv[1:], "--case", case]
         row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        name = f"tiles of {case}" if case.isdigit() else {"autograd": "plain autograd", "whole": "whole matrix"}[case]
-        print(f"{name:15} {row['peak']:9.0f} {row['peak'] - row['gradients']:33.0f} {row['seconds']:9.2f}", flush=True)
+        name, without = NAMES.get(case, f"chunks of {case}"), row["peak"] - row["gradients"]
+        print(f"{name:15} {row['peak']:9.0f} {without:33.0f} {row['seconds']:9.2f}", flush=True)
 
 
 if __name__ == "__main__":

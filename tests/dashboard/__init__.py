@@ -1,1 +1,1 @@
-"""The TensorBoard pages of a run as pictures, to look at."""
+"""Screenshots of the TensorBoard pages of a run."""

@@ -1,4 +1,4 @@
-"""The experiments at the paper's scale have the paper's metrics."""
+"""The experiments at the paper's scale have the paper's sizes."""
 
 import pytest
 
@@ -26,6 +26,17 @@ def test_kelip_b32__operations(paper_plan: dict[str, StageEstimate]) -> None:
         ("caption", 77),
     ]
     assert [(one.name, one.tokens) for one in mae.passes] == [("visible patches", 13), ("decoder", 50)]
+
+
+def test_kelip_b32__hours(paper_plan: dict[str, StageEstimate]) -> None:
+    """37.89 billion pairs on 80 A100 at 40 % of 312 TFLOP/s: 68.8 h for 65.28 GFLOP each in the networks.
+
+    The loss adds 6.3 h for 1.00 GFLOP each, three times, at 40 % of 156 TFLOP/s.
+    """
+    time = paper_plan["contrastive"].throughput
+    assert round(time.hours, 1) == 75.2
+    assert round(time.loss_share, 3) == 0.084
+    assert round(time.samples_per_second_per_device) == 1750
 
 
 def test_kelip_b32__length(paper_scale: PretrainExperiment) -> None:

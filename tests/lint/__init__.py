@@ -1,1 +1,1 @@
-"""Checks of the source itself that no linter makes."""
+"""Checks of the source that no linter makes."""

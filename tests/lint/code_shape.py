@@ -1,6 +1,6 @@
-"""Limits on the size of functions and files, and on file names that say nothing.
+"""Limits on the size of functions and files, and on file names without meaning.
 
-`python -m tests.lint.code_shape FOLDER ...` prints every breach and exits 1 if there is one.
+`python -m tests.lint.code_shape FOLDER ...` prints every violation and exits 1 if there is one.
 """
 
 import ast
@@ -14,10 +14,10 @@ MAX_FILE_LINES = 500
 EMPTY_NAMES = frozenset({"utils", "util", "helpers", "helper", "misc", "common"})
 
 
-def breaches(path: Path) -> Iterator[str]:
-    """The sentences that say what is wrong with one Python file, as `path:line: sentence`."""
+def violations(path: Path) -> Iterator[str]:
+    """The violations in one Python file, as `path:line: sentence`."""
     if path.stem in EMPTY_NAMES or path.parent.name in EMPTY_NAMES:
-        yield f"{path}:1: the name says nothing about what is inside: name it after its content"
+        yield f"{path}:1: the name does not describe the content: name it after that"
     source, limit = path.read_text(encoding="utf-8"), MAX_FUNCTION_LINES
     num_lines = len(source.splitlines())
     if num_lines > MAX_FILE_LINES:
@@ -30,12 +30,12 @@ def breaches(path: Path) -> Iterator[str]:
 
 
 def main(folders: Sequence[str]) -> int:
-    """Check every Python file below the folders; the number of breaches decides the exit status."""
+    """Check every Python file below the folders; the number of violations decides the exit status."""
     files = [path for folder in folders for path in sorted(Path(folder).rglob("*.py"))]
-    found = [sentence for path in files for sentence in breaches(path)]
+    found = [sentence for path in files for sentence in violations(path)]
     for sentence in found:
         print(sentence)
-    print(f"Code shape: {len(files)} files, {len(found)} {'breach' if len(found) == 1 else 'breaches'}.")
+    print(f"Code shape: {len(files)} files, {len(found)} violation{'s' * (len(found) != 1)}.")
     return 1 if found or not files else 0
 
 

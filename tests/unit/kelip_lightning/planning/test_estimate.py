@@ -1,4 +1,4 @@
-"""The metrics of whole experiments."""
+"""Estimates of whole experiments against real losses, steps, optimizers and files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,12 +20,13 @@ from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.optim.optimizers import build_optimizer
 from kelip_lightning.planning.estimate import estimate
 
+Contrastive = Callable[..., ContrastiveExperiment]
+BuildModel = Callable[[ContrastiveExperiment], DualEncoder]
+
 SMALL = {"width": 64, "depth": 2, "num_heads": 4}
 
 
-def test_estimate__stage_by_stage(
-    contrastive: Callable[..., ContrastiveExperiment], masked: Callable[..., MaskedPretrainExperiment]
-) -> None:
+def test_estimate__stage_by_stage(contrastive: Contrastive, masked: Callable[..., MaskedPretrainExperiment]) -> None:
     image = SMALL | {"image_size": 32, "patch_size": 16}
     decoder = {"decoder_width": 16, "decoder_depth": 1, "decoder_num_heads": 2}
     pairs = contrastive(image=image, text=SMALL, vocab_size=300, global_batch_size=8)
@@ -49,20 +50,18 @@ def test_estimate__stage_by_stage(
         assert one.fits
 
 
-def test_estimate__counts_a_tile_where_the_loss_works_in_tiles(
-    contrastive: Callable[..., ContrastiveExperiment],
-) -> None:
+def test_estimate__loss_in_chunks(contrastive: Contrastive) -> None:
     experiment = contrastive(image=SMALL, text=SMALL, vocab_size=300, global_batch_size=4096)
     whole = estimate(experiment)["contrastive"]
     experiment.loss.max_logits_per_pair = 64
     tiled = estimate(experiment)["contrastive"]
     assert tiled.tile == 64
     for one, other in zip(whole.memory, tiled.memory, strict=True):
-        # Two matrices of logits: what is planned for has TF32, whose halves are two.
+        # Two matrices of logits: on GPUs with TF32 the gradient is split in two.
         assert one.total - other.total == one.loss - other.loss == 2 * 4 * 4096 * (4096 - 64)
 
 
-def test_estimate__products_of_the_loss_follow_its_precision(contrastive: Callable[..., ContrastiveExperiment]) -> None:
+def test_estimate__products_of_the_loss_follow_its_precision(contrastive: Contrastive) -> None:
     experiment = contrastive(image=SMALL, text=SMALL, vocab_size=300, global_batch_size=4096)
     shares, losses = {}, {}
     for precision in MatmulPrecision:
@@ -74,7 +73,7 @@ def test_estimate__products_of_the_loss_follow_its_precision(contrastive: Callab
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """The most that is allocated at any time while `work` runs, beyond what was there before: the allocator's word."""
+    """Peak of the bytes allocated while `work` runs, above those before, from the allocator's events."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     events = [one for one in profiler.profiler.kineto_results.events() if one.name() == "[memory]"]
@@ -85,12 +84,12 @@ def peak_bytes(work: Callable[[], object]) -> int:
 @pytest.mark.parametrize("method", [SelfSupervisionMethod.none, SelfSupervisionMethod.simclr])
 def test_estimate__loss_and_crops_of_a_step_in_chunks_are_what_is_allocated(
     method: SelfSupervisionMethod,
-    contrastive: Callable[..., ContrastiveExperiment],
-    dual_encoder: Callable[[ContrastiveExperiment], DualEncoder],
+    contrastive: Contrastive,
+    dual_encoder: BuildModel,
     tiny_tokenizer: BilingualTokenizer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Towers so small that logits and crops are nearly all that a step allocates."""
+    """With towers this small, logits and crops are nearly all that a step allocates."""
     tiny, batch, accumulate = {"width": 4, "depth": 1, "num_heads": 1}, 1024, 8
     experiment = contrastive(
         image=tiny | {"image_size": 16, "patch_size": 16},
@@ -103,8 +102,9 @@ def test_estimate__loss_and_crops_of_a_step_in_chunks_are_what_is_allocated(
         vocab_size=300,
         global_batch_size=batch,
     )
-    experiment.loss.matmul_precision = MatmulPrecision.float32  # that of the CPU, on which it is measured
-    branch = build_branch((model := dual_encoder(experiment)).image_encoder, experiment.self_supervision)
+    experiment.loss.matmul_precision = MatmulPrecision.float32  # as on the CPU that measures
+    model = dual_encoder(experiment)
+    branch = build_branch(model.image_encoder, experiment.self_supervision)
     module = ContrastiveModule(
         model, tiny_tokenizer, experiment.loss, experiment.optimizer, experiment.schedule, accumulate, branch
     )
@@ -112,13 +112,11 @@ def test_estimate__loss_and_crops_of_a_step_in_chunks_are_what_is_allocated(
     num_views = experiment.transform.views.num_views
 
     def step() -> object:
-        def crops(number: int) -> torch.Tensor:
-            return torch.zeros(number, batch, 3, 16, 16, dtype=torch.uint8)
-
+        crops = torch.zeros(1 + num_views, batch, 3, 16, 16, dtype=torch.uint8)
         pairs = ImageTextBatch(
-            global_crops=crops(1),
-            local_crops=crops(0),
-            views=crops(num_views),
+            global_crops=crops[:1],
+            local_crops=crops[:0],
+            views=crops[1:],
             tokens=torch.full((batch, 3), 299),
             languages=torch.zeros(batch, dtype=torch.long),
             sample_ids=torch.arange(batch),
@@ -134,14 +132,14 @@ def test_estimate__loss_and_crops_of_a_step_in_chunks_are_what_is_allocated(
     assert memory.batch == crops + 4 * crops / accumulate
 
 
-def test_estimate__does_not_fit(contrastive: Callable[..., ContrastiveExperiment]) -> None:
+def test_estimate__does_not_fit(contrastive: Contrastive) -> None:
     (stage,) = estimate(contrastive(), gpu="a100").values()  # 32,768 pairs on one GPU
     assert not any(one.fits or one.fits_checkpointed for one in stage.memory)
     (smaller,) = estimate(contrastive(global_batch_size=4096), gpu="a100").values()
     assert [(one.fits, one.fits_checkpointed) for one in smaller.memory] == [(False, True)] * 4
 
 
-def test_estimate__evaluations_are_counted(contrastive: Callable[..., ContrastiveExperiment]) -> None:
+def test_estimate__evaluations_are_counted(contrastive: Contrastive) -> None:
     experiment = contrastive(image=SMALL, text=SMALL, vocab_size=300)
     experiment.schedule.max_steps = 10
     table = TableConfig(files=["absent.parquet"], captions={"ko": "ko"})
@@ -157,8 +155,8 @@ def test_estimate__evaluations_are_counted(contrastive: Callable[..., Contrastiv
 def test_estimate__checkpoint_has_the_size_of_a_real_one(
     tmp_path: Path,
     decay: float | None,
-    contrastive: Callable[..., ContrastiveExperiment],
-    dual_encoder: Callable[[ContrastiveExperiment], DualEncoder],
+    contrastive: Contrastive,
+    dual_encoder: BuildModel,
 ) -> None:
     experiment = contrastive(image=SMALL, text=SMALL, vocab_size=3000, trainer={"precision": "32", "ema_decay": decay})
     model = dual_encoder(experiment)
@@ -167,9 +165,7 @@ def test_estimate__checkpoint_has_the_size_of_a_real_one(
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     saved = {"state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()]}
-    if (
-        decay is not None
-    ):  # Lightning's WeightAveraging saves the average in the place of the weights, and these beside it
+    if decay is not None:  # Lightning's WeightAveraging saves the average as the weights, and the weights beside it
         saved["current_model_state"] = {name: one.clone() for name, one in model.state_dict().items()}
     torch.save(saved, tmp_path / "one.ckpt")
     disk = estimate(experiment)["contrastive"].disk
@@ -180,7 +176,7 @@ def test_estimate__checkpoint_has_the_size_of_a_real_one(
 
 @pytest.mark.parametrize("method", [SelfSupervisionMethod.simclr, SelfSupervisionMethod.byol])
 def test_estimate__heads_and_target_are_in_checkpoints_and_not_in_exports(
-    contrastive: Callable[..., ContrastiveExperiment], method: SelfSupervisionMethod
+    contrastive: Contrastive, method: SelfSupervisionMethod
 ) -> None:
     sections = {"image": SMALL, "text": SMALL, "vocab_size": 300, "trainer": {"precision": "32"}}
     views = {"views": ViewConfig(num_views=2)}

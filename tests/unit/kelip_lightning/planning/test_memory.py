@@ -1,4 +1,4 @@
-"""Memory against the ZeRO paper's metrics, real optimizers, and what autograd really keeps."""
+"""Memory and parameter groups against the ZeRO paper, real optimizers, and what autograd saves."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,20 +16,24 @@ from kelip_lightning.losses.products import MatmulPrecision
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import Activation
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
+from kelip_lightning.models.self_supervision import SelfSupervisionConfig, SelfSupervisionMethod
 from kelip_lightning.optim.optimizers import OptimizerConfig, OptimizerName, build_optimizer
+from kelip_lightning.planning.flops import Pass, passes_of
 from kelip_lightning.planning.memory import (
-    Numbers,
+    ElementSizes,
     ParameterCounts,
     activation_bytes,
     block_bytes,
     count_state,
+    element_sizes,
     loss_memory,
-    numbers_of,
+    planned_groups,
     state_memory,
 )
-from kelip_lightning.planning.passes import Pass, passes_of
 
 Contrastive = Callable[..., ContrastiveExperiment]
+Masked = Callable[..., MaskedPretrainExperiment]
+BuildModel = Callable[[ContrastiveExperiment], DualEncoder]
 
 MEDIUM: dict[str, Any] = {
     "image": {"width": 192, "depth": 4, "num_heads": 4},
@@ -40,7 +44,7 @@ MEDIUM: dict[str, Any] = {
 
 
 def kept_bytes(forward: Callable[[], object], constant: Iterable[Tensor]) -> int:
-    """Bytes of the storages that autograd keeps for a backward pass, those of `constant` left out."""
+    """Bytes of the storages that autograd saves for a backward pass, without those of `constant`."""
     known = {one.untyped_storage().data_ptr() for one in constant}
     storages: dict[int, torch.UntypedStorage] = {}
 
@@ -50,7 +54,7 @@ def kept_bytes(forward: Callable[[], object], constant: Iterable[Tensor]) -> int
             storages[storage.data_ptr()] = storage
         return tensor
 
-    # Fused attention, as on a GPU; the result is held so that no storage is freed and its address used again.
+    # Fused attention, as on a GPU. The result stays alive: the address of a freed storage could be used again.
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         result = forward()
     total = sum(one.nbytes() for one in storages.values())
@@ -69,45 +73,45 @@ def test_activation_bytes__are_what_autograd_keeps(
     precision: str,
     activation: str,
     contrastive: Contrastive,
-    dual_encoder: Callable[[ContrastiveExperiment], DualEncoder],
+    dual_encoder: BuildModel,
     pairs: Callable[[ContrastiveExperiment, int], tuple[Tensor, Tensor, Tensor]],
 ) -> None:
     kind = {"activation": Activation[activation]}
     sections = MEDIUM | {"image": MEDIUM["image"] | kind, "text": MEDIUM["text"] | kind}
     stage = contrastive(**sections, transform={"num_global_crops": 2, "num_local_crops": 3})
-    model, batch, numbers = dual_encoder(stage), 16, numbers_of(precision, "ddp")
+    model, batch, sizes = dual_encoder(stage), 16, element_sizes(precision, "ddp")
     crops = pairs(stage, batch)
 
     def forward() -> object:
-        with torch.autocast("cpu", torch.bfloat16, enabled=numbers.autocast):
+        with torch.autocast("cpu", torch.bfloat16, enabled=sizes.autocast):
             return model(*crops)
 
-    kept = kept_bytes(forward, model.parameters()) - (cast_weights(model) if numbers.autocast else 0)
-    planned = activation_bytes(passes_of(stage), batch, numbers, checkpointing=False)
+    kept = kept_bytes(forward, model.parameters()) - (cast_weights(model) if sizes.autocast else 0)
+    planned = activation_bytes(passes_of(stage), batch, sizes, checkpointing=False)
     assert planned == pytest.approx(kept, rel=0.05)
     assert 2 * count_state(stage).matrices == cast_weights(model)
 
 
 def test_activation_bytes__of_the_mae_pretraining(
-    masked: Callable[..., MaskedPretrainExperiment],
+    masked: Masked,
     autoencoder: Callable[[MaskedPretrainExperiment], MaskedAutoencoder],
 ) -> None:
     stage = masked(MEDIUM["image"], {"decoder_width": 128, "decoder_depth": 3, "decoder_num_heads": 4})
-    model, batch, numbers = autoencoder(stage), 16, numbers_of("32-true", "ddp")
+    model, batch, sizes = autoencoder(stage), 16, element_sizes("32-true", "ddp")
     images, noise = torch.randn(batch, 3, 224, 224), torch.rand(batch, 49)
     kept = kept_bytes(lambda: model(images, noise), model.parameters())
-    planned = activation_bytes(passes_of(stage), batch, numbers, checkpointing=False)
+    planned = activation_bytes(passes_of(stage), batch, sizes, checkpointing=False)
     assert planned == pytest.approx(kept, rel=0.05)
 
 
 def test_activation_bytes__checkpointing_keeps_inputs_and_one_block() -> None:
-    small = Pass(name="a", times=2, tokens=10, width=8, hidden=32, depth=3, outer_flops=0, input_values=100)
-    large = Pass(name="b", times=1, tokens=70, width=8, hidden=32, depth=2, outer_flops=0)
-    numbers = Numbers(values=2, residual=4, autocast=True)
-    assert block_bytes(large, numbers) == 2 * 8 * 4 + (2 + 4) * 8 * 2 + 2 * 32 * 2
-    inputs = 5 * (2 * 10 * 8 * 4 * 3 + 70 * 8 * 4 * 2)
-    expected = inputs + 5 * 70 * block_bytes(large, numbers) + 5 * 2 * 100 * 2
-    assert activation_bytes([small, large], 5, numbers, checkpointing=True) == expected
+    """Of 5 samples: 1,600 float32 values of inputs each, the larger block's 70 tokens of 288 bytes, 200 of images."""
+    small = Pass(name="a", times=2, tokens=10, width=8, hidden=32, depth=3, input_values=100)
+    large = Pass(name="b", times=1, tokens=70, width=8, hidden=32, depth=2)
+    sizes = ElementSizes(values=2, residual=4, autocast=True)
+    assert block_bytes(large, sizes) == 288
+    expected = 5 * (1600 * 4 + 70 * 288 + 200 * 2)
+    assert activation_bytes([small, large], 5, sizes, checkpointing=True) == expected
 
 
 @pytest.mark.parametrize(("stage", "gigabytes"), [(1, 31.4), (2, 16.6), (3, 1.9)])
@@ -120,7 +124,7 @@ def test_state_memory__is_that_of_the_zero_paper(stage: int, gigabytes: float) -
 
 @pytest.mark.parametrize("name", list(OptimizerName))
 def test_state_memory__is_that_of_a_real_optimizer(
-    name: OptimizerName, contrastive: Contrastive, dual_encoder: Callable[[ContrastiveExperiment], DualEncoder]
+    name: OptimizerName, contrastive: Contrastive, dual_encoder: BuildModel
 ) -> None:
     stage = contrastive(**MEDIUM)
     stage.optimizer = OptimizerConfig(name=name)
@@ -145,11 +149,11 @@ def test_state_memory__by_precision_and_ranks() -> None:
     assert averaged.total - mixed.total == averaged.optimizer - mixed.optimizer == 4 * counts.all
     true = state_memory(counts, "ddp", "bf16-true", 2)
     assert (true.weights, true.optimizer, true.buffers) == (2000, 4000, 2000)
-    assert numbers_of("bf16-mixed", "deepspeed_stage_2") == numbers_of("bf16-true", "ddp")
+    assert element_sizes("bf16-mixed", "deepspeed_stage_2") == element_sizes("bf16-true", "ddp")
 
 
 class TensorsMade(TorchDispatchMode):
-    """Number of values of every tensor that is made inside, views and results in place left out."""
+    """Sizes of all new tensors, without views and results in place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,22 +192,58 @@ def test_loss_memory__is_what_the_loss_makes(
 
     with TensorsMade() as made:
         loss().backward()
-    planned = loss_memory(
-        kind,
-        batch_size=batch,
-        negatives=batch,
-        num_crops=num_crops,
-        embed_dim=embed_dim,
-        tile=64,
-        precision=precision,
-    )
+    planned = loss_memory(kind, batch, batch, num_crops=num_crops, embed_dim=embed_dim, tile=64, precision=precision)
     matrix = batch * (tile or batch)
     assert max(made.sizes) == max(matrix, num_crops * batch * embed_dim)
     num_tiles = batch * batch // matrix * num_crops * (1 if kind is ContrastiveKind.sigmoid else 2)
-    # The copy that the sigmoid loss makes is gone before its gradient is taken in halves.
+    # The copy that the sigmoid loss makes is freed before its gradient is split.
     gone = num_tiles * (kind is ContrastiveKind.sigmoid and precision is MatmulPrecision.tf32x3)
     held = num_tiles * (planned.full if tile is None else planned.tiled) // (4 * matrix)
     assert made.sizes.count(matrix) == held + gone
     assert kept_bytes(loss, [*features, *factors]) < planned.features
     halves = precision is MatmulPrecision.tf32x3
     assert planned.features == 2 * (num_crops + 1 + halves) * batch * embed_dim * 4
+
+
+@pytest.mark.parametrize("name", list(OptimizerName))
+def test_planned_groups__sum_to_those_of_a_real_optimizer(
+    name: OptimizerName, contrastive: Contrastive, dual_encoder: BuildModel
+) -> None:
+    stage = contrastive(**MEDIUM)
+    stage.optimizer = OptimizerConfig(name=name, weight_decay=0.1, layer_decay=0.5)
+    found: dict[tuple[float, bool], int] = {}
+    for one in planned_groups(stage):
+        key = one.weight_decay, one.optimizer == "muon"
+        found[key] = found.get(key, 0) + one.parameters
+    expected: dict[tuple[float, bool], int] = {}
+    for group in build_optimizer(dual_encoder(stage), stage.optimizer).param_groups:
+        key = group["weight_decay"], not group.get("use_fallback", True)
+        expected[key] = expected.get(key, 0) + sum(one.numel() for one in group["params"])
+    assert found == expected
+
+
+def test_planned_groups__layer_decay_and_locks(contrastive: Contrastive) -> None:
+    stage = contrastive(**MEDIUM)
+    stage.optimizer = OptimizerConfig(learning_rate=0.1, layer_decay=0.5)
+    stage.init.lock_text_encoder = True
+    groups = {(one.part, one.role): one for one in planned_groups(stage)}
+    assert {part for part, _ in groups} == {"image_encoder", "image_projection", "text_projection", "logit_scale"}
+    blocks = groups["image_encoder", "block matrices"]
+    assert blocks.learning_rates == pytest.approx((0.1 * 0.5**stage.image_encoder.depth, 0.05))
+    assert blocks.names == [
+        f"image_encoder.vit.blocks.*.{name}.weight" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    ]
+    assert blocks.tensors == 4 * stage.image_encoder.depth
+
+
+def test_planned_groups__heads_without_the_target(contrastive: Contrastive) -> None:
+    stage = contrastive(**MEDIUM)
+    stage.self_supervision = SelfSupervisionConfig(
+        method=SelfSupervisionMethod.byol, projection_width=8, projection_dim=4
+    )
+    (matrices,) = (one for one in planned_groups(stage) if one.part == "self_supervision" and one.weight_decay)
+    assert matrices.parameters == stage.image_encoder.width * 8 + 8 * 4 + 4 * 8 + 8 * 4
+
+
+def test_planned_groups__mae_pretraining(masked: Masked) -> None:
+    assert {one.part for one in planned_groups(masked())} == {"image_encoder", "decoder"}
