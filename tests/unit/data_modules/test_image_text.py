@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule, training_texts
-from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig
-from data_modules.images.transforms.views import ViewConfig
+from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig, ViewConfig
 from data_modules.loading import open_sources
 from data_modules.order.mixture import OrderConfig
 from data_modules.order.sampling import Draw

@@ -10,8 +10,8 @@ from data_modules.benchmarks.evaluation_sets import (
     EvaluationConfig,
     RetrievalSetConfig,
     TableConfig,
+    evaluation_fingerprints,
 )
-from data_modules.benchmarks.fingerprint import evaluation_fingerprints
 
 Rows = list[dict[str, Any]]
 CAPTIONS = {"ko": "name_ko", "en": "name_en"}

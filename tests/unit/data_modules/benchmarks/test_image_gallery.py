@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from data_modules.benchmarks.image_gallery import GalleryConfig, build_image_gallery
+from data_modules.benchmarks.evaluation_sets import GalleryConfig, build_image_gallery
 from data_modules.errors import DataError
 
 Rows = list[dict[str, Any]]
@@ -26,7 +26,7 @@ def test_build_image_gallery__rows_images_and_columns(rows: Rows, write_table: C
     ("options", "message"),
     [
         ({"where": {"design": ["oil"]}}, "satisfies `where`"),
-        ({"key": "design"}, "'round' stands twice in the column 'design'"),
+        ({"key": "design"}, "'round' is not unique in the column 'design'"),
         ({"key": "nothing"}, "no column 'nothing'"),
     ],
 )

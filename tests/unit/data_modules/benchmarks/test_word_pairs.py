@@ -41,7 +41,7 @@ def test_read_word_pairs__order_topics_and_controls(tmp_path: Path) -> None:
         ({"pairs": {"food": [["밥", "rice"]]}}, "needs `pairs` and `controls`"),
         ({"pairs": {"food": [["밥"]]}, "controls": {}}, "needs `pairs` and `controls`"),
         ({"pairs": {"food": [["밥", 3]]}, "controls": {}}, "are no two words"),
-        ({"pairs": {"food": [["밥", "rice"], ["국", "rice"]]}, "controls": {}}, "'rice' stands in two pairs"),
+        ({"pairs": {"food": [["밥", "rice"], ["국", "rice"]]}, "controls": {}}, "'rice' occurs in two pairs"),
         ([], "needs `pairs` and `controls`"),
         ({"pairs": {"food": ["사과"]}, "controls": {}}, "'사과' in food is no pair"),
         ({"pairs": {"food": [{"밥": 1, "rice": 2}]}, "controls": {}}, "in food is no pair"),

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_modules.images.transforms.background import Background
+from data_modules.images.transforms.crops import Background
 from data_modules.images.transforms.masked_image import MaskedImage, MaskedImageConfig
 
 

@@ -17,7 +17,7 @@ from data_modules.images.transforms.strong import (
     StrongAugmentation,
     StrongConfig,
     rand_augment,
-    turn_hue,
+    shift_hue,
 )
 
 
@@ -45,7 +45,7 @@ def test_operations__agree_with_torchvision(name: str, magnitude: int, image: Im
 
 @pytest.mark.parametrize("turn", [-0.5, -0.07, 0.0, 0.1, 0.5])
 def test_turn_hue__agrees_with_torchvision(turn: float, image: Image.Image) -> None:
-    assert np.array_equal(np.asarray(turn_hue(image, turn)), np.asarray(F.adjust_hue(image, turn)))
+    assert np.array_equal(np.asarray(shift_hue(image, turn)), np.asarray(F.adjust_hue(image, turn)))
 
 
 class _Scripted:
