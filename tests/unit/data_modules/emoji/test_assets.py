@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from data_modules.emoji.corpus import CORPUS_FOLDER
 from data_modules.emoji.splits import UNSEEN_DESIGN
+from data_modules.emoji.verify import CORPUS_FOLDER
 
 ASSETS = CORPUS_FOLDER.parent / "assets"
 LANGUAGES = ("ko", "en")

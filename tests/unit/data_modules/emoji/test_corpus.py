@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from data_modules.emoji.concepts import Concept
-from data_modules.emoji.corpus import COLUMNS, CORPUS_FOLDER, file_digest
 from data_modules.emoji.splits import SPLITS
+from data_modules.emoji.verify import COLUMNS, CORPUS_FOLDER, file_digest
 
 DESIGNS = ("noto", "twemoji", "fluent", "fluent_flat", "emojione")
 TEXTS = ("key", "concept", "emoji", "code_points", "group", "subgroup", "name_ko", "name_en", "family")

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_modules.emoji.corpus import CORPUS_FOLDER
-from data_modules.emoji.verify import CorpusError, main, verify_corpus
+from data_modules.emoji.verify import CORPUS_FOLDER, CorpusError, main, verify_corpus
 
 
 @pytest.fixture

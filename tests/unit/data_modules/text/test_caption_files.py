@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_modules.errors import DataError
-from data_modules.text.caption_files import read_caption_lines
+from data_modules.text.cleaning import read_caption_lines
 
 
 def test_read__one_file_after_the_other_without_empty_lines(tmp_path: Path) -> None:

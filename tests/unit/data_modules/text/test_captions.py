@@ -10,7 +10,7 @@ import yaml
 
 from data_modules.errors import DataError
 from data_modules.records import PairRecord
-from data_modules.text.captions import FORMS, CaptionConfig, CaptionDrawer, load_templates
+from data_modules.text.captions import FORMS, CaptionConfig, CaptionSampler, load_templates
 
 WORDS = ("red", "fruit", "food", "sweet", "tree", "round", "pie")
 NUM_DRAWS = 5000
@@ -21,7 +21,7 @@ def _record(**changes: Any) -> PairRecord:
 
 
 def _draw(config: CaptionConfig, record: PairRecord, number: int = NUM_DRAWS) -> list[str]:
-    drawer, generator = CaptionDrawer(config), np.random.default_rng(0)
+    drawer, generator = CaptionSampler(config), np.random.default_rng(0)
     return [drawer(record, generator) for _ in range(number)]
 
 

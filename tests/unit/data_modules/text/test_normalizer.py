@@ -4,7 +4,7 @@ import html
 
 import pytest
 
-from data_modules.text.normalizer import _ESCAPED, caption_normalizer
+from data_modules.text.tokenizer import HTML_ESCAPED, caption_normalizer
 
 NORMALIZER = caption_normalizer()
 
@@ -26,7 +26,7 @@ def test_normalize(caption: str, expected: str) -> None:
     assert NORMALIZER.normalize_str(caption) == expected
 
 
-@pytest.mark.parametrize("character", _ESCAPED)
+@pytest.mark.parametrize("character", HTML_ESCAPED)
 def test_normalize__as_pythons_unescape(character: str) -> None:
     names = [name for name, value in html.entities.html5.items() if value == character and name.endswith(";")]
     spellings = [

@@ -11,8 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data_modules.errors import DataError
-from data_modules.text.tokenizer import train_tokenizer
-from data_modules.text.tokenizer_folder import read_tokenizer_folder, write_tokenizer_folder
+from data_modules.text.tokenizer import read_tokenizer_folder, train_tokenizer, write_tokenizer_folder
 
 TEXTS = ["사과", "빨간 사과", "풋사과 이모지", "red apple", "green apple"] * 5
 TOKENIZER = train_tokenizer(TEXTS, 300, 12)
