@@ -57,9 +57,9 @@ def test_read_word_pairs__files_that_are_wrong(tmp_path: Path, content: object, 
 def test_read_word_pairs__missing_or_no_yaml(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="do not exist; correct word_pairs"):
         read_word_pairs(str(tmp_path / "nowhere.yaml"))
-    (tmp_path / "broken.yaml").write_text("pairs: [", encoding="utf-8")
+    (tmp_path / "pairs.yaml").write_text("pairs: [", encoding="utf-8")
     with pytest.raises(DataError, match="needs `pairs`"):
-        read_word_pairs(str(tmp_path / "broken.yaml"))
+        read_word_pairs(str(tmp_path / "pairs.yaml"))
 
 
 def test_nonsense_words__same_characters_and_lengths() -> None:
