@@ -106,10 +106,10 @@ def build_analogy_set(name: str, config: AnalogySetConfig, image_size: int) -> A
     columns = {config.cluster, *(column for relation in config.relations.values() for column in relation.where)}
     gallery = build_image_gallery(config.gallery, image_size, sorted(columns))
     terms = [(relation, term) for relation, one in config.relations.items() for term in one.terms]
+    text_rows = {term: row for row, term in enumerate(terms)}
     queries: list[AnalogyQuery] = []
-    for relation, one in config.relations.items():
-        rows = {term: terms.index((relation, term)) for term in one.terms}
-        found = list(_queries(relation, one, gallery, config, rows))
+    for relation in config.relations:
+        found = list(_queries(relation, config, gallery, text_rows))
         if not found:
             raise DataError(
                 f"sets.{name}.relations.{relation} finds no query among {len(gallery.keys)} images; "
@@ -124,27 +124,26 @@ def build_analogy_set(name: str, config: AnalogySetConfig, image_size: int) -> A
 
 
 def _queries(
-    relation: str, config: RelationConfig, gallery: ImageGallery, settings: AnalogySetConfig, rows: dict[str, int]
+    relation: str, config: AnalogySetConfig, gallery: ImageGallery, text_rows: dict[tuple[str, str], int]
 ) -> Iterator[AnalogyQuery]:
+    settings, equal = config.relations[relation], _equal_images(gallery)
     row_of = {key: row for row, key in enumerate(gallery.keys)}
-    equal = _equal_images(gallery)
     for row, key in enumerate(gallery.keys):
-        if any(gallery.columns[column][row] not in allowed for column, allowed in config.where.items()):
+        if any(gallery.columns[column][row] not in allowed for column, allowed in settings.where.items()):
             continue
-        for source, target in config.changes.items():
-            changed = replace_part(
-                key, settings.separator, dict(zip(config.terms[source].parts, config.terms[target].parts, strict=True))
-            )
+        for source, target in settings.changes.items():
+            parts = zip(settings.terms[source].parts, settings.terms[target].parts, strict=True)
+            changed = replace_part(key, config.separator, dict(parts))
             if changed in row_of and row_of[changed] not in equal[row]:
                 yield AnalogyQuery(
                     name=f"{relation} {' '.join(sorted((key, changed)))}",
                     relation=relation,
-                    cluster=gallery.columns[settings.cluster][row],
+                    cluster=gallery.columns[config.cluster][row],
                     image=row,
                     left_out=equal[row],
                     right=equal[row_of[changed]],
-                    source=rows[source],
-                    target=rows[target],
+                    source=text_rows[relation, source],
+                    target=text_rows[relation, target],
                 )
 
 

@@ -90,24 +90,25 @@ def open_image(
     """
     extension = os.path.splitext(file_name)[1].lower().lstrip(".")
     found = repairs if repairs is not None else []
-    if (size := plain_jpeg_size(data)) is not None:
-        _check_size(size, max_pixels)
-        found += _wrong_extension(extension, "JPEG")
-        return EncodedImage(data=data, width=size[0], height=size[1], is_plain_jpeg=True)
-    try:
-        header = _open_with_pillow(data)
-        orientation = _orientation(header)
-        found += [*_repairs(header, orientation), *_wrong_extension(extension, header.format or "")]
-    except MemoryError:  # a fault of the machine, not of the sample
-        raise
-    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
-        raise _undecodable(error, data) from error
-    _check_size(header.size, max_pixels)
-    # Orientations from 5 on swap the sides; of a TIFF, Pillow has already swapped them.
-    swapped = orientation >= 5 and header.format != "TIFF"
-    width, height = header.size[::-1] if swapped else header.size
-    plain = header.format == "JPEG" and header.mode in ("RGB", "L") and orientation == _UPRIGHT
-    return EncodedImage(data=data, header=header, width=width, height=height, is_plain_jpeg=plain)
+    header, file_format, is_plain = None, "JPEG", True
+    if (size := plain_jpeg_size(data)) is None:
+        try:
+            header = _open_with_pillow(data)
+            orientation = _orientation(header)
+            found += _repairs(header, orientation)
+        except MemoryError:  # a fault of the machine, not of the sample
+            raise
+        except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, DecompressionBombError, ...
+            raise _undecodable(error, data) from error
+        size, file_format = header.size, header.format or ""
+        is_plain = file_format == "JPEG" and header.mode in ("RGB", "L") and orientation == _UPRIGHT
+        if orientation >= 5 and file_format != "TIFF":  # the sides are swapped, which Pillow has done for a TIFF
+            size = size[::-1]
+    if size[0] * size[1] > max_pixels:
+        raise SampleFault("image_too_large", f"{size[0]} x {size[1]} pixels; the limit is {max_pixels} in all")
+    if extension and extension not in FORMATS[file_format]:
+        found.append("wrong_extension")
+    return EncodedImage(data=data, header=header, width=size[0], height=size[1], is_plain_jpeg=is_plain)
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -143,12 +144,6 @@ def _open_with_pillow(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=_OPENERS)
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise SampleFault("image_too_large", f"{width} x {height} pixels; the limit is {max_pixels} in all")
-
-
 def _undecodable(error: Exception, data: bytes) -> SampleFault:
     if isinstance(error, Image.DecompressionBombError):
         return SampleFault("image_too_large", f"the bytes are not a readable image of a sane size: {error}")
@@ -167,10 +162,6 @@ def _orientation(header: Image.Image) -> int:
     except Exception:  # the EXIF is damaged; the pixels may be intact
         return _UPRIGHT
     return found if 1 <= found <= 8 else _UPRIGHT
-
-
-def _wrong_extension(extension: str, image_format: str) -> list[str]:
-    return ["wrong_extension"] if extension and extension not in FORMATS[image_format] else []
 
 
 def _repairs(header: Image.Image, orientation: int) -> list[str]:

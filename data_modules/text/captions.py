@@ -94,27 +94,18 @@ class CaptionSampler:
 
     def __call__(self, record: PairRecord, generator: np.random.Generator) -> str:
         """The caption; a record with several captions uses any of them, one without keywords the form `name`."""
+        config = self.config
         form_draw, template_draw = generator.random(2)
         captions = (record.caption, *record.more_captions)
-        caption = captions[int(generator.integers(len(captions)))] if len(captions) > 1 else record.caption
-        form = self._form(form_draw) if record.keywords else "name"
-        keywords = self._keywords(record.keywords, generator) if form != "name" else ""
-        template = self._template(self.templates[form][record.language], template_draw)
-        return template.format(name=caption, keywords=keywords)
-
-    def _form(self, draw: float) -> str:
-        if draw < self.config.name:
-            return "name"
-        return "name_keywords" if draw < self.config.name + self.config.name_keywords else "keywords"
-
-    def _keywords(self, keywords: Sequence[str], generator: np.random.Generator) -> str:
-        number = int(generator.integers(self.config.min_keywords, self.config.max_keywords + 1))
-        order = generator.permutation(len(keywords))[:number]
-        return ", ".join(keywords[i] for i in order)
-
-    def _template(self, templates: Sequence[str], draw: float) -> str:
-        others = len(templates) - 1
-        if draw < self.config.plain or not others:
-            return templates[0]
-        share = (draw - self.config.plain) / (1 - self.config.plain)
-        return templates[1 + min(int(share * others), others - 1)]
+        name = captions[int(generator.integers(len(captions)))] if len(captions) > 1 else record.caption
+        form, keywords = "name", ""
+        if record.keywords and form_draw >= config.name:
+            form = "name_keywords" if form_draw < config.name + config.name_keywords else "keywords"
+            number = int(generator.integers(config.min_keywords, config.max_keywords + 1))
+            order = generator.permutation(len(record.keywords))[:number]
+            keywords = ", ".join(record.keywords[i] for i in order)
+        template, *others = self.templates[form][record.language]
+        if template_draw >= config.plain and others:
+            share = (template_draw - config.plain) / (1 - config.plain)
+            template = others[min(int(share * len(others)), len(others) - 1)]
+        return template.format(name=name, keywords=keywords)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,8 +27,7 @@ HTML_ESCAPED = "&<>\"'\u00a0·…–—‘’“”•©®™°×«»"
 """Characters that web pages escape in captions; the ampersand comes first, since escapes are escaped too."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpecialTokens:
+class SpecialTokens(NamedTuple):
     """Names of the special tokens."""
 
     pad: str = PAD
@@ -38,8 +37,8 @@ class SpecialTokens:
 
 KNOWN_SPECIALS = (
     SpecialTokens(),
-    SpecialTokens(pad="<pad>", start="<s>", end="</s>"),
-    SpecialTokens(pad="<|endoftext|>", start="<|startoftext|>", end="<|endoftext|>"),
+    SpecialTokens("<pad>", "<s>", "</s>"),
+    SpecialTokens("<|endoftext|>", "<|startoftext|>", "<|endoftext|>"),
 )
 """Of this package and the official KELIP, of XLM-R, of OpenAI CLIP."""
 
@@ -90,11 +89,10 @@ class BilingualTokenizer:
         self._tokenizer = tokenizer
         self._lowercase = lowercase
         self.context_length = context_length
-        self.specials = specials or _known_specials(tokenizer)
-        self.pad_id = self._special(self.specials.pad)
-        self.sot_id = self._special(self.specials.start)
-        self.eot_id = self._special(self.specials.end)
-        start, end = self.specials.start, self.specials.end
+        known = (one for one in KNOWN_SPECIALS if None not in map(tokenizer.token_to_id, one))
+        self.specials = specials or next(known, SpecialTokens())
+        self.pad_id, self.sot_id, self.eot_id = map(self._special, self.specials)
+        _, start, end = self.specials
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{start} $A {end}", special_tokens=[(start, self.sot_id), (end, self.eot_id)]
         )
@@ -185,14 +183,6 @@ def _checked_texts(texts: object) -> list[str]:
         if not isinstance(text, str):
             raise DataError(f"texts[{index}] = {text!r:.60} is {type(text).__name__}, not a text; give strings")
     return list(batch)
-
-
-def _known_specials(tokenizer: Tokenizer) -> SpecialTokens:
-    """The first of `KNOWN_SPECIALS` that a tokenizer has in full, else the default."""
-    for known in KNOWN_SPECIALS:
-        if None not in map(tokenizer.token_to_id, (known.pad, known.start, known.end)):
-            return known
-    return SpecialTokens()
 
 
 def caption_normalizer() -> normalizers.Normalizer:
@@ -318,9 +308,6 @@ def _read_settings(file: Path) -> dict[str, Any]:
 
 def _specials(settings: dict[str, Any]) -> SpecialTokens | None:
     """The special tokens of the settings; `None` unless there are all three."""
-    names = [settings.get(key) for key in ("pad_token", "bos_token", "eos_token")]
+    names: list[Any] = [settings.get(key) for key in ("pad_token", "bos_token", "eos_token")]
     names = [name.get("content") if isinstance(name, dict) else name for name in names]
-    if not all(isinstance(name, str) for name in names):
-        return None
-    pad, start, end = (str(name) for name in names)
-    return SpecialTokens(pad=pad, start=start, end=end)
+    return SpecialTokens(*names) if all(isinstance(name, str) for name in names) else None
