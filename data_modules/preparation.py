@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -119,19 +120,15 @@ def pack_source(
     `keywords_ko`, `keywords_en`, `language` and the `key` in the source; and `txt`, the first caption. A shard is
     renamed when complete, so that an interrupted run continues with the missing ones.
 
-    Args:
-        source: The opened source.
-        config: Its settings.
-        folder: Created if missing.
-        settings: Format and size of the images, the same for all shards of a folder.
-        num_workers: Processes.
-
     Raises:
         DataError: The folder holds shards of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     description = {"settings": repr(settings), "source": _content(config), "pairs": len(source)}
-    _check_folder(folder / f"{source.name}.json", description)
+    note, text = folder / f"{source.name}.json", json.dumps(description, ensure_ascii=False, indent=2)
+    if note.is_file() and note.read_text(encoding="utf-8") != text:
+        raise DataError(f"{folder} holds shards packed with other settings (see {note.name}); use another folder")
+    note.write_text(text, encoding="utf-8")
     numbers = range(num_shards(source, config, settings))
     write = functools.partial(_write_shard, source.name, config, folder, settings)
     if num_workers < 2:
@@ -143,15 +140,7 @@ def pack_source(
 
 def num_shards(source: PairSource, config: SourceConfig, settings: PackSettings) -> int:
     """Number of shards of a source."""
-    rows = len(source) // pairs_per_row(config)
-    return -(-rows // settings.samples_per_shard)
-
-
-def _check_folder(note: Path, description: dict[str, object]) -> None:
-    text = json.dumps(description, ensure_ascii=False, indent=2)
-    if note.is_file() and note.read_text(encoding="utf-8") != text:
-        raise DataError(f"{note.parent} holds shards of other settings (see {note.name}); use another folder")
-    note.write_text(text, encoding="utf-8")
+    return math.ceil(len(source) // pairs_per_row(config) / settings.samples_per_shard)
 
 
 @functools.lru_cache(maxsize=1)
@@ -225,7 +214,7 @@ def _packed_image(record: PairRecord, settings: PackSettings) -> bytes:
     encoded = open_image(record.image, record.file_name)
     reduction = 1
     while reduction < MAX_REDUCTION and min(encoded.width, encoded.height) >= 4 * reduction * settings.short_side:
-        reduction *= 2  # to at least twice the final size: the bicubic step determines the quality
+        reduction *= 2  # to at least twice the final size, so that the bicubic resizing determines the quality
     picture = to_picture(decode(encoded, reduction=reduction))
     scale = settings.short_side / min(picture.size)
     if scale < 1:
@@ -262,13 +251,7 @@ class SourceReport:
 
 
 def inspect_sources(data: ImageTextDataModule, num_samples: int, num_examples: int) -> list[SourceReport]:
-    """Inspect up to `num_samples` evenly spaced pairs of each source.
-
-    Args:
-        data: The pair set.
-        num_samples: Pairs per source, >= 1.
-        num_examples: Thumbnails per language and source.
-    """
+    """Inspect up to `num_samples` >= 1 evenly spaced pairs of each source; keep `num_examples` images per language."""
     reports = []
     for source in data.sources:
         left_out = Counter(report.kind for report in source.opening_faults())

@@ -18,21 +18,8 @@ MANIFEST_NAME = "manifest.json"
 PATH_IN_REPOSITORY = "data_modules/emoji"
 
 COLUMNS = (
-    "key",
-    "image",
-    "concept",
-    "emoji",
-    "code_points",
-    "design",
-    "group",
-    "subgroup",
-    "name_ko",
-    "name_en",
-    "keywords_ko",
-    "keywords_en",
-    "skin_tone",
-    "family",
-    "split",
+    *("key", "image", "concept", "emoji", "code_points", "design", "group", "subgroup"),
+    *("name_ko", "name_en", "keywords_ko", "keywords_en", "skin_tone", "family", "split"),
 )
 LIST_COLUMNS = ("keywords_ko", "keywords_en")
 STRING_COLUMNS = tuple(name for name in COLUMNS if name not in (*LIST_COLUMNS, "image", "skin_tone"))

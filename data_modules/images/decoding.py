@@ -81,9 +81,9 @@ def open_image(
 
     Args:
         data: The file's bytes.
-        file_name: Its extension is compared with the content; empty: no comparison.
+        file_name: Its extension is compared with the content; empty: not compared.
         repairs: Receives the kinds of `faults.REPAIRED` that decoding will apply.
-        max_pixels: Larger images are rejected before decoding.
+        max_pixels: Limit of width x height.
 
     Raises:
         SampleFault: Not an image in one of `FORMATS`, or too large.

@@ -75,10 +75,7 @@ def _composed(text: str, repairs: list[str]) -> str:
 def clean_texts(value: object, field: str, repairs: list[str]) -> tuple[str, ...]:
     """The clean texts of a field's value: a text, a list of texts, or null; empty texts are dropped.
 
-    Args:
-        value: The value.
-        field: Name of the field, for errors.
-        repairs: Receives the kinds of `faults.REPAIRED` that were applied.
+    `repairs` receives the kinds of `faults.REPAIRED` that were applied.
 
     Raises:
         SampleFault: The value is of another type (`caption_not_text`).
@@ -98,14 +95,10 @@ def clean_texts(value: object, field: str, repairs: list[str]) -> tuple[str, ...
 def split_keywords(value: object, separator: str | None, field: str, repairs: list[str]) -> tuple[str, ...]:
     """The clean keywords of a field's value: entries of a list, or parts of a text between separators.
 
-    Args:
-        value: The value.
-        separator: Between the keywords of a text; `None`: only lists are allowed.
-        field: Name of the field, for errors.
-        repairs: Receives the kinds of `faults.REPAIRED` that were applied.
+    `separator` may be `None` if the value is a list; `repairs` as in `clean_texts`.
 
     Raises:
-        SampleFault: The value is of another type (`caption_not_text`).
+        SampleFault: The value is of another type, or a text without a separator (`caption_not_text`).
     """
     texts = clean_texts(value, field, repairs)
     if isinstance(value, list | tuple) or not texts:

@@ -211,13 +211,7 @@ def _entity_pattern(character: str) -> str:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, context_length: int) -> BilingualTokenizer:
-    """Train a tokenizer; deterministic for the same texts in the same order.
-
-    Args:
-        texts: Training captions.
-        vocab_size: Maximum vocabulary size, special tokens included, >= 259.
-        context_length: Maximum caption length in tokens, start and end included.
-    """
+    """Train a tokenizer of at most `vocab_size` >= 259 tokens; the same texts in the same order give the same one."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = caption_normalizer()

@@ -51,7 +51,8 @@ class StrongConfig:
         for name in ("color_jitter", "grayscale", "gaussian_blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} is a probability: give a number from 0 to 1")
-        for name, most in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
+        limits = {"brightness": 1, "contrast": 1, "saturation": 1, "hue": 0.5, "rand_augment_magnitude": NUM_BINS - 1}
+        for name, most in limits.items():
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} = {getattr(self, name)} must lie between 0 and {most}")
         if not 0 <= self.blur_radius_min <= self.blur_radius_max:
@@ -61,10 +62,6 @@ class StrongConfig:
             )
         if self.rand_augment_ops < 0:
             raise ValueError(f"rand_augment_ops = {self.rand_augment_ops} must not be negative: 0 means none")
-        if not 0 <= self.rand_augment_magnitude < NUM_BINS:
-            raise ValueError(
-                f"rand_augment_magnitude = {self.rand_augment_magnitude} must lie between 0 and {NUM_BINS - 1}"
-            )
 
     @property
     def is_off(self) -> bool:
