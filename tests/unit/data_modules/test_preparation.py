@@ -1,4 +1,4 @@
-"""Samples that cannot be stored are counted and left out; the rest of packing is tested through its command."""
+"""Packing: samples that cannot be stored are counted and skipped; the rest is tested through the command."""
 
 import io
 from pathlib import Path

@@ -85,7 +85,7 @@ def test_concept_splits__components_of_combinations_stay_in_training(
 
 
 def test_concept_splits__components_stay_among_drawn_training_rows(corpus: Corpus, concepts: list[Concept]) -> None:
-    """The same in the rows, since no design draws every concept."""
+    """The same for the drawings of the trained designs."""
     by_name = {concept.concept: concept for concept in concepts}
     left: dict[str, set[str]] = defaultdict(set)
     rows = [row for design, rows in corpus.items() if design != "noto" for row in rows]
