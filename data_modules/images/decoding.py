@@ -72,10 +72,7 @@ class EncodedImage:
 
 
 def open_image(
-    data: bytes,
-    file_name: str = "",
-    repairs: list[str] | None = None,
-    max_pixels: int = MAX_IMAGE_PIXELS,
+    data: bytes, file_name: str = "", repairs: list[str] | None = None, max_pixels: int = MAX_IMAGE_PIXELS
 ) -> EncodedImage:
     """Read the header of an image file.
 

@@ -86,9 +86,7 @@ class BilingualTokenizer:
         *,
         lowercase: bool = False,
     ) -> None:
-        self._tokenizer = tokenizer
-        self._lowercase = lowercase
-        self.context_length = context_length
+        self._tokenizer, self._lowercase, self.context_length = tokenizer, lowercase, context_length
         known = (one for one in KNOWN_SPECIALS if None not in map(tokenizer.token_to_id, one))
         self.specials = specials or next(known, SpecialTokens())
         self.pad_id, self.sot_id, self.eot_id = map(self._special, self.specials)

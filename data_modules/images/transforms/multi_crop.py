@@ -85,55 +85,48 @@ class ImageCrops(NamedTuple):
     """The crops of one image, uint8 (number, 3, side, side) each; there may be no local crops and no views."""
 
     global_crops: Pixels
+    """Of side image_size."""
     local_crops: Pixels
+    """Of side local_size."""
     views: Pixels
+    """Of side image_size."""
 
 
 class MultiCrop:
     """Cuts global crops, local crops and views out of one image; the file is decoded once."""
 
     def __init__(self, config: MultiCropConfig) -> None:
-        self.config = config
+        self.config, views, size, flip = config, config.views, config.image_size, config.flip
+        low, high = config.local_scale_min, config.local_scale_max
+        self._distributions = (
+            CropDistribution(config.num_global_crops, size, config.global_scale_min, config.global_scale_max, flip),
+            CropDistribution(config.num_local_crops, config.local_size, low, high, flip),
+            CropDistribution(views.num_views, size, views.scale_min, views.scale_max, views.flip),
+        )
         self._strong = None if config.strong.is_off else StrongAugmentation(config.strong)
-        views = config.views
         self._strong_views = StrongAugmentation(views.strong) if views.num_views and not views.strong.is_off else None
 
     def __call__(self, data: bytes | EncodedImage, generator: np.random.Generator) -> ImageCrops:
-        """The crops of an encoded image.
+        """The crops of an image file, from the sample's random stream.
 
         Views are sampled last: boxes and colours of the crops do not depend on them. If a small view requires a larger
         decoding of a large JPEG, the crops' pixels differ by resampling.
 
-        Args:
-            data: The image file's bytes, or the file with its header read.
-            generator: The sample's random stream.
-
-        Returns:
-            Crops of image_size, crops of local_size, and views of image_size.
-
         Raises:
             SampleFault: The bytes cannot be decoded.
         """
-        config, views = self.config, self.config.views
-        size, flip = config.image_size, config.flip
+        config = self.config
         num_global, num_crops = config.num_global_crops, config.num_global_crops + config.num_local_crops
-        distributions = (
-            CropDistribution(num_global, size, config.global_scale_min, config.global_scale_max, flip),
-            CropDistribution(
-                num_crops - num_global, config.local_size, config.local_scale_min, config.local_scale_max, flip
-            ),
-            CropDistribution(views.num_views, size, views.scale_min, views.scale_max, views.flip),
-        )
-        crops = random_crops(data, distributions, config.background, generator)
+        crops = random_crops(data, self._distributions, config.background, generator)
         if self._strong is not None or self._strong_views is not None:
             # Separate streams, derived from the sample's: the boxes do not depend on strong augmentation.
             of_crops, of_views = generator.spawn(2)
             crops[:num_crops] = _augment(crops[:num_crops], self._strong, of_crops)
             crops[num_crops:] = _augment(crops[num_crops:], self._strong_views, of_views)
         return ImageCrops(
-            _stack(crops[:num_global], size),
+            _stack(crops[:num_global], config.image_size),
             _stack(crops[num_global:num_crops], config.local_size),
-            _stack(crops[num_crops:], size),
+            _stack(crops[num_crops:], config.image_size),
         )
 
 

@@ -1,12 +1,13 @@
 """Queries by replaced key parts: with made-up keys, equal images, and the embedded corpus."""
 
+import io
 import re
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from data_modules.benchmarks.analogy_queries import (
     AnalogySetConfig,
@@ -18,7 +19,6 @@ from data_modules.benchmarks.analogy_queries import (
 from data_modules.benchmarks.evaluation_sets import GalleryConfig
 from data_modules.errors import DataError
 from data_modules.paths import resolve_path
-from tests.unit.data_modules.conftest import encode
 
 Rows = list[dict[str, Any]]
 MAN = TermConfig(parts=["m", "♂"], ko=["남자"], en=["man"])
@@ -26,12 +26,18 @@ WOMAN = TermConfig(parts=["w", "♀"], ko=["여자", "여성"], en=["woman"])
 GENDER = RelationConfig(terms={"man": MAN, "woman": WOMAN}, changes={"man": "woman", "woman": "man"})
 
 
+def grey_image(grey: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (12, 12), grey).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def people(keys: dict[str, int]) -> Rows:
     """A row per key, with an image of one grey value."""
     return [
         {
             "key": key,
-            "image": {"bytes": encode(np.full((12, 12), grey, dtype=np.uint8))},
+            "image": {"bytes": grey_image(grey)},
             "kind": "family" if "+" in key else "person",
             "role": key.split("-")[-1],
         }

@@ -1,5 +1,6 @@
 """The evaluation transform against Pillow and against torchvision's Resize and CenterCrop."""
 
+import io
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,12 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from data_modules.images.transforms.evaluation import centre_square, evaluation_image
-from tests.unit.data_modules.conftest import encode
+
+
+def encode(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 48), (48, 64), (50, 50), (100, 32), (20, 30), (33, 70), (32, 32)])
