@@ -15,7 +15,7 @@ import numpy as np
 from data_modules.config_roles import counted_as
 from data_modules.images.decoding import EncodedImage
 from data_modules.images.transforms.crops import Background, CropDistribution, Pixels, check_crops, random_crops
-from data_modules.images.transforms.strong import StrongAugmentation, StrongConfig
+from data_modules.images.transforms.strong import StrongConfig, augment
 
 
 @dataclass(kw_only=True, slots=True)
@@ -103,8 +103,6 @@ class MultiCrop:
             CropDistribution(config.num_local_crops, config.local_size, low, high, flip),
             CropDistribution(views.num_views, size, views.scale_min, views.scale_max, views.flip),
         )
-        self._strong = None if config.strong.is_off else StrongAugmentation(config.strong)
-        self._strong_views = StrongAugmentation(views.strong) if views.num_views and not views.strong.is_off else None
 
     def __call__(self, data: bytes | EncodedImage, generator: np.random.Generator) -> ImageCrops:
         """The crops of an image file, from the sample's random stream.
@@ -115,23 +113,21 @@ class MultiCrop:
         Raises:
             SampleFault: The bytes cannot be decoded.
         """
-        config = self.config
+        config, views = self.config, self.config.views
         num_global, num_crops = config.num_global_crops, config.num_global_crops + config.num_local_crops
         crops = random_crops(data, self._distributions, config.background, generator)
-        if self._strong is not None or self._strong_views is not None:
+        if not config.strong.is_off or (views.num_views and not views.strong.is_off):
             # Separate streams, derived from the sample's: the boxes do not depend on strong augmentation.
             of_crops, of_views = generator.spawn(2)
-            crops[:num_crops] = _augment(crops[:num_crops], self._strong, of_crops)
-            crops[num_crops:] = _augment(crops[num_crops:], self._strong_views, of_views)
+            crops = [
+                *(augment(crop, config.strong, of_crops) for crop in crops[:num_crops]),
+                *(augment(view, views.strong, of_views) for view in crops[num_crops:]),
+            ]
         return ImageCrops(
             _stack(crops[:num_global], config.image_size),
             _stack(crops[num_global:num_crops], config.local_size),
             _stack(crops[num_crops:], config.image_size),
         )
-
-
-def _augment(crops: list[Pixels], strong: StrongAugmentation | None, generator: np.random.Generator) -> list[Pixels]:
-    return crops if strong is None else [strong(crop, generator) for crop in crops]
 
 
 def _stack(crops: Sequence[Pixels], side: int) -> Pixels:

@@ -69,35 +69,30 @@ class StrongConfig:
         return not (self.color_jitter or self.grayscale or self.gaussian_blur or self.rand_augment_ops)
 
 
-class StrongAugmentation:
-    """Applies a `StrongConfig` to one crop."""
+def augment(pixels: Pixels, config: StrongConfig, generator: np.random.Generator) -> Pixels:
+    """The augmented crop, uint8 (3, S, S), of a crop of the same shape; the crop itself if every augmentation is off."""
+    if config.is_off:
+        return pixels
+    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    if generator.uniform() < config.color_jitter:
+        image = _jitter(image, config, generator)
+    if generator.uniform() < config.grayscale:
+        image = image.convert("L").convert("RGB")
+    if generator.uniform() < config.gaussian_blur:
+        radius = generator.uniform(config.blur_radius_min, config.blur_radius_max) * image.width / 224
+        image = image.filter(ImageFilter.GaussianBlur(radius))
+    for _ in range(config.rand_augment_ops):
+        image = rand_augment(image, config.rand_augment_magnitude, generator)
+    return np.asarray(image).transpose(2, 0, 1)
 
-    def __init__(self, config: StrongConfig) -> None:
-        self.config = config
 
-    def __call__(self, pixels: Pixels, generator: np.random.Generator) -> Pixels:
-        """The augmented crop, uint8 (3, S, S), for a crop of the same shape and type."""
-        config = self.config
-        image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-        if generator.uniform() < config.color_jitter:
-            image = self._jitter(image, generator)
-        if generator.uniform() < config.grayscale:
-            image = image.convert("L").convert("RGB")
-        if generator.uniform() < config.gaussian_blur:
-            radius = generator.uniform(config.blur_radius_min, config.blur_radius_max) * image.width / 224
-            image = image.filter(ImageFilter.GaussianBlur(radius))
-        for _ in range(config.rand_augment_ops):
-            image = rand_augment(image, config.rand_augment_magnitude, generator)
-        return np.asarray(image).transpose(2, 0, 1)
-
-    def _jitter(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
-        config = self.config
-        strengths = (config.brightness, config.contrast, config.saturation)
-        factors = [generator.uniform(1 - strength, 1 + strength) for strength in strengths]
-        shift = generator.uniform(-config.hue, config.hue)
-        for step in generator.permutation(4):
-            image = shift_hue(image, shift) if step == 3 else _ENHANCERS[step](image).enhance(factors[step])
-        return image
+def _jitter(image: Image.Image, config: StrongConfig, generator: np.random.Generator) -> Image.Image:
+    strengths = (config.brightness, config.contrast, config.saturation)
+    factors = [generator.uniform(1 - strength, 1 + strength) for strength in strengths]
+    shift = generator.uniform(-config.hue, config.hue)
+    for step in generator.permutation(4):
+        image = shift_hue(image, shift) if step == 3 else _ENHANCERS[step](image).enhance(factors[step])
+    return image
 
 
 def shift_hue(image: Image.Image, shift: float) -> Image.Image:

@@ -11,7 +11,7 @@ from data_modules.images.decoding import decode_image
 from data_modules.images.transforms import crops as crops_of_files
 from data_modules.images.transforms.crops import Background, crop_resized, sample_box
 from data_modules.images.transforms.multi_crop import ImageCrops, MultiCrop, MultiCropConfig, ViewConfig
-from data_modules.images.transforms.strong import StrongAugmentation, StrongConfig
+from data_modules.images.transforms.strong import StrongConfig, augment
 
 JITTER = StrongConfig(color_jitter=1.0)
 
@@ -82,7 +82,7 @@ def test_multi_crop__boxes_of_the_stream_then_colours_of_the_views(picture: byte
     assert np.array_equal(found.local_crops, [crop(0.1, 0.4, 16)])
     plain = [crop(0.08, 1.0, 32) for _ in range(2)]
     colours = generator.spawn(2)[1]
-    assert np.array_equal(found.views, [StrongAugmentation(JITTER)(view, colours) for view in plain])
+    assert np.array_equal(found.views, [augment(view, JITTER, colours) for view in plain])
 
 
 def test_views__one_decoding_for_all(picture: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
