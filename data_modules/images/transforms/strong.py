@@ -70,7 +70,7 @@ class StrongConfig:
 
 
 def augment(pixels: Pixels, config: StrongConfig, generator: np.random.Generator) -> Pixels:
-    """The augmented crop, uint8 (3, S, S), of a crop of the same shape; the crop itself if all augmentations are off."""
+    """Augment a crop, uint8 (3, S, S); without random draws if every augmentation is off."""
     if config.is_off:
         return pixels
     image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
