@@ -109,9 +109,9 @@ def open_image(
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG in RGB or grey, 8 bits a channel, without EXIF; ten times faster than Pillow.
+    """Width and height of a JPEG in RGB or grey, 8 bits a channel, without EXIF.
 
-    `None`: not such a JPEG, or a segment that Pillow has to interpret (EXIF, further images, damage).
+    It takes a few microseconds, Pillow fifty. `None`: Pillow has to interpret a segment (EXIF, further images, damage).
     """
     if not data.startswith(_JPEG_START):
         return None

@@ -33,14 +33,6 @@ def test_multi_crop__local_crops_do_not_change_the_global_ones(picture: bytes) -
     assert np.array_equal(_cut(picture, num_local_crops=0)[0], _cut(picture, num_local_crops=4)[0])
 
 
-def test_multi_crop__same_seed_same_crops(picture: bytes) -> None:
-    first, again, other = _cut(picture), _cut(picture), _cut(picture, seed=1)
-    assert np.array_equal(first[0], again[0])
-    assert np.array_equal(first[1], again[1])
-    assert not np.array_equal(first[0], other[0])
-    assert not np.array_equal(first[0][0], first[0][1])
-
-
 def test_multi_crop__flip_always_mirrors(picture: bytes) -> None:
     assert np.array_equal(_cut(picture, flip=1.0)[0], _cut(picture, flip=0.0)[0][..., ::-1])
 

@@ -95,14 +95,6 @@ def test_rand_augment__samples_every_operation(image: Image.Image) -> None:
     assert 14 <= len(results) <= 5 + 2 * 9
 
 
-def test_strong__same_stream_same_crop(image: Image.Image) -> None:
-    config = StrongConfig(color_jitter=0.8, grayscale=0.2, gaussian_blur=0.5, rand_augment_ops=2)
-    first, again, other = (augment(_pixels(image), config, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    assert (first.shape, first.dtype) == ((3, 32, 32), np.uint8)
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
-
-
 def test_multi_crop__strong_changes_colours_and_never_the_boxes(picture: bytes) -> None:
     options: dict[str, Any] = {"image_size": 32, "local_size": 16}
     plain = MultiCrop(MultiCropConfig(**options))
