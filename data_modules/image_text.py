@@ -20,7 +20,7 @@ from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import LanguageRule, apply_language_rule, check_rule
 from data_modules.sources.protocol import PairSource
 from data_modules.stage_data import StageDataModule
-from data_modules.text.captions import CaptionConfig, CaptionDrawer
+from data_modules.text.captions import CaptionConfig, CaptionSampler
 from data_modules.text.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
 
 
@@ -98,7 +98,7 @@ class ImageTextDataModule(StageDataModule):
             tokenizer, training_texts(self.sources, tokenizer.max_training_pairs)
         )
         self._crops = MultiCrop(transform)
-        self._captions = CaptionDrawer(config.captions)
+        self._captions = CaptionSampler(config.captions)
 
     @cached_property
     def order(self) -> Order:

@@ -1,26 +1,25 @@
-"""Analogy queries from the identifiers of a gallery: the same thing with one part changed.
+"""Analogy queries from the keys of a gallery: the same concept with one attribute changed.
 
-A relation names terms (man, woman) and the parts of an image's key that stand for them (for emoji: code points). An
-image whose key holds exactly one part of the source term is a query if the key with that part replaced by the target
-term's is another image of the gallery: that one is right. `1f468-200d-1f692` (man firefighter) becomes
-`1f469-200d-1f692` (woman firefighter) as `1f468` becomes `1f469`.
+A relation names terms (man, woman) and the key parts that encode them (for emoji: code points). An image with exactly
+one part of the source term in its key is a query if replacing this part by the target term's gives the key of another
+image of the gallery, the correct answer. Example: `1f468-200d-1f692` (man firefighter) -> `1f469-200d-1f692` (woman
+firefighter), since `1f468` -> `1f469`.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from data_modules.benchmarks.image_gallery import GalleryConfig, ImageGallery, build_image_gallery
+from data_modules.benchmarks.evaluation_sets import GalleryConfig, ImageGallery, build_image_gallery, image_digests
 from data_modules.errors import DataError
 from data_modules.records import LANGUAGES
 
 
 @dataclass(kw_only=True, slots=True)
 class TermConfig:
-    """One value of an attribute, in the keys of images and in words."""
+    """One value of an attribute: its parts in image keys, and its words."""
 
     parts: list[str]
-    """Parts of keys that stand for it; the part at a place is replaced by the other term's at the same place."""
+    """Key parts that encode it; each is replaced by the other term's part with the same index."""
     ko: list[str]
     """Korean words; their embeddings are averaged."""
     en: list[str]
@@ -34,14 +33,14 @@ class TermConfig:
 
 @dataclass(kw_only=True, slots=True)
 class RelationConfig:
-    """An attribute that is changed: its terms, and which one becomes which."""
+    """An attribute: its terms, and the changes between them."""
 
     terms: dict[str, TermConfig]
-    """Name -> parts and words."""
+    """Name -> term."""
     changes: dict[str, str]
     """Source term -> target term."""
     where: dict[str, list[str]] = field(default_factory=dict)
-    """Conditions on the images that are asked with, column -> allowed values; empty: all images."""
+    """Conditions on the query images, column -> allowed values; empty: all images."""
 
     def __post_init__(self) -> None:
         for source, target in self.changes.items():
@@ -53,34 +52,34 @@ class RelationConfig:
 
 @dataclass(kw_only=True, slots=True)
 class AnalogySetConfig:
-    """A gallery whose keys are made of parts, and the relations that are asked in it."""
+    """A gallery with keys made of parts, and the relations to query."""
 
     gallery: GalleryConfig
-    """Images; `key` names the column whose values are made of parts."""
+    """Images; `key` is the column of keys made of parts."""
     separator: str = "-"
-    """What stands between the parts of a key."""
+    """Separator between the parts of a key."""
     cluster: str
-    """Column whose equal values mark images that depend on each other (variants of one drawing)."""
+    """Column of clusters: images with equal values are dependent (variants of one drawing)."""
     relations: dict[str, RelationConfig]
     """Name -> relation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalogyQuery:
-    """One question; indices are rows of the gallery and of the relations' texts."""
+    """One query; indices are rows of the gallery and of the terms' texts."""
 
     name: str
-    """What the halves are drawn by; a query and its inverse share one, so that they fall into one half."""
+    """Determines the half of a split; a query and its inverse have equal names and so fall into one half."""
     relation: str
-    """What changes, for example `gender`."""
+    """For example `gender`."""
     cluster: str
-    """Queries of one cluster depend on each other."""
+    """Queries of one cluster are dependent."""
     image: int
-    """The gallery row that is asked with."""
+    """Gallery row of the query image."""
     left_out: tuple[int, ...]
-    """Gallery rows that are not ranked: `image`, and all that show the very same picture."""
+    """Gallery rows that are not ranked: `image` and all rows with equal pixels."""
     right: tuple[int, ...]
-    """The gallery rows that are right, none of them left out."""
+    """Gallery rows of correct answers, none of them left out."""
     source: int
     """Row of the source text."""
     target: int
@@ -99,7 +98,7 @@ class AnalogySet:
 
 
 def build_analogy_set(name: str, config: AnalogySetConfig, image_size: int) -> AnalogySet:
-    """Read the gallery and form every query.
+    """Read the gallery and build every query.
 
     Raises:
         DataError: The gallery cannot be read, or a relation finds no query in it.
@@ -107,10 +106,10 @@ def build_analogy_set(name: str, config: AnalogySetConfig, image_size: int) -> A
     columns = {config.cluster, *(column for relation in config.relations.values() for column in relation.where)}
     gallery = build_image_gallery(config.gallery, image_size, sorted(columns))
     terms = [(relation, term) for relation, one in config.relations.items() for term in one.terms]
+    text_rows = {term: row for row, term in enumerate(terms)}
     queries: list[AnalogyQuery] = []
-    for relation, one in config.relations.items():
-        rows = {term: terms.index((relation, term)) for term in one.terms}
-        found = list(_queries(relation, one, gallery, config, rows))
+    for relation in config.relations:
+        found = list(_queries(relation, config, gallery, text_rows))
         if not found:
             raise DataError(
                 f"sets.{name}.relations.{relation} finds no query among {len(gallery.keys)} images; "
@@ -125,33 +124,32 @@ def build_analogy_set(name: str, config: AnalogySetConfig, image_size: int) -> A
 
 
 def _queries(
-    relation: str, config: RelationConfig, gallery: ImageGallery, settings: AnalogySetConfig, rows: dict[str, int]
+    relation: str, config: AnalogySetConfig, gallery: ImageGallery, text_rows: dict[tuple[str, str], int]
 ) -> Iterator[AnalogyQuery]:
+    settings, equal = config.relations[relation], _equal_images(gallery)
     row_of = {key: row for row, key in enumerate(gallery.keys)}
-    equal = _equal_images(gallery)
     for row, key in enumerate(gallery.keys):
-        if any(gallery.columns[column][row] not in allowed for column, allowed in config.where.items()):
+        if any(gallery.columns[column][row] not in allowed for column, allowed in settings.where.items()):
             continue
-        for source, target in config.changes.items():
-            changed = replace_part(
-                key, settings.separator, dict(zip(config.terms[source].parts, config.terms[target].parts, strict=True))
-            )
+        for source, target in settings.changes.items():
+            parts = zip(settings.terms[source].parts, settings.terms[target].parts, strict=True)
+            changed = replace_part(key, config.separator, dict(parts))
             if changed in row_of and row_of[changed] not in equal[row]:
                 yield AnalogyQuery(
                     name=f"{relation} {' '.join(sorted((key, changed)))}",
                     relation=relation,
-                    cluster=gallery.columns[settings.cluster][row],
+                    cluster=gallery.columns[config.cluster][row],
                     image=row,
                     left_out=equal[row],
                     right=equal[row_of[changed]],
-                    source=rows[source],
-                    target=rows[target],
+                    source=text_rows[relation, source],
+                    target=text_rows[relation, target],
                 )
 
 
 def _equal_images(gallery: ImageGallery) -> list[tuple[int, ...]]:
-    """For each row, the rows with the same pixels, itself included."""
-    digests = [hashlib.sha256(image.numpy().tobytes()).digest() for image in gallery.images]
+    """For each row, the rows with equal pixels, itself included."""
+    digests = image_digests(gallery.images)
     rows: dict[bytes, list[int]] = {}
     for row, digest in enumerate(digests):
         rows.setdefault(digest, []).append(row)
@@ -159,10 +157,10 @@ def _equal_images(gallery: ImageGallery) -> list[tuple[int, ...]]:
 
 
 def replace_part(key: str, separator: str, replacement: dict[str, str]) -> str | None:
-    """The key with its one part that is to be replaced; none if it has none or several such parts."""
+    """The key with its one replaceable part replaced; `None` if it has none or several."""
     parts = key.split(separator)
-    places = [place for place, part in enumerate(parts) if part in replacement]
-    if len(places) != 1:
+    found = [index for index, part in enumerate(parts) if part in replacement]
+    if len(found) != 1:
         return None
-    parts[places[0]] = replacement[parts[places[0]]]
+    parts[found[0]] = replacement[parts[found[0]]]
     return separator.join(parts)

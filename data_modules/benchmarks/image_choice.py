@@ -1,4 +1,4 @@
-"""Questions about an image with several texts as answers, from a table (K-Viscuit and the like).
+"""Multiple-choice questions about images, from a parquet table (K-Viscuit, for example).
 
 Shapes: N questions, S image side.
 """
@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_modules.benchmarks.evaluation_sets import table_image
 from data_modules.errors import DataError
-from data_modules.images.transforms.evaluation import table_image
 from data_modules.sources.tables import open_table
 
 
 @dataclass(kw_only=True, slots=True)
 class ImageChoiceConfig:
-    """A parquet table with an image, a question, its options and the right one in each row."""
+    """A parquet table with an image, a question, its options and the correct option in each row."""
 
     files: list[str]
     """Parquet files or glob patterns."""
@@ -27,13 +27,13 @@ class ImageChoiceConfig:
     question: str = "question"
     """Column of the question."""
     options: list[str]
-    """One column that holds a list of texts, or several columns of one text each."""
+    """One column of lists of texts, or several columns of one text each."""
     answer: str = "answer"
-    """Column of the right option: its number (see answer_base), its letter (A, B, ...) or its text."""
+    """Column of the correct option: its number (see answer_base), its letter (A, B, ...) or its text."""
     answer_base: int = 0
-    """Number of the first option where answers are numbers, 0 or 1."""
+    """Number of the first option if answers are numbers, 0 or 1."""
     template: str = "{question} {option}"
-    """Text that is compared with the image."""
+    """Text of an option that is compared with the image."""
 
     def __post_init__(self) -> None:
         if self.answer_base not in (0, 1):
@@ -47,18 +47,18 @@ class ImageChoiceConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ImageChoiceSet:
-    """Decoded images and the texts to choose from."""
+    """Decoded images and the texts of their options."""
 
     images: Tensor
     """uint8 (N, 3, S, S)."""
     texts: list[list[str]]
     """N lists of two or more texts."""
     answers: list[int]
-    """N places of the right text."""
+    """N indices of the correct text."""
 
 
 def build_image_choice(name: str, config: ImageChoiceConfig, image_size: int) -> ImageChoiceSet:
-    """Read and decode every question.
+    """Read every question and decode its image.
 
     Raises:
         DataError: A file or column is missing, a question has fewer than two options, or an answer is none of them.
@@ -66,46 +66,43 @@ def build_image_choice(name: str, config: ImageChoiceConfig, image_size: int) ->
     table = open_table(config.files, config.image, [config.question, config.answer, *config.options])
     images, texts, answers = [], [], []
     for number, row in enumerate(table):
-        told = f"choices.{name}, row {number}"
-        options = _options(row, config.options, told)
+        context = f"choices.{name}, row {number}"
+        options = _options(row, config.options, context)
         answer = _answer(row[config.answer], options, config.answer_base)
         if len(options) < 2 or answer is None:
             raise DataError(
-                f"{told}: the answer {row[config.answer]!r} is none of the options {options}; "
+                f"{context}: the answer {row[config.answer]!r} is none of the options {options}; "
                 "check the columns `options` and `answer`, and `answer_base`"
             )
-        question = _text(row[config.question], "question", told)
+        question = _text(row[config.question], "question", context)
         texts.append([config.template.format(question=question, option=option) for option in options])
         answers.append(answer)
-        images.append(table_image(row[config.image], image_size, f"{told}: the image"))
+        images.append(table_image(row[config.image], image_size, f"{context}: the image"))
     if not images:
         raise DataError(f"choices.{name}: {', '.join(config.files)} holds no question")
     return ImageChoiceSet(images=torch.from_numpy(np.stack(images)), texts=texts, answers=answers)
 
 
-def _options(row: dict[str, Any], columns: list[str], told: str) -> list[str]:
+def _options(row: dict[str, Any], columns: list[str], context: str) -> list[str]:
     cells = row[columns[0]] if len(columns) == 1 else [row[column] for column in columns]
     if not isinstance(cells, list):
-        raise DataError(
-            f"{told}: the column '{columns[0]}' holds {cells!r}, not a list of options; name the columns that hold one "
-            "each"
-        )
-    return [_text(one, "option", told) for one in cells]
+        raise DataError(f"{context}: the column '{columns[0]}' holds {cells!r}, not a list; name one column per option")
+    return [_text(one, "option", context) for one in cells]
 
 
-def _text(cell: object, what: str, told: str) -> str:
-    """A text as it is, a number as it is written."""
+def _text(cell: object, what: str, context: str) -> str:
+    """A text, or a number as text."""
     if isinstance(cell, bool) or not isinstance(cell, str | int | float) or not str(cell).strip():
-        raise DataError(f"{told}: the {what} {cell!r} is no text; correct it, or leave the row out")
+        raise DataError(f"{context}: the {what} {cell!r} is no text; correct it, or remove the row")
     return str(cell)
 
 
 def _answer(cell: Any, options: list[str], base: int) -> int | None:
-    """Place of the right option, or none: a text first, then a letter, then a number."""
+    """Index of the correct option or `None`; the cell is compared as text, then as letter, then as number."""
     text = str(cell).strip()
     if text in options:
         return options.index(text)
     if len(text) == 1 and text.upper() in (letters := "ABCDEFGHIJ"[: len(options)]):
         return letters.index(text.upper())
-    place = int(text) - base if text.isdecimal() else -1
-    return place if 0 <= place < len(options) else None
+    index = int(text) - base if text.isdecimal() else -1
+    return index if 0 <= index < len(options) else None

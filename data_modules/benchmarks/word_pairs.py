@@ -1,4 +1,4 @@
-"""Korean and English words of the same meaning, from a YAML file."""
+"""Pairs of Korean and English words with the same meaning, from a YAML file."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,23 +16,20 @@ _FORM = "`pairs` and `controls`, each topic -> a list of [Korean, English]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WordPair:
-    """A Korean and an English word for the same thing."""
+    """A Korean and an English word with the same meaning."""
 
     ko: str
     en: str
     topic: str
     control: bool = False
-    """Expected to call up the same images in both languages."""
+    """Expected to retrieve the same images in both languages."""
 
 
 def read_word_pairs(file: str) -> list[WordPair]:
-    """The pairs of a file in its order, control pairs last.
-
-    Args:
-        file: YAML with `pairs` and `controls`, each topic -> list of [Korean, English]; may be a `package:` path.
+    """The pairs of a YAML file (may be a `package:` path) in its order, control pairs last.
 
     Raises:
-        DataError: The file is missing or not of that form, or a word stands in two pairs.
+        DataError: The file is missing or malformed, or a word occurs in two pairs.
     """
     path = resolve_path(file)
     if not path.is_file():
@@ -45,7 +42,7 @@ def read_word_pairs(file: str) -> list[WordPair]:
     for language in ("ko", "en"):
         words = [getattr(pair, language) for pair in pairs]
         if twice := next((word for word in words if words.count(word) > 1), None):
-            raise DataError(f"{path}: '{twice}' stands in two pairs; keep one of them")
+            raise DataError(f"{path}: '{twice}' occurs in two pairs; keep one of them")
     return pairs
 
 
@@ -61,12 +58,7 @@ def _pairs(topics: dict[str, Any], control: bool) -> Iterator[WordPair]:
 
 
 def nonsense_words(words: Sequence[str], seed: int) -> list[str]:
-    """As many words of the same lengths, all characters but spaces shuffled over the whole list.
-
-    Args:
-        words: Of one language.
-        seed: Of the shuffle.
-    """
+    """Words of the same number and lengths, with all characters except spaces shuffled over the whole list."""
     characters = [character for word in words for character in word if character != " "]
     shuffled = iter(np.random.default_rng(seed).permutation(characters).tolist())
     return ["".join(" " if character == " " else next(shuffled) for character in word) for word in words]

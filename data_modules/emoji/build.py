@@ -1,7 +1,7 @@
-"""Builds the emoji corpus from pinned packages, byte for byte.
+"""Build the emoji corpus from pinned packages, reproducible byte for byte.
 
-Run ``python -m data_modules.emoji.build`` in an environment made from ``requirements.txt`` next to
-this file. With ``--check`` nothing is written: the result is compared with the shipped files.
+Run `python -m data_modules.emoji.build` in an environment with `requirements.txt`, next to this file. With `--check`,
+the result is compared with the shipped files and nothing is written.
 """
 
 import argparse
@@ -19,20 +19,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_modules.emoji.cldr import Annotations
 from data_modules.emoji.concepts import Concept, read_concepts
-from data_modules.emoji.corpus import (
-    COLUMNS,
-    CORPUS_FOLDER,
-    LIST_COLUMNS,
-    MANIFEST_NAME,
-    STRING_COLUMNS,
-    file_digest,
-)
-from data_modules.emoji.designs import DESIGNS, Design, plain
-from data_modules.emoji.fetch import FetchError, fetch_packages, read_packages
+from data_modules.emoji.packages import DESIGNS, Annotations, Design, FetchError, fetch_packages, plain, read_packages
 from data_modules.emoji.render import render
 from data_modules.emoji.splits import concept_splits, row_split
+from data_modules.emoji.verify import COLUMNS, CORPUS_FOLDER, LIST_COLUMNS, MANIFEST_NAME, STRING_COLUMNS, file_digest
 
 ROWS_PER_GROUP = 256
 _PROGRESS_STEP = 500
@@ -42,7 +33,7 @@ Row = dict[str, Any]
 
 
 def _schema() -> pa.Schema:
-    """Columns of every file, with the metadata that makes `datasets` decode the images."""
+    """Schema of every file, with the metadata from which `datasets` decodes the images."""
     text: dict[str, Any] = {"dtype": "string", "_type": "Value"}
     arrow: dict[str, pa.DataType] = {
         "image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
@@ -63,7 +54,7 @@ def _schema() -> pa.Schema:
 
 
 def _text_columns(concept: Concept, languages: dict[str, Annotations]) -> Row:
-    """Columns of a concept that do not depend on the design."""
+    """Columns of a concept that are equal in all designs."""
     row: Row = {
         "concept": concept.concept,
         "emoji": concept.emoji,
@@ -81,7 +72,7 @@ def _text_columns(concept: Concept, languages: dict[str, Annotations]) -> Row:
 
 
 def _render_all(name: str, drawings: Sequence[str]) -> list[bytes]:
-    """Renders drawings on every core, in order, and says how far it is."""
+    """Render drawings on all cores, in order; logs the progress."""
     images = []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for count, image in enumerate(pool.map(render, drawings, chunksize=16), 1):
@@ -92,7 +83,7 @@ def _render_all(name: str, drawings: Sequence[str]) -> list[bytes]:
 
 
 def _rows(design: Design, packages: dict[str, Path], known: dict[str, Row]) -> list[Row]:
-    """Rows of one design, in the order of the concepts; undrawn concepts have none."""
+    """Rows of one design, in the order of the concepts; concepts without a drawing have none."""
     drawings = design.load(packages)
     drawn = [concept for concept in known if plain(concept) in drawings]
     images = _render_all(design.name, [drawings[plain(concept)] for concept in drawn])
@@ -109,7 +100,7 @@ def _rows(design: Design, packages: dict[str, Path], known: dict[str, Row]) -> l
 
 
 def _write_parquet(rows: Sequence[Row], path: Path) -> None:
-    """Writes rows with fixed settings; the images are compressed already."""
+    """Write rows with fixed settings; the images are already compressed."""
     schema = _schema()
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
     table = pa.table(columns, schema=schema)
@@ -143,15 +134,15 @@ def _manifest_entry(design: Design, rows: Sequence[Row], path: Path) -> dict[str
 
 
 def build_corpus(packages: dict[str, Path], output: Path) -> None:
-    """Writes one Parquet file per design and the manifest.
+    """Write one Parquet file per design and the manifest.
 
     Args:
-        packages: From npm package name to its unpacked folder.
-        output: Folder for the files; made if missing.
+        packages: npm package name -> its unpacked folder.
+        output: Folder for the files; created if missing.
 
     Raises:
-        KeyError: If CLDR lacks the name of a concept.
-        ValueError: If a drawing cannot be rendered.
+        KeyError: CLDR lacks the name of a concept.
+        ValueError: A drawing cannot be rendered.
     """
     output.mkdir(parents=True, exist_ok=True)
     concepts = read_concepts()
@@ -171,7 +162,7 @@ def build_corpus(packages: dict[str, Path], output: Path) -> None:
 
 
 def differences(built: Path, shipped: Path) -> list[str]:
-    """Names of the files of two corpus folders that are not the same byte for byte."""
+    """Names of the files that differ between two corpus folders."""
     names = [f"{design.name}.parquet" for design in DESIGNS] + [MANIFEST_NAME]
     return [
         name
@@ -181,7 +172,7 @@ def differences(built: Path, shipped: Path) -> list[str]:
 
 
 def _check(packages: dict[str, Path], folder: Path, shipped: Path) -> int:
-    """Builds to a temporary folder, compares, and returns the exit status."""
+    """Build to a temporary folder and compare; returns the exit status."""
     built = folder / "built"
     build_corpus(packages, built)
     changed = differences(built, shipped)
@@ -193,7 +184,7 @@ def _check(packages: dict[str, Path], folder: Path, shipped: Path) -> int:
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
-    """Runs the command line and returns the exit status."""
+    """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Build the emoji corpus.")
     parser.add_argument("--output", type=Path, default=CORPUS_FOLDER, help="folder to write")
     parser.add_argument("--check", action="store_true", help="compare with the files in --output, write nothing")

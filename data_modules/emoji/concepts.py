@@ -1,8 +1,7 @@
-"""Emoji concepts: the list, its groups, and the family, gender form and skin tones of each.
+"""Emoji concepts, with their group, family, gender form and skin tones.
 
-A concept is one fully-qualified emoji sequence, written as its code points in lower-case
-hexadecimal joined by ``-``. A family is what stays when skin tones and gender are taken away, so
-"woman firefighter: dark skin tone" and "man firefighter" are members of one family.
+A concept is one fully-qualified emoji sequence, written as its code points in lower-case hexadecimal joined by `-`.
+Concepts that differ only in skin tones and gender are a family: "man firefighter", "woman firefighter: dark skin tone".
 """
 
 import re
@@ -17,7 +16,7 @@ PRESENTATION = "fe0f"
 NEUTRAL = "person"
 
 _SIGNS = {"2640": "woman", "2642": "man"}
-# Characters that say a gender by themselves: neutral counterpart and gender form.
+# Gendered characters: neutral counterpart and gender form.
 _PEOPLE = {
     "1f468": ("1f9d1", "man"),
     "1f469": ("1f9d1", "woman"),
@@ -35,7 +34,7 @@ _PEOPLE = {
     "1f57a": ("1f57a", "man"),
     "1f483": ("1f57a", "woman"),
 }
-# Single characters that are drawn as a sequence in their other variants.
+# Single characters with variants that are sequences.
 _LONE = {
     "1f385": ("1f9d1-1f384", "man"),
     "1f936": ("1f9d1-1f384", "woman"),
@@ -46,28 +45,25 @@ _LONE = {
     "1f491": ("1f9d1-2764-1f9d1", "person-person"),
     "1f46a": ("1f9d1-1f9d1-1f9d2", NEUTRAL),
 }
-_RENAMED = {"1faf1-1faf2": "1f91d"}  # a handshake of two tones is spelt as two hands
+_RENAMED = {"1faf1-1faf2": "1f91d"}  # a handshake of two tones is a sequence of two hands
 
 _LINE = re.compile(r"^(?P<codes>[0-9A-F ]+?) *; fully-qualified *# (?P<emoji>\S+) E[\d.]+ ")
 
 
 @dataclass(frozen=True)
 class Concept:
-    """One emoji sequence.
-
-    Attributes:
-        codes: Code points in lower-case hexadecimal, in order, as in ``emoji-test.txt``.
-        group: Group in ``emoji-test.txt``, such as ``Food & Drink``.
-        subgroup: Sub-group in ``emoji-test.txt``, such as ``food-fruit``.
-    """
+    """One emoji sequence of `emoji-test.txt`."""
 
     codes: tuple[str, ...]
+    """Code points in lower-case hexadecimal."""
     group: str
+    """For example `Food & Drink`."""
     subgroup: str
+    """For example `food-fruit`."""
 
     @property
     def concept(self) -> str:
-        """Identifier shared by every design, such as ``1f469-1f3fd-200d-1f692``."""
+        """Identifier shared by all designs, for example `1f469-1f3fd-200d-1f692`."""
         return "-".join(self.codes)
 
     @property
@@ -77,7 +73,7 @@ class Concept:
 
     @property
     def tones(self) -> tuple[str, ...]:
-        """Skin tones in order; two equal tones count once, as one-character couples do."""
+        """Skin tones in order; two equal tones count once, as in one-character couples."""
         found = tuple(code for code in self.codes if code in SKIN_TONES)
         return found[:1] if len(set(found)) == 1 else found
 
@@ -88,12 +84,12 @@ class Concept:
 
     @property
     def gender(self) -> str:
-        """Gender form, such as ``woman`` or ``woman-man``; ``person`` where none is said."""
+        """Gender form, for example `woman` or `woman-man`; `person` without gender."""
         return _family_and_gender(self.codes)[1]
 
 
 def _family_and_gender(codes: tuple[str, ...]) -> tuple[str, str]:
-    """Splits a sequence into the identifier of its family and its gender form."""
+    """The identifier of a sequence's family and its gender form."""
     dropped = {*SKIN_TONES, JOINER, PRESENTATION}
     kept = [code for code in codes if code not in dropped]
     if len(kept) == 1 and kept[0] in _LONE:
@@ -107,16 +103,10 @@ def _family_and_gender(codes: tuple[str, ...]) -> tuple[str, str]:
 
 
 def read_concepts(path: Path = EMOJI_TEST) -> list[Concept]:
-    """Reads the fully-qualified emoji in the order of the file.
-
-    Args:
-        path: File in the format of Unicode's ``emoji-test.txt``.
-
-    Returns:
-        The concepts, flags included, in file order.
+    """The fully-qualified emoji, flags included, of a file in the format of Unicode's `emoji-test.txt`, in its order.
 
     Raises:
-        ValueError: If the file names no fully-qualified emoji.
+        ValueError: The file lists no fully-qualified emoji.
     """
     concepts, group, subgroup = [], "", ""
     for line in path.read_text(encoding="utf-8").splitlines():

@@ -1,7 +1,6 @@
 """Fixed splits of the corpus, derived from code points alone.
 
-Every choice compares a number made from the SHA-256 of a concept's identifier with a share, so the
-splits need no random state and are the same on every machine.
+A concept is held out if a hash of its identifier is below a share: no random state, the same splits on every machine.
 """
 
 import hashlib
@@ -25,13 +24,13 @@ COMBINATION_SHARE = 0.10
 
 
 def position(concept: str) -> float:
-    """Places a concept in [0, 1) by the first eight bytes of the SHA-256 of its identifier."""
+    """A hash of a concept in [0, 1): the first eight bytes of the SHA-256 of its identifier."""
     digest = hashlib.sha256(concept.encode("ascii")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def families(concepts: Iterable[Concept]) -> dict[str, list[Concept]]:
-    """Groups concepts by family, in the order given, leaving flags out."""
+    """Group concepts by family, in order, without flags."""
     found: dict[str, list[Concept]] = defaultdict(list)
     for concept in concepts:
         if concept.group != FLAG_GROUP:
@@ -40,16 +39,16 @@ def families(concepts: Iterable[Concept]) -> dict[str, list[Concept]]:
 
 
 def components(concept: Concept) -> frozenset[str]:
-    """Parts that a held-out combination must share with training: tones and gender form."""
+    """Tones and gender form: parts of a held-out combination that must occur in training."""
     tones = concept.tones or ("no tone",)
     return frozenset({*tones, concept.gender})
 
 
 def _held_out_members(members: Sequence[Concept]) -> set[str]:
-    """Chooses the held-out members of one family with variants.
+    """The held-out members of one family with variants.
 
-    Members are visited by their position in [0, 1) and held out up to the share, each only if
-    every component of every held-out member stays with another member in training.
+    Members are visited in the order of their hash and held out up to the share, if every component of every held-out
+    member occurs in another member in training.
     """
     left = Counter(part for member in members for part in components(member))
     chosen: set[str] = set()
@@ -65,14 +64,10 @@ def _held_out_members(members: Sequence[Concept]) -> set[str]:
 
 
 def concept_splits(concepts: Sequence[Concept]) -> dict[str, str]:
-    """Assigns every concept to one split, before the design is considered.
+    """Concept identifier -> `flags`, `unseen_concepts`, `unseen_combinations` or `train`, for all designs together.
 
     Args:
-        concepts: The complete list, in the order of ``emoji-test.txt``.
-
-    Returns:
-        From concept identifier to ``flags``, ``unseen_concepts``, ``unseen_combinations`` or
-        ``train`` (known).
+        concepts: All concepts, in the order of `emoji-test.txt`.
     """
     splits = {item.concept: FLAGS if item.group == FLAG_GROUP else TRAIN for item in concepts}
     for members in families(concepts).values():
@@ -85,15 +80,9 @@ def concept_splits(concepts: Sequence[Concept]) -> dict[str, str]:
 
 
 def row_split(concept_split: str, design: str) -> str:
-    """Turns the split of a concept into the split of its row in one design.
+    """The split, of `SPLITS`, of a concept's row in one design.
 
-    Args:
-        concept_split: Value of ``concept_splits``.
-        design: Name of the design.
-
-    Returns:
-        One of ``SPLITS``. Known concepts and flags are training rows except in the design that
-        training never sees.
+    Concepts of `train` and `flags` are training rows except in the design that is held out from training.
     """
     if concept_split in (UNSEEN_CONCEPTS, UNSEEN_COMBINATIONS):
         return concept_split

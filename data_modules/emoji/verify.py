@@ -1,47 +1,51 @@
-"""Checks that the shipped corpus is complete and undamaged.
+"""Layout of the shipped corpus, and a check that it is complete and undamaged.
 
-Run ``python -m data_modules.emoji.verify``; nothing outside the standard library is needed.
+Run `python -m data_modules.emoji.verify`; it needs only the standard library.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data_modules.emoji.corpus import (
-    CORPUS_FOLDER,
-    MANIFEST_NAME,
-    MANIFEST_PATH_IN_REPOSITORY,
-    file_digest,
-)
 from data_modules.errors import DataError
+
+CORPUS_FOLDER = Path(__file__).parent
+MANIFEST_NAME = "manifest.json"
+PATH_IN_REPOSITORY = "data_modules/emoji"
+
+COLUMNS = (
+    *("key", "image", "concept", "emoji", "code_points", "design", "group", "subgroup"),
+    *("name_ko", "name_en", "keywords_ko", "keywords_en", "skin_tone", "family", "split"),
+)
+LIST_COLUMNS = ("keywords_ko", "keywords_en")
+STRING_COLUMNS = tuple(name for name in COLUMNS if name not in (*LIST_COLUMNS, "image", "skin_tone"))
 
 
 class CorpusError(DataError):
     """The corpus is incomplete or damaged."""
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _error(name: str, fault: str) -> CorpusError:
-    """Builds the error that names the file, what is wrong with it and the remedy."""
-    path = f"{MANIFEST_PATH_IN_REPOSITORY}/{name}"
+    path = f"{PATH_IN_REPOSITORY}/{name}"
     return CorpusError(
         f"The corpus file {name} {fault}: restore it with `git checkout -- {path}` or rebuild with `make emoji-corpus`."
     )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Reads the manifest of a corpus.
-
-    Args:
-        folder: Folder that holds the corpus.
-
-    Returns:
-        The number of concepts and, under ``files``, an entry for each Parquet file.
+    """The manifest of a corpus: the number of concepts and, under `files`, an entry for each Parquet file.
 
     Raises:
-        CorpusError: If the manifest is missing or unreadable.
+        CorpusError: The manifest is missing or unreadable.
     """
     try:
         manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
@@ -55,10 +59,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def verify_file(folder: Path, name: str, entry: dict[str, Any]) -> None:
-    """Compares one file with its entry in the manifest: size first, then SHA-256.
+    """Compare the size and then the SHA-256 of a file with its entry in the manifest.
 
     Raises:
-        CorpusError: If the file is missing or another one.
+        CorpusError: The file is missing or differs.
     """
     path = folder / name
     if not path.is_file():
@@ -71,20 +75,17 @@ def verify_file(folder: Path, name: str, entry: dict[str, Any]) -> None:
 
 
 def verify_corpus(folder: Path = CORPUS_FOLDER) -> None:
-    """Checks every file of a corpus against its manifest.
-
-    Args:
-        folder: Folder that holds the corpus.
+    """Check every file of a corpus against its manifest.
 
     Raises:
-        CorpusError: If a file is missing or damaged; the message names it and the remedy.
+        CorpusError: A file is missing or damaged; the message names it and the remedy.
     """
     for name, entry in read_manifest(folder)["files"].items():
         verify_file(folder, name, entry)
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
-    """Runs the command line and returns the exit status."""
+    """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Check the emoji corpus.")
     parser.add_argument("folder", type=Path, nargs="?", default=CORPUS_FOLDER)
     options = parser.parse_args(None if arguments is None else list(arguments))

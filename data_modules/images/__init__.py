@@ -1,1 +1,1 @@
-"""From encoded bytes to crops: header, boxes, decoding, transforms."""
+"""From encoded bytes to crops: header, crop boxes, decoding, crops."""

@@ -1,15 +1,21 @@
-"""From the bytes of an image file to an RGB picture.
+"""From the bytes of an image file to RGB pixels: `open_image` reads the header, `decode` the pixels.
 
-The header is read first, so that crops can be chosen before anything is decoded: a large JPEG is then decoded at a
-half, a quarter or an eighth of its size, which libjpeg does in the frequency domain (DCT).
+Crop boxes are chosen in between: a JPEG larger than its crops need is decoded at 1/2, 1/4 or 1/8 of its size, which
+libjpeg does in the frequency domain (DCT).
+
+Reference: ITU-T T.81, annex B (JPEG markers and segments); TIFF 6.0, sections 4 (PhotometricInterpretation),
+8 (MinSampleValue) and 19 (SMinSampleValue).
 """
 
 import functools
 import io
+import math
 import os
+import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +24,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from data_modules.faults import SampleFault
-from data_modules.images.deep_grey import is_deep_grey, to_eight_bits
-from data_modules.images.jpeg_header import plain_jpeg_size
 
 WHITE = (255, 255, 255)
 MAX_IMAGE_PIXELS = 1 << 26
-"""Larger images (8192 x 8192) are taken for decompression bombs unless a limit is given."""
+"""Default limit (8192 x 8192 pixels); larger images are treated as decompression bombs."""
+MAX_REDUCTION = 8
+"""Largest factor by which libjpeg reduces an image while decoding."""
 FORMATS = {
     "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
     "MPO": ("jpg", "jpeg", "mpo"),
@@ -34,74 +40,105 @@ FORMATS = {
     "TIFF": ("tif", "tiff"),
     "AVIF": ("avif", "avifs"),
 }
-"""Formats that are read, with the endings that fit them. Pillow knows more; some of those start other programs."""
-_OPENERS = [name for name in FORMATS if name != "MPO"]  # several JPEGs in one file: the JPEG reader opens them
+"""Supported format -> matching file extensions. Some of Pillow's other formats start external programs."""
+_OPENERS = [name for name in FORMATS if name != "MPO"]  # several JPEGs in one file, opened by the JPEG plugin
 _UPRIGHT, _ORIENTATION = 1, 0x0112
+
+_JPEG_START, _JPEG_SCAN = b"\xff\xd8", 0xDA
+_JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+"""Baseline, extended sequential and progressive: supported by every libjpeg."""
+_JPEG_IGNORED = frozenset({0xC4, 0xDB, 0xDD, 0xE0, 0xED, 0xEE, 0xFE})
+"""Huffman and quantisation tables, restart interval, JFIF, Photoshop, Adobe, comment."""
+_JPEG_PROFILE, _JPEG_PROFILE_NAME = 0xE2, b"ICC_PROFILE\0"
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_TIFF_RANGES = ((340, 341), (280, 281))
+"""Tags of the smallest and largest sample value: of any type, and of unsigned integers."""
+_WHITE_IS_ZERO, _UNSIGNED = 0, 1
 
 
 @dataclass(slots=True, kw_only=True)
 class EncodedImage:
-    """An image file whose header has been read."""
+    """An image file with its header read."""
 
     data: bytes
     width: int
-    """Pixels, as shown: after any EXIF rotation."""
+    """Pixels, after EXIF rotation."""
     height: int
     is_plain_jpeg: bool
-    """Whether it can be decoded at a reduced size, straight to pixels."""
+    """RGB or grey, 8 bits a channel, not rotated: can be decoded at a reduced size."""
     header: Image.Image | None = None
-    """Opened by Pillow, not decoded; none where `plain_jpeg_size` told all."""
+    """Opened by Pillow, not decoded; `None` if `plain_jpeg_size` read the size."""
 
 
 def open_image(
-    data: bytes,
-    file_name: str = "",
-    repairs: list[str] | None = None,
-    max_pixels: int = MAX_IMAGE_PIXELS,
+    data: bytes, file_name: str = "", repairs: list[str] | None = None, max_pixels: int = MAX_IMAGE_PIXELS
 ) -> EncodedImage:
-    """The image file with its header read.
+    """Read the header of an image file.
 
     Args:
         data: The file's bytes.
-        file_name: Its name, whose ending is compared with the content; empty: not compared.
-        repairs: Gets the kinds of `faults.REPAIRED` that decoding will apply.
-        max_pixels: More are refused before anything is decoded.
+        file_name: Its extension is compared with the content; empty: not compared.
+        repairs: Receives the kinds of `faults.REPAIRED` that decoding will apply.
+        max_pixels: Limit of width x height.
 
     Raises:
-        SampleFault: It is no image in one of `FORMATS`, or too large.
+        SampleFault: Not an image in one of `FORMATS`, or too large.
     """
-    ending = os.path.splitext(file_name)[1].lower().lstrip(".")
+    extension = os.path.splitext(file_name)[1].lower().lstrip(".")
     found = repairs if repairs is not None else []
-    if (size := plain_jpeg_size(data)) is not None:
-        _check_size(size, max_pixels)
-        found += _wrong_extension(ending, "JPEG")
-        return EncodedImage(data=data, width=size[0], height=size[1], is_plain_jpeg=True)
-    try:
-        header = _open_with_pillow(data)
-        orientation = _orientation(header)
-        found += [*_repairs(header, orientation), *_wrong_extension(ending, header.format or "")]
-    except MemoryError:  # the machine's, not the sample's
-        raise
-    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
-        raise _undecodable(error, data) from error
-    _check_size(header.size, max_pixels)
-    # From 5 on it takes a quarter turn, which Pillow has already made in the size of a TIFF.
-    turned = orientation >= 5 and header.format != "TIFF"
-    width, height = header.size[::-1] if turned else header.size
-    plain = header.format == "JPEG" and header.mode in ("RGB", "L") and orientation == _UPRIGHT
-    return EncodedImage(data=data, header=header, width=width, height=height, is_plain_jpeg=plain)
+    header, file_format, is_plain = None, "JPEG", True
+    if (size := plain_jpeg_size(data)) is None:
+        try:
+            header = _open_with_pillow(data)
+            orientation = _orientation(header)
+            found += _repairs(header, orientation)
+        except MemoryError:  # a fault of the machine, not of the sample
+            raise
+        except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, DecompressionBombError, ...
+            raise _undecodable(error, data) from error
+        size, file_format = header.size, header.format or ""
+        is_plain = file_format == "JPEG" and header.mode in ("RGB", "L") and orientation == _UPRIGHT
+        if orientation >= 5 and file_format != "TIFF":  # the sides are swapped, which Pillow has done for a TIFF
+            size = size[::-1]
+    if size[0] * size[1] > max_pixels:
+        raise SampleFault("image_too_large", f"{size[0]} x {size[1]} pixels; the limit is {max_pixels} in all")
+    if extension and extension not in FORMATS[file_format]:
+        found.append("wrong_extension")
+    return EncodedImage(data=data, header=header, width=size[0], height=size[1], is_plain_jpeg=is_plain)
+
+
+def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG in RGB or grey, 8 bits a channel, without EXIF.
+
+    It takes a few microseconds, Pillow fifty. `None`: Pillow has to interpret a segment (EXIF, further images, damage).
+    """
+    if not data.startswith(_JPEG_START):
+        return None
+    size: tuple[int, int] | None = None
+    offset, last = len(_JPEG_START), len(data) - 10
+    while offset < last and data[offset] == 0xFF:
+        marker = data[offset + 1]
+        if marker == _JPEG_SCAN:
+            return size
+        if marker in _JPEG_FRAMES:
+            precision, height, width, channels = struct.unpack_from(">BHHB", data, offset + 4)
+            if precision != 8 or channels not in (1, 3) or not width or not height:
+                return None
+            size = width, height
+        elif marker == _JPEG_PROFILE:
+            if not data.startswith(_JPEG_PROFILE_NAME, offset + 4):
+                return None
+        elif marker not in _JPEG_IGNORED:
+            return None
+        offset += 2 + (data[offset + 2] << 8 | data[offset + 3])
+    return None
 
 
 def _open_with_pillow(data: bytes) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is the stricter one
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `max_pixels` is stricter
         return Image.open(io.BytesIO(data), formats=_OPENERS)
-
-
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise SampleFault("image_too_large", f"{width} x {height} pixels; the limit is {max_pixels} in all")
 
 
 def _undecodable(error: Exception, data: bytes) -> SampleFault:
@@ -109,7 +146,7 @@ def _undecodable(error: Exception, data: bytes) -> SampleFault:
         return SampleFault("image_too_large", f"the bytes are not a readable image of a sane size: {error}")
     if not data:
         return SampleFault("image_missing", "the bytes are not a readable image: there are none")
-    # Pillow's own words hold the address of a buffer: the same fault shall read the same in every process.
+    # Pillow's message holds a memory address; a fault must read the same in every process.
     reason = "no known format" if isinstance(error, UnidentifiedImageError) else error
     return SampleFault("image_undecodable", f"the bytes are not a readable image: {reason}")
 
@@ -119,13 +156,9 @@ def _orientation(header: Image.Image) -> int:
         return _UPRIGHT
     try:
         found = int(header.getexif().get(_ORIENTATION, _UPRIGHT))
-    except Exception:  # damaged EXIF of a picture that may be whole
+    except Exception:  # the EXIF is damaged; the pixels may be intact
         return _UPRIGHT
     return found if 1 <= found <= 8 else _UPRIGHT
-
-
-def _wrong_extension(ending: str, image_format: str) -> list[str]:
-    return ["wrong_extension"] if ending and ending not in FORMATS[image_format] else []
 
 
 def _repairs(header: Image.Image, orientation: int) -> list[str]:
@@ -141,18 +174,18 @@ def _repairs(header: Image.Image, orientation: int) -> list[str]:
 
 
 def decode(image: EncodedImage, background: tuple[int, int, int] = WHITE, reduction: int = 1) -> Image.Image | Tensor:
-    """The RGB picture: a tensor of a plain JPEG's pixels, Pillow's picture of anything else.
+    """The RGB pixels: a tensor for a plain JPEG, a Pillow image otherwise.
 
     Args:
         image: From `open_image`.
-        background: What transparent parts show, 0-255 per channel.
-        reduction: 1, 2, 4 or 8: the factor by which a plain JPEG comes out smaller, rounded up; others keep their size.
+        background: Colour behind transparent pixels, 0-255 per channel.
+        reduction: 1, 2, 4 or 8: sides of a plain JPEG are divided by it and rounded up; other images keep their size.
 
     Returns:
-        uint8 (3, H, W), channels last in memory, or a picture in mode RGB.
+        uint8 (3, H, W), channels last in memory, or an image in mode RGB.
 
     Raises:
-        SampleFault: The bytes cannot be decoded (`image_undecodable`), or have no known white (`image_range_unknown`).
+        SampleFault: Damaged bytes (`image_undecodable`), or 32-bit values of unknown range (`image_range_unknown`).
     """
     try:
         if image.is_plain_jpeg:
@@ -160,55 +193,32 @@ def decode(image: EncodedImage, background: tuple[int, int, int] = WHITE, reduct
         return flatten_image(image.header or _open_with_pillow(image.data), background)
     except (SampleFault, MemoryError):
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # as in `open_image`
         raise _undecodable(error, image.data) from error
 
 
+def decode_image(data: bytes, background: tuple[int, int, int] = WHITE) -> Image.Image:
+    """`open_image` and `decode` at full size, as an image in mode RGB."""
+    return to_picture(decode(open_image(data), background))
+
+
 def to_picture(decoded: Image.Image | Tensor) -> Image.Image:
-    """What `decode` gave, as a picture."""
+    """The result of `decode` as a Pillow image."""
     return decoded if isinstance(decoded, Image.Image) else Image.fromarray(decoded.permute(1, 2, 0).numpy())
 
 
-def decode_image(data: bytes, background: tuple[int, int, int] = WHITE) -> Image.Image:
-    """The picture at full size in mode RGB; transparent parts show `background` (0-255 per channel).
-
-    Raises:
-        SampleFault: The bytes are no image that is read, or not a whole one.
-    """
-    image = open_image(data)
-    try:
-        return flatten_image(image.header or _open_with_pillow(data), background)
-    except (SampleFault, MemoryError):
-        raise
-    except Exception as error:  # as above
-        raise _undecodable(error, data) from error
-
-
-def flatten_image(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Image.Image:
-    """A picture of any mode, upright and in mode RGB; transparent parts show `background` (0-255 per channel).
-
-    Raises:
-        SampleFault: It is grey of 32 bits, and which value is white cannot be told (`image_range_unknown`).
-    """
-    image.load()
-    image = ImageOps.exif_transpose(image) if _orientation(image) != _UPRIGHT else image
-    if is_deep_grey(image.mode):
-        image = to_eight_bits(image)
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    canvas = Image.new("RGB", rgba.size, background)
-    canvas.paste(rgba, mask=rgba.getchannel("A"))
-    return canvas
+def to_array(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of an RGB image, uint8 (3, H, W)."""
+    return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
 
 
 def _decode_jpeg(image: EncodedImage, reduction: int) -> NDArray[np.uint8]:
-    """The pixels, uint8 (H, W, 3): by simplejpeg where it is installed, else by Pillow; both by libjpeg-turbo."""
+    """The pixels, uint8 (H, W, 3), by simplejpeg where it is installed, else by Pillow; both use libjpeg-turbo."""
     if (decoder := _simplejpeg()) is not None:
         try:
             return decoder(image.data, min_width=-(-image.width // reduction), min_height=-(-image.height // reduction))
         except ValueError:
-            pass  # it also refuses what libjpeg can mend: Pillow decides
+            pass  # it also rejects damage that libjpeg repairs: Pillow decides
     header = image.header or _open_with_pillow(image.data)
     header.draft("RGB", (max(1, image.width // reduction), max(1, image.height // reduction)))
     return np.array(header.convert("RGB"))
@@ -224,6 +234,73 @@ def _simplejpeg() -> Callable[..., NDArray[np.uint8]] | None:
     return decoder
 
 
-def to_array(image: Image.Image) -> NDArray[np.uint8]:
-    """The picture's pixels, uint8 (3, H, W)."""
-    return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
+def flatten_image(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Image.Image:
+    """Convert an image of any mode to upright RGB; `background` (0-255 per channel) shows behind transparent pixels.
+
+    Raises:
+        SampleFault: The range of 32-bit grey values is unknown (`image_range_unknown`).
+    """
+    image.load()
+    image = ImageOps.exif_transpose(image) if _orientation(image) != _UPRIGHT else image
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _scale_to_eight_bits(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    canvas = Image.new("RGB", rgba.size, background)
+    canvas.paste(rgba, mask=rgba.getchannel("A"))
+    return canvas
+
+
+def _scale_to_eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 12, 16 or 32 bits as mode L, or LA where one value means transparent.
+
+    Pillow's own conversion clips at 0 and 255, which turns most of such an image white or black. Here 16-bit values are
+    divided by 257 and 12-bit values by 4095 / 255. 32-bit and signed 16-bit values are scaled from the range in the
+    file's tags; floats without one from [0, 1], if all lie inside.
+    """
+    values = _grey_values(image)
+    low, high = _grey_range(image, values)
+    scaled = np.clip((values - low) / (high - low), 0, 1) * 255
+    if _tiff_tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:
+        scaled = 255 - scaled
+    grey = Image.fromarray(np.round(scaled).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _grey_values(image: Image.Image) -> NDArray[np.float64]:
+    pixels = np.asarray(image)
+    bits = _tiff_tag(image, _BITS_PER_SAMPLE)
+    if image.mode == "I" and bits == 32 and (_tiff_tag(image, _SAMPLE_FORMAT) or _UNSIGNED) == _UNSIGNED:
+        pixels = pixels.view(np.uint32)  # Pillow keeps the bits of unsigned values and labels them signed
+    return pixels.astype(np.float64)
+
+
+def _grey_range(image: Image.Image, values: NDArray[np.float64]) -> tuple[float, float]:
+    if image.mode.startswith("I;16"):
+        return 0.0, float((1 << int(_tiff_tag(image, _BITS_PER_SAMPLE) or 16)) - 1)
+    ranges = ((_tiff_tag(image, first), _tiff_tag(image, last)) for first, last in _TIFF_RANGES)
+    stated = next(((low, high) for low, high in ranges if low is not None and high is not None), None)
+    if stated is None:
+        if image.mode == "F" and values.size and np.min(values) >= 0 and np.max(values) <= 1:
+            return 0.0, 1.0
+    elif np.isfinite([*stated]).all() and stated[0] < stated[1] and np.isfinite(values).all():
+        return stated
+    smallest, largest = (values.min(), values.max()) if values.size else (math.nan, math.nan)
+    found = f"mode {image.mode} with values from {smallest:g} to {largest:g}"
+    stated_as = "without a stated range" if stated is None else f"in the stated range {stated[0]:g} to {stated[1]:g}"
+    raise SampleFault("image_range_unknown", f"{found} {stated_as}: the values of black and white are unknown")
+
+
+def _tiff_tag(image: Image.Image, number: int) -> float | None:
+    """The value of a TIFF tag that holds one number; `None` if it is absent or the image is no TIFF."""
+    value: Any = getattr(image, "tag_v2", {}).get(number)
+    if isinstance(value, tuple) and len(value) == 1:
+        value = value[0]
+    try:
+        return None if value is None or isinstance(value, bytes | str) else float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None

@@ -1,4 +1,4 @@
-"""Which caption a pair shows at a step: its name, its keywords, or both, in a template."""
+"""Sampling of training captions: a record's name, its keywords, or both, in a template."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,22 +28,22 @@ PLAIN_TEMPLATES: Templates = {
 
 @dataclass(kw_only=True, slots=True)
 class CaptionConfig:
-    """How a training caption is drawn from a record."""
+    """Probabilities of the forms of a training caption, and their templates."""
 
     name: float = 1.0
-    """Probability of the caption (name) alone."""
+    """Probability of the name alone: the record's caption."""
     name_keywords: float = 0.0
-    """Probability of the name with some keywords."""
+    """Probability of the name with keywords."""
     keywords: float = 0.0
     """Probability of keywords alone, in random order."""
     min_keywords: int = 2
-    """Fewest keywords drawn, >= 1 (fewer where the record has fewer)."""
+    """Minimum number of sampled keywords, >= 1 (fewer if the record has fewer)."""
     max_keywords: int = 5
-    """Most keywords drawn."""
+    """Maximum number of sampled keywords."""
     plain: float = 0.5
-    """Probability of the bare first template; the others share the rest."""
+    """Probability of the first template; the others are equally likely."""
     templates_file: str | None = None
-    """YAML file form -> language -> templates; none: the bare text."""
+    """YAML file form -> language -> templates; `None`: no templates."""
 
     def __post_init__(self) -> None:
         total = self.name + self.name_keywords + self.keywords
@@ -58,7 +58,7 @@ class CaptionConfig:
 
 
 def load_templates(file: str | None) -> Templates:
-    """The templates of a YAML file (form -> language -> list), or the bare ones without a file.
+    """The templates of a YAML file (form -> language -> list); `PLAIN_TEMPLATES` for `None`.
 
     Raises:
         DataError: The file is missing or lacks a form.
@@ -80,41 +80,32 @@ def _templates(loaded: Any, form: str, language: str, path: Path) -> list[str]:
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
             f"captions.templates_file: {path} needs a template or a list of them under {form}.{language}, with no "
-            f"placeholder but {{name}} and {{keywords}} ({error!r})"
+            f"placeholders except {{name}} and {{keywords}} ({error!r})"
         ) from error
     return templates
 
 
-class CaptionDrawer:
-    """Draws one caption of a record from the sample's own random stream."""
+class CaptionSampler:
+    """Samples one caption of a record from the sample's random stream."""
 
     def __init__(self, config: CaptionConfig) -> None:
         self.config = config
         self.templates = load_templates(config.templates_file)
 
     def __call__(self, record: PairRecord, generator: np.random.Generator) -> str:
-        """The caption; a record without keywords always shows its name, one with several captions any of them."""
+        """The caption; a record with several captions uses any of them, one without keywords the form `name`."""
+        config = self.config
         form_draw, template_draw = generator.random(2)
         captions = (record.caption, *record.more_captions)
-        caption = captions[int(generator.integers(len(captions)))] if len(captions) > 1 else record.caption
-        form = self._form(form_draw) if record.keywords else "name"
-        keywords = self._keywords(record.keywords, generator) if form != "name" else ""
-        template = self._template(self.templates[form][record.language], template_draw)
-        return template.format(name=caption, keywords=keywords)
-
-    def _form(self, draw: float) -> str:
-        if draw < self.config.name:
-            return "name"
-        return "name_keywords" if draw < self.config.name + self.config.name_keywords else "keywords"
-
-    def _keywords(self, keywords: Sequence[str], generator: np.random.Generator) -> str:
-        number = int(generator.integers(self.config.min_keywords, self.config.max_keywords + 1))
-        order = generator.permutation(len(keywords))[:number]
-        return ", ".join(keywords[i] for i in order)
-
-    def _template(self, templates: Sequence[str], draw: float) -> str:
-        others = len(templates) - 1
-        if draw < self.config.plain or not others:
-            return templates[0]
-        share = (draw - self.config.plain) / (1 - self.config.plain)
-        return templates[1 + min(int(share * others), others - 1)]
+        name = captions[int(generator.integers(len(captions)))] if len(captions) > 1 else record.caption
+        form, keywords = "name", ""
+        if record.keywords and form_draw >= config.name:
+            form = "name_keywords" if form_draw < config.name + config.name_keywords else "keywords"
+            number = int(generator.integers(config.min_keywords, config.max_keywords + 1))
+            order = generator.permutation(len(record.keywords))[:number]
+            keywords = ", ".join(record.keywords[i] for i in order)
+        template, *others = self.templates[form][record.language]
+        if template_draw >= config.plain and others:
+            share = (template_draw - config.plain) / (1 - config.plain)
+            template = others[min(int(share * len(others)), len(others) - 1)]
+        return template.format(name=name, keywords=keywords)

@@ -1,27 +1,48 @@
-"""From the bytes of a caption to clean text, and which language it is."""
+"""Captions: read from text files, cleaned, and their language detected."""
 
+import gzip
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
+from data_modules.errors import DataError
 from data_modules.faults import SampleFault
 
 MAX_CAPTION_CHARACTERS = 10_000
-"""Longer captions are cut before anything else looks at them; a tokenizer keeps far fewer."""
+"""Longer captions are cut before any other step; a tokenizer keeps far fewer."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def clean_caption(raw: object, repairs: list[str]) -> str:
-    """The caption as NFC text without white space around it.
-
-    Args:
-        raw: Text, or its bytes in UTF-8; none counts as empty.
-        repairs: Gets the kinds of `faults.REPAIRED` that were needed.
+def read_caption_lines(files: Iterable[Path]) -> Iterator[str]:
+    """Stream the non-empty lines of UTF-8 text files (`.gz`: compressed).
 
     Raises:
-        SampleFault: Nothing is left (`caption_missing`), or it is neither (`caption_not_text`).
+        DataError: A file is missing or not UTF-8 text.
+    """
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"caption file {file} does not exist; give text files with one caption per line")
+        try:
+            opener = gzip.open if file.suffix == ".gz" else open
+            with opener(file, "rt", encoding="utf-8") as lines:
+                yield from (line.strip() for line in lines if line.strip())
+        except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+            raise DataError(f"caption file {file} is not UTF-8 text ({error}); convert it first") from error
+
+
+def clean_caption(raw: object, repairs: list[str]) -> str:
+    """The caption as stripped NFC text.
+
+    Args:
+        raw: Text, or its bytes in UTF-8; `None` counts as empty.
+        repairs: Receives the kinds of `faults.REPAIRED` that were applied.
+
+    Raises:
+        SampleFault: The caption is empty (`caption_missing`) or of another type (`caption_not_text`).
     """
     if isinstance(raw, bytes):
-        # Four bytes hold any character: what a cut cannot reach need not be decoded.
+        # A character has at most four bytes: the rest would be cut anyway.
         text = raw[: 4 * MAX_CAPTION_CHARACTERS + 4].decode("utf-8", errors="replace")
         text = text.removeprefix("\ufeff")
         if "\ufffd" in text[:MAX_CAPTION_CHARACTERS]:
@@ -42,7 +63,7 @@ def clean_caption(raw: object, repairs: list[str]) -> str:
 
 
 def _composed(text: str, repairs: list[str]) -> str:
-    if _SURROGATE.search(text):  # JSON can spell them, UTF-8 and tokenizers cannot
+    if _SURROGATE.search(text):  # valid in JSON, not in UTF-8 and tokenizers
         repairs.append("caption_not_utf8")
         text = _SURROGATE.sub("\ufffd", text)
     if not unicodedata.is_normalized("NFC", text):
@@ -52,15 +73,12 @@ def _composed(text: str, repairs: list[str]) -> str:
 
 
 def clean_texts(value: object, field: str, repairs: list[str]) -> tuple[str, ...]:
-    """The texts of a field, clean: one of a text, several of a list of texts, none of null or an empty text.
+    """The clean texts of a field's value: a text, a list of texts, or null; empty texts are dropped.
 
-    Args:
-        value: What the field holds.
-        field: Its name, for the fault.
-        repairs: Gets the kinds of `faults.REPAIRED` that were needed.
+    `repairs` receives the kinds of `faults.REPAIRED` that were applied.
 
     Raises:
-        SampleFault: It holds something else than texts (`caption_not_text`).
+        SampleFault: The value is of another type (`caption_not_text`).
     """
     entries = value if isinstance(value, list | tuple) else [value]
     texts: list[str] = []
@@ -69,22 +87,18 @@ def clean_texts(value: object, field: str, repairs: list[str]) -> tuple[str, ...
             texts.append(clean_caption(entry, repairs))
         except SampleFault as fault:
             if fault.kind != "caption_missing":
-                raise SampleFault(fault.kind, f"the field '{field}' holds {_told(value)}: {fault.detail}") from fault
+                raise SampleFault(fault.kind, f"the field '{field}' holds {_short(value)}: {fault.detail}") from fault
             repairs += ["text_entry_empty"] if isinstance(value, list | tuple) else []
     return tuple(texts)
 
 
 def split_keywords(value: object, separator: str | None, field: str, repairs: list[str]) -> tuple[str, ...]:
-    """The keywords of a field, clean: the entries of a list, or the parts of a text between separators.
+    """The clean keywords of a field's value: entries of a list, or parts of a text between separators.
 
-    Args:
-        value: What the field holds.
-        separator: What stands between keywords in a text; none: only lists hold any.
-        field: Its name, for the fault.
-        repairs: Gets the kinds of `faults.REPAIRED` that were needed.
+    `separator` may be `None` if the value is a list; `repairs` as in `clean_texts`.
 
     Raises:
-        SampleFault: It holds something else (`caption_not_text`).
+        SampleFault: The value is of another type, or a text without a separator (`caption_not_text`).
     """
     texts = clean_texts(value, field, repairs)
     if isinstance(value, list | tuple) or not texts:
@@ -92,38 +106,38 @@ def split_keywords(value: object, separator: str | None, field: str, repairs: li
     if separator is None:
         raise SampleFault(
             "caption_not_text",
-            f"the field '{field}' holds {_told(value)}, one text: say what stands between its keywords as "
+            f"the field '{field}' holds {_short(value)}, one text: name the separator of its keywords as "
             "keyword_separator",
         )
     return tuple(part.strip() for part in texts[0].split(separator) if part.strip())
 
 
 def text_list(given: object) -> list[str]:
-    """What a YAML file gives for one or several texts: a list as it is, a bare text as a list of one.
+    """A list of texts from a YAML file; a single text as a list of one.
 
     Raises:
-        ValueError: It is something else, or one of the texts is blank or none.
+        ValueError: The value is of another type, or a text is blank.
     """
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts or not all(isinstance(one, str) and one.strip() for one in texts):
-        raise ValueError(f"{_told(given)} is neither a text nor a list of texts")
+        raise ValueError(f"{_short(given)} is neither a text nor a list of texts")
     return list(texts)
 
 
-def _told(value: object) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def hangul_share(text: str) -> float:
-    """Share of Hangul among the letters of a text, in [0, 1]; 0 for a text without letters."""
+    """Share of Hangul among the letters of a text, in [0, 1]; 0 without letters."""
     letters = [character for character in text if character.isalpha()]
     hangul = sum(1 for c in letters if "가" <= c <= "힣" or "ᄀ" <= c <= "ᇿ" or "ㄱ" <= c <= "ㆎ")
     return hangul / len(letters) if letters else 0.0
 
 
 def detect_language(text: str, min_hangul_share: float) -> str:
-    """`ko` if at least that share of the letters is Hangul, else `en`.
+    """`ko` if at least this share of the letters is Hangul, else `en`.
 
     Raises:
         SampleFault: The text has no letters (`language_unknown`).
@@ -134,13 +148,13 @@ def detect_language(text: str, min_hangul_share: float) -> str:
 
 
 def language_code(value: object) -> str:
-    """`ko` or `en` for what a language column says: `ko`, `kor`, `ko-KR`, `Korean`; `en`, `eng`, `English`, ...
+    """`ko` or `en` for the value of a language column: `ko`, `kor`, `ko-KR`, `Korean`; `en`, `eng`, `English`, ...
 
     Raises:
-        SampleFault: It says something else (`language_unknown`).
+        SampleFault: Another language (`language_unknown`).
     """
     text = str(value).strip().lower()
     for code, names in (("ko", ("ko", "kor", "korean")), ("en", ("en", "eng", "english"))):
         if text.replace("_", "-").split("-")[0] in names:
             return code
-    raise SampleFault("language_unknown", f"the language column says {str(value)[:40]!r}")
+    raise SampleFault("language_unknown", f"the language column holds {str(value)[:40]!r}")

@@ -1,30 +1,34 @@
-"""A joint, case-insensitive Korean and English byte-level BPE.
+"""A joint, case-insensitive Korean and English byte-level BPE, as an object, a file and a Hugging Face folder.
 
 Reference: Ko & Gu 2022 (arXiv:2203.14463): joint lower-cased BPE, `[PAD]` = 0, start and end tokens at the two
-highest ids, captions cut so that the end token stays. Whether it is byte-level is unpublished; ours is, so that no
-input is ever unknown.
+highest ids, captions truncated before the end token. Whether it is byte-level is unpublished; here it is, so that no
+input is out of vocabulary.
 """
 
+import html.entities
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
 from data_modules.errors import DataError
 from data_modules.paths import resolve_path
-from data_modules.text.normalizer import caption_normalizer
 
+TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 PAD, START, END = "[PAD]", "[SOT]", "[EOT]"
+HTML_ESCAPED = "&<>\"'\u00a0·…–—‘’“”•©®™°×«»"
+"""Characters that web pages escape in captions; the ampersand comes first, since escapes are escaped too."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpecialTokens:
-    """The tokens that no text gives."""
+class SpecialTokens(NamedTuple):
+    """Names of the special tokens."""
 
     pad: str = PAD
     start: str = START
@@ -33,10 +37,10 @@ class SpecialTokens:
 
 KNOWN_SPECIALS = (
     SpecialTokens(),
-    SpecialTokens(pad="<pad>", start="<s>", end="</s>"),
-    SpecialTokens(pad="<|endoftext|>", start="<|startoftext|>", end="<|endoftext|>"),
+    SpecialTokens("<pad>", "<s>", "</s>"),
+    SpecialTokens("<|endoftext|>", "<|startoftext|>", "<|endoftext|>"),
 )
-"""Ours and the official KELIP's, XLM-R's, OpenAI CLIP's."""
+"""Of this package and the official KELIP, of XLM-R, of OpenAI CLIP."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,11 +50,11 @@ class TokenizerConfig:
     vocab_size: int = 4000
     """Largest vocabulary (paper: 98,818); a small corpus may give fewer tokens."""
     context_length: int = 32
-    """Longest caption in tokens, start and end included (paper: 77)."""
+    """Maximum caption length in tokens, start and end included (paper: 77)."""
     file: str | None = None
-    """A `tokenizer.json` to use, copied into the run; none: trained on the run's own training captions."""
+    """A `tokenizer.json`, copied into the run; `None`: trained on the training captions of the run."""
     max_training_pairs: int = 2_000_000
-    """Of a larger pair set, every n-th row of each source trains the tokenizer, so that they are at most about this."""
+    """In a larger pair set, every n-th row of each source is used for training, about this many pairs in total."""
 
     def __post_init__(self) -> None:
         if self.vocab_size < 259:
@@ -65,10 +69,10 @@ class BilingualTokenizer:
     """Captions to token ids: start, text, end, then padding.
 
     Args:
-        tokenizer: Any of the `tokenizers` library that has the special tokens; it becomes this object's own.
-        context_length: Longest caption in tokens, start and end included.
-        specials: Names of its special tokens; none: the first of the known ones that it has.
-        lowercase: Whether texts are lower-cased first, for a tokenizer that does not do it itself.
+        tokenizer: A tokenizer of the `tokenizers` library with the special tokens; it is modified.
+        context_length: Maximum caption length in tokens, start and end included.
+        specials: Names of its special tokens; `None`: the first of `KNOWN_SPECIALS` that it has.
+        lowercase: Lower-case texts first, for a tokenizer that does not.
 
     Raises:
         DataError: The tokenizer lacks a special token.
@@ -82,26 +86,23 @@ class BilingualTokenizer:
         *,
         lowercase: bool = False,
     ) -> None:
-        self._tokenizer = tokenizer
-        self._lowercase = lowercase
-        self.context_length = context_length
-        self.specials = specials or _known_specials(tokenizer)
-        self.pad_id = self._special(self.specials.pad)
-        self.sot_id = self._special(self.specials.start)
-        self.eot_id = self._special(self.specials.end)
-        start, end = self.specials.start, self.specials.end
+        self._tokenizer, self._lowercase, self.context_length = tokenizer, lowercase, context_length
+        known = (one for one in KNOWN_SPECIALS if None not in map(tokenizer.token_to_id, one))
+        self.specials = specials or next(known, SpecialTokens())
+        self.pad_id, self.sot_id, self.eot_id = map(self._special, self.specials)
+        _, start, end = self.specials
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{start} $A {end}", special_tokens=[(start, self.sot_id), (end, self.eot_id)]
         )
         tokenizer.enable_truncation(max_length=context_length)
         tokenizer.no_padding()
-        # A caption that spells a special token is text; not kept in the file, hence set on every start.
+        # A special token's name in a caption is text; the file does not store this setting.
         tokenizer.encode_special_tokens = True
 
     def _special(self, token: str) -> int:
         token_id = self._tokenizer.token_to_id(token)
         if token_id is None:
-            raise DataError(f"the tokenizer has no {token} token; use one trained by this suite")
+            raise DataError(f"the tokenizer has no {token} token; use one trained by this package")
         return int(token_id)
 
     @property
@@ -110,17 +111,17 @@ class BilingualTokenizer:
         return int(self._tokenizer.get_vocab_size())
 
     def encode(self, texts: str | list[str], context_length: int | None = None) -> Tensor:
-        """Token ids of one or more texts.
+        """Tokenize one or more texts.
 
         Args:
             texts: A text or a list of N texts.
-            context_length: Width of the result; none: the longest text's.
+            context_length: Width of the result; `None`: that of the longest text.
 
         Returns:
-            int64 (N, T). Text beyond the context length is cut; the end token stays.
+            Token ids, int64 (N, T). Longer texts are truncated before the end token.
 
         Raises:
-            DataError: Something is no text, or the context length has no room for start and end.
+            DataError: An entry is not a text, or the context length is too short for start and end.
         """
         batch = _checked_texts(texts)
         if context_length is not None and context_length < 2:
@@ -137,7 +138,7 @@ class BilingualTokenizer:
         return torch.from_numpy(tokens)
 
     def count_tokens(self, texts: list[str]) -> list[int]:
-        """Number of tokens of each text, start and end not counted, nothing cut."""
+        """Number of tokens of each text without start and end, not truncated."""
         self._tokenizer.no_truncation()
         try:
             encodings = self._tokenizer.encode_batch_fast(_checked_texts(texts), add_special_tokens=False)
@@ -146,11 +147,11 @@ class BilingualTokenizer:
         return [len(one.ids) for one in encodings]
 
     def decode(self, ids: list[int]) -> str:
-        """The text of token ids, special tokens left out."""
+        """The text of token ids, without special tokens."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
     def to_json(self) -> str:
-        """The tokenizer as the text of a `tokenizers` JSON file."""
+        """The text of a `tokenizers` JSON file."""
         return str(self._tokenizer.to_str(pretty=True))
 
     @classmethod
@@ -158,17 +159,12 @@ class BilingualTokenizer:
         """Read a `tokenizers` JSON file.
 
         Raises:
-            DataError: The file is missing or no tokenizer.
+            DataError: The file is missing or not a tokenizer.
         """
-        return cls(read_tokenizer_file(path), context_length)
+        return cls(_read_tokenizer_file(path), context_length)
 
 
-def read_tokenizer_file(path: Path) -> Tokenizer:
-    """The content of a `tokenizers` JSON file.
-
-    Raises:
-        DataError: The file is missing or no tokenizer.
-    """
+def _read_tokenizer_file(path: Path) -> Tokenizer:
     if not path.is_file():
         raise DataError(f"tokenizer file {path} does not exist; give an existing tokenizer.json")
     try:
@@ -181,28 +177,39 @@ def _checked_texts(texts: object) -> list[str]:
     batch = [texts] if isinstance(texts, str) else texts
     if not isinstance(batch, list | tuple):
         raise DataError(f"texts must be a text or a list of texts, not {type(texts).__name__}")
-    for place, text in enumerate(batch):
+    for index, text in enumerate(batch):
         if not isinstance(text, str):
-            raise DataError(f"texts[{place}] = {text!r:.60} is {type(text).__name__}, not a text; give strings")
+            raise DataError(f"texts[{index}] = {text!r:.60} is {type(text).__name__}, not a text; give strings")
     return list(batch)
 
 
-def _known_specials(tokenizer: Tokenizer) -> SpecialTokens:
-    """The first known set of special tokens that a tokenizer has in full; ours, if it has none."""
-    for known in KNOWN_SPECIALS:
-        if None not in map(tokenizer.token_to_id, (known.pad, known.start, known.end)):
-            return known
-    return SpecialTokens()
+def caption_normalizer() -> normalizers.Normalizer:
+    """NFC, lower case, HTML entities as characters, white space as single spaces, none at the ends.
+
+    NFC gives decomposed Hangul, common in file names of macOS, the ids of composed Hangul. Entities of characters other
+    than `HTML_ESCAPED` do not change. The tokenizer's file stores it, so that other libraries give the same ids.
+    """
+    return normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Lowercase(),
+            normalizers.NFC(),  # lower-casing can decompose a letter
+            *(normalizers.Replace(Regex(_entity_pattern(character)), character) for character in HTML_ESCAPED),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+        ]
+    )
+
+
+def _entity_pattern(character: str) -> str:
+    """A regular expression for all lower-cased HTML entities of a character: by name, decimal, hexadecimal."""
+    names = sorted({name.lower() for name, value in html.entities.html5.items() if value == character})
+    named = [name.removesuffix(";") for name in names if name.endswith(";")]
+    return f"&(?:{'|'.join(named)}|#0*{ord(character)}|#x0*{ord(character):x});"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, context_length: int) -> BilingualTokenizer:
-    """A tokenizer trained on the texts; the same texts in the same order give the same tokenizer.
-
-    Args:
-        texts: Training captions, each used as often as it comes.
-        vocab_size: Largest vocabulary, special tokens included, >= 259.
-        context_length: Longest caption in tokens, start and end included.
-    """
+    """Train a tokenizer of at most `vocab_size` >= 259 tokens; the same texts in the same order give the same one."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = caption_normalizer()
@@ -224,3 +231,75 @@ def build_tokenizer(config: TokenizerConfig, captions: Iterable[str]) -> Bilingu
     if config.file is not None:
         return BilingualTokenizer.from_file(resolve_path(config.file), config.context_length)
     return train_tokenizer(captions, config.vocab_size, config.context_length)
+
+
+def tokenizer_files(tokenizer: BilingualTokenizer) -> dict[str, str]:
+    """File name -> text of a Hugging Face folder.
+
+    `transformers.PreTrainedTokenizerFast` and open_clip's `HFTokenizer` read it and give the same ids.
+    """
+    specials = tokenizer.specials
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": specials.pad,
+        "bos_token": specials.start,
+        "eos_token": specials.end,
+        "model_max_length": tokenizer.context_length,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "split_special_tokens": True,  # a special token's name in a caption is text
+        "clean_up_tokenization_spaces": False,
+        "padding_side": "right",
+        "truncation_side": "right",
+    }
+    return {TOKENIZER: tokenizer.to_json(), TOKENIZER_CONFIG: json.dumps(settings, indent=2, ensure_ascii=False) + "\n"}
+
+
+def write_tokenizer_folder(folder: Path, tokenizer: BilingualTokenizer) -> None:
+    """Write the tokenizer as a Hugging Face folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in tokenizer_files(tokenizer).items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def read_tokenizer_folder(
+    folder: Path, context_length: int | None = None, *, lowercase: bool = False
+) -> BilingualTokenizer:
+    """Read a Hugging Face folder: tokenizer.json, and optionally tokenizer_config.json and special_tokens_map.json.
+
+    Args:
+        folder: The folder.
+        context_length: Maximum caption length in tokens; `None`: the folder's model_max_length.
+        lowercase: Lower-case texts first, as the official KELIP's tokenizer requires.
+
+    Raises:
+        DataError: A file is missing or damaged, or a special token or the maximum length is missing.
+    """
+    file = folder / TOKENIZER
+    tokenizer = _read_tokenizer_file(file)
+    settings = _read_settings(folder / SPECIAL_TOKENS) | _read_settings(folder / TOKENIZER_CONFIG)
+    length = context_length if context_length is not None else settings.get("model_max_length")
+    if not isinstance(length, int):
+        raise DataError(f"{folder / TOKENIZER_CONFIG} gives no model_max_length; set the context length")
+    try:
+        return BilingualTokenizer(tokenizer, length, _specials(settings), lowercase=lowercase)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise DataError(f"{file} must hold a mapping")
+    return settings
+
+
+def _specials(settings: dict[str, Any]) -> SpecialTokens | None:
+    """The special tokens of the settings; `None` unless there are all three."""
+    names: list[Any] = [settings.get(key) for key in ("pad_token", "bos_token", "eos_token")]
+    names = [name.get("content") if isinstance(name, dict) else name for name in names]
+    return SpecialTokens(*names) if all(isinstance(name, str) for name in names) else None

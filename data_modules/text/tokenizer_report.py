@@ -1,11 +1,11 @@
-"""How a tokenizer serves each language: tokens per syllable, per word, per caption, and what is cut."""
+"""Efficiency of a tokenizer per language: tokens per syllable, word and caption, and truncated captions."""
 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 CountTokens = Callable[[list[str]], list[int]]
-"""Texts -> number of tokens of each, start and end not counted, nothing cut."""
+"""Texts -> number of tokens of each, without start and end, not truncated."""
 
 HANGUL_SYLLABLE = re.compile("[가-힣]")
 HANGUL_WORD = re.compile("[가-힣]+")
@@ -18,30 +18,24 @@ class LanguageReport:
 
     captions: int
     tokens_per_unit: float
-    """ko: tokens per Hangul syllable, of the Hangul words of all captions; en: tokens per word of Latin letters."""
+    """ko: tokens per Hangul syllable, in the Hangul words of all captions; en: tokens per word of Latin letters."""
     fertility: float
-    """Tokens per word between spaces, of whole captions."""
+    """Tokens per space-separated word."""
     tokens_per_caption: float
     """Start and end included."""
     share_cut: float
-    """Share of captions with more tokens than the context length."""
+    """Share of captions longer than the context length."""
 
 
 def language_of(caption: str) -> str:
-    """`ko` if there is a Hangul syllable in a caption, else `en`."""
+    """`ko` if a caption has a Hangul syllable, else `en`."""
     return "ko" if HANGUL_SYLLABLE.search(caption) else "en"
 
 
 def report_by_language(
     captions: Iterable[str], count_tokens: CountTokens, context_length: int
 ) -> dict[str, LanguageReport]:
-    """`ko` and `en` -> metrics; a language without captions is left out.
-
-    Args:
-        captions: In either language.
-        count_tokens: The tokenizer.
-        context_length: Longest caption in tokens, start and end included.
-    """
+    """`ko` and `en` -> metrics of its captions, if there are any; `context_length` includes start and end."""
     by_language: dict[str, list[str]] = {"ko": [], "en": []}
     for caption in captions:
         by_language[language_of(caption)].append(caption)

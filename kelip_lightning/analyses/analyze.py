@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from data_modules.benchmarks.analogy_queries import build_analogy_set
-from data_modules.benchmarks.evaluation_sets import build_caption_set
+from data_modules.benchmarks.evaluation_sets import build_caption_set, build_image_gallery
 from data_modules.benchmarks.image_choice import build_image_choice
-from data_modules.benchmarks.image_gallery import build_image_gallery
 from data_modules.benchmarks.word_pairs import nonsense_words, read_word_pairs
 from data_modules.records import LANGUAGES
 from kelip_lightning.analyses import analogy, cross_lingual, culture

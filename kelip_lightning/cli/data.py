@@ -11,7 +11,7 @@ from kelip_lightning.cli.training import check_syntax
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from data_modules.preparation.inspect import SourceReport
+    from data_modules.preparation import SourceReport
     from data_modules.sources.config import SourceConfig
     from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 
@@ -108,7 +108,7 @@ def _show(bar: "Progress", task: "TaskID", done: int, total: int) -> None:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from data_modules.errors import DataError
-    from data_modules.preparation.inspect import inspect_sources
+    from data_modules.preparation import inspect_sources
     from kelip_lightning.cli.data_report import print_reports, save_contact_sheet
     from kelip_lightning.config.experiment import ContrastiveExperiment
     from kelip_lightning.training.inputs import build_image_text_data
@@ -129,7 +129,7 @@ def _pack(arguments: argparse.Namespace) -> int:
 
     from rich.progress import Progress
 
-    from data_modules.preparation.pack import PackSettings, num_shards, pack_source, sources_to_pack
+    from data_modules.preparation import PackSettings, num_shards, pack_source, sources_to_pack
     from data_modules.sources.opening import open_source
 
     settings = PackSettings(

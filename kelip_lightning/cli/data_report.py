@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
-from data_modules.preparation.inspect import SHEET_SIDE, SourceReport, language_shares
+from data_modules.preparation import SHEET_SIDE, SourceReport, language_shares
 from kelip_lightning.drawing.fonts import drawable, load_font
 from kelip_lightning.drawing.panels import shorten
 

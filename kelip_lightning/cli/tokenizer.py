@@ -47,8 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from data_modules.errors import DataError
-    from data_modules.text.tokenizer import TokenizerConfig, train_tokenizer
-    from data_modules.text.tokenizer_folder import write_tokenizer_folder
+    from data_modules.text.tokenizer import TokenizerConfig, train_tokenizer, write_tokenizer_folder
 
     output = Path(arguments.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -95,7 +94,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _captions(files: list[str]) -> Iterator[str]:
-    from data_modules.text.caption_files import read_caption_lines
+    from data_modules.text.cleaning import read_caption_lines
 
     for file in files:
         if Path(file).suffix in (".yaml", ".yml"):
@@ -123,7 +122,7 @@ def _captions_of_experiment(file: str) -> Iterator[str]:
 
 
 def _open_tokenizer(path: Path) -> "BilingualTokenizer":
-    from data_modules.text.tokenizer_folder import read_tokenizer_folder
+    from data_modules.text.tokenizer import read_tokenizer_folder
     from kelip_lightning.interchange.load import RUN_MODEL, load_model_folder
 
     if (path / RUN_MODEL).is_dir():

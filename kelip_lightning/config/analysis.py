@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 
 from data_modules.benchmarks.analogy_queries import AnalogySetConfig
-from data_modules.benchmarks.evaluation_sets import CaptionSetConfig
+from data_modules.benchmarks.evaluation_sets import CaptionSetConfig, GalleryConfig
 from data_modules.benchmarks.image_choice import ImageChoiceConfig
-from data_modules.benchmarks.image_gallery import GalleryConfig
 from data_modules.config_roles import REPORTING
 from data_modules.records import LANGUAGES
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data_modules.errors import DataError
 from data_modules.images.decoding import flatten_image
 from data_modules.images.transforms.evaluation import centre_square
-from data_modules.text.tokenizer_folder import TOKENIZER
+from data_modules.text.tokenizer import TOKENIZER
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.interchange.load import load_model_folder
 from kelip_lightning.models.dual_encoder import DualEncoder

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from data_modules.text.tokenizer import BilingualTokenizer
-from data_modules.text.tokenizer_folder import tokenizer_files
+from data_modules.text.tokenizer import BilingualTokenizer, tokenizer_files
 from kelip_lightning.errors import ExportError
 from kelip_lightning.interchange.formats.folder import ExportFormat, ForeignFolder, describe_foreign_model
 from kelip_lightning.interchange.load import load_model_folder

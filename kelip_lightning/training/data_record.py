@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from data_modules.benchmarks.fingerprint import evaluation_fingerprints
+from data_modules.benchmarks.evaluation_sets import evaluation_fingerprints
 from data_modules.sources.changes import all_source_changes, file_changes
 from data_modules.sources.fingerprint import FileFingerprint, SourceFingerprint, source_fingerprints, text_fingerprint
 from data_modules.sources.protocol import PairSource

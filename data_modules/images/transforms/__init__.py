@@ -1,1 +1,1 @@
-"""What happens to a picture between decoding and the batch: one file per recipe."""
+"""From an image file to the crops of a batch, one file per recipe."""

@@ -1,7 +1,7 @@
-"""The weak crop of MAE pre-training and the noise that chooses its visible patches.
+"""The crop of MAE pre-training and the noise that selects its visible patches.
 
-Reference: He et al. 2022 (arXiv:2111.06377): random resized crop of scale (0.2, 1), flip, nothing else.
-Deviation: the flip is off by default, since the same encoder later reads captions that name directions.
+Reference: He et al. 2022 (arXiv:2111.06377): random resized crop of scale (0.2, 1) and horizontal flip.
+Deviation: no flip by default, since the same encoder is later trained on captions that name directions.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.images.decoding import EncodedImage, open_image
-from data_modules.images.transforms.background import Background, draw_background
-from data_modules.images.transforms.crops import Crop, check_scales, cut_crops, draw_box
+from data_modules.images.decoding import EncodedImage
+from data_modules.images.transforms.crops import Background, CropDistribution, Pixels, check_crops, random_crops
 
 
 @dataclass(kw_only=True, slots=True)
@@ -25,14 +24,12 @@ class MaskedImageConfig:
     scale_max: float = 1.0
     """Largest area share of the crop, in (0, 1]."""
     flip: float = 0.0
-    """Probability of mirroring the crop."""
+    """Probability of a horizontal flip."""
     background: Background = Background.white
-    """What shows behind transparent pictures: white, light (random light colours) or random."""
+    """Colour behind transparent pixels: white, light (random light colours) or random."""
 
     def __post_init__(self) -> None:
-        check_scales("scale", self.scale_min, self.scale_max)
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip = {self.flip} is a probability: give a number from 0 to 1")
+        check_crops("scale", self.scale_min, self.scale_max, self.flip)
 
 
 class MaskedImage:
@@ -44,15 +41,13 @@ class MaskedImage:
 
     def __call__(
         self, data: bytes | EncodedImage, generator: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    ) -> tuple[Pixels, NDArray[np.float32]]:
         """The crop, uint8 (3, image_size, image_size), and the noise, float32 (num_patches,) in [0, 1).
 
         Raises:
-            SampleFault: The bytes are no image that can be decoded.
+            SampleFault: The bytes cannot be decoded.
         """
         config = self.config
-        image = data if isinstance(data, EncodedImage) else open_image(data)
-        background = draw_background(config.background, generator)
-        box = draw_box(image.width, image.height, config.scale_min, config.scale_max, generator)
-        crop = Crop(box, config.image_size, flip=generator.uniform() < config.flip)
-        return cut_crops(image, [crop], background)[0], generator.random(self.num_patches, dtype=np.float32)
+        crop = CropDistribution(1, config.image_size, config.scale_min, config.scale_max, config.flip)
+        (pixels,) = random_crops(data, [crop], config.background, generator)
+        return pixels, generator.random(self.num_patches, dtype=np.float32)

@@ -1,23 +1,44 @@
-"""Multi-crop for contrastive training: large crops at full size, small ones at low resolution.
+"""Multi-crop for contrastive training: large crops at full size, small ones at low resolution, and views.
 
 Reference: Ko & Gu 2022 (arXiv:2203.14463) train on 224 px crops together with 96 px low-resolution ones; number,
-scales and weights are unpublished. The scheme is SwAV's (Caron et al. 2020, arXiv:2006.09882).
+scales and weights are unpublished. The scheme is SwAV's (Caron et al. 2020, arXiv:2006.09882). Views, for a
+self-supervised loss: Mu et al. 2021 (SLIP, arXiv:2112.12750), sec. 3; Chen et al. 2020 (SimCLR, arXiv:2002.05709),
+app. A.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data_modules.config_roles import counted_as
-from data_modules.images.decoding import EncodedImage, open_image
-from data_modules.images.transforms.background import Background, draw_background
-from data_modules.images.transforms.crops import Crop, check_scales, cut_crops, draw_box
-from data_modules.images.transforms.strong import StrongAugmentation, StrongConfig
-from data_modules.images.transforms.views import ViewConfig
+from data_modules.images.decoding import EncodedImage
+from data_modules.images.transforms.crops import Background, CropDistribution, Pixels, check_crops, random_crops
+from data_modules.images.transforms.strong import StrongConfig, augment
 
-Crops = NDArray[np.uint8]
+
+@dataclass(kw_only=True, slots=True)
+class ViewConfig:
+    """Views of one image, of the global crops' size, for a self-supervised loss; they have no caption."""
+
+    num_views: int = 0
+    """Views per image: 2 if self_supervision.method is set (SLIP), else 0."""
+    scale_min: float = 0.08
+    """Smallest area share of a view, in (0, 1] (SLIP: 0.08)."""
+    scale_max: float = 1.0
+    """Largest area share of a view, in (0, 1] (SLIP: 1)."""
+    flip: float = 0.5
+    """Probability of a horizontal flip (SLIP: 0.5)."""
+    strong: StrongConfig = field(
+        default_factory=lambda: StrongConfig(color_jitter=0.8, grayscale=0.2, gaussian_blur=0.5)
+    )
+    """Strong augmentation of every view; SLIP's color_jitter 0.8, grayscale 0.2 and gaussian_blur 0.5 by default."""
+
+    def __post_init__(self) -> None:
+        if self.num_views < 0:
+            raise ValueError(f"num_views = {self.num_views} must not be negative: 0 means none")
+        check_crops("scale", self.scale_min, self.scale_max, self.flip)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,90 +62,74 @@ class MultiCropConfig:
     local_scale_max: float = 0.4
     """Largest area share of a local crop, in (0, 1]."""
     flip: float = 0.0
-    """Probability of mirroring a crop; 0 because captions name directions and written characters."""
+    """Probability of a horizontal flip; 0 because captions name directions and written characters."""
     background: Background = Background.white
-    """What shows behind transparent pictures: white, light (random light colours) or random."""
+    """Colour behind transparent pixels: white, light (random light colours) or random."""
     strong: StrongConfig = field(default_factory=StrongConfig)
-    """Colour jitter, grey, blur and RandAugment of every crop; off by default (the paper: they harm retrieval)."""
+    """Colour jitter, greyscale, blur and RandAugment of every crop; off by default (the paper: they harm retrieval)."""
     views: ViewConfig = field(
         default_factory=ViewConfig, metadata=counted_as(lambda section: section if section.num_views else None)
     )
-    """Further cuts of each image for a self-supervised loss; with num_views 0, the default, no other key counts."""
+    """Further crops of each image for a self-supervised loss; the other keys have no effect if num_views is 0."""
 
     def __post_init__(self) -> None:
         if self.num_global_crops < 1:
             raise ValueError(f"num_global_crops = {self.num_global_crops} must be at least 1")
         if self.num_local_crops < 0:
             raise ValueError(f"num_local_crops = {self.num_local_crops} must not be negative: 0 means none")
-        check_scales("global_scale", self.global_scale_min, self.global_scale_max)
-        check_scales("local_scale", self.local_scale_min, self.local_scale_max)
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip = {self.flip} is a probability: give a number from 0 to 1")
+        check_crops("global_scale", self.global_scale_min, self.global_scale_max, self.flip)
+        check_crops("local_scale", self.local_scale_min, self.local_scale_max, self.flip)
 
 
 class ImageCrops(NamedTuple):
-    """What is cut out of one image, uint8 (number, 3, side, side) each; a number may be 0 but for the first."""
+    """The crops of one image, uint8 (number, 3, side, side) each; there may be no local crops and no views."""
 
-    global_crops: Crops
-    local_crops: Crops
-    views: Crops
+    global_crops: Pixels
+    """Of side image_size."""
+    local_crops: Pixels
+    """Of side local_size."""
+    views: Pixels
+    """Of side image_size."""
 
 
 class MultiCrop:
-    """Cuts one image into global and local crops and views; the file is decoded once."""
+    """Cuts global crops, local crops and views out of one image; the file is decoded once."""
 
     def __init__(self, config: MultiCropConfig) -> None:
-        self.config = config
-        self._strong = None if config.strong.is_off else StrongAugmentation(config.strong)
-        views = config.views
-        self._strong_views = StrongAugmentation(views.strong) if views.num_views and not views.strong.is_off else None
+        self.config, views, size, flip = config, config.views, config.image_size, config.flip
+        low, high = config.local_scale_min, config.local_scale_max
+        self._distributions = (
+            CropDistribution(config.num_global_crops, size, config.global_scale_min, config.global_scale_max, flip),
+            CropDistribution(config.num_local_crops, config.local_size, low, high, flip),
+            CropDistribution(views.num_views, size, views.scale_min, views.scale_max, views.flip),
+        )
 
     def __call__(self, data: bytes | EncodedImage, generator: np.random.Generator) -> ImageCrops:
-        """The crops of an encoded image.
+        """The crops of an image file, from the sample's random stream.
 
-        Views are drawn last, so that the crops have the boxes and colours of a run without them. Where a view is so
-        small a part of a large JPEG that it has to be decoded at a larger size, the crops' pixels differ by resampling.
-
-        Args:
-            data: The image file's bytes, or the file with its header read.
-            generator: The sample's random stream; background, then boxes and flips in order.
-
-        Returns:
-            Crops of image_size, of local_size, and views of image_size.
+        Views are sampled last: boxes and colours of the crops do not depend on them. If a small view requires a larger
+        decoding of a large JPEG, the crops' pixels differ by resampling.
 
         Raises:
-            SampleFault: The bytes are no image that can be decoded.
+            SampleFault: The bytes cannot be decoded.
         """
         config, views = self.config, self.config.views
-        image = data if isinstance(data, EncodedImage) else open_image(data)
-        background = draw_background(config.background, generator)
-        drawn: list[Crop] = []
-        for number, size, low, high, flip in (
-            (config.num_global_crops, config.image_size, config.global_scale_min, config.global_scale_max, config.flip),
-            (config.num_local_crops, config.local_size, config.local_scale_min, config.local_scale_max, config.flip),
-            (views.num_views, config.image_size, views.scale_min, views.scale_max, views.flip),
-        ):
-            for _ in range(number):
-                box = draw_box(image.width, image.height, low, high, generator)
-                drawn.append(Crop(box, size, flip=generator.uniform() < flip))
-        cut = cut_crops(image, drawn, background)
-        num_crops = config.num_global_crops + config.num_local_crops
-        if self._strong is not None or self._strong_views is not None:
-            # Streams of their own, derived from the sample's: the boxes are those of a run without them.
+        num_global, num_crops = config.num_global_crops, config.num_global_crops + config.num_local_crops
+        crops = random_crops(data, self._distributions, config.background, generator)
+        if not config.strong.is_off or (views.num_views and not views.strong.is_off):
+            # Separate streams, derived from the sample's: the boxes do not depend on strong augmentation.
             of_crops, of_views = generator.spawn(2)
-            changed = _change(cut[:num_crops], self._strong, of_crops)
-            cut = [*changed, *_change(cut[num_crops:], self._strong_views, of_views)]
+            crops = [
+                *(augment(crop, config.strong, of_crops) for crop in crops[:num_crops]),
+                *(augment(view, views.strong, of_views) for view in crops[num_crops:]),
+            ]
         return ImageCrops(
-            _stack(cut[: config.num_global_crops], config.image_size),
-            _stack(cut[config.num_global_crops : num_crops], config.local_size),
-            _stack(cut[num_crops:], config.image_size),
+            _stack(crops[:num_global], config.image_size),
+            _stack(crops[num_global:num_crops], config.local_size),
+            _stack(crops[num_crops:], config.image_size),
         )
 
 
-def _change(crops: list[Crops], strong: StrongAugmentation | None, generator: np.random.Generator) -> list[Crops]:
-    return crops if strong is None else [strong(crop, generator) for crop in crops]
-
-
-def _stack(crops: list[Crops], side: int) -> Crops:
-    # np.stack keeps the decoders' order in memory, channels last; np.array would turn every picture round.
+def _stack(crops: Sequence[Pixels], side: int) -> Pixels:
+    # np.stack keeps the channels-last memory layout of the decoders; np.array would copy into another.
     return np.stack(crops) if crops else np.empty((0, 3, side, side), dtype=np.uint8)

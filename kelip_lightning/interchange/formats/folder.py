@@ -11,8 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from data_modules.text.tokenizer import BilingualTokenizer
-from data_modules.text.tokenizer_folder import TOKENIZER, read_tokenizer_folder
+from data_modules.text.tokenizer import TOKENIZER, BilingualTokenizer, read_tokenizer_folder
 from kelip_lightning.errors import EncoderFileError, ExportError
 from kelip_lightning.interchange.formats import kelip, open_clip, transformers
 from kelip_lightning.interchange.formats.architecture import Architecture, build_architecture

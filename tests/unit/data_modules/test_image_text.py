@@ -14,14 +14,13 @@ import pytest
 import torch
 
 from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule, training_texts
-from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig
-from data_modules.images.transforms.views import ViewConfig
+from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig, ViewConfig
 from data_modules.loading import open_sources
 from data_modules.order.mixture import OrderConfig
 from data_modules.order.sampling import Draw
 from data_modules.records import LANGUAGES, ImageTextBatch
 from data_modules.sources.config import SourceConfig
-from data_modules.text.captions import CaptionConfig, CaptionDrawer
+from data_modules.text.captions import CaptionConfig, CaptionSampler
 from data_modules.text.tokenizer import TokenizerConfig
 from tests.unit.data_modules.corpora import FORMATS, samples, write_source
 
@@ -73,7 +72,7 @@ def test_train_dataloader__caption_and_crops_from_the_samples_own_stream(
         record = data.sources[0][sample_id]
         assert record.image == rows[sample_id // 2]["image"]["bytes"]
         generator = Draw(3, sample_id).generator(2)
-        assert batch.captions[place] == CaptionDrawer(CAPTIONS)(record, generator)
+        assert batch.captions[place] == CaptionSampler(CAPTIONS)(record, generator)
         global_crops, local_crops, _ = MultiCrop(TRANSFORM)(record.image, generator)
         assert np.array_equal(batch.global_crops[:, place], global_crops)
         assert np.array_equal(batch.local_crops[:, place], local_crops)

@@ -1,4 +1,4 @@
-"""Queries by replaced parts: in made-up keys, with equal pictures, and in the embedded corpus."""
+"""Queries by replaced key parts: with made-up keys, equal images, and the embedded corpus."""
 
 import io
 import re
@@ -16,7 +16,7 @@ from data_modules.benchmarks.analogy_queries import (
     build_analogy_set,
     replace_part,
 )
-from data_modules.benchmarks.image_gallery import GalleryConfig
+from data_modules.benchmarks.evaluation_sets import GalleryConfig
 from data_modules.errors import DataError
 from data_modules.paths import resolve_path
 
@@ -33,7 +33,7 @@ def grey_image(grey: int) -> bytes:
 
 
 def people(keys: dict[str, int]) -> Rows:
-    """A row per key, with a picture of one grey value."""
+    """A row per key, with an image of one grey value."""
     return [
         {
             "key": key,
@@ -58,9 +58,9 @@ def config(write_table: Callable[[Rows, str], str]) -> Callable[..., AnalogySetC
 def test_build_analogy_set__one_part_changes(config: Callable[..., AnalogySetConfig]) -> None:
     keys = {"m-cook": 10, "w-cook": 20, "run-♂": 30, "run-♀": 40, "m-pilot": 50, "m-w-cook": 60, "cook": 70}
     built = build_analogy_set("people", config(keys), 8)
-    asked = [(built.gallery.keys[query.image], built.gallery.keys[query.right[0]]) for query in built.queries]
+    found = [(built.gallery.keys[query.image], built.gallery.keys[query.right[0]]) for query in built.queries]
     # m-pilot has no counterpart, and m-w-cook would become m-m-cook or w-w-cook.
-    assert asked == [("m-cook", "w-cook"), ("w-cook", "m-cook"), ("run-♂", "run-♀"), ("run-♀", "run-♂")]
+    assert found == [("m-cook", "w-cook"), ("w-cook", "m-cook"), ("run-♂", "run-♀"), ("run-♀", "run-♂")]
     assert [query.cluster for query in built.queries] == ["cook", "cook", "♂", "♀"]
     first, inverse = built.queries[:2]
     assert first.name == inverse.name == "gender m-cook w-cook"
@@ -68,17 +68,17 @@ def test_build_analogy_set__one_part_changes(config: Callable[..., AnalogySetCon
     assert built.texts["en"][first.source] == ["man"]
 
 
-def test_build_analogy_set__equal_pictures_are_right_or_left_out_together(
+def test_build_analogy_set__equal_images_are_correct_or_excluded_together(
     config: Callable[..., AnalogySetConfig],
 ) -> None:
     keys = {"m-cook": 10, "w-cook": 20, "chef": 20, "cook": 10, "m-spy": 30, "w-spy": 30}
     built = build_analogy_set("people", config(keys, changes={"man": "woman"}), 8)
-    (query,) = built.queries  # both spies look alike: nothing to find
+    (query,) = built.queries  # both spies have equal pixels: no query
     assert {built.gallery.keys[row] for row in query.right} == {"w-cook", "chef"}
     assert {built.gallery.keys[row] for row in query.left_out} == {"m-cook", "cook"}
 
 
-def test_build_analogy_set__where_narrows_what_is_asked_with(config: Callable[..., AnalogySetConfig]) -> None:
+def test_build_analogy_set__where_selects_query_images(config: Callable[..., AnalogySetConfig]) -> None:
     keys = {"m-cook": 1, "w-cook": 2, "m-a+b": 3, "w-a+b": 4}
     built = build_analogy_set("people", config(keys, where={"kind": ["person"]}), 8)
     assert {built.gallery.keys[query.image] for query in built.queries} == {"m-cook", "w-cook"}
@@ -113,7 +113,7 @@ def test_replace_part__names_of_the_corpus_change_as_the_code_points_do() -> Non
     changed = {key: replace_part(key, "-", {"1f468": "1f469", "2642": "2640"}) for key in name}
     found = {key: other for key, other in changed.items() if other in name}
     assert len(found) > 350
-    said = [(name[key], name[other]) for key, other in found.items() if other is not None]
-    spelt = [(first, second) for first, second in said if re.search(r"\bm[ae]n\b", first)]
+    names = [(name[key], name[other]) for key, other in found.items() if other is not None]
+    spelt = [(first, second) for first, second in names if re.search(r"\bm[ae]n\b", first)]
     assert len(spelt) > 350  # the others are merpeople and the like
     assert all(re.sub(r"\bm(?=[ae]n\b)", "wom", first) == second for first, second in spelt)

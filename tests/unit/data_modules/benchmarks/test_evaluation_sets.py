@@ -1,4 +1,4 @@
-"""Evaluation sets: targets, galleries, classes, and selections that are empty or do not fit."""
+"""Evaluation sets and galleries: targets, classes, unusable selections and cells, fingerprints."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +13,15 @@ from data_modules.benchmarks.evaluation_sets import (
     CaptionSetConfig,
     ClassificationSetConfig,
     EvaluationConfig,
+    GalleryConfig,
     RetrievalSetConfig,
     TableConfig,
     build_caption_set,
     build_classification_set,
     build_evaluation_sets,
+    build_image_gallery,
     build_retrieval_set,
+    evaluation_fingerprints,
 )
 from data_modules.errors import DataError
 from data_modules.images.transforms.evaluation import evaluation_image
@@ -36,10 +39,14 @@ CLASSES = {
 
 
 @pytest.fixture
-def table(rows: Rows, write_table: Callable[[Rows, str], str]) -> TableConfig:
+def write(write_table: Callable[[Rows, str], str]) -> Callable[..., TableConfig]:
+    return lambda rows, name="a.parquet": TableConfig(files=[write_table(rows, name)], captions=BOTH)
+
+
+@pytest.fixture
+def table(rows: Rows, write: Callable[..., TableConfig]) -> TableConfig:
     """The rows in an order that mixes concepts and designs."""
-    order = np.random.default_rng(3).permutation(len(rows))
-    return TableConfig(files=[write_table([rows[i] for i in order], "a.parquet")], captions=BOTH)
+    return write([rows[i] for i in np.random.default_rng(3).permutation(len(rows))])
 
 
 @pytest.fixture
@@ -81,15 +88,23 @@ def test_build_retrieval_set__gallery_conditions(table: TableConfig) -> None:
     assert sorted(built.captions["en"][target] for target in built.target) == ["name 2", "name 4"]
 
 
-def test_build_retrieval_set__image_outside_the_gallery(table: TableConfig) -> None:
-    config = RetrievalSetConfig(table=table, where={"number": ["1"]}, gallery={"even": ["true"]})
-    with pytest.raises(DataError, match=r"evaluation\.retrieval\.r: the caption of 'c1' is not in its gallery"):
-        build_retrieval_set("r", config, 8)
-
-
-def test_build_retrieval_set__no_image(table: TableConfig) -> None:
-    with pytest.raises(DataError, match=r"evaluation\.retrieval\.r: no image satisfies `where`"):
-        build_retrieval_set("r", RetrievalSetConfig(table=table, where={"design": ["oil"]}), 8)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"where": {"number": ["1"]}, "gallery": {"even": ["true"]}},
+            r"evaluation\.retrieval\.r: the caption of 'c1' is not in its gallery",
+        ),
+        ({"where": {"design": ["oil"]}}, r"evaluation\.retrieval\.r: no image satisfies `where`"),
+        ({"where": {"desing": ["flat"]}}, "'desing'"),
+    ],
+)
+def test_build_retrieval_set__unusable(table: TableConfig, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        build_retrieval_set("r", RetrievalSetConfig(table=table, **options), 8)
+    table.concept = "thing"
+    with pytest.raises(DataError, match="no column 'thing'"):
+        build_retrieval_set("r", RetrievalSetConfig(table=table), 8)
 
 
 def test_build_caption_set__aligned_by_concept(table: TableConfig) -> None:
@@ -98,13 +113,11 @@ def test_build_caption_set__aligned_by_concept(table: TableConfig) -> None:
     assert [name.split()[1] for name in built.captions["ko"]] == [name.split()[1] for name in built.captions["en"]]
 
 
-@pytest.mark.parametrize("problem", ["one_language", "no_row"])
-def test_build_caption_set__unusable(table: TableConfig, problem: str) -> None:
-    if problem == "one_language":
-        table.captions = {"ko": "name_ko"}
-    config = CaptionSetConfig(table=table, where={} if problem == "one_language" else {"design": ["oil"]})
+@pytest.mark.parametrize(("captions", "where"), [({"ko": "name_ko"}, {}), (BOTH, {"design": ["oil"]})])
+def test_build_caption_set__unusable(table: TableConfig, captions: dict[str, str], where: dict[str, list[str]]) -> None:
+    table.captions = captions
     with pytest.raises(DataError, match=r"evaluation\.captions\.c needs two rows or more with captions in ko and en"):
-        build_caption_set("c", config)
+        build_caption_set("c", CaptionSetConfig(table=table, where=where))
 
 
 def _classification(table: TableConfig, file: str, **options: Any) -> ClassificationSetConfig:
@@ -138,12 +151,9 @@ def test_build_classification_set__numbers_as_class_ids(table: TableConfig, tmp_
     assert sorted(build_classification_set("k", config, 8).labels.tolist()) == [0, 1]
 
 
-def test_build_classification_set__no_image(table: TableConfig, classes_file: str) -> None:
+def test_build_classification_set__no_image_or_no_classes_file(table: TableConfig, classes_file: str) -> None:
     with pytest.raises(DataError, match=r"evaluation\.classification\.k: no image has one of the 3 classes"):
         build_classification_set("k", _classification(table, classes_file, label="concept"), 8)
-
-
-def test_build_classification_set__missing_classes_file(table: TableConfig) -> None:
     with pytest.raises(DataError, match=r"classification\.k\.classes_file: nowhere\.yaml does not exist"):
         build_classification_set("k", _classification(table, "nowhere.yaml"), 8)
 
@@ -154,55 +164,55 @@ def test_build_classification_set__missing_classes_file(table: TableConfig) -> N
         None,
         {"classes": {}},
         CLASSES | {"templates": {"ko": ["{}"]}},
+        CLASSES | {"templates": {"ko": ["{} 그림"], "en": ["a drawing"]}},
+        CLASSES | {"templates": {"ko": ["{} 그림"], "en": ["{} and {}"]}},
+        CLASSES | {"classes": ["flat"]},
+        CLASSES | {"classes": {"flat": "flat"}},
         CLASSES | {"classes": {"flat": {"ko": ["납작한"]}}},
+        *(
+            CLASSES | {"classes": {"flat": {"ko": ["납작한"], "en": names}}}
+            for names in ([3], ["flat", None], [["flat"]], {"name": "flat"}, [" "])
+        ),
     ],
-    ids=["empty", "no_templates", "templates_in_one_language", "names_in_one_language"],
 )
-def test_build_classification_set__unusable_classes_file(
+def test_build_classification_set__malformed_classes_file(
     table: TableConfig, tmp_path: Path, description: object
 ) -> None:
-    with pytest.raises(DataError, match=r"classes\.yaml"):
+    with pytest.raises(DataError, match=r"classes\.yaml needs"):
         build_classification_set("k", _classification(table, _write_classes(tmp_path, description)), 8)
 
 
-def test_build__missing_column_or_condition(table: TableConfig) -> None:
-    with pytest.raises(DataError, match="'desing'"):
-        build_retrieval_set("r", RetrievalSetConfig(table=table, where={"desing": ["flat"]}), 8)
-    table.concept = "thing"
-    with pytest.raises(DataError, match="no column 'thing'"):
-        build_retrieval_set("r", RetrievalSetConfig(table=table), 8)
+def test_build_classification_set__a_text_is_one_name_and_one_template(table: TableConfig, tmp_path: Path) -> None:
+    single = {
+        "classes": {"flat": {"ko": "납작한", "en": "flat"}, "round": {"ko": ["둥근"], "en": "round"}},
+        "templates": {"ko": "{} 그림", "en": "a {} drawing"},
+    }
+    built = build_classification_set("k", _classification(table, _write_classes(tmp_path, single)), 8)
+    assert built.class_names == {"ko": [["납작한"], ["둥근"]], "en": [["flat"], ["round"]]}
+    assert built.templates == {"ko": ["{} 그림"], "en": ["a {} drawing"]}
 
 
-def test_build_evaluation_sets__all_kinds_by_name(table: TableConfig, classes_file: str) -> None:
-    config = EvaluationConfig(
-        retrieval={"a": RetrievalSetConfig(table=table), "b": RetrievalSetConfig(table=table)},
-        captions={"c": CaptionSetConfig(table=table)},
-        classification={"d": _classification(table, classes_file)},
-    )
-    sets = build_evaluation_sets(config, 8)
-    named = [one.name for one in (*sets.retrieval, *sets.captions, *sets.classification)]
-    assert named == ["a", "b", "c", "d"]
-
-
-def test_evaluation_config__bad_interval() -> None:
-    with pytest.raises(ValueError, match="every_n_steps = 0 must be at least 1"):
-        EvaluationConfig(every_n_steps=0)
-
-
-def test_build_evaluation_sets__rows_that_sets_share_have_one_digest(table: TableConfig, classes_file: str) -> None:
+def test_build_evaluation_sets__names_and_digests_of_shared_rows(table: TableConfig, classes_file: str) -> None:
     config = EvaluationConfig(
         retrieval={
             "r": RetrievalSetConfig(table=table),
             "f": RetrievalSetConfig(table=table, where={"design": ["flat"]}),
         },
-        classification={"c": ClassificationSetConfig(table=table, label="design", classes_file=classes_file)},
+        captions={"c": CaptionSetConfig(table=table)},
+        classification={"k": _classification(table, classes_file)},
     )
     sets = build_evaluation_sets(config, 8)
-    whole, flat, classes = sets.retrieval[0], sets.retrieval[1], sets.classification[0]
+    assert [one.name for one in (*sets.retrieval, *sets.captions, *sets.classification)] == ["r", "f", "c", "k"]
+    (whole, flat), (classes,) = sets.retrieval, sets.classification
     assert len(set(whole.digests)) == len(whole.images)
     by_digest = dict(zip(whole.digests, whole.images, strict=True))
     for part in (flat, classes):
         assert all(torch.equal(by_digest[one], image) for one, image in zip(part.digests, part.images, strict=True))
+
+
+def test_evaluation_config__bad_interval() -> None:
+    with pytest.raises(ValueError, match="every_n_steps = 0 must be at least 1"):
+        EvaluationConfig(every_n_steps=0)
 
 
 @pytest.mark.parametrize(
@@ -218,76 +228,93 @@ def test_build_evaluation_sets__rows_that_sets_share_have_one_digest(table: Tabl
     ],
 )
 def test_captions__a_cell_that_is_not_one_text_is_an_error_that_names_it(
-    rows: Rows, write_table: Callable[[Rows, str], str], value: object, message: str
+    rows: Rows, write: Callable[..., TableConfig], value: object, message: str
 ) -> None:
     for row in rows:
         row["name_en"] = value if isinstance(value, list | dict | int) else row["name_en"]
     rows[4]["name_en"] = value
-    table = TableConfig(files=[write_table(rows, "a.parquet")], captions=BOTH)
-    for kind, build, config in (
-        ("retrieval", lambda one: build_retrieval_set("s", one, 8), RetrievalSetConfig(table=table)),
-        ("captions", lambda one: build_caption_set("s", one), CaptionSetConfig(table=table)),
-    ):
-        with pytest.raises(DataError, match=rf"evaluation\.{kind}\.s: .*'name_en'.*{message}"):
-            build(config)
+    table = write(rows)
+    with pytest.raises(DataError, match=rf"evaluation\.retrieval\.s: .*'name_en'.*{message}"):
+        build_retrieval_set("s", RetrievalSetConfig(table=table), 8)
+    with pytest.raises(DataError, match=rf"evaluation\.captions\.s: .*'name_en'.*{message}"):
+        build_caption_set("s", CaptionSetConfig(table=table))
 
 
-def test_captions__a_list_of_one_text_is_that_text(rows: Rows, write_table: Callable[[Rows, str], str]) -> None:
+def test_captions__a_list_of_one_text_is_that_text(rows: Rows, write: Callable[..., TableConfig]) -> None:
     for row in rows:
         row["name_en"] = [row["name_en"], None]
-    table = TableConfig(files=[write_table(rows, "a.parquet")], captions=BOTH)
-    built = build_retrieval_set("r", RetrievalSetConfig(table=table), 8)
+    built = build_retrieval_set("r", RetrievalSetConfig(table=write(rows)), 8)
     assert built.captions["en"] == [f"name {concept}" for concept in range(6)]
 
 
 @pytest.mark.parametrize("column", ["concept", "key"])
-def test_build_retrieval_set__a_row_without_its_identity_is_an_error(
-    rows: Rows, write_table: Callable[[Rows, str], str], column: str
-) -> None:
+def test_identities__a_row_without_one_is_an_error(rows: Rows, write: Callable[..., TableConfig], column: str) -> None:
     rows[4][column] = None
-    table = TableConfig(files=[write_table(rows, "a.parquet")], captions=BOTH)
+    table = write(rows)
     with pytest.raises(DataError, match=rf"evaluation\.retrieval\.r: row 4 has nothing in the column '{column}'"):
         build_retrieval_set("r", RetrievalSetConfig(table=table), 8)
+    with pytest.raises(DataError, match=rf"a\.parquet: row 4 has nothing in the column '{column}'"):
+        build_image_gallery(GalleryConfig(files=table.files, key=column), 8)
 
 
 @pytest.mark.parametrize("image", [None, {"bytes": None}, {"bytes": b""}, {"bytes": b"no image"}])
-def test_images__one_that_cannot_be_used_is_named(
-    rows: Rows, write_table: Callable[[Rows, str], str], classes_file: str, image: object
+def test_images__an_unusable_one_is_named(
+    rows: Rows, write: Callable[..., TableConfig], classes_file: str, image: object
 ) -> None:
     rows[4]["image"] = image
-    table = TableConfig(files=[write_table(rows, "a.parquet")], captions=BOTH)
+    table = write(rows)
     with pytest.raises(DataError, match=r"evaluation\.retrieval\.r: image 'round/2'"):
         build_retrieval_set("r", RetrievalSetConfig(table=table), 8)
     with pytest.raises(DataError, match=r"evaluation\.classification\.k: image 'round/2'"):
         build_classification_set("k", _classification(table, classes_file), 8)
+    with pytest.raises(DataError, match=r"a\.parquet: image 'round/2'"):
+        build_image_gallery(GalleryConfig(files=table.files), 8)
 
 
-def test_build_classification_set__a_bare_text_is_one_name_and_one_template(table: TableConfig, tmp_path: Path) -> None:
-    bare = {
-        "classes": {"flat": {"ko": "납작한", "en": "flat"}, "round": {"ko": ["둥근"], "en": "round"}},
-        "templates": {"ko": "{} 그림", "en": "a {} drawing"},
-    }
-    built = build_classification_set("k", _classification(table, _write_classes(tmp_path, bare)), 8)
-    assert built.class_names == {"ko": [["납작한"], ["둥근"]], "en": [["flat"], ["round"]]}
-    assert built.templates == {"ko": ["{} 그림"], "en": ["a {} drawing"]}
+def test_build_image_gallery__rows_images_and_columns(rows: Rows, write: Callable[..., TableConfig]) -> None:
+    config = GalleryConfig(files=write(rows).files, where={"design": ["flat"], "even": ["true"]})
+    gallery = build_image_gallery(config, 8, ["number"])
+    assert gallery.keys == ["flat/0", "flat/2", "flat/4"]
+    assert gallery.columns == {"number": ["0", "2", "4"]}
+    assert (gallery.images.shape, gallery.images.dtype) == ((3, 3, 8, 8), torch.uint8)
+    assert gallery.images[1, :, 4, 4].tolist() == [14, 255, 99]
 
 
 @pytest.mark.parametrize(
-    "description",
+    ("options", "message"),
     [
-        CLASSES | {"classes": {"flat": {"ko": ["납작한"], "en": [3]}}},
-        CLASSES | {"classes": {"flat": {"ko": ["납작한"], "en": ["flat", None]}}},
-        CLASSES | {"classes": {"flat": {"ko": ["납작한"], "en": [["flat"]]}}},
-        CLASSES | {"classes": {"flat": {"ko": ["납작한"], "en": {"name": "flat"}}}},
-        CLASSES | {"classes": {"flat": {"ko": ["납작한"], "en": [" "]}}},
-        CLASSES | {"templates": {"ko": ["{} 그림"], "en": ["a drawing"]}},
-        CLASSES | {"templates": {"ko": ["{} 그림"], "en": ["{} and {}"]}},
-        CLASSES | {"classes": ["flat"]},
-        CLASSES | {"classes": {"flat": "flat"}},
+        ({"where": {"design": ["oil"]}}, "satisfies `where`"),
+        ({"key": "design"}, "'flat' is not unique in the column 'design'"),
+        ({"key": "nothing"}, "no column 'nothing'"),
     ],
 )
-def test_build_classification_set__names_and_templates_are_texts(
-    table: TableConfig, tmp_path: Path, description: object
+def test_build_image_gallery__unusable(table: TableConfig, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        build_image_gallery(GalleryConfig(files=table.files, **options), 8)
+
+
+def test_evaluation_fingerprints__change_with_the_files_of_a_set(
+    rows: Rows, write: Callable[..., TableConfig], tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"classes\.yaml needs"):
-        build_classification_set("k", _classification(table, _write_classes(tmp_path, description)), 8)
+    table, other, classes = write(rows), write(rows, "other.parquet"), _write_classes(tmp_path, CLASSES)
+    config = EvaluationConfig(
+        retrieval={"known": RetrievalSetConfig(table=table)},
+        captions={"captions": CaptionSetConfig(table=other)},
+        classification={"groups": _classification(table, classes)},
+    )
+    before = evaluation_fingerprints(config)
+    assert {name: [file.name for file in files] for name, files in before.items()} == {
+        "retrieval.known": ["a.parquet"],
+        "captions.captions": ["other.parquet"],
+        "classification.groups": ["a.parquet", "classes.yaml"],
+    }
+
+    def changed() -> list[str]:
+        return [name for name, files in evaluation_fingerprints(config).items() if before[name] != files]
+
+    assert changed() == []
+    write([*rows, rows[0]], "other.parquet")
+    assert changed() == ["captions.captions"]
+    write(rows, "other.parquet")
+    _write_classes(tmp_path, CLASSES | {"templates": {"ko": ["{}"], "en": ["{}"]}})
+    assert changed() == ["classification.groups"]

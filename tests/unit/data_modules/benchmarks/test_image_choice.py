@@ -5,18 +5,23 @@ from typing import Any
 
 import pytest
 
-from data_modules.benchmarks.image_choice import ImageChoiceConfig, build_image_choice
+from data_modules.benchmarks.image_choice import ImageChoiceConfig, ImageChoiceSet, build_image_choice
 from data_modules.errors import DataError
 
 Rows = list[dict[str, Any]]
 OPTIONS = ["한복", "기모노", "치파오"]
 
 
-def table(picture: bytes, answers: list[Any], **more: Any) -> Rows:
-    return [
-        {"image": {"bytes": picture}, "question": "무슨 옷인가요?", "options": OPTIONS, "answer": answer, **more}
-        for answer in answers
-    ]
+@pytest.fixture
+def build(picture: bytes, write_table: Callable[[Rows, str], str]) -> Callable[..., ImageChoiceSet]:
+    """The set of a table with one row per answer; `more` changes or adds columns."""
+
+    def build(answers: list[Any], more: dict[str, Any] | None = None, **options: Any) -> ImageChoiceSet:
+        row = {"image": {"bytes": picture}, "question": "무슨 옷인가요?", "options": OPTIONS} | (more or {})
+        file = write_table([row | {"answer": answer} for answer in answers], "quiz.parquet")
+        return build_image_choice("quiz", ImageChoiceConfig(**{"files": [file], "options": ["options"]} | options), 16)
+
+    return build
 
 
 @pytest.mark.parametrize(
@@ -25,32 +30,38 @@ def table(picture: bytes, answers: list[Any], **more: Any) -> Rows:
     ids=["numbers from 0", "numbers from 1", "letters", "texts", "digits"],
 )
 def test_build_image_choice__answers_in_every_form(
-    answers: list[Any], base: int, picture: bytes, write_table: Callable[[Rows, str], str]
+    build: Callable[..., ImageChoiceSet], answers: list[Any], base: int
 ) -> None:
-    file = write_table(table(picture, answers), "quiz.parquet")
-    built = build_image_choice("quiz", ImageChoiceConfig(files=[file], options=["options"], answer_base=base), 16)
+    built = build(answers, answer_base=base)
     assert built.answers == [0, 2]
     assert built.texts[0][1] == "무슨 옷인가요? 기모노"
     assert built.images.shape == (2, 3, 16, 16)
 
 
-def test_build_image_choice__options_in_columns_and_a_template(
-    picture: bytes, write_table: Callable[[Rows, str], str]
+@pytest.mark.parametrize(
+    ("answer", "columns", "template", "texts", "correct"),
+    [
+        ("B", {"first": "{a}", "second": "b"}, "{option} 사진", ["{a} 사진", "b 사진"], 1),
+        ("C", {"first": 2, "second": 3, "third": 5}, "{option}", ["2", "3", "5"], 2),
+    ],
+    ids=["template", "numbers"],
+)
+def test_build_image_choice__options_in_columns(
+    build: Callable[..., ImageChoiceSet],
+    answer: str,
+    columns: dict[str, Any],
+    template: str,
+    texts: list[str],
+    correct: int,
 ) -> None:
-    file = write_table(table(picture, ["B"], first="{a}", second="b"), "quiz.parquet")
-    config = ImageChoiceConfig(files=[file], options=["first", "second"], template="{option} 사진")
-    built = build_image_choice("quiz", config, 16)
-    assert built.texts == [["{a} 사진", "b 사진"]]
-    assert built.answers == [1]
+    built = build([answer], columns, options=list(columns), template=template)
+    assert (built.texts, built.answers) == ([texts], [correct])
 
 
 @pytest.mark.parametrize("answer", [3, -1, "D", "저고리", None])
-def test_build_image_choice__an_answer_that_is_no_option(
-    answer: Any, picture: bytes, write_table: Callable[[Rows, str], str]
-) -> None:
-    file = write_table(table(picture, [answer]), "quiz.parquet")
+def test_build_image_choice__an_answer_that_is_no_option(build: Callable[..., ImageChoiceSet], answer: Any) -> None:
     with pytest.raises(DataError, match=r"choices\.quiz, row 0: the answer .* is none of the options"):
-        build_image_choice("quiz", ImageChoiceConfig(files=[file], options=["options"]), 16)
+        build([answer])
 
 
 @pytest.mark.parametrize(
@@ -68,19 +79,10 @@ def test_build_image_choice__an_answer_that_is_no_option(
     ],
 )
 def test_build_image_choice__cells_that_are_no_texts_or_images(
-    changes: dict[str, Any], message: str, picture: bytes, write_table: Callable[[Rows, str], str]
+    build: Callable[..., ImageChoiceSet], changes: dict[str, Any], message: str
 ) -> None:
-    rows = table(picture, [0])
-    file = write_table([rows[0] | changes], "quiz.parquet")
     with pytest.raises(DataError, match=rf"choices\.quiz, row 0: .*{message}"):
-        build_image_choice("quiz", ImageChoiceConfig(files=[file], options=["options"]), 16)
-
-
-def test_build_image_choice__numbers_as_options(picture: bytes, write_table: Callable[[Rows, str], str]) -> None:
-    file = write_table(table(picture, ["C"], first=2, second=3, third=5), "quiz.parquet")
-    config = ImageChoiceConfig(files=[file], options=["first", "second", "third"], template="{option}")
-    built = build_image_choice("quiz", config, 16)
-    assert (built.texts, built.answers) == ([["2", "3", "5"]], [2])
+        build([0], changes)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_read_word_pairs__order_topics_and_controls(tmp_path: Path) -> None:
         ({"pairs": {"food": [["밥", "rice"]]}}, "needs `pairs` and `controls`"),
         ({"pairs": {"food": [["밥"]]}, "controls": {}}, "needs `pairs` and `controls`"),
         ({"pairs": {"food": [["밥", 3]]}, "controls": {}}, "are no two words"),
-        ({"pairs": {"food": [["밥", "rice"], ["국", "rice"]]}, "controls": {}}, "'rice' stands in two pairs"),
+        ({"pairs": {"food": [["밥", "rice"], ["국", "rice"]]}, "controls": {}}, "'rice' occurs in two pairs"),
         ([], "needs `pairs` and `controls`"),
         ({"pairs": {"food": ["사과"]}, "controls": {}}, "'사과' in food is no pair"),
         ({"pairs": {"food": [{"밥": 1, "rice": 2}]}, "controls": {}}, "in food is no pair"),
@@ -57,9 +57,9 @@ def test_read_word_pairs__files_that_are_wrong(tmp_path: Path, content: object, 
 def test_read_word_pairs__missing_or_no_yaml(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="do not exist; correct word_pairs"):
         read_word_pairs(str(tmp_path / "nowhere.yaml"))
-    (tmp_path / "broken.yaml").write_text("pairs: [", encoding="utf-8")
+    (tmp_path / "pairs.yaml").write_text("pairs: [", encoding="utf-8")
     with pytest.raises(DataError, match="needs `pairs`"):
-        read_word_pairs(str(tmp_path / "broken.yaml"))
+        read_word_pairs(str(tmp_path / "pairs.yaml"))
 
 
 def test_nonsense_words__same_characters_and_lengths() -> None:

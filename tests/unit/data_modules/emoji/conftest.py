@@ -6,8 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_modules.emoji.concepts import Concept, read_concepts
-from data_modules.emoji.corpus import CORPUS_FOLDER
-from data_modules.emoji.verify import read_manifest
+from data_modules.emoji.verify import CORPUS_FOLDER, read_manifest
 
 Rows = list[dict[str, Any]]
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_modules.emoji import fetch
-from data_modules.emoji.cldr import Annotations
-from data_modules.emoji.designs import plain
+from data_modules.emoji import packages
+from data_modules.emoji.packages import Annotations, plain
 
 CIRCLE = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} 10"><circle cx="5" cy="5" r="5" fill="red"/></svg>'
 
@@ -18,19 +17,19 @@ CIRCLE = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} 10"><circle cx
 def test_check_integrity__another_file(tmp_path: Path) -> None:
     archive = tmp_path / "package.tgz"
     archive.write_bytes(b"something else")
-    with pytest.raises(fetch.FetchError, match=r"package\.tgz does not have the integrity"):
-        fetch.check_integrity(archive, "sha512-AAAA")
+    with pytest.raises(packages.FetchError, match=r"package\.tgz does not have the integrity"):
+        packages.check_integrity(archive, "sha512-AAAA")
 
 
 def test_read_packages__pins_are_complete() -> None:
-    pins = fetch.read_packages()
+    pins = packages.read_packages()
     assert all(pin["integrity"].startswith("sha512-") and pin["version"] for pin in pins.values())
 
 
 def test_fetch_packages__without_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(fetch.FetchError, match="npm is needed"):
-        fetch.fetch_packages(tmp_path)
+    with pytest.raises(packages.FetchError, match="npm is needed"):
+        packages.fetch_packages(tmp_path)
 
 
 def test_plain__drops_selectors_and_leading_zeros() -> None:

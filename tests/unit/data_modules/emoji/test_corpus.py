@@ -12,48 +12,46 @@ import pytest
 from PIL import Image
 
 from data_modules.emoji.concepts import Concept
-from data_modules.emoji.corpus import COLUMNS, CORPUS_FOLDER, file_digest
 from data_modules.emoji.splits import SPLITS
+from data_modules.emoji.verify import COLUMNS, CORPUS_FOLDER, file_digest
 
 DESIGNS = ("noto", "twemoji", "fluent", "fluent_flat", "emojione")
 TEXTS = ("key", "concept", "emoji", "code_points", "group", "subgroup", "name_ko", "name_en", "family")
 Corpus = dict[str, list[dict[str, Any]]]
 
 
-def _decoded(row: dict[str, Any]) -> Image.Image:
-    return Image.open(io.BytesIO(row["image"]["bytes"]))
+@pytest.fixture(params=DESIGNS)
+def rows(request: pytest.FixtureRequest, corpus: Corpus) -> list[dict[str, Any]]:
+    """The rows of each design."""
+    return corpus[request.param]
 
 
 def test_corpus__has_the_documented_columns_and_designs(corpus: Corpus) -> None:
     assert tuple(corpus) == DESIGNS
-    assert all(tuple(rows[0]) == COLUMNS for rows in corpus.values())
+    for design, rows in corpus.items():
+        assert tuple(rows[0]) == COLUMNS
+        assert {row["design"] for row in rows} == {design}
 
 
-@pytest.mark.parametrize("design", DESIGNS)
-def test_corpus__texts_are_complete_and_nfc(corpus: Corpus, design: str) -> None:
-    for row in corpus[design]:
+def test_corpus__texts_are_complete_and_nfc(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
         words = [*row["keywords_ko"], *row["keywords_en"]]
-        for text in [*(row[name] for name in TEXTS), *words]:
-            assert text
-            assert text == text.strip()
+        assert all(text and text == text.strip() for text in [*(row[name] for name in TEXTS), *words]), row["key"]
         names = [row["name_ko"], row["name_en"], *words]
         assert all(unicodedata.is_normalized("NFC", text) for text in names), row["key"]
 
 
-@pytest.mark.parametrize("design", DESIGNS)
-def test_corpus__identifiers_agree(corpus: Corpus, design: str) -> None:
-    for row in corpus[design]:
-        assert row["design"] == design
-        assert row["key"] == f"{design}/{row['concept']}"
+def test_corpus__identifiers_agree(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        assert row["key"] == f"{row['design']}/{row['concept']}"
         assert row["code_points"] == row["concept"].replace("-", " ").upper()
         assert [f"{ord(character):04x}" for character in row["emoji"]] == row["concept"].split("-")
         assert row["skin_tone"] == any(f"1f3f{digit}" in row["concept"] for digit in "bcdef")
 
 
 @pytest.mark.parametrize("language", ["ko", "en"])
-@pytest.mark.parametrize("design", DESIGNS)
-def test_corpus__names_are_unique(corpus: Corpus, design: str, language: str) -> None:
-    names = Counter(row[f"name_{language}"] for row in corpus[design])
+def test_corpus__names_are_unique(rows: list[dict[str, Any]], language: str) -> None:
+    names = Counter(row[f"name_{language}"] for row in rows)
     assert [name for name, count in names.items() if count > 1] == []
 
 
@@ -65,10 +63,9 @@ def test_corpus__keywords_leave_the_name_out(corpus: Corpus, language: str) -> N
         assert len(set(keywords)) == len(keywords)
 
 
-@pytest.mark.parametrize("design", DESIGNS)
-def test_corpus__images_are_small_and_not_blank(corpus: Corpus, design: str) -> None:
-    for row in corpus[design]:
-        with _decoded(row) as image:
+def test_corpus__images_are_small_and_not_blank(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
             # WebP keeps no alpha channel for the few drawings that fill the whole square.
             assert image.mode in ("RGBA", "RGB"), row["key"]
             assert (image.format, image.size) == ("WEBP", (72, 72)), row["key"]
@@ -76,10 +73,9 @@ def test_corpus__images_are_small_and_not_blank(corpus: Corpus, design: str) -> 
         assert (alpha > 128).mean() > 0.02, row["key"]
 
 
-@pytest.mark.parametrize("design", DESIGNS)
-def test_corpus__rows_follow_the_emoji_list(corpus: Corpus, concepts: list[Concept], design: str) -> None:
+def test_corpus__rows_follow_the_emoji_list(rows: list[dict[str, Any]], concepts: list[Concept]) -> None:
     order = {concept.concept: index for index, concept in enumerate(concepts)}
-    positions = [order[row["concept"]] for row in corpus[design]]
+    positions = [order[row["concept"]] for row in rows]
     assert positions == sorted(set(positions))
 
 

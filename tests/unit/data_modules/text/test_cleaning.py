@@ -1,11 +1,14 @@
-"""Captions come out clean, by rules that are counted."""
+"""Caption files, cleaning with its reported repairs, and languages."""
 
+import gzip
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_modules.errors import DataError
 from data_modules.faults import REPAIRED, SampleFault
 from data_modules.text.cleaning import (
     MAX_CAPTION_CHARACTERS,
@@ -13,7 +16,25 @@ from data_modules.text.cleaning import (
     detect_language,
     hangul_share,
     language_code,
+    read_caption_lines,
 )
+
+
+def test_read_caption_lines__streams_files_without_empty_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("사과\n\n  red apple \n", encoding="utf-8")
+    with gzip.open(tmp_path / "b.txt.gz", "wt", encoding="utf-8") as file:
+        file.write("포도\n")
+    captions = read_caption_lines([tmp_path / "a.txt", tmp_path / "b.txt.gz", tmp_path / "missing.txt"])
+    assert [next(captions) for _ in range(3)] == ["사과", "red apple", "포도"]
+    with pytest.raises(DataError, match=r"missing\.txt does not exist"):
+        next(captions)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_read_caption_lines__no_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\xff\xfe\x00broken")
+    with pytest.raises(DataError, match="is not UTF-8 text"):
+        list(read_caption_lines([tmp_path / name]))
 
 
 @pytest.mark.parametrize(
@@ -39,9 +60,8 @@ def test_clean_caption(raw: object, text: str, repairs: list[str]) -> None:
 
 @pytest.mark.parametrize("raw", [None, "", b"", " \n\t", b"\0\0", "\u3000"])
 def test_clean_caption__nothing_left(raw: object) -> None:
-    with pytest.raises(SampleFault) as raised:
+    with pytest.raises(SampleFault, match="caption_missing"):
         clean_caption(raw, [])
-    assert raised.value.kind == "caption_missing"
 
 
 @given(raw=st.one_of(st.binary(max_size=300), st.text(max_size=300)))
@@ -81,6 +101,5 @@ def test_language_code(value: object, code: str) -> None:
 
 @pytest.mark.parametrize("value", ["ja", "", None, "kokoro", 3])
 def test_language_code__others(value: object) -> None:
-    with pytest.raises(SampleFault) as raised:
+    with pytest.raises(SampleFault, match="language_unknown"):
         language_code(value)
-    assert raised.value.kind == "language_unknown"

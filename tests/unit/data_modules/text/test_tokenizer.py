@@ -1,21 +1,38 @@
-"""The bilingual tokenizer: specials, truncation, normal forms, and text that comes back."""
+"""The bilingual tokenizer: special tokens, truncation, normal forms, round trips, and folders of Hugging Face."""
 
+import html
+import json
 import re
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from open_clip.tokenizer import HFTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data_modules.errors import DataError
-from data_modules.text.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer, train_tokenizer
+from data_modules.text.tokenizer import (
+    HTML_ESCAPED,
+    BilingualTokenizer,
+    TokenizerConfig,
+    build_tokenizer,
+    caption_normalizer,
+    read_tokenizer_folder,
+    train_tokenizer,
+    write_tokenizer_folder,
+)
 
 TEXTS = ["사과", "빨간 사과", "풋사과 이모지", "red apple", "green apple", "사과: 과일, 빨강", "flag: South Korea"] * 5
 LENGTH = 16
 TOKENIZER = train_tokenizer(TEXTS, 320, LENGTH)
 LONG = train_tokenizer(TEXTS, 320, 4096)
+CAPTIONS = ["빨간 사과", "Red   APPLE\n", "", "사과 " * 30, "see [EOT] &amp; [PAD]", "漢字 👩🏽‍🚀\u0000", "가각"]
+NORMALIZER = caption_normalizer()
 
 
 def _normalised(text: str) -> str:
@@ -62,13 +79,6 @@ def test_encode__does_not_depend_on_the_rest_of_the_batch() -> None:
     assert torch.equal(TOKENIZER.encode(["x" * 99, "red apple", ""], context_length=LENGTH)[1], alone)
 
 
-@pytest.mark.parametrize("text", ["한글 사과", "crème brûlée", "각"])
-def test_encode__composed_and_decomposed_text_are_one(text: str) -> None:
-    decomposed = unicodedata.normalize("NFD", text)
-    assert decomposed != text
-    assert torch.equal(TOKENIZER.encode(decomposed), TOKENIZER.encode(unicodedata.normalize("NFC", text)))
-
-
 def test_encode__case_and_white_space_do_not_matter() -> None:
     expected = TOKENIZER.encode("red apple").tolist()
     for text in ("Red APPLE", "  red apple\n", "red \t\n apple", "red\u3000apple", "red\u00a0apple"):
@@ -86,6 +96,38 @@ def test_encode__names_of_special_tokens_in_a_caption_are_text() -> None:
 @pytest.mark.parametrize("text", ["🍎", "👩🏽‍🚀", "漢字", "ㄱㅏ ㅋㅋㅋ", "🇰🇷", "ﬁ İ ß", "\\s+", "a\u0000b", "각"])
 def test_decode__unusual_text_comes_back(text: str) -> None:
     assert LONG.decode(LONG.encode(text)[0].tolist()) == _normalised(text)
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("salt &amp; pepper", "salt & pepper"),
+        ("&quot;Red&quot; &lt;3", '"red" <3'),
+        ("it&#39;s&nbsp;&nbsp;red &#x27;&#X2014;", "it's red '—"),
+        ("twice &amp;quot;escaped&amp;quot;", 'twice "escaped"'),
+        ("&AMP; &Hellip;", "& …"),
+        ("AT&T; &c; & &unknown; &amp", "at&t; &c; & &unknown; &amp"),
+        ("  a\t\n b\u3000c ", "a b c"),
+        ("", ""),
+    ],
+)
+def test_normalize(caption: str, expected: str) -> None:
+    assert NORMALIZER.normalize_str(caption) == expected
+
+
+@pytest.mark.parametrize("character", HTML_ESCAPED)
+def test_normalize__as_pythons_unescape(character: str) -> None:
+    names = [name for name, value in html.entities.html5.items() if value == character and name.endswith(";")]
+    code = ord(character)
+    for entity in (*(f"&{name}" for name in names), f"&#{code};", f"&#x{code:X};", f"&#00{code};"):
+        expected = html.unescape(f"x{entity}y").replace("\u00a0", " ")
+        assert NORMALIZER.normalize_str(f"x{entity}y") == expected, entity
+
+
+def test_normalize__twice_is_once() -> None:
+    for caption in ("각  &quot; İ", "ﬁ ẞ", "a &lt; b"):
+        once = NORMALIZER.normalize_str(caption)
+        assert NORMALIZER.normalize_str(once) == once
 
 
 # Hangul in all its forms, Latin and Hanja, signs, emoji, controls: whatever a caption may hold.
@@ -121,15 +163,16 @@ def test_encode__what_ids_decode_to_gives_the_same_ids(text: str) -> None:
     assert LONG.encode(LONG.decode(ids))[0].tolist() == ids
 
 
-@pytest.mark.parametrize("texts", [5, None, b"apple", {"a": 1}])
-def test_encode__no_text_and_no_list(texts: object) -> None:
-    with pytest.raises(DataError, match="texts must be a text or a list of texts, not"):
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        *((texts, "texts must be a text or a list of texts, not") for texts in (5, None, b"apple", {"a": 1})),
+        (["apple", 7], r"texts\[1\] = 7 is int, not a text"),
+    ],
+)
+def test_encode__no_text_and_no_list(texts: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         TOKENIZER.encode(texts)  # type: ignore[arg-type]
-
-
-def test_encode__a_list_with_something_else() -> None:
-    with pytest.raises(DataError, match=r"texts\[1\] = 7 is int, not a text"):
-        TOKENIZER.encode(["apple", 7])  # type: ignore[list-item]
 
 
 def test_encode__no_room() -> None:
@@ -165,9 +208,14 @@ def test_train_tokenizer__no_text_leaves_bytes_and_specials() -> None:
     assert train_tokenizer([], 400, LENGTH).vocab_size == 259
 
 
-def test_from_file__round_trip(tmp_path: Path) -> None:
-    file = tmp_path / "tokenizer.json"
-    file.write_text(TOKENIZER.to_json(), encoding="utf-8")
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(TOKENIZER.to_json(), encoding="utf-8")
+    return path
+
+
+def test_from_file__round_trip(file: Path) -> None:
     loaded = BilingualTokenizer.from_file(file, LENGTH)
     texts = [*TEXTS, "🍎 [EOT]", "x " * 40]
     assert torch.equal(loaded.encode(texts), TOKENIZER.encode(texts))
@@ -180,28 +228,24 @@ def test_from_file__missing(tmp_path: Path) -> None:
         BilingualTokenizer.from_file(tmp_path / "none.json", LENGTH)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe\x00", b'{"model": 3}'])
-def test_from_file__garbage(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "tokenizer.json"
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        *((content, "is not a tokenizer file") for content in (b"", b"{}", b"\xff\xfe\x00", b'{"model": 3}')),
+        (TOKENIZER.to_json().replace("[EOT]", "</s>").encode(), r"no \[EOT\] token"),
+    ],
+    ids=["empty", "mapping", "bytes", "model", "other tokens"],
+)
+def test_from_file__garbage(file: Path, content: bytes, message: str) -> None:
     file.write_bytes(content)
-    with pytest.raises(DataError, match=r"tokenizer\.json is not a tokenizer file"):
+    with pytest.raises(DataError, match=message):
         BilingualTokenizer.from_file(file, LENGTH)
 
 
-def test_from_file__another_suites_tokenizer(tmp_path: Path) -> None:
-    file = tmp_path / "tokenizer.json"
-    file.write_text(TOKENIZER.to_json().replace("[EOT]", "</s>"), encoding="utf-8")
-    with pytest.raises(DataError, match=r"no \[EOT\] token"):
-        BilingualTokenizer.from_file(file, LENGTH)
-
-
-def test_build_tokenizer__trained_or_read(tmp_path: Path) -> None:
+def test_build_tokenizer__trained_or_read(file: Path) -> None:
     trained = build_tokenizer(TokenizerConfig(vocab_size=320, context_length=LENGTH), TEXTS)
-    assert trained.to_json() == TOKENIZER.to_json()
-    file = tmp_path / "tokenizer.json"
-    file.write_text(TOKENIZER.to_json(), encoding="utf-8")
     read = build_tokenizer(TokenizerConfig(file=str(file), context_length=LENGTH), ["never read"])
-    assert read.to_json() == TOKENIZER.to_json()
+    assert trained.to_json() == read.to_json() == TOKENIZER.to_json()
 
 
 @pytest.mark.parametrize(
@@ -210,3 +254,103 @@ def test_build_tokenizer__trained_or_read(tmp_path: Path) -> None:
 def test_tokenizer_config__bad_values(options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TokenizerConfig(**options)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_tokenizer_folder(tmp_path / "tokenizer", TOKENIZER)
+    return tmp_path / "tokenizer"
+
+
+@pytest.mark.parametrize("kind", [AutoTokenizer, PreTrainedTokenizerFast])
+def test_folder__transformers_gives_the_same_ids(folder: Path, kind: Any) -> None:
+    theirs = kind.from_pretrained(folder)
+    batch = theirs(CAPTIONS, padding=True, truncation=True, return_tensors="pt")
+    assert set(batch) == {"input_ids", "attention_mask"}
+    assert torch.equal(batch["input_ids"], TOKENIZER.encode(CAPTIONS))
+    assert (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id) == (
+        TOKENIZER.pad_id,
+        TOKENIZER.sot_id,
+        TOKENIZER.eot_id,
+    )
+    assert len(theirs) == TOKENIZER.vocab_size
+    assert theirs.decode(batch["input_ids"][0], skip_special_tokens=True) == "빨간 사과"
+
+
+def test_folder__transformers_can_save_it_and_ids_stay(folder: Path, tmp_path: Path) -> None:
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    assert torch.equal(read_tokenizer_folder(tmp_path / "again").encode(CAPTIONS), TOKENIZER.encode(CAPTIONS))
+
+
+def test_folder__open_clip_gives_the_same_ids(folder: Path) -> None:
+    theirs = HFTokenizer(str(folder), context_length=LENGTH)
+    captions = [caption for caption in CAPTIONS if "\u0000" not in caption]  # its own clean-up drops control characters
+    assert torch.equal(theirs(captions), TOKENIZER.encode(captions, context_length=LENGTH))
+
+
+def test_folder__comes_back(folder: Path) -> None:
+    again = read_tokenizer_folder(folder)
+    assert again.context_length == LENGTH
+    assert again.to_json() == TOKENIZER.to_json()
+    assert read_tokenizer_folder(folder, 5).encode(CAPTIONS).shape == (len(CAPTIONS), 5)
+
+
+def _foreign(folder: Path, specials: list[str], settings: dict[str, Any]) -> None:
+    """A tokenizer of letters with its special tokens first, which neither lower-cases nor adds special tokens."""
+    letters = [*specials, *"abcdefgh", "?"]
+    tokenizer = Tokenizer(models.WordLevel({letter: place for place, letter in enumerate(letters)}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(specials)
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("specials", "settings", "expected"),
+    [
+        (["<s>", "<pad>", "</s>"], {}, [0, 3, 4, 2, 1]),
+        (["<|startoftext|>", "<|endoftext|>"], {}, [0, 2, 3, 1, 1]),
+        (
+            ["[CLS]", "[SEP]", "[PAD]"],
+            {"bos_token": "[CLS]", "eos_token": {"content": "[SEP]"}, "pad_token": "[PAD]"},
+            [0, 3, 4, 1, 2],
+        ),
+    ],
+    ids=["xlm-r", "openai", "named in the folder"],
+)
+def test_read__special_tokens_of_other_tokenizers(
+    tmp_path: Path, specials: list[str], settings: dict[str, Any], expected: list[int]
+) -> None:
+    _foreign(tmp_path / "foreign", specials, settings)
+    tokenizer = read_tokenizer_folder(tmp_path / "foreign", 8)
+    assert tokenizer.encode("a b", context_length=5).tolist() == [expected]
+
+
+def test_read__lower_case_where_the_user_has_to(tmp_path: Path) -> None:
+    _foreign(tmp_path / "foreign", ["[PAD]", "[SOT]", "[EOT]"], {"model_max_length": 8})
+    assert read_tokenizer_folder(tmp_path / "foreign").encode("A b").tolist() == [[1, 11, 4, 2]]
+    assert read_tokenizer_folder(tmp_path / "foreign", lowercase=True).encode("A b").tolist() == [[1, 3, 4, 2]]
+
+
+def test_read__what_is_missing_or_damaged(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere/tokenizer\.json does not exist"):
+        read_tokenizer_folder(tmp_path / "nowhere")
+    (folder / "tokenizer_config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=r"tokenizer_config\.json is not valid JSON"):
+        read_tokenizer_folder(folder)
+    (folder / "tokenizer_config.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(DataError, match="must hold a mapping"):
+        read_tokenizer_folder(folder)
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(DataError, match="gives no model_max_length"):
+        read_tokenizer_folder(folder)
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match="is not a tokenizer file"):
+        read_tokenizer_folder(folder, 12)
+
+
+def test_read__special_tokens_that_are_not_there(tmp_path: Path) -> None:
+    _foreign(tmp_path / "foreign", ["<unk>"], {"model_max_length": 8})
+    with pytest.raises(DataError, match=r"foreign/tokenizer\.json: the tokenizer has no \[PAD\] token"):
+        read_tokenizer_folder(tmp_path / "foreign")

@@ -161,7 +161,7 @@ def test_pack__other_settings_want_another_folder(
 ) -> None:
     assert _pack(experiment, tmp_path / "packed") == 0
     assert _pack(experiment, tmp_path / "packed", "--quality", "50") == 2
-    assert "packed otherwise (see web.json); use another folder" in capsys.readouterr().err.replace("\n", " ")
+    assert "packed with other settings (see web.json); use another folder" in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.fixture
@@ -262,4 +262,4 @@ def test_pack__other_captions_want_another_folder(
     first, second = ({"captions": {"en": name}} for name in ("en", "alt"))
     assert _pack(two_stages(first, first), tmp_path / "packed") == 0
     assert _pack(two_stages(second, second), tmp_path / "packed") == 2
-    assert "packed otherwise" in capsys.readouterr().err
+    assert "packed with other settings" in capsys.readouterr().err

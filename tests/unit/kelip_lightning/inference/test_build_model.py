@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 import kelip_lightning
 from data_modules.errors import DataError
-from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
-from data_modules.text.tokenizer_folder import write_tokenizer_folder
+from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer, write_tokenizer_folder
 from kelip_lightning import build_model
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.inference.build_model import KelipModel, Preprocess

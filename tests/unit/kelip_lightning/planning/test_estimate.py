@@ -8,7 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from data_modules.benchmarks.evaluation_sets import EvaluationConfig, RetrievalSetConfig, TableConfig
-from data_modules.images.transforms.views import ViewConfig
+from data_modules.images.transforms.multi_crop import ViewConfig
 from data_modules.records import ImageTextBatch
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment

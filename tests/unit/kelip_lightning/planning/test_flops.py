@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_modules.images.transforms.views import ViewConfig
+from data_modules.images.transforms.multi_crop import ViewConfig
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.losses.contrastive import ContrastiveKind, contrastive_loss
 from kelip_lightning.losses.self_supervised import nt_xent

@@ -5,17 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_modules.images.transforms.background import Background
+from data_modules.images.transforms.crops import Background
 from data_modules.images.transforms.masked_image import MaskedImage, MaskedImageConfig
 
 
-def _draw(picture: bytes, seed: int = 0, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+def _apply(picture: bytes, seed: int = 0, **options: Any) -> tuple[np.ndarray, np.ndarray]:
     transform = MaskedImage(MaskedImageConfig(**{"image_size": 32} | options), num_patches=5000)
     return transform(picture, np.random.default_rng(seed))
 
 
 def test_masked_image__shapes_and_uniform_noise(picture: bytes) -> None:
-    image, noise = _draw(picture)
+    image, noise = _apply(picture)
     assert (image.shape, image.dtype) == ((3, 32, 32), np.uint8)
     assert (noise.shape, noise.dtype) == ((5000,), np.float32)
     assert noise.min() >= 0
@@ -25,24 +25,24 @@ def test_masked_image__shapes_and_uniform_noise(picture: bytes) -> None:
 
 
 def test_masked_image__deterministic(picture: bytes) -> None:
-    first, again, other = _draw(picture), _draw(picture), _draw(picture, seed=1)
+    first, again, other = _apply(picture), _apply(picture), _apply(picture, seed=1)
     assert np.array_equal(first[0], again[0])
     assert np.array_equal(first[1], again[1])
     assert not np.array_equal(first[1], other[1])
 
 
 def test_masked_image__settings_leave_the_noise_alone(picture: bytes) -> None:
-    noise = _draw(picture)[1]
+    noise = _apply(picture)[1]
     for options in ({"flip": 1.0}, {"background": Background.random}, {"image_size": 16}, {"scale_min": 0.9}):
-        assert np.array_equal(_draw(picture, **options)[1], noise)
+        assert np.array_equal(_apply(picture, **options)[1], noise)
 
 
 def test_masked_image__flip_mirrors(picture: bytes) -> None:
-    assert np.array_equal(_draw(picture, flip=1.0)[0], _draw(picture)[0][..., ::-1])
+    assert np.array_equal(_apply(picture, flip=1.0)[0], _apply(picture)[0][..., ::-1])
 
 
 def test_masked_image__light_background_shows(encode_clear: bytes) -> None:
-    image, _ = _draw(encode_clear, background=Background.light)
+    image, _ = _apply(encode_clear, background=Background.light)
     assert image.min() >= 192
     assert (image == image[:, :1, :1]).all()
 

@@ -1,4 +1,4 @@
-"""Shapes, determinism and settings of multi-crop."""
+"""Crops and views: shapes, boxes and colours from the sample's stream, one decoding."""
 
 from typing import Any
 
@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 from data_modules.errors import DataError
+from data_modules.images import decoding
 from data_modules.images.decoding import decode_image
-from data_modules.images.transforms.background import Background
-from data_modules.images.transforms.crops import crop_resized, draw_box
-from data_modules.images.transforms.multi_crop import ImageCrops, MultiCrop, MultiCropConfig
+from data_modules.images.transforms import crops as crops_of_files
+from data_modules.images.transforms.crops import Background, crop_resized, sample_box
+from data_modules.images.transforms.multi_crop import ImageCrops, MultiCrop, MultiCropConfig, ViewConfig
+from data_modules.images.transforms.strong import StrongConfig, augment
+
+JITTER = StrongConfig(color_jitter=1.0)
 
 
 def _cut(picture: bytes, seed: int = 0, **options: Any) -> ImageCrops:
@@ -17,39 +21,16 @@ def _cut(picture: bytes, seed: int = 0, **options: Any) -> ImageCrops:
     return MultiCrop(config)(picture, np.random.default_rng(seed))
 
 
-def test_multi_crop__shapes(picture: bytes) -> None:
-    global_crops, local_crops, _ = _cut(picture, num_global_crops=3, num_local_crops=5)
-    assert (global_crops.shape, global_crops.dtype) == ((3, 3, 32, 32), np.uint8)
-    assert (local_crops.shape, local_crops.dtype) == ((5, 3, 16, 16), np.uint8)
+@pytest.mark.parametrize(("num_global", "num_local"), [(3, 5), (2, 0)])
+def test_multi_crop__shapes(picture: bytes, num_global: int, num_local: int) -> None:
+    crops = _cut(picture, num_global_crops=num_global, num_local_crops=num_local)
+    assert (crops.global_crops.shape, crops.global_crops.dtype) == ((num_global, 3, 32, 32), np.uint8)
+    assert (crops.local_crops.shape, crops.local_crops.dtype) == ((num_local, 3, 16, 16), np.uint8)
+    assert (crops.views.shape, crops.views.dtype) == ((0, 3, 32, 32), np.uint8)
 
 
-def test_multi_crop__no_local_crops(picture: bytes) -> None:
-    global_crops, local_crops, _ = _cut(picture, num_local_crops=0)
-    assert global_crops.shape == (2, 3, 32, 32)
-    assert local_crops.shape == (0, 3, 16, 16)
-
-
-def test_multi_crop__local_crops_do_not_move_the_global_ones(picture: bytes) -> None:
+def test_multi_crop__local_crops_do_not_change_the_global_ones(picture: bytes) -> None:
     assert np.array_equal(_cut(picture, num_local_crops=0)[0], _cut(picture, num_local_crops=4)[0])
-
-
-def test_multi_crop__same_seed_same_crops_and_views_differ(picture: bytes) -> None:
-    first, again, other = _cut(picture), _cut(picture), _cut(picture, seed=1)
-    assert np.array_equal(first[0], again[0])
-    assert np.array_equal(first[1], again[1])
-    assert not np.array_equal(first[0], other[0])
-    assert not np.array_equal(first[0][0], first[0][1])
-
-
-def test_multi_crop__equals_boxes_drawn_from_the_same_stream(picture: bytes) -> None:
-    global_crops, local_crops, _ = _cut(picture, seed=4, num_global_crops=2, num_local_crops=1)
-    generator = np.random.default_rng(4)
-    generator.integers(0, 256, size=3)
-    image = decode_image(picture)
-    for crop, low, high in [(global_crops[0], 0.4, 1), (global_crops[1], 0.4, 1), (local_crops[0], 0.1, 0.4)]:
-        box = draw_box(image.width, image.height, low, high, generator)
-        generator.uniform()
-        assert np.array_equal(crop, crop_resized(image, box, crop.shape[-1]))
 
 
 def test_multi_crop__flip_always_mirrors(picture: bytes) -> None:
@@ -68,17 +49,60 @@ def test_multi_crop__damaged_image() -> None:
         _cut(b"garbage")
 
 
+@pytest.mark.parametrize("strong", [StrongConfig(), JITTER])
+def test_views__leave_the_crops_unchanged(picture: bytes, strong: StrongConfig) -> None:
+    without, beside = _cut(picture, strong=strong), _cut(picture, strong=strong, views=ViewConfig(num_views=2))
+    assert np.array_equal(without.global_crops, beside.global_crops)
+    assert np.array_equal(without.local_crops, beside.local_crops)
+    assert (beside.views.shape, beside.views.dtype) == ((2, 3, 32, 32), np.uint8)
+    assert not np.array_equal(*beside.views)
+
+
+def test_multi_crop__boxes_of_the_stream_then_colours_of_the_views(picture: bytes) -> None:
+    views = ViewConfig(num_views=2, flip=0.0, strong=JITTER)
+    found = _cut(picture, seed=3, num_local_crops=1, views=views)
+    generator = np.random.default_rng(3)
+    image = decode_image(picture)
+    generator.integers(0, 256, size=3)
+
+    def crop(low: float, high: float, size: int) -> np.ndarray:
+        box = sample_box(image.width, image.height, low, high, generator)
+        generator.uniform()
+        return crop_resized(image, box, size)
+
+    assert np.array_equal(found.global_crops, [crop(0.4, 1.0, 32), crop(0.4, 1.0, 32)])
+    assert np.array_equal(found.local_crops, [crop(0.1, 0.4, 16)])
+    plain = [crop(0.08, 1.0, 32) for _ in range(2)]
+    colours = generator.spawn(2)[1]
+    assert np.array_equal(found.views, [augment(view, JITTER, colours) for view in plain])
+
+
+def test_views__one_decoding_for_all(picture: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def decode(*arguments: Any) -> Any:
+        calls.append(1)
+        return decoding.decode(*arguments)
+
+    monkeypatch.setattr(crops_of_files, "decode", decode)
+    _cut(picture, views=ViewConfig(num_views=2))
+    assert calls == [1]
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("config", "options", "message"),
     [
-        ({"num_global_crops": 0}, "num_global_crops = 0 must be at least 1"),
-        ({"num_local_crops": -1}, "num_local_crops = -1 must not be negative"),
-        ({"global_scale_min": 0.0}, "global_scale_min = 0.0"),
-        ({"local_scale_min": 0.5, "local_scale_max": 0.4}, "local_scale_min = 0.5 and local_scale_max = 0.4"),
-        ({"global_scale_max": 1.1}, "global_scale_max = 1.1"),
-        ({"flip": 1.5}, "flip = 1.5 is a probability"),
+        (MultiCropConfig, {"num_global_crops": 0}, "num_global_crops = 0 must be at least 1"),
+        (MultiCropConfig, {"num_local_crops": -1}, "num_local_crops = -1 must not be negative"),
+        (MultiCropConfig, {"global_scale_min": 0.0}, "global_scale_min = 0.0"),
+        (MultiCropConfig, {"local_scale_min": 0.5}, "local_scale_min = 0.5 and local_scale_max = 0.4"),
+        (MultiCropConfig, {"global_scale_max": 1.1}, "global_scale_max = 1.1"),
+        (MultiCropConfig, {"flip": 1.5}, "flip = 1.5 is a probability"),
+        (ViewConfig, {"num_views": -1}, "num_views = -1 must not be negative"),
+        (ViewConfig, {"scale_min": 0.0}, "scale_min = 0.0"),
+        (ViewConfig, {"flip": 2.0}, "flip = 2.0 is a probability"),
     ],
 )
-def test_multi_crop_config__bad_values(options: dict[str, Any], message: str) -> None:
+def test_multi_crop_config__bad_values(config: type[Any], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        MultiCropConfig(**options)
+        config(**options)

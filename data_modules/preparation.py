@@ -1,13 +1,9 @@
-"""Any source written as tar shards with images at the size that training needs.
-
-A shard is written under a temporary name and renamed when it is whole: a run that was cut off goes on with the shards
-that are missing. One sample per row; its JSON has `caption_ko`, `caption_en` (further ones `caption_ko_2`, ...),
-`keywords_ko`, `keywords_en`, `language` and the `key` in the source; `txt` holds the first caption.
-"""
+"""Tools that run before training: pack sources into tar shards, inspect pair sets."""
 
 import functools
 import io
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -15,72 +11,72 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault, sample_errors
-from data_modules.images.decoding import MAX_IMAGE_PIXELS, decode, open_image, to_picture
-from data_modules.records import PairRecord
+from data_modules.image_text import ImageTextDataModule
+from data_modules.images.decoding import MAX_REDUCTION, decode, open_image, to_picture
+from data_modules.records import LANGUAGES, PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
 from data_modules.sources.protocol import PairSource
 from data_modules.sources.rows import pairs_per_row
 
 IMAGE_FORMATS = {"webp": "WEBP", "jpg": "JPEG", "png": "PNG"}
-"""Ending -> Pillow's name."""
+"""File extension -> Pillow's name."""
 _LONGEST_SIDES = {"webp": 16_383, "jpg": 65_500}
-"""Ending -> pixels that the format, as Pillow writes it, can hold."""
+"""File extension -> largest side in pixels that Pillow writes."""
+SHEET_SIDE = 128
+"""Longest side of an image of the contact sheet, in pixels."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class PackSettings:
-    """How images are stored."""
+    """Format and size of the packed images."""
 
     short_side: int = 256
-    """Pixels; smaller images keep their size."""
+    """Pixels; smaller images are not enlarged."""
     quality: int = 90
     """Of WebP and JPEG, 1 to 100."""
     image_format: str = "webp"
     """One of `IMAGE_FORMATS`."""
     samples_per_shard: int = 10_000
-    """Rows of the source per shard; those that cannot be used are left out."""
+    """Rows of the source per shard, including faulty rows, which are skipped."""
 
     def __post_init__(self) -> None:
         if self.image_format not in IMAGE_FORMATS:
-            raise DataError(f"format {self.image_format!r} is not written: use {', '.join(IMAGE_FORMATS)}")
+            raise DataError(f"format {self.image_format!r} is not supported: use {', '.join(IMAGE_FORMATS)}")
         if self.short_side < 1 or self.samples_per_shard < 1 or not 1 <= self.quality <= 100:
             raise DataError("short side and samples per shard must be at least 1, and the quality from 1 to 100")
 
 
-@dataclass(frozen=True, slots=True)
-class PackedShard:
-    """What became of one shard."""
+class PackedShard(NamedTuple):
+    """Counts of one shard."""
 
     number: int
     samples: int
-    """Written; 0 also where the shard was there already."""
+    """Written; 0 if the shard existed."""
     faults: dict[str, int]
-    """Kind -> samples left out."""
+    """Kind -> skipped samples."""
 
 
 _CAPTIONS = ("captions", "keywords")
 """Settings by language, which stages may divide among them."""
 _WITHOUT_EFFECT = ("weight", "index_folder", "read_timeout_seconds")
-"""Settings that change nothing about what is packed."""
+"""Settings that do not change the packed samples."""
 
 
 def sources_to_pack(stages: Mapping[str, Mapping[str, SourceConfig]]) -> dict[str, SourceConfig]:
-    """Name -> settings of what is to be packed for all stages.
+    """Merge the sources of all stages, stage -> name -> settings.
 
-    Sources of one name that read the same rows become one, with the captions and keywords of every stage. Where the
-    rows differ, or two stages take another caption of the same language, each is packed as STAGE-NAME.
-
-    Args:
-        stages: Stage -> its sources by name.
+    Sources of one name that read the same rows become one, with the captions and keywords of every stage. If the rows
+    differ, or two stages use different captions of one language, each is packed as STAGE-NAME.
     """
     by_name: dict[str, dict[str, SourceConfig]] = {}
     for stage, sources in stages.items():
@@ -101,7 +97,7 @@ def sources_to_pack(stages: Mapping[str, Mapping[str, SourceConfig]]) -> dict[st
 
 
 def _agree(one: SourceConfig, other: SourceConfig) -> bool:
-    """Whether both read the same rows, and no two captions of one language."""
+    """Whether both read the same rows, and the same captions of shared languages."""
     rows, other_rows = (
         {key: value for key, value in _content(config).items() if key not in _CAPTIONS} for config in (one, other)
     )
@@ -110,7 +106,7 @@ def _agree(one: SourceConfig, other: SourceConfig) -> bool:
 
 
 def _content(config: SourceConfig) -> dict[str, Any]:
-    """What of a source's settings decides what is packed, as plain values."""
+    """The settings that determine the packed samples, as plain values."""
     plain = asdict(config) | {"format": config.format.value}
     return {key: value for key, value in plain.items() if key not in _WITHOUT_EFFECT}
 
@@ -118,21 +114,21 @@ def _content(config: SourceConfig) -> dict[str, Any]:
 def pack_source(
     source: PairSource, config: SourceConfig, folder: Path, settings: PackSettings, num_workers: int = 1
 ) -> Iterator[PackedShard]:
-    """Write a source as `folder/NAME-000000.tar`, ...; yields each shard when it is done.
+    """Write a source as tar shards `folder/NAME-000000.tar`, ...; yields each completed shard.
 
-    Args:
-        source: Opened; its name is part of the files' names.
-        config: Its settings.
-        folder: Made if it is not there.
-        settings: How images are stored. The shards of a folder must all be of the same settings.
-        num_workers: Processes.
+    One sample per row: the image; a JSON with `caption_ko`, `caption_en` (further ones `caption_ko_2`, ...),
+    `keywords_ko`, `keywords_en`, `language` and the `key` in the source; and `txt`, the first caption. A shard is
+    renamed when complete, so that an interrupted run continues with the missing ones.
 
     Raises:
         DataError: The folder holds shards of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     description = {"settings": repr(settings), "source": _content(config), "pairs": len(source)}
-    _check_folder(folder / f"{source.name}.json", description)
+    note, text = folder / f"{source.name}.json", json.dumps(description, ensure_ascii=False, indent=2)
+    if note.is_file() and note.read_text(encoding="utf-8") != text:
+        raise DataError(f"{folder} holds shards packed with other settings (see {note.name}); use another folder")
+    note.write_text(text, encoding="utf-8")
     numbers = range(num_shards(source, config, settings))
     write = functools.partial(_write_shard, source.name, config, folder, settings)
     if num_workers < 2:
@@ -143,21 +139,13 @@ def pack_source(
 
 
 def num_shards(source: PairSource, config: SourceConfig, settings: PackSettings) -> int:
-    """How many shards a source gives."""
-    rows = len(source) // pairs_per_row(config)
-    return -(-rows // settings.samples_per_shard)
-
-
-def _check_folder(note: Path, description: dict[str, object]) -> None:
-    text = json.dumps(description, ensure_ascii=False, indent=2)
-    if note.is_file() and note.read_text(encoding="utf-8") != text:
-        raise DataError(f"{note.parent} holds shards that were packed otherwise (see {note.name}); use another folder")
-    note.write_text(text, encoding="utf-8")
+    """Number of shards of a source."""
+    return math.ceil(len(source) // pairs_per_row(config) / settings.samples_per_shard)
 
 
 @functools.lru_cache(maxsize=1)
 def _reopened(name: str, settings: bytes) -> PairSource:
-    """The source in a worker process, opened once."""
+    """The source, opened once per worker process."""
     return open_source(name, pickle.loads(settings))
 
 
@@ -191,23 +179,22 @@ def _write_shard(
 def _members(
     source: PairSource, indices: range, settings: PackSettings, faults: Counter[str]
 ) -> list[tuple[str, bytes]]:
-    """The members of one row, from those of its pairs that can be used.
+    """The files of one row, from its usable pairs: extension and content.
 
     Raises:
-        SampleFault: None can, or the image cannot.
+        SampleFault: No pair or not the image is usable.
     """
     records: list[PairRecord] = []
-    last: SampleFault | None = None
+    found: list[SampleFault] = []
     for index in indices:
         try:
             records.append(source[index])
         except SampleFault as fault:
-            faults.update([fault.kind] if last is not None else [])
-            last = fault
+            found.append(fault)
     if not records:
-        assert last is not None
-        raise last
-    faults.update([last.kind] if last is not None else [])
+        faults.update(fault.kind for fault in found[:-1])  # the caller counts the last
+        raise found[-1]
+    faults.update(fault.kind for fault in found)
     with sample_errors(records[0].key):
         image = _packed_image(records[0], settings)
     metadata: dict[str, object] = {"key": records[0].key, "language": records[0].language}
@@ -224,19 +211,77 @@ def _members(
 
 
 def _packed_image(record: PairRecord, settings: PackSettings) -> bytes:
-    encoded = open_image(record.image, record.file_name, max_pixels=MAX_IMAGE_PIXELS)
+    encoded = open_image(record.image, record.file_name)
     reduction = 1
-    while reduction < 8 and min(encoded.width, encoded.height) >= 4 * reduction * settings.short_side:
-        reduction *= 2  # at least twice the size that is kept, so that the last step decides on the quality
+    while reduction < MAX_REDUCTION and min(encoded.width, encoded.height) >= 4 * reduction * settings.short_side:
+        reduction *= 2  # to at least twice the final size, so that the bicubic resizing determines the quality
     picture = to_picture(decode(encoded, reduction=reduction))
     scale = settings.short_side / min(picture.size)
     if scale < 1:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         picture = picture.resize(size, Image.Resampling.BICUBIC)
     if max(picture.size) > _LONGEST_SIDES.get(settings.image_format, max(picture.size)):
-        raise SampleFault(
-            "image_too_large", f"{settings.image_format} holds no {picture.width} x {picture.height} pixels"
-        )
+        size_text = f"{picture.width} x {picture.height} pixels"
+        raise SampleFault("image_too_large", f"{settings.image_format} does not support {size_text}")
     buffer = io.BytesIO()
     picture.save(buffer, IMAGE_FORMATS[settings.image_format], quality=settings.quality)
     return buffer.getvalue()
+
+
+@dataclass(slots=True)
+class SourceReport:
+    """Statistics of a sample of one source."""
+
+    name: str
+    pairs: int
+    """Pairs of the whole source."""
+    left_out: Counter[str]
+    """Kind -> samples without an id, skipped when the source was opened."""
+    looked_at: int = 0
+    """Pairs of the sample."""
+    languages: Counter[str] = field(default_factory=Counter)
+    tokens: list[int] = field(default_factory=list)
+    """Per caption, start and end included."""
+    sides: list[int] = field(default_factory=list)
+    """Short side per image, pixels."""
+    faults: Counter[str] = field(default_factory=Counter)
+    """Kind -> skipped and repaired samples."""
+    examples: list[tuple[Image.Image, str]] = field(default_factory=list)
+    """Thumbnails with their captions."""
+
+
+def inspect_sources(data: ImageTextDataModule, num_samples: int, num_examples: int) -> list[SourceReport]:
+    """Inspect up to `num_samples` >= 1 evenly spaced pairs of each source; keep `num_examples` images per language."""
+    reports = []
+    for source in data.sources:
+        left_out = Counter(report.kind for report in source.opening_faults())
+        report = SourceReport(source.name, len(source), left_out)
+        for index in np.unique(np.linspace(0, len(source) - 1, num_samples).astype(np.int64)).tolist():
+            report.looked_at += 1
+            try:
+                record = source[index]
+                with sample_errors(record.key):
+                    _inspect_pair(data, record, report, num_examples)
+            except SampleFault as fault:
+                report.faults[fault.kind] += 1
+        reports.append(report)
+    return reports
+
+
+def _inspect_pair(data: ImageTextDataModule, record: PairRecord, report: SourceReport, num_examples: int) -> None:
+    repairs: list[str] = []
+    encoded = open_image(record.image, record.file_name, repairs, data.config.corrupt_samples.max_image_pixels)
+    picture = to_picture(decode(encoded))
+    report.faults.update([*repairs, *record.repairs])
+    report.languages[record.language] += 1
+    report.tokens.append(data.tokenizer.encode(record.caption).shape[1])
+    report.sides.append(min(encoded.width, encoded.height))
+    if report.languages[record.language] <= num_examples:
+        picture.thumbnail((SHEET_SIDE, SHEET_SIDE))
+        report.examples.append((picture, record.caption))
+
+
+def language_shares(report: SourceReport) -> dict[str, float]:
+    """Share of each language among the usable pairs of the sample."""
+    total = max(1, sum(report.languages.values()))
+    return {language: report.languages[language] / total for language in LANGUAGES}

@@ -1,4 +1,4 @@
-"""Samples that cannot be stored are counted and left out; the rest of packing is tested through its command."""
+"""Packing: samples that cannot be stored are counted and skipped; the rest is tested through the command."""
 
 import io
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_modules.preparation.pack import PackSettings, pack_source
+from data_modules.preparation import PackSettings, pack_source
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
 from tests.unit.data_modules.corpora import picture, write_tar

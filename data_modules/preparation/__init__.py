@@ -1,1 +1,0 @@
-"""Tools that prepare data before training: packing tables into shards, inspecting sources."""
