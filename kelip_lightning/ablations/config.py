@@ -7,7 +7,7 @@ from pathlib import Path
 from kelip_lightning.config.read import parse_override, read_experiment_file
 from kelip_lightning.config.typed import build_section
 from kelip_lightning.errors import ConfigError
-from kelip_lightning.evaluation.tasks import MATCHED_MINUS_RANDOM
+from kelip_lightning.evaluation.metric_names import parse_metric
 
 
 @dataclass(kw_only=True, slots=True)
@@ -102,25 +102,6 @@ def load_ablation(file: Path) -> AblationConfig:
     if problems:
         raise ConfigError([f"{file}: {problem}" for problem in dict.fromkeys(problems)])
     return study
-
-
-def parse_metric(metric: str) -> tuple[str, int | None]:
-    """The task and the K of a metric: `eval/a_ko/image_to_text_R@5` counts ranks below 5 of `eval/a_ko/image_to_text`.
-
-    `eval/a/matched_minus_random` is a task whose outcomes are metrics already, and has no K.
-
-    Raises:
-        ValueError: The text is no such metric.
-    """
-    if re.fullmatch(rf"eval/[^/]+/{MATCHED_MINUS_RANDOM}", metric):
-        return metric, None
-    found = re.fullmatch(r"(eval/[^/]+/.+)_(?:R@|top)(\d+)", metric)
-    if not found or int(found[2]) < 1:
-        raise ValueError(
-            f"metric {metric!r} must read like eval/SET_ko/image_to_text_R@1, eval/SET/ko_to_en_R@1, "
-            f"eval/SET_ko/zero_shot_top1 or eval/SET/{MATCHED_MINUS_RANDOM}"
-        )
-    return found[1], int(found[2])
 
 
 def _check_overrides(key: str, overrides: list[str]) -> None:

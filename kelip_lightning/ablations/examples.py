@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kelip_lightning.ablations.config import parse_metric
 from kelip_lightning.ablations.results import RunItems
+from kelip_lightning.evaluation.metric_names import parse_metric
 from kelip_lightning.runs.items import StoredItems
 
 NUM_EXAMPLES = 3

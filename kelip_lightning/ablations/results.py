@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kelip_lightning.ablations.config import parse_metric
 from kelip_lightning.errors import RunFolderError
+from kelip_lightning.evaluation.metric_names import at_k, parse_metric, split_name
 from kelip_lightning.runs.items import StoredItems
 from kelip_lightning.statistics.significance import (
     Estimate,
@@ -80,7 +80,7 @@ def compute_results(
             raise RunFolderError(f"no run has the items of {metric}; the tasks are {', '.join(sorted(tasks))}")
         kinds = {ALL_ITEMS: np.ones(len(tasks[task].texts), dtype=bool)}
         if metric in judged:
-            kinds |= _masks(tasks[task].texts, _language(task), categories)
+            kinds |= _masks(tasks[task].texts, split_name(task)[1], categories)
         for kind, mask in kinds.items():
             scores = {
                 variant: {seed: _scores(items[task].outcomes[mask], k) for seed, items in by_seed.items()}
@@ -90,7 +90,7 @@ def compute_results(
     return results
 
 
-def matches(text: str, language: str, words: Sequence[str]) -> bool:
+def matches(text: str, language: str | None, words: Sequence[str]) -> bool:
     """Whether a caption names one of the words: whole words in English, any place in Korean, which inflects."""
     if language == "ko":
         return any(word in text for word in words)
@@ -183,11 +183,11 @@ def _result(
 
 
 def _masks(
-    texts: Sequence[str], language: str, categories: Mapping[str, Mapping[str, Sequence[str]]]
+    texts: Sequence[str], language: str | None, categories: Mapping[str, Mapping[str, Sequence[str]]]
 ) -> dict[str, NDArray[np.bool_]]:
     """Category -> its items; categories that fewer than two items name are left out."""
     found = {
-        category: np.array([matches(text, language, words.get(language, ())) for text in texts], dtype=bool)
+        category: np.array([matches(text, language, words.get(language or "", ())) for text in texts], dtype=bool)
         for category, words in categories.items()
     }
     return {category: mask for category, mask in found.items() if mask.sum() > 1}
@@ -197,17 +197,9 @@ def _metrics(task: str, items: StoredItems) -> list[str]:
     """A task's metrics: at every K where its outcomes are ranks."""
     if items.outcomes.dtype.kind == "f":
         return [task]
-    return [f"{task}_top{k}" if task.endswith("/zero_shot") else f"{task}_R@{k}" for k in KS]
+    return [at_k(task, k) for k in KS]
 
 
 def _scores(outcomes: NDArray[Any], k: int | None) -> NDArray[np.float64]:
     """What is averaged: 1 for a rank below K and 0 for others; outcomes that are metrics as they are."""
     return (outcomes if k is None else outcomes < k).astype(float)
-
-
-def _language(task: str) -> str:
-    """The language of a task's texts: of its set, or of the captions that ask."""
-    data_set, _, kind = task.removeprefix("eval/").partition("/")
-    if (direction := re.fullmatch(r"(ko|en)_to_(?:ko|en)", kind)) is not None:
-        return direction[1]
-    return data_set.rpartition("_")[2]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_modules.config_roles import Role
-from kelip_lightning.ablations.config import AblationConfig, ScaleConfig, load_ablation, parse_metric
+from kelip_lightning.ablations.config import AblationConfig, ScaleConfig, load_ablation
 from kelip_lightning.config.experiment import (
     ContrastiveExperiment,
     Experiment,
@@ -18,6 +18,7 @@ from kelip_lightning.config.read import parse_override
 from kelip_lightning.config.roles import role_of_key
 from kelip_lightning.config.schema import has_key
 from kelip_lightning.errors import ConfigError
+from kelip_lightning.evaluation.metric_names import parse_metric
 from kelip_lightning.planning.stage_plan import Plan, make_plan
 
 Trained = PretrainExperiment | ContrastiveExperiment

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from data_modules.records import LANGUAGES
 from kelip_lightning.analyses.records import Finding, Findings, Item
-from kelip_lightning.evaluation.finite import require_finite
-from kelip_lightning.evaluation.retrieval import RECALL_KS, retrieval_ranks
-from kelip_lightning.evaluation.similarity import centre, matched_and_random
+from kelip_lightning.evaluation.embed import require_finite
+from kelip_lightning.evaluation.metric_names import RECALL_KS
+from kelip_lightning.evaluation.metrics import centre, matched_and_random, retrieval_ranks
 from kelip_lightning.statistics.bootstrap import Bootstrap
 
 CONTROL = "untrained control"

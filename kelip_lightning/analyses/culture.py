@@ -23,7 +23,7 @@ from data_modules.errors import DataError
 from data_modules.records import LANGUAGES
 from kelip_lightning.analyses.divergence import divergence_test, holm
 from kelip_lightning.analyses.records import Finding, Findings, Item, number
-from kelip_lightning.evaluation.finite import require_finite
+from kelip_lightning.evaluation.embed import require_finite
 from kelip_lightning.statistics.bootstrap import Bootstrap
 
 SIGNIFICANCE = 0.05

@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kelip_lightning.evaluation.finite import require_finite
+from kelip_lightning.evaluation.embed import require_finite
 
 TAIL_DEGREES = 10
 """Degrees of freedom of the null's tails: few enough that differences with tails as heavy as those of t(5), none of

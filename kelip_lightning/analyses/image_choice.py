@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kelip_lightning.analyses.records import Finding, Findings, Item
-from kelip_lightning.evaluation.finite import require_finite
+from kelip_lightning.evaluation.embed import require_finite
 from kelip_lightning.statistics.bootstrap import Bootstrap
 
 

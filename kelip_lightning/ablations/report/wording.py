@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from kelip_lightning.ablations.config import parse_metric
 from kelip_lightning.ablations.examples import Example
 from kelip_lightning.ablations.report.tables import Row
 from kelip_lightning.ablations.results import ALL_ITEMS
+from kelip_lightning.evaluation.metric_names import parse_metric, split_name
 from kelip_lightning.statistics.significance import LEVEL, NUM_RESAMPLES, Verdict
 
 SHARES = frozenset({"mean", "low", "high", "chance", "untrained", "equal_compute"})
@@ -47,9 +47,8 @@ def written(column: str, value: Any) -> str:
 def metric_label(metric: str) -> str:
     """`eval/unseen_design_ko/image_to_text_R@1` as `unseen_design, ko: image to text R@1`."""
     task, k = parse_metric(metric)
-    data_set, _, kind = task.removeprefix("eval/").partition("/")
-    name, _, language = data_set.rpartition("_")
-    where = f"{name}, {language}" if language in ("ko", "en") and name else data_set
+    data_set, language, kind = split_name(task)
+    where = f"{data_set}, {language}" if language and not kind.startswith(language) else data_set
     if k is None:
         return f"{where}: cosine of translations less that of other captions, centred, × 100"
     if kind == "zero_shot":

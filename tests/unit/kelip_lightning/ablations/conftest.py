@@ -14,7 +14,7 @@ import yaml
 from kelip_lightning.ablations.pool import find_run, record_seconds
 from kelip_lightning.ablations.study import Choice, PlannedRun, Study, contrastive_of, open_study
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
-from kelip_lightning.evaluation.items import TaskItems
+from kelip_lightning.evaluation.suite import TaskItems
 from kelip_lightning.runs.items import ITEMS, write_items
 from tests.paths import ROOT
 

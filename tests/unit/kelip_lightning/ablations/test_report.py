@@ -20,7 +20,7 @@ from kelip_lightning.ablations.report.writing import write_report
 from kelip_lightning.ablations.study import Study, contrastive_of
 from kelip_lightning.cli import main
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.evaluation.items import TaskItems
+from kelip_lightning.evaluation.suite import TaskItems
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.runs.items import ITEMS
 
