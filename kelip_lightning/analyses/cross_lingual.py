@@ -176,7 +176,7 @@ def _statements(name: str, summary: list[Finding]) -> list[str]:
         "en_to_ko_R@1": "finds the Korean caption of an English one",
         "matched − random, centred": "puts captions of one meaning nearer than others, the language offset removed,",
     }
-    words = {"above": "more than", "below": "less than", "cannot tell": "not measurably more than"}
+    words = {"above": "more than", "below": "less than", "inconclusive": "not measurably more than"}
     differences = {one.measure: one.interval for one in summary if one.subject.endswith("model − control")}
     return [
         f"{name}: the model {what} {words[differences[measure].verdict]} its untrained control "

@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from kelip_lightning.ablations import execution
-from kelip_lightning.ablations.execution import command_of, execute
-from kelip_lightning.ablations.pool import RunState, find_run, seconds_of, state_of
-from kelip_lightning.ablations.slurm import write_array
+from kelip_lightning.ablations.execution import command_of, execute, write_array
+from kelip_lightning.ablations.pool import RunState, find_folder, seconds_of, state_of
 from kelip_lightning.ablations.study import Study
 from kelip_lightning.errors import ConfigError
 
@@ -60,15 +59,15 @@ def test_execute__a_failure_costs_no_other_run_and_finished_ones_are_reused(stud
         "no such thing",
     )
     assert failure.log.read_text(encoding="utf-8").startswith("first line")
-    states = [state_of(find_run(study.pool, run)) for run in runs]
+    states = [state_of(find_folder(study.pool, run)) for run in runs]
     assert states.count(RunState.finished) == 5
-    assert all((seconds_of(find_run(study.pool, run)) or 0) > 0 for run in runs)
-    assert told[0] == f"0 of 6 runs stand already; 6 to train, {jobs} at a time"
+    assert all((seconds_of(find_folder(study.pool, run)) or 0) > 0 for run in runs)
+    assert told[0] == f"0 of 6 runs exist already; 6 to train, {jobs} at a time"
     assert len(told) == 7
 
     execute(study, runs, jobs, told.append)
-    assert told[7] == f"5 of 6 runs stand already; 1 to train, {jobs} at a time"
-    calls = [(find_run(study.pool, run).path / "calls.txt").read_text(encoding="utf-8") for run in runs]
+    assert told[7] == f"5 of 6 runs exist already; 1 to train, {jobs} at a time"
+    calls = [(find_folder(study.pool, run).path / "calls.txt").read_text(encoding="utf-8") for run in runs]
     assert [text.count("\n") for text in calls] == [1, 1, 1, 1, 2, 1]
     assert "--resume auto" in calls[4]
 
@@ -76,7 +75,7 @@ def test_execute__a_failure_costs_no_other_run_and_finished_ones_are_reused(stud
 @pytest.mark.usefixtures("_program")
 def test_execute__sigterm_ends_the_processes_and_starts_no_other(study: Study) -> None:
     runs = [run for run in study.runs if run.variant == "warm"]
-    first = find_run(study.pool, runs[0]).path
+    first = find_folder(study.pool, runs[0]).path
 
     def terminate() -> None:
         deadline = time.monotonic() + 30
@@ -85,10 +84,10 @@ def test_execute__sigterm_ends_the_processes_and_starts_no_other(study: Study) -
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=terminate).start()
-    with pytest.raises(KeyboardInterrupt, match="SIGTERM came"):
+    with pytest.raises(KeyboardInterrupt, match="received SIGTERM"):
         execute(study, runs, 1, lambda _: None)
     assert (study.pool / f"{runs[0].name}.log").read_text(encoding="utf-8") == "asked to end\n"
-    assert not find_run(study.pool, runs[1]).path.exists()
+    assert not find_folder(study.pool, runs[1]).path.exists()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
@@ -103,7 +102,7 @@ def _on_nodes(study: Study, number: int) -> Study:
 
 def test_execute__several_machines_are_for_the_array(study: Study) -> None:
     several = _on_nodes(study, 10)
-    with pytest.raises(ConfigError, match=r"variant plain trains on 10 machines .*--dry-run"):
+    with pytest.raises(ConfigError, match=r"variant plain trains on 10 nodes .*--dry-run"):
         execute(several, several.runs, 1, lambda _: None)
 
 
@@ -127,7 +126,7 @@ def test_write_array__a_task_runs_its_line(study: Study, tmp_path: Path) -> None
 
 def test_write_array__refuses_different_machines(study: Study) -> None:
     mixed = [*study.runs[:1], *_on_nodes(study, 2).runs[1:]]
-    with pytest.raises(ConfigError, match="the variants ask for different machines"):
+    with pytest.raises(ConfigError, match="the variants ask for different resources"):
         write_array(study, mixed)
 
 
@@ -135,4 +134,4 @@ def test_execute__nothing_to_do(study: Study, finish: Callable[..., None]) -> No
     finish(study.runs[0], 0.5)
     told: list[str] = []
     assert execute(study, study.runs[:1], 2, told.append) == []
-    assert told == ["1 of 1 runs stand already; 0 to train, 2 at a time"]
+    assert told == ["1 of 1 runs exist already; 0 to train, 2 at a time"]

@@ -36,7 +36,7 @@ def test_difference__pairing_removes_what_both_share() -> None:
     first, second = shared + 0.5 + generator.normal(0.0, 0.1, 200), shared
     assert bootstrap.difference(first, second).verdict == "above"
     assert bootstrap.difference(second, first).verdict == "below"
-    assert bootstrap.unpaired_difference(first, second).verdict == "cannot tell"
+    assert bootstrap.unpaired_difference(first, second).verdict == "inconclusive"
 
 
 def test_mean__clusters_of_copies_count_once() -> None:

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from kelip_lightning.statistics.power import Study, simulate
+from kelip_lightning.statistics.power import SimulatedStudy, simulate
 from kelip_lightning.statistics.significance import (
     Estimate,
     Verdict,
-    estimate,
+    estimate_mean,
     holm,
     item_variance,
     paired_difference,
@@ -66,12 +66,12 @@ def test_item_variance__groups_are_drawn_whole() -> None:
     assert item_variance(copies)[0] < variance / 5
 
 
-def test_estimate__half_width_by_hand() -> None:
+def test_estimate_mean__half_width_by_hand() -> None:
     outcomes = np.random.default_rng(1).normal(0.5, 1.0, (3, 50)) + np.array([[0.0], [0.3], [-0.2]])
     seeds = np.var([row.mean() for row in outcomes], ddof=1) / 3
     items = item_variance(outcomes.mean(axis=0))[0]
     half = math.sqrt(4.302653**2 * seeds + 2.009575**2 * items)
-    found = estimate(outcomes)
+    found = estimate_mean(outcomes)
     assert found.mean == pytest.approx(outcomes.mean())
     assert (found.low, found.high) == (
         pytest.approx(outcomes.mean() - half, abs=1e-4),
@@ -81,11 +81,11 @@ def test_estimate__half_width_by_hand() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.05, 0.3, 1.0, 4.0])
-def test_estimate__p_value_is_the_level_at_which_the_interval_touches_zero(shift: float) -> None:
+def test_estimate_mean__p_value_is_the_level_at_which_the_interval_touches_zero(shift: float) -> None:
     outcomes = np.random.default_rng(2).normal(shift, 1.0, (4, 60))
-    p_value = estimate(outcomes).p_value
+    p_value = estimate_mean(outcomes).p_value
     assert p_value is not None
-    touching = estimate(outcomes, level=p_value)
+    touching = estimate_mean(outcomes, level=p_value)
     assert touching.low is not None and touching.high is not None
     assert min(abs(touching.low), abs(touching.high)) == pytest.approx(0, abs=1e-3 * abs(touching.mean))
 
@@ -109,7 +109,7 @@ def test_pooled_spread__of_two_runs_is_their_paired_t_test() -> None:
     )
 
 
-def test_estimate__own_spread_counts_where_it_is_the_larger() -> None:
+def test_estimate_mean__own_spread_counts_where_it_is_the_larger() -> None:
     outcomes = np.random.default_rng(4).normal(0, 1, (3, 40))
     own = np.var(outcomes.mean(axis=1), ddof=1)
     small, large = (pooled_spread(np.array([[0.0, scale], [scale, 0.0]])) for scale in (1e-6, 10.0))
@@ -117,17 +117,17 @@ def test_estimate__own_spread_counts_where_it_is_the_larger() -> None:
     items = item_variance(outcomes.mean(axis=0))[0]
     for spread, seeds in ((small, own / 3), (large, 2 * large.variance / 3)):
         half = math.sqrt(12.7062**2 * seeds + 2.022691**2 * items)
-        high = estimate(outcomes, spread=spread).high
+        high = estimate_mean(outcomes, spread=spread).high
         assert high == pytest.approx(outcomes.mean() + half, rel=1e-4)
 
 
-def test_estimate__one_seed_has_no_interval() -> None:
-    found = estimate(np.ones((1, 5)))
+def test_estimate_mean__one_seed_has_no_interval() -> None:
+    found = estimate_mean(np.ones((1, 5)))
     assert (found.mean, found.low, found.high, found.p_value) == (1.0, None, None, None)
-    assert verdict(found, None) is Verdict.cannot_tell
+    assert verdict(found, None) is Verdict.inconclusive
 
 
-def test_estimate__equal_runs_and_certain_differences() -> None:
+def test_estimate_mean__equal_runs_and_certain_differences() -> None:
     hits = (np.random.default_rng(0).random((3, 20)) < 0.5).astype(float)
     assert paired_difference(hits, hits).p_value == 1.0
     assert paired_difference(np.ones((3, 20)), np.zeros((3, 20))).p_value == 0.0
@@ -137,7 +137,7 @@ def test_paired_difference__is_narrower_than_the_runs_own_intervals() -> None:
     generator = np.random.default_rng(0)
     difficulty = generator.random(500)
     base, better = ((generator.random((3, 500)) < difficulty + gain).astype(float) for gain in (0.0, 0.08))
-    alone, paired = estimate(base), paired_difference(better, base)
+    alone, paired = estimate_mean(base), paired_difference(better, base)
     assert alone.low is not None and alone.high is not None and paired.low is not None and paired.high is not None
     # Items differ much from one another, and alike in both runs.
     assert item_variance((better - base).mean(axis=0))[0] < 0.8 * item_variance(base.mean(axis=0))[0]
@@ -147,7 +147,7 @@ def test_paired_difference__refuses_other_items() -> None:
     with pytest.raises(ValueError, match="the same seeds and items"):
         paired_difference(np.ones((2, 3)), np.ones((2, 4)))
     with pytest.raises(ValueError, match="at least one of each"):
-        estimate(np.ones((2, 0)))
+        estimate_mean(np.ones((2, 0)))
 
 
 def test_holm__worked_example() -> None:
@@ -173,15 +173,15 @@ def test_verdict__by_sign_and_corrected_p_value() -> None:
     down = Estimate(mean=-0.1, low=-0.15, high=-0.05, p_value=0.01, num_seeds=3, num_items=9)
     assert verdict(up, 0.01) is Verdict.better
     assert verdict(down, 0.049) is Verdict.worse
-    assert verdict(up, 0.05) is Verdict.cannot_tell
+    assert verdict(up, 0.05) is Verdict.inconclusive
 
 
 CASES = {
-    "items alone": Study(num_items=150, seed_spread=0.0, item_spread=0.15),
-    "seeds alone": Study(num_items=150, seed_spread=0.2, item_spread=0.0),
-    "both": Study(num_items=150, seed_spread=0.03, item_spread=0.15),
-    "one variant spreads twice as much": Study(num_items=150, seed_spread=0.1, item_spread=0.0, last_spread=2.0),
-    "two variants, five seeds": Study(num_variants=2, num_seeds=5, num_items=150, seed_spread=0.04),
+    "items alone": SimulatedStudy(num_items=150, seed_spread=0.0, item_spread=0.15),
+    "seeds alone": SimulatedStudy(num_items=150, seed_spread=0.2, item_spread=0.0),
+    "both": SimulatedStudy(num_items=150, seed_spread=0.03, item_spread=0.15),
+    "twice the spread of one variant": SimulatedStudy(num_items=150, seed_spread=0.1, item_spread=0.0, last_spread=2.0),
+    "two variants, five seeds": SimulatedStudy(num_variants=2, num_seeds=5, num_items=150, seed_spread=0.04),
 }
 
 
@@ -204,7 +204,7 @@ def test_rule__a_percentile_bootstrap_over_three_seeds_would_not_hold() -> None:
 
 def test_rule__finds_what_is_there() -> None:
     powers = [
-        simulate(Study(num_items=400, seed_spread=0.005, item_spread=0.05, effect=effect), 200).found
+        simulate(SimulatedStudy(num_items=400, seed_spread=0.005, item_spread=0.05, effect=effect), 200).found
         for effect in (0.03, 0.08, 0.15)
     ]
     assert powers[0] < powers[1] < powers[2]
