@@ -1,7 +1,4 @@
-"""The analyses of a trained model: embed what each asks for, hand it on, draw what comes back.
-
-An analysis sees a model through two functions (`Encoders`), so that it takes any model that offers them.
-"""
+"""Runs the analyses: embeds their data, computes findings, draws plots. `Encoders` adapts any model."""
 
 from dataclasses import dataclass
 
@@ -15,10 +12,9 @@ from data_modules.benchmarks.image_gallery import build_image_gallery
 from data_modules.benchmarks.word_pairs import nonsense_words, read_word_pairs
 from data_modules.records import LANGUAGES
 from kelip_lightning.analyses import analogy, cross_lingual, culture
-from kelip_lightning.analyses.image_choice import choice_findings
-from kelip_lightning.analyses.output import Outcome
+from kelip_lightning.analyses.culture import choice_findings
+from kelip_lightning.analyses.output import Findings, Outcome
 from kelip_lightning.analyses.plots import analogy_plots, cross_lingual_plots, culture_plots
-from kelip_lightning.analyses.records import Findings
 from kelip_lightning.config.analysis import (
     AnalogyAnalysis,
     Analysis,
@@ -42,7 +38,7 @@ from kelip_lightning.statistics.bootstrap import Bootstrap
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoders:
-    """A model as an analysis sees it."""
+    """The interface of an analysed model."""
 
     images: ImageEncode
     """uint8 images (B, 3, S, S) -> (B, E)."""
@@ -56,7 +52,7 @@ def analyze_run(run: RunFolder, settings: Analysis, device: torch.device) -> Out
     """Analyse a finished run, its model on `device`.
 
     Raises:
-        DataError: Data that the settings name is missing, damaged or too little.
+        DataError: Data of the settings is missing, damaged or too small.
     """
     trained = load_dual_encoder(run.dual_encoder)
     trained.model.to(device)
@@ -73,7 +69,7 @@ def analyze_run(run: RunFolder, settings: Analysis, device: torch.device) -> Out
 
 
 def encoders_of(trained: TrainedModel) -> Encoders:
-    """The two functions of a dual encoder and its tokenizer."""
+    """The encode functions of a dual encoder and its tokenizer."""
     return Encoders(
         images=image_encode_function(trained.model),
         texts=text_encode_function(trained.model, trained.tokenizer),
@@ -82,9 +78,9 @@ def encoders_of(trained: TrainedModel) -> Encoders:
 
 
 def untrained_control(trained: TrainedModel, seed: int) -> TrainedModel:
-    """The same architecture and tokenizer with fresh weights, which follow from the seed alone.
+    """The same architecture and tokenizer with fresh weights, which depend only on the seed.
 
-    Weights that the model itself started from (`hf_weights`) are no part of it: a trained text model is no control.
+    Pretrained weights that initialised the model (`hf_weights`) are not loaded: they are trained.
     """
     model = trained.model
     with torch.random.fork_rng(devices=[]):
@@ -100,7 +96,7 @@ def untrained_control(trained: TrainedModel, seed: int) -> TrainedModel:
 
 
 def analyze_cross_lingual(model: Encoders, control: Encoders, settings: CrossLingualAnalysis) -> Outcome:
-    """Caption retrieval between the languages, similarity with the offset removed, gaps; each beside the control's."""
+    """Caption retrieval between the languages, centred similarity and gaps, of the model and the control."""
     sets = [build_caption_set(name, one) for name, one in settings.captions.items()]
     gallery = build_image_gallery(settings.gallery, model.image_size) if settings.gallery else None
     images = [embed_images(one.images, gallery.images) if gallery else None for one in (model, control)]
@@ -117,7 +113,7 @@ def analyze_cross_lingual(model: Encoders, control: Encoders, settings: CrossLin
 
 
 def analyze_culture(model: Encoders, settings: CultureAnalysis) -> Outcome:
-    """Images under Korean and English words, the test of each pair, and choices between texts."""
+    """Images retrieved by Korean and English words, a test of each pair, and choices between texts."""
     pairs = read_word_pairs(settings.word_pairs)
     gallery = build_image_gallery(settings.gallery, model.image_size)
     culture.check_enough(pairs, len(gallery.keys), settings.top_k)
@@ -145,7 +141,7 @@ def analyze_culture(model: Encoders, settings: CultureAnalysis) -> Outcome:
 
 
 def analyze_analogy(model: Encoders, settings: AnalogyAnalysis) -> Outcome:
-    """The change that two texts name, added to an image."""
+    """Embedding arithmetic on images and texts."""
     sets = [build_analogy_set(name, one, model.image_size) for name, one in settings.sets.items()]
     for one in sets:
         analogy.split_halves(one.name, one.queries)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kelip_lightning.analyses.output import as_document, prepare_folder, write_record
-from kelip_lightning.analyses.records import Finding, Findings
+from kelip_lightning.analyses.output import Finding, Findings, as_document, prepare_folder, write_record
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.statistics.bootstrap import Interval

@@ -13,9 +13,8 @@ from data_modules.benchmarks.analogy_queries import AnalogyQuery
 from data_modules.benchmarks.word_pairs import WordPair
 from kelip_lightning.analyses.analogy import LAMBDAS, analogy_findings, nearest_images, query_ranks
 from kelip_lightning.analyses.cross_lingual import caption_findings, caption_similarity, gap_findings
-from kelip_lightning.analyses.culture import compare_words, is_known
+from kelip_lightning.analyses.culture import choice_findings, compare_words, is_known
 from kelip_lightning.analyses.divergence import divergence_test
-from kelip_lightning.analyses.image_choice import choice_findings
 from kelip_lightning.evaluation.embed import (
     Embeddings,
     embed_images,
