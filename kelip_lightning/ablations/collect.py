@@ -65,29 +65,6 @@ class RunRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """A metric without training."""
-
-    metric: str
-    chance: float | None
-    """Expectation for random embeddings."""
-    untrained: float | None
-    """Of the reference variant before the first step, mean over seeds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EqualCompute:
-    """A judged metric at the compute of the cheapest variant."""
-
-    metric: str
-    variant: str
-    tokens: int
-    """Image tokens at which all variants are compared."""
-    mean: float
-    """Mean over seeds of the metric there, interpolated linearly between evaluations."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StudyReport:
     """The contents of a report."""
 
@@ -95,8 +72,12 @@ class StudyReport:
     curves: list[CurvePoint]
     costs: list[Cost]
     runs: list[RunRecord]
-    references: list[Reference]
-    equal_compute: list[EqualCompute]
+    references: dict[str, dict[str, float | None]]
+    """Judged metric -> `chance`, the expectation for random embeddings, and `untrained`, the mean over seeds of the
+    reference variant before the first step."""
+    equal_compute: dict[tuple[str, str], dict[str, float]]
+    """(Judged metric, variant) -> `equal_compute_tokens`, the image tokens of the cheapest variant, and
+    `equal_compute`, the mean over seeds of the metric there, interpolated linearly between evaluations."""
     examples: list[Example]
     notes: list[str]
     """Warnings: missing runs, different revisions."""
@@ -209,20 +190,19 @@ def _record(study: Study, run: PlannedRun) -> RunRecord:
 
 def _references(
     study: Study, finished: Mapping[tuple[str, int], RunFolder], curves: Sequence[CurvePoint]
-) -> list[Reference]:
+) -> dict[str, dict[str, float | None]]:
     reference = study.config.reference
     folder = next(folder for (variant, _), folder in finished.items() if variant == reference)
     chance = json.loads(folder.report.read_text(encoding="utf-8"))["chance"]
-    found = []
+    found: dict[str, dict[str, float | None]] = {}
     for metric in study.scale.metrics:
         values = [one.value for one in curves if one.metric == metric and one.variant == reference and not one.step]
-        untrained = float(np.mean(values)) if values else None
-        found.append(Reference(metric=metric, chance=chance.get(metric), untrained=untrained))
+        found[metric] = {"chance": chance.get(metric), "untrained": float(np.mean(values)) if values else None}
     return found
 
 
-def _equal_compute(curves: Sequence[CurvePoint], metrics: Sequence[str]) -> list[EqualCompute]:
-    found = []
+def _equal_compute(curves: Sequence[CurvePoint], metrics: Sequence[str]) -> dict[tuple[str, str], dict[str, float]]:
+    found = {}
     for metric in metrics:
         lines: dict[str, dict[int, list[CurvePoint]]] = {}
         for point in curves:
@@ -233,7 +213,7 @@ def _equal_compute(curves: Sequence[CurvePoint], metrics: Sequence[str]) -> list
             continue
         for variant, by_seed in lines.items():
             at = [np.interp(min(ends), [p.tokens for p in one], [p.value for p in one]) for one in by_seed.values()]
-            found.append(EqualCompute(metric=metric, variant=variant, tokens=min(ends), mean=float(np.mean(at))))
+            found[metric, variant] = {"equal_compute": float(np.mean(at)), "equal_compute_tokens": min(ends)}
     return found
 
 

@@ -154,10 +154,30 @@ def _compare(
             pair = _stack(hits[variant], common), _stack(hits[reference], common)
             differences[variant] = paired_difference(*pair, groups, spread)
     adjusted = dict(zip(differences, holm([one.p_value for one in differences.values()]), strict=True))
-    return [
-        _result(metric, kind, variant, judged, mean, differences.get(variant), adjusted.get(variant))
-        for variant, mean in means.items()
-    ]
+    lowest, highest = (-2.0, 2.0) if parse_metric(metric)[1] is None else (0.0, 1.0)
+    results = []
+    for variant, mean in means.items():
+        difference, p_value = differences.get(variant), adjusted.get(variant)
+        results.append(
+            Result(
+                metric=metric,
+                items=kind,
+                variant=variant,
+                judged=judged,
+                num_seeds=mean.num_seeds,
+                num_items=mean.num_items,
+                mean=mean.mean,
+                low=None if mean.low is None else max(lowest, mean.low),
+                high=None if mean.high is None else min(highest, mean.high),
+                difference=difference.mean if difference else None,
+                difference_low=difference.low if difference else None,
+                difference_high=difference.high if difference else None,
+                p_value=difference.p_value if difference else None,
+                adjusted_p_value=p_value,
+                verdict=verdict(difference, p_value).value if difference else None,
+            )
+        )
+    return results
 
 
 def _stack(by_seed: Mapping[int, NDArray[np.float64]], seeds: Iterable[int]) -> NDArray[np.float64]:
@@ -170,35 +190,6 @@ def _pooled(hits: Mapping[str, Mapping[int, NDArray[np.float64]]]) -> SeedSpread
     common = [seed for seed in (several[0] if several else ()) if all(seed in by_seed for by_seed in several)]
     means = [[float(by_seed[seed].mean()) for seed in common] for by_seed in several]
     return pooled_spread(np.array(means)) if common else None
-
-
-def _result(
-    metric: str,
-    kind: str,
-    variant: str,
-    judged: bool,
-    mean: Estimate,
-    difference: Estimate | None,
-    adjusted: float | None,
-) -> Result:
-    lowest, highest = (-2.0, 2.0) if parse_metric(metric)[1] is None else (0.0, 1.0)
-    return Result(
-        metric=metric,
-        items=kind,
-        variant=variant,
-        judged=judged,
-        num_seeds=mean.num_seeds,
-        num_items=mean.num_items,
-        mean=mean.mean,
-        low=None if mean.low is None else max(lowest, mean.low),
-        high=None if mean.high is None else min(highest, mean.high),
-        difference=difference.mean if difference else None,
-        difference_low=difference.low if difference else None,
-        difference_high=difference.high if difference else None,
-        p_value=difference.p_value if difference else None,
-        adjusted_p_value=adjusted,
-        verdict=verdict(difference, adjusted).value if difference else None,
-    )
 
 
 def _masks(

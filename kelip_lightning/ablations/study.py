@@ -8,11 +8,7 @@ from pathlib import Path
 from data_modules.config_roles import Role
 from data_modules.records import LANGUAGES
 from kelip_lightning.ablations.config import AblationConfig, ScaleConfig, load_ablation
-from kelip_lightning.config.experiment import (
-    ContrastiveExperiment,
-    Experiment,
-    PretrainExperiment,
-)
+from kelip_lightning.config.experiment import ContrastiveExperiment, Experiment, PretrainExperiment
 from kelip_lightning.config.fingerprint import training_fingerprint
 from kelip_lightning.config.load import PLACE, difference, find_schema, load_experiment, stage_schemas
 from kelip_lightning.config.read import parse_override

@@ -48,11 +48,7 @@ def in_test_half(name: str) -> bool:
 
 
 def analogy_findings(
-    name: str,
-    queries: Sequence[AnalogyQuery],
-    images: Tensor,
-    texts: dict[str, Tensor],
-    bootstrap: Bootstrap,
+    name: str, queries: Sequence[AnalogyQuery], images: Tensor, texts: dict[str, Tensor], bootstrap: Bootstrap
 ) -> Findings:
     """Choose λ on one half of the queries, and compare with both baselines on the other.
 
@@ -147,11 +143,7 @@ def nearest_images(queries: Sequence[AnalogyQuery], vectors: Tensor, images: Ten
 
 
 def query_vectors(
-    queries: Sequence[AnalogyQuery],
-    images: Tensor,
-    texts: dict[str, Tensor],
-    languages: tuple[str, str],
-    scale: float,
+    queries: Sequence[AnalogyQuery], images: Tensor, texts: dict[str, Tensor], languages: tuple[str, str], scale: float
 ) -> Tensor:
     """(Q, E) image + scale * (target text − source text).
 

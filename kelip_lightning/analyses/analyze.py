@@ -134,10 +134,7 @@ def analyze_culture(model: Encoders, settings: CultureAnalysis) -> Outcome:
         counts = [len(texts) for texts in one.texts]
         asked = embed_images(model.images, one.images)
         findings.extend(choice_findings(name, asked, options, counts, one.answers, bootstrap))
-    return Outcome(
-        findings=findings,
-        plots=culture_plots(findings, pairs, first, gallery.images, settings.num_shown),
-    )
+    return Outcome(findings=findings, plots=culture_plots(findings, pairs, first, gallery.images, settings.num_shown))
 
 
 def analyze_analogy(model: Encoders, settings: AnalogyAnalysis) -> Outcome:

@@ -252,12 +252,7 @@ def _statements(items: list[Item]) -> list[str]:
 
 
 def choice_findings(
-    name: str,
-    images: Tensor,
-    options: Tensor,
-    num_options: Sequence[int],
-    answers: Sequence[int],
-    bootstrap: Bootstrap,
+    name: str, images: Tensor, options: Tensor, num_options: Sequence[int], answers: Sequence[int], bootstrap: Bootstrap
 ) -> Findings:
     """Accuracy of multiple choice between texts for an image, by cosine similarity, with its interval and chance level.
 

@@ -88,10 +88,7 @@ def pooled_spread(means_VS: Floats) -> SeedSpread | None:
 
 
 def estimate_mean(
-    outcomes_SN: Floats,
-    groups_N: Groups | None = None,
-    level: float = ALPHA,
-    spread: SeedSpread | None = None,
+    outcomes_SN: Floats, groups_N: Groups | None = None, level: float = ALPHA, spread: SeedSpread | None = None
 ) -> Estimate:
     """The mean with its interval and p-value.
 

@@ -15,15 +15,9 @@ from kelip_lightning.statistics.significance import Verdict
 
 Row = dict[str, Any]
 
-COST_COLUMNS = tuple(field.name for field in fields(Cost) if field.name != "variant")
-RESULT_COLUMNS = (
-    *(field.name for field in fields(Result)),
-    "chance",
-    "untrained",
-    "equal_compute",
-    "equal_compute_tokens",
-    *COST_COLUMNS,
-)
+_COST_COLUMNS = tuple(field.name for field in fields(Cost) if field.name != "variant")
+_JUDGED_COLUMNS = ("chance", "untrained", "equal_compute", "equal_compute_tokens")
+_RESULT_COLUMNS = (*(field.name for field in fields(Result)), *_JUDGED_COLUMNS, *_COST_COLUMNS)
 """Of results.csv: the fields of a result; the metric by chance, without training and at equal compute; a run's cost."""
 
 ABSENT = "–"
@@ -33,32 +27,22 @@ _MILLIONS = frozenset({"tokens", "images", "parameters", "equal_compute_tokens"}
 
 
 def result_rows(report: StudyReport) -> list[Row]:
-    """The rows of results.csv; columns that exist only for judged metrics are `None` in the others."""
-    references = {one.metric: one for one in report.references}
-    equal = {(one.metric, one.variant): one for one in report.equal_compute}
+    """The rows of results.csv; columns that exist only for judged metrics over all items are `None` in the others."""
     costs = {one.variant: asdict(one) for one in report.costs}
     rows = []
     for result in report.results:
-        whole = result.items == ALL_ITEMS
-        reference = references.get(result.metric) if whole else None
-        compute = equal.get((result.metric, result.variant)) if whole else None
-        rows.append(
-            asdict(result)
-            | {
-                "chance": reference and reference.chance,
-                "untrained": reference and reference.untrained,
-                "equal_compute": compute and compute.mean,
-                "equal_compute_tokens": compute and compute.tokens,
-            }
-            | {column: costs[result.variant][column] for column in COST_COLUMNS}
-        )
+        row = asdict(result) | dict.fromkeys(_JUDGED_COLUMNS)
+        if result.items == ALL_ITEMS:
+            row |= report.references.get(result.metric, {})
+            row |= report.equal_compute.get((result.metric, result.variant), {})
+        rows.append(row | {column: costs[result.variant][column] for column in _COST_COLUMNS})
     return rows
 
 
 def write_tables(folder: Path, study: Study, report: StudyReport) -> None:
     """Write results.csv, curves.csv, examples.csv, runs.csv and results.json."""
     rows = result_rows(report)
-    _write_csv(folder / "results.csv", RESULT_COLUMNS, rows)
+    _write_csv(folder / "results.csv", _RESULT_COLUMNS, rows)
     for name, kind, records in (
         ("curves", CurvePoint, report.curves),
         ("examples", Example, report.examples),

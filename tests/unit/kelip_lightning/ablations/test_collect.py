@@ -24,16 +24,16 @@ def test_collect__costs_and_equal_compute(study: Study, finish: Callable[..., No
         finish(run, {"plain": 0.3, "longer": 0.8, "warm": 0.31}[run.variant])
     report = collect(study)
     costs = {one.variant: one for one in report.costs}
-    equal = {one.variant: one for one in report.equal_compute}
+    equal = {variant: one for (_, variant), one in report.equal_compute.items()}
     means = {one.variant: one.mean for one in report.results if one.metric == METRIC and one.items == "all"}
     tokens = study.runs[0].plan.stages["contrastive"].tokens_forwarded
     assert (costs["plain"].tokens, costs["longer"].tokens) == (tokens, 2 * tokens)
     assert (costs["plain"].steps, costs["longer"].steps) == (800, 1600)
     assert costs["plain"].seconds == pytest.approx(101.0)  # 100, 101 and 102 s
-    assert {one.tokens for one in equal.values()} == {tokens}
+    assert {one["equal_compute_tokens"] for one in equal.values()} == {tokens}
     # Half way on a straight line from the untrained model's 0.02.
-    assert equal["longer"].mean == pytest.approx((0.02 + means["longer"]) / 2)
-    assert equal["plain"].mean == pytest.approx(means["plain"])
+    assert equal["longer"]["equal_compute"] == pytest.approx((0.02 + means["longer"]) / 2)
+    assert equal["plain"]["equal_compute"] == pytest.approx(means["plain"])
 
 
 def test_collect__without_the_reference_there_is_nothing_to_compare(study: Study, finish: Callable[..., None]) -> None:

@@ -123,10 +123,7 @@ def test_refuse_other_revisions__a_commit_that_changes_no_code_is_none(
     ],
 )
 def test_refuse_other_revisions__changed_and_unknown_code_is_accepted_by_its_whole_name(
-    environment: dict[str, Any],
-    shown: str,
-    study: Study,
-    trained: Callable[[int, dict[str, Any]], PlannedRun],
+    environment: dict[str, Any], shown: str, study: Study, trained: Callable[[int, dict[str, Any]], PlannedRun]
 ) -> None:
     trained(0, environment)
     with pytest.raises(RunFolderError, match=rf"--accept-revision {shown.replace('+', '.')},"):

@@ -28,10 +28,7 @@ from kelip_lightning.evaluation.metrics import (
 from kelip_lightning.evaluation.suite import chance_levels, evaluate_sets, items_of
 
 NUM_CAPTIONS = 30
-CAPTIONS = {
-    "ko": [f"그림 {n}" for n in range(NUM_CAPTIONS)],
-    "en": [f"picture {n}" for n in range(NUM_CAPTIONS)],
-}
+CAPTIONS = {"ko": [f"그림 {n}" for n in range(NUM_CAPTIONS)], "en": [f"picture {n}" for n in range(NUM_CAPTIONS)]}
 
 
 def _images(count: int) -> Tensor:
@@ -188,9 +185,7 @@ def test_evaluate_sets__perfect_embeddings_score_one() -> None:
         classification=[],
     )
     metrics = evaluate_sets(
-        lambda batch: table[batch[:, 0, 0, 0].long()],
-        lambda texts: table[[int(text) for text in texts]],
-        sets,
+        lambda batch: table[batch[:, 0, 0, 0].long()], lambda texts: table[[int(text) for text in texts]], sets
     )
     assert metrics.pop("eval/captions/matched_minus_random") > 1.0  # 1 less a mean of negative cosines
     assert set(metrics.values()) == {1.0}
