@@ -198,35 +198,19 @@ def _summary(items: list[Item], bootstrap: Bootstrap, top: int) -> list[Finding]
     groups = {ALL_TOPICS: tested, CONTROLS: [item for item in items if item["control"]]}
     known = [item for item in tested if item["known"]]
     groups |= {KNOWN: known} if known else {}
-    groups |= {topic: [item for item in tested if item["topic"] == topic] for topic in _topics(tested)}
+    topics = dict.fromkeys(str(item["topic"]) for item in tested)
+    groups |= {topic: [item for item in tested if item["topic"] == topic] for topic in topics}
     headline = (f"overlap_top{top}", "known")
     found = []
     for measure in (*headline, f"overlap_top{top}_offset_removed", "rank_correlation", "divergence"):
         values = {name: np.array([number(item, measure) for item in members]) for name, members in groups.items()}
+        intervals = [(name, bootstrap.mean(one), len(one)) for name, one in values.items()]
+        difference = bootstrap.unpaired_difference(values[ALL_TOPICS], values[CONTROLS])
         found += [
-            Finding(
-                subject=name,
-                measure=measure,
-                interval=bootstrap.mean(one),
-                count=len(one),
-                headline=measure in headline,
-            )
-            for name, one in values.items()
+            Finding(subject=name, measure=measure, interval=interval, count=count, headline=measure in headline)
+            for name, interval, count in [*intervals, (DIFFERENCE, difference, len(items))]
         ]
-        found.append(
-            Finding(
-                subject=DIFFERENCE,
-                measure=measure,
-                interval=bootstrap.unpaired_difference(values[ALL_TOPICS], values[CONTROLS]),
-                count=len(items),
-                headline=measure in headline,
-            )
-        )
     return found
-
-
-def _topics(items: list[Item]) -> list[str]:
-    return list(dict.fromkeys(str(item["topic"]) for item in items))
 
 
 def _statements(items: list[Item]) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from data_modules.benchmarks.analogy_queries import AnalogyQuery
 from data_modules.benchmarks.word_pairs import WordPair
-from kelip_lightning.analyses.analogy import LAMBDAS, analogy_findings, nearest_images, query_ranks
+from kelip_lightning.analyses.analogy import analogy_findings, nearest_images, query_ranks
 from kelip_lightning.analyses.cross_lingual import caption_findings, caption_similarity, gap_findings
 from kelip_lightning.analyses.culture import choice_findings, compare_words, is_known
 from kelip_lightning.analyses.divergence import divergence_test
@@ -263,8 +263,3 @@ def test_finite_rows__may_be_large_and_zero() -> None:
     rows[0] = 0.0
     assert len(centre(_rows(0))) == NUM
     assert retrieval_ranks(rows, _rows(0), INDEX).shape == (NUM,)
-
-
-def test_lambdas__are_all_tried_with_finite_rows() -> None:
-    found = analogy_findings("set", QUERIES, _rows(0), both(_rows(1)[:2], _rows(2)[:2]), BOOTSTRAP)
-    assert len([one for one in found.summary if "λ = " in one.measure]) == 4 * len(LAMBDAS)

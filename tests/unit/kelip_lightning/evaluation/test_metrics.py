@@ -1,13 +1,11 @@
 """Ranks, recalls, zero-shot classification and similarity, against naive loops, torchmetrics, open_clip and numpy."""
 
-from collections.abc import Callable
-
 import numpy as np
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalRecall
 
@@ -60,13 +58,6 @@ def test_group_ranks__equals_naive_loop_with_several_images_per_caption(chunk: i
     assert group_ranks(captions, images, torch.arange(9), image_captions, chunk).tolist() == expected
 
 
-def test_group_ranks__one_image_per_caption_equals_retrieval_ranks() -> None:
-    captions, images = _features(12, 5, 5), _features(12, 5, 6)
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(7))
-    ranks = group_ranks(captions, images, torch.arange(12), order)
-    assert torch.equal(ranks, retrieval_ranks(captions, images, order.argsort()))
-
-
 @pytest.mark.parametrize("k", [1, 5, 10])
 def test_recall_at__equals_torchmetrics(k: int) -> None:
     captions, images = _features(6, 4, 11), _features(25, 4, 12)
@@ -115,28 +106,6 @@ def test_retrieval_ranks__rejects_what_does_not_fit() -> None:
 
 
 TEMPLATES = ["a photo of a {}.", "{}의 그림", "it is {} here"]
-NAMES = ["red apple", "사과", "dog", "고양이", "bowl {with} braces", "x"]
-
-
-class _HashTextModel(nn.Module):
-    """Texts as byte histograms through a fixed random layer; open_clip's interface."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer = nn.Linear(256, 12)
-
-    def encode_text(self, counts: Tensor, normalize: bool = False) -> Tensor:
-        features = self.layer(counts).tanh()
-        return F.normalize(features, dim=-1) if normalize else features
-
-
-def _byte_counts(texts: list[str]) -> Tensor:
-    return torch.stack([torch.bincount(torch.tensor(list(text.encode())), minlength=256) for text in texts]).float()
-
-
-def _encode_with(model: _HashTextModel) -> Callable[[list[str]], Tensor]:
-    return lambda texts: model.encode_text(_byte_counts(texts))
 
 
 def _random_case(seed: int, num_images: int = 50, num_classes: int = 8) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,14 +113,7 @@ def _random_case(seed: int, num_images: int = 50, num_classes: int = 8) -> tuple
     return _features(num_images, 6, seed), _features(num_classes, 6, seed + 100), labels
 
 
-def test_class_embeddings__equals_open_clip_on_stub_model() -> None:
-    model = _HashTextModel()
-    theirs = open_clip.build_zero_shot_classifier(model, _byte_counts, NAMES[:4] + NAMES[5:], TEMPLATES)
-    ours = class_embeddings(_encode_with(model), [[name] for name in NAMES[:4] + NAMES[5:]], TEMPLATES)
-    torch.testing.assert_close(ours, theirs.T, atol=1e-6, rtol=1e-5)
-
-
-def test_class_embeddings__equals_open_clip_on_its_tiny_model() -> None:
+def test_class_embeddings__equals_open_clip() -> None:
     torch.manual_seed(1)
     model = open_clip.CLIP(
         embed_dim=16,
@@ -170,8 +132,9 @@ def test_class_embeddings__equals_open_clip_on_its_tiny_model() -> None:
 
 
 def test_class_embeddings__several_names_are_a_mean_of_normalised_prompts() -> None:
-    model = _HashTextModel()
-    encode = _encode_with(model)
+    def encode(texts: list[str]) -> Tensor:
+        return torch.tensor([[len(text), ord(text[0]) % 7, ord(text[-1]) % 5] for text in texts], dtype=torch.float32)
+
     ours = class_embeddings(encode, [["dog", "개"], ["cat"]], TEMPLATES)
     prompts = [template.format(name) for name in ("dog", "개") for template in TEMPLATES]
     expected = F.normalize(F.normalize(encode(prompts), dim=-1).mean(dim=0), dim=-1)

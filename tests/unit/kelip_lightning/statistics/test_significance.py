@@ -19,35 +19,25 @@ from kelip_lightning.statistics.significance import (
     verdict,
 )
 
-# Student's t, two-sided, from printed tables.
-TABLE = {
-    (0.05, 1): 12.706,
-    (0.05, 2): 4.303,
-    (0.05, 4): 2.776,
-    (0.05, 30): 2.042,
-    (0.05, 120): 1.980,
-    (0.01, 2): 9.925,
-    (0.01, 9): 3.250,
-    (0.001, 2): 31.599,
-    (0.001, 60): 3.460,
+# Student's t, two-sided: printed tables; for one degree cot(pi level / 2), for two a closed form; many are normal.
+T_QUANTILES = {
+    (0.05, 1): 12.70620,
+    (1e-6, 1): 1 / math.tan(math.pi * 5e-7),
+    (0.05, 2): 4.302653,
+    (1e-10, 2): (1 - 1e-10) * math.sqrt(2 / (1e-10 * (2 - 1e-10))),
+    (0.001, 2): 31.59905,
+    (0.05, 4): 2.776445,
+    (0.01, 9): 3.249836,
+    (0.05, 30): 2.042272,
+    (0.001, 60): 3.460200,
+    (0.05, 120): 1.979930,
+    (0.05, 100_000): 1.959988,
 }
 
 
-@pytest.mark.parametrize(("level", "degrees"), list(TABLE))
-def test_t_quantile__printed_tables(level: float, degrees: int) -> None:
-    assert t_quantile(level, degrees) == pytest.approx(TABLE[level, degrees], abs=6e-4)
-
-
-@pytest.mark.parametrize("level", [0.5, 0.05, 1e-3, 1e-6, 1e-10])
-def test_t_quantile__closed_forms(level: float) -> None:
-    assert t_quantile(level, 1) == pytest.approx(1 / math.tan(math.pi * level / 2), rel=1e-4)
-    # For two degrees of freedom the tail beyond t is 1 - t / sqrt(2 + t^2).
-    share = 1 - level
-    assert t_quantile(level, 2) == pytest.approx(share * math.sqrt(2 / (level * (1 + share))), rel=1e-4)
-
-
-def test_t_quantile__many_degrees_are_normal() -> None:
-    assert t_quantile(0.05, 100_000) == pytest.approx(1.959964, abs=1e-3)
+@pytest.mark.parametrize(("level", "degrees"), list(T_QUANTILES))
+def test_t_quantile__published_values(level: float, degrees: int) -> None:
+    assert t_quantile(level, degrees) == pytest.approx(T_QUANTILES[level, degrees], rel=1e-5)
 
 
 def test_item_variance__is_the_textbooks_for_a_mean() -> None:
