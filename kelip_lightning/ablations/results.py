@@ -93,9 +93,9 @@ def compute_results(
         RunFolderError: The runs were evaluated on different items, or lack a judged metric.
     """
     tasks = _shared_tasks(runs)
-    wanted = list(dict.fromkeys([*judged, *(metric for task, one in tasks.items() for metric in _metrics(task, one))]))
+    metrics = list(dict.fromkeys([*judged, *(metric for task, one in tasks.items() for metric in _metrics(task, one))]))
     results: list[Result] = []
-    for metric in wanted:
+    for metric in metrics:
         task, k = parse_metric(metric)
         if task not in tasks:
             raise RunFolderError(f"no run has the items of {metric}; the tasks are {', '.join(sorted(tasks))}")

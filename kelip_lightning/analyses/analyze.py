@@ -132,8 +132,8 @@ def analyze_culture(model: Encoders, settings: CultureAnalysis) -> Outcome:
     for name, one in zip(settings.choices, choices, strict=True):
         options = embed_texts(model.texts, [text for texts in one.texts for text in texts])
         counts = [len(texts) for texts in one.texts]
-        asked = embed_images(model.images, one.images)
-        findings.extend(choice_findings(name, asked, options, counts, one.answers, bootstrap))
+        questions = embed_images(model.images, one.images)
+        findings.extend(choice_findings(name, questions, options, counts, one.answers, bootstrap))
     return Outcome(findings=findings, plots=culture_plots(findings, pairs, first, gallery.images, settings.num_shown))
 
 

@@ -44,21 +44,18 @@ class CaptionSimilarity:
 
     ranks: dict[str, Tensor]
     """`ko_to_en`, `en_to_ko`: rank of the translation, 0 is best."""
-    centred_ranks: dict[str, Tensor]
-    """The same after centring."""
     matched: Tensor
     """Cosine of each caption and its translation."""
     random: Tensor
     """Mean cosine of each caption and the translations of all others, both directions averaged."""
-    centred_matched: Tensor
-    centred_random: Tensor
 
 
-def caption_similarity(features: dict[str, Tensor]) -> CaptionSimilarity:
+def caption_similarity(features: dict[str, Tensor], *, centred: bool = False) -> CaptionSimilarity:
     """Ranks and similarities of parallel captions.
 
     Args:
         features: `ko` and `en` -> (N, E) unit rows, N at least 2.
+        centred: Whether the features are centred first.
 
     Raises:
         ValueError: Languages or shapes do not fit.
@@ -68,26 +65,14 @@ def caption_similarity(features: dict[str, Tensor]) -> CaptionSimilarity:
         raise ValueError(f"captions must be given in {' and '.join(LANGUAGES)}, row by row alike, got {shapes}")
     if len(features["ko"]) < 2:
         raise ValueError("at least two captions are needed to compare a translation with others")
-    plain = {language: one.double() for language, one in features.items()}
-    centred = {language: centre(one) for language, one in plain.items()}
-    matched, random = matched_and_random(plain["ko"], plain["en"])
-    centred_matched, centred_random = matched_and_random(centred["ko"], centred["en"])
-    return CaptionSimilarity(
-        ranks=_ranks(plain),
-        centred_ranks=_ranks(centred),
-        matched=matched,
-        random=random,
-        centred_matched=centred_matched,
-        centred_random=centred_random,
-    )
-
-
-def _ranks(features: dict[str, Tensor]) -> dict[str, Tensor]:
-    target = torch.arange(len(features["ko"]))
-    return {
-        f"{source}_to_{other}": retrieval_ranks(features[source], features[other], target)
+    rows = {language: centre(one.double()) if centred else one.double() for language, one in features.items()}
+    target = torch.arange(len(rows["ko"]))
+    ranks = {
+        f"{source}_to_{other}": retrieval_ranks(rows[source], rows[other], target)
         for source, other in permutations(LANGUAGES, 2)
     }
+    matched, random = matched_and_random(rows["ko"], rows["en"])
+    return CaptionSimilarity(ranks=ranks, matched=matched, random=random)
 
 
 def caption_findings(
@@ -106,9 +91,11 @@ def caption_findings(
         control_features: The same of the control.
         bootstrap: Resampling of captions.
     """
-    model, control = caption_similarity(features), caption_similarity(control_features)
-    count = len(model.matched)
-    measures, control_measures = _measures(model), _measures(control)
+    model, control = (
+        (caption_similarity(one), caption_similarity(one, centred=True)) for one in (features, control_features)
+    )
+    count = len(features["ko"])
+    measures, control_measures = _measures(*model), _measures(*control)
     found = Findings(items=_items(name, captions, model, control))
     for key, values in measures.items():
         chance = min(1.0, int(key.rpartition("@")[2]) / count) if "R@" in key else None
@@ -132,32 +119,32 @@ def caption_findings(
     return found
 
 
-def _measures(outcome: CaptionSimilarity) -> dict[str, Tensor]:
+def _measures(plain: CaptionSimilarity, centred: CaptionSimilarity) -> dict[str, Tensor]:
     """Measure -> per-item values (N,); the metric is their mean."""
     measures: dict[str, Tensor] = {}
-    for suffix, ranks in (("", outcome.ranks), ("_centred", outcome.centred_ranks)):
-        for direction, values in ranks.items():
-            measures |= {f"{direction}{suffix}_R@{k}": (values < k).double() for k in RECALL_KS}
-    measures["matched"] = outcome.matched
-    measures["random"] = outcome.random
-    measures["matched − random"] = outcome.matched - outcome.random
-    measures["matched, centred"] = outcome.centred_matched
-    measures["random, centred"] = outcome.centred_random
-    measures["matched − random, centred"] = outcome.centred_matched - outcome.centred_random
+    for suffix, one in (("", plain), ("_centred", centred)):
+        for direction, ranks in one.ranks.items():
+            measures |= {f"{direction}{suffix}_R@{k}": (ranks < k).double() for k in RECALL_KS}
+    for suffix, one in (("", plain), (", centred", centred)):
+        values = {"matched": one.matched, "random": one.random, "matched − random": one.matched - one.random}
+        measures |= {f"{measure}{suffix}": each for measure, each in values.items()}
     return measures
 
 
 def _items(
-    name: str, captions: dict[str, list[str]], model: CaptionSimilarity, control: CaptionSimilarity
+    name: str,
+    captions: dict[str, list[str]],
+    model: tuple[CaptionSimilarity, CaptionSimilarity],
+    control: tuple[CaptionSimilarity, CaptionSimilarity],
 ) -> list[Item]:
     columns = {
-        **{f"rank_{direction}": values for direction, values in model.ranks.items()},
-        **{f"rank_{direction}_control": values for direction, values in control.ranks.items()},
-        "matched": model.matched,
-        "random": model.random,
-        "matched_centred": model.centred_matched,
-        "random_centred": model.centred_random,
-        "matched_centred_control": control.centred_matched,
+        **{f"rank_{direction}": values for direction, values in model[0].ranks.items()},
+        **{f"rank_{direction}_control": values for direction, values in control[0].ranks.items()},
+        "matched": model[0].matched,
+        "random": model[0].random,
+        "matched_centred": model[1].matched,
+        "random_centred": model[1].random,
+        "matched_centred_control": control[1].matched,
     }
     lists = {column: values.tolist() for column, values in columns.items()}
     return [

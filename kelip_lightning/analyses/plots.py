@@ -112,7 +112,7 @@ def analogy_plots(
     }
     rows = _examples(findings, data, images, texts, num_shown)
     if rows:
-        title = f"{name}: image asked with, then the nearest images (green: right)"
+        title = f"{name}: query image, then the nearest images (green: correct)"
         plots[f"analogy_{name}_examples"] = draw_image_rows(rows, title)
     return plots
 

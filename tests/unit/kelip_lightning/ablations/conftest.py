@@ -1,4 +1,4 @@
-"""Studies whose runs are written by hand instead of trained."""
+"""Studies with simulated runs instead of trained ones."""
 
 import json
 from collections.abc import Callable

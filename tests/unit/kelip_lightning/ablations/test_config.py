@@ -1,4 +1,4 @@
-"""A study's file: what it must say, and what is refused."""
+"""A study's file: defaults and validation."""
 
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def test_variants_at__adds_those_of_the_scale(tmp_path: Path) -> None:
         ({"categories": {"colour": {"fr": ["rouge"]}}}, "categories.colour names the language 'fr'"),
     ],
 )
-def test_load_ablation__mistakes_name_file_and_remedy(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_load_ablation__errors_name_file_and_remedy(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         _load(tmp_path, **changes)
     assert message in str(caught.value)

@@ -88,12 +88,12 @@ def test_refuse_other_revisions__names_both_and_the_ways_out(
     trained(2, describe_environment())
     with pytest.raises(RunFolderError) as caught:
         refuse_other_revisions(study.pool, study.runs, [])
-    told = str(caught.value)
-    assert f"{run.name} and 1 more by 0123456789 (code fedcba987654)" in told
-    assert f"and this is {Revision.of_now()}" in told
-    assert code_digest() in told
-    assert "--accept-revision 0123456789," in told
-    assert "--output FOLDER" in told
+    message = str(caught.value)
+    assert f"{run.name} and 1 more by 0123456789 (code fedcba987654)" in message
+    assert f"and this is {Revision.of_now()}" in message
+    assert code_digest() in message
+    assert "--accept-revision 0123456789," in message
+    assert "--output FOLDER" in message
     for accepted in ("any", "0123456789", "0123456", "0123456789abcdef", "fedcba987654"):
         refuse_other_revisions(study.pool, study.runs, [accepted])
     for other in ("012345", "1234567", ""):
@@ -213,10 +213,10 @@ def test_refuse_other_data__says_which_run_and_what_changed(
     table.write_text(TABLE.replace("apple 3", "melon 3"), encoding="utf-8")
     with pytest.raises(RunFolderError) as caught:
         refuse_other_data(on_table.pool, on_table.runs)
-    told = str(caught.value)
-    assert f"({trained_on_table[0].name}: contrastive: source 'own': pairs.csv changed" in told
-    assert "and 1 more)" in told
-    assert "--output FOLDER" in told
+    message = str(caught.value)
+    assert f"({trained_on_table[0].name}: contrastive: source 'own': pairs.csv changed" in message
+    assert "and 1 more)" in message
+    assert "--output FOLDER" in message
 
 
 def test_refuse_other_data__templates_count_and_evaluation_sets_do_not(

@@ -54,7 +54,7 @@ def test_compute_results__equals_the_statistics_of_the_hits() -> None:
     assert (rows["good"].num_seeds, rows["good"].num_items) == (3, 90)
 
 
-def test_compute_results__categories_hold_their_items_alone() -> None:
+def test_compute_results__categories_select_their_items() -> None:
     runs = _runs()
     rows = _rows(compute_results(runs, [METRIC], WORDS), items="colour")
     named = [index for index, text in enumerate(TEXTS) if "빨간" in text]
@@ -64,7 +64,7 @@ def test_compute_results__categories_hold_their_items_alone() -> None:
     assert not _rows(compute_results(runs, [METRIC], WORDS), items="direction")
 
 
-def test_compute_results__other_k_are_there_for_orientation() -> None:
+def test_compute_results__other_k_are_not_judged() -> None:
     results = compute_results(_runs(), [METRIC], WORDS)
     fives = _rows(results, f"{TASK}_R@5")
     assert fives["base"].mean == 1.0
@@ -100,7 +100,7 @@ def test_matches__whole_words_in_english_and_parts_in_korean() -> None:
     assert matches("빨간색 하트", "ko", ["빨간"])
 
 
-def test_compute_results__outcomes_that_are_metrics_are_averaged_as_they_are() -> None:
+def test_compute_results__differences_of_cosines_are_averaged_unchanged() -> None:
     task = "eval/captions/matched_minus_random"
     values = {"base": np.linspace(-0.5, 0.1, 30), "good": np.linspace(0.6, 1.9, 30)}
     runs = {
@@ -134,7 +134,7 @@ def test_find_examples__by_the_ratio_of_median_ranks_over_common_seeds() -> None
     ]
 
 
-def test_find_examples__at_most_so_many_of_either_kind_the_first_among_equals() -> None:
+def test_find_examples__at_most_count_per_sign_in_stable_order() -> None:
     runs = {"base": {0: _ranks(9, 9, 0, 0)}, "other": {0: _ranks(0, 0, 9, 9)}}
     found = find_examples(runs, [METRIC], count=1)
     assert [(one.text, one.is_better) for one in found] == [("가", True), ("다", False)]

@@ -106,7 +106,7 @@ def test_open_study__unknown_scale_and_no_quick_settings(study_file: Path) -> No
         open_study(study_file, Choice(quick=True))
 
 
-def test_open_study__quick_runs_have_two_seeds_unless_told(study_file: Path) -> None:
+def test_open_study__quick_runs_have_two_seeds_by_default(study_file: Path) -> None:
     content = yaml.safe_load(study_file.read_text(encoding="utf-8"))
     content["scales"]["emoji"]["quick"] = ["contrastive.schedule.max_steps=5", "contrastive.schedule.warmup_steps=1"]
     study_file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")

@@ -88,8 +88,8 @@ def test_divergence_test__the_offset_between_languages_is_no_difference() -> Non
 def test_mixed_differences__have_the_variance_of_a_new_pairs_difference() -> None:
     rows = np.random.default_rng(2).normal(size=(10, 4))
     rows -= rows.mean(axis=0)
-    drawn = mixed_differences(rows, 200_000, np.random.default_rng(3))
-    np.testing.assert_allclose(drawn.mean(axis=0), 0.0, atol=0.02)
+    samples = mixed_differences(rows, 200_000, np.random.default_rng(3))
+    np.testing.assert_allclose(samples.mean(axis=0), 0.0, atol=0.02)
     # The variance of one more draw less the mean of ten, 11/10 of the estimate with n - 1; that of a t, n / (n - 2).
     expected = rows.var(axis=0, ddof=1) * 11 / 10 * TAIL_DEGREES / (TAIL_DEGREES - 2)
-    np.testing.assert_allclose(drawn.var(axis=0), expected, rtol=0.03)
+    np.testing.assert_allclose(samples.var(axis=0), expected, rtol=0.03)

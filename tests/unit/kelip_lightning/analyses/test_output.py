@@ -1,4 +1,4 @@
-"""Files of a record: columns, plots of an earlier analysis, and whose the weights are."""
+"""Files of a record: columns, plots of an earlier analysis, and the identity of the weights."""
 
 import csv
 import hashlib
@@ -37,7 +37,7 @@ def test_as_document__names_weights_settings_and_metrics(run: RunFolder) -> None
     ]
 
 
-def test_write_record__columns_of_all_rows_and_no_plots_of_before(tmp_path: Path) -> None:
+def test_write_record__columns_of_all_rows_and_no_earlier_plots(tmp_path: Path) -> None:
     items = [{"ko": "밥", "p": 0.5}, {"ko": "국", "right": True}]
     square = np.full((4, 4, 3), 7, dtype=np.uint8)
     for name in ("old", "new"):

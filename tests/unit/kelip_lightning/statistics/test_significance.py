@@ -40,14 +40,14 @@ def test_t_quantile__published_values(level: float, degrees: int) -> None:
     assert t_quantile(level, degrees) == pytest.approx(T_QUANTILES[level, degrees], rel=1e-5)
 
 
-def test_item_variance__is_the_textbooks_for_a_mean() -> None:
+def test_item_variance__equals_the_variance_of_a_mean() -> None:
     outcomes = (np.random.default_rng(0).random(400) < 0.3).astype(float)
     variance, groups = item_variance(outcomes)
     assert groups == 400
     assert variance == pytest.approx(outcomes.var(ddof=1) / 400, rel=0.1)
 
 
-def test_item_variance__groups_are_drawn_whole() -> None:
+def test_item_variance__groups_are_resampled_whole() -> None:
     outcomes = (np.random.default_rng(0).random(40) < 0.3).astype(float)
     copies = np.repeat(outcomes, 10)
     variance, groups = item_variance(copies, np.repeat(np.arange(40), 10))
@@ -56,7 +56,7 @@ def test_item_variance__groups_are_drawn_whole() -> None:
     assert item_variance(copies)[0] < variance / 5
 
 
-def test_estimate_mean__half_width_by_hand() -> None:
+def test_estimate_mean__half_width_by_formula() -> None:
     outcomes = np.random.default_rng(1).normal(0.5, 1.0, (3, 50)) + np.array([[0.0], [0.3], [-0.2]])
     seeds = np.var([row.mean() for row in outcomes], ddof=1) / 3
     items = item_variance(outcomes.mean(axis=0))[0]
@@ -99,7 +99,7 @@ def test_pooled_spread__of_two_runs_is_their_paired_t_test() -> None:
     )
 
 
-def test_estimate_mean__own_spread_counts_where_it_is_the_larger() -> None:
+def test_estimate_mean__uses_the_larger_spread() -> None:
     outcomes = np.random.default_rng(4).normal(0, 1, (3, 40))
     own = np.var(outcomes.mean(axis=1), ddof=1)
     small, large = (pooled_spread(np.array([[0.0, scale], [scale, 0.0]])) for scale in (1e-6, 10.0))
@@ -180,8 +180,8 @@ def test_rule__names_a_false_winner_in_at_most_5_percent_of_1000_studies(name: s
     assert simulate(CASES[name], num_studies=1000).false_winner <= 0.05
 
 
-def test_rule__a_percentile_bootstrap_over_three_seeds_would_not_hold() -> None:
-    """Why the rule is what it is: the obvious one names a false winner far too often."""
+def test_rule__a_percentile_bootstrap_over_three_seeds_has_a_high_false_positive_rate() -> None:
+    """The reason for the rule: the obvious one names a false winner far too often."""
     generator = np.random.default_rng(0)
     resamples = np.array(list(itertools.product(range(3), repeat=3)))
     wrong = 0
@@ -192,7 +192,7 @@ def test_rule__a_percentile_bootstrap_over_three_seeds_would_not_hold() -> None:
     assert wrong > 150
 
 
-def test_rule__finds_what_is_there() -> None:
+def test_rule__power_grows_with_the_effect() -> None:
     powers = [
         simulate(SimulatedStudy(num_items=400, seed_spread=0.005, item_spread=0.05, effect=effect), 200).found
         for effect in (0.03, 0.08, 0.15)
