@@ -1,1 +1,1 @@
-"""Zero-shot and retrieval evaluation: tensors in, floats out; imports neither Lightning nor reads files."""
+"""Zero-shot and retrieval evaluation: tensors in, floats out; independent of Lightning and of files."""
