@@ -1,4 +1,4 @@
-"""An ablation as data: a question, variants as overrides, and the experiments at which it is asked."""
+"""Schema of a study file: a question, variants as overrides, and base experiments (scales)."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,17 +7,17 @@ from pathlib import Path
 from kelip_lightning.config.read import parse_override, read_experiment_file
 from kelip_lightning.config.typed import build_section
 from kelip_lightning.errors import ConfigError
-from kelip_lightning.evaluation.tasks import MATCHED_MINUS_RANDOM
+from kelip_lightning.evaluation.metric_names import parse_metric
 
 
 @dataclass(kw_only=True, slots=True)
 class VariantConfig:
-    """One way of training."""
+    """A variant of the base experiment."""
 
     about: str
-    """What it is, in a few words, for the report."""
+    """Short description for the report."""
     overrides: list[str] = field(default_factory=list)
-    """`dotted.key=value`, as on the command line, on top of the scale's settings; empty: the base as it is."""
+    """`dotted.key=value`, as on the command line, after the scale's settings; empty: the base itself."""
 
     def __post_init__(self) -> None:
         _check_overrides("overrides", self.overrides)
@@ -25,51 +25,51 @@ class VariantConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ScaleConfig:
-    """One experiment at which the question is asked: the embedded corpus, say, or the paper's scale."""
+    """A base experiment of the study, for example on the embedded corpus or at the paper's scale."""
 
     base: str
-    """The experiment, a YAML file relative to this one."""
+    """The experiment's YAML file, relative to the study file."""
     settings: list[str] = field(default_factory=list)
     """Overrides for every variant."""
     quick: list[str] = field(default_factory=list)
     """Further overrides for every variant under `--quick`."""
     metrics: list[str]
-    """The metrics that are judged, for example `eval/unseen_design_ko/image_to_text_R@1`; R@K or topK, any K, or
+    """The judged metrics, for example `eval/unseen_design_ko/image_to_text_R@1`; R@K or topK, any K, or
     `eval/captions/matched_minus_random`."""
     variants: dict[str, VariantConfig] = field(default_factory=dict)
-    """Name -> variants that make sense at this scale only."""
+    """Name -> variants of this scale only."""
 
     def __post_init__(self) -> None:
         _check_overrides("settings", self.settings)
         _check_overrides("quick", self.quick)
         if not self.metrics:
-            raise ValueError("metrics is empty: name at least one metric that is to be judged")
+            raise ValueError("metrics is empty: name at least one metric to judge")
         for metric in self.metrics:
             parse_metric(metric)
 
 
 @dataclass(kw_only=True, slots=True)
 class AblationConfig:
-    """A study: every variant is trained with every seed, and compared with the reference."""
+    """A study: every variant is trained with every seed and compared with the reference."""
 
     question: str
-    """What is asked, one sentence."""
+    """The question, one sentence."""
     paper: str
-    """What the paper found, or that its numbers are not known."""
+    """The paper's result, or that its numbers are unknown."""
     seeds: int = 3
-    """Number of seeds, counted from 0; at least 2, since one run has no spread."""
+    """Number of seeds, from 0; at least 2, because one run has no variance."""
     reference: str
-    """The variant that the others are compared with."""
+    """The variant to which the others are compared."""
     scales: dict[str, ScaleConfig]
-    """Name -> experiment; the first is the default."""
+    """Name -> base experiment; the first is the default."""
     variants: dict[str, VariantConfig]
     """Name -> variant, at every scale."""
     categories: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    """Category (colour, ...) -> language -> words: items whose text has one of them are judged apart as well."""
+    """Category (colour, ...) -> language -> words; items whose text contains one are also judged separately."""
 
     def __post_init__(self) -> None:
         if self.seeds < 2:
-            raise ValueError(f"seeds = {self.seeds} must be at least 2: one run has no spread")
+            raise ValueError(f"seeds = {self.seeds} must be at least 2: one run has no variance")
         if not self.scales:
             raise ValueError("scales is empty: name at least one with its base")
         for name in [*self.scales, *self.variants, *(one for scale in self.scales.values() for one in scale.variants)]:
@@ -91,10 +91,10 @@ class AblationConfig:
 
 
 def load_ablation(file: Path) -> AblationConfig:
-    """Read and check a study; its base experiments are looked at when a scale is chosen.
+    """Read and validate a study; its base experiments are loaded when a scale is selected.
 
     Raises:
-        ConfigError: All problems together, one sentence each.
+        ConfigError: Lists all problems.
     """
     tree, _ = read_experiment_file(file)
     problems: list[str] = []
@@ -102,25 +102,6 @@ def load_ablation(file: Path) -> AblationConfig:
     if problems:
         raise ConfigError([f"{file}: {problem}" for problem in dict.fromkeys(problems)])
     return study
-
-
-def parse_metric(metric: str) -> tuple[str, int | None]:
-    """The task and the K of a metric: `eval/a_ko/image_to_text_R@5` counts ranks below 5 of `eval/a_ko/image_to_text`.
-
-    `eval/a/matched_minus_random` is a task whose outcomes are metrics already, and has no K.
-
-    Raises:
-        ValueError: The text is no such metric.
-    """
-    if re.fullmatch(rf"eval/[^/]+/{MATCHED_MINUS_RANDOM}", metric):
-        return metric, None
-    found = re.fullmatch(r"(eval/[^/]+/.+)_(?:R@|top)(\d+)", metric)
-    if not found or int(found[2]) < 1:
-        raise ValueError(
-            f"metric {metric!r} must read like eval/SET_ko/image_to_text_R@1, eval/SET/ko_to_en_R@1, "
-            f"eval/SET_ko/zero_shot_top1 or eval/SET/{MATCHED_MINUS_RANDOM}"
-        )
-    return found[1], int(found[2])
 
 
 def _check_overrides(key: str, overrides: list[str]) -> None:

@@ -1,6 +1,7 @@
-"""Running the runs of a study, each in a process of its own: one that crashes costs no other."""
+"""Training the runs of a study: local processes, isolated so that a crash affects no other run, or a Slurm array."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,46 +14,70 @@ from pathlib import Path
 from threading import Lock, current_thread, main_thread
 from types import FrameType
 
-from kelip_lightning.ablations.pool import RunState, find_run, record_seconds, state_of
+from kelip_lightning.ablations.pool import RunState, find_folder, record_seconds, state_of
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
 from kelip_lightning.errors import ConfigError
 
-Tell = Callable[[str], None]
-
 PROGRAM = (sys.executable, "-m", "kelip_lightning")
-"""What trains a run: this installation's own command line."""
+"""The command line of this installation."""
+
+_SCRIPT = """\
+#!/usr/bin/env bash
+# {count} runs of {study}, one array task each; line n + 1 of runs.txt is task n. From the folder of the repository:
+#   sbatch {script}
+# When all have ended, kelip ablate {file} --scale {scale} --report writes the report. Account, partition, time and the
+# environment (conda activate kelip, or KELIP=/path/to/kelip) are the cluster's.
+#SBATCH --job-name={study}
+#SBATCH --array=0-{last}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node={devices}
+{gpus}#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%A_%a.log
+# Five minutes before the time is up kelip writes a checkpoint and exits with 75; the task is then queued again.
+#SBATCH --signal=USR1@300
+set -uo pipefail
+export OMP_NUM_THREADS=1
+eval "set -- $(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {runs})"
+srun --wait=120 --kill-on-bad-exit=0 "${{KELIP:-kelip}}" "$@"
+status=$?
+if [ "$status" -eq 75 ]; then
+  scontrol requeue "$SLURM_JOB_ID" && status=0
+fi
+exit "$status"
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A run that did not end well."""
+    """A run with a non-zero exit status."""
 
     run: PlannedRun
     exit_code: int
     reason: str
-    """The last line that it wrote."""
+    """The last line of its log."""
     log: Path
 
 
-def execute(study: Study, runs: Sequence[PlannedRun], jobs: int, tell: Tell) -> list[Failure]:
-    """Train what is not finished, `jobs` at a time; what was cut off goes on where it was.
+def execute(study: Study, runs: Sequence[PlannedRun], jobs: int, report: Callable[[str], None]) -> list[Failure]:
+    """Train the runs that are missing or interrupted, `jobs` at a time; interrupted ones are resumed.
 
     Args:
-        study: Names the pool and the base.
-        runs: Of the study; finished ones are reused, ones under way elsewhere are left to whoever trains them.
-        jobs: Processes at a time.
-        tell: Takes a line for the user whenever a run ends.
+        study: Of the runs.
+        runs: Finished ones are reused, those running elsewhere are skipped.
+        jobs: Concurrent processes.
+        report: Called with a progress line at the start and whenever a run ends.
 
     Returns:
-        The runs that failed; the others have gone on.
+        The runs that failed.
 
     Raises:
-        ConfigError: A run that is due needs several machines.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the processes were asked to end, and have.
+        ConfigError: A run needs several nodes.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the processes were interrupted and have ended.
     """
-    due = [run for run in runs if state_of(find_run(study.pool, run)) in (RunState.missing, RunState.unfinished)]
+    due = [run for run in runs if state_of(find_folder(study.pool, run)) in (RunState.missing, RunState.interrupted)]
     _refuse_several_nodes(due)
-    tell(f"{len(runs) - len(due)} of {len(runs)} runs stand already; {len(due)} to train, {jobs} at a time")
+    report(f"{len(runs) - len(due)} of {len(runs)} runs exist already; {len(due)} to train, {jobs} at a time")
     study.pool.mkdir(parents=True, exist_ok=True)
     started, failures, processes = time.monotonic(), [], _Processes()
     with _terminable(), ThreadPoolExecutor(max_workers=jobs) as threads:
@@ -62,7 +87,7 @@ def execute(study: Study, runs: Sequence[PlannedRun], jobs: int, tell: Tell) -> 
                 failure, text = future.result()
                 failures += [failure] if failure else []
                 left = (time.monotonic() - started) / number * (len(due) - number)
-                tell(f"[{number}/{len(due)}] {text}" + (f"; about {left / 60:.0f} min left" if left >= 60 else ""))
+                report(f"[{number}/{len(due)}] {text}" + (f"; about {left / 60:.0f} min left" if left >= 60 else ""))
         except BaseException:
             threads.shutdown(wait=False, cancel_futures=True)
             processes.interrupt()
@@ -71,13 +96,20 @@ def execute(study: Study, runs: Sequence[PlannedRun], jobs: int, tell: Tell) -> 
 
 
 def command_of(run: PlannedRun, base: Path, folder: Path) -> list[str]:
-    """The command line that trains a run, or goes on with it, after the program's name."""
-    place = [f"output_dir={folder.parent}", f"name={folder.name}"]
-    return [run.verb, str(base), *run.overrides, *place, "--resume", "auto"]
+    """The arguments that train or resume a run, without the program's name."""
+    return [
+        run.verb,
+        str(base),
+        *run.overrides,
+        f"output_dir={folder.parent}",
+        f"name={folder.name}",
+        "--resume",
+        "auto",
+    ]
 
 
 class _Processes:
-    """The processes that run now. They do not see the terminal's Ctrl-C, and are told of it once."""
+    """The running processes. They are in sessions of their own: Ctrl-C in the terminal reaches them only from here."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -85,7 +117,7 @@ class _Processes:
         self._interrupted = False
 
     def run(self, command: Sequence[str], log: Path, environment: dict[str, str]) -> int:
-        """Run a command to its end, its output in a file; returns the exit code."""
+        """Run a command, its output appended to a file; returns the exit code."""
         with log.open("ab") as file:
             with self._lock:
                 if self._interrupted:
@@ -106,7 +138,7 @@ class _Processes:
                     self._alive.discard(process)
 
     def interrupt(self) -> None:
-        """Ask every process to end as Ctrl-C does, and start no other."""
+        """Send SIGINT to every process, and start no other."""
         with self._lock:
             self._interrupted = True
             for process in self._alive:
@@ -115,13 +147,13 @@ class _Processes:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends a study as Ctrl-C does, so that it leaves no process behind."""
+    """Treat SIGTERM as Ctrl-C, so that no process is orphaned."""
     if current_thread() is not main_thread():  # only the main thread may set handlers
         yield
         return
 
     def end(number: int, _: FrameType | None) -> None:
-        raise KeyboardInterrupt(f"{signal.Signals(number).name} came")
+        raise KeyboardInterrupt(f"received {signal.Signals(number).name}")
 
     previous = signal.signal(signal.SIGTERM, end)
     try:
@@ -131,33 +163,22 @@ def _terminable() -> Iterator[None]:
 
 
 def _train(study: Study, run: PlannedRun, processes: _Processes, jobs: int) -> tuple[Failure | None, str]:
-    folder = find_run(study.pool, run)
+    folder = find_folder(study.pool, run)
     log = study.pool / f"{folder.name}.log"
-    command = [*PROGRAM, *command_of(run, study.base, folder.path)]
+    environment = dict(os.environ)
+    if jobs > 1:  # concurrent processes share the cores
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     started = time.monotonic()
-    code = processes.run(command, log, _environment(jobs))
+    code = processes.run([*PROGRAM, *command_of(run, study.base, folder.path)], log, environment)
     seconds = time.monotonic() - started
-    label = f"{run.variant}, seed {run.seed}"
     record_seconds(folder, seconds)
+    label = f"{run.variant}, seed {run.seed}"
     if code == 0:
         return None, f"{label}: done in {seconds:.0f} s"
-    reason = _last_line(log)
-    return Failure(
-        run=run, exit_code=code, reason=reason, log=log
-    ), f"{label}: failed with {code} ({reason}); see {log}"
-
-
-def _environment(jobs: int) -> dict[str, str]:
-    """Processes beside each other share the cores, unless somebody has said how."""
-    environment = dict(os.environ)
-    if jobs > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-    return environment
-
-
-def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else "it wrote nothing"
+    reason = lines[-1].strip() if lines else "no output"
+    failure = Failure(run=run, exit_code=code, reason=reason, log=log)
+    return failure, f"{label}: failed with {code} ({reason}); see {log}"
 
 
 def _refuse_several_nodes(runs: Sequence[PlannedRun]) -> None:
@@ -166,7 +187,43 @@ def _refuse_several_nodes(runs: Sequence[PlannedRun]) -> None:
         if nodes > 1:
             raise ConfigError(
                 [
-                    f"variant {run.variant} trains on {nodes} machines (trainer.num_nodes), which one process cannot "
+                    f"variant {run.variant} trains on {nodes} nodes (trainer.num_nodes), which one process cannot "
                     "start; write the array file with --dry-run and submit it with sbatch"
                 ]
             )
+
+
+def write_array(study: Study, runs: Sequence[PlannedRun]) -> Path:
+    """Write runs.txt and array.sbatch, one array task per run, into the study's folder; returns the latter.
+
+    Raises:
+        ConfigError: The runs need different resources, which one array cannot request.
+    """
+    trainers = [contrastive_of(run.experiment).trainer for run in runs]
+    shapes = sorted({(one.num_nodes, one.devices, one.accelerator) for one in trainers})
+    if len(shapes) != 1:
+        raise ConfigError(
+            [
+                f"{study.file}: the variants ask for different resources (nodes, devices, accelerator: {shapes}), "
+                "which one array cannot request; give all variants the same trainer.num_nodes, devices and accelerator"
+            ]
+        )
+    nodes, devices, accelerator = shapes[0]
+    study.folder.mkdir(parents=True, exist_ok=True)
+    listing, script = study.folder / "runs.txt", study.folder / "array.sbatch"
+    lines = [shlex.join(command_of(run, study.base, find_folder(study.pool, run).path)) for run in runs]
+    listing.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    text = _SCRIPT.format(
+        count=len(runs),
+        study=study.name,
+        file=shlex.quote(str(study.file)),
+        scale=study.scale_name,
+        script=shlex.quote(str(script)),
+        last=len(runs) - 1,
+        nodes=nodes,
+        devices=devices,
+        gpus="" if accelerator == "cpu" else f"#SBATCH --gpus-per-node={devices}\n",
+        runs=shlex.quote(str(listing)),
+    )
+    script.write_text(text, encoding="utf-8")
+    return script

@@ -1,4 +1,4 @@
-"""From a study to its runs: every variant with every seed, checked before any of them starts."""
+"""The planned runs of a study: every variant with every seed, validated before any of them starts."""
 
 import os
 from collections.abc import Sequence
@@ -6,36 +6,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_modules.config_roles import Role
-from kelip_lightning.ablations.config import AblationConfig, ScaleConfig, load_ablation, parse_metric
-from kelip_lightning.config.experiment import (
-    ContrastiveExperiment,
-    Experiment,
-    PretrainExperiment,
-)
+from data_modules.records import LANGUAGES
+from kelip_lightning.ablations.config import AblationConfig, ScaleConfig, load_ablation
+from kelip_lightning.config.experiment import ContrastiveExperiment, Experiment, PretrainExperiment
 from kelip_lightning.config.fingerprint import training_fingerprint
 from kelip_lightning.config.load import PLACE, difference, find_schema, load_experiment, stage_schemas
 from kelip_lightning.config.read import parse_override
 from kelip_lightning.config.roles import role_of_key
 from kelip_lightning.config.schema import has_key
 from kelip_lightning.errors import ConfigError
+from kelip_lightning.evaluation.metric_names import parse_metric
 from kelip_lightning.planning.stage_plan import Plan, make_plan
 
 Trained = PretrainExperiment | ContrastiveExperiment
 
 SET_BY_STUDY = (*sorted(PLACE), "seed")
-"""Keys of an experiment that each run of a study has its own of."""
+"""Keys of an experiment that the study sets for each run."""
 QUICK_SEEDS = 2
-"""Fewer have no spread, and quick runs are there to show that all works."""
+"""The minimum that has a variance; quick runs only test the pipeline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What of a study is wanted."""
+    """Command line options that select the runs of a study."""
 
     scale: str | None = None
-    """Name of a scale; none: the first."""
+    """Name of a scale; `None`: the first."""
     seeds: int | None = None
-    """Number of seeds; none: the study's, or `QUICK_SEEDS` where the quick settings apply."""
+    """Number of seeds; `None`: the study's, or `QUICK_SEEDS` with the quick settings."""
     quick: bool = False
     """Whether the scale's quick settings apply."""
     output: Path = Path("runs/ablations")
@@ -51,17 +49,17 @@ class PlannedRun:
     verb: str
     """pretrain or contrastive."""
     overrides: list[str]
-    """Everything but name and output_dir."""
+    """All overrides except name and output_dir."""
     experiment: Trained
     fingerprint: str
-    """Of the settings whose role is identity: on the same data and code, runs with equal ones are the same run."""
+    """Of the settings with the role identity: runs with equal ones, data and code are the same run."""
     differences: list[str]
     """`key: old -> new` against the base file."""
     plan: Plan
 
     @property
     def name(self) -> str:
-        """The run's folder, if it is this study that trains it."""
+        """Name of the run's folder if this study trains it."""
         return f"{self.variant}-{self.seed}-{self.fingerprint}"
 
 
@@ -70,7 +68,7 @@ class Study:
     """A study at one scale, ready to run."""
 
     name: str
-    """The file's name, with `-quick` behind it where the quick settings apply."""
+    """The file's stem, with the suffix `-quick` for the quick settings."""
     file: Path
     config: AblationConfig
     scale_name: str
@@ -81,7 +79,7 @@ class Study:
 
     @property
     def pool(self) -> Path:
-        """The folder of the scale's runs; studies share them."""
+        """The folder of the scale's runs, shared by all studies."""
         return self.output / self.scale_name / "runs"
 
     @property
@@ -101,10 +99,10 @@ def open_study(file: Path, choice: Choice, *, on_this_machine: bool = True) -> S
     Args:
         file: The study.
         choice: Scale, seeds, quick.
-        on_this_machine: Whether files and devices that the experiments name must be there.
+        on_this_machine: Whether files and devices that the experiments name must exist.
 
     Raises:
-        ConfigError: The study, its base, or any variant is wrong; all variants' problems together.
+        ConfigError: The study, its base, or any variant is invalid; lists the problems of all variants.
     """
     config = load_ablation(file)
     scale_name = choice.scale or next(iter(config.scales))
@@ -117,16 +115,15 @@ def open_study(file: Path, choice: Choice, *, on_this_machine: bool = True) -> S
     shared = [*scale.settings, *(scale.quick if choice.quick else [])]
     seeds = choice.seeds if choice.seeds is not None else QUICK_SEEDS if choice.quick else config.seeds
     runs: list[PlannedRun] = []
-    problems: list[str] = []
     schema = find_schema(base, (PretrainExperiment, ContrastiveExperiment))
-    problems += _forbidden_overrides(config, scale_name, schema)
+    problems = _forbidden_overrides(config, scale_name, schema)
     whole = load_experiment(base, [], schema, on_this_machine=False).experiment
     for name, variant in config.variants_at(scale_name).items():
         try:
             runs += _plan_variant(base, whole, name, [*shared, *variant.overrides], seeds, on_this_machine)
         except ConfigError as error:
             problems += [f"variant {name}: {problem}" for problem in error.problems]
-    problems += [] if problems else [*_judged_metrics_exist(scale, scale_name, runs), *_all_differ(runs)]
+    problems += [] if problems else [*_unknown_metrics(scale, scale_name, runs), *_equal_variants(runs)]
     if problems:
         raise ConfigError([f"{file}: {problem}" for problem in problems])
     return Study(
@@ -142,7 +139,7 @@ def open_study(file: Path, choice: Choice, *, on_this_machine: bool = True) -> S
 
 
 def _forbidden_overrides(config: AblationConfig, scale_name: str, schema: type[Trained]) -> list[str]:
-    """What the study itself sets is set nowhere, and what is reported is the same for all variants."""
+    """Overrides of keys that the study sets, and variants' overrides of reporting keys."""
     stages, scale = stage_schemas(schema), config.scales[scale_name]
     problems = []
     shared = {f"scales.{scale_name}.settings": scale.settings, f"scales.{scale_name}.quick": scale.quick}
@@ -153,7 +150,7 @@ def _forbidden_overrides(config: AblationConfig, scale_name: str, schema: type[T
             inner = keys[1:] if keys[0] in stages else keys
             kind = next((one for one in (schema, *stages.values()) if has_key(one, keys)), None)
             if len(inner) == 1 and inner[0] in SET_BY_STUDY:
-                problems.append(f"{where}: {text!r} sets {inner[0]}, which the study itself does; remove it")
+                problems.append(f"{where}: {text!r} sets {inner[0]}, which the study sets; remove it")
             elif where in variants and kind is not None and role_of_key(kind, keys) is Role.reporting:
                 problems.append(
                     f"{where}: {text!r} changes what is reported, not what is trained, which is the same for all "
@@ -172,25 +169,23 @@ def contrastive_of(experiment: Experiment) -> ContrastiveExperiment:
 def _plan_variant(
     base: Path, whole: Trained, variant: str, overrides: Sequence[str], seeds: int, on_this_machine: bool
 ) -> list[PlannedRun]:
-    """The runs of one variant; the experiment is read once, since a seed changes nothing else."""
+    """The runs of one variant; the experiment is loaded once, because seeds change nothing else."""
     first = load_experiment(base, [*overrides, "seed=0"], type(whole), on_this_machine=on_this_machine).experiment
     plan = make_plan(first)
     differences = [line for line in difference(whole, first) if not line.split(":")[0].endswith("seed")]
-    runs = []
-    for seed in range(seeds):
-        experiment = _with_seed(first, seed)
-        run = PlannedRun(
+    return [
+        PlannedRun(
             variant=variant,
             seed=seed,
-            verb="pretrain" if isinstance(experiment, PretrainExperiment) else "contrastive",
+            verb="pretrain" if isinstance(whole, PretrainExperiment) else "contrastive",
             overrides=[*overrides, f"seed={seed}"],
-            experiment=experiment,
+            experiment=(experiment := _with_seed(first, seed)),
             fingerprint=training_fingerprint(experiment),
             differences=differences,
             plan=plan,
         )
-        runs.append(run)
-    return runs
+        for seed in range(seeds)
+    ]
 
 
 def _with_seed(experiment: Trained, seed: int) -> Trained:
@@ -200,16 +195,17 @@ def _with_seed(experiment: Trained, seed: int) -> Trained:
     return replace(experiment, mae=mae, contrastive=replace(experiment.contrastive, seed=seed))
 
 
-def _judged_metrics_exist(scale: ScaleConfig, name: str, runs: Sequence[PlannedRun]) -> list[str]:
-    """Every variant is evaluated on the sets that the metrics name."""
+def _unknown_metrics(scale: ScaleConfig, name: str, runs: Sequence[PlannedRun]) -> list[str]:
+    """Metrics of evaluation sets that a variant lacks."""
     problems = []
     for run in runs:
         evaluation = contrastive_of(run.experiment).evaluation
         for metric in scale.metrics:
             data_set = parse_metric(metric)[0].split("/")[1]
-            known = {*evaluation.captions}
-            known |= {f"{one}_{lang}" for one in evaluation.retrieval for lang in ("ko", "en")}
-            known |= {f"{one}_{lang}" for one in evaluation.classification for lang in ("ko", "en")}
+            known = {
+                f"{one}_{lang}" for one in (*evaluation.retrieval, *evaluation.classification) for lang in LANGUAGES
+            }
+            known |= {*evaluation.captions}
             if data_set not in known:
                 problems.append(
                     f"scales.{name}.metrics names {metric}, and variant {run.variant} is not evaluated on it; its "
@@ -218,8 +214,8 @@ def _judged_metrics_exist(scale: ScaleConfig, name: str, runs: Sequence[PlannedR
     return list(dict.fromkeys(problems))
 
 
-def _all_differ(runs: Sequence[PlannedRun]) -> list[str]:
-    """No two variants train the same."""
+def _equal_variants(runs: Sequence[PlannedRun]) -> list[str]:
+    """Variants with equal training settings."""
     owner: dict[str, str] = {}
     problems = []
     for run in runs:

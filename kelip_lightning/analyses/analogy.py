@@ -1,19 +1,18 @@
-"""Image + λ (target text − source text): does the nearest image show the change that the texts name?
+"""Embedding arithmetic: image retrieval with image + λ (target text − source text).
 
-Shapes: Q queries, M images of the gallery, E embedding width.
+Shapes: Q queries, M images of the gallery, T texts, E embedding width.
 
-A query is an image, a text that fits it, a text that fits what is sought, and the images that are right. What is
-asked with is normalise(image) + λ (normalise(target text) − normalise(source text)); the gallery is ranked by
-cosine, the query's own image left out. λ is chosen on one half of the queries, separately for each pairing of
-languages, and the metrics come from the other half. The halves follow from a hash of the query's name, so that they
-are the same for every model.
+A query has an image, a source text that describes it, a target text, and the correct images. The query vector is
+normalise(image) + λ (normalise(target text) − normalise(source text)); the gallery is ranked by cosine, without the
+query's own image. λ is chosen on one half of the queries, separately for each pairing of languages, and the metrics
+are of the other half. The halves follow from a hash of the query's name, so they are the same for every model.
 
-Texts may be of one language or of two: `ko-en` takes the target text in Korean and the source text in English.
-Two baselines: the image alone (λ = 0) and the target text alone.
+A pairing has one or two languages: `ko-en` takes the target text in Korean and the source text in English.
+Baselines: the image alone (λ = 0) and the target text alone.
 
 Reference: Couairon et al. 2022, Embedding Arithmetic of Multimodal Queries for Image Retrieval, with its set SIMAT
 (arXiv:2112.03162).
-Deviation: SIMAT asks a cross-modal model whether the image found is right; here the right images are known.
+Deviation: SIMAT decides with a cross-modal model whether the retrieved image is correct; here the labels decide.
 """
 
 import hashlib
@@ -26,12 +25,13 @@ from torch import Tensor
 
 from data_modules.benchmarks.analogy_queries import AnalogyQuery
 from data_modules.errors import DataError
-from kelip_lightning.analyses.records import Finding, Findings, Item
-from kelip_lightning.evaluation.finite import require_finite
+from kelip_lightning.analyses.output import Finding, Findings, Item
+from kelip_lightning.evaluation.embed import require_finite
+from kelip_lightning.evaluation.metrics import best_correct_ranks
 from kelip_lightning.statistics.bootstrap import Bootstrap, Interval
 
 LAMBDAS = tuple(step / 10 for step in range(21))
-"""The λ that are tried: 0.0, 0.1, ... 2.0."""
+"""Candidates of λ: 0.0, 0.1, ... 2.0."""
 
 PAIRINGS = {"ko": ("ko", "ko"), "en": ("en", "en"), "ko-en": ("ko", "en"), "en-ko": ("en", "ko")}
 """Name -> language of the target text, language of the source text."""
@@ -43,25 +43,21 @@ DEV_HALF = "half for λ"
 
 
 def in_test_half(name: str) -> bool:
-    """Whether a query belongs to the half that is reported: the last bit of the first byte of its SHA-256."""
+    """Whether a query is in the test half: the last bit of the first byte of the SHA-256 of its name."""
     return hashlib.sha256(name.encode()).digest()[0] % 2 == 1
 
 
 def analogy_findings(
-    name: str,
-    queries: Sequence[AnalogyQuery],
-    images: Tensor,
-    texts: dict[str, Tensor],
-    bootstrap: Bootstrap,
+    name: str, queries: Sequence[AnalogyQuery], images: Tensor, texts: dict[str, Tensor], bootstrap: Bootstrap
 ) -> Findings:
-    """Choose λ on one half, report the other, against both baselines.
+    """Choose λ on one half of the queries, and compare with both baselines on the other.
 
     Args:
         name: Of the gallery.
         queries: Q queries, at least one in each half of every relation.
         images: (M, E) unit rows.
-        texts: Language -> (T, E) unit rows, to which the queries' `source` and `target` point.
-        bootstrap: Resampling of the reported queries, by cluster within each relation.
+        texts: Language -> (T, E) unit rows; the queries' `source` and `target` are their indices.
+        bootstrap: Resampling of the queries, by cluster within each relation.
 
     Raises:
         DataError: A relation has no query in one of the halves.
@@ -75,12 +71,12 @@ def analogy_findings(
     found = Findings()
     for pairing, languages in PAIRINGS.items():
         curve = {
-            scale: _top1(dev, query_ranks(dev, asked_with(dev, images, texts, languages, scale), images), bootstrap)
+            scale: _top1(dev, query_ranks(dev, query_vectors(dev, images, texts, languages, scale), images), bootstrap)
             for scale in LAMBDAS
         }
         best = max(LAMBDAS, key=lambda scale: (curve[scale].value, -scale))
         ranks = {
-            "analogy": query_ranks(test, asked_with(test, images, texts, languages, best), images),
+            "analogy": query_ranks(test, query_vectors(test, images, texts, languages, best), images),
             "image only": image_only,
             "text only": query_ranks(test, texts[languages[0]][[one.target for one in test]], images),
         }
@@ -99,7 +95,7 @@ def analogy_findings(
 
 
 def split_halves(name: str, queries: Sequence[AnalogyQuery]) -> tuple[list[AnalogyQuery], list[AnalogyQuery]]:
-    """The half on which λ is chosen and the half that is reported.
+    """The half on which λ is chosen, and the test half.
 
     Raises:
         DataError: A relation has no query in one of the halves.
@@ -114,45 +110,40 @@ def split_halves(name: str, queries: Sequence[AnalogyQuery]) -> tuple[list[Analo
     return dev, test
 
 
-def query_ranks(queries: Sequence[AnalogyQuery], asked: Tensor, images: Tensor, chunk: int = 1024) -> NDArray[np.int64]:
-    """(Q,) rank of the best right image of each query, 0 is best, its own image left out.
-
-    Wrong images that score at least as much as the best right one count as before it.
+def query_ranks(
+    queries: Sequence[AnalogyQuery], vectors: Tensor, images: Tensor, chunk: int = 1024
+) -> NDArray[np.int64]:
+    """(Q,) rank of the best correct image of each query, 0 is best, without the query's own image.
 
     Args:
         queries: Q queries.
-        asked: (Q, E) what the images are compared with: from `asked_with`, or the target texts alone.
+        vectors: (Q, E) from `query_vectors`, or the target texts alone.
         images: (M, E) unit rows.
         chunk: Queries scored at a time.
 
     Raises:
         NonFiniteEmbeddingsError: A row holds NaN or infinity.
     """
-    _require_finite(asked, images)
+    _require_finite(vectors, images)
     ranks = []
     for start in range(0, len(queries), chunk):
         members = queries[start : start + chunk]
-        scores = _scores(members, asked[start : start + chunk], images)
-        right = torch.zeros_like(scores, dtype=torch.bool)
+        scores = _scores(members, vectors[start : start + chunk], images)
+        correct = torch.zeros_like(scores, dtype=torch.bool)
         rows = [row for row, one in enumerate(members) for _ in one.right]
-        right[rows, [index for one in members for index in one.right]] = True
-        best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-        ranks.append(((scores >= best) & ~right).sum(dim=1))
+        correct[rows, [index for one in members for index in one.right]] = True
+        ranks.append(best_correct_ranks(scores, correct))
     return torch.cat(ranks).numpy()
 
 
-def nearest_images(queries: Sequence[AnalogyQuery], asked: Tensor, images: Tensor, top: int) -> Tensor:
-    """(Q, top) gallery rows of the nearest images, int64; arguments and error as in `query_ranks`."""
-    _require_finite(asked, images)
-    return _scores(queries, asked, images).topk(top, dim=1).indices
+def nearest_images(queries: Sequence[AnalogyQuery], vectors: Tensor, images: Tensor, top: int) -> Tensor:
+    """(Q, top) gallery indices of the nearest images, int64; arguments and error as in `query_ranks`."""
+    _require_finite(vectors, images)
+    return _scores(queries, vectors, images).topk(top, dim=1).indices
 
 
-def asked_with(
-    queries: Sequence[AnalogyQuery],
-    images: Tensor,
-    texts: dict[str, Tensor],
-    languages: tuple[str, str],
-    scale: float,
+def query_vectors(
+    queries: Sequence[AnalogyQuery], images: Tensor, texts: dict[str, Tensor], languages: tuple[str, str], scale: float
 ) -> Tensor:
     """(Q, E) image + scale * (target text − source text).
 
@@ -168,16 +159,16 @@ def asked_with(
     return images[[one.image for one in queries]] + scale * (target - source)
 
 
-def _scores(queries: Sequence[AnalogyQuery], asked: Tensor, images: Tensor) -> Tensor:
-    """(Q, M); a query's length does not change the order of its row, so it is left as it is."""
-    scores = asked @ images.T
+def _scores(queries: Sequence[AnalogyQuery], vectors: Tensor, images: Tensor) -> Tensor:
+    """(Q, M); query vectors need no normalisation, which would not change the order of a row."""
+    scores = vectors @ images.T
     rows = [row for row, one in enumerate(queries) for _ in one.left_out]
     scores[rows, [index for one in queries for index in one.left_out]] = -torch.inf
     return scores
 
 
-def _require_finite(asked: Tensor, images: Tensor) -> None:
-    require_finite(asked, "query")
+def _require_finite(vectors: Tensor, images: Tensor) -> None:
+    require_finite(vectors, "query")
     require_finite(images, "image")
 
 
@@ -204,37 +195,32 @@ def _report(
     scale: float,
     bootstrap: Bootstrap,
 ) -> Findings:
-    """Metrics of one pairing of languages: each method, and the analogy less each baseline on the same queries."""
+    """Metrics of one pairing of languages: each method, and the paired difference from each baseline."""
     relations = _by_relation(queries)
     clusters = {relation: [queries[row].cluster for row in rows] for relation, rows in relations.items()}
-    found = Findings(items=_items(name, pairing, queries, ranks, scale))
+    report = Findings(items=_items(name, pairing, queries, ranks, scale))
     for top in TOPS:
         hits = {method: (values < top).astype(float) for method, values in ranks.items()}
         hits |= {f"analogy − {base}": hits["analogy"] - hits[base] for base in ("image only", "text only")}
         for method, values in hits.items():
             measure = f"{pairing} top-{top}, {method}"
             whole = bootstrap.mean_of_strata([values[rows] for rows in relations.values()], list(clusters.values()))
-            found.summary.append(
-                Finding(
-                    subject=f"{name}: {MACRO}",
-                    measure=measure,
-                    interval=whole,
-                    count=len(values),
-                    headline=top == 1,
-                )
-            )
-            found.summary += [
-                Finding(
-                    subject=f"{name}: {relation}",
-                    measure=measure,
-                    interval=bootstrap.mean(values[rows], clusters[relation]),
-                    count=len(rows),
-                    headline=top == 1 and method == "analogy",
+            parts = [(MACRO, whole, len(values), top == 1)]
+            parts += [
+                (
+                    relation,
+                    bootstrap.mean(values[rows], clusters[relation]),
+                    len(rows),
+                    top == 1 and method == "analogy",
                 )
                 for relation, rows in relations.items()
             ]
-    found.statements = [_statement(name, pairing, scale, found.summary)]
-    return found
+            report.summary += [
+                Finding(subject=f"{name}: {part}", measure=measure, interval=interval, count=count, headline=headline)
+                for part, interval, count, headline in parts
+            ]
+    report.statements = [_statement(name, pairing, scale, report.summary)]
+    return report
 
 
 def _items(
@@ -256,7 +242,7 @@ def _items(
 
 
 def _statement(name: str, pairing: str, scale: float, summary: Sequence[Finding]) -> str:
-    """Whether the top-1 score over all relations beats both baselines, by the paired intervals."""
+    """Whether the top-1 accuracy over all relations beats the baselines, by the paired intervals."""
     metrics = {one.measure: one.interval for one in summary if one.subject == f"{name}: {MACRO}"}
     score = metrics[f"{pairing} top-1, analogy"]
     bases = {base: metrics[f"{pairing} top-1, analogy − {base}"] for base in ("image only", "text only")}

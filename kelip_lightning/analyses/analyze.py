@@ -1,7 +1,4 @@
-"""The analyses of a trained model: embed what each asks for, hand it on, draw what comes back.
-
-An analysis sees a model through two functions (`Encoders`), so that it takes any model that offers them.
-"""
+"""Runs the analyses: embeds their data, computes findings, draws plots. `Encoders` adapts any model."""
 
 from dataclasses import dataclass
 
@@ -14,10 +11,9 @@ from data_modules.benchmarks.image_choice import build_image_choice
 from data_modules.benchmarks.word_pairs import nonsense_words, read_word_pairs
 from data_modules.records import LANGUAGES
 from kelip_lightning.analyses import analogy, cross_lingual, culture
-from kelip_lightning.analyses.image_choice import choice_findings
-from kelip_lightning.analyses.output import Outcome
+from kelip_lightning.analyses.culture import choice_findings
+from kelip_lightning.analyses.output import Findings, Outcome
 from kelip_lightning.analyses.plots import analogy_plots, cross_lingual_plots, culture_plots
-from kelip_lightning.analyses.records import Findings
 from kelip_lightning.config.analysis import (
     AnalogyAnalysis,
     Analysis,
@@ -25,9 +21,15 @@ from kelip_lightning.config.analysis import (
     CultureAnalysis,
     ResamplingConfig,
 )
-from kelip_lightning.evaluation.embed import ImageEncode, TextEncode, embed_images, embed_texts
-from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function
-from kelip_lightning.evaluation.zero_shot import class_embeddings
+from kelip_lightning.evaluation.embed import (
+    ImageEncode,
+    TextEncode,
+    embed_images,
+    embed_texts,
+    image_encode_function,
+    text_encode_function,
+)
+from kelip_lightning.evaluation.metrics import class_embeddings
 from kelip_lightning.models.dual_encoder_file import TrainedModel, fresh_dual_encoder, load_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.statistics.bootstrap import Bootstrap
@@ -35,7 +37,7 @@ from kelip_lightning.statistics.bootstrap import Bootstrap
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoders:
-    """A model as an analysis sees it."""
+    """The interface of an analysed model."""
 
     images: ImageEncode
     """uint8 images (B, 3, S, S) -> (B, E)."""
@@ -49,7 +51,7 @@ def analyze_run(run: RunFolder, settings: Analysis, device: torch.device) -> Out
     """Analyse a finished run, its model on `device`.
 
     Raises:
-        DataError: Data that the settings name is missing, damaged or too little.
+        DataError: Data of the settings is missing, damaged or too small.
     """
     trained = load_dual_encoder(run.dual_encoder)
     trained.model.to(device)
@@ -66,7 +68,7 @@ def analyze_run(run: RunFolder, settings: Analysis, device: torch.device) -> Out
 
 
 def encoders_of(trained: TrainedModel) -> Encoders:
-    """The two functions of a dual encoder and its tokenizer."""
+    """The encode functions of a dual encoder and its tokenizer."""
     return Encoders(
         images=image_encode_function(trained.model),
         texts=text_encode_function(trained.model, trained.tokenizer),
@@ -75,9 +77,9 @@ def encoders_of(trained: TrainedModel) -> Encoders:
 
 
 def untrained_control(trained: TrainedModel, seed: int) -> TrainedModel:
-    """The same architecture and tokenizer with fresh weights, which follow from the seed alone.
+    """The same architecture and tokenizer with fresh weights, which depend only on the seed.
 
-    Weights that the model itself started from (`hf_weights`) are no part of it: a trained text model is no control.
+    Pretrained weights that initialised the model (`hf_weights`) are not loaded: they are trained.
     """
     model = trained.model
     with torch.random.fork_rng(devices=[]):
@@ -93,7 +95,7 @@ def untrained_control(trained: TrainedModel, seed: int) -> TrainedModel:
 
 
 def analyze_cross_lingual(model: Encoders, control: Encoders, settings: CrossLingualAnalysis) -> Outcome:
-    """Caption retrieval between the languages, similarity with the offset removed, gaps; each beside the control's."""
+    """Caption retrieval between the languages, centred similarity and gaps, of the model and the control."""
     sets = [build_caption_set(name, one) for name, one in settings.captions.items()]
     gallery = build_image_gallery(settings.gallery, model.image_size) if settings.gallery else None
     images = [embed_images(one.images, gallery.images) if gallery else None for one in (model, control)]
@@ -110,7 +112,7 @@ def analyze_cross_lingual(model: Encoders, control: Encoders, settings: CrossLin
 
 
 def analyze_culture(model: Encoders, settings: CultureAnalysis) -> Outcome:
-    """Images under Korean and English words, the test of each pair, and choices between texts."""
+    """Images retrieved by Korean and English words, a test of each pair, and choices between texts."""
     pairs = read_word_pairs(settings.word_pairs)
     gallery = build_image_gallery(settings.gallery, model.image_size)
     culture.check_enough(pairs, len(gallery.keys), settings.top_k)
@@ -129,16 +131,13 @@ def analyze_culture(model: Encoders, settings: CultureAnalysis) -> Outcome:
     for name, one in zip(settings.choices, choices, strict=True):
         options = embed_texts(model.texts, [text for texts in one.texts for text in texts])
         counts = [len(texts) for texts in one.texts]
-        asked = embed_images(model.images, one.images)
-        findings.extend(choice_findings(name, asked, options, counts, one.answers, bootstrap))
-    return Outcome(
-        findings=findings,
-        plots=culture_plots(findings, pairs, first, gallery.images, settings.num_shown),
-    )
+        questions = embed_images(model.images, one.images)
+        findings.extend(choice_findings(name, questions, options, counts, one.answers, bootstrap))
+    return Outcome(findings=findings, plots=culture_plots(findings, pairs, first, gallery.images, settings.num_shown))
 
 
 def analyze_analogy(model: Encoders, settings: AnalogyAnalysis) -> Outcome:
-    """The change that two texts name, added to an image."""
+    """Embedding arithmetic on images and texts."""
     sets = [build_analogy_set(name, one, model.image_size) for name, one in settings.sets.items()]
     for one in sets:
         analogy.split_halves(one.name, one.queries)

@@ -1,12 +1,11 @@
-"""How near captions of the same meaning lie in Korean and in English.
+"""Similarity of Korean and English captions of the same meaning.
 
 Shapes: N captions per language, M images, E embedding width; all rows of unit length.
 
-Two things are kept apart. Captions of one language share an offset from those of the other (the language gap);
-it says nothing about meaning, and a similarity between languages holds it in every pair alike. So similarities
-are also given after centring: the mean row of each language is taken away and the rest scaled to unit length.
-And two untrained towers already put shared characters (digits, Latin letters) near each other, so a model is
-compared on the same captions with a control: the same architecture with fresh weights.
+Two confounders are controlled. Captions of one language share an offset from those of the other (the language gap),
+which affects every similarity alike; so similarities are also computed after centring, see `centre`. And untrained
+encoders already embed shared characters (digits, Latin letters) similarly, so a model is compared on the same captions
+with a control: the same architecture with fresh weights.
 
 Reference: Liang et al. 2022, Mind the Gap (arXiv:2203.02053), for the distance between means as a gap.
 """
@@ -18,14 +17,14 @@ import torch
 from torch import Tensor
 
 from data_modules.records import LANGUAGES
-from kelip_lightning.analyses.records import Finding, Findings, Item
-from kelip_lightning.evaluation.finite import require_finite
-from kelip_lightning.evaluation.retrieval import RECALL_KS, retrieval_ranks
-from kelip_lightning.evaluation.similarity import centre, matched_and_random
+from kelip_lightning.analyses.output import Finding, Findings, Item
+from kelip_lightning.evaluation.embed import require_finite
+from kelip_lightning.evaluation.metric_names import RECALL_KS
+from kelip_lightning.evaluation.metrics import centre, matched_and_random, retrieval_ranks
 from kelip_lightning.statistics.bootstrap import Bootstrap
 
 CONTROL = "untrained control"
-"""Ends the subject of the control's findings."""
+"""Suffix of the subject of the control's findings."""
 
 HEADLINE = (
     "ko_to_en_R@1",
@@ -36,7 +35,7 @@ HEADLINE = (
     "random, centred",
     "matched − random, centred",
 )
-"""Measures that a short table shows."""
+"""Measures of the short table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,22 +43,19 @@ class CaptionSimilarity:
     """Per-item outcomes of one model on one caption set; each (N,) float64 or int64."""
 
     ranks: dict[str, Tensor]
-    """`ko_to_en`, `en_to_ko`: rank of the caption of the same meaning, 0 is best."""
-    centred_ranks: dict[str, Tensor]
-    """The same after centring."""
+    """`ko_to_en`, `en_to_ko`: rank of the translation, 0 is best."""
     matched: Tensor
-    """Cosine of each caption and its own translation."""
+    """Cosine of each caption and its translation."""
     random: Tensor
     """Mean cosine of each caption and the translations of all others, both directions averaged."""
-    centred_matched: Tensor
-    centred_random: Tensor
 
 
-def caption_similarity(features: dict[str, Tensor]) -> CaptionSimilarity:
-    """What one model makes of captions that mean the same, index by index.
+def caption_similarity(features: dict[str, Tensor], *, centred: bool = False) -> CaptionSimilarity:
+    """Ranks and similarities of parallel captions.
 
     Args:
         features: `ko` and `en` -> (N, E) unit rows, N at least 2.
+        centred: Whether the features are centred first.
 
     Raises:
         ValueError: Languages or shapes do not fit.
@@ -69,26 +65,14 @@ def caption_similarity(features: dict[str, Tensor]) -> CaptionSimilarity:
         raise ValueError(f"captions must be given in {' and '.join(LANGUAGES)}, row by row alike, got {shapes}")
     if len(features["ko"]) < 2:
         raise ValueError("at least two captions are needed to compare a translation with others")
-    plain = {language: one.double() for language, one in features.items()}
-    centred = {language: centre(one) for language, one in plain.items()}
-    matched, random = matched_and_random(plain["ko"], plain["en"])
-    centred_matched, centred_random = matched_and_random(centred["ko"], centred["en"])
-    return CaptionSimilarity(
-        ranks=_ranks(plain),
-        centred_ranks=_ranks(centred),
-        matched=matched,
-        random=random,
-        centred_matched=centred_matched,
-        centred_random=centred_random,
-    )
-
-
-def _ranks(features: dict[str, Tensor]) -> dict[str, Tensor]:
-    target = torch.arange(len(features["ko"]))
-    return {
-        f"{source}_to_{other}": retrieval_ranks(features[source], features[other], target)
+    rows = {language: centre(one.double()) if centred else one.double() for language, one in features.items()}
+    target = torch.arange(len(rows["ko"]))
+    ranks = {
+        f"{source}_to_{other}": retrieval_ranks(rows[source], rows[other], target)
         for source, other in permutations(LANGUAGES, 2)
     }
+    matched, random = matched_and_random(rows["ko"], rows["en"])
+    return CaptionSimilarity(ranks=ranks, matched=matched, random=random)
 
 
 def caption_findings(
@@ -98,7 +82,7 @@ def caption_findings(
     control_features: dict[str, Tensor],
     bootstrap: Bootstrap,
 ) -> Findings:
-    """Metrics of a model and of its untrained control on one caption set, and their paired differences.
+    """Metrics of a model and its untrained control on one caption set, and their paired differences.
 
     Args:
         name: Of the caption set.
@@ -107,9 +91,11 @@ def caption_findings(
         control_features: The same of the control.
         bootstrap: Resampling of captions.
     """
-    model, control = caption_similarity(features), caption_similarity(control_features)
-    count = len(model.matched)
-    measures, control_measures = _measures(model), _measures(control)
+    model, control = (
+        (caption_similarity(one), caption_similarity(one, centred=True)) for one in (features, control_features)
+    )
+    count = len(features["ko"])
+    measures, control_measures = _measures(*model), _measures(*control)
     found = Findings(items=_items(name, captions, model, control))
     for key, values in measures.items():
         chance = min(1.0, int(key.rpartition("@")[2]) / count) if "R@" in key else None
@@ -120,47 +106,45 @@ def caption_findings(
             f"{name}, model − control": bootstrap.difference(values, other),
         }
         for subject, interval in parts.items():
-            own_chance = None if subject.endswith("− control") else chance
-            found.summary.append(
-                Finding(
-                    subject=subject,
-                    measure=key,
-                    interval=interval,
-                    count=count,
-                    chance=own_chance,
-                    headline=key in HEADLINE,
-                )
+            finding = Finding(
+                subject=subject,
+                measure=key,
+                interval=interval,
+                count=count,
+                chance=None if subject.endswith("− control") else chance,
+                headline=key in HEADLINE,
             )
+            found.summary.append(finding)
     found.statements = _statements(name, found.summary)
     return found
 
 
-def _measures(outcome: CaptionSimilarity) -> dict[str, Tensor]:
-    """Measure -> per-item values (N,), whose mean is the metric."""
+def _measures(plain: CaptionSimilarity, centred: CaptionSimilarity) -> dict[str, Tensor]:
+    """Measure -> per-item values (N,); the metric is their mean."""
     measures: dict[str, Tensor] = {}
-    for suffix, ranks in (("", outcome.ranks), ("_centred", outcome.centred_ranks)):
-        for direction, values in ranks.items():
-            measures |= {f"{direction}{suffix}_R@{k}": (values < k).double() for k in RECALL_KS}
-    measures["matched"] = outcome.matched
-    measures["random"] = outcome.random
-    measures["matched − random"] = outcome.matched - outcome.random
-    measures["matched, centred"] = outcome.centred_matched
-    measures["random, centred"] = outcome.centred_random
-    measures["matched − random, centred"] = outcome.centred_matched - outcome.centred_random
+    for suffix, one in (("", plain), ("_centred", centred)):
+        for direction, ranks in one.ranks.items():
+            measures |= {f"{direction}{suffix}_R@{k}": (ranks < k).double() for k in RECALL_KS}
+    for suffix, one in (("", plain), (", centred", centred)):
+        values = {"matched": one.matched, "random": one.random, "matched − random": one.matched - one.random}
+        measures |= {f"{measure}{suffix}": each for measure, each in values.items()}
     return measures
 
 
 def _items(
-    name: str, captions: dict[str, list[str]], model: CaptionSimilarity, control: CaptionSimilarity
+    name: str,
+    captions: dict[str, list[str]],
+    model: tuple[CaptionSimilarity, CaptionSimilarity],
+    control: tuple[CaptionSimilarity, CaptionSimilarity],
 ) -> list[Item]:
     columns = {
-        **{f"rank_{direction}": values for direction, values in model.ranks.items()},
-        **{f"rank_{direction}_control": values for direction, values in control.ranks.items()},
-        "matched": model.matched,
-        "random": model.random,
-        "matched_centred": model.centred_matched,
-        "random_centred": model.centred_random,
-        "matched_centred_control": control.centred_matched,
+        **{f"rank_{direction}": values for direction, values in model[0].ranks.items()},
+        **{f"rank_{direction}_control": values for direction, values in control[0].ranks.items()},
+        "matched": model[0].matched,
+        "random": model[0].random,
+        "matched_centred": model[1].matched,
+        "random_centred": model[1].random,
+        "matched_centred_control": control[1].matched,
     }
     lists = {column: values.tolist() for column, values in columns.items()}
     return [
@@ -170,24 +154,19 @@ def _items(
 
 
 def _statements(name: str, summary: list[Finding]) -> list[str]:
-    """One sentence each on retrieval and on similarity, by whether the paired interval leaves out zero."""
-    asked = {
+    """Sentences on retrieval and similarity, by whether the paired interval excludes zero."""
+    questions = {
         "ko_to_en_R@1": "finds the English caption of a Korean one",
         "en_to_ko_R@1": "finds the Korean caption of an English one",
         "matched − random, centred": "puts captions of one meaning nearer than others, the language offset removed,",
     }
-    words = {"above": "more than", "below": "less than", "cannot tell": "not measurably more than"}
+    words = {"above": "more than", "below": "less than", "inconclusive": "not measurably more than"}
     differences = {one.measure: one.interval for one in summary if one.subject.endswith("model − control")}
     return [
-        f"{name}: the model {what} {words[differences[measure].verdict]} its untrained control "
-        f"(difference {_signed(differences[measure].value)}, 95% interval {_signed(differences[measure].low)} "
-        f"to {_signed(differences[measure].high)})."
-        for measure, what in asked.items()
+        f"{name}: the model {what} {words[one.verdict]} its untrained control "
+        f"(difference {one.value:+.3f}, 95% interval {one.low:+.3f} to {one.high:+.3f})."
+        for one, what in ((differences[measure], what) for measure, what in questions.items())
     ]
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}"
 
 
 def gap_findings(
@@ -198,12 +177,12 @@ def gap_findings(
     Args:
         name: Subject of the findings.
         text_features: Language -> (N, E) unit rows.
-        image_features: (M, E) unit rows; none: the language gap alone.
+        image_features: (M, E) unit rows; `None`: only the language gap.
         bootstrap: Resampling of captions and images.
 
     Returns:
-        A distance for each pair of groups; 0 where their means agree, at most 2. Captions are resampled
-        together with their translations, captions and images apart.
+        A distance in [0, 2] for each pair of groups. Captions are resampled together with their translations, and
+        separately from images.
 
     Raises:
         NonFiniteEmbeddingsError: A row holds NaN or infinity.

@@ -1,23 +1,22 @@
-"""Whether two words of one meaning score images differently beyond the gap between their languages.
+"""Test of whether two words of one meaning score images differently beyond the gap between their languages.
 
-Shapes: P word pairs, C control pairs among them, M images of the gallery, E embedding width, D draws.
+Shapes: P word pairs, C control pairs among them, M images of the gallery, E embedding width, D null samples.
 
-A pair is told by the scores of all images under its Korean and under its English word. Words of one language
-share an offset from those of the other, which says nothing about a pair: the mean row of each language, taken
-over the control pairs, is removed first. The divergence of a pair is 1 − r, with r the correlation of its two
-score profiles over the gallery. It follows from the covariance of the gallery alone (`score_space`), so a
-million images cost no more than a hundred.
+A pair's statistic is its divergence 1 − r, with r the correlation over the gallery of the image scores under its Korean
+and its English word. The offset between the languages is the same for all pairs: the mean row of each language over
+the control pairs is subtracted first. r depends only on the covariance of the gallery (`score_space`), so the cost of
+the test is independent of M.
 
-The test asks whether a pair diverges more than the model's languages do anyway. The null hypothesis: the
-difference of its two vectors, the offset removed, is a draw from the distribution of the control pairs'
-differences. Its distribution: the pair's own midpoint with differences mixed out of two random control pairs,
-cos(t) d_j + sin(t) d_k with t uniform, so that length and directions are theirs and there are enough distinct
-draws to go below a corrected level, which C control pairs alone cannot (their smallest p-value is 1 / (C + 1)).
-Mixing makes tails lighter, and so few pairs tell their own spread badly: each draw is therefore stretched as a t
-distribution is over a normal one (`TAIL_DEGREES`). And a pair is only said to differ if two things hold: its
-p-value, Holm-corrected over the pairs that are tested, is at most 5%, and so is its plain rank among the control
-pairs, which assumes nothing but that they are exchangeable. Control pairs go through the same test, each against
-the others, uncorrected: no more than about 5% of them should come out below 5%.
+Null hypothesis: the difference of the pair's two centred vectors is a sample of the control pairs' differences. Its
+distribution: the pair's midpoint, plus and minus half a mixture of two random control differences,
+cos(t) d_j + sin(t) d_k with t uniform, which keeps their lengths and directions and allows p-values below 1 / (C + 1),
+the smallest from C control pairs alone, as the correction for many pairs requires. Mixing makes tails lighter, and few
+pairs estimate the variance badly, so each sample is scaled as a t distribution is relative to a normal one
+(`TAIL_DEGREES`).
+
+A pair differs if its Holm-adjusted p-value is at most 5%, and so is its rank among the control pairs, which assumes
+only exchangeability. As a check, each control pair is tested against the others, uncorrected: no more than about 5%
+should have p <= 5%.
 """
 
 from dataclasses import dataclass
@@ -27,23 +26,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kelip_lightning.evaluation.finite import require_finite
+from kelip_lightning.evaluation.embed import require_finite
 
 TAIL_DEGREES = 10
-"""Degrees of freedom of the null's tails: few enough that differences with tails as heavy as those of t(5), none of
-them true, lead to a claim in at most 5% of simulated studies (the unit test of this file)."""
+"""Degrees of freedom of the null's tails: low enough that for null differences with t(5) tails at most 5% of simulated
+studies report a difference (see the unit test)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DivergenceTest:
-    """Outcome per pair, each (P,) float64."""
+    """Result per pair, each (P,) float64."""
 
     divergence: NDArray[np.float64]
-    """1 − correlation of the two score profiles, the language offset removed; in [0, 2]."""
+    """1 − correlation of the two score profiles without the language offset; in [0, 2]."""
     p_value: NDArray[np.float64]
-    """Share of null draws that diverge at least as much."""
+    """Share of null samples with at least this divergence."""
     rank_p_value: NDArray[np.float64]
-    """Share of the control pairs that diverge at least as much, the pair itself counted in."""
+    """Share of the control pairs, the pair itself included, with at least this divergence."""
 
 
 def divergence_test(
@@ -54,14 +53,14 @@ def divergence_test(
     seed: int,
     num_draws: int,
 ) -> DivergenceTest:
-    """The test described at the head of this file.
+    """The test of the module docstring.
 
     Args:
         ko: (P, E) Korean words.
         en: (P, E) English words.
         gallery: (M, E) images.
         control: (P,) which pairs are control pairs.
-        seed: Of the draws; each pair has its own stream.
+        seed: Of the null samples; each pair has its own stream.
         num_draws: D.
 
     Raises:
@@ -73,7 +72,7 @@ def divergence_test(
     profiles_ko, profiles_en = ko @ spread, en @ spread
     outcomes = []
     for place in range(len(ko)):
-        # A control pair is not its own reference, so that it is treated as any other pair.
+        # A control pair is not among its own references, as any other pair.
         reference = control.copy()
         reference[place] = False
         generator = np.random.default_rng([seed, place])
@@ -94,19 +93,19 @@ def _test_pair(
     ko, en = ko - ko[reference].mean(axis=0), en - en[reference].mean(axis=0)
     difference = mixed_differences(ko[reference] - en[reference], num_draws, generator) / 2
     middle = (ko[place] + en[place]) / 2
-    drawn = 1 - cosine(middle + difference, middle - difference)
+    null = 1 - cosine(middle + difference, middle - difference)
     divergences = 1 - cosine(ko, en)
     own, others = divergences[place], divergences[reference]
-    p_value = (1 + np.sum(drawn >= own)) / (1 + num_draws)
+    p_value = (1 + np.sum(null >= own)) / (1 + num_draws)
     rank_p_value = (1 + np.sum(others >= own)) / (1 + len(others))
     return float(own), float(p_value), float(rank_p_value)
 
 
 def score_space(gallery: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The matrix A (E, E) with A A' = the covariance of the gallery's rows (M, E).
+    """The matrix A (E, E) with A A' = covariance of the gallery's rows (M, E).
 
-    The scores of all images under a vector v have the variance |v A|^2, and the scores under two vectors
-    correlate by the cosine of v A and w A.
+    The variance of the scores of all images under a vector v is |v A|^2, and the correlation of the scores under v and
+    w is the cosine of v A and w A.
     """
     values, vectors = np.linalg.eigh(np.cov(gallery, rowvar=False))
     spread: NDArray[np.float64] = vectors * np.sqrt(np.maximum(values, 0.0))
@@ -124,29 +123,17 @@ def cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[n
 def mixed_differences(
     differences: NDArray[np.float64], num_draws: int, generator: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Draws (D, E) of s (cos(t) d_j + sin(t) d_k), rows j and k different, t uniform in [0, 2 pi).
+    """Samples (D, E) of s (cos(t) d_j + sin(t) d_k), rows j and k different, t uniform in [0, 2 pi).
 
-    The rows (C, E) are differences less their own mean, which shortens them, while the tested pair's is not
-    part of that mean, which lengthens it: a factor sqrt((C + 1) / (C − 1)) makes both alike in variance. The rest
-    of s is sqrt(n / chi-square(n)) with n = `TAIL_DEGREES`, one value per draw, as between a normal and a t.
+    The rows (C, E) are differences minus their own mean, which reduces their variance; the tested pair is not part of
+    that mean, which increases its variance. The factor sqrt((C + 1) / (C − 1)) of s corrects for both. The other
+    factor is sqrt(n / chi-square(n)) with n = `TAIL_DEGREES`, one value per sample.
     """
     count = len(differences)
     first = generator.integers(0, count, size=num_draws)
     second = (first + generator.integers(1, count, size=num_draws)) % count
-    angle = generator.uniform(0, 2 * np.pi, size=(num_draws, 1))  # the signs of sine and cosine swap languages
+    angle = generator.uniform(0, 2 * np.pi, size=(num_draws, 1))  # includes both signs, which swap the languages
     mixed = np.cos(angle) * differences[first] + np.sin(angle) * differences[second]
-    stretch = np.sqrt(TAIL_DEGREES / generator.chisquare(TAIL_DEGREES, size=(num_draws, 1)))
-    drawn: NDArray[np.float64] = mixed * stretch * np.sqrt((count + 1) / (count - 1))
-    return drawn
-
-
-def holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Holm's corrected p-values: those at most x keep the chance of any false claim at most x.
-
-    Reference: Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.
-    """
-    order = np.argsort(p_values, kind="stable")
-    factors = np.arange(len(p_values), 0, -1)
-    corrected = np.empty(len(p_values))
-    corrected[order] = np.minimum(1.0, np.maximum.accumulate(factors * p_values[order]))
-    return corrected
+    scale = np.sqrt(TAIL_DEGREES / generator.chisquare(TAIL_DEGREES, size=(num_draws, 1)))
+    samples: NDArray[np.float64] = mixed * scale * np.sqrt((count + 1) / (count - 1))
+    return samples

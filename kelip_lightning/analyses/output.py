@@ -1,8 +1,10 @@
-"""What an analysis leaves on disk: records, plots and whose they are.
+"""Findings of an analysis, and the files that store them.
 
 FOLDER/
-    summary.csv   every metric with its interval          items.csv   one row per caption, word pair or query
-    analysis.json both, with the model, the settings and the statements       *.png   plots
+    summary.csv     every metric with its interval
+    items.csv       one row per caption, word pair, question or query
+    analysis.json   both, with the model, the settings and the statements
+    *.png           plots
 """
 
 import csv
@@ -16,23 +18,78 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kelip_lightning.analyses.records import Findings
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.runs.environment import describe_environment
 from kelip_lightning.runs.folder import RunFolder
+from kelip_lightning.statistics.bootstrap import Interval
+
+Item = dict[str, str | int | float | bool | None]
+"""One row per word pair, caption or query: column -> value."""
+
+
+def number(item: Item, column: str) -> float:
+    """The value of a numeric column."""
+    value = item[column]
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A metric with its 95 % bootstrap interval."""
+
+    subject: str
+    """An evaluation set, a topic, a relation."""
+    measure: str
+    """Name of the metric, for example `ko_to_en_R@1`."""
+    interval: Interval
+    count: int
+    """Number of items."""
+    chance: float | None = None
+    """Chance level; `None`: unknown."""
+    headline: bool = True
+    """Whether the short table shows it."""
+
+    def row(self) -> dict[str, str | float | int | None]:
+        """As a row of summary.csv."""
+        return {
+            "subject": self.subject,
+            "measure": self.measure,
+            "value": self.interval.value,
+            "low": self.interval.low,
+            "high": self.interval.high,
+            "count": self.count,
+            "chance": self.chance,
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class Findings:
+    """The result of an analysis."""
+
+    summary: list[Finding] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+    statements: list[str] = field(default_factory=list)
+    """Conclusions, one sentence each, by fixed rules."""
+
+    def extend(self, other: "Findings") -> None:
+        """Append the findings of another part of the analysis."""
+        self.summary += other.summary
+        self.items += other.items
+        self.statements += other.statements
 
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """The result of an analysis with its plots."""
+    """Findings of an analysis with its plots."""
 
     findings: Findings
     plots: dict[str, np.ndarray] = field(default_factory=dict)
-    """File name without ending -> uint8 (H, W, 3)."""
+    """File stem -> uint8 (H, W, 3)."""
 
 
 def checkpoint_identity(run: RunFolder) -> dict[str, Any]:
-    """Which weights were analysed: the run, the SHA-256 of its model, and the code that trained it."""
+    """The analysed weights: the run, the SHA-256 of its model, and the environment that trained it."""
     weights = run.dual_encoder / "model.safetensors"
     with weights.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -43,13 +100,13 @@ def checkpoint_identity(run: RunFolder) -> dict[str, Any]:
 
 
 def as_document(analysis: str, run: RunFolder, settings: str, findings: Findings) -> dict[str, Any]:
-    """Everything but the plots, for JSON.
+    """Contents of analysis.json.
 
     Args:
         analysis: Name on the command line.
-        run: The run that was analysed.
+        run: The analysed run.
         settings: The resolved settings as YAML.
-        findings: What came out.
+        findings: Of the analysis.
     """
     return {
         "analysis": analysis,
@@ -63,10 +120,10 @@ def as_document(analysis: str, run: RunFolder, settings: str, findings: Findings
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the output folder, before anything is computed.
+    """Create the output folder; called before anything is computed.
 
     Raises:
-        RunFolderError: It cannot be written, or holds files of something else.
+        RunFolderError: It cannot be written, or holds other files.
     """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "analysis.json").is_file():
         raise RunFolderError(f"{folder} holds files of something else; choose another folder with --output FOLDER")
@@ -82,7 +139,7 @@ def prepare_folder(folder: Path) -> None:
 
 
 def write_record(folder: Path, document: Mapping[str, Any], plots: Mapping[str, np.ndarray]) -> None:
-    """Write the files listed at the head of this module, over those of an earlier analysis."""
+    """Write the files listed in the module docstring, over those of an earlier analysis."""
     for old in folder.glob("*.png"):
         old.unlink()
     text = json.dumps(document, ensure_ascii=False, indent=2)
@@ -94,7 +151,7 @@ def write_record(folder: Path, document: Mapping[str, Any], plots: Mapping[str, 
 
 
 def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows with the union of their columns; a byte-order mark, without which spreadsheets misread Hangul."""
+    """Rows with the union of their columns; with a byte-order mark, which spreadsheets need to read Hangul."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     with file.open("w", encoding="utf-8-sig", newline="") as stream:
         writer = csv.DictWriter(stream, columns)

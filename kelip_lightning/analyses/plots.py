@@ -1,4 +1,4 @@
-"""Plots of what the analyses found."""
+"""Plots of the findings."""
 
 from collections.abc import Sequence
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 from data_modules.benchmarks.analogy_queries import AnalogyQuery, AnalogySet
 from data_modules.benchmarks.word_pairs import WordPair
-from kelip_lightning.analyses.analogy import DEV_HALF, MACRO, PAIRINGS, asked_with, in_test_half, nearest_images
+from kelip_lightning.analyses.analogy import DEV_HALF, MACRO, PAIRINGS, in_test_half, nearest_images, query_vectors
 from kelip_lightning.analyses.cross_lingual import CONTROL, HEADLINE
 from kelip_lightning.analyses.culture import PairImages
-from kelip_lightning.analyses.records import Finding, Findings, Item, number
-from kelip_lightning.drawing.image_rows import ImageRow, draw_image_rows
+from kelip_lightning.analyses.output import Finding, Findings, Item, number
 from kelip_lightning.drawing.interval_chart import ChartRow, draw_interval_chart
+from kelip_lightning.drawing.panels import ImageRow, draw_image_rows
 
 
 def cross_lingual_plots(findings: Findings, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """One chart per caption set: the model and its control, measure by measure."""
+    """One chart per caption set: the model and its control, by measure."""
     plots = {}
     for name in names:
         rows = [
@@ -32,12 +32,12 @@ def cross_lingual_plots(findings: Findings, names: Sequence[str]) -> dict[str, n
 def culture_plots(
     findings: Findings, pairs: Sequence[WordPair], first: PairImages, images: Tensor, num_shown: int
 ) -> dict[str, np.ndarray]:
-    """A chart of the overlap by topic, and the images of the pairs that differ most, of known words first.
+    """A chart of the overlap by topic, and the images of the pairs that differ most; known words first.
 
     Args:
         findings: Of `compare_words`; the first items are those of the pairs, in their order.
         pairs: P word pairs.
-        first: Gallery rows of each pair's first images.
+        first: Gallery indices of each pair's top-k images.
         images: uint8 (M, 3, S, S), the gallery.
         num_shown: Pairs to show.
     """
@@ -45,15 +45,15 @@ def culture_plots(
     rows = [row_of(one, one.subject) for one in findings.summary if one.measure == overlap]
     title = "Share of images that both words call up (overlap of the first ones)"
     plots = {"overlap": draw_interval_chart(rows, title)}
-    order = sorted(range(len(pairs)), key=lambda place: _place(findings.items[place]))
-    shown = [row for place in order[:num_shown] for row in _pair_rows(findings.items[place], place, first, images)]
+    order = sorted(range(len(pairs)), key=lambda index: _order(findings.items[index]))
+    shown = [row for index in order[:num_shown] for row in _pair_rows(findings.items[index], index, first, images)]
     if shown:
         plots["word_pairs"] = draw_image_rows(shown, "Mean image and first images: 한국어 above, English below")
     return plots
 
 
-def _place(item: Item) -> tuple[bool, bool, float]:
-    """Known words before unknown ones, control pairs last, small p-values first."""
+def _order(item: Item) -> tuple[bool, bool, float]:
+    """Sort key: control pairs last, known words before unknown ones, small p-values first."""
     return bool(item["control"]), not item["known"], number(item, "p")
 
 
@@ -75,12 +75,13 @@ def _pair_rows(item: Item, place: int, first: PairImages, images: Tensor) -> lis
 
 
 TOP = 5
+"""Images per example."""
 
 
 def analogy_plots(
     findings: Findings, data: AnalogySet, images: Tensor, texts: dict[str, Tensor], num_shown: int
 ) -> dict[str, np.ndarray]:
-    """Scores against baselines, scores by relation, the choice of λ, and examples of the reported half.
+    """Accuracy against baselines, by relation and by λ, and examples of the test half.
 
     Args:
         findings: Of this set alone.
@@ -111,7 +112,7 @@ def analogy_plots(
     }
     rows = _examples(findings, data, images, texts, num_shown)
     if rows:
-        title = f"{name}: image asked with, then the nearest images (green: right)"
+        title = f"{name}: query image, then the nearest images (green: correct)"
         plots[f"analogy_{name}_examples"] = draw_image_rows(rows, title)
     return plots
 
@@ -119,7 +120,7 @@ def analogy_plots(
 def _examples(
     findings: Findings, data: AnalogySet, images: Tensor, texts: dict[str, Tensor], num_shown: int
 ) -> list[ImageRow]:
-    """The first queries of each relation in the reported half, in Korean and in English."""
+    """The first queries of each relation in the test half, in Korean and in English."""
     scales = {str(item["pairing"]): number(item, "lambda") for item in findings.items}
     test = [one for one in data.queries if in_test_half(one.name)]
     shown = [
@@ -130,8 +131,8 @@ def _examples(
     rows: list[ImageRow] = []
     top = min(TOP, len(images) - 1)
     for language in ("ko", "en") if shown else ():
-        asked = asked_with(shown, images, texts, PAIRINGS[language], scales[language])
-        found = nearest_images(shown, asked, images, top).tolist()
+        vectors = query_vectors(shown, images, texts, PAIRINGS[language], scales[language])
+        found = nearest_images(shown, vectors, images, top).tolist()
         rows += [
             _example(data, query, indices, language, scales[language])
             for query, indices in zip(shown, found, strict=True)
@@ -151,6 +152,6 @@ def _example(data: AnalogySet, query: AnalogyQuery, found: list[int], language: 
 
 
 def row_of(finding: Finding, label: str) -> ChartRow:
-    """A finding as a line of a chart."""
+    """A finding as a row of a chart."""
     interval = finding.interval
     return ChartRow(label=label, value=interval.value, low=interval.low, high=interval.high, chance=finding.chance)

@@ -9,10 +9,8 @@ import torch
 
 from data_modules.benchmarks.evaluation_sets import EvaluationSets
 from kelip_lightning.callbacks.periodic import PeriodicCallback, evaluation_mode
-from kelip_lightning.evaluation.embed import Embeddings
-from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function
-from kelip_lightning.evaluation.items import TaskItems, items_of
-from kelip_lightning.evaluation.suite import metrics_of
+from kelip_lightning.evaluation.embed import Embeddings, image_encode_function, text_encode_function
+from kelip_lightning.evaluation.suite import TaskItems, items_of, metrics_of
 from kelip_lightning.modules.contrastive import ContrastiveModule
 
 _log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from kelip_lightning.callbacks.weight_average import averaged_weights
 from kelip_lightning.distributed.consensus import fail_together
 from kelip_lightning.distributed.zero import whole_weights
 from kelip_lightning.errors import NonFiniteEmbeddingsError
-from kelip_lightning.evaluation.finite import naming
+from kelip_lightning.evaluation.embed import error_context
 
 
 class PeriodicCallback(pl.Callback):
@@ -82,7 +82,7 @@ class PeriodicCallback(pl.Callback):
             if trainer.is_global_zero:
                 try:
                     with (
-                        naming(f"evaluation at step {step}"),
+                        error_context(f"evaluation at step {step}"),
                         averaged_weights(trainer, pl_module),
                         evaluation_mode(pl_module),
                         torch.no_grad(),

@@ -59,8 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_ablation(arguments.file)  # before anything slow is imported
     if arguments.power:
         return _print_power(config, arguments)
-    from kelip_lightning.ablations.pool import refuse_unfinished
-    from kelip_lightning.ablations.revisions import refuse_other_revisions
+    from kelip_lightning.ablations.pool import refuse_other_revisions, refuse_unfinished
     from kelip_lightning.ablations.study import Choice, open_study
     from kelip_lightning.cli.ablate_tables import print_dry_run
     from kelip_lightning.distributed.device import choose_device
@@ -91,7 +90,7 @@ def _wanted(study: "Study", names: Sequence[str] | None) -> "list[PlannedRun]":
 def _compare_data(study: "Study", *, must_be_here: bool) -> None:
     """Refuse runs of other data; a report can be written where the data is not, and says so."""
     from data_modules.errors import DataError
-    from kelip_lightning.ablations.same_data import refuse_other_data
+    from kelip_lightning.ablations.pool import refuse_other_data
 
     try:
         refuse_other_data(study.pool, study.runs)
@@ -102,8 +101,8 @@ def _compare_data(study: "Study", *, must_be_here: bool) -> None:
 
 
 def _train_and_report(study: "Study", wanted: "Sequence[PlannedRun]", arguments: argparse.Namespace) -> int:
+    from kelip_lightning.ablations.collect import collect
     from kelip_lightning.ablations.execution import execute
-    from kelip_lightning.ablations.findings import collect
     from kelip_lightning.ablations.report.writing import write_report
     from kelip_lightning.cli.ablate_tables import print_answer
 
@@ -112,9 +111,9 @@ def _train_and_report(study: "Study", wanted: "Sequence[PlannedRun]", arguments:
     except KeyboardInterrupt as interruption:
         message = f"interrupted; finished runs stay in {study.pool}, go on with --resume"
         raise StoppedError(message, 130) from interruption
-    findings = collect(study, failures, arguments.device)
-    folder = write_report(study, findings)
-    print_answer(study, findings, folder)
+    report = collect(study, failures, arguments.device)
+    folder = write_report(study, report)
+    print_answer(study, report, folder)
     return 1 if failures else 0
 
 

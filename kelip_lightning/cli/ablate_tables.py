@@ -8,15 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kelip_lightning.ablations.findings import Findings
-from kelip_lightning.ablations.pool import RunState, find_run, seconds_of, state_of
-from kelip_lightning.ablations.report.tables import result_rows
-from kelip_lightning.ablations.report.wording import ABSENT, answers, written
-from kelip_lightning.ablations.slurm import write_array
+from kelip_lightning.ablations.collect import StudyReport
+from kelip_lightning.ablations.execution import write_array
+from kelip_lightning.ablations.pool import RunState, find_folder, seconds_of, state_of
+from kelip_lightning.ablations.report.tables import ABSENT, answers, result_rows, written
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
 from kelip_lightning.planning.estimate import estimate
-from kelip_lightning.statistics.power import Study as SimulatedStudy
-from kelip_lightning.statistics.power import simulate
+from kelip_lightning.statistics.power import SimulatedStudy, simulate
 
 GPU, UTILISATION = "a100", 0.4
 """Of the GPU-hours in a dry run; `kelip plan` takes others."""
@@ -40,20 +38,20 @@ def print_dry_run(study: Study, runs: Sequence[PlannedRun]) -> None:
     total = _gpu_hours_of(runs)
     if total:
         console.print(f"All: {total:,.0f} GPU-hours ({GPU} at {UTILISATION:.0%} utilisation, evaluation left out)")
-    todo = [run for run in runs if state_of(find_run(study.pool, run)) is not RunState.finished]
+    todo = [run for run in runs if state_of(find_folder(study.pool, run)) is not RunState.finished]
     if todo:
         console.print(f"Slurm array of the {len(todo)} runs that have not finished: {write_array(study, todo)}")
 
 
-def print_answer(study: Study, findings: Findings, folder: Path) -> None:
+def print_answer(study: Study, report: StudyReport, folder: Path) -> None:
     """The verdicts, and where the report stands."""
     console = Console(soft_wrap=True)
-    for label, passed in answers(result_rows(findings), study.scale.metrics):
+    for label, passed in answers(result_rows(report), study.scale.metrics):
         console.print(escape(label), style="bold", highlight=False)
         for verdict, rows in passed:
             named = ", ".join(f"{row['variant']} ({written('difference', row['difference'])})" for row in rows)
             console.print(f"  {verdict}: {named}", highlight=False)
-    for note in findings.notes:
+    for note in report.notes:
         console.print(f"note: {escape(note)}", highlight=False)
     console.print(f"report: {folder / 'report.html'}", highlight=False)
 
@@ -88,7 +86,7 @@ def _cost_table(study: Study, runs: Sequence[PlannedRun]) -> Table:
         table.add_column(name, justify="right")
     for variant in dict.fromkeys(run.variant for run in runs):
         mine = [run for run in runs if run.variant == variant]
-        folders = [find_run(study.pool, run) for run in mine]
+        folders = [find_folder(study.pool, run) for run in mine]
         states = Counter(state_of(folder).value for folder in folders)
         seconds = [taken for folder in folders if (taken := seconds_of(folder)) is not None]
         stages, hours = mine[0].plan.stages.values(), _gpu_hours_of(mine[:1])

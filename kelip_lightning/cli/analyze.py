@@ -13,7 +13,7 @@ from kelip_lightning.runs.folder import RunFolder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kelip_lightning.analyses.records import Finding
+    from kelip_lightning.analyses.output import Finding
 
 NAME = "analyze"
 HELP = "ask a trained model about languages, culture and analogies, with intervals"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kelip_lightning.errors import ConfigError
+from kelip_lightning.evaluation.metric_names import is_rank
 
 if TYPE_CHECKING:
     from kelip_lightning.runs.compare import Comparison, Spread
@@ -62,7 +63,7 @@ def markdown(comparisons: "list[Comparison]") -> list[str]:
     header = ["metric", *names, *(["difference"] if paired else []), "chance"]
     lines = [f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
     for one in comparisons:
-        percent = 1.0 if one.key.endswith("rank") else 100.0
+        percent = 1.0 if is_rank(one.key) else 100.0
         cells = [one.key.removeprefix("eval/"), *(_cell(one.groups[name], percent) for name in names)]
         if one.difference is not None:
             cells.append(_cell(one.difference, percent, sign="+"))

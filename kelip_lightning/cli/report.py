@@ -1,6 +1,7 @@
 """Tables for people: the plan before a run, the metrics after it."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kelip_lightning.evaluation.tasks import MATCHED_MINUS_RANDOM
+from kelip_lightning.evaluation.metric_names import MATCHED_MINUS_RANDOM, is_rank, split_name
 from kelip_lightning.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ HEADLINE = frozenset(
 )
 """What a table after training shows; `kelip evaluate` shows everything."""
 
-_CROSS_LINGUAL = {"ko_to_en_": "ko", "en_to_ko_": "en"}
+_CROSS_LINGUAL = re.compile(r"(ko|en)_to_(ko|en)_")
 
 
 @dataclass(slots=True)
@@ -50,27 +51,16 @@ def rows_of(metrics: Mapping[str, float], chance: Mapping[str, float]) -> list[R
     """
     rows: dict[tuple[str, str], Row] = {}
     for key, value in metrics.items():
-        parts = key.split("/")
-        if len(parts) != 3 or parts[0] != "eval":
+        if not key.startswith("eval/") or key.count("/") != 2:
             continue
-        set_name, metric, languages = _split(parts[1], parts[2])
+        set_name, of_language, rest = split_name(key)
+        metric = _CROSS_LINGUAL.sub("caption_to_caption_", rest)
         row = rows.setdefault((set_name, metric), Row(set_name, metric))
-        for language in languages:
+        for language in (of_language,) if of_language else LANGUAGES:
             row.metrics[language] = value
             if key in chance:
                 row.chance[language] = chance[key]
     return list(rows.values())
-
-
-def _split(set_name: str, metric: str) -> tuple[str, str, Sequence[str]]:
-    """Set, metric, and the languages whose columns it stands in: both, where it belongs to none alone."""
-    if metric == MATCHED_MINUS_RANDOM:
-        return set_name, metric, tuple(LANGUAGES)
-    for prefix, language in _CROSS_LINGUAL.items():
-        if metric.startswith(prefix):
-            return set_name, f"caption_to_caption_{metric.removeprefix(prefix)}", (language,)
-    name, _, language = set_name.rpartition("_")
-    return name, metric, (language,)
 
 
 def metrics_table(metrics: Mapping[str, float], chance: Mapping[str, float], title: str, *, headline: bool) -> Table:
@@ -97,7 +87,7 @@ def _number(metric: str, value: float | None) -> str:
         return "–"
     if metric == MATCHED_MINUS_RANDOM:
         return f"{value:+.3f}"
-    return f"{value:,.1f}" if metric.endswith("rank") else f"{100 * value:.2f} %"
+    return f"{value:,.1f}" if is_rank(metric) else f"{100 * value:.2f} %"
 
 
 def _spoken(metric: str) -> str:

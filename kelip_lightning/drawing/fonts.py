@@ -1,4 +1,4 @@
-"""The font of the panels; it ships with the project, so Hangul is readable on a bare machine."""
+"""The font of plots and panels; it ships with the project, because many machines have no Hangul font."""
 
 import unicodedata
 from functools import lru_cache
@@ -21,20 +21,19 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
     """The font at a height of `size` pixels.
 
     Raises:
-        FileNotFoundError: If the font file is not there, with the way to restore it.
+        FileNotFoundError: The font file is missing; the message says how to restore it.
     """
     if not FONT_FILE.is_file():
         raise FileNotFoundError(f"{FONT_FILE} is missing; restore it with `git checkout -- {FONT_FILE}`")
-    # The basic layout is the same on every machine; Raqm is an optional part of Pillow.
+    # The basic layout is the same everywhere; Raqm is an optional part of Pillow.
     return ImageFont.truetype(str(FONT_FILE), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def drawable(text: str) -> str:
-    """The text with every character that the font lacks written in characters that it has.
+    """The text with characters that the font lacks replaced by ones that it has.
 
-    Accents are dropped (é as e), rare syllables spelt out in letters (펲 as ㅍㅔㅍ), and what is
-    left becomes a question mark: nothing vanishes. Hangul is composed to syllables first, because the
-    basic layout does not join letters.
+    Accents are removed (é -> e), rare syllables become letters (펲 -> ㅍㅔㅍ), other characters a question mark.
+    Hangul is composed to syllables first, because the basic layout does not join letters.
     """
     return "".join(map(_drawable_character, unicodedata.normalize("NFC", text)))
 
@@ -50,15 +49,15 @@ def _drawable_character(character: str) -> str:
 
 
 def _letter(part: str) -> str:
-    """The stand-alone letter of a syllable's part (ㅍ of an initial or final ㅍ); others unchanged."""
+    """The compatibility letter of a conjoining one (ㅍ of an initial or final ㅍ); others unchanged."""
     kind, _, name = unicodedata.name(part, "").partition("SEONG ")
     return unicodedata.lookup(f"HANGUL LETTER {name}") if kind in _SYLLABLE_PARTS else part
 
 
 def _is_in_font(character: str) -> bool:
-    """Whether the font draws the character itself: neither its box for unknown characters nor nothing.
+    """Whether the font draws the character: neither blank nor the box for unknown characters.
 
-    The font's character map is no help: it lists all 11,172 syllables and leaves most of them blank.
+    The font's character map is not usable: it lists all 11,172 syllables, most of them blank.
     """
     if character.isspace():
         return True

@@ -1,4 +1,4 @@
-"""Estimates with their intervals, one per line."""
+"""Chart of estimates with their intervals, one per row."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ _BLACK, _GREY, _RULE, _BLUE = (24, 24, 24), (110, 110, 110), (224, 224, 224), (3
 _HEADER = 2 * _MARGIN + _TITLE_SIZE + _LINE
 
 Across = Callable[[float], int]
-"""From a value to its place on the axis, pixels from the left."""
+"""Value -> position on the axis, pixels from the left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChartRow:
-    """One line of the chart."""
+    """One row of the chart."""
 
     label: str
     value: float
@@ -32,9 +32,7 @@ class ChartRow:
 
 
 def draw_interval_chart(rows: Sequence[ChartRow], title: str) -> np.ndarray:
-    """A point and a whisker per row on one common axis, the numbers beside it.
-
-    Zero is always on the axis, with a vertical rule, so that an interval that crosses it is seen to.
+    """A point and whiskers per row on one axis, which includes zero with a vertical line; numbers on the right.
 
     Args:
         rows: At least one.
@@ -65,7 +63,7 @@ def _draw_axis(draw: ImageDraw.ImageDraw, ticks: Sequence[float], across: Across
     for tick in ticks:
         x = across(tick)
         if tick and abs(x - across(0.0)) < 2 * _LINE:
-            continue  # its number would lie over that of zero
+            continue  # its label would overlap that of zero
         draw.line([(x, _HEADER - 4), (x, height - _MARGIN)], fill=_RULE, width=1)
         text = f"{tick:z.2f}"
         draw.text((x - font.getlength(text) / 2, _HEADER - _LINE), text, fill=_GREY, font=font)

@@ -1,6 +1,7 @@
-"""Draws panels of images and text as uint8 arrays; knows no model."""
+"""Panels of images and text as uint8 arrays."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,43 +18,41 @@ _MARGIN = 12
 _COLUMN = 330
 _HEADER = 2 * _MARGIN + 2 * _LINE
 _ROW = THUMBNAIL + 2 * _MARGIN
-_BLACK, _GREY, _GREEN, _RULE, _BAR = (
-    (24, 24, 24),
-    (110, 110, 110),
-    (0, 120, 60),
-    (216, 216, 216),
-    (228, 238, 250),
-)
+_BLACK, _GREY, _GREEN, _RULE, _BAR = ((24, 24, 24), (110, 110, 110), (0, 120, 60), (216, 216, 216), (228, 238, 250))
+_ROW_SIDE, _ROW_GAP, _ROW_MARGIN = 64, 8, 16
+_ROW_LABEL, _ROW_LINE, _ROW_TITLE_SIZE = 330, 21, 18
+_ROW_HEADER = 2 * _ROW_MARGIN + _ROW_TITLE_SIZE
+_FRAME, _ROW_RULE = (0, 150, 70), (224, 224, 224)
 _LANGUAGE_NAMES = {"ko": "한국어 (Korean)", "en": "English"}
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class RankedCaption:
-    """A caption that the model gave to an image."""
+    """A caption that the model ranked for an image."""
 
     text: str
     probability: float
     """In [0, 1]."""
     right: bool
-    """Whether it is the image's own."""
+    """Whether it is the image's caption."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class PanelRow:
-    """One image and what is said about it."""
+    """One image with its captions."""
 
     image: np.ndarray
     """uint8 (H, W, 3)."""
     true_captions: list[str]
     """One per language."""
     ranked: dict[str, list[RankedCaption]]
-    """Language -> captions, likeliest first."""
+    """Language -> captions, most probable first."""
 
 
 def draw_caption_panel(rows: list[PanelRow], title: str) -> np.ndarray:
     """A panel with one row per image: image, true captions, top captions of each language.
 
-    A right caption is green; the bar behind a caption is as long as its probability.
+    Correct captions are green; the length of the bar behind a caption is its probability.
 
     Returns:
         uint8 (H, W, 3).
@@ -127,9 +126,9 @@ def _draw_text(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, fil
 
 
 def shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text, or its beginning and end where it is longer than `width` pixels.
+    """The text, its middle elided if it is wider than `width` pixels.
 
-    The end stays because variants of a concept differ there (": medium skin tone").
+    The end is kept because variants of a concept differ there (": medium skin tone").
     """
     kept, shown = len(text), text
     while font.getlength(shown) > width and kept:
@@ -140,3 +139,57 @@ def shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 def _column_left(column: int) -> int:
     return THUMBNAIL + 2 * _MARGIN + column * (_COLUMN + _MARGIN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRow:
+    """Lines of text, a separate first image, and a row of images."""
+
+    words: Sequence[str]
+    """At most three lines; the first is dark, the others grey."""
+    lead: np.ndarray
+    """uint8 (H, W, 3)."""
+    images: Sequence[np.ndarray]
+    """uint8 (H, W, 3) each."""
+    right: frozenset[int] = field(default_factory=frozenset)
+    """Indices of `images` with a green frame."""
+    rule_above: bool = False
+    """Whether a line separates it from the row above."""
+
+
+def draw_image_rows(rows: Sequence[ImageRow], title: str) -> np.ndarray:
+    """Draw the rows below one another.
+
+    Args:
+        rows: At least one.
+        title: Heading.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    columns = max(len(row.images) for row in rows)
+    width = _ROW_LABEL + (columns + 1) * (_ROW_SIDE + _ROW_GAP) + 4 * _ROW_MARGIN
+    canvas = Image.new("RGB", (width, _ROW_HEADER + len(rows) * (_ROW_SIDE + _ROW_GAP) + _ROW_MARGIN), "white")
+    draw = ImageDraw.Draw(canvas)
+    draw.text((_ROW_MARGIN, _ROW_MARGIN), drawable(title), fill=_BLACK, font=load_font(_ROW_TITLE_SIZE))
+    for place, row in enumerate(rows):
+        _draw_row(canvas, draw, row, _ROW_HEADER + place * (_ROW_SIDE + _ROW_GAP))
+    return np.asarray(canvas)
+
+
+def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: ImageRow, top: int) -> None:
+    if row.rule_above:
+        draw.line(
+            [(_ROW_MARGIN, top - _ROW_GAP // 2), (canvas.width - _ROW_MARGIN, top - _ROW_GAP // 2)], fill=_ROW_RULE
+        )
+    font = load_font(_TEXT_SIZE)
+    for line, words in enumerate(row.words):
+        text = shorten(drawable(words), font, _ROW_LABEL)
+        draw.text((_ROW_MARGIN, top + line * _ROW_LINE), text, fill=_GREY if line else _BLACK, font=font)
+    lead = _ROW_LABEL + 2 * _ROW_MARGIN
+    canvas.paste(thumbnail(row.lead, _ROW_SIDE), (lead, top))
+    for column, image in enumerate(row.images):
+        left = lead + _ROW_MARGIN + (column + 1) * (_ROW_SIDE + _ROW_GAP)
+        canvas.paste(thumbnail(image, _ROW_SIDE), (left, top))
+        if column in row.right:
+            draw.rectangle([left - 3, top - 3, left + _ROW_SIDE + 2, top + _ROW_SIDE + 2], outline=_FRAME, width=3)

@@ -1,15 +1,18 @@
-"""Embeddings of many images or texts, in batches, as normalised float32 rows on the CPU.
+"""From images and texts to embeddings: batches in, L2-normalised finite float32 rows on the CPU out.
 
-Shapes: N items, E embedding width, C/H/W image.
+Shapes: N items, B items of a batch, E embedding width, C/H/W image, T tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kelip_lightning.evaluation.finite import require_finite
+from kelip_lightning.errors import NonFiniteEmbeddingsError
+from kelip_lightning.models.preprocessing import normalize_images
 
 ImageEncode = Callable[[Tensor], Tensor]
 """uint8 images (B, 3, H, W) -> features (B, E), any float dtype, any device."""
@@ -18,27 +21,74 @@ TextEncode = Callable[[list[str]], Tensor]
 """B texts -> features (B, E), any float dtype, any device."""
 
 
+class ImageTextModel(Protocol):
+    """Interface of an evaluated model; `DualEncoder` implements it."""
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """On the model's device and in its dtype."""
+
+    def encode_image(self, images: Tensor, /, l2norm: bool = True) -> Tensor:
+        """Normalised float images (B, 3, H, W) -> (B, E)."""
+
+    def encode_text(self, tokens: Tensor, /, l2norm: bool = True) -> Tensor:
+        """Token ids (B, T) int64 -> (B, E)."""
+
+
+class TextTokenizer(Protocol):
+    """Interface of a tokenizer; `BilingualTokenizer` implements it."""
+
+    def encode(self, texts: list[str], /) -> Tensor:
+        """B texts -> padded token ids (B, T) int64."""
+
+
+def image_encode_function(model: ImageTextModel) -> ImageEncode:
+    """uint8 images (B, 3, H, W) -> (B, E), on the model's device and in the dtype of its parameters.
+
+    Autocast is disabled: a model trained in mixed precision is evaluated in float32, which avoids tied scores. A
+    model with bfloat16 parameters is evaluated in bfloat16.
+    """
+
+    def encode(images: Tensor) -> Tensor:
+        scale = model.logit_scale
+        with torch.autocast(scale.device.type, enabled=False):
+            return model.encode_image(normalize_images(images.to(scale.device)).to(scale.dtype), l2norm=True)
+
+    return encode
+
+
+def text_encode_function(model: ImageTextModel, tokenizer: TextTokenizer) -> TextEncode:
+    """B texts -> (B, E), on the model's device, autocast disabled."""
+
+    def encode(texts: list[str]) -> Tensor:
+        device = model.logit_scale.device
+        with torch.autocast(device.type, enabled=False):
+            return model.encode_text(tokenizer.encode(texts).to(device), l2norm=True)
+
+    return encode
+
+
 def embed_images(encode: ImageEncode, images: Tensor, batch_size: int = 256) -> Tensor:
-    """Embeds images in batches, without gradients.
+    """Embed images in batches, without gradients.
 
     Args:
-        encode: Maps uint8 images (B, 3, H, W) to features (B, E); moves them to its own device itself.
+        encode: uint8 images (B, 3, H, W) -> features (B, E).
         images: (N, 3, H, W), uint8, N at least 1.
         batch_size: Images per call of `encode`.
 
     Returns:
-        (N, E) float32 on the CPU, every row of length one.
+        (N, E) float32 on the CPU, unit length.
 
     Raises:
-        ValueError: If `images` is not a non-empty uint8 (N, 3, H, W) tensor.
+        ValueError: `images` is not a non-empty uint8 (N, 3, H, W) tensor.
         NonFiniteEmbeddingsError: Features hold NaN or infinity.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
         raise ValueError(
             f"images must be uint8 of shape (N, 3, H, W), N >= 1, got {images.dtype} {tuple(images.shape)}"
         )
-    # no_grad and not inference_mode: a tensor that the model caches on first use (a resampled
-    # position table, say) would otherwise be unusable in the training steps that follow.
+    # Not inference_mode: a tensor that the model caches on first use (a resampled position embedding) would
+    # otherwise be unusable in the training steps that follow.
     with torch.no_grad():
         features = torch.cat([unit_rows(encode(batch)) for batch in torch.split(images, batch_size)])
     require_finite(features, "image")
@@ -46,21 +96,20 @@ def embed_images(encode: ImageEncode, images: Tensor, batch_size: int = 256) -> 
 
 
 def embed_texts(encode_texts: TextEncode, texts: Sequence[str], batch_size: int = 512) -> Tensor:
-    """Embeds texts in batches, without gradients.
+    """Embed texts in batches, without gradients.
 
-    Texts are grouped by length before batching, because the encoder pads to the longest text
-    of a batch; the rows come back in the order of `texts`.
+    Texts are sorted by length before batching, because the encoder pads to the longest text of a batch.
 
     Args:
-        encode_texts: Maps B texts to features (B, E).
+        encode_texts: B texts -> features (B, E).
         texts: N texts, N at least 1.
         batch_size: Texts per call of `encode_texts`.
 
     Returns:
-        (N, E) float32 on the CPU, every row of length one.
+        (N, E) float32 on the CPU, unit length, in the order of `texts`.
 
     Raises:
-        ValueError: If there is no text.
+        ValueError: There is no text.
         NonFiniteEmbeddingsError: Features hold NaN or infinity.
     """
     if not texts:
@@ -78,23 +127,20 @@ def embed_texts(encode_texts: TextEncode, texts: Sequence[str], batch_size: int 
 
 
 def unit_rows(features: Tensor) -> Tensor:
-    """Rows of length one, float32, on the CPU (the length is taken in float32 whatever came in)."""
+    """L2-normalised rows, computed in float32, on the CPU."""
     return F.normalize(features.detach().float(), dim=-1).cpu()
 
 
 class Embeddings:
-    """What one state of the model makes of images and texts; each is embedded once.
-
-    Make a new one after every training step that should count.
-    """
+    """Cached embeddings of one state of a model; a new instance is needed after every training step."""
 
     def __init__(self, encode_images: ImageEncode, encode_texts: TextEncode, batch_size: int = 256) -> None:
-        """Remembers the encoders; embeds nothing yet.
+        """Stores the encoders.
 
         Args:
             encode_images: uint8 images (B, 3, H, W) -> (B, E).
             encode_texts: B texts -> (B, E).
-            batch_size: Images per call of `encode_images`; twice as many texts go into one call.
+            batch_size: Images per call of `encode_images`; texts per call: twice as many.
         """
         self._encode_images = encode_images
         self._encode_texts = encode_texts
@@ -103,7 +149,7 @@ class Embeddings:
         self._image_rows: dict[bytes, Tensor] = {}
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """(N, E) normalised. Remembered by text, because small galleries are parts of large ones."""
+        """(N, E) normalised. Cached by text, because evaluation sets share texts."""
         new = [text for text in dict.fromkeys(texts) if text not in self._text_rows]
         if new:
             rows = embed_texts(self._encode_texts, new, 2 * self._batch_size)
@@ -111,7 +157,7 @@ class Embeddings:
         return torch.stack([self._text_rows[text] for text in texts])
 
     def images(self, images: Tensor, digests: Sequence[bytes]) -> Tensor:
-        """(N, E) normalised. Remembered by picture, because sets are cut from the same tables.
+        """(N, E) normalised. Cached by digest, because evaluation sets share images.
 
         Args:
             images: (N, 3, H, W), uint8, N at least 1.
@@ -126,3 +172,36 @@ class Embeddings:
             rows = embed_images(self._encode_images, chosen, self._batch_size)
             self._image_rows |= dict(zip(new, rows, strict=True))
         return torch.stack([self._image_rows[digest] for digest in digests])
+
+
+def require_finite(rows: Tensor, what: str) -> None:
+    """Refuse NaN and infinity: comparisons with NaN are false, so a NaN score would rank first.
+
+    Args:
+        rows: (N, E), any float dtype, any device.
+        what: What a row embeds, for the message: image, text, class, ...
+
+    Raises:
+        NonFiniteEmbeddingsError: A row holds NaN or infinity; with the number of such rows.
+    """
+    # Not isfinite(rows): a gallery of millions would need a mask of its own size.
+    lowest, highest = torch.aminmax(rows.detach(), dim=1)
+    num_bad = len(rows) - int((lowest.isfinite() & highest.isfinite()).sum())
+    if num_bad:
+        raise NonFiniteEmbeddingsError(
+            f"{num_bad} of {len(rows)} {what} embeddings are not finite (NaN or infinite) and cannot be ranked, so the "
+            "weights that made them are broken; use a checkpoint from before they broke"
+        )
+
+
+@contextmanager
+def error_context(place: str) -> Iterator[None]:
+    """Prefix errors of `require_finite` with an evaluation set or a step.
+
+    Raises:
+        NonFiniteEmbeddingsError: With the prefix.
+    """
+    try:
+        yield
+    except NonFiniteEmbeddingsError as error:
+        raise NonFiniteEmbeddingsError(f"{place}: {error}") from error

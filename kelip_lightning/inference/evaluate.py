@@ -3,10 +3,8 @@
 import torch
 
 from data_modules.benchmarks.evaluation_sets import EvaluationConfig, build_evaluation_sets
-from kelip_lightning.evaluation.embed import Embeddings
-from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function
-from kelip_lightning.evaluation.items import TaskItems, items_of
-from kelip_lightning.evaluation.suite import chance_levels, evaluate_sets
+from kelip_lightning.evaluation.embed import Embeddings, image_encode_function, text_encode_function
+from kelip_lightning.evaluation.suite import TaskItems, chance_levels, evaluate_sets, items_of
 from kelip_lightning.models.dual_encoder_file import load_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
 

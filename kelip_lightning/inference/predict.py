@@ -7,8 +7,7 @@ import torch
 
 from data_modules.errors import DataError
 from data_modules.images.transforms.evaluation import evaluation_image
-from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function
-from kelip_lightning.evaluation.finite import require_finite
+from kelip_lightning.evaluation.embed import image_encode_function, require_finite, text_encode_function
 from kelip_lightning.models.dual_encoder_file import load_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
 

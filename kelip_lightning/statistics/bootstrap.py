@@ -11,16 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-LEVEL = 0.95
-"""Coverage of every reported interval."""
+from kelip_lightning.statistics import CONFIDENCE
 
 _MAX_CELLS = 2**24
-"""Counts held at a time: 128 MiB."""
+"""Counts in memory at a time: 128 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """An estimate with the interval that holds it at `LEVEL`."""
+    """An estimate with its interval of coverage `CONFIDENCE`."""
 
     value: float
     low: float
@@ -28,15 +27,15 @@ class Interval:
 
     @property
     def verdict(self) -> str:
-        """`above` or `below` where the interval leaves out zero, else `cannot tell`."""
+        """`above` or `below` zero where the interval excludes it, else `inconclusive`."""
         if self.low > 0:
             return "above"
-        return "below" if self.high < 0 else "cannot tell"
+        return "below" if self.high < 0 else "inconclusive"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bootstrap:
-    """How items are resampled: the same seed and number of items give the same resamples, so that runs pair up."""
+    """Resampling of items; the same seed and number of items give the same resamples, so runs are paired."""
 
     seed: int = 0
     num_resamples: int = 2000
@@ -45,26 +44,26 @@ class Bootstrap:
         """The mean of N values.
 
         Args:
-            values: (N,), any number type; booleans give a share.
-            clusters: N names; items of one cluster depend on each other and are resampled together.
+            values: (N,), any number type; the mean of booleans is a share.
+            clusters: N names; items of one cluster are dependent and resampled together.
 
         Raises:
-            ValueError: There is no value, or clusters do not fit.
+            ValueError: There is no value, or the number of clusters differs.
         """
         return self.mean_of_strata([values], [clusters])
 
     def difference(self, first: ArrayLike, second: ArrayLike, clusters: Sequence[str] | None = None) -> Interval:
-        """The mean of first less second, paired: (N,) each, the same items in the same order."""
+        """The mean of first minus second, paired: (N,) each, the same items in the same order."""
         return self.mean(_vector(first) - _vector(second), clusters)
 
     def mean_of_strata(
         self, strata: Sequence[ArrayLike], clusters: Sequence[Sequence[str] | None] | None = None
     ) -> Interval:
-        """The plain average of the strata's means, each stratum resampled by itself.
+        """The unweighted mean of the strata's means; each stratum is resampled separately.
 
         Args:
             strata: Values (N,) of each stratum.
-            clusters: For each stratum as in `mean`; left out: every item by itself.
+            clusters: For each stratum as in `mean`; `None`: every item is a cluster.
         """
         columns = [_vector(one) for one in strata]
         names = [None] * len(columns) if clusters is None else list(clusters)
@@ -77,23 +76,23 @@ class Bootstrap:
         return interval_of(float(np.mean([one.mean() for one in columns])), resampled)
 
     def unpaired_difference(self, first: ArrayLike, second: ArrayLike) -> Interval:
-        """Mean of first less mean of second, which are different items."""
+        """Mean of first minus mean of second, which are different items."""
         generator = np.random.default_rng(self.seed)
         a, b = _vector(first), _vector(second)
         resampled = self._means(a, None, generator) - self._means(b, None, generator)
         return interval_of(float(a.mean() - b.mean()), resampled)
 
     def length_of_mean(self, rows: NDArray[np.floating]) -> Interval:
-        """Euclidean length of the mean of (N, E) rows; of differences of paired rows, the distance of their means.
+        """Euclidean norm of the mean of (N, E) rows; for differences of paired rows, the distance of their means.
 
-        Noise lengthens: the squared length of a mean is too large by the variance of the mean, summed over E, and
-        that of a resampled mean by twice as much. Both are taken off (not below zero).
+        The squared norm of a mean is biased upwards by the variance of the mean, summed over E, and that of a
+        resampled mean by twice as much. Both biases are subtracted (result at least 0).
         """
         means = self._row_means(rows, np.random.default_rng(self.seed))
         return _length(rows.mean(axis=0), means, _variance_of_mean(rows))
 
     def distance_of_means(self, first: NDArray[np.floating], second: NDArray[np.floating]) -> Interval:
-        """Euclidean distance between the mean rows of (N, E) and (M, E), each resampled by itself; noise as above."""
+        """Euclidean distance between the mean rows of (N, E) and (M, E), resampled separately; bias as above."""
         generator = np.random.default_rng(self.seed)
         means = self._row_means(first, generator) - self._row_means(second, generator)
         variance = _variance_of_mean(first) + _variance_of_mean(second)
@@ -102,20 +101,20 @@ class Bootstrap:
     def _means(
         self, values: NDArray[np.float64], clusters: Sequence[str] | None, generator: np.random.Generator
     ) -> NDArray[np.float64]:
-        """(R,) means of resamples; of whole clusters where they are given."""
+        """(R,) means of resamples; clusters are resampled as a whole."""
         sums, sizes = _cluster_totals(values, clusters)
         resampled_sums, resampled_sizes = self._row_means(np.stack([sums, sizes], axis=1), generator).T
         means: NDArray[np.float64] = resampled_sums / resampled_sizes
         return means
 
     def _row_means(self, rows: NDArray[np.floating], generator: np.random.Generator) -> NDArray[np.float64]:
-        """Means (R, E) over resampled rows of (N, E), computed in pieces that fit the memory."""
+        """Means (R, E) over resampled rows of (N, E), in blocks of limited memory."""
         num_rows, done, pieces = len(rows), 0, []
         while done < self.num_resamples:
             size = min(self.num_resamples - done, max(1, _MAX_CELLS // num_rows))
-            drawn = generator.integers(0, num_rows, size=(size, num_rows)) + num_rows * np.arange(size)[:, None]
-            counts = np.bincount(drawn.ravel(), minlength=size * num_rows).reshape(size, num_rows)
-            # As floats: integer products go through no BLAS.
+            indices = generator.integers(0, num_rows, size=(size, num_rows)) + num_rows * np.arange(size)[:, None]
+            counts = np.bincount(indices.ravel(), minlength=size * num_rows).reshape(size, num_rows)
+            # As floats: integer products do not use BLAS.
             pieces.append(counts.astype(np.float64) @ rows.astype(np.float64) / num_rows)
             done += size
         return np.concatenate(pieces)
@@ -134,7 +133,7 @@ def _length(mean: NDArray[np.floating], resampled: NDArray[np.float64], variance
 
 def interval_of(value: float, resampled: NDArray[np.float64]) -> Interval:
     """The estimate with the percentile interval of its resampled values."""
-    tail = (1 - LEVEL) / 2
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return Interval(value=value, low=float(low), high=float(high))
 

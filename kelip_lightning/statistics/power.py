@@ -1,4 +1,4 @@
-"""How often the rule of `significance` names a false winner, and how often it finds a true one: simulated studies."""
+"""False positive rate and power of the rule in `significance`, by simulated studies."""
 
 from dataclasses import dataclass
 
@@ -9,62 +9,62 @@ from kelip_lightning.statistics.significance import Verdict, holm, paired_differ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
-    """A study of hits on items; shares as fractions of 1."""
+class SimulatedStudy:
+    """A study of hits on items; rates in [0, 1]."""
 
     num_variants: int = 5
-    """Variants beside the base."""
+    """Variants besides the reference."""
     num_seeds: int = 3
     num_items: int = 1000
     hit_rate: float = 0.3
-    """Mean probability of a hit; items differ, from nearly 0 to nearly 1."""
+    """Mean probability of a hit; items range from nearly 0 to nearly 1."""
     seed_spread: float = 0.01
-    """Standard deviation of a run's hit rate over seeds, beside the chance of the items."""
+    """Standard deviation of a run's hit rate over seeds, without the sampling noise of the items."""
     last_spread: float = 1.0
-    """Factor on the last variant's `seed_spread`: pooling assumes that it is 1."""
+    """Factor on the last variant's `seed_spread`; pooling assumes 1."""
     item_spread: float = 0.1
-    """Standard deviation, over items, of what a variant changes in an item's probability; its mean is 0."""
+    """Standard deviation over items of a variant's change of an item's probability; mean 0."""
     effect: float = 0.0
-    """By how much the first variant's hit rate is truly higher than the others'."""
+    """True difference of the first variant's hit rate from the others'."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Shares of the simulated studies."""
+    """Fractions of the simulated studies."""
 
     false_winner: float
-    """A variant without any effect was called better or worse."""
+    """In which a variant without effect was better or worse."""
     found: float
-    """The first variant was called better (power, if it has an effect)."""
+    """In which the first variant was better (the power, if it has an effect)."""
 
 
-def simulate(study: Study, num_studies: int = 1000, seed: int = 0) -> Rates:
-    """Draw studies, each with its own items and seeds, and judge them by the rule."""
+def simulate(study: SimulatedStudy, num_studies: int = 1000, seed: int = 0) -> Rates:
+    """Simulate studies, each with its own items and seeds, and apply the rule."""
     generator = np.random.default_rng(seed)
     false_winner = found = 0
     for _ in range(num_studies):
-        verdicts = _judge(_outcomes(study, generator))
-        idle = verdicts[1:] if study.effect else verdicts
-        false_winner += any(one is not Verdict.cannot_tell for one in idle)
+        verdicts = _verdicts(_outcomes(study, generator))
+        null = verdicts[1:] if study.effect else verdicts
+        false_winner += any(one is not Verdict.inconclusive for one in null)
         found += verdicts[0] is Verdict.better
     return Rates(false_winner=false_winner / num_studies, found=found / num_studies)
 
 
-def _outcomes(study: Study, generator: np.random.Generator) -> NDArray[np.float64]:
-    """Hits (1 + variants, S, N), base first."""
+def _outcomes(study: SimulatedStudy, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Hits (1 + variants, S, N), reference first."""
     runs = 1 + study.num_variants
-    # Beta(4 p, 4 (1 - p)) squeezed, so that the changes below rarely have to be cut at 0 and 1.
+    # Beta(4 p, 4 (1 - p)), scaled to [0.1, 0.9] so that the changes below are rarely clipped at 0 and 1.
     difficulty = 0.1 + 0.8 * generator.beta(4 * study.hit_rate, 4 * (1 - study.hit_rate), study.num_items)
     changed = generator.normal(0, study.item_spread, (runs, 1, study.num_items))
-    lucky = generator.normal(0, study.seed_spread, (runs, study.num_seeds, 1))
-    lucky[-1] *= study.last_spread
+    seed_effect = generator.normal(0, study.seed_spread, (runs, study.num_seeds, 1))
+    seed_effect[-1] *= study.last_spread
     gain = np.zeros((runs, 1, 1))
     gain[1] = study.effect
-    probability = np.clip(difficulty + changed + lucky + gain, 0, 1)
+    probability = np.clip(difficulty + changed + seed_effect + gain, 0, 1)
     return (generator.random(probability.shape) < probability).astype(float)
 
 
-def _judge(hits: NDArray[np.float64]) -> list[Verdict]:
+def _verdicts(hits: NDArray[np.float64]) -> list[Verdict]:
     spread = pooled_spread(hits.mean(axis=2))
     differences = [paired_difference(variant, hits[0], spread=spread) for variant in hits[1:]]
     adjusted = holm([one.p_value for one in differences])

@@ -1,20 +1,23 @@
-"""Intervals over items and seeds, and the verdict on a difference.
+"""Confidence intervals over items and seeds, and the verdict on a difference.
 
-Shapes: S seeds, N items, G groups of items, V variants beside the base.
+Shapes: S seeds, N items, G groups of items, V variants besides the reference.
 
-The model: outcome(s, i) = mean + seed effect + item effect + rest. A mean over S seeds and N items then has two sources
-of error, which are estimated apart: the seeds' part from the S means over items, the items' part by a bootstrap over
-groups of items with the seeds kept (paired: both runs of a difference are drawn with the same items).
+Model: outcome(s, i) = mean + seed effect + item effect + residual. The variance of a mean over S seeds and N items has
+two parts: the seeds' part, from the S means over items, and the items' part, from a bootstrap over groups of items
+with the seeds fixed (paired: both runs of a difference are resampled with the same items).
 
-The interval is mean ± sqrt(t(n)² seeds' part + t(G - 1)² items' part), t being Student's quantile at the level and
-n the degrees of freedom of the seeds' part. For a single mean n is S - 1. For the differences of a study, a spread seen
-in two or three pairs alone would need a quantile so large that hardly anything could be told: the seeds' part is the
-larger of the variant's own and the one pooled over all runs of the study, and n is V (S - 1).
+The interval is mean ± sqrt(t(n)² seeds' part + t(G - 1)² items' part), with Student's quantile t at the level and n
+degrees of freedom of the seeds' part. For a single mean n = S - 1. With two or three seeds that quantile is so large
+that few differences would be significant; so for the differences of a study the seeds' part is the larger of the
+variant's own and the one pooled over all runs of the study, and n = V (S - 1).
 
 Reference: Banerjee 1961 (Sankhya A 23, "On confidence interval for two-means problem based on separate estimates of
-variances and tabulated values of t-table"): such an interval covers with at least its level, whatever the ratio of the
-two variances. A percentile bootstrap over two or three seeds does not: it knows nothing of t.
-Pooling assumes that runs of different variants spread alike over seeds; docs/ablations.md says what it costs if not.
+variances and tabulated values of t-table"): such an interval has at least its nominal coverage for any ratio of the
+two variances. A percentile bootstrap over two or three seeds does not.
+Pooling assumes that all variants have the same variance over seeds; docs/ablations.md quantifies violations.
+
+Implemented here because no library combines crossed seeds and items; Student's t is tabulated here because scipy is
+not a dependency.
 """
 
 import math
@@ -26,24 +29,24 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from kelip_lightning.statistics import ALPHA
+
 Floats = NDArray[np.float64]
 Groups = NDArray[np.int64]
 
-LEVEL = 0.05
-"""Probability of a false winner among the variants of a study, and one less the level of the intervals."""
 NUM_RESAMPLES = 1000
-"""Bootstrap samples of the items: their variance is then known to 4.5 %, the interval to 2 %."""
+"""Bootstrap samples of the items; standard error of their variance 4.5 %, of the interval 2 %."""
 _BOOTSTRAP_SEED = 20220327
 _TAIL_FLOOR = 1e-12
 _MINUS_LOG_LEVELS = np.linspace(0, -math.log(_TAIL_FLOOR), 4000)
 
 
 class Verdict(Enum):
-    """What is said about a difference."""
+    """Result of a test of a difference."""
 
     better = "better"
     worse = "worse"
-    cannot_tell = "cannot tell"
+    inconclusive = "inconclusive"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,50 +55,48 @@ class Estimate:
 
     mean: float
     low: float | None
-    """Lower end of the 95 % interval; none for a single seed, whose spread nobody knows."""
+    """Lower end of the 95 % interval; `None` for a single seed, whose variance is unknown."""
     high: float | None
     p_value: float | None
-    """Smallest level at which the interval leaves out zero; none for a single seed."""
+    """Smallest level at which the interval excludes zero; `None` for a single seed."""
     num_seeds: int
     num_items: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedSpread:
-    """How much runs of a study spread over seeds, beside what all runs of a seed have in common."""
+    """Variance of a study's runs over seeds, without the effect that all runs of a seed share."""
 
     variance: float
     """Of one run's mean."""
     degrees: int
-    """Degrees of freedom behind it, >= 1."""
+    """Degrees of freedom, >= 1."""
 
 
 def pooled_spread(means_VS: Floats) -> SeedSpread | None:
-    """The spread of a study's runs, from each variant's mean per seed, base included; none below two of either.
+    """Residual mean square of the two-way layout of a study's runs (variant x seed, without repetition).
 
-    The residual mean square of a two-way layout without repetition.
+    Args:
+        means_VS: Each variant's mean per seed, reference included; with fewer than two of either the result is `None`.
     """
     num_variants, num_seeds = means_VS.shape
     if num_variants < 2 or num_seeds < 2:
         return None
-    rest = means_VS - means_VS.mean(axis=1, keepdims=True) - means_VS.mean(axis=0) + means_VS.mean()
+    residuals = means_VS - means_VS.mean(axis=1, keepdims=True) - means_VS.mean(axis=0) + means_VS.mean()
     degrees = (num_variants - 1) * (num_seeds - 1)
-    return SeedSpread(variance=float((rest**2).sum()) / degrees, degrees=degrees)
+    return SeedSpread(variance=float((residuals**2).sum()) / degrees, degrees=degrees)
 
 
-def estimate(
-    outcomes_SN: Floats,
-    groups_N: Groups | None = None,
-    level: float = LEVEL,
-    spread: SeedSpread | None = None,
+def estimate_mean(
+    outcomes_SN: Floats, groups_N: Groups | None = None, level: float = ALPHA, spread: SeedSpread | None = None
 ) -> Estimate:
-    """The mean with its interval.
+    """The mean with its interval and p-value.
 
     Args:
         outcomes_SN: Per seed and item: a hit (0 or 1), a reciprocal rank, or a difference of two such.
-        groups_N: Items with the same number are drawn together (images of one class, say); none: each item alone.
-        level: One less the coverage of the interval, in (0, 1).
-        spread: For the difference of two runs: what the whole study says of their spread.
+        groups_N: Items with the same number are resampled together (images of one class); `None`: each item alone.
+        level: 1 - coverage of the interval, in (0, 1).
+        spread: For the difference of two runs: the spread pooled over the study.
 
     Raises:
         ValueError: There is no seed or no item.
@@ -123,22 +124,24 @@ def estimate(
 
 
 def paired_difference(
-    variant_SN: Floats, base_SN: Floats, groups_N: Groups | None = None, spread: SeedSpread | None = None
+    variant_SN: Floats, reference_SN: Floats, groups_N: Groups | None = None, spread: SeedSpread | None = None
 ) -> Estimate:
-    """Variant less base, seed by seed and item by item; `spread` as in `estimate`.
+    """Variant minus reference, paired by seed and item; `spread` as in `estimate_mean`.
 
     Raises:
-        ValueError: The two are not of the same seeds and items.
+        ValueError: Numbers of seeds or items differ.
     """
-    if variant_SN.shape != base_SN.shape:
-        raise ValueError(f"a paired difference needs the same seeds and items, got {variant_SN.shape}, {base_SN.shape}")
-    return estimate(variant_SN - base_SN, groups_N, spread=spread)
+    if variant_SN.shape != reference_SN.shape:
+        raise ValueError(
+            f"a paired difference needs the same seeds and items, got {variant_SN.shape}, {reference_SN.shape}"
+        )
+    return estimate_mean(variant_SN - reference_SN, groups_N, spread=spread)
 
 
 def item_variance(outcomes_N: Floats, groups_N: Groups | None = None) -> tuple[float, int]:
-    """Variance of the mean when the items are drawn anew, and the number of groups that are drawn.
+    """Bootstrap variance of the mean over items, and the number of groups that are resampled.
 
-    The resamples depend on the number of groups alone, so that the same outcomes always give the same interval.
+    The resamples depend on the number of groups only, so the same outcomes always give the same interval.
     """
     index = np.arange(len(outcomes_N)) if groups_N is None else np.unique(groups_N, return_inverse=True)[1]
     sums: Floats = np.bincount(index, weights=outcomes_N).astype(float)
@@ -148,22 +151,21 @@ def item_variance(outcomes_N: Floats, groups_N: Groups | None = None) -> tuple[f
         return 0.0, num_groups
     counts = _resamples(num_groups)
     means = (counts @ sums) / (counts @ sizes)
-    # A bootstrap sees the spread around its own mean, which is too small by (G - 1) / G.
+    # The bootstrap variance is around the sample mean, so too small by (G - 1) / G.
     return float(means.var(ddof=1)) * num_groups / (num_groups - 1), num_groups
 
 
 @lru_cache(maxsize=2)
 def _resamples(num_groups: int) -> Floats:
-    """How often each group is drawn in each resample, (NUM_RESAMPLES, G); 200 MB for 25,000 groups."""
+    """Counts of each group in each resample, (NUM_RESAMPLES, G); 200 MB for 25,000 groups."""
     generator = np.random.default_rng([_BOOTSTRAP_SEED, num_groups])
     return generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=NUM_RESAMPLES).astype(float)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """P-values corrected for the number of comparisons; those that are none count as none made.
+    """Holm-adjusted p-values; `None` is no comparison and stays `None`.
 
-    Reference: Holm 1979 (Scand. J. Statist. 6, 65): with these, the probability of one false winner or more among all
-    comparisons stays at the level, however they depend on each other.
+    Reference: Holm 1979 (Scand. J. Statist. 6, 65): bounds the family-wise error rate under any dependence.
     """
     known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
@@ -174,10 +176,10 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def verdict(difference: Estimate, adjusted_p: float | None, level: float = LEVEL) -> Verdict:
-    """Better or worse where the corrected p-value is below the level, else cannot tell."""
+def verdict(difference: Estimate, adjusted_p: float | None, level: float = ALPHA) -> Verdict:
+    """Better or worse if the adjusted p-value is below the level, else inconclusive."""
     if adjusted_p is None or adjusted_p >= level:
-        return Verdict.cannot_tell
+        return Verdict.inconclusive
     return Verdict.better if difference.mean > 0 else Verdict.worse
 
 
@@ -188,7 +190,7 @@ def t_quantile(level: float, degrees: int) -> float:
 
 
 def _p_value(mean: float, parts: Sequence[tuple[float, int]]) -> float:
-    """The level at which the half width, which grows as the level falls, reaches the mean."""
+    """The level at which the half width, which grows as the level falls, equals the mean."""
     if mean == 0:
         return 1.0
     if not any(part for part, _ in parts):
@@ -199,7 +201,7 @@ def _p_value(mean: float, parts: Sequence[tuple[float, int]]) -> float:
 
 @lru_cache(maxsize=256)
 def _squared_quantiles(degrees: int) -> Floats:
-    """Student's t, squared, at the levels of the grid."""
+    """Squared quantiles of Student's t at the levels of the grid."""
     log_t, log_tail = _t_table(degrees)
     squared: Floats = np.exp(2 * np.interp(_MINUS_LOG_LEVELS, -log_tail, log_t))
     return squared
@@ -207,9 +209,9 @@ def _squared_quantiles(degrees: int) -> Floats:
 
 @lru_cache(maxsize=256)
 def _t_table(degrees: int) -> tuple[Floats, Floats]:
-    """(log t, log P(|T| > t)) on a fine grid from near 0 to where the tail is negligible.
+    """(log t, log P(|T| > t)) on a fine grid, down to tails of 1e-13.
 
-    With t = sqrt(n) / tan(u), the tail is an integral of sin(u)^(n-1) from 0, which has no far end to cut off.
+    With t = sqrt(n) / tan(u), the tail is the integral of sin(u)^(n-1) from 0, whose range is finite.
     """
     t = np.geomspace(1e-6, 1e13, 8000)
     nodes, weights = np.polynomial.legendre.leggauss(100)

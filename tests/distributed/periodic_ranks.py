@@ -14,7 +14,7 @@ from torch import distributed as dist
 from torch import multiprocessing, nn
 
 from kelip_lightning.callbacks.periodic import PeriodicCallback
-from kelip_lightning.evaluation.finite import require_finite
+from kelip_lightning.evaluation.embed import require_finite
 
 PERIOD, BREAKS_AT, STEPS = 2, 4, 9
 

@@ -1,4 +1,4 @@
-"""Charts as SVG text: nothing to install, sharp in print, readable on a telephone."""
+"""Charts as SVG text that inherits the page's font; no plotting library is a dependency."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,20 +6,20 @@ from html import escape
 
 import numpy as np
 
-from kelip_lightning.ablations.findings import CurvePoint
+from kelip_lightning.ablations.collect import CurvePoint
 from kelip_lightning.ablations.report.tables import Row
 
 WIDTH = 360
-"""Units across; a page shows a chart at about this many pixels or more, so text stays readable."""
+"""SVG units; pages show a chart at this many pixels or more, so text stays readable."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#5b4a9c", "#444444")
-"""Okabe and Ito's colours, which most colour-blind people tell apart, three of them darkened for thin lines."""
+"""Okabe and Ito's colour-blind safe palette, three colours darkened for thin lines."""
 DASHES = ("", "6 3", "2 3")
-_VERDICT_COLOURS = {"better": "#00734f", "worse": "#b23a00", "cannot tell": "#666666"}
+_VERDICT_COLOURS = {"better": "#00734f", "worse": "#b23a00", "inconclusive": "#666666"}
 _FONT = 'font-family="inherit" font-size="12" fill="currentColor"'
 
 
 def style_of(variants: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Variant -> (colour, dashes) of its line; no two of 24 are alike."""
+    """Variant -> (colour, dashes) of its line; 24 are distinct."""
     return {
         name: (COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)])
         for index, name in enumerate(variants)
@@ -27,7 +27,7 @@ def style_of(variants: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def difference_chart(rows: Sequence[Row], title: str) -> str:
-    """Paired differences with their intervals, one line a variant, zero marked; in points."""
+    """Paired differences with their intervals in points, one row per variant, zero marked."""
     shown = [row for row in rows if row["difference"] is not None]
     ends = [100 * row[key] for row in shown for key in ("difference_low", "difference_high", "difference") if row[key]]
     low, high = _padded(min([0.0, *ends]), max([0.0, *ends]))
@@ -50,13 +50,13 @@ def difference_chart(rows: Sequence[Row], title: str) -> str:
 
 
 def curve_chart(points: Sequence[CurvePoint], styles: Mapping[str, tuple[str, str]], title: str, axis: str) -> str:
-    """A metric over training, in percent: thin lines for seeds, thick ones for their mean.
+    """A metric over training, in percent: thin lines for seeds, thick lines for their mean.
 
     Args:
         points: Of one metric.
         styles: Variant -> colour and dashes.
-        title: For readers who cannot see it.
-        axis: `step` or `tokens`, across.
+        title: Alternative text.
+        axis: x axis: `step` or `tokens`.
     """
     height, bottom = 240, 205
     across = [float(getattr(point, axis)) for point in points]
@@ -98,7 +98,7 @@ def curve_chart(points: Sequence[CurvePoint], styles: Mapping[str, tuple[str, st
 
 
 def _mean_line(lines: Sequence[Sequence[tuple[float, float]]]) -> list[list[tuple[float, float]]]:
-    """The mean of lines with the same places, as one line; none where there is no line or places differ."""
+    """The mean of lines with the same x values, as one line; empty if there is no line or x values differ."""
     places = {tuple(place for place, _ in line) for line in lines}
     if len(places) != 1:
         return []
@@ -125,7 +125,7 @@ def _padded(low: float, high: float) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Four or so round numbers between the ends."""
+    """About four round numbers between the ends."""
     rough = (high - low) / 4
     magnitude = 10 ** math.floor(math.log10(rough))
     step = next(one * magnitude for one in (1, 2, 5, 10) if one * magnitude >= rough)

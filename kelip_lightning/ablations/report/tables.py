@@ -1,4 +1,4 @@
-"""results.csv, the source of every number in a report, and its companions."""
+"""results.csv, the source of every number in a report, the other tables, and the format of their values."""
 
 import csv
 import json
@@ -7,56 +7,50 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from kelip_lightning.ablations.examples import Example
-from kelip_lightning.ablations.findings import Cost, CurvePoint, Findings, RunRecord
-from kelip_lightning.ablations.results import ALL_ITEMS, Result
+from kelip_lightning.ablations.collect import Cost, CurvePoint, RunRecord, StudyReport
+from kelip_lightning.ablations.results import ALL_ITEMS, Example, Result
 from kelip_lightning.ablations.study import Study
+from kelip_lightning.evaluation.metric_names import ZERO_SHOT, parse_metric, split_name
+from kelip_lightning.statistics.significance import Verdict
 
 Row = dict[str, Any]
 
-COST_COLUMNS = tuple(field.name for field in fields(Cost) if field.name != "variant")
-RESULT_COLUMNS = (
-    *(field.name for field in fields(Result)),
-    "chance",
-    "untrained",
-    "equal_compute",
-    "equal_compute_tokens",
-    *COST_COLUMNS,
-)
+_COST_COLUMNS = tuple(field.name for field in fields(Cost) if field.name != "variant")
+_JUDGED_COLUMNS = ("chance", "untrained", "equal_compute", "equal_compute_tokens")
+_RESULT_COLUMNS = (*(field.name for field in fields(Result)), *_JUDGED_COLUMNS, *_COST_COLUMNS)
 """Of results.csv: the fields of a result; the metric by chance, without training and at equal compute; a run's cost."""
 
+ABSENT = "–"
+_SHARES = frozenset({"mean", "low", "high", "chance", "untrained", "equal_compute"})
+_DIFFERENCES = frozenset({"difference", "difference_low", "difference_high"})
+_MILLIONS = frozenset({"tokens", "images", "parameters", "equal_compute_tokens"})
 
-def result_rows(findings: Findings) -> list[Row]:
-    """The rows of results.csv. What is known of judged metrics alone is empty for others."""
-    references = {one.metric: one for one in findings.references}
-    equal = {(one.metric, one.variant): one for one in findings.equal_compute}
-    costs = {one.variant: asdict(one) for one in findings.costs}
+
+def result_rows(report: StudyReport) -> list[Row]:
+    """The rows of results.csv; columns that exist only for judged metrics over all items are `None` in the others."""
+    costs = {one.variant: asdict(one) for one in report.costs}
     rows = []
-    for result in findings.results:
-        whole = result.items == ALL_ITEMS
-        reference = references.get(result.metric) if whole else None
-        compute = equal.get((result.metric, result.variant)) if whole else None
-        rows.append(
-            asdict(result)
-            | {
-                "chance": reference and reference.chance,
-                "untrained": reference and reference.untrained,
-                "equal_compute": compute and compute.mean,
-                "equal_compute_tokens": compute and compute.tokens,
-            }
-            | {column: costs[result.variant][column] for column in COST_COLUMNS}
-        )
+    for result in report.results:
+        row = asdict(result) | dict.fromkeys(_JUDGED_COLUMNS)
+        if result.items == ALL_ITEMS:
+            row |= report.references.get(result.metric, {})
+            row |= report.equal_compute.get((result.metric, result.variant), {})
+        rows.append(row | {column: costs[result.variant][column] for column in _COST_COLUMNS})
     return rows
 
 
-def write_tables(folder: Path, study: Study, findings: Findings) -> None:
+def write_tables(folder: Path, study: Study, report: StudyReport) -> None:
     """Write results.csv, curves.csv, examples.csv, runs.csv and results.json."""
-    rows = result_rows(findings)
-    _write_csv(folder / "results.csv", RESULT_COLUMNS, rows)
-    _write_csv(folder / "curves.csv", _names(CurvePoint), [asdict(one) for one in findings.curves])
-    _write_csv(folder / "examples.csv", _names(Example), [asdict(one) for one in findings.examples])
-    _write_csv(folder / "runs.csv", _names(RunRecord), [asdict(one) for one in findings.runs])
-    whole = {
+    rows = result_rows(report)
+    _write_csv(folder / "results.csv", _RESULT_COLUMNS, rows)
+    for name, kind, records in (
+        ("curves", CurvePoint, report.curves),
+        ("examples", Example, report.examples),
+        ("runs", RunRecord, report.runs),
+    ):
+        columns = [field.name for field in fields(kind)]
+        _write_csv(folder / f"{name}.csv", columns, [asdict(one) for one in records])
+    document = {
         "study": study.name,
         "question": study.config.question,
         "paper": study.config.paper,
@@ -68,20 +62,82 @@ def write_tables(folder: Path, study: Study, findings: Findings) -> None:
             for name, config in study.config.variants_at(study.scale_name).items()
         },
         "results": rows,
-        "runs": [asdict(one) for one in findings.runs],
-        "notes": findings.notes,
+        "runs": [asdict(one) for one in report.runs],
+        "notes": report.notes,
     }
-    text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _names(kind: type[Any]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
-
-
 def _write_csv(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Every column of every row; none is an empty cell, numbers keep all their digits."""
+    """Every column of every row; `None` is an empty cell, numbers keep all their digits."""
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def written(column: str, value: Any) -> str:
+    """A value of results.csv for the reader: shares in percent, differences in points with their sign."""
+    if value is None:
+        return ABSENT
+    if column in _SHARES:
+        return f"{100 * value:.1f}"
+    if column in _DIFFERENCES:
+        return f"{100 * value:+.1f}"
+    if column in _MILLIONS and value >= 1e5:
+        return f"{value / 1e6:,.1f} M" if value < 1e9 else f"{value / 1e9:,.1f} G"
+    if column in ("p_value", "adjusted_p_value"):
+        return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    if column == "seconds":
+        return f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def metric_label(metric: str) -> str:
+    """`eval/unseen_design_ko/image_to_text_R@1` as `unseen_design, ko: image to text R@1`."""
+    task, k = parse_metric(metric)
+    data_set, language, kind = split_name(task)
+    where = f"{data_set}, {language}" if language and not kind.startswith(language) else data_set
+    if k is None:
+        return f"{where}: cosine of translations minus that of other captions, centred, × 100"
+    if kind == ZERO_SHOT:
+        return f"{where}: zero-shot top {k}"
+    return f"{where}: {kind.replace('_', ' ')} R@{k}"
+
+
+def unit_of(metric: str) -> str:
+    """The unit of a metric, for the line above its table."""
+    return "Cosines × 100." if parse_metric(metric)[1] is None else "In percent; differences in points."
+
+
+def example_lines(examples: Sequence[Example], metrics: Sequence[str]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Per judged metric with examples: its label, and (variant, items ranked higher, items ranked lower)."""
+    found = []
+    for metric in metrics:
+        mine = [one for one in examples if one.metric == metric]
+        lines = []
+        for variant in dict.fromkeys(one.variant for one in mine):
+            sides = (
+                ", ".join(
+                    f"{one.text} ({one.reference_rank:g} → {one.rank:g})"
+                    for one in mine
+                    if one.variant == variant and one.is_better == better
+                )
+                for better in (True, False)
+            )
+            higher, lower = (side or ABSENT for side in sides)
+            lines.append((variant, higher, lower))
+        if lines:
+            found.append((metric_label(metric), lines))
+    return found
+
+
+def answers(rows: Sequence[Row], metrics: Sequence[str]) -> list[tuple[str, list[tuple[str, list[Row]]]]]:
+    """Per judged metric: its label, and (verdict, rows of the variants with it)."""
+    found = []
+    for metric in metrics:
+        judged = [row for row in rows if row["metric"] == metric and row["items"] == ALL_ITEMS]
+        by_verdict = [(one.value, [row for row in judged if row["verdict"] == one.value]) for one in Verdict]
+        found.append((metric_label(metric), [(name, variants) for name, variants in by_verdict if variants]))
+    return found

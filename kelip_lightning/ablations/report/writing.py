@@ -1,39 +1,117 @@
-"""Writes a study's report into its folder."""
+"""Writes a study's report: Markdown and HTML from one context, tables, charts, and TensorBoard's hyperparameters."""
 
+import base64
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from jinja2 import Environment, StrictUndefined
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from kelip_lightning.ablations.findings import Findings
-from kelip_lightning.ablations.report.markdown import markdown_report
-from kelip_lightning.ablations.report.page import charts_of, html_report
-from kelip_lightning.ablations.report.tables import write_tables
+from kelip_lightning.ablations.collect import StudyReport
+from kelip_lightning.ablations.report.charts import curve_chart, difference_chart, style_of
+from kelip_lightning.ablations.report.tables import (
+    ABSENT,
+    answers,
+    example_lines,
+    metric_label,
+    result_rows,
+    unit_of,
+    write_tables,
+    written,
+)
+from kelip_lightning.ablations.results import ALL_ITEMS
 from kelip_lightning.ablations.study import Study
+from kelip_lightning.drawing.fonts import FONT_FILE
+from kelip_lightning.statistics import ALPHA
+from kelip_lightning.statistics.significance import NUM_RESAMPLES
+
+EXAMPLES = (
+    "The captions or classes with the largest change of rank from the reference's: median over seeds, reference → "
+    "variant. They are selected extremes; the tables give the size of a difference."
+)
+RULE = (
+    f"Better or worse: the Holm-corrected p-value of the paired difference is below {ALPHA:g}; else inconclusive. "
+    "The interval is mean ± the root of the sum of two squares: Student's t times the standard error over seeds (the "
+    "larger of the variant's own and the one pooled over all runs of the study), and t times the standard error over "
+    f"items, from {NUM_RESAMPLES:,} bootstrap samples in which both runs have the same items and items with the same "
+    "correct answer are resampled together. Brackets are 95 % intervals, not corrected for the number of variants; "
+    "the verdict is."
+)
 
 
-def write_report(study: Study, findings: Findings) -> Path:
-    """Write report.md, report.html, the tables, plots/ and TensorBoard's hyper-parameters; returns the folder.
-
-    A report that stands there is replaced: it says what the runs say now.
-    """
+def write_report(study: Study, report: StudyReport) -> Path:
+    """Write report.md, report.html, the tables, plots/ and tensorboard/ over an earlier report; returns the folder."""
     folder = study.folder
     (folder / "plots").mkdir(parents=True, exist_ok=True)
-    write_tables(folder, study, findings)
-    (folder / "report.md").write_text(markdown_report(study, findings), encoding="utf-8")
-    (folder / "report.html").write_text(html_report(study, findings), encoding="utf-8")
-    for metric, charts in charts_of(study, findings).items():
+    write_tables(folder, study, report)
+    context = _context(study, report)
+    for name in ("report.md", "report.html"):
+        (folder / name).write_text(_render(name, context), encoding="utf-8")
+    for metric, charts in context["charts"].items():
         stem = metric.removeprefix("eval/").replace("/", "-").replace("@", "")
         for kind, svg in charts.items():
             (folder / "plots" / f"{stem}-{kind}.svg").write_text(svg + "\n", encoding="utf-8")
-    _write_hyperparameters(folder / "tensorboard", study, findings)
+    _write_hyperparameters(folder / "tensorboard", study, report)
     return folder
 
 
-def _write_hyperparameters(folder: Path, study: Study, findings: Findings) -> None:
-    """One entry per run on TensorBoard's HParams page: variant and seed, and the last value of every judged metric."""
+def _render(name: str, context: dict[str, Any]) -> str:
+    environment = Environment(
+        autoescape=name.endswith(".html"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["written"] = lambda value, column: written(column, value)
+    environment.filters["label"] = metric_label
+    environment.filters["unit"] = unit_of
+    template = (resources.files(__package__) / f"{name}.jinja").read_text(encoding="utf-8")
+    return environment.from_string(template).render(context)
+
+
+def _context(study: Study, report: StudyReport) -> dict[str, Any]:
+    """What the templates show."""
+    rows, metrics = result_rows(report), study.scale.metrics
+    whole = {
+        metric: [row for row in rows if row["metric"] == metric and row["items"] == ALL_ITEMS] for metric in metrics
+    }
+    first = {row["variant"]: row for row in reversed(rows)}
+    styles = style_of(study.variants)
+    charts = {}
+    for metric in metrics:
+        points, label = [point for point in report.curves if point.metric == metric], metric_label(metric)
+        charts[metric] = {
+            "differences": difference_chart(whole[metric], f"Differences from {study.config.reference}: {label}"),
+            "steps": curve_chart(points, styles, f"{label} over steps", "step"),
+            "tokens": curve_chart(points, styles, f"{label} over image tokens", "tokens"),
+        }
+    return {
+        "study": study,
+        "variants": study.config.variants_at(study.scale_name),
+        "answers": answers(rows, metrics),
+        "notes": report.notes,
+        "metrics": metrics,
+        "whole": whole,
+        "parts": [row for row in rows if row["judged"] and row["items"] != ALL_ITEMS and row["verdict"]],
+        "examples": example_lines(report.examples, metrics),
+        "examples_note": EXAMPLES,
+        "costs": [first[name] for name in study.variants if name in first],
+        "charts": charts,
+        "styles": styles,
+        "runs": report.runs,
+        "rule": RULE,
+        "absent": ABSENT,
+        "font": base64.b64encode(FONT_FILE.read_bytes()).decode(),
+    }
+
+
+def _write_hyperparameters(folder: Path, study: Study, report: StudyReport) -> None:
+    """One entry per run on TensorBoard's HParams page: variant, seed, and the last value of every judged metric."""
     for run in study.runs:
-        mine = [one for one in findings.curves if (one.variant, one.seed) == (run.variant, run.seed)]
+        mine = [one for one in report.curves if (one.variant, one.seed) == (run.variant, run.seed)]
         if not mine:
             continue
         last = {
@@ -43,7 +121,7 @@ def _write_hyperparameters(folder: Path, study: Study, findings: Findings) -> No
         for old in place.glob("events.out.tfevents.*"):
             old.unlink()
         with SummaryWriter(str(place)) as writer:
-            # Not add_hparams, which makes a second file of events.
+            # Not add_hparams, which makes a second events file.
             for summary in hparams({"variant": run.variant, "seed": run.seed}, last):
                 writer.file_writer.add_summary(summary)
             for name, value in last.items():

@@ -1,4 +1,4 @@
-"""Studies whose runs are written by hand instead of trained."""
+"""Studies with simulated runs instead of trained ones."""
 
 import json
 from collections.abc import Callable
@@ -11,10 +11,10 @@ import pytest
 import torch
 import yaml
 
-from kelip_lightning.ablations.pool import find_run, record_seconds
+from kelip_lightning.ablations.pool import find_folder, record_seconds
 from kelip_lightning.ablations.study import Choice, PlannedRun, Study, contrastive_of, open_study
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
-from kelip_lightning.evaluation.items import TaskItems
+from kelip_lightning.evaluation.suite import TaskItems
 from kelip_lightning.runs.items import ITEMS, write_items
 from tests.paths import ROOT
 
@@ -68,7 +68,7 @@ def finish(study: Study) -> Finish:
     """Writes a run folder as if it had been trained, with this share of hits."""
 
     def write(run: PlannedRun, hit_rate: float, texts: list[str] = TEXTS) -> None:
-        folder = find_run(study.pool, run)
+        folder = find_folder(study.pool, run)
         folder.path.mkdir(parents=True)
         generator = np.random.default_rng([run.seed, round(100 * hit_rate)])
         ranks = torch.from_numpy((generator.random(len(texts)) >= hit_rate).astype(np.int64))

@@ -1,4 +1,4 @@
-"""A study's file: what it must say, and what is refused."""
+"""A study's file: defaults and validation."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kelip_lightning.ablations.config import load_ablation, parse_metric
+from kelip_lightning.ablations.config import load_ablation
 from kelip_lightning.errors import ConfigError
 
 STUDY: dict[str, Any] = {
@@ -49,18 +49,8 @@ def test_variants_at__adds_those_of_the_scale(tmp_path: Path) -> None:
         ({"categories": {"colour": {"fr": ["rouge"]}}}, "categories.colour names the language 'fr'"),
     ],
 )
-def test_load_ablation__mistakes_name_file_and_remedy(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_load_ablation__errors_name_file_and_remedy(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         _load(tmp_path, **changes)
     assert message in str(caught.value)
     assert "study.yaml" in str(caught.value)
-
-
-def test_parse_metric__task_and_k() -> None:
-    assert parse_metric("eval/a_ko/image_to_text_R@10") == ("eval/a_ko/image_to_text", 10)
-    assert parse_metric("eval/captions/ko_to_en_R@1") == ("eval/captions/ko_to_en", 1)
-    assert parse_metric("eval/a_b/matched_minus_random") == ("eval/a_b/matched_minus_random", None)
-    assert parse_metric("eval/groups_en/zero_shot_top5") == ("eval/groups_en/zero_shot", 5)
-    for bad in ("eval/a_ko/median_rank", "eval/a_ko/image_to_text_R@0", "a_ko/image_to_text_R@1"):
-        with pytest.raises(ValueError, match="must read like"):
-            parse_metric(bad)

@@ -15,13 +15,12 @@ from typing import Any
 import pytest
 
 from kelip_lightning.ablations import execution
-from kelip_lightning.ablations.execution import command_of, execute
-from kelip_lightning.ablations.pool import RunState, find_run, seconds_of, state_of
-from kelip_lightning.ablations.slurm import write_array
+from kelip_lightning.ablations.execution import command_of, execute, write_array
+from kelip_lightning.ablations.pool import RunState, find_folder, seconds_of, state_of
 from kelip_lightning.ablations.study import Study
 from kelip_lightning.errors import ConfigError
 
-# Stands in for the command line: writes a finished run, or fails, or waits, as its name says.
+# Replaces the command line: by its name, a run finishes, fails or waits.
 PROGRAM = """
 import json, pathlib, signal, sys, time
 values = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
@@ -32,7 +31,7 @@ if values["name"].startswith("longer-1"):
     print("first line")
     sys.exit("no such thing")
 if values["name"].startswith("warm"):
-    signal.signal(signal.SIGINT, lambda *_: (print("asked to end", flush=True), sys.exit(130)))
+    signal.signal(signal.SIGINT, lambda *_: (print("interrupted", flush=True), sys.exit(130)))
     (folder / "waiting").touch()
     time.sleep(60)
 (folder / "report.json").write_text("{}")
@@ -51,8 +50,8 @@ def _program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_execute__a_failure_costs_no_other_run_and_finished_ones_are_reused(study: Study, jobs: int) -> None:
     runs = [run for run in study.runs if run.variant != "warm"]
-    told: list[str] = []
-    (failure,) = execute(study, runs, jobs, told.append)
+    lines: list[str] = []
+    (failure,) = execute(study, runs, jobs, lines.append)
     assert (failure.run.variant, failure.run.seed, failure.exit_code, failure.reason) == (
         "longer",
         1,
@@ -60,15 +59,15 @@ def test_execute__a_failure_costs_no_other_run_and_finished_ones_are_reused(stud
         "no such thing",
     )
     assert failure.log.read_text(encoding="utf-8").startswith("first line")
-    states = [state_of(find_run(study.pool, run)) for run in runs]
+    states = [state_of(find_folder(study.pool, run)) for run in runs]
     assert states.count(RunState.finished) == 5
-    assert all((seconds_of(find_run(study.pool, run)) or 0) > 0 for run in runs)
-    assert told[0] == f"0 of 6 runs stand already; 6 to train, {jobs} at a time"
-    assert len(told) == 7
+    assert all((seconds_of(find_folder(study.pool, run)) or 0) > 0 for run in runs)
+    assert lines[0] == f"0 of 6 runs exist already; 6 to train, {jobs} at a time"
+    assert len(lines) == 7
 
-    execute(study, runs, jobs, told.append)
-    assert told[7] == f"5 of 6 runs stand already; 1 to train, {jobs} at a time"
-    calls = [(find_run(study.pool, run).path / "calls.txt").read_text(encoding="utf-8") for run in runs]
+    execute(study, runs, jobs, lines.append)
+    assert lines[7] == f"5 of 6 runs exist already; 1 to train, {jobs} at a time"
+    calls = [(find_folder(study.pool, run).path / "calls.txt").read_text(encoding="utf-8") for run in runs]
     assert [text.count("\n") for text in calls] == [1, 1, 1, 1, 2, 1]
     assert "--resume auto" in calls[4]
 
@@ -76,7 +75,7 @@ def test_execute__a_failure_costs_no_other_run_and_finished_ones_are_reused(stud
 @pytest.mark.usefixtures("_program")
 def test_execute__sigterm_ends_the_processes_and_starts_no_other(study: Study) -> None:
     runs = [run for run in study.runs if run.variant == "warm"]
-    first = find_run(study.pool, runs[0]).path
+    first = find_folder(study.pool, runs[0]).path
 
     def terminate() -> None:
         deadline = time.monotonic() + 30
@@ -85,10 +84,10 @@ def test_execute__sigterm_ends_the_processes_and_starts_no_other(study: Study) -
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=terminate).start()
-    with pytest.raises(KeyboardInterrupt, match="SIGTERM came"):
+    with pytest.raises(KeyboardInterrupt, match="received SIGTERM"):
         execute(study, runs, 1, lambda _: None)
-    assert (study.pool / f"{runs[0].name}.log").read_text(encoding="utf-8") == "asked to end\n"
-    assert not find_run(study.pool, runs[1]).path.exists()
+    assert (study.pool / f"{runs[0].name}.log").read_text(encoding="utf-8") == "interrupted\n"
+    assert not find_folder(study.pool, runs[1]).path.exists()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
@@ -101,9 +100,9 @@ def _on_nodes(study: Study, number: int) -> Study:
     return replace(study, runs=[moved(run) for run in study.runs])
 
 
-def test_execute__several_machines_are_for_the_array(study: Study) -> None:
+def test_execute__several_nodes_need_the_array(study: Study) -> None:
     several = _on_nodes(study, 10)
-    with pytest.raises(ConfigError, match=r"variant plain trains on 10 machines .*--dry-run"):
+    with pytest.raises(ConfigError, match=r"variant plain trains on 10 nodes .*--dry-run"):
         execute(several, several.runs, 1, lambda _: None)
 
 
@@ -125,14 +124,14 @@ def test_write_array__a_task_runs_its_line(study: Study, tmp_path: Path) -> None
     assert shlex.split((script.parent / "runs.txt").read_text(encoding="utf-8").splitlines()[4]) == expected
 
 
-def test_write_array__refuses_different_machines(study: Study) -> None:
+def test_write_array__refuses_different_resources(study: Study) -> None:
     mixed = [*study.runs[:1], *_on_nodes(study, 2).runs[1:]]
-    with pytest.raises(ConfigError, match="the variants ask for different machines"):
+    with pytest.raises(ConfigError, match="the variants ask for different resources"):
         write_array(study, mixed)
 
 
 def test_execute__nothing_to_do(study: Study, finish: Callable[..., None]) -> None:
     finish(study.runs[0], 0.5)
-    told: list[str] = []
-    assert execute(study, study.runs[:1], 2, told.append) == []
-    assert told == ["1 of 1 runs stand already; 0 to train, 2 at a time"]
+    lines: list[str] = []
+    assert execute(study, study.runs[:1], 2, lines.append) == []
+    assert lines == ["1 of 1 runs exist already; 0 to train, 2 at a time"]

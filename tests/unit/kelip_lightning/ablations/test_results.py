@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 
-from kelip_lightning.ablations.results import Result, compute_results, matches
+from kelip_lightning.ablations.results import Example, Result, compute_results, find_examples, matches
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.runs.items import StoredItems
-from kelip_lightning.statistics.significance import estimate, holm, paired_difference, pooled_spread
+from kelip_lightning.statistics.significance import estimate_mean, holm, paired_difference, pooled_spread
 
 TASK = "eval/set_ko/image_to_text"
 METRIC = f"{TASK}_R@1"
 TEXTS = ["빨간 사과" if n % 3 == 0 else "배" for n in range(90)]
 RATES = {"base": 0.3, "same": 0.3, "good": 0.75}
+FOUR = ["가", "나", "다", "라"]
 WORDS = {"colour": {"ko": ["빨간"]}, "direction": {"ko": ["왼쪽"]}}
 
 
@@ -38,7 +39,7 @@ def test_compute_results__equals_the_statistics_of_the_hits() -> None:
     differences = {name: paired_difference(hits[name], hits["base"], groups, spread) for name in ("same", "good")}
     adjusted = holm([one.p_value for one in differences.values()])
     rows = _rows(compute_results(runs, [METRIC], {}))
-    own = estimate(hits["good"], groups)
+    own = estimate_mean(hits["good"], groups)
     assert (rows["good"].mean, rows["good"].low, rows["good"].high) == (own.mean, own.low, own.high)
     for (name, difference), p_value in zip(differences.items(), adjusted, strict=True):
         row = rows[name]
@@ -48,12 +49,12 @@ def test_compute_results__equals_the_statistics_of_the_hits() -> None:
             difference.high,
         )
         assert row.adjusted_p_value == p_value
-    assert (rows["good"].verdict, rows["same"].verdict, rows["base"].verdict) == ("better", "cannot tell", None)
+    assert (rows["good"].verdict, rows["same"].verdict, rows["base"].verdict) == ("better", "inconclusive", None)
     assert rows["base"].difference is None
     assert (rows["good"].num_seeds, rows["good"].num_items) == (3, 90)
 
 
-def test_compute_results__categories_hold_their_items_alone() -> None:
+def test_compute_results__categories_select_their_items() -> None:
     runs = _runs()
     rows = _rows(compute_results(runs, [METRIC], WORDS), items="colour")
     named = [index for index, text in enumerate(TEXTS) if "빨간" in text]
@@ -63,7 +64,7 @@ def test_compute_results__categories_hold_their_items_alone() -> None:
     assert not _rows(compute_results(runs, [METRIC], WORDS), items="direction")
 
 
-def test_compute_results__other_k_are_there_for_orientation() -> None:
+def test_compute_results__other_k_are_not_judged() -> None:
     results = compute_results(_runs(), [METRIC], WORDS)
     fives = _rows(results, f"{TASK}_R@5")
     assert fives["base"].mean == 1.0
@@ -79,7 +80,7 @@ def test_compute_results__missing_seeds_leave_out_pairs() -> None:
         np.stack([runs[name][seed][TASK].outcomes < 1 for seed in (0, 1)]).astype(float) for name in ("good", "base")
     ]
     assert rows["good"].difference == pytest.approx((pair[0] - pair[1]).mean())
-    assert (rows["same"].num_seeds, rows["same"].difference_low, rows["same"].verdict) == (1, None, "cannot tell")
+    assert (rows["same"].num_seeds, rows["same"].difference_low, rows["same"].verdict) == (1, None, "inconclusive")
     assert rows["good"].adjusted_p_value == rows["good"].p_value  # one comparison is all that could be made
 
 
@@ -99,7 +100,7 @@ def test_matches__whole_words_in_english_and_parts_in_korean() -> None:
     assert matches("빨간색 하트", "ko", ["빨간"])
 
 
-def test_compute_results__outcomes_that_are_metrics_are_averaged_as_they_are() -> None:
+def test_compute_results__differences_of_cosines_are_averaged_unchanged() -> None:
     task = "eval/captions/matched_minus_random"
     values = {"base": np.linspace(-0.5, 0.1, 30), "good": np.linspace(0.6, 1.9, 30)}
     runs = {
@@ -115,3 +116,31 @@ def test_compute_results__outcomes_that_are_metrics_are_averaged_as_they_are() -
     assert rows["base"].mean == pytest.approx(values["base"].mean() + 0.01) and rows["base"].mean < 0
     assert rows["good"].mean > 1 and rows["good"].high is not None and rows["good"].high > 1
     assert (rows["good"].difference, rows["good"].verdict) == (pytest.approx(1.45), "better")
+
+
+def _ranks(*ranks: int) -> dict[str, StoredItems]:
+    return {TASK: StoredItems(outcomes=np.array(ranks), groups=np.arange(4), texts=FOUR)}
+
+
+def test_find_examples__by_the_ratio_of_median_ranks_over_common_seeds() -> None:
+    runs = {
+        "base": {0: _ranks(9, 0, 50, 3), 1: _ranks(9, 0, 52, 3)},
+        # Seed 2 has no partner.
+        "other": {0: _ranks(0, 3, 50, 3), 1: _ranks(2, 5, 52, 3), 2: _ranks(99, 99, 99, 99)},
+    }
+    assert find_examples(runs, [METRIC]) == [
+        Example(metric=METRIC, variant="other", text="가", reference_rank=10.0, rank=2.0),
+        Example(metric=METRIC, variant="other", text="나", reference_rank=1.0, rank=5.0),
+    ]
+
+
+def test_find_examples__at_most_count_per_sign_in_stable_order() -> None:
+    runs = {"base": {0: _ranks(9, 9, 0, 0)}, "other": {0: _ranks(0, 0, 9, 9)}}
+    found = find_examples(runs, [METRIC], count=1)
+    assert [(one.text, one.is_better) for one in found] == [("가", True), ("다", False)]
+
+
+def test_find_examples__no_ranks_no_examples() -> None:
+    values = {"eval/a/matched_minus_random": StoredItems(outcomes=np.zeros(4), groups=np.arange(4), texts=FOUR)}
+    runs = {"base": {0: values}, "other": {0: values}, "later": {}}
+    assert find_examples(runs, ["eval/a/matched_minus_random"]) == []

@@ -1,4 +1,4 @@
-"""From a study's file to its runs, and which of them stand already."""
+"""From a study file to its planned runs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kelip_lightning.ablations.pool import RunState, find_run, record_seconds, refuse_unfinished, seconds_of, state_of
 from kelip_lightning.ablations.study import Choice, Study, open_study
-from kelip_lightning.errors import ConfigError, RunFolderError
+from kelip_lightning.errors import ConfigError
 
 
 def test_open_study__every_variant_with_every_seed(study: Study) -> None:
@@ -67,12 +66,12 @@ def _changed(study_file: Path, change: Callable[[dict[str, Any]], None]) -> Path
                 "variant often: 'trainer.log_every_n_steps=3' changes what is reported, not what is trained, which is "
                 "the same for all variants; move it to scales.emoji.settings",
                 "variant elsewhere: 'contrastive.evaluation.retrieval.flags=null' changes what is reported",
-                "variant lucky: 'contrastive.seed=7' sets seed, which the study itself does; remove it",
+                "variant lucky: 'contrastive.seed=7' sets seed, which the study sets; remove it",
             ],
         ),
         (
             lambda tree: tree["scales"]["emoji"].update(settings=["mae=null", "name=mine"]),
-            ["scales.emoji.settings: 'name=mine' sets name, which the study itself does; remove it"],
+            ["scales.emoji.settings: 'name=mine' sets name, which the study sets; remove it"],
         ),
         (
             lambda tree: tree["scales"]["emoji"].update(metrics=["eval/nowhere_ko/image_to_text_R@1"]),
@@ -107,40 +106,7 @@ def test_open_study__unknown_scale_and_no_quick_settings(study_file: Path) -> No
         open_study(study_file, Choice(quick=True))
 
 
-def test_pool__states(study: Study, finish: Callable[..., None]) -> None:
-    run, cut_off, alive = study.runs[:3]
-    assert state_of(find_run(study.pool, run)) is RunState.missing
-    finish(run, 0.5)
-    assert state_of(find_run(study.pool, run)) is RunState.finished
-    for one in (cut_off, alive):
-        find_run(study.pool, one).path.mkdir()
-    find_run(study.pool, cut_off).write_status("interrupted")
-    find_run(study.pool, alive).write_status("running")
-    assert state_of(find_run(study.pool, cut_off)) is RunState.unfinished
-    assert state_of(find_run(study.pool, alive)) is RunState.under_way
-    with pytest.raises(RunFolderError, match=f"1 of the runs were cut off .{cut_off.name}.*--resume"):
-        refuse_unfinished(study.pool, study.runs)
-    refuse_unfinished(study.pool, [run, alive])
-
-
-def test_pool__finds_a_run_under_another_studys_name(study: Study, finish: Callable[..., None]) -> None:
-    run = study.runs[0]
-    finish(run, 0.5)
-    find_run(study.pool, run).path.rename(study.pool / f"somebody-elses-{run.fingerprint}")
-    assert find_run(study.pool, run).name == f"somebody-elses-{run.fingerprint}"
-    assert state_of(find_run(study.pool, run)) is RunState.finished
-
-
-def test_pool__seconds_add_up_over_resumptions(study: Study) -> None:
-    folder = find_run(study.pool, study.runs[0])
-    folder.path.mkdir(parents=True)
-    assert seconds_of(folder) is None
-    record_seconds(folder, 10.0)
-    record_seconds(folder, 2.5)
-    assert seconds_of(folder) == 12.5
-
-
-def test_open_study__quick_runs_have_two_seeds_unless_told(study_file: Path) -> None:
+def test_open_study__quick_runs_have_two_seeds_by_default(study_file: Path) -> None:
     content = yaml.safe_load(study_file.read_text(encoding="utf-8"))
     content["scales"]["emoji"]["quick"] = ["contrastive.schedule.max_steps=5", "contrastive.schedule.warmup_steps=1"]
     study_file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")

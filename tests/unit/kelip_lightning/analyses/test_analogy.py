@@ -13,10 +13,10 @@ from kelip_lightning.analyses.analogy import (
     LAMBDAS,
     MACRO,
     analogy_findings,
-    asked_with,
     in_test_half,
     nearest_images,
     query_ranks,
+    query_vectors,
 )
 from kelip_lightning.statistics.bootstrap import Bootstrap
 
@@ -53,7 +53,7 @@ def additive_world(gender: float) -> tuple[list[AnalogyQuery], Tensor, dict[str,
 
 def test_query_ranks__agree_with_numpy() -> None:
     queries, images, texts = additive_world(0.5)
-    ranks = query_ranks(queries, asked_with(queries, images, texts, ("ko", "en"), 0.7), images, chunk=7)
+    ranks = query_ranks(queries, query_vectors(queries, images, texts, ("ko", "en"), 0.7), images, chunk=7)
     for query, rank in zip(queries, ranks, strict=True):
         asked = images[query.image] + 0.7 * (texts["ko"][query.target] - texts["en"][query.source])
         scores = (images @ asked).numpy()
@@ -69,7 +69,7 @@ def test_query_ranks__a_wrong_twin_comes_first_and_a_right_one_counts() -> None:
         query = AnalogyQuery(
             name="q", relation="r", cluster="c", image=0, left_out=left_out, right=right, source=0, target=1
         )
-        return int(query_ranks([query], asked_with([query], images, texts, ("ko", "ko"), 1.0), images)[0])
+        return int(query_ranks([query], query_vectors([query], images, texts, ("ko", "ko"), 1.0), images)[0])
 
     assert rank((1,)) == 1
     assert rank((1, 2)) == 0
@@ -125,7 +125,7 @@ def test_nearest_images__leave_the_query_out() -> None:
     assert all(query.image not in row for query, row in zip(queries[:4], found.tolist(), strict=True))
 
 
-def test_query_ranks__any_vector_may_be_asked_with() -> None:
+def test_query_ranks__any_vector_may_be_query_vectors() -> None:
     queries, images, _ = additive_world(0.6)
     ranks = query_ranks(queries[:1], images[11:12], images)
     scores = images @ images[11]

@@ -151,21 +151,21 @@ def test_analyze__same_records_again_as_json_in_another_folder(
     assert written["items"] == printed[1]["items"]
 
 
-def test_analyze__what_is_wrong_is_told_before_anything_is_embedded(
+def test_analyze__invalid_input_fails_before_anything_is_embedded(
     finished_run: RunFolder, table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def told(*more: str) -> str:
+    def error_of(*more: str) -> str:
         assert analyze("culture", finished_run, table, *more) == 2
         return capsys.readouterr().err
 
-    assert "top = 99 needs as many images, and the gallery has 24" in told("top_k=99")
-    assert "words/nowhere.yaml do not exist" in told("word_pairs=words/nowhere.yaml")
-    assert "num_draws = 10 must be at least 999" in told("num_draws=10")
+    assert "top = 99 needs as many images, and the gallery has 24" in error_of("top_k=99")
+    assert "words/nowhere.yaml do not exist" in error_of("word_pairs=words/nowhere.yaml")
+    assert "num_draws = 10 must be at least 999" in error_of("num_draws=10")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
-    assert "holds files of something else" in told("--output", str(tmp_path / "full"))
+    assert "holds files of something else" in error_of("--output", str(tmp_path / "full"))
     (tmp_path / "a_file").touch()
-    assert "cannot be written" in told("--output", str(tmp_path / "a_file" / "below"))
+    assert "cannot be written" in error_of("--output", str(tmp_path / "a_file" / "below"))
 
 
 def test_untrained_control__follows_from_the_seed_and_leaves_the_random_stream_alone(

@@ -31,12 +31,11 @@ def test_caption_similarity__agrees_with_numpy() -> None:
 def test_caption_similarity__an_offset_hides_the_meaning_until_it_is_removed() -> None:
     meaning = unit_rows(200, 16, 2)
     offset = 5.0 * unit_rows(1, 16, 3)
-    outcome = caption_similarity({"ko": F.normalize(meaning + offset, dim=-1), "en": F.normalize(meaning, dim=-1)})
-    difference = (outcome.matched - outcome.random).mean()
-    centred = (outcome.centred_matched - outcome.centred_random).mean()
-    assert difference < 0.3
-    assert centred > 0.9
-    assert outcome.centred_random.mean().abs() < 0.01
+    features = {"ko": F.normalize(meaning + offset, dim=-1), "en": F.normalize(meaning, dim=-1)}
+    plain, centred = caption_similarity(features), caption_similarity(features, centred=True)
+    assert (plain.matched - plain.random).mean() < 0.3
+    assert (centred.matched - centred.random).mean() > 0.9
+    assert centred.random.mean().abs() < 0.01
 
 
 def test_caption_similarity__only_an_offset_is_no_meaning() -> None:
@@ -44,9 +43,9 @@ def test_caption_similarity__only_an_offset_is_no_meaning() -> None:
     features = {
         language: F.normalize(unit_rows(300, 16, seed) + offset, dim=-1) for language, seed in (("ko", 4), ("en", 5))
     }
-    outcome = caption_similarity(features)
-    assert outcome.matched.mean() > 0.9  # so a raw similarity says nothing
-    assert (outcome.centred_matched - outcome.centred_random).mean().abs() < 0.05
+    centred = caption_similarity(features, centred=True)
+    assert caption_similarity(features).matched.mean() > 0.9  # without any shared meaning
+    assert (centred.matched - centred.random).mean().abs() < 0.05
 
 
 def test_caption_findings__model_control_and_paired_difference() -> None:

@@ -14,11 +14,13 @@ from kelip_lightning.analyses.culture import (
     KNOWN,
     average_ranks,
     check_enough,
+    choice_findings,
     compare_words,
     is_known,
 )
 from kelip_lightning.statistics.bootstrap import Bootstrap
 
+BOOTSTRAP = Bootstrap(num_resamples=200)
 WIDTH, NUM_CONTROLS = 32, 40
 ALIKE, DIFFERENT, UNKNOWN = 0, 1, 2
 
@@ -50,7 +52,7 @@ def world() -> tuple[list[WordPair], dict[str, Tensor], dict[str, Tensor], Tenso
 def test_compare_words__says_which_pairs_differ(
     world: tuple[list[WordPair], dict[str, Tensor], dict[str, Tensor], Tensor],
 ) -> None:
-    found, images = compare_words(*world, Bootstrap(num_resamples=200), top=3, num_draws=1999)
+    found, images = compare_words(*world, BOOTSTRAP, top=3, num_draws=1999)
     verdicts = [item["verdict"] for item in found.items]
     assert verdicts[ALIKE] == "no difference beyond the language gap"
     assert verdicts[DIFFERENT] == "differs"
@@ -67,7 +69,7 @@ def test_compare_words__says_which_pairs_differ(
 def test_compare_words__means_by_topic_leave_control_pairs_out(
     world: tuple[list[WordPair], dict[str, Tensor], dict[str, Tensor], Tensor],
 ) -> None:
-    found, _ = compare_words(*world, Bootstrap(num_resamples=200), top=3, num_draws=999)
+    found, _ = compare_words(*world, BOOTSTRAP, top=3, num_draws=999)
     metrics = {(one.subject, one.measure): one for one in found.summary}
     counts = {subject: one.count for (subject, measure), one in metrics.items() if measure == "overlap_top3"}
     assert counts == {
@@ -114,3 +116,31 @@ def test_compare_words__a_collapsed_model_has_no_order_of_images(
     found, _ = compare_words(pairs, words, nonsense, same, Bootstrap(num_resamples=100), top=3, num_draws=999)
     assert {item["rank_correlation"] for item in found.items} == {0.0}
     assert not any(item["differs"] for item in found.items)
+
+
+def test_choice_findings__accuracy_chance_and_items() -> None:
+    images = torch.eye(4)
+    # Right, right, wrong, right; the numbers of options differ.
+    options = torch.cat([images[[0, 1, 2, 3]], images[[0, 1]], images[[2, 3]], images[[1, 3]]])
+    found = choice_findings("quiz", images, options, [4, 2, 2, 2], [0, 1, 1, 1], BOOTSTRAP)
+    (metric,) = found.summary
+    assert metric.interval.value == 0.75
+    assert metric.chance == pytest.approx((1 / 4 + 3 / 2) / 4)
+    assert [item["right"] for item in found.items] == [True, True, False, True]
+    assert [item["chosen"] for item in found.items] == [0, 1, 0, 1]
+    assert "does not measurably beat guessing" in found.statements[0]
+
+
+def test_choice_findings__a_right_model_beats_guessing_and_a_collapsed_one_gets_nothing() -> None:
+    images = F.normalize(torch.randn(50, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    options = torch.stack([images, images.flip(0)], dim=1).flatten(0, 1)
+    right = choice_findings("quiz", images, options, [2] * 50, [0] * 50, BOOTSTRAP)
+    assert right.summary[0].interval.value == 1.0
+    assert "beats guessing" in right.statements[0]
+    collapsed = choice_findings("quiz", images, torch.ones(100, 16), [2] * 50, [0] * 50, BOOTSTRAP)
+    assert collapsed.summary[0].interval.value == 0.0
+
+
+def test_choice_findings__numbers_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        choice_findings("quiz", torch.eye(2), torch.eye(3), [2, 2], [0, 0], BOOTSTRAP)

@@ -1,4 +1,4 @@
-"""Files of a record: columns, plots of an earlier analysis, and whose the weights are."""
+"""Files of a record: columns, plots of an earlier analysis, and the identity of the weights."""
 
 import csv
 import hashlib
@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kelip_lightning.analyses.output import as_document, prepare_folder, write_record
-from kelip_lightning.analyses.records import Finding, Findings
+from kelip_lightning.analyses.output import Finding, Findings, as_document, prepare_folder, write_record
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.statistics.bootstrap import Interval
@@ -38,7 +37,7 @@ def test_as_document__names_weights_settings_and_metrics(run: RunFolder) -> None
     ]
 
 
-def test_write_record__columns_of_all_rows_and_no_plots_of_before(tmp_path: Path) -> None:
+def test_write_record__columns_of_all_rows_and_no_earlier_plots(tmp_path: Path) -> None:
     items = [{"ko": "밥", "p": 0.5}, {"ko": "국", "right": True}]
     square = np.full((4, 4, 3), 7, dtype=np.uint8)
     for name in ("old", "new"):

@@ -20,7 +20,7 @@ from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.cli import main
 from kelip_lightning.distributed.device import choose_device
 from kelip_lightning.errors import ConfigError
-from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function
+from kelip_lightning.evaluation.embed import image_encode_function, text_encode_function
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.dual_encoder_file import save_dual_encoder
 from kelip_lightning.runs.folder import RunFolder

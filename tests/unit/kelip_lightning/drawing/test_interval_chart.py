@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from kelip_lightning.analyses.output import Finding
 from kelip_lightning.analyses.plots import row_of
-from kelip_lightning.analyses.records import Finding
 from kelip_lightning.drawing.interval_chart import ChartRow, draw_interval_chart
 from kelip_lightning.statistics.bootstrap import Interval
 

@@ -17,15 +17,18 @@ from data_modules.benchmarks.evaluation_sets import (
     image_digests,
 )
 from kelip_lightning.evaluation.embed import Embeddings
-from kelip_lightning.evaluation.retrieval import median_rank, recall_at, retrieval_ranks
-from kelip_lightning.evaluation.suite import chance_levels, evaluate_sets
-from kelip_lightning.evaluation.zero_shot import accuracy, class_embeddings, mean_per_class_recall
+from kelip_lightning.evaluation.metrics import (
+    class_embeddings,
+    class_ranks,
+    mean_per_class_recall,
+    median_rank,
+    recall_at,
+    retrieval_ranks,
+)
+from kelip_lightning.evaluation.suite import chance_levels, evaluate_sets, items_of
 
 NUM_CAPTIONS = 30
-CAPTIONS = {
-    "ko": [f"그림 {n}" for n in range(NUM_CAPTIONS)],
-    "en": [f"picture {n}" for n in range(NUM_CAPTIONS)],
-}
+CAPTIONS = {"ko": [f"그림 {n}" for n in range(NUM_CAPTIONS)], "en": [f"picture {n}" for n in range(NUM_CAPTIONS)]}
 
 
 def _images(count: int) -> Tensor:
@@ -108,11 +111,23 @@ def test_evaluate_sets__classification_equals_direct_computation() -> None:
     images = F.normalize(_encode_images(data.images), dim=-1)
     for language in ("ko", "en"):
         classes = class_embeddings(_encode_texts, data.class_names[language], data.templates[language])
-        tops = accuracy(images, classes, data.labels)
-        assert metrics[f"eval/groups_{language}/zero_shot_top1"] == pytest.approx(tops[1])
-        assert metrics[f"eval/groups_{language}/zero_shot_top5"] == pytest.approx(tops[5])
-        recall = mean_per_class_recall(images, classes, data.labels)
+        ranks = class_ranks(images, classes, data.labels)
+        for k in (1, 5):
+            assert metrics[f"eval/groups_{language}/zero_shot_top{k}"] == pytest.approx((ranks < k).double().mean())
+        recall = mean_per_class_recall(ranks, data.labels)
         assert metrics[f"eval/groups_{language}/mean_per_class_recall"] == pytest.approx(recall)
+
+
+def test_items_of__groups_and_texts_of_the_correct_items() -> None:
+    sets = _sets()
+    tasks = {one.task: one for one in items_of(Embeddings(_encode_images, _encode_texts), sets)}
+    to_text, to_image = tasks["eval/seen_ko/image_to_text"], tasks["eval/seen_ko/text_to_image"]
+    assert to_text.groups.tolist() == sets.retrieval[0].target.tolist()
+    assert to_text.texts == [CAPTIONS["ko"][index] for index in to_text.groups]
+    assert to_image.texts == CAPTIONS["ko"][:12]
+    assert tasks["eval/all_captions/en_to_ko"].texts == CAPTIONS["en"]
+    assert tasks["eval/groups_en/zero_shot"].groups.tolist() == [n % 7 for n in range(22)]
+    assert tasks["eval/groups_en/zero_shot"].texts[2] == "en 2"
 
 
 def test_evaluate_sets__embeds_shared_texts_and_images_once() -> None:
@@ -170,9 +185,7 @@ def test_evaluate_sets__perfect_embeddings_score_one() -> None:
         classification=[],
     )
     metrics = evaluate_sets(
-        lambda batch: table[batch[:, 0, 0, 0].long()],
-        lambda texts: table[[int(text) for text in texts]],
-        sets,
+        lambda batch: table[batch[:, 0, 0, 0].long()], lambda texts: table[[int(text) for text in texts]], sets
     )
     assert metrics.pop("eval/captions/matched_minus_random") > 1.0  # 1 less a mean of negative cosines
     assert set(metrics.values()) == {1.0}

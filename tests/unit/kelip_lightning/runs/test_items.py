@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.evaluation.items import TaskItems
+from kelip_lightning.evaluation.suite import TaskItems
 from kelip_lightning.runs.items import evaluation_of, read_items, write_items
 
 TASKS = [

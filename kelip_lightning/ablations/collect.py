@@ -1,4 +1,4 @@
-"""Everything that a report tells: results, curves over training, costs, and what is missing."""
+"""The contents of a study's report: results, curves over training, costs, examples, and missing runs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_modules.json_lines import read_json_lines
-from kelip_lightning.ablations.examples import Example, find_examples
 from kelip_lightning.ablations.execution import Failure
-from kelip_lightning.ablations.pool import RunState, find_run, seconds_of, state_of
-from kelip_lightning.ablations.results import Result, compute_results
-from kelip_lightning.ablations.revisions import revisions_of
+from kelip_lightning.ablations.pool import RunState, find_folder, revisions_of, seconds_of, state_of
+from kelip_lightning.ablations.results import Example, Result, compute_results, find_examples
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
 from kelip_lightning.distributed.device import AUTO, choose_device
@@ -32,25 +30,25 @@ class CurvePoint:
     step: int
     """Optimizer steps of contrastive training; 0: untrained."""
     tokens: int
-    """Tokens through the image encoder so far, the MAE stage's included."""
+    """Image tokens so far, MAE pre-training included."""
     value: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What one run of a variant costs."""
+    """Cost of one run of a variant."""
 
     variant: str
     steps: int
     """Optimizer steps of all stages."""
     images: int
-    """Crops through the image encoder."""
+    """Crops that the image encoder processes."""
     tokens: int
-    """Tokens through the image encoder."""
+    """Tokens that the image encoder processes."""
     parameters: int
-    """Of the model that is evaluated, text encoder with the largest vocabulary allowed."""
+    """Of the evaluated model, with the maximum vocabulary size."""
     seconds: float | None
-    """Mean wall-clock seconds of the runs; none where no study started them."""
+    """Mean wall-clock seconds of the runs; `None` if no study started them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,56 +61,36 @@ class RunRecord:
     state: str
     seconds: float | None
     revision: str
-    """Code revision; with `+changes` where the working tree differed from it, and one after the other where a run was
-    resumed by another one."""
+    """Code revision, with `+changes` if the working tree differed from it; several if another one resumed the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """What a metric is without any training."""
-
-    metric: str
-    chance: float | None
-    """Random embeddings, in expectation."""
-    untrained: float | None
-    """The reference's models before the first step, mean over seeds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EqualCompute:
-    """A judged metric at the compute of the cheapest variant."""
-
-    metric: str
-    variant: str
-    tokens: int
-    """Tokens through the image encoder at which all variants are read off."""
-    mean: float
-    """Mean over seeds of the metric there, between two evaluations in a straight line."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """All that is known of a study."""
+class StudyReport:
+    """The contents of a report."""
 
     results: list[Result]
     curves: list[CurvePoint]
     costs: list[Cost]
     runs: list[RunRecord]
-    references: list[Reference]
-    equal_compute: list[EqualCompute]
+    references: dict[str, dict[str, float | None]]
+    """Judged metric -> `chance`, the expectation for random embeddings, and `untrained`, the mean over seeds of the
+    reference variant before the first step."""
+    equal_compute: dict[tuple[str, str], dict[str, float]]
+    """(Judged metric, variant) -> `equal_compute_tokens`, the image tokens of the cheapest variant, and
+    `equal_compute`, the mean over seeds of the metric there, interpolated linearly between evaluations."""
     examples: list[Example]
     notes: list[str]
-    """What a reader must know: runs that are missing, revisions that differ."""
+    """Warnings: missing runs, different revisions."""
 
 
-def collect(study: Study, failures: Sequence[Failure] = (), device: str = AUTO) -> Findings:
+def collect(study: Study, failures: Sequence[Failure] = (), device: str = AUTO) -> StudyReport:
     """Read every finished run of the study.
 
     Args:
-        study: Names the runs.
-        failures: Runs that did not end well.
-        device: Where models are evaluated again, as `--device` names it; auto: where they were trained, on the CPU for
-            `trainer.accelerator=cpu` and else on a GPU if there is one.
+        study: Of the runs.
+        failures: Runs that failed.
+        device: For models that are evaluated again, as in `--device`; auto: the CPU for `trainer.accelerator=cpu`,
+            else a GPU if there is one.
 
     Raises:
         RunFolderError: No run of the reference has finished, or runs cannot be compared.
@@ -120,7 +98,7 @@ def collect(study: Study, failures: Sequence[Failure] = (), device: str = AUTO) 
     finished = {
         (run.variant, run.seed): folder
         for run in study.runs
-        if state_of(folder := find_run(study.pool, run)) is RunState.finished
+        if state_of(folder := find_folder(study.pool, run)) is RunState.finished
     }
     if not any(variant == study.config.reference for variant, _ in finished):
         raise RunFolderError(
@@ -128,39 +106,34 @@ def collect(study: Study, failures: Sequence[Failure] = (), device: str = AUTO) 
             "compare with; train it first"
         )
     items: dict[str, dict[int, Mapping[str, StoredItems]]] = {}
-    for run in study.runs:
-        if (run.variant, run.seed) in finished:
-            items.setdefault(run.variant, {})[run.seed] = _items(finished[run.variant, run.seed], run, device)
-    ordered = {variant: items[variant] for variant in study.variants if variant in items}
-    curves = [
-        point
-        for run in study.runs
-        if (run.variant, run.seed) in finished
-        for point in _curve(run, finished[run.variant, run.seed], study.scale.metrics)
-    ]
+    curves: list[CurvePoint] = []
+    for run in study.runs:  # reference first
+        if (own := finished.get((run.variant, run.seed))) is not None:
+            items.setdefault(run.variant, {})[run.seed] = _items(own, run, device)
+            curves += _curve(run, own, study.scale.metrics)
     records = [_record(study, run) for run in study.runs]
-    return Findings(
-        results=compute_results(ordered, study.scale.metrics, study.config.categories),
+    return StudyReport(
+        results=compute_results(items, study.scale.metrics, study.config.categories),
         curves=curves,
         costs=[_cost(study, variant, records) for variant in study.variants],
         runs=records,
         references=_references(study, finished, curves),
         equal_compute=_equal_compute(curves, study.scale.metrics),
-        examples=find_examples(ordered, study.scale.metrics),
+        examples=find_examples(items, study.scale.metrics),
         notes=_notes(records, failures),
     )
 
 
 def _items(folder: RunFolder, run: PlannedRun, device: str) -> dict[str, StoredItems]:
-    """The items of the evaluation that the study asks for; evaluated again where the run knew other sets."""
+    """The items of the study's evaluation; the model is evaluated again if the run used other sets."""
     evaluation = contrastive_of(run.experiment).evaluation
-    wanted = evaluation_fingerprint(evaluation)
-    if evaluation_of(folder.path / ITEMS) == wanted:
+    fingerprint = evaluation_fingerprint(evaluation)
+    if evaluation_of(folder.path / ITEMS) == fingerprint:
         return read_items(folder.path / ITEMS)
-    file = folder.path / f"items-{wanted}.parquet"
-    if evaluation_of(file) != wanted:
+    file = folder.path / f"items-{fingerprint}.parquet"
+    if evaluation_of(file) != fingerprint:
         on_cpu = device == AUTO and contrastive_of(run.experiment).trainer.accelerator == "cpu"
-        write_items(file, items_of_run(folder, evaluation, choose_device("cpu" if on_cpu else device)), wanted)
+        write_items(file, items_of_run(folder, evaluation, choose_device("cpu" if on_cpu else device)), fingerprint)
     return read_items(file)
 
 
@@ -184,7 +157,7 @@ def _curve(run: PlannedRun, folder: RunFolder, metrics: Sequence[str]) -> list[C
 
 
 def _tokens_of(plan: Plan) -> tuple[int, float]:
-    """Tokens through the image encoder before contrastive training, and per step of it."""
+    """Image tokens before contrastive training, and per step of it."""
     stages = dict(plan.stages)
     last = stages.pop("contrastive")
     return sum(stage.tokens_forwarded for stage in stages.values()), last.tokens_forwarded / last.max_steps
@@ -204,7 +177,7 @@ def _cost(study: Study, variant: str, records: Sequence[RunRecord]) -> Cost:
 
 
 def _record(study: Study, run: PlannedRun) -> RunRecord:
-    folder = find_run(study.pool, run)
+    folder = find_folder(study.pool, run)
     return RunRecord(
         variant=run.variant,
         seed=run.seed,
@@ -217,20 +190,19 @@ def _record(study: Study, run: PlannedRun) -> RunRecord:
 
 def _references(
     study: Study, finished: Mapping[tuple[str, int], RunFolder], curves: Sequence[CurvePoint]
-) -> list[Reference]:
+) -> dict[str, dict[str, float | None]]:
     reference = study.config.reference
     folder = next(folder for (variant, _), folder in finished.items() if variant == reference)
     chance = json.loads(folder.report.read_text(encoding="utf-8"))["chance"]
-    found = []
+    found: dict[str, dict[str, float | None]] = {}
     for metric in study.scale.metrics:
         values = [one.value for one in curves if one.metric == metric and one.variant == reference and not one.step]
-        untrained = float(np.mean(values)) if values else None
-        found.append(Reference(metric=metric, chance=chance.get(metric), untrained=untrained))
+        found[metric] = {"chance": chance.get(metric), "untrained": float(np.mean(values)) if values else None}
     return found
 
 
-def _equal_compute(curves: Sequence[CurvePoint], metrics: Sequence[str]) -> list[EqualCompute]:
-    found = []
+def _equal_compute(curves: Sequence[CurvePoint], metrics: Sequence[str]) -> dict[tuple[str, str], dict[str, float]]:
+    found = {}
     for metric in metrics:
         lines: dict[str, dict[int, list[CurvePoint]]] = {}
         for point in curves:
@@ -241,7 +213,7 @@ def _equal_compute(curves: Sequence[CurvePoint], metrics: Sequence[str]) -> list
             continue
         for variant, by_seed in lines.items():
             at = [np.interp(min(ends), [p.tokens for p in one], [p.value for p in one]) for one in by_seed.values()]
-            found.append(EqualCompute(metric=metric, variant=variant, tokens=min(ends), mean=float(np.mean(at))))
+            found[metric, variant] = {"equal_compute": float(np.mean(at)), "equal_compute_tokens": min(ends)}
     return found
 
 

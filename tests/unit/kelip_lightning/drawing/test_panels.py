@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kelip_lightning.drawing.image_rows import ImageRow, draw_image_rows
+from kelip_lightning.drawing.panels import ImageRow, draw_image_rows
 
 GREEN = (0, 150, 70)
 

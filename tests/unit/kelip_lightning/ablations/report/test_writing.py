@@ -1,0 +1,120 @@
+"""The written report: stored numbers, one source for all of them, escaping, charts."""
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from kelip_lightning.ablations.collect import collect
+from kelip_lightning.ablations.report.tables import written
+from kelip_lightning.ablations.report.writing import write_report
+from kelip_lightning.ablations.study import Study
+
+RATES = {"plain": 0.3, "longer": 0.8, "warm": 0.31}
+NUMBER = re.compile(
+    r'<span class="number" data-metric="([^"]*)" data-items="([^"]*)" data-variant="([^"]*)" data-column="([^"]*)">'
+    r"([^<]*)</span>"
+)
+EXAMPLE_COLUMNS = ("ranked higher", "ranked lower")
+
+
+@pytest.fixture
+def folder(study: Study, finish: Callable[..., None]) -> Path:
+    for run in study.runs:
+        if (run.variant, run.seed) != ("warm", 2):
+            finish(run, RATES[run.variant])
+    return write_report(study, collect(study))
+
+
+def _cells(page: str) -> list[tuple[str, str]]:
+    """Label and text of the table cells, without the marked numbers."""
+    cells = re.findall(r'<td data-label="([^"]*)">(.*?)</td>', page)
+    return [(label, re.sub(r"<[^>]*>", "", NUMBER.sub("", content))) for label, content in cells]
+
+
+def _results(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]
+    return rows
+
+
+def test_html__every_number_is_the_one_in_results_json(folder: Path) -> None:
+    rows = {(row["metric"], row["items"], row["variant"]): row for row in _results(folder)}
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    numbers = NUMBER.findall(page)
+    assert len(numbers) > 50
+    for metric, items, variant, column, text in numbers:
+        assert text.replace("&lt;", "<") == written(column, rows[metric, items, variant][column]), column
+    # Elsewhere in the tables digits are only in names, overrides, revisions and seeds.
+    named = {"variant", "what it is", "overrides", "folder", "revision", "seed", "metric", *EXAMPLE_COLUMNS}
+    assert not [cell for cell in _cells(page) if re.search(r"\d", cell[1]) and cell[0] not in named]
+
+
+def test_csv__has_the_numbers_of_results_json(folder: Path) -> None:
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    typed = [{column: "" if value is None else str(value) for column, value in row.items()} for row in _results(folder)]
+    assert rows == typed
+
+
+def test_html__examples_are_those_of_examples_csv(folder: Path) -> None:
+    with (folder / "examples.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["variant"] for row in rows} == {"longer", "warm"}
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    shown = ", ".join(text for label, text in _cells(page) if label in EXAMPLE_COLUMNS)
+    expected = [f"{row['text']} ({float(row['reference_rank']):g} → {float(row['rank']):g})" for row in rows]
+    assert shown == ", ".join(expected)
+
+
+def test_html__is_one_file_and_escapes_its_input(folder: Path) -> None:
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"\s(?:src|href)=", page)
+    assert not re.search(r"(?:https?:)?//(?!www\.w3\.org)", re.sub(r"base64,[A-Za-z0-9+/=]+", "", page))
+    assert "Is &lt;b&gt; better than &amp; c?" in page
+    assert "빨간" in page and "font/ttf;base64," in page
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "- unseen_design, ko: image to text R@1: better: longer (+48.9); inconclusive: warm (-2.1)",
+        "120 items. By chance 1.0, untrained 2.0. In percent; differences in points.",
+        "| plain | 3 | 34.4 [24.8, 44.0] | – | – | reference | 34.4 |",
+        "| longer | 3 | 83.3 [70.2, 96.5] | +48.9 [+27.4, +70.4] | 0.020 | better | 42.7 |",
+        "| warm | 2 | 30.8 [0.0, 63.2] | -2.1 [-23.7, +19.5] | 0.762 | inconclusive | 30.8 |",
+        "| unseen_design, ko: image to text R@1 | colour | 30 | longer | 87.8 | +53.3 [+40.0, +66.7] | better |",
+        "| longer | 1,600 | 1.2 M | 9.4 M | 3.6 M | 101 |",
+    ],
+)
+def test_markdown__stored_lines(folder: Path, line: str) -> None:
+    assert f"\n{line}\n" in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_report__names_missing_runs(folder: Path) -> None:
+    note = "1 of 9 runs have not finished and are left out: warm 2 (missing)"
+    assert f"> {note}\n" in (folder / "report.md").read_text(encoding="utf-8")
+    assert note in (folder / "report.html").read_text(encoding="utf-8")
+    assert json.loads((folder / "results.json").read_text(encoding="utf-8"))["notes"] == [note]
+
+
+def test_plots__are_svg_with_all_variants(folder: Path, study: Study) -> None:
+    plots = {file.name: file for file in (folder / "plots").iterdir()}
+    assert set(plots) == {
+        f"unseen_design_ko-image_to_text_R1-{kind}.svg" for kind in ("differences", "steps", "tokens")
+    }
+    for name, file in plots.items():
+        text = " ".join(ElementTree.parse(file).getroot().itertext())
+        for variant in study.variants[1:] if "differences" in name else study.variants:
+            assert variant in text
+
+
+def test_report__is_deterministic_and_replaces_an_earlier_one(folder: Path, study: Study) -> None:
+    before = {file: file.read_bytes() for file in [*folder.glob("*.*"), *folder.glob("plots/*")]}
+    write_report(study, collect(study))
+    assert {file: file.read_bytes() for file in before} == before
+    assert len(list((folder / "tensorboard").glob("plain-0/events.out.tfevents.*"))) == 1
