@@ -12,14 +12,13 @@ from torch.utils.data import DataLoader
 from data_modules.config_roles import PERFORMANCE
 from data_modules.images.decoding import open_image
 from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig
-from data_modules.loading import CorruptSampleConfig, Loaded, PairDataset, build_loader, open_sources
+from data_modules.loading import CorruptSampleConfig, Loaded, PairDataset, StageDataModule, build_loader, open_sources
 from data_modules.order.mixture import OrderConfig, build_order, check_streams
 from data_modules.order.sampling import Draw, Order
 from data_modules.records import LANGUAGES, ImageTextBatch, PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import LanguageRule, apply_language_rule, check_rule
-from data_modules.sources.protocol import PairSource
-from data_modules.stage_data import StageDataModule
+from data_modules.sources.rows import PairSource
 from data_modules.text.captions import CaptionConfig, CaptionDrawer
 from data_modules.text.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
 

@@ -14,8 +14,7 @@ from data_modules.order.permutation import Ids
 from data_modules.order.sampling import BatchOrder, Order, Stratum
 from data_modules.records import LANGUAGES
 from data_modules.sources.config import SourceConfig, SourceKind, source_kind
-from data_modules.sources.protocol import PairSource
-from data_modules.sources.rows import needs_language_marks
+from data_modules.sources.rows import PairSource, needs_language_marks
 
 
 @dataclass(kw_only=True, slots=True)

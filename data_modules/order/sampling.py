@@ -185,7 +185,7 @@ class Draw:
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 2, self.step, self.sample_id])))
 
     def model_seed(self, seed: int) -> int:
-        """Seed in [0, 2**63) of what the model samples for this item (dropout), independent of its place in the batch."""
+        """Seed in [0, 2**63) of what the model samples for this item (dropout), whatever its place in the batch."""
         words = np.random.SeedSequence([seed, 3, self.step, self.sample_id]).generate_state(1, np.uint64)
         return int(words[0]) >> 1
 

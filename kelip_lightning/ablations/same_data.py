@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_modules.benchmarks.evaluation_sets import EvaluationConfig
-from data_modules.sources.changes import all_source_changes
+from data_modules.sources.fingerprint import all_source_changes
 from kelip_lightning.ablations.pool import RunState, find_run, state_of
 from kelip_lightning.ablations.study import PlannedRun, Trained, contrastive_of
 from kelip_lightning.config.experiment import PretrainExperiment

@@ -14,13 +14,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data_modules.loader_process import (
-    PARENT_CHECK_SECONDS,
-    START_METHOD,
-    LoaderOfProcesses,
-    start_loader_process,
-)
-from data_modules.signals import STOP_SIGNALS
+from data_modules.loader_process import PARENT_CHECK_SECONDS, START_METHOD, STOP_SIGNALS, init_loader_process
+from data_modules.loading import SignalSafeDataLoader
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="senders of signals are known on Linux alone")
 _CONTEXT = multiprocessing.get_context("fork")
@@ -28,8 +23,8 @@ _CONTEXT = multiprocessing.get_context("fork")
 
 def _stuck(parent: int, ready: Any) -> None:
     """A loader process whose main thread never comes back, deep in a library."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # as `LoaderOfProcesses` starts it
-    start_loader_process(parent, 0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # as `SignalSafeDataLoader` starts it
+    init_loader_process(parent, 0)
     ready.set()
     time.sleep(120)
 
@@ -46,20 +41,20 @@ def stuck() -> Iterator[BaseProcess]:
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_start_loader_process__lives_through_signals_of_others(stuck: BaseProcess, number: signal.Signals) -> None:
+def test_init_loader_process__lives_through_signals_of_others(stuck: BaseProcess, number: signal.Signals) -> None:
     for _ in range(3):
         subprocess.run(["kill", f"-{number.value}", str(stuck.pid)], check=True)
         stuck.join(0.2)
     assert stuck.is_alive()
 
 
-def test_start_loader_process__ends_when_its_parent_terminates_it_though_it_is_stuck(stuck: BaseProcess) -> None:
+def test_init_loader_process__ends_when_its_parent_terminates_it_though_it_is_stuck(stuck: BaseProcess) -> None:
     stuck.terminate()
     stuck.join(10)
     assert stuck.exitcode == 0
 
 
-def test_start_loader_process__ends_when_its_parent_is_gone() -> None:
+def test_init_loader_process__ends_when_its_parent_is_gone() -> None:
     ready = _CONTEXT.Event()
     orphan = _CONTEXT.Process(target=_stuck, args=(1 << 22, ready), daemon=True)  # no process has this number
     orphan.start()
@@ -74,7 +69,7 @@ _AT_START: list[bool] = []
 def _start(number: int) -> None:
     held = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     _AT_START[:] = [one in held for one in STOP_SIGNALS]
-    start_loader_process(os.getppid(), number)
+    init_loader_process(os.getppid(), number)
 
 
 class _Answers(Dataset[list[Any]]):
@@ -88,7 +83,7 @@ class _Answers(Dataset[list[Any]]):
         return [_AT_START, [one in held or signal.getsignal(one) is signal.SIG_IGN for one in STOP_SIGNALS]]
 
 
-def test_loader_of_processes__no_signal_gets_through_from_the_very_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_safe_data_loader__no_signal_gets_through_from_the_very_start(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[int] = []
     original = DataLoader._get_iterator
 
@@ -99,7 +94,7 @@ def test_loader_of_processes__no_signal_gets_through_from_the_very_start(monkeyp
     monkeypatch.setattr(DataLoader, "_get_iterator", get_iterator)
     previous = signal.signal(signal.SIGUSR1, lambda number, _: heard.append(number))
     try:
-        loader = LoaderOfProcesses(
+        loader = SignalSafeDataLoader(
             _Answers(), batch_size=None, num_workers=1, multiprocessing_context=START_METHOD, worker_init_fn=_start
         )
         assert list(loader) == 2 * [[[True, True, True], [True, True, True]]]
@@ -119,10 +114,10 @@ class _Stuck(Dataset[int]):
         return index
 
 
-def test_loader_of_processes__closes_though_a_process_is_stuck() -> None:
-    loader = LoaderOfProcesses(
+def test_signal_safe_data_loader__closes_though_a_process_is_stuck() -> None:
+    loader = SignalSafeDataLoader(
         _Stuck(), batch_size=None, num_workers=2, multiprocessing_context=START_METHOD,
-        worker_init_fn=lambda number: start_loader_process(os.getppid(), number),
+        worker_init_fn=lambda number: init_loader_process(os.getppid(), number),
     )  # fmt: skip
     iterator = iter(loader)
     assert int(next(iterator)) == 0

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from data_modules.loading import StageDataModule
 from data_modules.order.sampling import BatchOrder
-from data_modules.stage_data import StageDataModule
 
 ORDER = BatchOrder(lengths=(10,), weights=(1.0,), global_batch_size=8, seed=0)
 

@@ -14,7 +14,7 @@ from data_modules.order.mixture import OrderConfig, SingleLanguageOrder, build_o
 from data_modules.order.sampling import Order
 from data_modules.records import LANGUAGES, PairRecord
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.language_rows import marked_rows
+from data_modules.sources.languages import marked_rows
 from data_modules.sources.rows import Rows
 
 NAMES = (*LANGUAGES, "unknown")

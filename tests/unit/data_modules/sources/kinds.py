@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig, source_kind
 from data_modules.sources.opening import open_source
-from data_modules.sources.protocol import PairSource
+from data_modules.sources.rows import PairSource
 from data_modules.sources.streaming import StreamSource
-from data_modules.sources.table_source import TableSource
+from data_modules.sources.tables import TableSource
 from data_modules.sources.tar_source import TarSource
 from tests.paths import ROOT
 from tests.unit.data_modules.corpora import picture, write_tar

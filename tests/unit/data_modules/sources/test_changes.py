@@ -4,8 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from data_modules.sources.changes import all_source_changes, file_changes, source_changes
-from data_modules.sources.fingerprint import FileFingerprint, SourceFingerprint
+from data_modules.sources.fingerprint import (
+    FileFingerprint,
+    SourceFingerprint,
+    all_source_changes,
+    file_changes,
+    source_changes,
+)
 
 
 def shard(name: str, size: int = 10_240, num_rows: int = 5, digest: str = "d") -> FileFingerprint:

@@ -23,7 +23,7 @@ from data_modules.order.sampling import Draw
 from data_modules.records import ImageTextBatch
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
-from data_modules.sources.protocol import PairSource
+from data_modules.sources.rows import PairSource
 from data_modules.sources.streaming import StreamSource
 from data_modules.text.tokenizer import TokenizerConfig
 from tests.unit.data_modules.corpora import members, picture, samples, write_csv, write_tar

@@ -15,7 +15,7 @@ import pytest
 from data_modules.errors import DataError
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.fingerprint import SourceFingerprint, source_fingerprints, table_fingerprint
-from data_modules.sources.table_source import TableSource
+from data_modules.sources.tables import TableSource
 from data_modules.sources.tar_index import ROW_BYTES, ShardIndex
 from tests.unit.data_modules.corpora import FORMATS, members, samples, write_csv, write_shards, write_source, write_tar
 

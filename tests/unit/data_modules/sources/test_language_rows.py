@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from data_modules.order.mixture import OrderConfig, build_order
 from data_modules.records import LANGUAGES
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.language_rows import marked_rows
+from data_modules.sources.languages import marked_rows
 from data_modules.sources.tar_index import ShardIndex
 from data_modules.sources.tar_source import TarSource
 from tests.unit.data_modules.corpora import samples, write_shards

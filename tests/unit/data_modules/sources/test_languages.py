@@ -165,7 +165,7 @@ def test_rule__one_language_reads_sources_of_single_captions() -> None:
     assert opened(language="ko") == 1
     with pytest.raises(DataError, match="no source has captions in 'ko'"):
         opened(language="en")
-    with pytest.raises(DataError, match="the rows of source 'bare' tell their language themselves"):
+    with pytest.raises(DataError, match="the language of source 'bare' is known only from its rows"):
         opened(language="detect")
 
 

@@ -90,8 +90,8 @@ def test_table__settings_of_the_pair_set(tmp_path: Path, name: str, kind: str) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"subset": "b"}, "saved by save_to_disk, which knows no subset"),
-        ({"stream_length": 3}, "saved by save_to_disk, which knows no stream_length"),
+        ({"subset": "b"}, "saved by save_to_disk, which has no subset"),
+        ({"stream_length": 3}, "saved by save_to_disk, which has no stream_length"),
         ({"split": "test"}, "saved without splits; remove split = test"),
     ],
 )

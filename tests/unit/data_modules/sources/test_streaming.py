@@ -63,7 +63,7 @@ def test_stream__behind_its_window_it_starts_again() -> None:
 def test_stream__says_what_it_cannot_promise(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "data_modules"):
         _source(Stream())
-    assert "'s' is streamed: samples move by at most 8 rows, every loader process reads the whole stream" in caplog.text
+    assert "'s' is streamed: samples move by at most 8 rows, every worker reads the whole stream" in caplog.text
 
 
 def test_stream__shorter_than_it_says() -> None:

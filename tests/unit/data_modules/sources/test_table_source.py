@@ -9,7 +9,7 @@ from data_modules.errors import DataError
 from data_modules.faults import SampleFault
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
-from data_modules.sources.table_source import TableSource
+from data_modules.sources.tables import TableSource
 
 Rows = list[dict[str, Any]]
 WriteTable = Callable[[Rows, str], str]
