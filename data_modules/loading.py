@@ -111,46 +111,38 @@ class PairDataset(Dataset[Loaded[Sample]], Generic[Sample]):
         source = int(np.searchsorted(self._ends, sample_id, side="right"))
         return source, sample_id - (int(self._ends[source - 1]) if source else 0)
 
-    def record(self, sample_id: int) -> PairRecord:
-        """The record with this id.
-
-        Raises:
-            SampleFault: It cannot be used.
-        """
-        source, index = self.locate(sample_id)
-        return self.sources[source][index]
-
     def __getitem__(self, draw: Draw) -> Loaded[Sample]:
         """The sample of a draw, or of its replacement.
 
         Raises:
             DataError: No replacement can be used either.
         """
-        source, index = self.locate(draw.sample_id)
-        name, length = self.sources[source].name, len(self.sources[source])
+        number, index = self.locate(draw.sample_id)
+        source = self.sources[number]
         faults: list[FaultReport] = []
         for attempt in range(MAX_REPLACEMENTS + 1):
             distance = (1 << (attempt - 1)) + attempt - 1 if attempt else 0
-            tried = Draw(draw.step, draw.sample_id - index + (index + distance) % length, draw.language)
+            place = (index + distance) % len(source)
+            tried = Draw(draw.step, draw.sample_id - index + place, draw.language)
             repairs: list[str] = []
             try:
-                record = self.record(tried.sample_id)
+                record = source[place]
                 if attempt and draw.language not in (None, record.language):
                     continue
                 with sample_errors(record.key):
                     sample = self._make_sample(tried, record, tried.generator(self.seed), repairs)
             except SampleFault as fault:
                 key, detail = printable(fault.key), printable(fault.detail)
-                faults.append(FaultReport(fault.kind, name, key, tried.sample_id, tried.step, detail))
+                faults.append(FaultReport(fault.kind, source.name, key, tried.sample_id, tried.step, detail))
                 continue
             repairs += record.repairs
             key = printable(record.key)
-            faults += [FaultReport(kind, name, key, tried.sample_id, tried.step, "repaired") for kind in repairs]
+            faults += [FaultReport(kind, source.name, key, tried.sample_id, tried.step, "repaired") for kind in repairs]
             return Loaded(sample, faults)
         last = faults[-1]
         raise DataError(
-            f"source '{name}': sample {draw.sample_id} and {MAX_REPLACEMENTS} others cannot be used, the last one "
-            f"({last.key}) because of {last.kind} ({last.detail}); fix or leave out the source"
+            f"source '{source.name}': sample {draw.sample_id} and {MAX_REPLACEMENTS} others cannot be used, the last "
+            f"one ({last.key}) because of {last.kind} ({last.detail}); fix or leave out the source"
         )
 
 

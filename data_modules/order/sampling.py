@@ -23,20 +23,15 @@ class Order(Protocol):
     @property
     def global_batch_size(self) -> int:
         """Samples of one optimizer step over all ranks and accumulation steps."""
-        ...
 
     @property
-    def epoch_length(self) -> int:
-        """Samples in one epoch."""
-        ...
+    def epoch_length(self) -> int: ...
 
     def batch(self, step: int) -> Ids:
         """The sample ids of global batch `step`, int64 (global_batch_size,)."""
-        ...
 
     def language(self, step: int) -> str | None:
         """The single language of global batch `step`; `None`: mixed."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

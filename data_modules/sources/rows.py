@@ -1,6 +1,7 @@
 """The interface of every source of pairs, and how one row of it, whatever its format, becomes records."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +24,6 @@ class Rows(Protocol):
 
     def take(self, positions: Ids) -> Ids:
         """The indices at these positions, int64 (N,) each."""
-        ...
 
 
 class PairSource(Protocol):
@@ -34,7 +34,6 @@ class PairSource(Protocol):
 
     def __len__(self) -> int:
         """Number of pairs."""
-        ...
 
     def __getitem__(self, index: int) -> PairRecord:
         """The pair at `index`, 0 <= index < len(self).
@@ -42,26 +41,24 @@ class PairSource(Protocol):
         Raises:
             SampleFault: It cannot be used.
         """
-        ...
 
     def rows_of(self, language: str) -> Rows:
         """The indices of the pairs in a language, one of `LANGUAGES`."""
-        ...
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         """(language, text) of all captions and keywords of every n-th row, in a fixed order, without reading images."""
-        ...
 
     def opening_faults(self) -> list[FaultReport]:
         """Samples that were left out when the source was opened; they have no index."""
-        ...
 
 
+@dataclass(frozen=True, slots=True)
 class EveryNth:
     """The indices first, first + stride, first + 2 stride, ..."""
 
-    def __init__(self, first: int, stride: int, length: int) -> None:
-        self.first, self.stride, self.length = first, stride, length
+    first: int
+    stride: int
+    length: int
 
     def __len__(self) -> int:
         return self.length

@@ -189,13 +189,9 @@ def scan_shard(config: SourceConfig, path: str) -> ShardScan:
             with filesystem.open(inner, "rb") as stream:
                 return _scan(config, found, functools.partial(_read_stream, stream, config.read_timeout_seconds))
         with open(path, "rb") as file:
-            return _scan(config, found, functools.partial(_pread, file.fileno()))
+            return _scan(config, found, lambda start, length: os.pread(file.fileno(), length, start))
     except Exception as error:  # every filesystem has its own errors
         return ShardScan(path, faults=[("shard_unreadable", path, str(error) or type(error).__name__)])
-
-
-def _pread(descriptor: int, start: int, length: int) -> bytes:
-    return os.pread(descriptor, length, start)
 
 
 def _read_stream(stream: Any, timeout: float, start: int, length: int) -> bytes:

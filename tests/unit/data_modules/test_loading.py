@@ -69,8 +69,8 @@ def _batches(num_workers: int) -> list[Any]:
 
 def test_pair_dataset__ids_follow_the_sources() -> None:
     dataset = PairDataset(SOURCES, _sample, 0)
-    keys = [dataset.record(sample_id).key for sample_id in range(13)]
-    assert keys == ["a/0", "a/1", "a/2", "b/0", *[f"c/{index}" for index in range(9)]]
+    expected = [(0, 0), (0, 1), (0, 2), (1, 0), *[(2, index) for index in range(9)]]
+    assert [dataset.locate(sample_id) for sample_id in range(13)] == expected
 
 
 def test_pair_dataset__each_draw_has_its_own_stream() -> None:

@@ -69,7 +69,7 @@ DATA_CHECKS: dict[str, tuple[Callable[[str, Path], None], str, dict[str, Any], d
     ),
     "`data.order`: `temperature`, `language_weights`, `single_language_batches`, where the rows tell their language": (
         _by_language,
-        "need languages beforehand, which the rows of source 's' tell",
+        "need languages in advance, and those of the streamed source 's'",
         {"caption_fields": ["mixed"]},
         {"order": OrderConfig(shuffle_window=4, temperature=2.0)},
     ),

@@ -139,7 +139,7 @@ def _stream_length(kind: str, folder: Path) -> None:
 def _read_timeout_seconds(kind: str, folder: Path) -> None:
     source, _ = opened(kind, [write(kind, folder)], read_timeout_seconds=7.0)
     if isinstance(source, TarSource):  # that it ends a read is seen in test_blobs
-        assert source._reader.__getstate__() == {"timeout": 7.0}
+        assert source._reader._timeout == 7.0
     assert len(records(source)) == 12
 
 
@@ -199,7 +199,7 @@ def test_table__heeded(tmp_path: Path, name: str, kind: str) -> None:
 )
 def test_table__refused(name: str, kind: str) -> None:
     settings = {name: REFUSED[name]} | ({"stream_length": 4} if kind == "stream" else {})
-    with pytest.raises(ValueError, match=rf"^{name} = .* is a setting of .*, and \w+ do not heed it: remove it"):
+    with pytest.raises(ValueError, match=rf"^{name} = .* is a setting of .*, and \w+ ignore it: remove it"):
         SourceConfig(files=[FILE_OF[kind]], captions={"ko": "ko"}, **settings)
 
 
@@ -209,7 +209,7 @@ def test_table__refused(name: str, kind: str) -> None:
         ({"captions": {"ko": "a"}, "language": "ko"}, "language is about caption_fields"),
         ({"captions": {"ko": "a"}, "language_field": "l"}, "language_field is about caption_fields"),
         ({"captions": {"ko": "a"}, "min_hangul_share": 0.5}, "min_hangul_share is about caption_fields"),
-        ({"caption_fields": ["a"], "language": "ko", "language_field": "l"}, "language = 'ko' would not be heeded"),
+        ({"caption_fields": ["a"], "language": "ko", "language_field": "l"}, "language = 'ko' has no effect"),
         ({"caption_fields": ["a"], "language": "ko", "min_hangul_share": 0.5}, "min_hangul_share is for language"),
         ({"captions": {"ko": "a"}, "keywords": {"en": "b"}}, "keywords names 'en', a language without captions"),
         ({"caption_fields": ["a"], "language": "ko", "keywords": {"en": "b"}}, "keywords names 'en'"),
