@@ -1,8 +1,9 @@
-"""The fingerprint of a source: what changes it, and what does not."""
+"""Fingerprints of sources: what changes them, what does not, and how differences are described."""
 
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ import pytest
 
 from data_modules.errors import DataError
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.fingerprint import SourceFingerprint, source_fingerprints, table_fingerprint
+from data_modules.sources.fingerprint import (
+    FileFingerprint,
+    SourceFingerprint,
+    all_source_changes,
+    file_changes,
+    source_changes,
+    source_fingerprints,
+    table_fingerprint,
+)
 from data_modules.sources.tables import TableSource
 from data_modules.sources.tar_index import ROW_BYTES, ShardIndex
 from tests.unit.data_modules.corpora import FORMATS, members, samples, write_csv, write_shards, write_source, write_tar
@@ -226,3 +235,69 @@ def test_source_fingerprints__a_file_that_is_gone(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(pq, "read_metadata", vanish)
     with pytest.raises(DataError, match=r"a\.parquet is damaged \(no such file\); restore it"):
         fingerprint(config)
+
+
+def shard(name: str, size: int = 10_240, num_rows: int = 5, digest: str = "d") -> FileFingerprint:
+    return FileFingerprint(name=name, size=size, num_rows=num_rows, digest=digest)
+
+
+A, B, C = shard("a.tar"), shard("b.tar"), shard("c.tar")
+SOURCE = SourceFingerprint(
+    format="shards", num_samples=10, selection={"where": {}, "language": "ko"}, files=(A, B), version=""
+)
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ((A, B), []),
+        ((A, B, C), ["c.tar added"]),
+        ((A,), ["b.tar removed"]),
+        ((B, A), ["the same files in another order"]),
+        ((A, shard("b.tar", size=20_480)), ["b.tar changed (20,480 bytes, not 10,240 bytes)"]),
+        ((A, shard("b.tar", num_rows=6)), ["b.tar changed (6 rows, not 5)"]),
+        ((A, shard("b.tar", digest="e")), ["b.tar changed (other content of the same size)"]),
+        ((A, shard("b.tar", size=-1)), ["b.tar changed (unreadable, not 10,240 bytes)"]),
+        ((A, A, B), ["a.tar added"]),
+        (
+            (C, shard("b.tar", digest="e")),
+            ["c.tar added", "a.tar removed", "b.tar changed (other content of the same size)"],
+        ),
+    ],
+)
+def test_file_changes__name_what_happened(after: tuple[FileFingerprint, ...], expected: list[str]) -> None:
+    assert file_changes((A, B), after) == expected
+
+
+def test_file_changes__of_many_files_are_counted() -> None:
+    before = [shard(f"{i}.tar") for i in range(9)]
+    assert file_changes([], before) == ["0.tar, 1.tar, 2.tar and 6 more added"]
+    changed = file_changes(before, [replace(one, size=1) for one in before])
+    assert len(changed) == 4
+    assert changed[-1] == "6 more files changed"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, []),
+        ({"num_samples": 1200}, ["1,200 pairs, not 10"]),
+        ({"format": "table"}, ["read as table, not as shards"]),
+        ({"selection": {"where": {"a": ["b"]}, "language": "ko"}}, ["another `where`"]),
+        ({"selection": {"where": {}, "language": "ko", "added by a newer version": 1}}, []),
+        ({"version": "0a"}, ["fingerprint 0a of the dataset, not none"]),
+        ({"files": (A,), "num_samples": 5}, ["b.tar removed", "5 pairs, not 10"]),
+    ],
+)
+def test_source_changes__name_what_happened(change: dict[str, object], expected: list[str]) -> None:
+    assert source_changes(SOURCE, replace(SOURCE, **change)) == expected
+
+
+def test_all_source_changes__one_sentence_a_source() -> None:
+    assert not list(all_source_changes({"web": SOURCE}, {"web": SOURCE}))
+    after = {"web": replace(SOURCE, files=(A, B, C), num_samples=15), "new": SOURCE}
+    assert list(all_source_changes({"web": SOURCE, "old": SOURCE}, after)) == [
+        "source 'web': c.tar added, 15 pairs, not 10",
+        "source 'old' is gone",
+        "source 'new' is new",
+    ]
