@@ -1,6 +1,5 @@
 """Languages of pairs: rows by language against a plain search, and the rules that give an image one language."""
 
-import pickle
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -79,12 +78,6 @@ def test_rule__same_images_in_the_same_order(rule: str, open_data: Callable[...,
     assert [record.key for record in _records(ruled)] == [record.key for record in _records(plain)]
     assert [record.image for record in _records(ruled)] == [record.image for record in _records(plain)]
     assert ruled.order.batch(0).tolist() == plain.order.batch(0).tolist()
-
-
-def test_rule__captions_are_the_images_own(open_data: Callable[..., ImageTextDataModule]) -> None:
-    for record in _records(open_data("by_image")):
-        number = record.attributes["number"]
-        assert record.caption == {"ko": f"이름 {number}", "en": f"name {number}"}[record.language]
 
 
 def test_rule__one_language_alone(open_data: Callable[..., ImageTextDataModule]) -> None:
@@ -241,12 +234,3 @@ def test_tar_source__languages_are_read_once_and_never_for_a_batch(
     for step in range(20):
         orders[1].batch(step)
     assert len(read) == 31
-
-
-def test_tar_source__a_loader_process_gets_no_language_table(tmp_path: Path) -> None:
-    source = TarSource("s", SourceConfig(files=[write_shards(tmp_path, samples(31), 6)], caption_fields=["txt"]))
-    before = len(pickle.dumps(source))
-    rows = source.rows_of("ko")
-    sent = pickle.dumps(source)
-    assert len(sent) == before
-    assert pickle.loads(sent).rows_of("ko").take(np.arange(len(rows))).tolist() == list(range(0, 31, 2))
