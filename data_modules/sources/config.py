@@ -124,7 +124,7 @@ class SourceConfig:
         if self.read_timeout_seconds <= 0:
             yield f"read_timeout_seconds = {self.read_timeout_seconds} must be above 0"
         if self.stream_length is not None and self.stream_length < 1:
-            yield f"stream_length = {self.stream_length} must be at least 1; null reads at random"
+            yield f"stream_length = {self.stream_length} must be at least 1; null gives random access"
 
     def _ignored_by_kind(self) -> Iterator[str]:
         """Settings that this kind of source refuses."""

@@ -32,17 +32,8 @@ from data_modules.sources.tar_source import TarSource
 _PROBES, _PROBE_BYTES = 16, 1 << 16
 """The digest of a text table covers this many blocks of this many bytes, evenly spaced; up to 1 MiB, the whole file."""
 _SELECTING = (
-    "captions",
-    "caption_fields",
-    "keywords",
-    "keyword_separator",
-    "language",
-    "language_field",
-    "min_hangul_share",
-    "where",
-    "split",
-    "subset",
-    "stream_length",
+    *("captions", "caption_fields", "keywords", "keyword_separator", "language", "language_field", "min_hangul_share"),
+    *("where", "split", "subset", "stream_length"),
 )
 """Settings that decide which pairs a source has, and what is read of them."""
 _MAX_NAMED = 3

@@ -148,7 +148,10 @@ def matching_rows(table: datasets.Dataset, where: Mapping[str, Sequence[str]]) -
 
     Args:
         table: The rows.
-        where: Column -> allowed values, compared as lower-case text for booleans, as text otherwise.
+        where: Column -> allowed values, compared with `as_text` of the cell.
+
+    Raises:
+        DataError: The table lacks a column.
     """
     for column in where:
         if column not in table.column_names:
@@ -188,13 +191,7 @@ def read_rows(table: datasets.Dataset, columns: Sequence[str], rows: NDArray[np.
 
 
 def identities(table: datasets.Dataset, column: str, rows: NDArray[np.int64], owner: str) -> list[str]:
-    """The cells of a column in these rows as text.
-
-    Args:
-        table: The table.
-        column: Its column.
-        rows: Row numbers.
-        owner: Subject of the error message.
+    """The cells of a column in these rows as text; `owner` is the subject of the error message.
 
     Raises:
         DataError: A cell is null.

@@ -159,7 +159,7 @@ def _saved(image: Image.Image, file_format: str, **options: object) -> bytes:
 
 
 def _bomb() -> bytes:
-    """A PNG of a few hundred bytes that says it is 20000 x 20000 pixels."""
+    """A PNG of a few hundred bytes with a header of 20000 x 20000 pixels."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))

@@ -195,7 +195,7 @@ def test_parquet__columns_of_any_type(
 
 
 def streamed(*rows: dict[str, Any], **settings: Any) -> StreamSource:
-    """A stream of these rows, with a picture and an English caption field unless they say otherwise."""
+    """A stream of these rows, with a picture and an English caption field by default."""
     fields = {} if "caption_fields" in settings else {"captions": {"en": "caption"}}
     config = SourceConfig(files=["hub/name"], stream_length=len(rows), **fields, **settings)
     return StreamSource("s", config, lambda: iter([{"image": picture(0)} | row for row in rows]), len(rows))

@@ -160,8 +160,8 @@ def test_rule__decided_pair_by_pair_leaves_no_batches_by_language() -> None:
 
 
 def test_hashed_language__halves_and_the_designs_of_the_corpus() -> None:
-    drawn = [hashed_language(f"image {number}") for number in range(2000)]
-    assert 900 < drawn.count("ko") < 1100
+    languages = [hashed_language(f"image {number}") for number in range(2000)]
+    assert 900 < languages.count("ko") < 1100
     designs = {name: hashed_language(name) for name in ("twemoji", "fluent", "fluent_flat", "emojione")}
     assert designs == {"twemoji": "ko", "fluent": "ko", "fluent_flat": "en", "emojione": "en"}
 

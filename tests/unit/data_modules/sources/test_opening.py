@@ -114,7 +114,7 @@ def keys(source: PairSource) -> list[str]:
 
 def _files(kind: str, folder: Path) -> None:
     files = [write(kind, folder, ROWS[:4], "a"), write(kind, folder, ROWS[4:], "b")]
-    if kind in ("dataset", "stream"):  # one folder, all of whose files are read
+    if kind in ("dataset", "stream"):  # one folder with all files
         Path(files[1], "b.parquet").rename(Path(files[0], "b.parquet"))
         files = files[:1]
     source, _ = opened(kind, *files)
