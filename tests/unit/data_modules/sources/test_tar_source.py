@@ -195,6 +195,9 @@ def test_index__an_interrupted_build_continues(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(tar_index, "scan_shard", dies)
     with pytest.raises(KeyboardInterrupt):
         _source(pattern)
+    rows = next(tmp_path.glob("*.rows"))
+    assert rows.stat().st_size == 6 * ROW_BYTES
+    rows.write_bytes(rows.read_bytes() + b"\1" * 30)  # as if it was killed while it wrote the third shard
     source = _source(pattern)
     assert calls == ["00000.tar", "00001.tar", "00002.tar", "00002.tar", "00003.tar"]
     assert _keys(source) == [one.key for one in corpus]
