@@ -1,7 +1,7 @@
-"""What a setting is for, said once, beside its field: whoever tells runs apart reads it there.
+"""The role of a configuration field, as metadata beside the field; it decides whether two runs count as the same.
 
-A field says so in its metadata: `num_workers: int = field(default=1, metadata=PERFORMANCE)`. One that says nothing is
-identity, so that a forgotten one makes two runs of what is one, and never one of what are two.
+Example: `num_workers: int = field(default=1, metadata=PERFORMANCE)`. A field without metadata is identity, so that a
+forgotten one makes two runs differ, and never makes different runs equal.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,48 +13,47 @@ _ROLE, _COUNTED = "role", "counted"
 
 
 class Role(Enum):
-    """What another value of a setting changes."""
+    """Effect of another value of a setting."""
 
     identity = "identity"
-    """What is trained: a run with another value is another run."""
+    """Trains something else: a run with another value is another run."""
     performance = "performance"
-    """How fast, on what and with how much patience: the weights are the same, but for rounding."""
+    """Changes speed, hardware or timeouts: the weights are the same up to rounding."""
     reporting = "reporting"
-    """What is logged, evaluated and kept, and where."""
+    """Changes what is logged, evaluated and kept, and where."""
 
 
 PERFORMANCE: Mapping[str, Any] = {_ROLE: Role.performance}
-"""Metadata of a field whose value changes nothing of the weights but rounding; a resumed run may change it."""
+"""Metadata of a field that affects the weights only by rounding; a resumed run may change it."""
 REPORTING: Mapping[str, Any] = {_ROLE: Role.reporting}
-"""Metadata of a field that the weights do not depend on; a resumed run may change it. A section's covers all below."""
+"""Metadata of a field that does not affect the weights; a resumed run may change it. A section's covers its fields."""
 
 
 def counted_as(what: Callable[[Any], object]) -> Mapping[str, Any]:
-    """Metadata of an identity field of whose value only a part counts.
+    """Metadata of an identity field that counts only in part.
 
     Args:
-        what: Value -> what two values must have in common to train the same; none: the value changes nothing.
+        what: Value -> the part that two runs must have in common; `None` for a value without effect.
     """
     return {_ROLE: Role.identity, _COUNTED: what}
 
 
 def stated_role(field: "Field[Any]") -> Role | None:
-    """What the field itself says; none: nothing, which is identity, and for a section what its own fields say."""
+    """The role in the field's metadata; `None`: identity, and for a section the roles of its own fields."""
     role: Role | None = field.metadata.get(_ROLE)
     return role
 
 
 def role_of(field: "Field[Any]") -> Role:
-    """The role of a field."""
     return stated_role(field) or Role.identity
 
 
 def counts_in_part(field: "Field[Any]") -> bool:
-    """Whether different values of an identity field may be one identity."""
+    """Whether different values of an identity field may count as the same."""
     return _COUNTED in field.metadata
 
 
 def counted_part(field: "Field[Any]", value: Any) -> Any:
-    """What of an identity field's value counts: all of it, unless the field says otherwise."""
+    """The part of an identity field's value that counts: all of it, unless the metadata has a function."""
     counted: Callable[[Any], Any] | None = field.metadata.get(_COUNTED)
     return value if counted is None else counted(value)

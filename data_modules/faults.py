@@ -1,7 +1,7 @@
-"""What can be wrong with one sample, and how it is told.
+"""Faults of single samples: their kinds, exceptions and reports.
 
-A fault is either skipped (the sample is replaced by another one, deterministically) or repaired (the sample is
-used after the repair that docs/data.md states). Both are counted by kind and source.
+A faulty sample is either skipped (another one replaces it, deterministically) or repaired (docs/data.md states how).
+Both are counted by kind and source.
 """
 
 import contextlib
@@ -11,24 +11,24 @@ from typing import NamedTuple
 from data_modules.errors import DataError
 
 SKIPPED: dict[str, str] = {
-    "image_missing": "there is no image file, or no bytes in it",
-    "image_undecodable": "the bytes are not a whole image in a format that is read",
+    "image_missing": "there is no image file, or it is empty",
+    "image_undecodable": "the bytes are not a whole image in a supported format",
     "image_too_large": "the image has more pixels than the limit (decompression bomb)",
-    "image_range_unknown": "its 32-bit values have no range that says which is black and which white",
-    "caption_missing": "there is no caption, or nothing but white space",
+    "image_range_unknown": "its 32-bit values have no stated range from black to white",
+    "caption_missing": "there is no caption, or only white space",
     "caption_not_text": "a caption or keyword is a number, a truth value, an object or a list of lists",
-    "language_unknown": "the language column names neither Korean nor English, or no letters tell it",
+    "language_unknown": "the language column names neither Korean nor English, or the caption has no letters",
     "metadata_undecodable": "the JSON beside the image cannot be read",
     "read_failed": "reading failed after all retries, or hung",
     "shard_changed": "the shard's bytes are not those that its index describes",
     "shard_unreadable": "the whole shard cannot be read",
-    "shard_cut": "the tar ends in the middle; what stands before is used",
-    "shard_damaged": "a tar header is damaged; what stands before is used",
+    "shard_cut": "the tar ends in the middle; the members before are used",
+    "shard_damaged": "a tar header is damaged; the members before are used",
     "duplicate_key": "the shard has another member of this name; the first one counts",
-    "unsafe_name": "the name is absolute or climbs out of its folder",
-    "unexpected_error": "reading or transforming the sample raised the exception that is written down with it",
+    "unsafe_name": "the name is absolute or leaves its folder",
+    "unexpected_error": "reading or transforming the sample raised another exception, which is recorded with it",
 }
-"""Kind -> rule. The sample is left out; another one takes its place."""
+"""Kind -> rule. Another sample takes its place."""
 
 REPAIRED: dict[str, str] = {
     "image_cmyk": "CMYK is converted to RGB",
@@ -36,22 +36,25 @@ REPAIRED: dict[str, str] = {
     "image_32_bit": "32-bit grey is scaled from the range that the file states; floats without one from 0 to 1",
     "image_palette": "palette colours are converted to RGB",
     "image_animated": "the first frame is used",
-    "image_rotated": "turned upright as its EXIF orientation says",
-    "wrong_extension": "the content decides on the format, not the name",
-    "caption_not_utf8": "undecodable bytes are shown as U+FFFD",
+    "image_rotated": "rotated upright by its EXIF orientation",
+    "wrong_extension": "the content determines the format, not the name",
+    "caption_not_utf8": "undecodable bytes become U+FFFD",
     "caption_not_nfc": "composed to NFC",
-    "caption_cut": "cut to the longest caption that is kept",
+    "caption_cut": "cut to the longest supported caption",
     "text_entry_empty": "empty and null entries of a list of captions or keywords are left out",
 }
 """Kind -> rule. The sample is used."""
 
+_MAX_PRINTED = 300
+"""Characters of a key or detail that are logged."""
 
-class SampleFault(DataError):  # noqa: N818  # it is counted and gone around, not an error of the run
+
+class SampleFault(DataError):  # noqa: N818  # it is counted, not an error of the run
     """One sample cannot be used.
 
     Attributes:
         kind: One of `SKIPPED`.
-        key: The sample's identity inside its source; empty where it is not known yet.
+        key: The sample's identity inside its source; empty if it is not known yet.
     """
 
     def __init__(self, kind: str, detail: str, key: str = "") -> None:
@@ -64,16 +67,16 @@ class SampleFault(DataError):  # noqa: N818  # it is counted and gone around, no
 
 @contextlib.contextmanager
 def sample_errors(key: str = "") -> Iterator[None]:
-    """Every exception of the body, which handles the data of one sample and nothing else, becomes a fault with the key.
+    """Turns exceptions of the body, which processes one sample, into faults with the key.
 
-    What is not the sample's passes: errors of the machine and of the run (`MemoryError`, `OSError`, `DataError`), and
-    those that only a mistake in the program causes.
+    Errors of the machine and of the run (`MemoryError`, `OSError`, `DataError`) pass, and so do exceptions that only a
+    programming error causes.
 
     Args:
-        key: The sample's identity inside its source; empty where it is not known yet.
+        key: The sample's identity inside its source; empty if it is not known yet.
 
     Raises:
-        SampleFault: The body raised one, or an exception (`unexpected_error`).
+        SampleFault: The body raised one, or another exception (`unexpected_error`).
     """
     try:
         yield
@@ -88,21 +91,17 @@ def sample_errors(key: str = "") -> Iterator[None]:
 
 
 def encodable(text: str) -> str:
-    """The text as UTF-8 can hold it: lone surrogates, which JSON can spell, as escapes."""
+    """The text with lone surrogates, which JSON allows and UTF-8 does not, as escapes."""
     return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def printable(text: str) -> str:
-    """The text as it is written down for people: encodable, and no longer than they read."""
-    return encodable(text if len(text) <= _MAX_TOLD else f"{text[:_MAX_TOLD]}...")
-
-
-_MAX_TOLD = 300
-"""Characters of a key or detail that are written down."""
+    """The text for logs: encodable and of limited length."""
+    return encodable(text if len(text) <= _MAX_PRINTED else f"{text[:_MAX_PRINTED]}...")
 
 
 class FaultReport(NamedTuple):
-    """One fault on its way from a loader process to the log; plain values, so that it travels with a batch."""
+    """One fault in a batch, as plain values that a worker can send."""
 
     kind: str
     """One of `SKIPPED` or `REPAIRED`."""
@@ -111,13 +110,12 @@ class FaultReport(NamedTuple):
     key: str
     """Identity of the sample inside its source."""
     sample_id: int
-    """Id of the sample; -1: it never got one (left out when its shard was indexed)."""
+    """Id of the sample; -1: it has none, since the index of its shard leaves it out."""
     step: int
-    """Optimizer step in which it was met; -1: when its source was opened."""
+    """Optimizer step; -1: the opening of its source."""
     detail: str
-    """What was found, for people."""
+    """Description for people."""
 
     @property
     def is_skipped(self) -> bool:
-        """Whether the sample was replaced, not repaired."""
         return self.kind in SKIPPED

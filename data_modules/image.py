@@ -12,13 +12,12 @@ from torch.utils.data import DataLoader
 from data_modules.config_roles import PERFORMANCE
 from data_modules.images.decoding import open_image
 from data_modules.images.transforms.masked_image import MaskedImage, MaskedImageConfig
-from data_modules.loading import CorruptSampleConfig, Loaded, PairDataset, build_loader, open_sources
+from data_modules.loading import CorruptSampleConfig, Loaded, PairDataset, StageDataModule, build_loader, open_sources
 from data_modules.order.mixture import OrderConfig, build_order, check_streams
 from data_modules.order.sampling import Draw, Order
 from data_modules.records import ImageBatch, PairRecord
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.protocol import PairSource
-from data_modules.stage_data import StageDataModule
+from data_modules.sources.rows import PairSource
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,15 +25,15 @@ class ImageDataConfig:
     """The images of MAE pre-training; captions are not read."""
 
     sources: dict[str, SourceConfig]
-    """Name -> source; give one language under `captions`, so that no image comes twice an epoch."""
+    """Name -> source; name one language in `captions`, so that each image comes once per epoch."""
     global_batch_size: int = 256
     """Images of one optimizer step over all devices and accumulation steps."""
     num_workers: int = field(default=1, metadata=PERFORMANCE)
-    """Loader processes per device; the order of samples does not depend on it."""
+    """`DataLoader` workers per device; the order of samples does not depend on it."""
     order: OrderConfig = field(default_factory=OrderConfig)
-    """How sources and languages share the batches, and how far samples are mixed."""
+    """Mixture of sources and languages, and shuffling."""
     corrupt_samples: CorruptSampleConfig = field(default_factory=CorruptSampleConfig)
-    """What is done about samples that cannot be used."""
+    """Handling of samples that cannot be used."""
 
     def __post_init__(self) -> None:
         check_streams(self.sources, self.order)
@@ -42,7 +41,7 @@ class ImageDataConfig:
 
 @dataclass(slots=True, kw_only=True)
 class ImageSample:
-    """One image with the noise that masks it."""
+    """One image with the noise of its mask."""
 
     image: NDArray[np.uint8]
     noise: NDArray[np.float32]
@@ -54,12 +53,12 @@ class ImageDataModule(StageDataModule):
     """Batches of weakly cropped images with their mask noise.
 
     Args:
-        config: What is read.
-        transform: How an image is cropped.
-        num_patches: Patches of a cropped image, each with its noise.
-        seed: Of everything random.
+        config: Sources, mixture and batch size.
+        transform: Crop of an image.
+        num_patches: Patches of a crop, each with its noise.
+        seed: Seed of the order and of all random streams.
         max_steps: Optimizer steps of the stage.
-        sources: As `open_sources` gives them; none: they are opened here.
+        sources: From `open_sources`; `None`: they are opened here.
     """
 
     def __init__(
@@ -79,17 +78,15 @@ class ImageDataModule(StageDataModule):
 
     @cached_property
     def order(self) -> Order:
-        """Which images make each global batch."""
         config = self.config
         return build_order(self.sources, config.sources, config.global_batch_size, self.seed, config.order)
 
     @cached_property
     def dataset(self) -> PairDataset[ImageSample]:
-        """Draw -> sample."""
         return PairDataset(self.sources, self.make_sample, self.seed)
 
     def train_dataloader(self) -> "DataLoader[ImageBatch]":
-        """The remaining batches of this rank, one Lightning epoch for the whole run."""
+        """The remaining batches of this rank; the whole run is one Lightning epoch."""
         return build_loader(self.dataset, self.build_sampler(self.order), self.collate, self.config.num_workers)
 
     def make_sample(
@@ -102,7 +99,6 @@ class ImageDataModule(StageDataModule):
 
     @staticmethod
     def collate(loaded: list[Loaded[ImageSample]]) -> ImageBatch:
-        """Samples to one batch."""
         samples = [one.sample for one in loaded]
         return ImageBatch(
             images=torch.from_numpy(np.stack([sample.image for sample in samples])),

@@ -12,14 +12,13 @@ from torch.utils.data import DataLoader
 from data_modules.config_roles import PERFORMANCE
 from data_modules.images.decoding import open_image
 from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig
-from data_modules.loading import CorruptSampleConfig, Loaded, PairDataset, build_loader, open_sources
+from data_modules.loading import CorruptSampleConfig, Loaded, PairDataset, StageDataModule, build_loader, open_sources
 from data_modules.order.mixture import OrderConfig, build_order, check_streams
 from data_modules.order.sampling import Draw, Order
 from data_modules.records import LANGUAGES, ImageTextBatch, PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import LanguageRule, apply_language_rule, check_rule
-from data_modules.sources.protocol import PairSource
-from data_modules.stage_data import StageDataModule
+from data_modules.sources.rows import PairSource
 from data_modules.text.captions import CaptionConfig, CaptionSampler
 from data_modules.text.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
 
@@ -31,18 +30,18 @@ class ImageTextDataConfig:
     sources: dict[str, SourceConfig]
     """Name -> source; the pair set is their weighted mixture."""
     captions: CaptionConfig = field(default_factory=CaptionConfig)
-    """How a caption is drawn from a record."""
+    """Sampling of captions."""
     languages: LanguageRule = LanguageRule.both
-    """Who decides the language of a pair: both (every image with all its captions), by_image, by_concept, by_design (a
-    hash of its key, concept or design gives each one language), ko or en (one language alone)."""
+    """Language of a pair: both (every image with all its captions), by_image, by_concept, by_design (a hash of its key,
+    concept or design assigns one language), ko or en (one language only)."""
     global_batch_size: int = 128
     """Pairs of one optimizer step over all devices and accumulation steps."""
     num_workers: int = field(default=1, metadata=PERFORMANCE)
-    """Loader processes per device; the order of samples does not depend on it."""
+    """`DataLoader` workers per device; the order of samples does not depend on it."""
     order: OrderConfig = field(default_factory=OrderConfig)
-    """How sources and languages share the batches, and how far samples are mixed."""
+    """Mixture of sources and languages, and shuffling."""
     corrupt_samples: CorruptSampleConfig = field(default_factory=CorruptSampleConfig)
-    """What is done about samples that cannot be used."""
+    """Handling of samples that cannot be used."""
 
     def __post_init__(self) -> None:
         check_streams(self.sources, self.order)
@@ -51,7 +50,7 @@ class ImageTextDataConfig:
 
 @dataclass(slots=True, kw_only=True)
 class PairSample:
-    """One pair, ready to be put into a batch."""
+    """One pair before collation."""
 
     global_crops: NDArray[np.uint8]
     local_crops: NDArray[np.uint8]
@@ -63,7 +62,7 @@ class PairSample:
 
 
 def training_texts(sources: Sequence[PairSource], max_pairs: int) -> Iterator[str]:
-    """The texts that train a tokenizer: all; of more than `max_pairs` pairs those of every n-th row of each source."""
+    """Training texts of a tokenizer: of every n-th row of each source, so that at most `max_pairs` pairs are read."""
     every = max(1, -(-sum(map(len, sources)) // max_pairs))
     return (text for source in sources for _, text in source.captions(every))
 
@@ -72,12 +71,12 @@ class ImageTextDataModule(StageDataModule):
     """Batches of crops and tokenized captions over a weighted mixture of sources.
 
     Args:
-        config: What is read.
-        transform: How an image is cropped.
-        tokenizer: How captions become tokens; it is trained or read here.
-        seed: Of everything random.
+        config: Sources, mixture and batch size.
+        transform: Crops of an image.
+        tokenizer: The tokenizer, which is trained or loaded here.
+        seed: Seed of the order and of all random streams.
         max_steps: Optimizer steps of the stage.
-        sources: As `open_sources` gives them, before the rule of `config.languages`; none: they are opened here.
+        sources: From `open_sources`, before the rule of `config.languages` is applied; `None`: they are opened here.
     """
 
     def __init__(
@@ -102,23 +101,21 @@ class ImageTextDataModule(StageDataModule):
 
     @cached_property
     def order(self) -> Order:
-        """Which samples make each global batch."""
         config = self.config
         return build_order(self.sources, config.sources, config.global_batch_size, self.seed, config.order)
 
     @cached_property
     def dataset(self) -> PairDataset[PairSample]:
-        """Draw -> sample."""
         return PairDataset(self.sources, self.make_sample, self.seed)
 
     def train_dataloader(self) -> "DataLoader[ImageTextBatch]":
-        """The remaining batches of this rank, one Lightning epoch for the whole run."""
+        """The remaining batches of this rank; the whole run is one Lightning epoch."""
         return build_loader(self.dataset, self.build_sampler(self.order), self.collate, self.config.num_workers)
 
     def make_sample(
         self, draw: Draw, record: PairRecord, generator: np.random.Generator, repairs: list[str]
     ) -> PairSample:
-        """The caption first, then the crops, from the sample's own stream."""
+        """Samples the caption first, then the crops, from the sample's own stream."""
         caption = self._captions(record, generator)
         encoded = open_image(record.image, record.file_name, repairs, self.config.corrupt_samples.max_image_pixels)
         crops = self._crops(encoded, generator)
@@ -133,7 +130,7 @@ class ImageTextDataModule(StageDataModule):
         )
 
     def collate(self, loaded: list[Loaded[PairSample]]) -> ImageTextBatch:
-        """Samples to one batch, captions tokenized together and padded to the longest."""
+        """One batch; captions are tokenized together and padded to the longest."""
         samples = [one.sample for one in loaded]
         captions = [sample.caption for sample in samples]
         return ImageTextBatch(

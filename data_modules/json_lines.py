@@ -1,7 +1,7 @@
-"""Our own files of one JSON value a line, written while a process may be killed at any moment.
+"""JSON Lines files that survive a process killed at any moment.
 
-A line ends at a line feed and nowhere else: text may hold U+2028, U+0085 and whatever else `str.splitlines` splits at.
-What stands behind the last line feed was being written when its process ended, and is no record.
+Only a line feed ends a line: text may hold U+2028, U+0085 and whatever else `str.splitlines` splits at. Bytes after
+the last line feed are an unfinished record, which is ignored.
 """
 
 import json
@@ -23,23 +23,21 @@ def read_json_lines(file: Path) -> Iterator[Any]:
 
     Raises:
         OSError: The file cannot be read.
-        DataError: A complete line is no JSON; the values before it have been given by then.
+        DataError: A complete line is not JSON; raised after the values before it.
     """
     for number, line in enumerate(complete_lines(file.read_bytes()), start=1):
         try:
             value = json.loads(line)
         except ValueError as error:
-            raise DataError(
-                f"{file} is damaged: line {number} is no JSON ({error}); mend or remove the line"
-            ) from error
+            raise DataError(f"{file} is damaged: line {number} is no JSON ({error}); fix or remove the line") from error
         yield value
 
 
 def append_json_lines(file: Path, values: Iterable[Any]) -> None:
-    """Add a line for each value, in the place of an unfinished last one; makes the file and its folder.
+    """Appends a line for each value, replacing an unfinished last one; creates the file and its folder.
 
     Raises:
-        ValueError: A number is not finite, for which JSON has no word.
+        ValueError: A number is not finite, which JSON cannot represent.
     """
     data = _encoded(values)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -51,10 +49,10 @@ def append_json_lines(file: Path, values: Iterable[Any]) -> None:
 
 
 def replace_json_lines(file: Path, values: Iterable[Any]) -> None:
-    """Write a file anew with a line for each value; until it is whole, the old one stands.
+    """Atomically replaces a file by one with a line for each value.
 
     Raises:
-        ValueError: A number is not finite, for which JSON has no word.
+        ValueError: A number is not finite, which JSON cannot represent.
     """
     partial = file.with_name(f"{file.name}.partial")
     partial.write_bytes(_encoded(values))
@@ -63,5 +61,5 @@ def replace_json_lines(file: Path, values: Iterable[Any]) -> None:
 
 def _encoded(values: Iterable[Any]) -> bytes:
     text = "".join(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n" for value in values)
-    # Half of a surrogate pair, which has no UTF-8, becomes the very escape that JSON has for it.
+    # A lone surrogate, which UTF-8 cannot represent, becomes its JSON escape.
     return text.encode("utf-8", errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""From the paths of a configuration to files on disk."""
+"""From configured paths and patterns to files."""
 
 import glob
 import re
@@ -14,14 +14,14 @@ PACKAGE_PREFIX = "package:"
 
 
 def resolve_path(path: str) -> Path:
-    """The file or folder that a configured path names; `package:` means the installed `data_modules` folder."""
+    """The file or folder of a configured path, with `package:` and `~` expanded."""
     if path.startswith(PACKAGE_PREFIX):
         return Path(__file__).resolve().parent / path.removeprefix(PACKAGE_PREFIX)
     return Path(path).expanduser()
 
 
 def resolve_files(patterns: Sequence[str]) -> list[Path]:
-    """The files that the patterns name, in the patterns' order, each pattern's matches sorted.
+    """The local files that match, in the order of the patterns, the matches of each sorted.
 
     Raises:
         DataError: A pattern matches no file.
@@ -29,15 +29,13 @@ def resolve_files(patterns: Sequence[str]) -> list[Path]:
     files: list[Path] = []
     for pattern in (one for given in patterns for one in expand_braces(given)):
         path = resolve_path(pattern)
-        matches = [str(path)] if path.exists() else sorted(glob.glob(str(path)))
-        if not matches:
-            raise DataError(f"{_missing(pattern)}")
-        files.extend(Path(match) for match in matches)
+        matches = [str(path)] if path.exists() else glob.glob(str(path))
+        files += [Path(match) for match in _sorted_matches(pattern, matches)]
     return files
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """The patterns that one with braces stands for, as a shell expands it: `{a,b}` and `{000..123}`."""
+    """The patterns that a shell expands one with braces to: `{a,b}` and `{000..123}`."""
     brace = re.search(r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}", pattern)
     if brace is None:
         return [pattern]
@@ -53,12 +51,12 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def is_url(path: str) -> bool:
-    """Whether fsspec, not the operating system, knows where the path leads (`s3://...`)."""
+    """Whether a path is read through fsspec (`s3://...`)."""
     return "://" in path
 
 
 def resolve_shards(patterns: Sequence[str]) -> list[str]:
-    """The shards that the patterns name, as paths or URLs, in the patterns' order, each pattern's matches sorted.
+    """The shards that match, as paths or URLs, in the order of the patterns, the matches of each sorted.
 
     Raises:
         DataError: A pattern matches nothing, or its filesystem cannot be reached.
@@ -70,23 +68,21 @@ def resolve_shards(patterns: Sequence[str]) -> list[str]:
         elif not re.search(r"[*?\[]", pattern):
             shards.append(pattern)
         else:
-            shards += _glob_url(pattern)
+            shards += _sorted_matches(pattern, _glob_url(pattern))
     return shards
 
 
 def _glob_url(pattern: str) -> list[str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(pattern)
-        matches = sorted(filesystem.unstrip_protocol(match) for match in filesystem.glob(path))
+        return [filesystem.unstrip_protocol(match) for match in filesystem.glob(path)]
     except Exception as error:  # every filesystem has its own errors
         raise DataError(f"'{pattern}' cannot be listed ({error}); check the address and the access rights") from error
+
+
+def _sorted_matches(pattern: str, matches: Sequence[str]) -> list[str]:
     if not matches:
-        raise DataError(f"{_missing(pattern)}")
-    return matches
-
-
-def _missing(pattern: str) -> str:
-    sentence = f"no file matches '{pattern}'; check the path in the experiment's `files`"
-    if pattern.startswith(PACKAGE_PREFIX + "emoji/"):
-        return f"{sentence}, or restore the embedded corpus with `git checkout -- data_modules/emoji`"
-    return sentence
+        is_corpus = pattern.startswith(PACKAGE_PREFIX + "emoji/")
+        remedy = ", or restore the embedded corpus with `git checkout -- data_modules/emoji`" if is_corpus else ""
+        raise DataError(f"no file matches '{pattern}'; check the path in the experiment's `files`{remedy}")
+    return sorted(matches)

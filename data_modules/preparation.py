@@ -25,8 +25,7 @@ from data_modules.images.decoding import MAX_REDUCTION, decode, open_image, to_p
 from data_modules.records import LANGUAGES, PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
-from data_modules.sources.protocol import PairSource
-from data_modules.sources.rows import pairs_per_row
+from data_modules.sources.rows import PairSource, pairs_per_row
 
 IMAGE_FORMATS = {"webp": "WEBP", "jpg": "JPEG", "png": "PNG"}
 """File extension -> Pillow's name."""

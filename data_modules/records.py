@@ -1,10 +1,10 @@
-"""The records and batches that travel from disk to a training step.
+"""The records and batches between disk and training step.
 
 Shapes: B pairs of one device, V views (crops of one size), C/H/W image, T text tokens, P patches.
 """
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ LANGUAGES: tuple[str, ...] = ("ko", "en")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairRecord:
-    """One image–text pair as its source stores it, nothing decoded."""
+    """One image-text pair as its source stores it, with the image still encoded."""
 
     key: str
     """Identity of the image inside its source, for logs (for example `twemoji/1f34e`)."""
@@ -26,71 +26,60 @@ class PairRecord:
     language: str
     """Language of the captions, one of `LANGUAGES`."""
     caption: str
-    """The caption, or the name of what is shown."""
+    """The caption, or the name of the depicted thing."""
     more_captions: tuple[str, ...] = ()
-    """Further captions of the same image and language; one of all is drawn each time."""
+    """Further captions of the same image and language; one of all is sampled each time."""
     keywords: tuple[str, ...] = ()
-    """Further words that fit the image, same language; empty where the source has none."""
+    """Keywords of the image in the same language; empty if the source has none."""
     attributes: dict[str, str] = field(default_factory=dict)
     """The source's remaining columns as text (group, design, split, ...)."""
     file_name: str = ""
-    """Name of the image file, where it has one; its ending is compared with the content."""
+    """Name of the image file, if it has one; its ending is compared with the content."""
     repairs: tuple[str, ...] = ()
-    """Kinds of `faults.REPAIRED` that the captions needed."""
-
-
-AnyBatch = TypeVar("AnyBatch", bound="ImageBatch | ImageTextBatch")
-
-
-def _pinned(batch: AnyBatch) -> AnyBatch:
-    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    pinned: Any = {name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)}
-    return replace(batch, **pinned)
+    """Repairs of the captions, kinds of `faults.REPAIRED`."""
 
 
 @dataclass(slots=True, kw_only=True)
-class ImageBatch:
+class Batch:
+    """What the batches of both stages have in common."""
+
+    sample_ids: Tensor
+    """int64 (B,), id of each sample."""
+    sample_seeds: Tensor
+    """int64 (B,), each in [0, 2**63): seeds of what the model samples per item; see `sampling.Draw.model_seed`."""
+    faults: list[FaultReport] = field(default_factory=list)
+    """Skipped and repaired samples."""
+
+    def pin_memory(self) -> Self:
+        """The batch in page-locked memory; the loader calls it if there is a GPU."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        pinned: Any = {name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **pinned)
+
+
+@dataclass(slots=True, kw_only=True)
+class ImageBatch(Batch):
     """A batch of MAE pre-training."""
 
     images: Tensor
     """uint8 (B, 3, H, W)."""
     noise: Tensor
     """float32 (B, P), uniform in [0, 1): the patches with the lowest noise stay visible."""
-    sample_ids: Tensor
-    """int64 (B,), which record each image came from."""
-    sample_seeds: Tensor
-    """int64 (B,), each in [0, 2**63): seeds of what the model draws per sample; see `sampling.Draw.model_seed`."""
-    faults: list[FaultReport] = field(default_factory=list)
-    """What was skipped or repaired on the way to these samples."""
-
-    def pin_memory(self) -> "ImageBatch":
-        """The batch in page-locked memory; the loader calls it where there is a GPU."""
-        return _pinned(self)
 
 
 @dataclass(slots=True, kw_only=True)
-class ImageTextBatch:
+class ImageTextBatch(Batch):
     """A batch of contrastive training: each pair's crops and one tokenized caption."""
 
     global_crops: Tensor
-    """uint8 (V, B, 3, H, W), V >= 1 crops that show most of the image."""
+    """uint8 (V, B, 3, H, W), V >= 1 crops of most of the image."""
     local_crops: Tensor
-    """uint8 (V', B, 3, h, w), V' >= 0 low-resolution crops that show a part of it."""
+    """uint8 (V', B, 3, h, w), V' >= 0 low-resolution crops of a part of it."""
     tokens: Tensor
     """int64 (B, T), padded to the longest caption of the batch."""
     languages: Tensor
     """int64 (B,), index into `LANGUAGES`."""
-    sample_ids: Tensor
-    """int64 (B,), which record each pair came from."""
-    sample_seeds: Tensor
-    """int64 (B,), each in [0, 2**63): seeds of what the model draws per sample; see `sampling.Draw.model_seed`."""
     captions: list[str]
-    """The captions as drawn, for logs."""
+    """The sampled captions, for logs."""
     views: Tensor = field(default_factory=lambda: torch.empty(0, 0, 3, 0, 0, dtype=torch.uint8))
-    """uint8 (V'', B, 3, H, W), V'' = 2 strongly augmented cuts for a self-supervised loss, or 0."""
-    faults: list[FaultReport] = field(default_factory=list)
-    """What was skipped or repaired on the way to these pairs."""
-
-    def pin_memory(self) -> "ImageTextBatch":
-        """The batch in page-locked memory; the loader calls it where there is a GPU."""
-        return _pinned(self)
+    """uint8 (V'', B, 3, H, W), V'' = 2 strongly augmented crops for a self-supervised loss, or 0."""

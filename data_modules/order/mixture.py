@@ -1,4 +1,4 @@
-"""How sources and languages share the batches of a run.
+"""Mixture of sources and languages in the batches of a run.
 
 Temperature as in Devlin et al. 2019 (multilingual BERT) and Conneau et al. 2020 (arXiv:1911.02116): shares
 proportional to n^(1/T).
@@ -14,25 +14,24 @@ from data_modules.order.permutation import Ids
 from data_modules.order.sampling import BatchOrder, Order, Stratum
 from data_modules.records import LANGUAGES
 from data_modules.sources.config import SourceConfig, SourceKind, source_kind
-from data_modules.sources.protocol import PairSource
-from data_modules.sources.rows import needs_language_marks
+from data_modules.sources.rows import PairSource, needs_language_marks
 
 
 @dataclass(kw_only=True, slots=True)
 class OrderConfig:
-    """In which order, and how often, the samples of the sources come."""
+    """Order and frequency of the samples of the sources."""
 
     temperature: float = 1.0
-    """1: the natural mixture, every sample `weight` times an epoch. T > 1: each language of each source gets a share of
-    the epoch proportional to (weight x pairs)^(1/T); the epoch's length stays, small ones repeat."""
+    """1: the natural mixture, every sample `weight` times per epoch. T > 1: each language of each source gets a share
+    of the epoch proportional to (weight x pairs)^(1/T); the epoch keeps its length, small shares repeat samples."""
     language_weights: dict[str, float] = field(default_factory=dict)
-    """Language -> passes over its pairs per epoch, > 0, times the source's weight; empty: all alike."""
+    """Language -> passes over its pairs per epoch, > 0, times the source's weight; default 1."""
     single_language_batches: bool = False
-    """Whether a global batch holds pairs of one language only; they then take turns in proportion to their pairs."""
+    """Whether each global batch is in one language; languages alternate in proportion to their numbers of pairs."""
     shuffle_window: int = 0
-    """Samples over which the order mixes, in runs that can be read together; 0: the whole epoch, each sample alone."""
+    """Number of consecutive samples that are shuffled together; 0: the whole epoch, without runs (see docs/data.md)."""
     run_length: int = 64
-    """Neighbours in a source that stay together in the order of runs; used with a `shuffle_window`."""
+    """Neighbours in a source that form a run, which is shuffled as a whole; used with a `shuffle_window`."""
 
     def __post_init__(self) -> None:
         if self.temperature < 1:
@@ -51,41 +50,41 @@ class OrderConfig:
 
     @property
     def splits_languages(self) -> bool:
-        """Whether the languages of a source are drawn separately."""
+        """Whether the languages of a source are sampled separately."""
         return self.temperature > 1 or bool(self.language_weights) or self.single_language_batches
 
 
 def check_streams(sources: Mapping[str, SourceConfig], order: OrderConfig) -> None:
-    """Raise ValueError where a source is streamed and cannot be read in such an order."""
+    """Raises ValueError if a source is streamed and cannot be read in this order."""
     for name, source in sources.items():
         if source_kind(source) is not SourceKind.stream:
             continue
         if order.shuffle_window == 0:
             raise ValueError(
-                f"order.shuffle_window = 0 mixes whole epochs, and source '{name}' is streamed: say over how many rows "
-                "to mix, for example 4096"
+                f"order.shuffle_window = 0 mixes whole epochs, and source '{name}' is streamed: set the number of rows "
+                "to shuffle together, for example 4096"
             )
         if order.splits_languages and needs_language_marks(source):
             raise ValueError(
-                f"order.temperature, language_weights and single_language_batches need languages beforehand, which the "
-                f"rows of source '{name}' tell when they are streamed: give it language = ko or en"
+                f"order.temperature, language_weights and single_language_batches need languages in advance, and those "
+                f"of the streamed source '{name}' are known only from its rows: give it language = ko or en"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class SingleLanguageOrder:
-    """Global batches of one language each: the languages take turns, each in an order of its own.
+    """Global batches of one language each; the languages alternate, each with its own order and epochs.
 
-    Language l with n of N samples an epoch has floor((k n + c) / N) of the first k batches, spread evenly, so each
-    sample still comes as often as its weight says, counted in epochs of its own language.
+    With n_0 of N samples per epoch in the first language, floor((k n_0 + N / 2) / N) of the first k batches are in it.
+
+    Attributes:
+        orders: One per language, in the order of `LANGUAGES`.
     """
 
     orders: tuple[BatchOrder, BatchOrder]
-    """One per language, in the order of `LANGUAGES`."""
 
     @property
     def global_batch_size(self) -> int:
-        """Samples of one optimizer step."""
         return self.orders[0].global_batch_size
 
     @property
@@ -94,7 +93,7 @@ class SingleLanguageOrder:
         return sum(order.epoch_length for order in self.orders)
 
     def _turn(self, step: int) -> tuple[int, int]:
-        """Index of the language of global batch `step`, and how many of its batches came before."""
+        """Index of the language of global batch `step`, and number of batches of this language before it."""
         first = self.orders[0].epoch_length
         before, after = ((number * first + self.epoch_length // 2) // self.epoch_length for number in (step, step + 1))
         return (0, before) if after > before else (1, step - before)
@@ -105,7 +104,6 @@ class SingleLanguageOrder:
         return self.orders[language].batch(turn)
 
     def language(self, step: int) -> str | None:
-        """The language of global batch `step`."""
         return LANGUAGES[self._turn(step)[0]]
 
 
@@ -116,43 +114,47 @@ def build_order(
     seed: int,
     config: OrderConfig | None = None,
 ) -> Order:
-    """The order in which the sources are drawn.
+    """The order of the samples of a run.
 
     Args:
         sources: Opened, in the order of their ids.
         configs: Name -> settings.
         batch: Samples of one optimizer step.
         seed: The run's seed.
-        config: Mixture and shuffling; none: the natural mixture over whole epochs.
+        config: Mixture and shuffling; `None`: the natural mixture, shuffled over whole epochs.
 
     Raises:
-        DataError: A language that is asked for has no pair.
+        DataError: A language that the settings name has no pair.
     """
     config = config or OrderConfig()
     weights = [configs[source.name].weight for source in sources]
     if not config.splits_languages:
         lengths = tuple(len(source) for source in sources)
         return BatchOrder(lengths, tuple(weights), batch, seed, config.shuffle_window, config.run_length)
-    by_language = {language: _strata(sources, weights, language, config) for language in LANGUAGES}
-    given = {language: found for language, found in by_language.items() if found}
-    _require_languages(given, config)
+    strata = {language: _strata(sources, weights, language, config) for language in LANGUAGES}
+    for language in LANGUAGES if config.single_language_batches else config.language_weights:
+        if not strata[language]:
+            raise DataError(
+                f"data.order asks for pairs in '{language}', and no source has any; correct the sources' languages, or "
+                "leave language_weights and single_language_batches out"
+            )
     if config.temperature > 1:
-        given = _tempered(given, config.temperature)
+        strata = _tempered(strata, config.temperature)
 
-    def order(strata: Sequence[tuple[Stratum, float]], seed: int) -> BatchOrder:
-        lengths = tuple(len(stratum.rows) for stratum, _ in strata)
-        shares = tuple(weight for _, weight in strata)
-        only = tuple(stratum for stratum, _ in strata)
-        return BatchOrder(lengths, shares, batch, seed, config.shuffle_window, config.run_length, only)
+    def order(weighted: Weighted, seed: int) -> BatchOrder:
+        strata, weights = tuple(stratum for stratum, _ in weighted), tuple(weight for _, weight in weighted)
+        lengths = tuple(len(stratum.rows) for stratum in strata)
+        return BatchOrder(lengths, weights, batch, seed, config.shuffle_window, config.run_length, strata)
 
     if not config.single_language_batches:
-        return order([one for strata in given.values() for one in strata], seed)
-    # Seeds lie below 2**32: the second language's permutations are none of any other run's first one.
-    ko, en = (order(given[language], seed + (i << 32)) for i, language in enumerate(LANGUAGES))
+        return order([one for language in LANGUAGES for one in strata[language]], seed)
+    # Seeds are below 2**32, so no other run shares the second language's permutations.
+    ko, en = (order(strata[language], seed + (i << 32)) for i, language in enumerate(LANGUAGES))
     return SingleLanguageOrder((ko, en))
 
 
 Weighted = list[tuple[Stratum, float]]
+"""Strata with their passes per epoch."""
 
 
 def _strata(sources: Sequence[PairSource], weights: Sequence[float], language: str, config: OrderConfig) -> Weighted:
@@ -166,22 +168,12 @@ def _strata(sources: Sequence[PairSource], weights: Sequence[float], language: s
     return found
 
 
-def _require_languages(given: Mapping[str, Weighted], config: OrderConfig) -> None:
-    wanted = LANGUAGES if config.single_language_batches else tuple(config.language_weights)
-    for language in wanted:
-        if language not in given:
-            raise DataError(
-                f"data.order asks for pairs in '{language}', and no source has any; correct the sources' languages, or "
-                "leave language_weights and single_language_batches out"
-            )
-
-
-def _tempered(given: Mapping[str, Weighted], temperature: float) -> dict[str, Weighted]:
+def _tempered(strata: Mapping[str, Weighted], temperature: float) -> dict[str, Weighted]:
     """The strata with weights that give each its tempered share of an epoch of unchanged length."""
-    natural = np.array([weight * len(stratum.rows) for strata in given.values() for stratum, weight in strata])
+    natural = np.array([weight * len(stratum.rows) for weighted in strata.values() for stratum, weight in weighted])
     shares = natural ** (1 / temperature)
     draws = iter(np.maximum(1, np.round(shares / shares.sum() * natural.sum())))
     return {
-        language: [(stratum, float(next(draws)) / len(stratum.rows)) for stratum, _ in strata]
-        for language, strata in given.items()
+        language: [(stratum, float(next(draws)) / len(stratum.rows)) for stratum, _ in weighted]
+        for language, weighted in strata.items()
     }

@@ -1,4 +1,4 @@
-"""Bytes of files, local or on any fsspec filesystem, at random; with retries where a network lies between."""
+"""Random access to bytes of files, local or on any fsspec filesystem; remote reads are retried."""
 
 import functools
 import os
@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from concurrent.futures import Future, wait
 from typing import Any, NamedTuple
 
 import fsspec
@@ -17,27 +17,27 @@ from data_modules.paths import is_url
 MAX_OPEN_FILES = 64
 """Local files that a reader keeps open."""
 ATTEMPTS = 4
-"""Reads of a remote range before it counts as failed."""
+"""Attempts at a remote read before it fails."""
 FIRST_PAUSE_SECONDS = 0.5
 """Pause before the second attempt; doubles each time."""
 TIMEOUT_SECONDS = 60.0
-"""How long one remote read may take before it counts as hung, unless the source says otherwise."""
+"""Longest duration of one remote read, unless the source sets another."""
 
 
 class FileState(NamedTuple):
-    """What tells one content of a file from another without reading it."""
+    """Size and version of a file: they change with its content."""
 
     size: int
     """Bytes."""
     version: str
-    """Time of change (local, nanoseconds) or whatever the filesystem calls it; empty where it has nothing."""
+    """Time of change (local, nanoseconds), or what the filesystem offers (ETag, ...); empty if nothing."""
 
 
 def file_state(path: str, timeout: float = TIMEOUT_SECONDS) -> FileState:
-    """Size and version of a file; `timeout` in seconds, for each attempt behind a URL.
+    """State of a file; `timeout` in seconds, for each attempt on a remote one.
 
     Raises:
-        OSError: It is not there, or cannot be reached.
+        OSError: It does not exist, or cannot be reached.
     """
     if not is_url(path):
         found = os.stat(path)
@@ -49,10 +49,10 @@ def file_state(path: str, timeout: float = TIMEOUT_SECONDS) -> FileState:
 
 
 class BlobReader:
-    """Reads ranges of files; safe to carry into forked loader processes.
+    """Reads ranges of files; safe to use in forked workers.
 
     Args:
-        timeout: Seconds that one remote read may take before it is left behind and tried again.
+        timeout: Seconds of one remote read before it is abandoned and tried again.
     """
 
     def __init__(self, timeout: float = TIMEOUT_SECONDS) -> None:
@@ -61,17 +61,14 @@ class BlobReader:
         self._open: OrderedDict[str, int] = OrderedDict()
         self._failed: set[str] = set()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"timeout": self._timeout}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]  # descriptors do not travel to another process
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BlobReader, (self._timeout,)  # descriptors are valid in one process only
 
     def read(self, path: str, start: int, length: int) -> bytes:
-        """The bytes [start, start + length) of a file; fewer where it ends before.
+        """The bytes [start, start + length) of a file; fewer at its end.
 
         Raises:
-            SampleFault: They cannot be read (`read_failed`). A file that failed once is tried once only from then on.
+            SampleFault: They cannot be read (`read_failed`). After a failure, a file gets one attempt per read.
         """
         try:
             if not is_url(path):
@@ -82,10 +79,10 @@ class BlobReader:
             return bytes(with_retries(cut, attempts, self._timeout))
         except Exception as error:  # every filesystem has its own errors
             self._failed.add(path)
-            raise SampleFault("read_failed", f"{path}: {_told(error)}") from error
+            raise SampleFault("read_failed", f"{path}: {str(error) or type(error).__name__}") from error
 
     def _descriptor(self, path: str) -> int:
-        if self._process != os.getpid():  # a fork has its own table from here on
+        if self._process != os.getpid():  # a fork gets its own table
             self._process, self._open = os.getpid(), OrderedDict()
         descriptor = self._open.get(path)
         if descriptor is None:
@@ -97,15 +94,11 @@ class BlobReader:
         return descriptor
 
 
-def _told(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
 def with_retries(call: Callable[[], Any], attempts: int = ATTEMPTS, timeout: float = TIMEOUT_SECONDS) -> Any:
-    """The call's result; after an error or a hang it is tried again, with pauses that double.
+    """The call's result; an error or a hang is retried after pauses that double.
 
     Raises:
-        Exception: The last attempt's, or TimeoutError.
+        Exception: That of the last attempt, or TimeoutError.
     """
     pause = FIRST_PAUSE_SECONDS
     for attempt in range(1, attempts + 1):
@@ -122,20 +115,16 @@ def with_retries(call: Callable[[], Any], attempts: int = ATTEMPTS, timeout: flo
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
-    """The call's result. A call that hangs is left behind in its daemon thread: nothing can end it."""
-    answers: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
+    """The call's result. A call that hangs is abandoned in its daemon thread, since nothing can end it."""
+    answer: Future[Any] = Future()
 
     def run() -> None:
         try:
-            answers.put((True, call()))
+            answer.set_result(call())
         except BaseException as error:
-            answers.put((False, error))
+            answer.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    try:
-        worked, answer = answers.get(timeout=seconds)
-    except Empty as error:
-        raise TimeoutError(f"no answer within {seconds:g} s") from error
-    if not worked:
-        raise answer
-    return answer
+    if not wait([answer], timeout=seconds).done:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return answer.result()

@@ -8,7 +8,7 @@ from data_modules.config_roles import PERFORMANCE
 
 
 class SourceFormat(Enum):
-    """How a source is stored."""
+    """Storage format of a source."""
 
     auto = "auto"
     """By the first file's ending: .tar is shards; .csv, .tsv, .jsonl and .parquet are a table; else dataset."""
@@ -17,18 +17,18 @@ class SourceFormat(Enum):
     table = "table"
     """CSV, TSV, JSONL or parquet with image bytes, or with image paths relative to the table."""
     dataset = "dataset"
-    """What Hugging Face `load_from_disk` or `load_dataset` opens."""
+    """Opened by Hugging Face `load_from_disk` or `load_dataset`."""
 
 
 class SourceKind(Enum):
-    """How a source is read; the values are what a sentence calls many of them."""
+    """How a source is read; the values are plural nouns for messages."""
 
     shards = "shards"
     table = "tables"
     dataset = "datasets"
-    """Hugging Face datasets at random."""
+    """Hugging Face datasets by random access."""
     stream = "streams"
-    """Hugging Face datasets from front to back."""
+    """Hugging Face datasets read sequentially."""
 
 
 TABLE_ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
@@ -45,7 +45,7 @@ KINDS_OF: Mapping[str, tuple[SourceKind, ...]] = {
     "read_timeout_seconds": (SourceKind.shards, SourceKind.table, SourceKind.dataset),
     "index_folder": (SourceKind.shards,),
 }
-"""Setting -> the kinds of sources that have it, and others refuse it; all have any other one (see docs/data.md)."""
+"""Setting -> the kinds of sources that have it; others refuse it. All kinds have the settings not listed here."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -64,26 +64,25 @@ class SourceConfig:
     """Field of images in tables and datasets: encoded bytes, a struct with `bytes`, or a path. Shards go by endings."""
     captions: dict[str, str] = field(default_factory=dict)
     """Language (`ko`, `en`) -> caption field: each row gives one pair per language; empty: `caption_fields`. A field
-    with a list of texts holds several captions, one of which is drawn each time."""
+    with a list of texts holds several captions, one of which is sampled each time."""
     caption_fields: list[str] = field(default_factory=list)
-    """Captions of the same language, one of which is drawn each time; each row gives one pair. Empty ones are left out,
-    a list of texts holds several."""
+    """Fields of captions in one language, one of which is sampled each time; each row gives one pair. Empty fields are
+    ignored, a list of texts holds several captions."""
     language: str = "detect"
-    """Of `caption_fields`: ko, en, or detect (by `min_hangul_share`); leave it at detect with a `language_field`."""
+    """Language of `caption_fields`: ko, en, or detect (by `min_hangul_share`); detect beside a `language_field`."""
     language_field: str | None = None
-    """Field with the language of `caption_fields`; rows in other languages are left out."""
+    """Field with the language of `caption_fields`; rows in languages other than Korean and English are skipped."""
     min_hangul_share: float = 0.2
-    """Share of Hangul among a caption's letters from which on it counts as Korean, in (0, 1]."""
+    """Least fraction of Hangul among the letters of a Korean caption, in (0, 1]."""
     keywords: dict[str, str] = field(default_factory=dict)
-    """Language -> field with a list of keywords, or a text with a `keyword_separator`; a language without one draws
-    captions only."""
+    """Language -> field with a list of keywords, or a text with a `keyword_separator`."""
     keyword_separator: str | None = None
-    """What stands between keywords in one text, for example `,`; null: such a text is refused, only lists are read."""
+    """Separator of keywords in a text, for example `,`; null: keywords must be lists."""
     key: str = "key"
-    """Field of tables and datasets that identifies an image in logs; the row's number where it is null. In shards the
+    """Field of tables and datasets that identifies an image; if it is null, the row number does. In shards, the file
     name does."""
     where: dict[str, list[str]] = field(default_factory=dict)
-    """Field -> allowed values, compared as text (`true`/`false` for booleans), all to be met; not for shards."""
+    """Field -> allowed values, compared as text (`true`/`false` for booleans); a row must meet all. Not for shards."""
     weight: float = 1.0
     """Passes over this source per epoch of the mixture, > 0 (0.2: each pair once in five epochs)."""
     split: str = "train"
@@ -91,13 +90,13 @@ class SourceConfig:
     subset: str | None = None
     """Configuration name of a Hugging Face dataset."""
     stream_length: int | None = None
-    """Rows, of those that `where` keeps, of a Hugging Face dataset that is to be streamed; null: random access (see
+    """Number of rows that satisfy `where`, of a Hugging Face dataset that is streamed; null: random access (see
     docs/data.md)."""
     read_timeout_seconds: float = field(default=60.0, metadata=PERFORMANCE)
-    """How long one read of a shard behind a URL may take; then it is tried again, four times in all, and counted. Local
-    files keep nothing waiting; not for streams, which `datasets` reads."""
+    """Timeout of one read of a remote shard; it is tried four times, then counted as a fault. Without effect on local
+    files; not for streams, which `datasets` reads."""
     index_folder: str | None = field(default=None, metadata=PERFORMANCE)
-    """Folder for the index of the shards; null: beside the first shard, or ~/.cache/kelip where that cannot be."""
+    """Folder of the shards' index; null: beside the first shard, or ~/.cache/kelip if it is remote or read-only."""
 
     def __post_init__(self) -> None:
         for problem in (*self._wrong_values(), *self._ignored_by_kind(), *self._ignored_by_others()):
@@ -125,10 +124,10 @@ class SourceConfig:
         if self.read_timeout_seconds <= 0:
             yield f"read_timeout_seconds = {self.read_timeout_seconds} must be above 0"
         if self.stream_length is not None and self.stream_length < 1:
-            yield f"stream_length = {self.stream_length} must be at least 1; null reads at random"
+            yield f"stream_length = {self.stream_length} must be at least 1; null gives random access"
 
     def _ignored_by_kind(self) -> Iterator[str]:
-        """Settings that this kind of source does not have."""
+        """Settings that this kind of source refuses."""
         if not self.files:
             return
         kinds = {kind_of_file(file) for file in self.files}
@@ -140,21 +139,21 @@ class SourceConfig:
             if kind not in KINDS_OF.get(name, tuple(SourceKind)):
                 owners = ", ".join(one.value for one in KINDS_OF[name])
                 value = getattr(self, name)
-                yield f"{name} = {value!r} is a setting of {owners}, and {kind.value} do not heed it: remove it"
+                yield f"{name} = {value!r} is a setting of {owners}, and {kind.value} ignore it: remove it"
 
     def _ignored_by_others(self) -> Iterator[str]:
-        """Settings that other settings of this source leave without a meaning."""
+        """Settings without effect beside the others."""
         changed = _changed(self)
-        spoken = set(self.captions) or ({self.language} - {"detect"} if self.language_field is None else set())
+        known = set(self.captions) or ({self.language} - {"detect"} if self.language_field is None else set())
         for name in ("language", "language_field", "min_hangul_share"):
             if self.captions and name in changed:
                 yield f"{name} is about caption_fields, and captions names the language of each field: remove it"
         if self.language_field is not None and "language" in changed:
-            yield f"language = {self.language!r} would not be heeded beside language_field: remove one of them"
+            yield f"language = {self.language!r} has no effect beside language_field: remove one of them"
         if "min_hangul_share" in changed and (self.language != "detect" or self.language_field is not None):
             yield "min_hangul_share is for language = detect, and the language is given: remove it"
-        if spoken and (unspoken := sorted(set(self.keywords) - spoken)):
-            yield f"keywords names {unspoken[0]!r}, a language without captions: remove it"
+        if known and (extra := sorted(set(self.keywords) - known)):
+            yield f"keywords names {extra[0]!r}, a language without captions: remove it"
         if self.keyword_separator is not None and not self.keywords:
             yield f"keyword_separator = {self.keyword_separator!r} is about keywords, and there are none: remove it"
 
@@ -169,19 +168,18 @@ def _changed(config: SourceConfig) -> list[str]:
 
 
 def kind_of_file(file: str) -> SourceFormat:
-    """The format that a file's ending tells."""
+    """The format by the file's ending."""
     if file.lower().endswith(".tar"):
         return SourceFormat.shards
     return SourceFormat.table if file.lower().endswith(TABLE_ENDINGS) else SourceFormat.dataset
 
 
 def source_format(config: SourceConfig) -> SourceFormat:
-    """The format, found by the first file's ending where it is `auto`."""
+    """The configured format; `auto` is resolved by the first file's ending."""
     return kind_of_file(config.files[0]) if config.format is SourceFormat.auto else config.format
 
 
 def source_kind(config: SourceConfig) -> SourceKind:
-    """How the source is read."""
     found = source_format(config)
     is_stream = found is SourceFormat.dataset and config.stream_length is not None
     return SourceKind.stream if is_stream else SourceKind[found.name]

@@ -1,9 +1,9 @@
-"""What tells one content of a source from another, without reading the content.
+"""Fingerprints of sources: they identify the content without reading it; and the differences between two.
 
-Sizes, numbers of samples, and what the formats themselves say of their content: the index of a shard, the footer of a
-parquet file, the fingerprint of a Hugging Face dataset. Nothing depends on where the files lie or when they were
-copied. What it cannot see: a member of a shard, an image beside a table, or a cell of a large table exchanged for one
-of the same length.
+A fingerprint holds sizes, numbers of samples, and what the formats store about their content: the index of a shard,
+the footer of a parquet file, the fingerprint of a Hugging Face dataset. It does not depend on where the files are or
+when they were copied. It does not detect a member of a shard, an image beside a table, or a cell of a large table that
+is replaced by one of the same length.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,42 +24,34 @@ from data_modules.errors import DataError
 from data_modules.paths import is_url, resolve_files, resolve_path
 from data_modules.sources.config import SourceConfig, SourceFormat, source_format
 from data_modules.sources.opening import open_source
-from data_modules.sources.protocol import PairSource
-from data_modules.sources.table_source import TableSource
-from data_modules.sources.tables import RESTORE
+from data_modules.sources.rows import PairSource
+from data_modules.sources.tables import RESTORE, TableSource
 from data_modules.sources.tar_index import DIGEST_LENGTH
 from data_modules.sources.tar_source import TarSource
 
 _PROBES, _PROBE_BYTES = 16, 1 << 16
-"""A text table is digested by this many blocks of this many bytes, evenly spaced; a file of 1 MiB as a whole."""
+"""The digest of a text table covers this many blocks of this many bytes, evenly spaced; up to 1 MiB, the whole file."""
 _SELECTING = (
-    "captions",
-    "caption_fields",
-    "keywords",
-    "keyword_separator",
-    "language",
-    "language_field",
-    "min_hangul_share",
-    "where",
-    "split",
-    "subset",
-    "stream_length",
+    *("captions", "caption_fields", "keywords", "keyword_separator", "language", "language_field", "min_hangul_share"),
+    *("where", "split", "subset", "stream_length"),
 )
 """Settings that decide which pairs a source has, and what is read of them."""
+_MAX_NAMED = 3
+"""Changed files that a message names; it counts the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileFingerprint:
-    """What is known of a file without reading it."""
+    """Identity of a file's content."""
 
     name: str
     """Its path from the source's folder, the last one without a wildcard."""
     size: int
     """Bytes; -1: it could not be read."""
     num_rows: int | None = None
-    """Samples of a shard, rows of a parquet file; none: not known by file."""
+    """Samples of a shard, rows of a parquet file; `None`: not known by file."""
     digest: str = ""
-    """Of a shard's index, of a parquet file's footer, of blocks of a text table; empty where there is none."""
+    """Of a shard's index, of a parquet file's footer, of blocks of a text table; empty if there is none."""
 
     def to_plain(self) -> list[str | int | None]:
         """Values that JSON can hold."""
@@ -77,7 +70,7 @@ class FileFingerprint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFingerprint:
-    """What is known of a source without reading its samples."""
+    """Identity of a source's content."""
 
     format: str
     """shards, table, dataset or stream."""
@@ -86,13 +79,13 @@ class SourceFingerprint:
     selection: Mapping[str, Any]
     """The settings that decide which pairs there are."""
     files: tuple[FileFingerprint, ...]
-    """In the order in which they are read; empty for a dataset of the Hugging Face Hub."""
+    """In reading order; empty for a dataset of the Hugging Face Hub."""
     version: str = ""
-    """The fingerprint that a Hugging Face dataset has of itself; empty where it has none, or one of time and place."""
+    """A Hugging Face dataset's own fingerprint; empty if it has none, or one that depends on time and place."""
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits of all of it: equal for equal sources, wherever they lie."""
+        """Sixteen hexadecimal digits, equal for equal fingerprints."""
         return short_digest(json.dumps(self.to_plain(), sort_keys=True, ensure_ascii=False).encode())
 
     def to_plain(self) -> dict[str, Any]:
@@ -112,13 +105,9 @@ class SourceFingerprint:
         Raises:
             ValueError, TypeError, KeyError: These are no such values.
         """
-        return cls(
-            format=plain["format"],
-            num_samples=plain["num_samples"],
-            selection=plain["selection"],
-            version=plain["version"],
-            files=tuple(map(FileFingerprint.from_plain, plain["files"])),
-        )
+        names = ("format", "num_samples", "selection", "version")
+        files = tuple(map(FileFingerprint.from_plain, plain["files"]))
+        return cls(**{name: plain[name] for name in names}, files=files)
 
 
 def source_fingerprints(
@@ -128,22 +117,17 @@ def source_fingerprints(
 
     Args:
         configs: Name -> settings.
-        opened: The sources, opened, before any language rule; none: they are opened here.
+        opened: The opened sources, before any language rule; `None`: they are opened here.
 
     Raises:
-        DataError: A source cannot be opened, or one of its files is gone.
+        DataError: A source cannot be opened, or one of its files is missing.
     """
     if opened is None:
         opened = [open_source(name, config) for name, config in configs.items()]
-    return {source.name: source_fingerprint(source, configs[source.name]) for source in opened}
+    return {source.name: _source_fingerprint(source, configs[source.name]) for source in opened}
 
 
-def source_fingerprint(source: PairSource, config: SourceConfig) -> SourceFingerprint:
-    """The fingerprint of one opened source.
-
-    Raises:
-        DataError: One of its files is gone.
-    """
+def _source_fingerprint(source: PairSource, config: SourceConfig) -> SourceFingerprint:
     try:
         layout, files, version = _described(source, config)
     except OSError as error:
@@ -168,7 +152,7 @@ def table_fingerprint(patterns: Sequence[str]) -> tuple[FileFingerprint, ...]:
 
 
 def text_fingerprint(path: str) -> FileFingerprint:
-    """A small file of words, by its whole content.
+    """A small text file, by its whole content.
 
     Raises:
         DataError: It cannot be read.
@@ -190,7 +174,9 @@ def _described(source: PairSource, config: SourceConfig) -> tuple[str, tuple[Fil
     """Format, files, version."""
     if isinstance(source, TarSource):
         root = _root(config.files)
-        return "shards", tuple(_shard(entry, root) for entry in source.index.entries), ""
+        entries = source.index.entries
+        plain = [(_relative(one["path"], root), one["size"], one["samples"], one["digest"]) for one in entries]
+        return "shards", tuple(map(FileFingerprint.from_plain, plain)), ""
     if source_format(config) is SourceFormat.table:
         return "table", table_fingerprint(config.files), ""
     place = resolve_path(config.files[0])
@@ -198,17 +184,18 @@ def _described(source: PairSource, config: SourceConfig) -> tuple[str, tuple[Fil
     layout = "dataset" if config.stream_length is None else "stream"
     if not place.exists():
         return layout, (), version
-    saved = _saved_dataset(place, config.split)
-    if saved is None:
-        return layout, tuple(_plain_file(file, place) for file in _files_below(place)), ""
-    files = [saved / one["filename"] for one in _state(saved)["_data_files"]]
-    return layout, tuple(_plain_file(file, place) for file in files), str(_state(saved)["_fingerprint"])
-
-
-def _shard(entry: Mapping[str, Any], root: list[str]) -> FileFingerprint:
-    return FileFingerprint(
-        name=_relative(entry["path"], root), size=entry["size"], num_rows=entry["samples"], digest=entry["digest"]
-    )
+    # `Dataset.save_to_disk` writes a `state.json` beside its files.
+    saved = place / config.split if (place / "dataset_dict.json").is_file() else place
+    if (saved / "state.json").is_file():
+        state = json.loads((saved / "state.json").read_text(encoding="utf-8"))
+        files, version = [saved / one["filename"] for one in state["_data_files"]], str(state["_fingerprint"])
+    else:
+        below = [place] if place.is_file() else place.rglob("*")
+        files, version = sorted(file for file in below if file.is_file()), ""
+    names = [file.name if file == place else file.relative_to(place).as_posix() for file in files]
+    sizes = [file.stat().st_size for file in files]
+    found = [FileFingerprint(name=name, size=size) for name, size in zip(names, sizes, strict=True)]
+    return layout, tuple(found), version
 
 
 def _table_file(file: Path, name: str) -> FileFingerprint:
@@ -223,7 +210,7 @@ def _read_table_file(file: Path, name: str) -> FileFingerprint:
     size = file.stat().st_size
     if file.suffix != ".parquet":
         return FileFingerprint(name=name, size=size, digest=short_digest(b"".join(_probes(file, size))))
-    # First, as it checks the file's end, where the length of the footer stands.
+    # First, since it checks the end of the file, which holds the length of the footer.
     num_rows = pq.read_metadata(file).num_rows
     with file.open("rb") as stream:
         stream.seek(-8, os.SEEK_END)
@@ -239,28 +226,6 @@ def _probes(file: Path, size: int) -> Iterator[bytes]:
         for start in range(0, size, step):
             stream.seek(start)
             yield stream.read(_PROBE_BYTES)
-
-
-def _saved_dataset(place: Path, split: str) -> Path | None:
-    """The folder that `Dataset.save_to_disk` wrote for a split; none: another layout."""
-    folder = place / split if (place / "dataset_dict.json").is_file() else place
-    return folder if (folder / "state.json").is_file() else None
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    return state
-
-
-def _files_below(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place]
-    return sorted(file for file in place.rglob("*") if file.is_file())
-
-
-def _plain_file(file: Path, place: Path) -> FileFingerprint:
-    name = file.name if file == place else file.relative_to(place).as_posix()
-    return FileFingerprint(name=name, size=file.stat().st_size)
 
 
 def _root(patterns: Sequence[str]) -> list[str]:
@@ -281,3 +246,59 @@ def _parts(path: str) -> list[str]:
 def _relative(path: str, root: list[str]) -> str:
     parts = _parts(_located(path))
     return "/".join(parts[len(root) :] if parts[: len(root)] == root else parts)
+
+
+def all_source_changes(
+    before: Mapping[str, SourceFingerprint], after: Mapping[str, SourceFingerprint]
+) -> Iterator[str]:
+    """A sentence for each source that differs."""
+    for name in dict.fromkeys([*before, *after]):
+        if name not in after:
+            yield f"source '{name}' is gone"
+        elif name not in before:
+            yield f"source '{name}' is new"
+        elif changes := source_changes(before[name], after[name]):
+            yield f"source '{name}': {', '.join(changes)}"
+
+
+def source_changes(before: SourceFingerprint, after: SourceFingerprint) -> list[str]:
+    """Short descriptions of a source's changes; empty for equal fingerprints."""
+    changes = file_changes(before.files, after.files)
+    if before.num_samples != after.num_samples:
+        changes.append(f"{after.num_samples:,} pairs, not {before.num_samples:,}")
+    if before.format != after.format:
+        changes.append(f"read as {after.format}, not as {before.format}")
+    # Settings of only one of them belong to another version of the code: their values are unknown.
+    shared = [key for key in before.selection if key in after.selection]
+    changes += [f"another `{key}`" for key in shared if before.selection[key] != after.selection[key]]
+    if before.version != after.version:
+        changes.append(f"fingerprint {after.version or 'none'} of the dataset, not {before.version or 'none'}")
+    return changes
+
+
+def file_changes(before: Sequence[FileFingerprint], after: Sequence[FileFingerprint]) -> list[str]:
+    """Short descriptions of the changes of a list of files; empty for equal lists."""
+    if list(before) == list(after):
+        return []
+    old, new = Counter(one.name for one in before), Counter(one.name for one in after)
+    changes = []
+    for names, verb in ((list((new - old).elements()), "added"), (list((old - new).elements()), "removed")):
+        if names:
+            more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
+            changes.append(f"{', '.join(names[:_MAX_NAMED])}{more} {verb}")
+    by_name = {one.name: one for one in before}
+    changed = [(by_name[one.name], one) for one in after if one.name in by_name and by_name[one.name] != one]
+    changes += [_file_change(*pair) for pair in changed[:_MAX_NAMED]]
+    if len(changed) > _MAX_NAMED:
+        changes.append(f"{len(changed) - _MAX_NAMED:,} more files changed")
+    return changes or ["the same files in another order"]
+
+
+def _file_change(before: FileFingerprint, after: FileFingerprint) -> str:
+    parts = []
+    if before.size != after.size:
+        old, new = ("unreadable" if one.size < 0 else f"{one.size:,} bytes" for one in (before, after))
+        parts.append(f"{new}, not {old}")
+    if before.num_rows != after.num_rows:
+        parts.append(f"{after.num_rows} rows, not {before.num_rows}")
+    return f"{after.name} changed ({'; '.join(parts) or 'other content of the same size'})"

@@ -1,49 +1,74 @@
-"""From one row of a source, whatever its format, to a record; and the language that it is in."""
+"""The interface of every source of pairs, and how one row of it, whatever its format, becomes records."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.faults import SampleFault, sample_errors
+from data_modules.faults import FaultReport, SampleFault, sample_errors
 from data_modules.records import LANGUAGES, PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.text.cleaning import clean_texts, detect_language, language_code, split_keywords
 
 Ids = NDArray[np.int64]
 UNKNOWN = len(LANGUAGES)
-"""Stands for a row in no known language, where rows are marked with an index into `LANGUAGES`."""
+"""Mark of a row in no known language; other marks are indices into `LANGUAGES`."""
 
 
 class Rows(Protocol):
     """Some of the indices of a source, in ascending order."""
 
-    def __len__(self) -> int:
-        """How many."""
-        ...
+    def __len__(self) -> int: ...
 
     def take(self, positions: Ids) -> Ids:
         """The indices at these positions, int64 (N,) each."""
-        ...
 
 
+class PairSource(Protocol):
+    """Random access to image-text pairs."""
+
+    name: str
+    """The source's key in the configuration, for logs and error messages."""
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+
+    def __getitem__(self, index: int) -> PairRecord:
+        """The pair at `index`, 0 <= index < len(self).
+
+        Raises:
+            SampleFault: It cannot be used.
+        """
+
+    def rows_of(self, language: str) -> Rows:
+        """The indices of the pairs in a language, one of `LANGUAGES`."""
+
+    def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
+        """(language, text) of all captions and keywords of every n-th row, in a fixed order, without reading images."""
+
+    def opening_faults(self) -> list[FaultReport]:
+        """Samples that were left out when the source was opened; they have no index."""
+
+
+@dataclass(frozen=True, slots=True)
 class EveryNth:
     """The indices first, first + stride, first + 2 stride, ..."""
 
-    def __init__(self, first: int, stride: int, length: int) -> None:
-        self.first, self.stride, self.length = first, stride, length
+    first: int
+    stride: int
+    length: int
 
     def __len__(self) -> int:
         return self.length
 
     def take(self, positions: Ids) -> Ids:
-        """The indices at these positions."""
         return self.first + self.stride * positions
 
 
 def pairs_per_row(config: SourceConfig) -> int:
-    """Pairs that one row gives: one per language of `captions`, one with `caption_fields`."""
+    """Pairs of one row: one per language of `captions`, one with `caption_fields`."""
     return len(config.captions) or 1
 
 
@@ -53,15 +78,21 @@ def languages_of(config: SourceConfig) -> list[str]:
 
 
 def needs_language_marks(config: SourceConfig) -> bool:
-    """Whether only the rows themselves tell their language."""
+    """Whether the language is known only from the rows."""
     return not config.captions and (config.language_field is not None or config.language == "detect")
+
+
+def text_fields(config: SourceConfig) -> list[str]:
+    """The fields of captions, keywords and language."""
+    fields = [*config.captions.values(), *config.caption_fields, *config.keywords.values()]
+    return list(dict.fromkeys(fields + ([config.language_field] if config.language_field else [])))
 
 
 def row_language(config: SourceConfig, row: Mapping[str, Any]) -> str:
     """The language of a row's `caption_fields`.
 
     Raises:
-        SampleFault: It is neither Korean nor English, or cannot be told.
+        SampleFault: It is neither Korean nor English, or cannot be detected.
     """
     if config.language_field is not None:
         return language_code(row.get(config.language_field))
@@ -71,7 +102,7 @@ def row_language(config: SourceConfig, row: Mapping[str, Any]) -> str:
 
 
 def language_mark(config: SourceConfig, row: Mapping[str, Any]) -> int:
-    """The index of the row's language, `UNKNOWN` where it has none."""
+    """The index of the row's language in `LANGUAGES`, or `UNKNOWN`."""
     try:
         with sample_errors():
             return LANGUAGES.index(row_language(config, row))
@@ -79,31 +110,11 @@ def language_mark(config: SourceConfig, row: Mapping[str, Any]) -> int:
         return UNKNOWN
 
 
-def row_captions(
-    config: SourceConfig, row: Mapping[str, Any], pair: int, repairs: list[str]
-) -> tuple[str, tuple[str, ...]]:
-    """Language and captions (at least one) of pair `pair` of a row.
-
-    Raises:
-        SampleFault: The row has no caption or no known language.
-    """
-    if config.captions:
-        language = languages_of(config)[pair]
-        return language, _captions(row, [config.captions[language]], repairs)
-    language = row_language(config, row)
-    return language, _captions(row, config.caption_fields, repairs)
-
-
 def _captions(row: Mapping[str, Any], fields: Sequence[str], repairs: list[str]) -> tuple[str, ...]:
     texts = [text for name in fields for text in clean_texts(row.get(name), name, repairs)]
     if not texts:
         raise SampleFault("caption_missing", "the caption is empty")
     return tuple(texts)
-
-
-def _keywords(config: SourceConfig, row: Mapping[str, Any], language: str, repairs: list[str]) -> tuple[str, ...]:
-    field = config.keywords.get(language)
-    return split_keywords(row.get(field), config.keyword_separator, field, repairs) if field else ()
 
 
 def make_record(
@@ -119,14 +130,17 @@ def make_record(
     """The record of pair `pair` of a row.
 
     Raises:
-        SampleFault: The row has no image, no caption or no known language, or a field that holds no text; with the key.
+        SampleFault: The row has no image, no caption or no known language, or a field without text; carries the key.
     """
     repairs: list[str] = []
     with sample_errors(key):
         if not image:
             raise SampleFault("image_missing", "the image has no bytes")
-        language, captions = row_captions(config, row, pair, repairs)
-        keywords = _keywords(config, row, language, repairs)
+        language = languages_of(config)[pair] if config.captions else row_language(config, row)
+        fields = [config.captions[language]] if config.captions else config.caption_fields
+        captions = _captions(row, fields, repairs)
+        field = config.keywords.get(language)
+        keywords = split_keywords(row.get(field), config.keyword_separator, field, repairs) if field else ()
     return PairRecord(
         key=key,
         image=image,
@@ -141,7 +155,7 @@ def make_record(
 
 
 def row_texts(config: SourceConfig, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every (language, text) of a row: captions and keywords, as `make_record` would give them."""
+    """(language, text) of a row's captions and keywords, as in its records."""
     for pair in range(pairs_per_row(config)):
         try:
             record = make_record(config, key="", image=b"-", row=row, pair=pair)

@@ -1,8 +1,8 @@
-"""Hugging Face datasets that can only be read from front to back.
+"""Hugging Face datasets that are read sequentially.
 
-The order stays a pure function of (seed, step), since it moves each sample by at most one shuffle window. What is
-lost: every loader process reads the whole stream and keeps its own samples, and a resumed run reads the stream again
-up to where it stood.
+The order remains a pure function of (seed, step), since it moves each sample by at most one shuffle window. The costs:
+every worker reads the whole stream and keeps its own samples, and a resumed run reads the stream again up to its
+position.
 """
 
 import itertools
@@ -16,10 +16,9 @@ from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.language_rows import LanguageRows
+from data_modules.sources.languages import LanguageRows
 from data_modules.sources.rows import Rows, needs_language_marks, pairs_per_row, row_texts
-from data_modules.sources.table_source import require_columns, row_record
-from data_modules.sources.tables import satisfies
+from data_modules.sources.tables import require_columns, row_record, satisfies
 
 _log = logging.getLogger(__name__)
 
@@ -27,33 +26,33 @@ Row = Mapping[str, Any]
 
 
 class StreamSource:
-    """Pairs of a stream by index; quick only where indices ascend but for a window.
+    """Pairs of a stream by index; fast only if indices ascend, except within a window.
 
     Args:
         name: The source's key in the configuration.
-        config: Its settings; `stream_length` says how many rows that satisfy `where` one pass has.
+        config: Its settings; `stream_length` is the number of rows of one pass that satisfy `where`.
         open_stream: Starts a pass; every pass gives the same rows in the same order.
-        window: Rows kept behind the newest one.
+        window: Number of past rows that are kept.
     """
 
     def __init__(self, name: str, config: SourceConfig, open_stream: Callable[[], Iterable[Row]], window: int) -> None:
         assert config.stream_length is not None
         self.name, self.config = name, config
-        self._open_stream, self._window = open_stream, window
+        self._open_stream, self._window, self._length = open_stream, window, config.stream_length
         self._pairs = pairs_per_row(config)
         self._where = {column: frozenset(values) for column, values in config.where.items()}
         self._stream: Iterator[Row] = iter(())
         self._kept: dict[int, Row] = {}
         self._next = -1
         _log.info(
-            "source '%s' is streamed: samples move by at most %d rows, every loader process reads the whole stream, "
-            "and a resumed run reads it again up to where it stood",
+            "source '%s' is streamed: samples move by at most %d rows, every worker reads the whole stream, and a "
+            "resumed run reads it again up to its position",
             name,
             window,
         )
 
     def __len__(self) -> int:
-        return (self.config.stream_length or 0) * self._pairs
+        return self._length * self._pairs
 
     def __getitem__(self, index: int) -> PairRecord:
         number, pair = divmod(index, self._pairs)
@@ -68,8 +67,7 @@ class StreamSource:
             except StopIteration:
                 found = f"{self._next} rows{' that satisfy its `where`' if self._where else ''}"
                 raise DataError(
-                    f"source '{self.name}' ended after {found}; "
-                    f"stream_length = {self.config.stream_length} must not say more"
+                    f"source '{self.name}' ended after {found}; stream_length = {self._length} must not be larger"
                 ) from None
             except DataError:
                 raise
@@ -96,24 +94,23 @@ class StreamSource:
         """The indices of the pairs in a language.
 
         Raises:
-            DataError: Only the rows would tell, and they cannot be read beforehand.
+            DataError: The language is known only from the rows, which cannot be read in advance.
         """
         if needs_language_marks(self.config):
             raise DataError(
-                f"source '{self.name}' is streamed, so its languages are not known beforehand; give it language: ko or "
-                "en, or leave out what weighs or separates languages"
+                f"source '{self.name}' is streamed, so its languages are not known in advance; give it language: ko or "
+                "en, or leave out the settings that weigh or separate languages"
             )
         return LanguageRows(self.config, len(self), self._marks).of(language)
 
     def _marks(self, start: int, stop: int) -> NDArray[Any]:
-        raise AssertionError("the configuration tells the language")
+        raise AssertionError("the settings give the language")
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
-        """Every (language, text) of the first n-th part of a pass: to pick rows, all would have to be read."""
-        assert self.config.stream_length is not None
-        for row in itertools.islice(self._rows(), -(-self.config.stream_length // every)):
+        """(language, text) of the first n-th part of a pass: every n-th row would need all of them read."""
+        for row in itertools.islice(self._rows(), -(-self._length // every)):
             yield from row_texts(self.config, row)
 
     def opening_faults(self) -> list[FaultReport]:
-        """None: rows are looked at when they are read."""
+        """Empty: rows are checked when they are read."""
         return []

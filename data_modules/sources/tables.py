@@ -1,10 +1,11 @@
-"""Reading the parquet tables of a source with Hugging Face `datasets`."""
+"""Pairs from tables (parquet, CSV, TSV, JSONL) and Hugging Face datasets, by random access."""
 
+import contextlib
 import csv
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 import datasets
@@ -14,10 +15,19 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data_modules.errors import DataError
+from data_modules.faults import FaultReport, SampleFault, encodable, sample_errors
 from data_modules.paths import resolve_files
+from data_modules.records import PairRecord
+from data_modules.sources.config import SourceConfig
+from data_modules.sources.languages import LanguageRows
+from data_modules.sources.rows import Rows, language_mark, make_record, pairs_per_row, row_texts, text_fields
 
 _ROWS_AT_A_TIME = 10_000
 """Rows whose texts are in memory together."""
+RESTORE = (
+    "restore it from its origin (the embedded corpus: `git checkout -- data_modules/emoji`, or rebuild it with "
+    "`make emoji-corpus`)"
+)
 
 
 def open_table(patterns: Sequence[str], image: str, columns: Sequence[str]) -> datasets.Dataset:
@@ -28,38 +38,44 @@ def open_table(patterns: Sequence[str], image: str, columns: Sequence[str]) -> d
     """
     files = resolve_files(patterns)
     for file in files:
-        _check_file(file, [image, *columns])
-    bars = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
+        _check_parquet(file, [image, *columns])
     try:
-        table = datasets.Dataset.from_parquet([str(file) for file in files])
+        with _no_progress_bars():
+            table = datasets.Dataset.from_parquet([str(file) for file in files])
     except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError, ValueError, TypeError) as error:
         names = ", ".join(str(file) for file in files)
         cause = error.__cause__ or error
         raise DataError(f"one of {names} is damaged, or their columns differ ({cause}); {RESTORE}") from error
-    finally:
-        if not bars:
-            datasets.enable_progress_bars()
     assert isinstance(table, datasets.Dataset)
     return keep_encoded(table, image)
 
 
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    were_disabled = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_disabled:
+            datasets.enable_progress_bars()
+
+
 def keep_encoded(table: datasets.Dataset, image: str) -> datasets.Dataset:
-    """The table, its images given as bytes and not as pictures."""
+    """The table with its images as bytes, not decoded."""
     if image in table.column_names and isinstance(table.features[image], datasets.Image | dict):
         return table.cast_column(image, datasets.Image(decode=False))
     return table
 
 
 def stores_paths(file: Path, image: str) -> bool:
-    """Whether a parquet file has image paths, not image bytes.
+    """Whether a parquet file holds image paths, not image bytes.
 
     Raises:
         DataError: The file is damaged or lacks the column.
     """
-    _check_file(file, [image])
-    kind = pq.read_schema(file).field(image).type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    _check_parquet(file, [image])
+    return _is_text(pq.read_schema(file).field(image).type)
 
 
 def open_paths_table(file: Path) -> datasets.Dataset:
@@ -68,22 +84,17 @@ def open_paths_table(file: Path) -> datasets.Dataset:
     Raises:
         DataError: The file is damaged.
     """
-    bars = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
     try:
-        if file.suffix == ".parquet":
-            table = datasets.Dataset.from_parquet(str(file))
-        elif file.suffix == ".jsonl":
-            table = datasets.Dataset.from_json(str(file), encoding_errors="replace")
-        else:
-            table = _read_separated(file, "\t" if file.suffix == ".tsv" else ",")
+        with _no_progress_bars():
+            if file.suffix == ".parquet":
+                table = datasets.Dataset.from_parquet(str(file))
+            elif file.suffix == ".jsonl":
+                table = datasets.Dataset.from_json(str(file), encoding_errors="replace")
+            else:
+                table = _read_separated(file, "\t" if file.suffix == ".tsv" else ",")
     except Exception as error:  # pandas, pyarrow and datasets each have their own
-        cause = error.__cause__ or error
-        reason = next(iter(str(cause).splitlines()), type(cause).__name__)
-        raise DataError(f"{file} is damaged or empty ({reason}); mend or remove it") from error
-    finally:
-        if not bars:
-            datasets.enable_progress_bars()
+        reason = _reason(error.__cause__ or error)
+        raise DataError(f"{file} is damaged or empty ({reason}); fix or remove it") from error
     assert isinstance(table, datasets.Dataset)
     return table
 
@@ -92,33 +103,30 @@ def _read_separated(file: Path, separator: str) -> datasets.Dataset:
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
         header = next(csv.reader(stream, delimiter=separator), [])
     if not header or len(set(header)) < len(header):
-        raise ValueError(f"its first line must name each column once, and says {header}")
+        raise ValueError(f"its first line must name each column once, and is {header}")
     features = datasets.Features({name: datasets.Value("string") for name in header})
     encoding = {"encoding": "utf-8-sig", "encoding_errors": "replace"}
-    # Without quoting rules of its own, "NA" would be no caption and 007 a number.
+    # By default, pandas would read "NA" as null and 007 as a number.
     return datasets.Dataset.from_csv(str(file), features=features, sep=separator, keep_default_na=False, **encoding)
 
 
-RESTORE = (
-    "restore it from its origin (the embedded corpus: `git checkout -- data_modules/emoji`, or rebuild it with "
-    "`make emoji-corpus`)"
-)
+def _reason(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _check_file(file: Path, columns: Sequence[str]) -> None:
+def _check_parquet(file: Path, columns: Sequence[str]) -> None:
     _check_manifest(file)
     try:
         names = set(pq.read_schema(file).names)
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(f"{file} is damaged ({reason}); {RESTORE}") from error
+        raise DataError(f"{file} is damaged ({_reason(error)}); {RESTORE}") from error
     for column in columns:
         if column not in names:
             raise DataError(f"{file} has no column '{column}'; its columns are {', '.join(sorted(names))}")
 
 
 def _check_manifest(file: Path) -> None:
-    """Compare the file with the SHA-256 that a `manifest.json` beside it gives (`files: {name: {sha256}}`), if any."""
+    """Compares the file with its SHA-256 in a `manifest.json` beside it (`files: {name: {sha256}}`), if any."""
     manifest = file.parent / "manifest.json"
     if not manifest.is_file():
         return
@@ -140,7 +148,10 @@ def matching_rows(table: datasets.Dataset, where: Mapping[str, Sequence[str]]) -
 
     Args:
         table: The rows.
-        where: Column -> allowed values, compared as lower-case text for booleans, as text otherwise.
+        where: Column -> allowed values, compared with `as_text` of the cell.
+
+    Raises:
+        DataError: The table lacks a column.
     """
     for column in where:
         if column not in table.column_names:
@@ -161,47 +172,186 @@ def satisfies(row: Mapping[str, Any], where: Mapping[str, Collection[str]]) -> b
 def read_rows(table: datasets.Dataset, columns: Sequence[str], rows: NDArray[np.int64]) -> Iterator[Mapping[str, Any]]:
     """These columns of these rows, in their order; an empty mapping for a row that cannot be read.
 
-    A text that is not UTF-8 makes a row unreadable; it is counted as a fault when the row is drawn.
+    Text that is not UTF-8 makes a row unreadable; it is counted as a fault when the row is loaded.
     """
     cells = table.select_columns(list(columns))
     for start in range(0, len(rows), _ROWS_AT_A_TIME):
         block = rows[start : start + _ROWS_AT_A_TIME]
         try:
             found = cells[block]
-        except (ValueError, OverflowError):  # UnicodeDecodeError is one, and so are dates before the year 1
-            yield from (_readable(cells, int(number)) for number in block)
+        except (ValueError, OverflowError):  # UnicodeDecodeError, or dates before the year 1
+            for number in block:
+                try:
+                    yield cells[int(number)]
+                except (ValueError, OverflowError):
+                    yield {}
             continue
         for values in zip(*(found[column] for column in columns), strict=True):
             yield dict(zip(columns, values, strict=True))
 
 
-def _readable(cells: datasets.Dataset, number: int) -> Mapping[str, Any]:
-    try:
-        row: Mapping[str, Any] = cells[number]
-    except (ValueError, OverflowError):
-        return {}
-    return row
-
-
-def identities(table: datasets.Dataset, column: str, rows: NDArray[np.int64], told: str) -> list[str]:
-    """The cells of a column in these rows as text, none of them null.
-
-    Args:
-        table: The table.
-        column: Its column.
-        rows: Row numbers.
-        told: Whose table it is, for the error.
+def identities(table: datasets.Dataset, column: str, rows: NDArray[np.int64], owner: str) -> list[str]:
+    """The cells of a column in these rows as text; `owner` is the subject of the error message.
 
     Raises:
-        DataError: A row has nothing there.
+        DataError: A cell is null.
     """
     values = table.select_columns([column]).select(rows)[column]
     for row, value in zip(rows, values, strict=True):
         if value is None:
-            raise DataError(f"{told}: row {row} has nothing in the column '{column}'; fill it, or leave the row out")
+            raise DataError(f"{owner}: row {row} has nothing in the column '{column}'; fill it, or leave the row out")
     return [as_text(value) for value in values]
 
 
 def as_text(value: object) -> str:
     """A cell as configurations spell it: `true`/`false` for booleans, `str` otherwise."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def columns_of(config: SourceConfig) -> list[str]:
+    """The columns that a table must have."""
+    # The default key column is optional: without it, rows are identified by number.
+    key = [config.key] if config.key != SourceConfig.__dataclass_fields__["key"].default else []
+    return list(dict.fromkeys([config.image, *text_fields(config), *config.where, *key]))
+
+
+class TableSource:
+    """Random access to the pairs of a table: one pair per row and language, or per row.
+
+    With L languages in `captions`, pair `index` is row `index // L` in the language `index % L`.
+
+    Args:
+        name: The source's key in the configuration.
+        config: Its settings.
+        table: The rows, images left encoded.
+        folder_of: Row number -> the folder that image paths are relative to; `None`: the working directory.
+        version: The fingerprint of a dataset that has no local files, empty otherwise.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: SourceConfig,
+        table: datasets.Dataset,
+        folder_of: Callable[[int], Path] | None = None,
+        version: str = "",
+    ) -> None:
+        self.name, self.config, self.table, self.version = name, config, table, version
+        require_columns(name, config, table.column_names)
+        _require_texts(name, config, table.features.arrow_schema)
+        self.rows = matching_rows(table, config.where)
+        if not len(self.rows):
+            raise DataError(f"source '{name}' has no row with {config.where}; loosen its `where`")
+        self._folder_of = folder_of
+        self._pairs = pairs_per_row(config)
+        self._language_rows = LanguageRows(config, len(self), self._marks)
+
+    def __len__(self) -> int:
+        return len(self.rows) * self._pairs
+
+    def __getitem__(self, index: int) -> PairRecord:
+        position, pair = divmod(index, self._pairs)
+        number = int(self.rows[position])
+        folder = self._folder_of(number) if self._folder_of else Path()
+        with sample_errors(str(number)):  # reading the row fails if a text is not UTF-8
+            return row_record(self.config, self.table[number], number=number, pair=pair, folder=folder)
+
+    def rows_of(self, language: str) -> Rows:
+        """The indices of the pairs in a language; reads every caption once if the settings do not give it."""
+        return self._language_rows.of(language)
+
+    def _marks(self, start: int, stop: int) -> NDArray[np.int8]:
+        fields = [*self.config.caption_fields, *([self.config.language_field] if self.config.language_field else [])]
+        rows = read_rows(self.table, list(dict.fromkeys(fields)), self.rows[start:stop])
+        return np.fromiter((language_mark(self.config, row) for row in rows), dtype=np.int8, count=stop - start)
+
+    def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
+        for row in read_rows(self.table, text_fields(self.config), self.rows[::every]):
+            yield from row_texts(self.config, row)
+
+    def opening_faults(self) -> list[FaultReport]:
+        """Empty: rows are checked when they are read."""
+        return []
+
+
+def require_columns(name: str, config: SourceConfig, present: Sequence[str]) -> None:
+    """Raises DataError if a column is missing that the settings name."""
+    for column in columns_of(config):
+        if column not in present:
+            raise DataError(
+                f"source '{name}' has no column '{column}'; its columns are {', '.join(sorted(map(str, present)))}"
+            )
+
+
+def _require_texts(name: str, config: SourceConfig, schema: pa.Schema) -> None:
+    """Refuses columns whose type cannot hold captions or keywords."""
+    for column in (*config.captions.values(), *config.caption_fields, *config.keywords.values()):
+        kind = schema.field(column).type
+        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        entry = kind.value_type if is_list else kind
+        if pa.types.is_primitive(entry) or pa.types.is_nested(entry) or pa.types.is_decimal(entry):
+            raise DataError(
+                f"source '{name}': column '{column}' holds {kind}, and captions and keywords are texts or lists of "
+                "texts; name another column"
+            )
+        if column in config.keywords.values() and config.keyword_separator is None and _is_text(kind):
+            raise DataError(
+                f"source '{name}': the keyword column '{column}' holds texts, not lists; name the separator of "
+                "keywords in keyword_separator, for example ','"
+            )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def row_record(
+    config: SourceConfig, row: Mapping[str, Any], *, number: int, pair: int, folder: Path = Path()
+) -> PairRecord:
+    """The record of a row whose image is bytes, a struct with `bytes` or `path`, or a path.
+
+    Args:
+        config: The source's.
+        row: Column -> cell.
+        number: Row number in the source, the key of a row whose key is null or empty.
+        pair: Number of the pair in the row.
+        folder: Folder that image paths are relative to.
+
+    Raises:
+        SampleFault: The row has no usable image, caption or language; carries the key.
+    """
+    with sample_errors(str(number)):
+        cell = row.get(config.key)
+        key = ("" if cell is None else encodable(str(cell))) or str(number)
+    with sample_errors(key):
+        image, file_name = _image_bytes(row.get(config.image), folder)
+        texts = {config.image, *config.captions.values(), *config.caption_fields, *config.keywords.values()}
+        attributes = [(column, as_text(value)) for column, value in row.items() if column not in texts]
+        return make_record(config, key=key, image=image, row=row, pair=pair, file_name=file_name, attributes=attributes)
+
+
+def _image_bytes(cell: object, folder: Path) -> tuple[bytes, str]:
+    """The encoded image and its file name, empty if it has none."""
+    if isinstance(cell, Mapping):
+        if (content := cell.get("bytes")) is not None and content != b"":
+            return _checked_bytes(content), str(cell.get("path") or "")
+        cell = cell.get("path")
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        raise SampleFault("image_missing", "the row has no image")
+    if not isinstance(cell, str):
+        return _checked_bytes(cell), ""
+    path = PurePath(cell)
+    if path.is_absolute() or ".." in path.parts:
+        raise SampleFault("unsafe_name", f"{cell!r} is absolute or leaves the table's folder")
+    try:
+        return (folder / path).read_bytes(), path.name
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError) as error:
+        raise SampleFault("image_missing", f"{folder / path}: {error}") from error
+    except OSError as error:
+        raise SampleFault("read_failed", f"{folder / path}: {error}") from error
+
+
+def _checked_bytes(cell: object) -> bytes:
+    if not isinstance(cell, bytes):
+        raise SampleFault("image_undecodable", f"the image is {type(cell).__name__}, neither bytes nor a path")
+    return cell

@@ -1,8 +1,7 @@
-"""The index of a set of shards: one file with 24 bytes a sample, of which only the rows asked for are read.
+"""The index of a set of shards: one file with 24 bytes per sample, of which only the requested rows are read.
 
-Layout: the rows of all shards (`tar_scan.ROW_FIELDS`, little-endian uint32), then a JSON description of the shards,
-then its length as a little-endian uint64 and `MAGIC`. While an index is built, rows and one line a shard are
-appended to two files beside it, so that a build that was cut off goes on where it stood.
+Layout: the rows of all shards (`tar_scan.ROW_FIELDS`, little-endian uint32), a JSON description of the shards, its
+length as a little-endian uint64, and `MAGIC`.
 """
 
 import contextlib
@@ -12,7 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,25 +24,25 @@ from data_modules.json_lines import append_json_lines, read_json_lines, replace_
 from data_modules.paths import is_url
 from data_modules.sources.blobs import BlobReader, file_state
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.rows import needs_language_marks
-from data_modules.sources.tar_scan import ROW_FIELDS, ShardScan, needed_fields, scan_shard
+from data_modules.sources.rows import needs_language_marks, text_fields
+from data_modules.sources.tar_scan import ROW_FIELDS, TEXT, ShardScan, scan_shard
 
 MAGIC = b"KELIPIX1"
 ROW_BYTES = 4 * ROW_FIELDS
 DIGEST_LENGTH = 16
 """Hexadecimal digits of the SHA-256 of a shard's rows."""
 CACHE_FOLDER = Path("~/.cache/kelip/index")
-"""Where indices go that cannot lie beside their shards."""
+"""Folder of indices whose shards are remote or in a read-only folder."""
 
 Progress = Callable[[int, int], None]
-"""(shards done, all shards) -> None."""
+"""(finished shards, all shards) -> None."""
 
 
 class ShardIndex:
-    """An index, opened; only the rows that are asked for are read.
+    """An opened index.
 
     Raises:
-        ValueError: The file is no index, or not a whole one.
+        ValueError: The file is no index, or incomplete.
     """
 
     def __init__(self, file: Path) -> None:
@@ -62,11 +61,10 @@ class ShardIndex:
         self.shards: list[str] = [entry["path"] for entry in self.entries]
         counts = np.array([entry["samples"] for entry in self.entries], dtype=np.int64)
         self.ends: NDArray[np.int64] = np.cumsum(counts)
-        num_rows = int(self.ends[-1]) if len(self.ends) else 0
-        if num_rows * ROW_BYTES != size - 16 - length:
+        self._num_rows = int(self.ends[-1]) if len(self.ends) else 0
+        if self._num_rows * ROW_BYTES != size - 16 - length:
             raise ValueError(f"{file} does not hold the rows that it describes")
-        self._num_rows = num_rows
-        # Not mapped into memory: a kernel may count all of a mapped file as the process's own, once for every worker.
+        # Not memory-mapped: a mapped file may count as resident memory of every worker.
         self._reader = BlobReader()
 
     def __len__(self) -> int:
@@ -82,19 +80,18 @@ class ShardIndex:
         return np.frombuffer(content, dtype="<u4").reshape(-1, ROW_FIELDS)
 
     def shard_of(self, index: int) -> str:
-        """The shard in which a sample lies."""
+        """The shard of a sample."""
         return self.shards[int(np.searchsorted(self.ends, index, side="right"))]
 
     def rows_of_shard(self, number: int) -> NDArray[np.uint32]:
-        """The rows of one shard."""
         stop = int(self.ends[number])
         return self.rows(stop - self.entries[number]["samples"], stop)
 
 
 def index_rule(config: SourceConfig) -> str:
-    """What of a configuration decides on the rows: an index of another rule does not fit."""
-    fields = needed_fields(config)
-    rule: dict[str, object] = {"txt": "txt" in fields, "json": bool(fields - {"txt"})}
+    """The settings that an index depends on, as JSON; an index with another rule is not used."""
+    fields = set(text_fields(config))
+    rule: dict[str, object] = {"txt": TEXT in fields, "json": bool(fields - {TEXT})}
     if needs_language_marks(config):
         rule |= {
             "captions": config.caption_fields,
@@ -105,7 +102,7 @@ def index_rule(config: SourceConfig) -> str:
 
 
 def index_file(config: SourceConfig, shards: Sequence[str]) -> Path:
-    """Where the index of these shards lies: as configured, beside the first shard, or in the user's cache."""
+    """Path of the index of these shards: as configured, beside the first shard, or in the user's cache."""
     name = hashlib.sha256(json.dumps([sorted(config.files), index_rule(config)]).encode()).hexdigest()[:12]
     folder = Path(config.index_folder).expanduser() if config.index_folder else Path(shards[0]).parent
     if not config.index_folder and (is_url(shards[0]) or not os.access(folder, os.W_OK)):
@@ -116,21 +113,22 @@ def index_file(config: SourceConfig, shards: Sequence[str]) -> Path:
 def open_index(
     config: SourceConfig, shards: Sequence[str], *, num_workers: int = 1, progress: Progress | None = None
 ) -> ShardIndex:
-    """The index of the shards, built first where there is none or a shard has changed.
+    """The index of the shards, built first if there is none or a shard has changed.
 
-    Local shards are compared by size and time of change; those behind a URL when their samples are read.
+    Local shards are compared by size and time of change; remote ones when their samples are read.
 
     Raises:
         DataError: The index cannot be written.
     """
     file = index_file(config, shards)
-    if (index := _opened(file, config, shards)) is not None:
+    if (index := _current_index(file, config, shards)) is not None:
         return index
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(file):
+        with file.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             # Another process of the same run may have built it in the meantime.
-            if (index := _opened(file, config, shards)) is not None:
+            if (index := _current_index(file, config, shards)) is not None:
                 return index
             _build(file, config, shards, num_workers, progress)
             return ShardIndex(file)
@@ -140,18 +138,23 @@ def open_index(
         ) from error
 
 
-def _opened(file: Path, config: SourceConfig, shards: Sequence[str]) -> ShardIndex | None:
+def _any_index(file: Path) -> ShardIndex | None:
     try:
-        index = ShardIndex(file)
+        return ShardIndex(file)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    fits = index.rule == index_rule(config) and index.shards == list(shards)
-    # An index of before digests were kept is written anew from its own rows.
-    fits = fits and all("digest" in entry for entry in index.entries)
-    return index if fits and all(_is_current(entry) for entry in index.entries) else None
 
 
-def _is_current(entry: dict[str, Any]) -> bool:
+def _current_index(file: Path, config: SourceConfig, shards: Sequence[str]) -> ShardIndex | None:
+    index = _any_index(file)
+    if index is None or index.rule != index_rule(config) or index.shards != list(shards):
+        return None
+    # Older indices have no digests; they are rebuilt from their own rows.
+    return index if all("digest" in entry and _is_current(entry) for entry in index.entries) else None
+
+
+def _is_current(entry: Mapping[str, Any]) -> bool:
+    """Whether a shard is the one that an entry describes; a remote one that was readable is taken to be."""
     if entry["size"] < 0:
         return not is_url(entry["path"]) and not os.access(entry["path"], os.R_OK)
     if is_url(entry["path"]):
@@ -162,30 +165,43 @@ def _is_current(entry: dict[str, Any]) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    with file.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _build(
     file: Path, config: SourceConfig, shards: Sequence[str], num_workers: int, progress: Progress | None
 ) -> None:
+    """Builds the index; an interrupted build continues after its last finished shard.
+
+    Each finished shard is appended to two files beside the index: its rows to `.rows`, then its entry as one JSON line
+    to `.lines`. In the end the description is appended to `.rows`, which becomes the index.
+
+    Example: shards a, b, c with 10, 5 and 7 samples. A build killed while it writes c leaves the entries of a and b,
+    and 15 to 22 rows. The next build cuts `.rows` to 15 rows of 24 bytes and scans c only.
+    """
+    rule = index_rule(config)
     rows_file, lines_file = file.with_suffix(".rows"), file.with_suffix(".lines")
-    entries = _resume(rows_file, lines_file, config, shards)
-    known = _known(file, config)
-    if not entries:
-        append_json_lines(lines_file, [index_rule(config)])
+    entries = _finished_entries(rows_file, lines_file, rule, shards)
+    rows_file.touch()
+    os.truncate(rows_file, sum(entry["samples"] for entry in entries) * ROW_BYTES)
+    replace_json_lines(lines_file, [rule, *entries])
+    unchanged = _unchanged_shards(file, rule)
     with rows_file.open("ab") as rows:
-        for scan in _scans(config, shards[len(entries) :], known, num_workers):
-            rows.write(scan.rows.astype("<u4").tobytes())
+        for scan in _scans(config, shards[len(entries) :], unchanged, num_workers):
+            content = scan.rows.astype("<u4").tobytes()
+            rows.write(content)
             rows.flush()
-            entries.append(_entry(scan))
+            entries.append(
+                {
+                    "path": scan.path,
+                    "size": scan.size,
+                    "version": scan.version,
+                    "samples": len(scan.rows),
+                    "faults": scan.faults,
+                    "digest": hashlib.sha256(content).hexdigest()[:DIGEST_LENGTH],
+                }
+            )
             append_json_lines(lines_file, entries[-1:])
             if progress is not None:
                 progress(len(entries), len(shards))
-        description = json.dumps({"rule": index_rule(config), "shards": entries}).encode()
+        description = json.dumps({"rule": rule, "shards": entries}).encode()
         rows.write(description + len(description).to_bytes(8, "little") + MAGIC)
         rows.flush()
         os.fsync(rows.fileno())
@@ -193,69 +209,48 @@ def _build(
     lines_file.unlink()
 
 
-def _entry(scan: ShardScan) -> dict[str, Any]:
-    return {
-        "path": scan.path,
-        "size": scan.size,
-        "version": scan.version,
-        "samples": len(scan.rows),
-        "faults": scan.faults,
-        "digest": hashlib.sha256(scan.rows.astype("<u4").tobytes()).hexdigest()[:DIGEST_LENGTH],
-    }
-
-
-def _resume(rows_file: Path, lines_file: Path, config: SourceConfig, shards: Sequence[str]) -> list[dict[str, Any]]:
-    """The entries of a build that was cut off, as far as its rows are there; the files are cut to match."""
+def _finished_entries(rows_file: Path, lines_file: Path, rule: str, shards: Sequence[str]) -> list[dict[str, Any]]:
+    """Entries of the leading shards that an interrupted build has finished and that have not changed since."""
     entries: list[dict[str, Any]] = []
     with contextlib.suppress(OSError, ValueError, KeyError):
-        size = rows_file.stat().st_size
+        rows_present, rows_needed = rows_file.stat().st_size // ROW_BYTES, 0
         lines = read_json_lines(lines_file)
-        rule = next(lines, None)
+        if next(lines, None) != rule:
+            return []
         for entry, shard in zip(lines, shards, strict=False):
-            if rule != index_rule(config):
-                break
-            needed = (sum(one["samples"] for one in entries) + entry["samples"]) * ROW_BYTES
-            if entry["path"] != shard or needed > size or "digest" not in entry or not _is_current(entry):
+            rows_needed += entry["samples"]
+            is_finished = entry["path"] == shard and "digest" in entry and rows_needed <= rows_present
+            if not is_finished or not _is_current(entry):
                 break
             entries.append(entry)
-    rows_file.touch()
-    os.truncate(rows_file, sum(entry["samples"] for entry in entries) * ROW_BYTES)
-    replace_json_lines(lines_file, [index_rule(config), *entries] if entries else [])
     return entries
 
 
-def _known(file: Path, config: SourceConfig) -> dict[str, ShardScan]:
-    """What an index of the same rule says of shards that have not changed."""
-    try:
-        old = ShardIndex(file)
-    except (OSError, ValueError, KeyError, TypeError):
+def _unchanged_shards(file: Path, rule: str) -> dict[str, ShardScan]:
+    """Path -> scan, from an earlier index with the same rule, of shards that have not changed since."""
+    old = _any_index(file)
+    if old is None or old.rule != rule:
         return {}
-    return {
-        entry["path"]: ShardScan(
-            entry["path"],
-            entry["size"],
-            entry["version"],
-            old.rows_of_shard(i),
-            [(kind, key, detail) for kind, key, detail in entry["faults"]],
-        )
-        for i, entry in enumerate(old.entries)
-        if old.rule == index_rule(config) and entry["size"] >= 0 and _is_current(entry)
-    }
+    scans = {}
+    for number, entry in enumerate(old.entries):
+        if entry["size"] >= 0 and _is_current(entry):
+            faults = [(kind, key, detail) for kind, key, detail in entry["faults"]]
+            rows = old.rows_of_shard(number)
+            scans[entry["path"]] = ShardScan(entry["path"], entry["size"], entry["version"], rows, faults)
+    return scans
 
 
 def _scans(
-    config: SourceConfig, shards: Sequence[str], known: dict[str, ShardScan], num_workers: int
+    config: SourceConfig, shards: Sequence[str], unchanged: Mapping[str, ShardScan], num_workers: int
 ) -> Iterator[ShardScan]:
-    scan = functools.partial(_scan_unless_known, config, known if num_workers < 2 else {})
-    if num_workers < 2:
-        yield from map(scan, shards)
-        return
-    with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
-        # Known shards are not sent: their rows are read here.
-        new = pool.map(scan, [shard for shard in shards if shard not in known], chunksize=1)
+    """Scans of the shards in their order; those in `unchanged` are not read again."""
+    changed = [shard for shard in shards if shard not in unchanged]
+    with contextlib.ExitStack() as stack:
+        if num_workers < 2:
+            new: Iterator[ShardScan] = map(functools.partial(scan_shard, config), changed)
+        else:
+            context = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(num_workers, context))
+            new = pool.map(functools.partial(scan_shard, config), changed, chunksize=1)
         for shard in shards:
-            yield known[shard] if shard in known else next(new)
-
-
-def _scan_unless_known(config: SourceConfig, known: dict[str, ShardScan], shard: str) -> ShardScan:
-    return known[shard] if shard in known else scan_shard(config, shard)
+            yield unchanged[shard] if shard in unchanged else next(new)

@@ -1,16 +1,17 @@
-"""One pass over the headers of a shard: which members make which sample.
+"""One pass over the headers of a shard: its members (ustar, GNU long names, pax), and which of them make a sample.
 
-Reference: the WebDataset layout, https://github.com/webdataset/webdataset: members of one sample share the name up to
-the first dot of its last part.
-Deviation: members of a sample need not stand together; a second member of the same name is left out and counted.
+References: POSIX.1-2017 `pax`, ustar interchange format; GNU tar manual, "Basic Tar Format"; the WebDataset layout,
+https://github.com/webdataset/webdataset: members of one sample share the name up to the first dot of its last part.
+Python's `tarfile` reads headers at a seventh of the speed, and gives no offsets past a damaged one.
+Deviation: members of a sample need not be adjacent; a second member of the same name is left out and counted.
 """
 
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
@@ -20,25 +21,134 @@ from data_modules.faults import SampleFault
 from data_modules.paths import is_url
 from data_modules.sources.blobs import file_state, with_retries
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.rows import language_mark, needs_language_marks
-from data_modules.sources.tar_headers import BLOCK, Member, ReadAt, TarDamage, read_members
+from data_modules.sources.rows import language_mark, needs_language_marks, text_fields
 
+BLOCK = 512
+_MAX_NAME_BYTES = 1 << 20
+"""Longest extended header; a longer one counts as damage."""
 IMAGE_ENDINGS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"})
 TEXT, JSON = "txt", "json"
 LANGUAGE_SHIFT = 30
-"""The two highest bits of a text's size hold 1 + the row's language mark; 0: not asked for."""
+"""The two highest bits of a text's size hold 1 + the row's language mark; 0: not determined."""
 MAX_TEXT_BYTES = (1 << LANGUAGE_SHIFT) - 1
-
 ROW_FIELDS = 6
-"""uint32 each: header block and size of image, text and JSON; block 0 with size 0: none. 24 bytes a sample."""
+"""uint32 each: header block and size of image, text and JSON; block 0 with size 0: missing. 24 bytes per sample."""
 
+ReadAt = Callable[[int, int], bytes]
+"""(start, length) -> bytes, fewer at the end of the file."""
 FaultRow = tuple[str, str, str]
 """Kind, key, detail."""
 
 
+class Member(NamedTuple):
+    """A regular file in a tar."""
+
+    name: str
+    header_block: int
+    """Number of the 512-byte block of its (last) header; the data follow."""
+    size: int
+    """Bytes of data."""
+
+
+class TarDamage(Exception):  # noqa: N818  # it is counted, and the members before it are used
+    """The rest of the tar cannot be read.
+
+    Attributes:
+        kind: `shard_cut` or `shard_damaged`, of `faults.SKIPPED`.
+    """
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+def parse_size(field: bytes) -> int:
+    """The number in a header field of 12 bytes: octal, or base 256 if its first bit is set.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if field[0] & 0x80:
+        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+    return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+
+
+def is_header(block: bytes) -> bool:
+    """Whether a block of 512 bytes is a tar header by its checksum."""
+    if len(block) != BLOCK:
+        return False
+    try:
+        stored = int(block[148:156].split(b"\0", 1)[0].strip(), 8)
+    except ValueError:
+        return False
+    return stored == sum(block) - sum(block[148:156]) + 8 * ord(" ")
+
+
+def header_name(block: bytes) -> str:
+    """The name in a single header, without extended headers: at most 255 bytes of it."""
+    name = block[:100].split(b"\0", 1)[0]
+    prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
+    return (prefix + b"/" + name if prefix else name).decode("utf-8", errors="replace")
+
+
+def read_members(read_at: ReadAt, size: int) -> Iterator[Member]:
+    """The regular files of a tar in their order.
+
+    Args:
+        read_at: Reads the tar.
+        size: Its length in bytes.
+
+    Raises:
+        TarDamage: After the last whole member, if the tar is damaged or cut there.
+    """
+    position, long_name = 0, ""
+    while True:
+        block = read_at(position, BLOCK)
+        if not block.strip(b"\0"):
+            if len(block) < BLOCK:
+                raise TarDamage("shard_cut", f"it ends at byte {size} without an end-of-archive mark")
+            return
+        if not is_header(block):
+            kind = "shard_cut" if len(block) < BLOCK else "shard_damaged"
+            raise TarDamage(kind, f"no tar header at byte {position} of {size}")
+        try:
+            length = parse_size(block[124:136])
+        except ValueError as error:
+            raise TarDamage("shard_damaged", f"the header at byte {position} has no readable size") from error
+        if position + BLOCK + length > size:
+            raise TarDamage("shard_cut", f"it ends inside the member at byte {position}")
+        flag = block[156:157]
+        if flag in (b"L", b"x"):
+            long_name = _extended_name(flag, read_at, position, length) or long_name
+        else:
+            if flag in (b"0", b"\0", b"7"):
+                yield Member(long_name or header_name(block), position // BLOCK, length)
+            if flag not in (b"K", b"g"):
+                long_name = ""
+        position += BLOCK + -(-length // BLOCK) * BLOCK
+
+
+def _extended_name(flag: bytes, read_at: ReadAt, position: int, length: int) -> str:
+    """The name in a GNU long-name or pax header; empty if there is none."""
+    if length > _MAX_NAME_BYTES:
+        raise TarDamage("shard_damaged", f"the extended header at byte {position} has {length} bytes")
+    content = read_at(position + BLOCK, length)
+    if flag == b"L":
+        return content.split(b"\0", 1)[0].decode("utf-8", errors="replace")
+    while content:
+        digits, _, rest = content.partition(b" ")
+        if not digits.isdigit() or int(digits) <= len(digits):
+            return ""
+        record, content = rest[: int(digits) - len(digits) - 1], content[int(digits) :]
+        keyword, _, value = record.partition(b"=")
+        if keyword == b"path":
+            return value.rstrip(b"\n").decode("utf-8", errors="replace")
+    return ""
+
+
 @dataclass(slots=True)
 class ShardScan:
-    """What one shard holds."""
+    """The samples of one shard."""
 
     path: str
     size: int = -1
@@ -47,17 +157,11 @@ class ShardScan:
     rows: NDArray[np.uint32] = field(default_factory=lambda: np.empty((0, ROW_FIELDS), np.uint32))
     """uint32 (N, 6), see `ROW_FIELDS`, in the order of the images."""
     faults: list[FaultRow] = field(default_factory=list)
-    """What was left out, and why."""
-
-
-def needed_fields(config: SourceConfig) -> set[str]:
-    """The fields that make a record: `txt`, or keys of the JSON."""
-    fields = {*config.captions.values(), *config.caption_fields, *config.keywords.values()}
-    return fields | ({config.language_field} if config.language_field else set())
+    """Members and samples that are left out."""
 
 
 def parse_row(text: bytes | None, metadata: bytes | None) -> dict[str, Any]:
-    """The fields of a sample.
+    """The fields of a sample: `txt` and the keys of its JSON.
 
     Raises:
         SampleFault: The JSON is no object (`metadata_undecodable`).
@@ -77,31 +181,17 @@ def parse_row(text: bytes | None, metadata: bytes | None) -> dict[str, Any]:
 
 
 def scan_shard(config: SourceConfig, path: str) -> ShardScan:
-    """The samples of a shard; a shard that cannot be read at all has none and says so."""
+    """The samples of a shard; of one that cannot be read, a single fault."""
     try:
-        state = file_state(path, config.read_timeout_seconds)
+        found = ShardScan(path, *file_state(path, config.read_timeout_seconds))
         if is_url(path):
             filesystem, inner = fsspec.core.url_to_fs(path)
             with filesystem.open(inner, "rb") as stream:
-                return _scan(
-                    config,
-                    path,
-                    functools.partial(_read_stream, stream, config.read_timeout_seconds),
-                    state.size,
-                    state.version,
-                )
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            read_at = functools.partial(_pread, descriptor)
-            return _scan(config, path, read_at, state.size, state.version)
-        finally:
-            os.close(descriptor)
+                return _scan(config, found, functools.partial(_read_stream, stream, config.read_timeout_seconds))
+        with open(path, "rb") as file:
+            return _scan(config, found, lambda start, length: os.pread(file.fileno(), length, start))
     except Exception as error:  # every filesystem has its own errors
         return ShardScan(path, faults=[("shard_unreadable", path, str(error) or type(error).__name__)])
-
-
-def _pread(descriptor: int, start: int, length: int) -> bytes:
-    return os.pread(descriptor, length, start)
 
 
 def _read_stream(stream: Any, timeout: float, start: int, length: int) -> bytes:
@@ -112,11 +202,10 @@ def _read_stream(stream: Any, timeout: float, start: int, length: int) -> bytes:
     return bytes(with_retries(read, timeout=timeout))
 
 
-def _scan(config: SourceConfig, path: str, read_at: ReadAt, size: int, version: str) -> ShardScan:
-    found = ShardScan(path, size, version)
-    samples = _group(found, read_at, size)
-    fields = needed_fields(config)
-    kinds = [kind for kind, wanted in ((TEXT, TEXT in fields), (JSON, bool(fields - {TEXT}))) if wanted]
+def _scan(config: SourceConfig, found: ShardScan, read_at: ReadAt) -> ShardScan:
+    samples = _group(found, read_at)
+    fields = set(text_fields(config))
+    kinds = [kind for kind, is_read in ((TEXT, TEXT in fields), (JSON, bool(fields - {TEXT}))) if is_read]
     rows = []
     for key, members in samples.items():
         if "image" not in members:
@@ -130,18 +219,18 @@ def _scan(config: SourceConfig, path: str, read_at: ReadAt, size: int, version: 
     return found
 
 
-def _group(found: ShardScan, read_at: ReadAt, size: int) -> dict[str, dict[str, Member]]:
-    """Key -> `image`, `txt`, `json` -> member; what cannot be used goes to `found.faults`."""
+def _group(found: ShardScan, read_at: ReadAt) -> dict[str, dict[str, Member]]:
+    """Key -> `image`, `txt`, `json` -> member; adds unusable members to `found.faults`."""
     samples: dict[str, dict[str, Member]] = {}
     try:
-        for member in read_members(read_at, size):
+        for member in read_members(read_at, found.size):
             folder, _, base = member.name.rpartition("/")
             stem, dot, ending = base.partition(".")
             kind = ending.lower() if ending.lower() in (TEXT, JSON) else "image"
             if not dot or not stem or (kind == "image" and ending.lower() not in IMAGE_ENDINGS):
-                continue  # other members (a .npy, a checksum) are none of ours
+                continue  # other members, such as a .npy or a checksum, are ignored
             if folder.startswith("/") or member.name.startswith("/") or ".." in folder.split("/"):
-                found.faults.append(("unsafe_name", member.name, "absolute, or it climbs out of its folder"))
+                found.faults.append(("unsafe_name", member.name, "absolute, or it leaves its folder"))
                 continue
             members = samples.setdefault(f"{folder}/{stem}" if folder else stem, {})
             if kind in members:
@@ -159,17 +248,11 @@ def _row(config: SourceConfig, members: Mapping[str, Member], kinds: list[str], 
         member = members.get(kind)
         row += [member.header_block, min(member.size, MAX_TEXT_BYTES)] if member else [0, 0]
     if needs_language_marks(config):
-        contents = {
-            kind: read_at((members[kind].header_block + 1) * BLOCK, members[kind].size)
-            for kind in kinds
-            if kind in members
-        }
-        row[3] |= (1 + _mark(config, contents)) << LANGUAGE_SHIFT
+        present = {kind: members[kind] for kind in kinds if kind in members}
+        contents = {kind: read_at((one.header_block + 1) * BLOCK, one.size) for kind, one in present.items()}
+        try:
+            fields = parse_row(contents.get(TEXT), contents.get(JSON))
+        except SampleFault:
+            fields = {}
+        row[3] |= (1 + language_mark(config, fields)) << LANGUAGE_SHIFT
     return row
-
-
-def _mark(config: SourceConfig, contents: Mapping[str, bytes]) -> int:
-    try:
-        return language_mark(config, parse_row(contents.get(TEXT), contents.get(JSON)))
-    except SampleFault:
-        return language_mark(config, {})

@@ -16,7 +16,7 @@ from data_modules.faults import FaultReport
 from data_modules.json_lines import append_json_lines, read_json_lines, replace_json_lines
 from data_modules.loading import CorruptSampleConfig
 from data_modules.records import LANGUAGES
-from data_modules.sources.protocol import PairSource
+from data_modules.sources.rows import PairSource
 from kelip_lightning.distributed.gather import is_distributed
 from kelip_lightning.modules.log_steps import on_host
 

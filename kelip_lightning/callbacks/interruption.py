@@ -6,7 +6,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from data_modules.signals import SCHEDULER_SIGNALS, STOP_SIGNALS
+from data_modules.loader_process import SCHEDULER_SIGNALS, STOP_SIGNALS
 
 _log = logging.getLogger(__name__)
 

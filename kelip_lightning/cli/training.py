@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
-from data_modules.signals import SCHEDULER_SIGNALS
+from data_modules.loader_process import SCHEDULER_SIGNALS
 from kelip_lightning.cli import failures
 from kelip_lightning.errors import RunFolderError, Terminated
 from kelip_lightning.runs.folder import RunFolder, is_first_process, was_interrupted

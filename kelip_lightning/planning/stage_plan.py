@@ -13,7 +13,7 @@ import torch
 from data_modules.loading import open_sources
 from data_modules.order.mixture import build_order
 from data_modules.sources.languages import apply_language_rule
-from data_modules.sources.protocol import PairSource
+from data_modules.sources.rows import PairSource
 from kelip_lightning.config.experiment import (
     ContrastiveExperiment,
     Experiment,

@@ -7,9 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from data_modules.benchmarks.evaluation_sets import evaluation_fingerprints
-from data_modules.sources.changes import all_source_changes, file_changes
-from data_modules.sources.fingerprint import FileFingerprint, SourceFingerprint, source_fingerprints, text_fingerprint
-from data_modules.sources.protocol import PairSource
+from data_modules.sources.fingerprint import (
+    FileFingerprint,
+    SourceFingerprint,
+    all_source_changes,
+    file_changes,
+    source_fingerprints,
+    text_fingerprint,
+)
+from data_modules.sources.rows import PairSource
 from kelip_lightning.config.experiment import ContrastiveExperiment, Experiment
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.planning.stage_plan import stages_of

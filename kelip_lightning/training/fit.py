@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from data_modules.stage_data import StageDataModule
+from data_modules.loading import StageDataModule
 from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.callbacks.lost_peer import explain_lost_peer
 from kelip_lightning.modules.stage import StageModule

@@ -9,7 +9,7 @@ from data_modules.benchmarks.evaluation_sets import EvaluationSets, build_evalua
 from data_modules.image import ImageDataModule
 from data_modules.image_text import ImageTextDataModule
 from data_modules.order.sampling import Draw
-from data_modules.sources.protocol import PairSource
+from data_modules.sources.rows import PairSource
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.training.run_tokenizer import keep_tokenizer, kept_tokenizer

@@ -11,8 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from data_modules.faults import REPAIRED
 from data_modules.json_lines import read_json_lines
 from kelip_lightning.cli import main
-from tests.unit.data_modules.corpora import write_tar
-from tests.unit.data_modules.faulty_corpus import faulty_members
+from tests.unit.data_modules.corpora import faulty_members, write_tar
 
 NUM, NUM_GOOD, PER_KIND, BATCH = 40, 6, 2, 10
 """A twentieth of 40 samples for each of 17 ways to be wrong, and 6 good samples."""

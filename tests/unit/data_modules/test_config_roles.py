@@ -1,4 +1,4 @@
-"""A field says what its value is for; one that says nothing decides what is trained."""
+"""Roles of fields; a field without one is identity."""
 
 from dataclasses import dataclass, field, fields
 

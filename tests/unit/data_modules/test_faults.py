@@ -1,6 +1,5 @@
-"""A corpus with every fault there is: exact counts, the same replacements in every run, never a wrong pairing."""
+"""A corpus with every fault: exact counts, the same replacements in every run, never a wrong pairing."""
 
-import functools
 import json
 import unicodedata
 from collections import Counter
@@ -18,14 +17,15 @@ from data_modules.order.sampling import Draw
 from data_modules.sources.config import SourceConfig
 from data_modules.text.tokenizer import TokenizerConfig
 from tests.paths import ROOT
-from tests.unit.data_modules.corpora import members, picture, samples, write_csv, write_tar
-from tests.unit.data_modules.faulty_corpus import faulty_members
+from tests.unit.data_modules.corpora import faulty_members, members, picture, samples, write_csv, write_tar
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 TRANSFORM = MultiCropConfig(image_size=16, num_global_crops=1, local_size=8, num_local_crops=0)
-
-
 PER_KIND, GOOD = 2, 41
+
+
+def _shard(folder: Path, content: list[tuple[str, bytes]]) -> SourceConfig:
+    return SourceConfig(files=[str(write_tar(folder / "a.tar", content))], caption_fields=["txt"])
 
 
 def _data(source: SourceConfig, steps: int, batch: int, **options: object) -> ImageTextDataModule:
@@ -38,7 +38,7 @@ def _data(source: SourceConfig, steps: int, batch: int, **options: object) -> Im
 
 def test_faulty_shard__every_kind_is_counted_exactly_and_every_batch_is_full(tmp_path: Path) -> None:
     content, expected = faulty_members(GOOD, PER_KIND)
-    source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
+    source = _shard(tmp_path, content)
     number = GOOD + sum(expected.values())
     assert number % 5 == 0
     data = _data(source, number // 5, 5)
@@ -46,13 +46,13 @@ def test_faulty_shard__every_kind_is_counted_exactly_and_every_batch_is_full(tmp
     for batch in data.train_dataloader():
         assert batch.global_crops.shape == (1, 5, 3, 16, 16)
         met |= {(report.sample_id, report.kind) for report in batch.faults}
-    # A replacement is drawn beside its own turn, and may be bad itself; each sample counts once here.
+    # A bad sample may also be met as a replacement; each sample counts once here.
     assert Counter(kind for _, kind in met) == expected
 
 
 def test_faulty_shard__each_sample_alone_gives_its_own_fault(tmp_path: Path) -> None:
     content, expected = faulty_members(GOOD, PER_KIND)
-    source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
+    source = _shard(tmp_path, content)
     data = _data(source, 1, 5)
     found: Counter[str] = Counter()
     for sample_id in range(len(data.sources[0])):
@@ -64,9 +64,8 @@ def test_faulty_shard__each_sample_alone_gives_its_own_fault(tmp_path: Path) -> 
     assert found == expected
 
 
-def test_faulty_shard__workers_and_runs_replace_alike(tmp_path: Path) -> None:
-    content, _ = faulty_members(GOOD, PER_KIND)
-    source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
+def test_faulty_shard__replacements_are_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
+    source = _shard(tmp_path, faulty_members(GOOD, PER_KIND)[0])
 
     def run(workers: int) -> list[object]:
         data = _data(source, 12, 5)
@@ -84,8 +83,7 @@ def test_faulty_shard__no_caption_changes_its_image(tmp_path: Path) -> None:
     stems = {name.partition(".")[0]: {} for name, _ in content}
     for name, value in content:
         stems[name.partition(".")[0]][name.partition(".")[2]] = value
-    source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
-    opened = _data(source, 1, 1).sources[0]
+    opened = _data(_shard(tmp_path, content), 1, 1).sources[0]
     for index in range(len(opened)):
         try:
             record = opened[index]
@@ -96,14 +94,14 @@ def test_faulty_shard__no_caption_changes_its_image(tmp_path: Path) -> None:
         assert record.caption[:5] in unicodedata.normalize("NFC", parts["txt"].decode("utf-8", "replace"))
 
 
-@pytest.mark.parametrize("kind", ["missing file", "climbs", "absolute", "no caption"])
+@pytest.mark.parametrize("kind", ["missing file", "leaves", "absolute", "no caption"])
 def test_faulty_table__rows(tmp_path: Path, kind: str) -> None:
     file = Path(write_csv(tmp_path, samples(6)))
     lines = file.read_text(encoding="utf-8").splitlines()
     key, image, caption, language = lines[3].split(",")
     image = {
         "missing file": "images/none.jpg",
-        "climbs": f"../{tmp_path.name}/{image}",
+        "leaves": f"../{tmp_path.name}/{image}",
         "absolute": "/etc/hostname",
     }.get(kind, image)
     lines[3] = ",".join([key, image, "" if kind == "no caption" else caption, language])
@@ -116,7 +114,7 @@ def test_faulty_table__rows(tmp_path: Path, kind: str) -> None:
 
 def test_opening__too_much_left_out_is_an_error_with_the_reason(tmp_path: Path) -> None:
     content = [*members(samples(10)), *[(f"lonely{i}.jpg", b"x") for i in range(3)]]
-    source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
+    source = _shard(tmp_path, content)
     with pytest.raises(
         DataError, match=r"3 of 13 samples are left out, .*max_share = 0\.2, .* \(3\) because of caption"
     ):
@@ -126,28 +124,22 @@ def test_opening__too_much_left_out_is_an_error_with_the_reason(tmp_path: Path) 
 
 def test_max_image_pixels__is_a_setting(tmp_path: Path) -> None:
     content = [("1.jpg", picture(0, side=20)), ("1.txt", b"small"), ("2.jpg", picture(0, side=40)), ("2.txt", b"large")]
-    source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
-    batch = next(
-        iter(
-            _data(
-                source, 1, 2, corrupt_samples=CorruptSampleConfig(max_share=1.0, max_image_pixels=999)
-            ).train_dataloader()
-        )
-    )
+    source = _shard(tmp_path, content)
+    limit = CorruptSampleConfig(max_share=1.0, max_image_pixels=999)
+    batch = next(iter(_data(source, 1, 2, corrupt_samples=limit).train_dataloader()))
     assert batch.captions == ["small", "small"]
     assert [(one.kind, one.key) for one in batch.faults] == [("image_too_large", "2")]
 
 
-def test_kinds__are_told_apart_and_explained() -> None:
+def test_kinds__are_distinct_and_documented() -> None:
     assert not set(SKIPPED) & set(REPAIRED)
     page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     assert [kind for kind in (*SKIPPED, *REPAIRED) if f"`{kind}`" not in page] == []
 
 
-def test_fault_reports__travel_as_plain_values(tmp_path: Path) -> None:
+def test_fault_reports__are_plain_values(tmp_path: Path) -> None:
     content = [*members(samples(2)), ("bad.jpg", b"no"), ("bad.txt", b"text")]
-    source = SourceConfig(files=[str(write_tar(tmp_path / "a.tar", content))], caption_fields=["txt"])
-    batches = list(_data(source, 1, 3).train_dataloader())
-    report = batches[0].faults[0]
+    source = _shard(tmp_path, content)
+    batch = next(iter(_data(source, 1, 3).train_dataloader()))
+    (report,) = batch.faults
     assert json.loads(json.dumps(report._asdict()))["kind"] == "image_undecodable"
-    assert functools.reduce(lambda a, b: a + b, [batch.faults for batch in batches]) == [report]

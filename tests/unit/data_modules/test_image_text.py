@@ -124,12 +124,6 @@ def test_training_texts__keep_both_languages_of_a_row(config: ImageTextDataConfi
     assert len(list(source.captions(every=2))) == len(list(source.captions())) / 2
 
 
-def test_order_and_dataset__are_built_once(config: ImageTextDataConfig) -> None:
-    data = _data(config)
-    assert data.order is data.order
-    assert data.dataset is data.dataset
-
-
 def test_dataset__travels_to_a_loader_process_without_trainer_and_order(tmp_path: Path) -> None:
     """Where processes are not forked they get the dataset by pickle, once each."""
     source = write_source("shards", tmp_path, samples(31), per_shard=6)

@@ -1,4 +1,4 @@
-"""Files of one JSON value a line: what the world puts between two lines, and what a cut-off writer leaves."""
+"""JSON Lines: separators inside of values, and what an interrupted writer leaves."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from data_modules.errors import DataError
 from data_modules.json_lines import append_json_lines, complete_lines, read_json_lines, replace_json_lines
 
 SEPARATORS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\r"
-"""All at which `str.splitlines` splits, but for the one that ends a line here."""
+"""Line ends of `str.splitlines`, without the line feed."""
 
 
 def test_json_lines__records_hold_every_separator(tmp_path: Path) -> None:
@@ -22,28 +22,21 @@ def test_json_lines__records_hold_every_separator(tmp_path: Path) -> None:
     assert file.read_bytes().count(b"\n") == len(records)
 
 
-@pytest.mark.parametrize("tail", ['{"n": 2', '{"n": 2}', "\0\0\0", '{"n": "é'.encode()[:-1]])
-def test_json_lines__an_unfinished_last_line_is_no_record_and_gives_way_to_the_next(
-    tmp_path: Path, tail: str | bytes
+@pytest.mark.parametrize("before", [[], [{"n": 0}, {"n": 1}]])
+@pytest.mark.parametrize("tail", [b'{"n": 2', b'{"n": 2}', b"\0\0\0", '{"n": "é'.encode()[:-1]])
+def test_json_lines__an_unfinished_last_line_is_ignored_and_replaced(
+    tmp_path: Path, before: list[dict[str, int]], tail: bytes
 ) -> None:
     file = tmp_path / "records.jsonl"
-    append_json_lines(file, [{"n": 0}, {"n": 1}])
-    file.write_bytes(file.read_bytes() + (tail if isinstance(tail, bytes) else tail.encode()))
-    assert list(read_json_lines(file)) == [{"n": 0}, {"n": 1}]
+    append_json_lines(file, before)
+    file.write_bytes(file.read_bytes() + tail)
+    assert list(read_json_lines(file)) == before
     append_json_lines(file, [{"n": 3}])
-    assert file.read_text(encoding="utf-8") == '{"n": 0}\n{"n": 1}\n{"n": 3}\n'
+    assert file.read_text(encoding="utf-8") == "".join(f"{json.dumps(one)}\n" for one in [*before, {"n": 3}])
 
 
-def test_json_lines__nothing_but_an_unfinished_line(tmp_path: Path) -> None:
-    file = tmp_path / "records.jsonl"
-    file.write_bytes(b'{"n"')
-    assert list(read_json_lines(file)) == []
-    append_json_lines(file, [{"n": 0}])
-    assert list(read_json_lines(file)) == [{"n": 0}]
-
-
-def test_json_lines__half_a_surrogate_pair_is_written_as_json_spells_it(tmp_path: Path) -> None:
-    key = json.loads('"\\ud83d.jpg"')  # of a JSON file beside an image; no UTF-8 can hold it
+def test_json_lines__a_lone_surrogate_is_written_as_its_json_escape(tmp_path: Path) -> None:
+    key = json.loads('"\\ud83d.jpg"')  # UTF-8 cannot represent it
     append_json_lines(tmp_path / "records.jsonl", [{"key": key}])
     assert list(read_json_lines(tmp_path / "records.jsonl")) == [{"key": key}]
 
@@ -53,7 +46,7 @@ def test_json_lines__korean_stays_readable(tmp_path: Path) -> None:
     assert (tmp_path / "records.jsonl").read_text(encoding="utf-8") == '{"key": "사과"}\n'
 
 
-def test_replace_json_lines__the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_replace_json_lines__is_atomic(tmp_path: Path) -> None:
     file = tmp_path / "records.jsonl"
     append_json_lines(file, [{"n": 0}, {"n": 1}])
     with pytest.raises(ValueError, match="not JSON compliant"):

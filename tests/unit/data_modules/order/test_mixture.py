@@ -1,48 +1,20 @@
-"""Shares of sources and languages against counts by hand."""
+"""Shares of sources and languages against exact counts."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from data_modules.errors import DataError
-from data_modules.faults import FaultReport
 from data_modules.order.mixture import OrderConfig, SingleLanguageOrder, build_order
-from data_modules.order.sampling import Order
-from data_modules.records import LANGUAGES, PairRecord
+from data_modules.order.sampling import BatchOrder, Order
+from data_modules.records import LANGUAGES
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.language_rows import marked_rows
-from data_modules.sources.rows import Rows
+from tests.unit.data_modules.corpora import FakeSource
 
-NAMES = (*LANGUAGES, "unknown")
-
-
-class Speaking:
-    """A source of which only the languages are known."""
-
-    def __init__(self, name: str, languages: list[str]) -> None:
-        self.name, self.marks = name, np.array([NAMES.index(one) for one in languages])
-
-    def __len__(self) -> int:
-        return len(self.marks)
-
-    def __getitem__(self, index: int) -> PairRecord:
-        raise AssertionError("nothing is read for an order")
-
-    def rows_of(self, language: str) -> Rows:
-        return marked_rows(lambda a, b: self.marks[a:b], len(self.marks))[language]
-
-    def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
-        return iter(())
-
-    def opening_faults(self) -> list[FaultReport]:
-        return []
-
-
-MIXED, KOREAN = Speaking("mixed", ["ko", "en", "en", "en"] * 10), Speaking("korean", ["ko"] * 20)
+MIXED, KOREAN = FakeSource("mixed", ["ko", "en", "en", "en"] * 10), FakeSource("korean", ["ko"] * 20)
 """10 Korean and 30 English pairs with the ids 0-39, 20 Korean ones with 40-59."""
 IDS = {
     ("mixed", "ko"): set(range(0, 40, 4)),
@@ -103,12 +75,12 @@ def test_build_order__temperature_one_is_natural() -> None:
         ({"single_language_batches": True, "shuffle_window": 4096, "run_length": 16}, "30718423be2ec146"),
     ],
 )
-def test_build_order__a_run_that_was_begun_goes_on_in_the_same_order(options: dict[str, Any], digest: str) -> None:
-    """Digests of revision e16296c, which searched the rows' languages anew for every batch."""
-    rng = np.random.default_rng(0)
+def test_build_order__is_that_of_earlier_revisions(options: dict[str, Any], digest: str) -> None:
+    """Digests of revision e16296c, so that a run resumes in the same order."""
+    rng, names = np.random.default_rng(0), (*LANGUAGES, "unknown")
     web = rng.choice(3, p=[0.3, 0.6, 0.1], size=100_003)
     runs = np.repeat(rng.integers(0, 3, size=40), [1, 2, 3, 5, 511, 512, 513, 1000, 70, 900] * 4)
-    sources = [Speaking("web", [NAMES[mark] for mark in web]), Speaking("runs", [NAMES[mark] for mark in runs])]
+    sources = [FakeSource("web", [names[mark] for mark in web]), FakeSource("runs", [names[mark] for mark in runs])]
     configs = {
         "web": SourceConfig(files=["x"], caption_fields=["txt"]),
         "runs": SourceConfig(files=["x"], caption_fields=["txt"], weight=1.5),
@@ -161,3 +133,11 @@ def test_build_order__a_language_without_pairs() -> None:
     configs = {"korean": SourceConfig(files=["x"], caption_fields=["txt"])}
     with pytest.raises(DataError, match="asks for pairs in 'en'"):
         build_order([KOREAN], configs, 4, 0, OrderConfig(single_language_batches=True))
+
+
+def test_build_order__weights_go_by_name() -> None:
+    weights = {"korean": 0.5, "mixed": 2.0}
+    configs = {name: SourceConfig(files=["x"], captions={"ko": "x"}, weight=one) for name, one in weights.items()}
+    order = build_order([MIXED, KOREAN], configs, 4, 7)
+    assert isinstance(order, BatchOrder)
+    assert (order.lengths, order.weights) == ((40, 20), (2.0, 0.5))

@@ -1,4 +1,4 @@
-"""The order of samples: bijections, exact counts, and the same global batch however it is cut."""
+"""The order of samples: exact counts, and the same global batch for any number of ranks."""
 
 from collections import Counter
 
@@ -21,19 +21,6 @@ def _ids(order: BatchOrder, num_samples: int) -> list[int]:
 
 def _sampler(order: BatchOrder, *, start: int = 0, rank: int = 0, world: int = 1):
     return RankBatchSampler(order, start_step=start, max_steps=5, rank=rank, world_size=world)
-
-
-@pytest.mark.parametrize("batch", [1, 8, 27, 40])
-def test_batch__weight_one_gives_each_id_once_an_epoch(batch: int) -> None:
-    order = _order(batch=batch)
-    ids = _ids(order, 4 * 27)
-    for epoch in range(4):
-        assert sorted(ids[epoch * 27 : (epoch + 1) * 27]) == list(range(27))
-
-
-def test_batch__two_epochs_differ() -> None:
-    ids = _ids(_order(), 2 * 27)
-    assert ids[:27] != ids[27:]
 
 
 def test_batch__weights_give_exact_counts() -> None:
@@ -122,9 +109,9 @@ def test_draw__model_seed_depends_on_seed_step_and_sample_alone() -> None:
     assert seeds == [draw.model_seed(seed) for draw in draws for seed in (0, 1)]
 
 
-@pytest.mark.parametrize("batch", [1, 8, 40])
-@pytest.mark.parametrize("window", [1, 5, 16, 27, 100])
-def test_batch__windows_keep_exact_counts(batch: int, window: int) -> None:
+@pytest.mark.parametrize("batch", [1, 8, 27, 40])
+@pytest.mark.parametrize("window", [0, 1, 5, 16, 27, 100])
+def test_batch__weight_one_gives_each_id_once_per_epoch(batch: int, window: int) -> None:
     order = BatchOrder((7, 20), (1.0, 1.0), batch, 3, shuffle_window=window, run_length=4)
     ids = _ids(order, 4 * 27)
     for epoch in range(4):

@@ -129,8 +129,3 @@ def test_tar_source__the_limit_is_a_setting_of_the_source(plan: Plan, tmp_path: 
     with pytest.raises(SampleFault, match=r"no answer within 0\.05 s") as raised:
         source[2]
     assert raised.value.kind == "read_failed"
-
-
-def test_read_timeout__must_be_above_zero() -> None:
-    with pytest.raises(ValueError, match=r"read_timeout_seconds = 0 must be above 0"):
-        SourceConfig(files=["a.tar"], caption_fields=["txt"], read_timeout_seconds=0)

@@ -1,9 +1,8 @@
-"""What a field may hold: anything at all gives a usable pair or a counted fault with its key, in every format."""
+"""Any content of a field gives a usable pair or a counted fault with its key, in every format."""
 
 import datetime
 import decimal
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from data_modules.order.sampling import Draw
 from data_modules.records import ImageTextBatch
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
-from data_modules.sources.protocol import PairSource
+from data_modules.sources.rows import PairSource
 from data_modules.sources.streaming import StreamSource
 from data_modules.text.tokenizer import TokenizerConfig
 from tests.unit.data_modules.corpora import members, picture, samples, write_csv, write_tar
@@ -52,7 +51,7 @@ FIELDS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> ImageTextDataModule:
-    """Makes samples and batches of any source."""
+    """Processes samples and batches of any source."""
     file = write_csv(tmp_path_factory.mktemp("good"), GOOD)
     config = ImageTextDataConfig(sources={"good": SourceConfig(files=[file], caption_fields=["caption"])})
     config.captions.name, config.captions.name_keywords = 0.2, 0.8
@@ -61,17 +60,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ImageTextDataModule:
 
 
 def serve(source: PairSource, data: ImageTextDataModule) -> tuple[ImageTextBatch, list[FaultReport]]:
-    """Every pair of a source in one batch; everything else that reads fields is called as well."""
+    """Every pair of a source in one batch; also reads all captions."""
     dataset = PairDataset([source], data.make_sample, seed=1)
     loaded = [dataset[Draw(0, sample_id)] for sample_id in range(len(source))]
     batch = data.collate(loaded)
     for report in batch.faults:
         assert report.key, report
-        assert len(json.dumps(report._asdict(), ensure_ascii=False).encode()) < 10_000, "fits a line of the record"
+        assert len(json.dumps(report._asdict(), ensure_ascii=False).encode()) < 10_000, "fits into bad_samples.jsonl"
     for language, text in source.captions():
         assert language in ("ko", "en")
         text.encode()
     return batch, batch.faults
+
+
+def parquet(folder: Path, rows: list[dict[str, Any]]) -> SourceConfig:
+    pq.write_table(pa.Table.from_pylist(rows), folder / "a.parquet")
+    return SourceConfig(files=[str(folder / "a.parquet")], captions={"en": "caption"}, keywords={"en": "words"})
 
 
 def test_keywords__a_null_among_them_is_counted_and_the_rest_is_used(tmp_path: Path, data: ImageTextDataModule) -> None:
@@ -79,10 +83,7 @@ def test_keywords__a_null_among_them_is_counted_and_the_rest_is_used(tmp_path: P
         {"image": picture(0), "key": "a", "caption": "cat", "words": ["x", None, "y"]},
         {"image": picture(1), "key": "b", "caption": "dog", "words": ["z"]},
     ]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    source = open_source(
-        "s", SourceConfig(files=[str(tmp_path / "a.parquet")], captions={"en": "caption"}, keywords={"en": "words"})
-    )
+    source = open_source("s", parquet(tmp_path, rows))
     assert source[0].keywords == ("x", "y")
     _, faults = serve(source, data)
     assert [(one.kind, one.key, one.is_skipped) for one in faults] == [("text_entry_empty", "a", False)]
@@ -103,12 +104,8 @@ def test_shards__any_json_beside_an_image(
         assert len(batch.sample_ids) == 4
         skipped = [one for one in faults if one.is_skipped]
         assert {one.key for one in skipped} <= {"odd"}
-        assert {one.kind for one in skipped} <= {
-            "caption_missing",
-            "caption_not_text",
-            "language_unknown",
-            "metadata_undecodable",
-        }
+        kinds = {"caption_missing", "caption_not_text", "language_unknown", "metadata_undecodable"}
+        assert {one.kind for one in skipped} <= kinds
 
 
 @given(
@@ -197,8 +194,11 @@ def test_parquet__columns_of_any_type(
             assert len(batch.sample_ids) == len(source)
 
 
-def rows_of_stream(row: dict[str, Any]) -> Callable[[], Iterator[dict[str, Any]]]:
-    return lambda: iter([row])
+def streamed(*rows: dict[str, Any], **settings: Any) -> StreamSource:
+    """A stream of these rows, with a picture and an English caption field by default."""
+    fields = {} if "caption_fields" in settings else {"captions": {"en": "caption"}}
+    config = SourceConfig(files=["hub/name"], stream_length=len(rows), **fields, **settings)
+    return StreamSource("s", config, lambda: iter([{"image": picture(0)} | row for row in rows]), len(rows))
 
 
 @pytest.mark.parametrize(
@@ -211,27 +211,22 @@ def rows_of_stream(row: dict[str, Any]) -> Callable[[], Iterator[dict[str, Any]]
     ],
 )
 def test_captions__a_list_is_several_captions(value: object, captions: tuple[str, ...]) -> None:
-    config = SourceConfig(files=["hub/name"], captions={"en": "caption"}, stream_length=1)
-    record = StreamSource("s", config, rows_of_stream({"image": picture(0), "caption": value}), 1)[0]
+    record = streamed({"caption": value})[0]
     assert (record.caption, *record.more_captions) == captions
     assert record.repairs == (("text_entry_empty",) if "None" in str(value) else ())
 
 
 @pytest.mark.parametrize("title", [None, "", "  ", [], [None], b"\n"])
 def test_captions__an_empty_field_among_others_leaves_the_sample(title: object) -> None:
-    config = SourceConfig(files=["hub/name"], caption_fields=["title", "caption"], stream_length=1)
-    row = {"image": picture(0), "caption": "a cat", "title": title}
-    record = StreamSource("s", config, rows_of_stream(row), 1)[0]
+    record = streamed({"caption": "a cat", "title": title}, caption_fields=["title", "caption"])[0]
     assert (record.caption, record.more_captions, record.language) == ("a cat", (), "en")
 
 
 @pytest.mark.parametrize("field", ["caption", "words"])
 @pytest.mark.parametrize("value", [3, 2.5, float("nan"), True, {"a": "b"}, ["a", 3], ["a", ["b"]], [{"a": "b"}]])
 def test_fields__what_is_no_text_is_a_fault_with_its_key(field: str, value: object, data: ImageTextDataModule) -> None:
-    config = SourceConfig(files=["hub/name"], captions={"en": "caption"}, keywords={"en": "words"}, stream_length=2)
-    good = {"image": picture(0), "key": "good", "caption": "a cat", "words": ["x"]}
-    source = StreamSource("s", config, lambda: iter([good, good | {"key": "odd", field: value}]), 2)
-    _, faults = serve(source, data)
+    good = {"key": "good", "caption": "a cat", "words": ["x"]}
+    _, faults = serve(streamed(good, good | {"key": "odd", field: value}, keywords={"en": "words"}), data)
     assert [(one.kind, one.key, one.sample_id) for one in faults] == [("caption_not_text", "odd", 1)]
     assert f"'{field}'" in faults[0].detail
 
@@ -251,39 +246,25 @@ def test_fields__what_is_no_text_is_a_fault_with_its_key(field: str, value: obje
 def test_keywords__a_text_is_taken_apart_at_the_separator(
     separator: str | None, value: object, keywords: tuple[str, ...]
 ) -> None:
-    config = SourceConfig(
-        files=["hub/name"],
-        captions={"en": "caption"},
-        keywords={"en": "words"},
-        keyword_separator=separator,
-        stream_length=1,
-    )
-    row = {"image": picture(0), "caption": "a cat", "words": value}
-    assert StreamSource("s", config, rows_of_stream(row), 1)[0].keywords == keywords
+    source = streamed({"caption": "a cat", "words": value}, keywords={"en": "words"}, keyword_separator=separator)
+    assert source[0].keywords == keywords
 
 
 def test_keywords__a_text_without_a_separator_is_refused(tmp_path: Path, data: ImageTextDataModule) -> None:
     rows = [{"image": picture(0), "key": "a", "caption": "cat", "words": "red, round"}]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    config = SourceConfig(files=[str(tmp_path / "a.parquet")], captions={"en": "caption"}, keywords={"en": "words"})
     with pytest.raises(DataError, match=r"source 's': .* 'words' holds texts, .*keyword_separator"):
-        open_source("s", config)
-    streamed = SourceConfig(files=["a/b"], captions={"en": "caption"}, keywords={"en": "words"}, stream_length=1)
+        open_source("s", parquet(tmp_path, rows))
     with pytest.raises(DataError, match=r"caption_not_text .*'words'.* keyword_separator"):
-        serve(StreamSource("s", streamed, rows_of_stream(rows[0]), 1), data)
+        serve(streamed(rows[0], keywords={"en": "words"}), data)
 
 
 @pytest.mark.parametrize("field", ["caption", "words"])
 def test_table__a_column_that_can_hold_no_text_is_refused_when_it_is_opened(tmp_path: Path, field: str) -> None:
     row = {"image": picture(0), "caption": "cat", "words": ["a"]} | {field: 3 if field == "caption" else [3]}
-    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
-    config = SourceConfig(files=[str(tmp_path / "a.parquet")], captions={"en": "caption"}, keywords={"en": "words"})
     with pytest.raises(DataError, match=f"source 's': column '{field}' holds .*int64"):
-        open_source("s", config)
+        open_source("s", parquet(tmp_path, [row]))
 
 
-def test_repairs__are_told_once_a_sample() -> None:
-    config = SourceConfig(files=["hub/name"], captions={"en": "caption"}, stream_length=1)
-    row = {"image": picture(0), "caption": [b"a\xff", b"b\xff", None, ""]}
-    record = StreamSource("s", config, rows_of_stream(row), 1)[0]
+def test_repairs__are_reported_once_per_sample() -> None:
+    record = streamed({"caption": [b"a\xff", b"b\xff", None, ""]})[0]
     assert record.repairs == ("caption_not_utf8", "text_entry_empty")

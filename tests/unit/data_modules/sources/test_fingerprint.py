@@ -1,8 +1,9 @@
-"""The fingerprint of a source: what changes it, and what does not."""
+"""Fingerprints of sources: what changes them, what does not, and how differences are described."""
 
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,16 @@ import pytest
 
 from data_modules.errors import DataError
 from data_modules.sources.config import SourceConfig
-from data_modules.sources.fingerprint import SourceFingerprint, source_fingerprints, table_fingerprint
-from data_modules.sources.table_source import TableSource
+from data_modules.sources.fingerprint import (
+    FileFingerprint,
+    SourceFingerprint,
+    all_source_changes,
+    file_changes,
+    source_changes,
+    source_fingerprints,
+    table_fingerprint,
+)
+from data_modules.sources.tables import TableSource
 from data_modules.sources.tar_index import ROW_BYTES, ShardIndex
 from tests.unit.data_modules.corpora import FORMATS, members, samples, write_csv, write_shards, write_source, write_tar
 
@@ -27,7 +36,7 @@ def fingerprint(config: SourceConfig) -> SourceFingerprint:
 
 
 def shards(folder: Path) -> SourceConfig:
-    return SourceConfig(files=[str(folder / "*.tar")], caption_fields=["txt"], language="detect")
+    return SourceConfig(files=[str(folder / "*.tar")], caption_fields=["txt"])
 
 
 def parquet(file: Path, captions: list[str]) -> SourceConfig:
@@ -80,12 +89,12 @@ def test_source_fingerprints__a_shard_added_removed_or_exchanged(tmp_path: Path)
     size = old.stat().st_size
     write_tar(old, members(samples(6, start=60)))
     exchanged = fingerprint(shards(tmp_path))
-    assert old.stat().st_size == size, "a tar is padded: its size alone would not tell"
+    assert old.stat().st_size == size, "a tar is padded, so its size does not show the change"
     assert exchanged.num_samples == before.num_samples
     assert exchanged.digest != before.digest
 
 
-def test_source_fingerprints__an_index_of_before_is_completed_without_a_scan(tmp_path: Path) -> None:
+def test_source_fingerprints__an_index_without_digests_is_completed_without_a_scan(tmp_path: Path) -> None:
     write_shards(tmp_path, CORPUS, 7)
     before = fingerprint(shards(tmp_path))
     file = next(tmp_path.glob("*.index"))
@@ -94,7 +103,7 @@ def test_source_fingerprints__an_index_of_before_is_completed_without_a_scan(tmp
     description = json.dumps({"rule": index.rule, "shards": entries}).encode()
     rows = content[: len(index) * ROW_BYTES]
     file.write_bytes(rows + description + len(description).to_bytes(8, "little") + content[-8:])
-    for shard in tmp_path.glob("*.tar"):  # a scan would find another number of samples
+    for shard in tmp_path.glob("*.tar"):  # a scan would find no samples
         shard.write_bytes(bytes(shard.stat().st_size))
         entry = next(one for one in index.entries if one["path"] == str(shard))
         os.utime(shard, ns=(int(entry["version"]), int(entry["version"])))
@@ -106,13 +115,8 @@ def test_source_fingerprints__of_shards_behind_an_address(tmp_path: Path) -> Non
     filesystem = fsspec.filesystem("memory")
     for file in tmp_path.glob("*.tar"):
         filesystem.pipe_file(f"/bucket/set/{file.name}", file.read_bytes())
-    config = SourceConfig(
-        files=["memory://bucket/set/*.tar"],
-        caption_fields=["txt"],
-        language="detect",
-        index_folder=str(tmp_path / "index"),
-    )
-    assert fingerprint(config) == fingerprint(shards(tmp_path))
+    remote = replace(shards(tmp_path), files=["memory://bucket/set/*.tar"], index_folder=str(tmp_path / "index"))
+    assert fingerprint(remote) == fingerprint(shards(tmp_path))
 
 
 @pytest.mark.parametrize("change", ["a row more", "another caption of the same length"])
@@ -154,12 +158,9 @@ def test_table_fingerprint__of_a_large_text_table_reads_a_part_of_it(tmp_path: P
 def test_source_fingerprints__names_start_at_the_folder_without_wildcards(tmp_path: Path) -> None:
     for folder in ("ko", "en"):
         write_shards(tmp_path / folder, CORPUS, 20)
-    braces = SourceConfig(files=[str(tmp_path / "{ko,en}" / "*.tar")], caption_fields=["txt"], language="detect")
-    assert [one.name for one in fingerprint(braces).files] == ["ko/00000.tar", "en/00000.tar"]
-    stars = SourceConfig(files=[str(tmp_path / "*" / "*.tar")], caption_fields=["txt"], language="detect")
-    assert [one.name for one in fingerprint(stars).files] == ["en/00000.tar", "ko/00000.tar"]
-    lists = SourceConfig(files=[str(tmp_path / one / "*.tar") for one in ("ko", "en")], caption_fields=["txt"])
-    assert [one.name for one in fingerprint(lists).files] == ["ko/00000.tar", "en/00000.tar"]
+    for patterns, order in ((["{ko,en}"], ["ko", "en"]), (["*"], ["en", "ko"]), (["ko", "en"], ["ko", "en"])):
+        config = SourceConfig(files=[str(tmp_path / one / "*.tar") for one in patterns], caption_fields=["txt"])
+        assert [one.name for one in fingerprint(config).files] == [f"{folder}/00000.tar" for folder in order]
 
 
 def test_source_fingerprints__of_a_dataset_without_files_here_is_its_own() -> None:
@@ -174,27 +175,23 @@ def test_source_fingerprints__of_a_dataset_without_files_here_is_its_own() -> No
     assert found("0a").digest != found("0b").digest
 
 
-def _images(folder: Path) -> str:
-    for one in CORPUS[:4]:
-        (folder / "pictures").mkdir(parents=True, exist_ok=True)
-        (folder / "pictures" / f"{one.key}.png").write_bytes(one.image)
-    lines = [json.dumps({"file_name": f"{one.key}.png", "caption": one.caption}) for one in CORPUS[:4]]
-    (folder / "pictures" / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    return str(folder / "pictures")
-
-
 @pytest.mark.parametrize("stream", [None, 4])
 def test_source_fingerprints__of_a_folder_of_images(stream: int | None, tmp_path: Path) -> None:
-    place = _images(tmp_path)
-    config = SourceConfig(files=[place], caption_fields=["caption"], language="en", stream_length=stream)
+    place = tmp_path / "pictures"
+    place.mkdir()
+    for one in CORPUS[:4]:
+        (place / f"{one.key}.png").write_bytes(one.image)
+    lines = [json.dumps({"file_name": f"{one.key}.png", "caption": one.caption}) for one in CORPUS[:4]]
+    (place / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    config = SourceConfig(files=[str(place)], caption_fields=["caption"], language="en", stream_length=stream)
     before = fingerprint(config)
     assert before.format == ("dataset" if stream is None else "stream")
     assert [one.name for one in before.files] == [*(f"{one.key}.png" for one in CORPUS[:4]), "metadata.jsonl"]
-    for file in Path(place).iterdir():
+    for file in place.iterdir():
         os.utime(file, (1, 1))
     assert fingerprint(config) == before
-    with (Path(place) / f"{CORPUS[0].key}.png").open("ab") as image:
-        image.write(b"-")
+    image = place / f"{CORPUS[0].key}.png"
+    image.write_bytes(image.read_bytes() + b"-")
     assert fingerprint(config).digest != before.digest
 
 
@@ -202,12 +199,10 @@ def test_source_fingerprints__of_a_folder_of_images(stream: int | None, tmp_path
     ("setting", "value"),
     [("where", {"lang": ["ko"]}), ("language", "ko"), ("caption_fields", ["key"])],
 )
-def test_source_fingerprints__what_is_selected_counts(setting: str, value: Any, tmp_path: Path) -> None:
+def test_source_fingerprints__settings_that_select_count(setting: str, value: Any, tmp_path: Path) -> None:
     config = SourceConfig(files=[write_csv(tmp_path, CORPUS)], caption_fields=["caption"], language="en")
     before = fingerprint(config)
-    setattr(config, setting, value)
-    config.keyword_separator = "," if setting == "keywords" else None
-    assert fingerprint(config).digest != before.digest
+    assert fingerprint(replace(config, **{setting: value})).digest != before.digest
 
 
 def test_source_fingerprints__weights_and_time_limits_do_not_count(tmp_path: Path) -> None:
@@ -226,3 +221,69 @@ def test_source_fingerprints__a_file_that_is_gone(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(pq, "read_metadata", vanish)
     with pytest.raises(DataError, match=r"a\.parquet is damaged \(no such file\); restore it"):
         fingerprint(config)
+
+
+def shard(name: str, size: int = 10_240, num_rows: int = 5, digest: str = "d") -> FileFingerprint:
+    return FileFingerprint(name=name, size=size, num_rows=num_rows, digest=digest)
+
+
+A, B, C = shard("a.tar"), shard("b.tar"), shard("c.tar")
+SOURCE = SourceFingerprint(
+    format="shards", num_samples=10, selection={"where": {}, "language": "ko"}, files=(A, B), version=""
+)
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ((A, B), []),
+        ((A, B, C), ["c.tar added"]),
+        ((A,), ["b.tar removed"]),
+        ((B, A), ["the same files in another order"]),
+        ((A, shard("b.tar", size=20_480)), ["b.tar changed (20,480 bytes, not 10,240 bytes)"]),
+        ((A, shard("b.tar", num_rows=6)), ["b.tar changed (6 rows, not 5)"]),
+        ((A, shard("b.tar", digest="e")), ["b.tar changed (other content of the same size)"]),
+        ((A, shard("b.tar", size=-1)), ["b.tar changed (unreadable, not 10,240 bytes)"]),
+        ((A, A, B), ["a.tar added"]),
+        (
+            (C, shard("b.tar", digest="e")),
+            ["c.tar added", "a.tar removed", "b.tar changed (other content of the same size)"],
+        ),
+    ],
+)
+def test_file_changes__name_what_happened(after: tuple[FileFingerprint, ...], expected: list[str]) -> None:
+    assert file_changes((A, B), after) == expected
+
+
+def test_file_changes__of_many_files_are_counted() -> None:
+    before = [shard(f"{i}.tar") for i in range(9)]
+    assert file_changes([], before) == ["0.tar, 1.tar, 2.tar and 6 more added"]
+    changed = file_changes(before, [replace(one, size=1) for one in before])
+    assert len(changed) == 4
+    assert changed[-1] == "6 more files changed"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, []),
+        ({"num_samples": 1200}, ["1,200 pairs, not 10"]),
+        ({"format": "table"}, ["read as table, not as shards"]),
+        ({"selection": {"where": {"a": ["b"]}, "language": "ko"}}, ["another `where`"]),
+        ({"selection": {"where": {}, "language": "ko", "added by a newer version": 1}}, []),
+        ({"version": "0a"}, ["fingerprint 0a of the dataset, not none"]),
+        ({"files": (A,), "num_samples": 5}, ["b.tar removed", "5 pairs, not 10"]),
+    ],
+)
+def test_source_changes__name_what_happened(change: dict[str, object], expected: list[str]) -> None:
+    assert source_changes(SOURCE, replace(SOURCE, **change)) == expected
+
+
+def test_all_source_changes__one_sentence_a_source() -> None:
+    assert not list(all_source_changes({"web": SOURCE}, {"web": SOURCE}))
+    after = {"web": replace(SOURCE, files=(A, B, C), num_samples=15), "new": SOURCE}
+    assert list(all_source_changes({"web": SOURCE, "old": SOURCE}, after)) == [
+        "source 'web': c.tar added, 15 pairs, not 10",
+        "source 'old' is gone",
+        "source 'new' is new",
+    ]

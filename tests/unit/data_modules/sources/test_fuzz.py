@@ -1,4 +1,4 @@
-"""Damaged tars, parquet files, CSV tables and images: a right pair, a counted fault or a clear error; nothing else."""
+"""Damaged tars, parquet files, CSV tables and images give a right pair, a counted fault or a clear error."""
 
 import random
 import re
@@ -54,7 +54,7 @@ def _write(kind: str, folder: Path) -> Path:
 
 
 def _outcome(config: SourceConfig) -> str:
-    """What came of it; asserts that no image stands beside another one's caption."""
+    """Kinds of outcomes; asserts that no image is paired with the caption of another one."""
     try:
         source = open_source("s", config)
     except DataError:
@@ -74,7 +74,7 @@ def _outcome(config: SourceConfig) -> str:
 
 
 def _check_pairing(record: PairRecord, file: Path) -> None:
-    """Image and caption stand in one line of a text table; elsewhere an untouched image has no other one's caption."""
+    """Image and caption are from one line of a text table; elsewhere an intact image has no other one's caption."""
     if file.suffix in (".csv", ".tsv"):
         text = unicodedata.normalize("NFC", file.read_bytes().decode("utf-8", "replace")).replace("\0", " ")
         caption = record.caption.splitlines()[0]
@@ -103,5 +103,5 @@ def test_sources__damaged_files(tmp_path: Path, kind: str) -> None:
             config = SourceConfig(files=[str(damaged)], caption_fields=[field], language="ko", **folder)
             outcomes.append(_outcome(config))
         damaged.unlink()
-    assert len(set(outcomes)) >= 3, "errors, faults and good samples all came"
+    assert len(set(outcomes)) >= 3, "errors, faults and good samples all occur"
     assert any("good" in one for one in outcomes)

@@ -1,27 +1,33 @@
-"""The language rules: which captions an image, a concept and a design are seen with."""
+"""Languages of pairs: rows by language against a plain search, and the rules that give an image one language."""
 
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from data_modules.errors import DataError
-from data_modules.faults import FaultReport, SampleFault
+from data_modules.faults import SampleFault
 from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
 from data_modules.images.transforms.multi_crop import MultiCropConfig
-from data_modules.records import PairRecord
+from data_modules.order.mixture import OrderConfig, build_order
+from data_modules.records import LANGUAGES, PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import (
     LanguageRule,
     OneLanguageSource,
     apply_language_rule,
     hashed_language,
+    marked_rows,
 )
 from data_modules.sources.opening import open_source
-from data_modules.sources.rows import EveryNth
-from data_modules.sources.rows import Rows as RowsOfSource
+from data_modules.sources.tar_index import ShardIndex
+from data_modules.sources.tar_source import TarSource
 from data_modules.text.tokenizer import TokenizerConfig
+from tests.unit.data_modules.corpora import FakeSource, samples, write_shards
 
 Rows = list[dict[str, Any]]
 BOTH = {"ko": "name_ko", "en": "name_en"}
@@ -72,12 +78,6 @@ def test_rule__same_images_in_the_same_order(rule: str, open_data: Callable[...,
     assert [record.key for record in _records(ruled)] == [record.key for record in _records(plain)]
     assert [record.image for record in _records(ruled)] == [record.image for record in _records(plain)]
     assert ruled.order.batch(0).tolist() == plain.order.batch(0).tolist()
-
-
-def test_rule__captions_are_the_images_own(open_data: Callable[..., ImageTextDataModule]) -> None:
-    for record in _records(open_data("by_image")):
-        number = record.attributes["number"]
-        assert record.caption == {"ko": f"이름 {number}", "en": f"name {number}"}[record.language]
 
 
 def test_rule__one_language_alone(open_data: Callable[..., ImageTextDataModule]) -> None:
@@ -131,54 +131,106 @@ def test_rule__a_pair_without_its_caption_still_gives_its_twin(
     assert 0 < used < len(source)
 
 
-class BareSource:
-    """One pair without the columns of the corpus."""
-
-    name = "bare"
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, _: int) -> PairRecord:
-        return PairRecord(key="k", image=b"", language="ko", caption="c", attributes={"number": "1"})
-
-    def rows_of(self, language: str) -> RowsOfSource:
-        return EveryNth(0, 1, int(language == "ko"))
-
-    def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
-        return iter([("ko", "c")])
-
-    def opening_faults(self) -> list[FaultReport]:
-        return []
+BARE = FakeSource("bare", ["ko"], {"number": "1"})
 
 
 def test_rule__names_a_missing_column() -> None:
     with pytest.raises(DataError, match="source 'bare' has no column 'concept'; its columns are number"):
-        OneLanguageSource(BareSource(), SourceConfig(files=["x"], captions=BOTH), LanguageRule.by_concept)
+        OneLanguageSource(BARE, SourceConfig(files=["x"], captions=BOTH), LanguageRule.by_concept)
 
 
 def test_rule__one_language_reads_sources_of_single_captions() -> None:
     def opened(**settings: Any) -> int:
         configs = {"bare": SourceConfig(files=["x"], caption_fields=["c"], **settings)}
-        return len(apply_language_rule([BareSource()], configs, LanguageRule.ko))
+        return len(apply_language_rule([BARE], configs, LanguageRule.ko))
 
     assert opened(language="ko") == 1
     with pytest.raises(DataError, match="no source has captions in 'ko'"):
         opened(language="en")
-    with pytest.raises(DataError, match="the rows of source 'bare' tell their language themselves"):
+    with pytest.raises(DataError, match="the language of source 'bare' is known only from its rows"):
         opened(language="detect")
 
 
 def test_rule__decided_pair_by_pair_leaves_no_batches_by_language() -> None:
     configs = SourceConfig(files=["x"], captions=BOTH)
     with pytest.raises(DataError, match="by_image decides the language pair by pair"):
-        OneLanguageSource(BareSource(), configs, LanguageRule.by_image).rows_of("ko")
-    korean = OneLanguageSource(BareSource(), configs, LanguageRule.ko)
+        OneLanguageSource(BARE, configs, LanguageRule.by_image).rows_of("ko")
+    korean = OneLanguageSource(BARE, configs, LanguageRule.ko)
     assert (len(korean.rows_of("ko")), len(korean.rows_of("en"))) == (1, 0)
 
 
 def test_hashed_language__halves_and_the_designs_of_the_corpus() -> None:
-    drawn = [hashed_language(f"image {number}") for number in range(2000)]
-    assert 900 < drawn.count("ko") < 1100
+    languages = [hashed_language(f"image {number}") for number in range(2000)]
+    assert 900 < languages.count("ko") < 1100
     designs = {name: hashed_language(name) for name in ("twemoji", "fluent", "fluent_flat", "emojione")}
     assert designs == {"twemoji": "ko", "fluent": "ko", "fluent_flat": "en", "emojione": "en"}
+
+
+KINDS = {
+    "mixed": np.random.default_rng(0).choice(3, p=[0.3, 0.6, 0.1], size=70_001).astype(np.int8),
+    "long runs and empty blocks": np.repeat(np.arange(12) % 3, 6_000).astype(np.int8),
+    "around a block": np.repeat([0, 1, 0, 2, 1, 0], [511, 1, 512, 513, 1023, 7]).astype(np.int8),
+    "one row": np.array([1], dtype=np.int8),
+    "one language": np.zeros(1024, dtype=np.int8),
+    "none": np.empty(0, dtype=np.int8),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_marked_rows__are_those_of_a_plain_search_in_any_order(name: str, language: str) -> None:
+    marks = KINDS[name]
+    rows = marked_rows(lambda start, stop: marks[start:stop], len(marks))[language]
+    expected = np.flatnonzero(marks == LANGUAGES.index(language))
+    assert len(rows) == len(expected)
+    positions = np.random.default_rng(1).permutation(len(expected))
+    assert rows.take(positions).tolist() == expected[positions].tolist()
+    assert rows.take(positions).dtype == np.int64
+    with pytest.raises(IndexError):
+        rows.take(np.array([len(expected)]))
+
+
+def test_marked_rows__100_million_pairs_are_read_once_and_indexed_fast() -> None:
+    """Marks repeat every 2^20 rows, so that the expected indices follow from one period."""
+    length, period = 100_000_000, 1 << 20
+    pattern = np.random.default_rng(2).choice(3, p=[0.3, 0.69, 0.01], size=period).astype(np.int8)
+    asked = [0]
+
+    def marks(start: int, stop: int) -> Any:
+        asked[0] += stop - start
+        assert start % period + stop - start <= period, "runs divide the period"
+        return pattern[start % period : start % period + stop - start]
+
+    by_language = marked_rows(marks, length)
+    assert asked[0] == length
+    for mark, language in enumerate(LANGUAGES):
+        rows, once = by_language[language], np.flatnonzero(pattern == mark)
+        assert rows.nbytes < 0.15 * length
+        positions = np.random.default_rng(3).integers(0, len(rows), 8192)
+        started = time.perf_counter()
+        found = rows.take(positions)
+        assert time.perf_counter() - started < 0.5, "about 0.01 s on an idle core"
+        assert found.tolist() == (positions // len(once) * period + once[positions % len(once)]).tolist()
+    assert asked[0] == length
+
+
+def test_tar_source__languages_are_read_once_and_never_for_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = TarSource("s", SourceConfig(files=[write_shards(tmp_path, samples(31), 6)], caption_fields=["txt"]))
+    read: list[int] = []
+    rows = ShardIndex.rows
+
+    def counted(index: ShardIndex, start: int, stop: int) -> Any:
+        read.extend(range(start, stop))
+        return rows(index, start, stop)
+
+    monkeypatch.setattr(ShardIndex, "rows", counted)
+    configs = {"s": source.config}
+    for single in (True, False):
+        config = OrderConfig(single_language_batches=single, language_weights={"ko": 2.0})
+        orders = [build_order([source], configs, batch, 0, config) for batch in (1, 8)]
+    assert read == list(range(31))
+    for step in range(20):
+        orders[1].batch(step)
+    assert len(read) == 31

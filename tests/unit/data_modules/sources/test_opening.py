@@ -1,35 +1,299 @@
-"""Settings of the pair set in the table of docs/data.md, and what only opening a source can tell."""
+"""Every setting of a source in every format, against the table of docs/data.md: it has an effect, or is refused."""
 
+import json
+import re
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_modules.errors import DataError
 from data_modules.image import ImageDataConfig
 from data_modules.image_text import ImageTextDataConfig
 from data_modules.order.mixture import OrderConfig, build_order
-from data_modules.sources.config import SourceConfig
+from data_modules.records import PairRecord
+from data_modules.sources.config import KINDS_OF, SourceConfig, SourceFormat, SourceKind, source_kind
 from data_modules.sources.languages import LanguageRule, apply_language_rule, hashed_language
 from data_modules.sources.opening import open_source
+from data_modules.sources.rows import PairSource
 from data_modules.sources.streaming import StreamSource
-from tests.unit.data_modules.sources.kinds import (
-    COLUMN_OF,
-    FILE_OF,
-    FORMATS,
-    IMAGES,
-    ROWS,
-    TABLE,
-    opened,
-    records,
-    write,
+from data_modules.sources.tables import TableSource
+from data_modules.sources.tar_source import TarSource
+from tests.paths import ROOT
+from tests.unit.data_modules.corpora import picture, write_tar
+
+KIND_OF = {"shards": "shards", "csv": "table", "parquet": "table", "dataset": "dataset", "stream": "stream"}
+"""Format of the test's files -> kind of source."""
+CLASS_OF = {"shards": TarSource, "table": TableSource, "dataset": TableSource, "stream": StreamSource}
+FILE_OF = {"shards": "a.tar", "csv": "a.csv", "parquet": "a.parquet", "dataset": "hub/name", "stream": "hub/name"}
+"""A name of each kind that need not exist."""
+ROWS = [
+    {
+        "key": f"key{number}",
+        "name": f"name{number}",
+        "ko": f"고양이 {number}",
+        "en": f"cat {number}",
+        "mixed": f"고양이 cat and dog {number}",
+        "lang": ("korean", "en-US")[number % 2],
+        "tags": f"red{number}; round",
+        "concept": f"c{number // 2}",
+        "split": ("train", "test")[number % 2],
+    }
+    for number in range(6)
+]
+IMAGES = [picture(number) for number in range(6)]
+OTHERS = [picture(number + 50) for number in range(6)]
+SETTINGS = [one.name for one in fields(SourceConfig)]
+
+
+def documented() -> dict[tuple[str, str], bool]:
+    """(Setting, kind) -> whether it has an effect, according to the page."""
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    section = page.partition("### Which settings a source takes")[2].partition("\n\nOf a dataset")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    found = {}
+    for name, *cells in rows[2:]:
+        for kind, cell in zip(rows[0][1:], cells, strict=True):
+            assert re.match("(yes|refused)(:|$)", cell), (name, cell)
+            found[name if name.startswith("`data") else name.strip("`"), kind] = cell.startswith("yes")
+    return found
+
+
+TABLE = documented()
+
+
+def write(kind: str, folder: Path, rows: list[dict[str, Any]] = ROWS, name: str = "a") -> str:
+    """Writes the rows in a format; returns the file or folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbered = [(int(row["key"][3:]), row) for row in rows]
+    if kind == "shards":
+        members = [(f"{row['key']}.jpg", IMAGES[i]) for i, row in numbered]
+        members += [(f"{row['key']}.json", json.dumps(row).encode()) for row in rows]
+        return str(write_tar(folder / f"{name}.tar", members))
+    if kind == "csv":
+        for number, _ in numbered:
+            (folder / f"{number}.jpg").write_bytes(IMAGES[number])
+            (folder / f"other{number}.jpg").write_bytes(OTHERS[number])
+        lines = [",".join([*rows[0], "image", "photo"])]
+        lines += [",".join([*row.values(), f"{i}.jpg", f"other{i}.jpg"]) for i, row in numbered]
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return str(folder / f"{name}.csv")
+    cells = [row | {"image": {"bytes": IMAGES[i]}, "photo": {"bytes": OTHERS[i]}} for i, row in numbered]
+    place = folder if kind == "parquet" else folder / f"{name}_{kind}"
+    place.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(cells), place / f"{name}.parquet")
+    return str(place / f"{name}.parquet") if kind == "parquet" else str(place)
+
+
+def opened(kind: str, *files: str, length: int = 6, **settings: Any) -> tuple[PairSource, SourceConfig]:
+    """The source of these files, by default with captions in both languages."""
+    if not settings.keys() & {"captions", "caption_fields"}:
+        settings["captions"] = {"ko": "ko", "en": "en"}
+    settings |= {"stream_length": length} if kind == "stream" else {}
+    config = SourceConfig(files=list(files), **settings)
+    assert source_kind(config).name == KIND_OF[kind]
+    source = open_source("s", config, 4)
+    assert isinstance(source, CLASS_OF[KIND_OF[kind]])
+    return source, config
+
+
+def records(source: PairSource) -> list[PairRecord]:
+    return [source[index] for index in range(len(source))]
+
+
+def keys(source: PairSource) -> list[str]:
+    """The key of each row, which has two pairs."""
+    return [one.key for one in records(source)][::2]
+
+
+def _files(kind: str, folder: Path) -> None:
+    files = [write(kind, folder, ROWS[:4], "a"), write(kind, folder, ROWS[4:], "b")]
+    if kind in ("dataset", "stream"):  # one folder with all files
+        Path(files[1], "b.parquet").rename(Path(files[0], "b.parquet"))
+        files = files[:1]
+    source, _ = opened(kind, *files)
+    assert [one.caption for one in records(source)] == [row[lang] for row in ROWS for lang in ("ko", "en")]
+
+
+def _format(kind: str, folder: Path) -> None:
+    file = Path(write(kind, folder))
+    odd = file.rename(folder / {"shards": "a.bin", "csv": "odd.data", "parquet": "odd.data"}.get(kind, "odd.tar"))
+    named = {"csv": "table", "parquet": "table", "stream": "dataset"}.get(kind, kind)
+    if named == "table":  # the ending also determines the kind of table
+        odd = odd.rename(file)
+    source, _ = opened(kind, str(odd), format=SourceFormat[named])
+    assert len(source) == 12
+
+
+def _image(kind: str, folder: Path) -> None:
+    source, _ = opened(kind, write(kind, folder), image="photo")
+    assert [one.image for one in records(source)][::2] == OTHERS
+
+
+def _captions(kind: str, folder: Path) -> None:
+    source, _ = opened(kind, write(kind, folder), captions={"en": "mixed"})
+    assert [(one.language, one.caption) for one in records(source)] == [("en", row["mixed"]) for row in ROWS]
+
+
+def _caption_fields(kind: str, folder: Path) -> None:
+    source, _ = opened(kind, write(kind, folder), caption_fields=["en", "mixed"], language="en")
+    assert [(one.caption, *one.more_captions) for one in records(source)] == [(row["en"], row["mixed"]) for row in ROWS]
+
+
+def _language(kind: str, folder: Path) -> None:
+    source, _ = opened(kind, write(kind, folder), caption_fields=["mixed"], language="en")
+    assert {one.language for one in records(source)} == {"en"}
+    assert (len(source.rows_of("ko")), len(source.rows_of("en"))) == (0, 6)
+
+
+def _language_field(kind: str, folder: Path) -> None:
+    source, _ = opened(kind, write(kind, folder), caption_fields=["mixed"], language_field="lang")
+    assert [one.language for one in records(source)] == ["ko", "en"] * 3
+
+
+def _min_hangul_share(kind: str, folder: Path) -> None:
+    file = write(kind, folder)
+    for share, language in ((0.2, "ko"), (0.9, "en")):
+        changed = {} if share == 0.2 else {"min_hangul_share": share}
+        source, _ = opened(kind, file, caption_fields=["mixed"], **changed)
+        assert {one.language for one in records(source)} == {language}
+
+
+def _keywords(kind: str, folder: Path) -> None:
+    source, _ = opened(kind, write(kind, folder), keywords={"en": "tags"}, keyword_separator=";")
+    found = [one.keywords for one in records(source)]
+    assert found == [words for row in ROWS for words in ((), tuple(row["tags"].split("; ")))]
+
+
+def _key(kind: str, folder: Path) -> None:
+    source, _ = opened(kind, write(kind, folder), key="name")
+    assert keys(source) == [row["name"] for row in ROWS]
+
+
+def _where(kind: str, folder: Path) -> None:
+    source, config = opened(kind, write(kind, folder), length=3, where={"split": ["train"]})
+    assert len(source) == 6
+    assert keys(source) == [row["key"] for row in ROWS[::2]]
+    assert [text for _, text in source.captions()] == [row[lang] for row in ROWS[::2] for lang in ("ko", "en")]
+    with pytest.raises(DataError, match="'spilt'"):
+        open_source("s", replace(config, where={"spilt": ["train"]}), 4)
+
+
+def _weight(kind: str, folder: Path) -> None:
+    source, config = opened(kind, write(kind, folder), weight=0.5)
+    order = build_order([source], {"s": config}, 6, 0, OrderConfig(shuffle_window=4, run_length=1))
+    ids = np.concatenate([order.batch(step) for step in range(2)])
+    assert order.epoch_length == 6
+    assert sorted(ids.tolist()) == list(range(12)), "each pair once in two epochs"
+
+
+def _split(kind: str, folder: Path) -> None:
+    for name, rows in (("train", ROWS[:4]), ("test", ROWS[4:])):
+        file = Path(write(kind, folder / name, rows), "a.parquet")
+        (folder / "all").mkdir(exist_ok=True)
+        file.rename(folder / "all" / f"{name}.parquet")
+    source, _ = opened(kind, str(folder / "all"), length=2, split="test")
+    assert keys(source) == ["key4", "key5"]
+
+
+def _subset(kind: str, folder: Path) -> None:
+    place = Path(write(kind, folder))
+    pq.write_table(pq.read_table(place / "a.parquet").slice(4), place / "b.parquet")
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}.parquet\n" for name in "ab")
+    (place / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    source, _ = opened(kind, str(place), length=2, subset="b")
+    assert keys(source) == ["key4", "key5"]
+
+
+def _stream_length(kind: str, folder: Path) -> None:
+    file = write(kind, folder)
+    assert len(opened("stream", file, length=4)[0]) == 8
+    if kind == "dataset":
+        assert len(opened("dataset", file)[0]) == 12
+
+
+def _read_timeout_seconds(kind: str, folder: Path) -> None:
+    source, _ = opened(kind, write(kind, folder), read_timeout_seconds=7.0)
+    if isinstance(source, TarSource):  # test_blobs checks its effect
+        assert source._reader._timeout == 7.0
+    assert len(records(source)) == 12
+
+
+def _index_folder(kind: str, folder: Path) -> None:
+    opened(kind, write(kind, folder), index_folder=str(folder / "own"))
+    assert len(list((folder / "own").glob("*.index"))) == 1
+
+
+_keyword_separator = _keywords
+
+
+def test_table__has_every_setting_and_says_what_the_code_does() -> None:
+    assert [name for name in dict.fromkeys(name for name, _ in TABLE) if not name.startswith("`data")] == SETTINGS
+    for name in SETTINGS:
+        kinds = [kind for kind in SourceKind if TABLE[name, kind.name]]
+        assert kinds == [kind for kind in SourceKind if kind in KINDS_OF.get(name, tuple(SourceKind))], name
+
+
+REFUSED: dict[str, Any] = {
+    "image": "photo",
+    "key": "name",
+    "where": {"split": ["train"]},
+    "split": "test",
+    "subset": "b",
+    "stream_length": 4,
+    "read_timeout_seconds": 7.0,
+    "index_folder": "own",
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in SETTINGS for kind in KIND_OF])
+def test_table__settings_of_a_source(tmp_path: Path, name: str, kind: str) -> None:
+    if TABLE[name, KIND_OF[kind]]:
+        globals()[f"_{name}"](kind, tmp_path)  # the function above that checks the effect of this setting
+        return
+    settings = {name: REFUSED[name]} | ({"stream_length": 4} if kind == "stream" else {})
+    with pytest.raises(ValueError, match=rf"^{name} = .* is a setting of .*, and \w+ ignore it: remove it"):
+        SourceConfig(files=[FILE_OF[kind]], captions={"ko": "ko"}, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"captions": {"ko": "a"}, "files": []}, "files is empty"),
+        ({"captions": {}}, "captions is empty"),
+        ({"captions": {"ko": "a"}, "caption_fields": ["txt"]}, "captions are both given"),
+        ({"captions": {"fr": "nom"}}, "language 'fr' is not known"),
+        ({"captions": {"ko": "a"}, "keywords": {"de": "worte"}}, "language 'de' is not known"),
+        ({"caption_fields": ["a"], "language": "fr"}, "language = 'fr' must be ko, en or detect"),
+        ({"caption_fields": ["a"], "min_hangul_share": 0.0}, "min_hangul_share = 0.0"),
+        ({"captions": {"ko": "a"}, "stream_length": 0}, "stream_length = 0"),
+        ({"captions": {"ko": "a"}, "weight": 0.0}, "weight = 0.0 must be above 0"),
+        ({"captions": {"ko": "a"}, "read_timeout_seconds": 0}, "read_timeout_seconds = 0 must be above 0"),
+        ({"captions": {"ko": "a"}, "language": "ko"}, "language is about caption_fields"),
+        ({"captions": {"ko": "a"}, "language_field": "l"}, "language_field is about caption_fields"),
+        ({"captions": {"ko": "a"}, "min_hangul_share": 0.5}, "min_hangul_share is about caption_fields"),
+        ({"caption_fields": ["a"], "language": "ko", "language_field": "l"}, "language = 'ko' has no effect"),
+        ({"caption_fields": ["a"], "language": "ko", "min_hangul_share": 0.5}, "min_hangul_share is for language"),
+        ({"captions": {"ko": "a"}, "keywords": {"en": "b"}}, "keywords names 'en', a language without captions"),
+        ({"caption_fields": ["a"], "language": "ko", "keywords": {"en": "b"}}, "keywords names 'en'"),
+        ({"captions": {"ko": "a"}, "keyword_separator": ","}, "keyword_separator = ',' is about keywords"),
+        ({"captions": {"ko": "a"}, "keywords": {"ko": "b"}, "keyword_separator": ""}, "keyword_separator is empty"),
+        ({"captions": {"ko": "a"}, "files": ["a.csv", "b.tar"]}, "files mixes shards and table"),
+    ],
 )
+def test_source_config__unusable_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SourceConfig(**{"files": ["a.csv"]} | settings)
 
 
 def _by_concept(kind: str, folder: Path) -> None:
-    source, config = opened(kind, [write(kind, folder)])
+    source, config = opened(kind, write(kind, folder))
     ImageTextDataConfig(sources={"s": config}, languages=LanguageRule.by_concept, order=OrderConfig(shuffle_window=4))
     ruled = apply_language_rule([source], {"s": config}, LanguageRule.by_concept)[0]
     expected = [hashed_language(row["concept"]) for row in ROWS for _ in range(2)]
@@ -37,14 +301,14 @@ def _by_concept(kind: str, folder: Path) -> None:
 
 
 def _whole_epochs(kind: str, folder: Path) -> None:
-    source, config = opened(kind, [write(kind, folder)])
+    source, config = opened(kind, write(kind, folder))
     for section in (ImageDataConfig, ImageTextDataConfig):
         section(sources={"s": config}, order=OrderConfig(shuffle_window=0))
     assert sorted(build_order([source], {"s": config}, 12, 0).batch(0).tolist()) == list(range(12))
 
 
 def _by_language(kind: str, folder: Path) -> None:
-    source, config = opened(kind, [write(kind, folder)], caption_fields=["mixed"], language_field="lang")
+    source, config = opened(kind, write(kind, folder), caption_fields=["mixed"], language_field="lang")
     order = OrderConfig(shuffle_window=4, run_length=1, single_language_batches=True)
     ImageTextDataConfig(sources={"s": config}, order=order)
     batches = build_order([source], {"s": config}, 3, 0, order)
@@ -69,17 +333,17 @@ DATA_CHECKS: dict[str, tuple[Callable[[str, Path], None], str, dict[str, Any], d
     ),
     "`data.order`: `temperature`, `language_weights`, `single_language_batches`, where the rows tell their language": (
         _by_language,
-        "need languages beforehand, which the rows of source 's' tell",
+        "need languages in advance, and those of the streamed source 's'",
         {"caption_fields": ["mixed"]},
         {"order": OrderConfig(shuffle_window=4, temperature=2.0)},
     ),
 }
 
 
-@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in DATA_CHECKS for kind in FORMATS])
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in DATA_CHECKS for kind in KIND_OF])
 def test_table__settings_of_the_pair_set(tmp_path: Path, name: str, kind: str) -> None:
     check, message, source, settings = DATA_CHECKS[name]
-    if TABLE[name, COLUMN_OF[kind]]:
+    if TABLE[name, KIND_OF[kind]]:
         check(kind, tmp_path)
         return
     config = SourceConfig(files=[FILE_OF[kind]], **source, **({"stream_length": 4} if kind == "stream" else {}))
@@ -87,33 +351,34 @@ def test_table__settings_of_the_pair_set(tmp_path: Path, name: str, kind: str) -
         ImageTextDataConfig(sources={"s": config}, **settings)
 
 
+SAVED = datasets.Dataset.from_list([row | {"image": {"bytes": IMAGES[0]}} for row in ROWS])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"subset": "b"}, "saved by save_to_disk, which knows no subset"),
-        ({"stream_length": 3}, "saved by save_to_disk, which knows no stream_length"),
+        ({"subset": "b"}, "saved by save_to_disk, which has no subset"),
+        ({"stream_length": 3}, "saved by save_to_disk, which has no stream_length"),
         ({"split": "test"}, "saved without splits; remove split = test"),
     ],
 )
-def test_saved_dataset__refuses_what_it_has_not(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    rows = [row | {"image": {"bytes": IMAGES[0]}} for row in ROWS]
-    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+def test_saved_dataset__refuses_settings_without_effect(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    SAVED.save_to_disk(str(tmp_path / "saved"))
     config = SourceConfig(files=[str(tmp_path / "saved")], captions={"ko": "ko"}, **settings)
     with pytest.raises(DataError, match=message):
         open_source("s", config)
 
 
 def test_saved_dataset__has_its_splits(tmp_path: Path) -> None:
-    rows = [row | {"image": {"bytes": IMAGES[0]}} for row in ROWS]
-    splits = {"train": datasets.Dataset.from_list(rows[:4]), "test": datasets.Dataset.from_list(rows[4:])}
+    splits = {"train": SAVED.select(range(4)), "test": SAVED.select(range(4, 6))}
     datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
-    source, _ = opened("dataset", [str(tmp_path / "saved")], split="test")
-    assert [one.key for one in records(source)] == ["key4", "key4", "key5", "key5"]
+    source, _ = opened("dataset", str(tmp_path / "saved"), split="test")
+    assert keys(source) == ["key4", "key5"]
 
 
-def test_stream__a_column_that_is_missing_is_told_when_it_is_opened(tmp_path: Path) -> None:
+def test_stream__opening_names_a_missing_column(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="source 's' has no column 'titel'"):
-        opened("stream", [write("stream", tmp_path)], captions={"ko": "titel"})
+        opened("stream", write("stream", tmp_path), captions={"ko": "titel"})
 
 
 def test_stream__a_column_that_the_first_row_lacks_ends_the_run() -> None:
@@ -122,7 +387,7 @@ def test_stream__a_column_that_the_first_row_lacks_ends_the_run() -> None:
         StreamSource("s", config, lambda: iter([{"image": b"", "ko": "a"}]), 4)[0]
 
 
-def test_stream__fewer_rows_satisfy_where_than_it_says(tmp_path: Path) -> None:
-    source, _ = opened("stream", [write("stream", tmp_path)], length=4, where={"split": ["train"]})
+def test_stream__too_few_rows_satisfy_where(tmp_path: Path) -> None:
+    source, _ = opened("stream", write("stream", tmp_path), length=4, where={"split": ["train"]})
     with pytest.raises(DataError, match="ended after 3 rows that satisfy its `where`; stream_length = 4"):
         source[7]

@@ -1,4 +1,4 @@
-"""A stream serves the order of its window, and nothing else is promised."""
+"""Streams serve an order within their window; other accesses start a new pass."""
 
 import logging
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class Stream:
         self.passes += 1
         for number, row in enumerate(ROWS):
             if number == self.fails_at and self.passes == 1:
-                raise ConnectionError("the line is dead")
+                raise ConnectionError("connection lost")
             self.read += 1
             yield row
 
@@ -60,26 +60,26 @@ def test_stream__behind_its_window_it_starts_again() -> None:
     assert stream.passes == 2
 
 
-def test_stream__says_what_it_cannot_promise(caplog: pytest.LogCaptureFixture) -> None:
+def test_stream__logs_its_costs(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "data_modules"):
         _source(Stream())
-    assert "'s' is streamed: samples move by at most 8 rows, every loader process reads the whole stream" in caplog.text
+    assert "'s' is streamed: samples move by at most 8 rows, every worker reads the whole stream" in caplog.text
 
 
-def test_stream__shorter_than_it_says() -> None:
+def test_stream__shorter_than_stream_length() -> None:
     with pytest.raises(DataError, match=r"ended after 30 rows; stream_length = 99"):
         _source(Stream(), length=99)[40]
 
 
-def test_stream__a_broken_line_is_a_fault_and_the_next_read_starts_again() -> None:
+def test_stream__a_lost_connection_is_a_fault_and_the_next_read_starts_again() -> None:
     stream = Stream(fails_at=5)
     source = _source(stream)
-    with pytest.raises(SampleFault, match="the line is dead"):
+    with pytest.raises(SampleFault, match="connection lost"):
         source[6]
     assert source[6].key == CORPUS[6].key
 
 
-def test_stream__languages_must_be_told_beforehand() -> None:
+def test_stream__needs_its_language_in_advance() -> None:
     assert len(_source(Stream()).rows_of("ko")) == 30
     assert len(_source(Stream()).rows_of("en")) == 0
     with pytest.raises(DataError, match="'s' is streamed, so its languages are not known"):
@@ -97,20 +97,11 @@ def test_stream__of_a_dataset_on_disk_gives_the_order_of_random_access(tmp_path:
     datasets.load_from_disk(place).to_parquet(str(parquet / "a.parquet"))
     batches = []
     for length in (None, 30):
-        source = SourceConfig(
-            files=[str(parquet)],
-            format=SourceFormat.dataset,
-            caption_fields=["caption"],
-            language_field="lang",
-            stream_length=length,
-        )
+        fields = {"caption_fields": ["caption"], "language_field": "lang", "format": SourceFormat.dataset}
+        source = SourceConfig(files=[str(parquet)], stream_length=length, **fields)
         assert isinstance(open_source("s", source, 6), StreamSource) == (length is not None)
-        config = ImageTextDataConfig(
-            sources={"s": source},
-            global_batch_size=5,
-            num_workers=0,
-            order=OrderConfig(shuffle_window=6, run_length=2),
-        )
+        order = OrderConfig(shuffle_window=6, run_length=2)
+        config = ImageTextDataConfig(sources={"s": source}, global_batch_size=5, num_workers=0, order=order)
         transform = MultiCropConfig(image_size=16, local_size=8, num_local_crops=0)
         data = ImageTextDataModule(config, transform, TokenizerConfig(vocab_size=270), seed=0, max_steps=8)
         batches.append([(b.sample_ids.tolist(), b.captions, b.global_crops.tolist()) for b in data.train_dataloader()])

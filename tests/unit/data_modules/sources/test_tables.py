@@ -1,4 +1,4 @@
-"""Opening tables: rows, conditions, and files that are not what they should be."""
+"""Tables: rows, conditions, damaged files, and pairs against the rows that they were written from."""
 
 import hashlib
 import json
@@ -13,7 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_modules.errors import DataError
+from data_modules.faults import SampleFault
+from data_modules.sources.config import SourceConfig
+from data_modules.sources.opening import open_source
 from data_modules.sources.tables import (
+    TableSource,
     as_text,
     identities,
     matching_rows,
@@ -47,50 +51,40 @@ def test_open_table__a_rewritten_file_is_read_anew(rows: Rows, write_table: Writ
     assert len(open_table([file], "image", COLUMNS)) == 4
 
 
-def test_open_table__missing_column_is_named_with_those_there(rows: Rows, write_table: WriteTable) -> None:
+def test_open_table__names_a_missing_column_and_those_present(rows: Rows, write_table: WriteTable) -> None:
     file = write_table(rows, "a.parquet")
     with pytest.raises(DataError, match=r"a\.parquet has no column 'titel'; its columns are concept, design, even"):
         open_table([file], "image", ["key", "titel"])
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"not a table at all"])
-def test_open_table__file_that_is_no_parquet(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "a.parquet"
-    file.write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.parquet is damaged .* restore it"):
-        open_table([str(file)], "image", COLUMNS)
-
-
-def test_open_table__truncated_file(rows: Rows, write_table: WriteTable) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"",
+        lambda _: b"PAR1",
+        lambda _: b"not a table at all",
+        lambda content: content[:-100],
+        lambda content: content[:4] + b"\xff" * (len(content) // 3 - 4) + content[len(content) // 3 :],
+    ],
+)
+def test_open_table__damaged_file(rows: Rows, write_table: WriteTable, damage: Callable[[bytes], bytes]) -> None:
     file = Path(write_table(rows, "a.parquet"))
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"a\.parquet is damaged .* restore it"):
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(DataError, match=r"(?s)a\.parquet is damaged.*; restore it"):
         open_table([str(file)], "image", COLUMNS)
 
 
-def test_open_table__damage_in_the_middle(rows: Rows, write_table: WriteTable) -> None:
-    file = Path(write_table(rows, "a.parquet"))
-    content = bytearray(file.read_bytes())
-    content[4 : len(content) // 3] = b"\xff" * (len(content) // 3 - 4)
-    file.write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.parquet"):
-        open_table([str(file)], "image", COLUMNS)
-
-
-def test_open_table__files_whose_columns_differ_in_kind(rows: Rows, write_table: WriteTable) -> None:
+def test_open_table__files_whose_columns_differ_in_type(rows: Rows, write_table: WriteTable) -> None:
     other = [row | {"name_ko": {"text": row["name_ko"]}} for row in rows]
     files = [write_table(rows, "a.parquet"), write_table(other, "b.parquet")]
     with pytest.raises(DataError, match=r"b\.parquet.*columns"):
         open_table(files, "image", COLUMNS)
 
 
-def _write_manifest(file: Path, digest: str) -> None:
-    (file.parent / "manifest.json").write_text(json.dumps({"files": {"a.parquet": {"sha256": digest}}}))
-
-
 def test_open_table__manifest_beside_the_file(rows: Rows, write_table: WriteTable) -> None:
     file = Path(write_table(rows, "a.parquet"))
-    _write_manifest(file, hashlib.sha256(file.read_bytes()).hexdigest())
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    (file.parent / "manifest.json").write_text(json.dumps({"files": {"a.parquet": {"sha256": digest}}}))
     assert len(open_table([str(file)], "image", COLUMNS)) == 12
     other = write_table(rows[:2], "b.parquet")
     assert len(open_table([other], "image", COLUMNS)) == 2, "not in the manifest"
@@ -109,30 +103,24 @@ def test_open_table__damaged_manifest(rows: Rows, write_table: WriteTable, conte
         open_table([str(file)], "image", COLUMNS)
 
 
-def _expected(rows: Rows, where: dict[str, list[str]]) -> list[int]:
-    def spelled(value: object) -> str:
-        return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
-
-    return [i for i, row in enumerate(rows) if all(spelled(row[name]) in allowed for name, allowed in where.items())]
-
-
 @pytest.mark.parametrize(
-    "where",
+    ("where", "expected"),
     [
-        {},
-        {"design": ["flat"]},
-        {"design": ["flat", "round"], "even": ["true"]},
-        {"even": ["false"], "number": ["1", "4", "5"]},
-        {"design": []},
-        {"design": ["oil"]},
-        {"name_ko": ["이름 3"]},
+        ({}, list(range(12))),
+        ({"design": ["flat"]}, [1, 3, 5, 7, 9, 11]),
+        ({"design": ["flat", "round"], "even": ["true"]}, [0, 1, 4, 5, 8, 9]),
+        ({"even": ["false"], "number": ["1", "4", "5"]}, [2, 3, 10, 11]),
+        ({"design": []}, []),
+        ({"design": ["oil"]}, []),
+        ({"name_ko": ["이름 3"]}, [6, 7]),
     ],
 )
-def test_matching_rows__equals_a_loop(rows: Rows, write_table: WriteTable, where: dict[str, list[str]]) -> None:
-    table = open_table([write_table(rows, "a.parquet")], "image", COLUMNS)
-    found = matching_rows(table, where)
+def test_matching_rows__satisfy_every_condition(
+    rows: Rows, write_table: WriteTable, where: dict[str, list[str]], expected: list[int]
+) -> None:
+    found = matching_rows(open_table([write_table(rows, "a.parquet")], "image", COLUMNS), where)
     assert found.dtype == np.int64
-    assert found.tolist() == _expected(rows, where)
+    assert found.tolist() == expected
 
 
 def test_matching_rows__texts_are_compared_whole(rows: Rows, write_table: WriteTable) -> None:
@@ -142,7 +130,7 @@ def test_matching_rows__texts_are_compared_whole(rows: Rows, write_table: WriteT
     assert matching_rows(table, {"name_ko": ["a"]}).tolist() == [0, 4, 8]
 
 
-def test_read_rows__one_that_cannot_be_read_is_empty_and_kept_by_conditions(tmp_path: Path) -> None:
+def test_read_rows__an_unreadable_row_is_empty_and_kept_by_conditions(tmp_path: Path) -> None:
     cells = pa.array([b"cat", b"\xff\xfe", b"dog"])
     broken = pa.Array.from_buffers(pa.string(), 3, cells.buffers())
     pq.write_table(pa.table({"text": broken, "number": [1, 2, 3]}), tmp_path / "a.parquet")
@@ -181,9 +169,67 @@ def test_open_paths_table__json_lines_end_at_line_feeds_alone_and_the_last_one_n
     assert open_paths_table(file).to_list() == rows
 
 
-def test_open_paths_table__json_lines_that_break_off_are_refused(tmp_path: Path) -> None:
-    """A user's data, not a record of ours: what is missing at its end is not left out in silence."""
+def test_open_paths_table__an_unfinished_json_line_is_refused(tmp_path: Path) -> None:
+    """Unlike in our own JSON Lines files, an unfinished line of a user's data is an error."""
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"path": "a.jpg", "ko": "사과"}\n{"path": "b.jpg", "ko": ', encoding="utf-8")
     with pytest.raises(DataError, match=r"pairs\.jsonl is damaged"):
         open_paths_table(file)
+
+
+BOTH = {"en": "name_en", "ko": "name_ko"}
+
+
+def _source(file: str, **options: Any) -> TableSource:
+    source = open_source("emoji", SourceConfig(**{"files": [file], "captions": BOTH} | options))
+    assert isinstance(source, TableSource)
+    return source
+
+
+def test_table_source__one_pair_per_row_and_language(rows: Rows, write_table: WriteTable) -> None:
+    source = _source(write_table(rows, "a.parquet"), keywords={"ko": "words_ko", "en": "words_en"})
+    assert len(source) == 24
+    for index in range(24):
+        record, row = source[index], rows[index // 2]
+        language = ("ko", "en")[index % 2]
+        assert record.language == language, "the order of LANGUAGES, not of the configuration"
+        assert (record.key, record.image) == (row["key"], row["image"]["bytes"])
+        assert record.caption == row[f"name_{language}"]
+        assert record.keywords == tuple(row[f"words_{language}"])
+        assert record.attributes["design"] == row["design"]
+        assert record.attributes["even"] == ("true" if row["even"] else "false")
+        assert not {"image", "name_ko", "words_en"} & set(record.attributes)
+
+
+def test_table_source__captions_are_those_of_its_records(rows: Rows, write_table: WriteTable) -> None:
+    source = _source(write_table(rows, "a.parquet"), keywords={"ko": "words_ko"}, where={"design": ["round"]})
+    records = [source[index] for index in range(len(source))]
+    expected = [(one.language, text) for one in records for text in (one.caption, *one.keywords)]
+    assert list(source.captions()) == expected
+
+
+def test_table_source__nothing_selected(rows: Rows, write_table: WriteTable) -> None:
+    with pytest.raises(DataError, match=r"source 'emoji' has no row with .*oil.*loosen its `where`"):
+        _source(write_table(rows, "a.parquet"), where={"design": ["oil"]})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"captions": {"ko": "titel"}}, {"keywords": {"ko": "titel"}}, {"where": {"titel": ["a"]}}, {"key": "titel"}],
+)
+def test_table_source__missing_column(rows: Rows, write_table: WriteTable, options: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="no column 'titel'"):
+        _source(write_table(rows, "a.parquet"), **options)
+
+
+def test_table_source__row_without_caption_or_keywords(rows: Rows, write_table: WriteTable) -> None:
+    rows[0] |= {"words_ko": None}
+    source = _source(write_table(rows, "a.parquet"), keywords={"ko": "words_ko"})
+    assert source[0].keywords == ()
+    rows[1] |= {"name_ko": None}
+    source = _source(write_table(rows, "b.parquet"))
+    assert source[3].caption == rows[1]["name_en"]
+    with pytest.raises(SampleFault) as raised:
+        source[2]
+    assert (raised.value.kind, raised.value.key) == ("caption_missing", rows[1]["key"])
+    assert len(list(source.captions())) == 23, "the other captions are there"

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from data_modules.loading import StageDataModule
 from data_modules.order.sampling import BatchOrder, Draw
-from data_modules.stage_data import StageDataModule
 from kelip_lightning.callbacks.checkpointing import BestMode, CheckpointCallback, CheckpointConfig
 from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.callbacks.loop_position import LoopPositionCallback

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_modules.sources.tar_headers import BLOCK, Member, TarDamage, header_name, is_header, parse_size, read_members
+from data_modules.sources.tar_scan import BLOCK, Member, TarDamage, header_name, is_header, parse_size, read_members
 from tests.unit.data_modules.corpora import write_tar
 
 LONG = "folder/" + "이름" * 60 + ".jpg"
