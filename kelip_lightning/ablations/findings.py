@@ -19,7 +19,7 @@ from kelip_lightning.errors import RunFolderError
 from kelip_lightning.inference.evaluate import items_of_run
 from kelip_lightning.planning.stage_plan import Plan
 from kelip_lightning.runs.folder import RunFolder
-from kelip_lightning.runs.items import ITEMS, StoredItems, evaluation_of, read_items, write_items
+from kelip_lightning.runs.items import StoredItems, evaluation_of, read_items, write_items
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +155,8 @@ def _items(folder: RunFolder, run: PlannedRun, device: str) -> dict[str, StoredI
     """The items of the evaluation that the study asks for; evaluated again where the run knew other sets."""
     evaluation = contrastive_of(run.experiment).evaluation
     wanted = evaluation_fingerprint(evaluation)
-    if evaluation_of(folder.path / ITEMS) == wanted:
-        return read_items(folder.path / ITEMS)
+    if evaluation_of(folder.items) == wanted:
+        return read_items(folder.items)
     file = folder.path / f"items-{wanted}.parquet"
     if evaluation_of(file) != wanted:
         on_cpu = device == AUTO and contrastive_of(run.experiment).trainer.accelerator == "cpu"

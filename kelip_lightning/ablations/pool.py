@@ -7,8 +7,7 @@ from pathlib import Path
 
 from kelip_lightning.ablations.study import PlannedRun
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.runs.folder import RunFolder
-from kelip_lightning.runs.liveness import Liveness
+from kelip_lightning.runs.folder import Liveness, RunFolder
 
 COST = "cost.json"
 

@@ -66,14 +66,14 @@ class Revision:
 
 def revisions_of(folder: RunFolder) -> list[Revision]:
     """The revisions that trained a run, that which began it first; an unknown one where nothing is recorded."""
-    found = [Revision.of(one) for one in _environments(folder.path)]
+    found = [Revision.of(one) for one in _environments(folder)]
     return list(dict.fromkeys(found)) or [Revision(commit=None, is_dirty=False, code=None)]
 
 
-def _environments(folder: Path) -> Iterator[Mapping[str, Any]]:
+def _environments(folder: RunFolder) -> Iterator[Mapping[str, Any]]:
     try:
-        yield json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-        resumptions = (folder / "resumes.jsonl").read_text(encoding="utf-8")
+        yield json.loads(folder.environment.read_text(encoding="utf-8"))
+        resumptions = folder.resumes.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return
     # Only whole lines, which end with a newline.

@@ -13,8 +13,7 @@ from kelip_lightning.config.experiment import PretrainExperiment
 from kelip_lightning.config.schema import to_plain
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.planning.stage_plan import stages_of
-from kelip_lightning.training.data_record import DataRecord, describe_data, read_record
-from kelip_lightning.training.run_tokenizer import refuse_other_tokenizer
+from kelip_lightning.training.provenance import DataRecord, describe_data, read_record, refuse_other_tokenizer
 
 
 def refuse_other_data(pool: Path, runs: Sequence[PlannedRun]) -> None:

@@ -1,4 +1,4 @@
-"""The README that stands in a folder of weights, written from the run's own record."""
+"""The model card (README.md) in a folder of weights, written from the run's records."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from kelip_lightning.runs.folder import RunFolder
 
 
 def model_card(run: RunFolder, stage: str, facts: Mapping[str, object]) -> str:
-    """What the weights are, what they were trained on and with which code, in Markdown.
+    """Run, stage, training data and code of the weights, in Markdown.
 
     Args:
         run: The run; its environment.json gives the code's revision.
@@ -31,10 +31,10 @@ def model_card(run: RunFolder, stage: str, facts: Mapping[str, object]) -> str:
 
 
 def export_card(source: Path, layout: str) -> str:
-    """The README of an exported model: what the run recorded of it, its metrics, and how to open it.
+    """The README of an exported model: the run's card, its metrics, and how to load it.
 
     Args:
-        source: The run folder, or another folder with a model, whose own README is then taken.
+        source: The run folder, or another folder with a model and perhaps a README.
         layout: `transformers`, `open_clip` or `kelip`.
     """
     run = RunFolder(source)
@@ -58,7 +58,7 @@ def _without_front_matter(readme: str) -> str:
 
 
 def _metrics(run: RunFolder) -> str:
-    """The run's last evaluation beside chance, as a table; empty if there was none."""
+    """Table of the run's last evaluation and its chance levels; empty if there was none."""
     if not run.report.is_file():
         return ""
     report = json.loads(run.report.read_text(encoding="utf-8"))

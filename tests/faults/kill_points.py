@@ -142,7 +142,7 @@ def _during_evaluation(point: KillPoint) -> None:
 
 
 def _after_evaluation(point: KillPoint) -> None:
-    from kelip_lightning.callbacks.caption_panel import CaptionPanelCallback
+    from kelip_lightning.callbacks.pictures import CaptionPanelCallback
 
     _before(CaptionPanelCallback, "act", lambda *arguments: arguments[-1] == point.step)
 

@@ -22,7 +22,6 @@ from kelip_lightning.cli import main
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.evaluation.items import TaskItems
 from kelip_lightning.runs.folder import RunFolder
-from kelip_lightning.runs.items import ITEMS
 
 METRIC = "eval/unseen_design_ko/image_to_text_R@1"
 RATES = {"plain": 0.3, "longer": 0.8, "warm": 0.31}
@@ -217,7 +216,7 @@ def test_collect__evaluates_again_where_the_run_was_trained_or_where_it_is_asked
     trainer = contrastive_of(run.experiment).trainer
     monkeypatch.setattr(trainer, "accelerator", accelerator)
     finish(run, 0.5)
-    items = find_run(study.pool, run).path / ITEMS
+    items = find_run(study.pool, run).items
     items.unlink()  # as if the run had known other sets
     devices: list[str] = []
 

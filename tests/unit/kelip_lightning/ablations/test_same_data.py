@@ -14,7 +14,7 @@ from kelip_lightning.ablations.pool import find_run
 from kelip_lightning.ablations.same_data import refuse_other_data
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.training.data_record import describe_data
+from kelip_lightning.training.provenance import describe_data
 
 TABLE = "key,concept,ko,en,image\n" + "".join(f"{n},{n},사과 {n},apple {n},{n}.png\n" for n in range(6))
 

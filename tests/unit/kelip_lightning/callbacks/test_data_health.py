@@ -102,7 +102,7 @@ def test_data_health__what_was_left_out_at_opening(fit: Fit, tmp_path: Path, cap
 
 def test_data_health__over_the_limit_the_run_stops_with_one_sentence(fit: Fit, tmp_path: Path) -> None:
     every = {step: ["image_undecodable"] for step in range(40)}
-    message = r"14 of 56 samples .* data\.corrupt_samples\.max_share = 0\.2: web: image_undecodable 14; see .*/f, mend"
+    message = r"14 of 56 samples .* data\.corrupt_samples\.max_share = 0\.2: web: image_undecodable 14; see .*/f, fix"
     with pytest.raises(DataError, match=message):
         fit([Spoil(every), _health(tmp_path / "f", 0.2)], steps=40)
     assert len(_lines(tmp_path / "f")) == 14, "not before 10 / 0.2 = 50 samples: 13 batches of 4, told every 2 steps"

@@ -11,8 +11,7 @@ import pytest
 import yaml
 
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.runs.folder import RunFolder, is_first_process
-from kelip_lightning.runs.liveness import Liveness, describe_process
+from kelip_lightning.runs.folder import Liveness, RunFolder, describe_process, is_first_process
 
 
 class Usage(NamedTuple):

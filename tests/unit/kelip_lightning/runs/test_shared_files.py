@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.runs.shared_files import wait_for, write_whole
+from kelip_lightning.runs.folder import wait_for, write_whole
 
 
 def test_write_whole__replaces_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from kelip_lightning.config.experiment import PretrainExperiment
 from kelip_lightning.config.load import load_experiment
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.runs.folder import RunFolder
-from kelip_lightning.training.data_record import DataRecord, describe_data, read_record, settle_data
+from kelip_lightning.training.provenance import DataRecord, check_data, describe_data, read_record
 from tests.paths import ROOT
 
 EXPERIMENT = ROOT / "experiments" / "emoji" / "pretrain.yaml"
@@ -88,7 +88,7 @@ def test_describe_data__sees_class_names_beside_the_tables(tmp_path: Path) -> No
 
 def test_settle_data__the_same_data_changes_nothing(run: RunFolder) -> None:
     before = run.data.stat()
-    assert settle_data(run, replace(RECORD, tokenizer=None), accept=False) == []
+    assert check_data(run, replace(RECORD, tokenizer=None), accept=False) == []
     assert run.data.stat() == before
 
 
@@ -102,11 +102,11 @@ def test_settle_data__the_same_data_changes_nothing(run: RunFolder) -> None:
 )
 def test_settle_data__other_training_data_only_on_purpose(run: RunFolder, found: DataRecord, told: str) -> None:
     with pytest.raises(RunFolderError, match=rf"\({told}\).*--accept-changed-data"):
-        settle_data(run, found, accept=False)
+        check_data(run, found, accept=False)
     assert read_record(run) == RECORD
-    assert settle_data(run, replace(found, tokenizer=None), accept=True) == [f"data: {told}"]
+    assert check_data(run, replace(found, tokenizer=None), accept=True) == [f"data: {told}"]
     assert read_record(run) == replace(found, tokenizer="0a"), "the tokenizer stays"
-    assert settle_data(run, found, accept=False) == []
+    assert check_data(run, found, accept=False) == []
 
 
 def test_settle_data__evaluation_sets_and_finished_stages_may_change(
@@ -114,7 +114,7 @@ def test_settle_data__evaluation_sets_and_finished_stages_may_change(
 ) -> None:
     finish_mae(run)
     found = replace(CHANGED_MAE, evaluation={"retrieval.own": (), "captions.new": (FILE,)})
-    changes = settle_data(run, found, accept=False)
+    changes = check_data(run, found, accept=False)
     assert changes == [
         "data: mae: source 'images': 3 pairs, not 2",
         "data: evaluation.retrieval.own: a.tar removed",
@@ -127,8 +127,8 @@ def test_settle_data__evaluation_sets_and_finished_stages_may_change(
 def test_settle_data__other_ranks_compare_and_write_nothing(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(RunFolderError, match="3 pairs, not 2"):
-        settle_data(run, CHANGED_PAIRS, accept=False)
-    assert settle_data(run, CHANGED_PAIRS, accept=True)
+        check_data(run, CHANGED_PAIRS, accept=False)
+    assert check_data(run, CHANGED_PAIRS, accept=True)
     assert read_record(run) == RECORD
 
 
@@ -140,7 +140,7 @@ def test_settle_data__other_ranks_wait_for_a_run_that_is_being_created(
     writer = threading.Timer(0.3, run.data.write_text, (RECORD.to_json(),))
     writer.start()
     with pytest.raises(RunFolderError, match="3 pairs, not 2"):
-        settle_data(run, CHANGED_PAIRS, accept=False)
+        check_data(run, CHANGED_PAIRS, accept=False)
     writer.join()
 
 
@@ -149,14 +149,14 @@ def test_settle_data__a_run_without_a_record_that_has_learnt_something(run: RunF
     run.data.unlink()
     save(run, stage)
     with pytest.raises(RunFolderError, match=r"has no data\.json, as it was begun by a version that kept none"):
-        settle_data(run, RECORD, accept=False)
-    assert settle_data(run, RECORD, accept=True) == ["data: not recorded before, and taken to be unchanged"]
+        check_data(run, RECORD, accept=False)
+    assert check_data(run, RECORD, accept=True) == ["data: not recorded before, and taken to be unchanged"]
     assert read_record(run) == RECORD
 
 
 def test_settle_data__a_run_without_a_record_that_has_learnt_nothing(run: RunFolder) -> None:
     run.data.unlink()
-    assert settle_data(run, RECORD, accept=False) == []
+    assert check_data(run, RECORD, accept=False) == []
     assert read_record(run) == RECORD
 
 

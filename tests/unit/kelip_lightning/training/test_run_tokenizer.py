@@ -12,10 +12,11 @@ from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretr
 from kelip_lightning.config.load import load_experiment
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.runs.folder import RunFolder
-from kelip_lightning.training.data_record import DataRecord, read_record
-from kelip_lightning.training.run_tokenizer import (
+from kelip_lightning.training.provenance import (
+    DataRecord,
     keep_tokenizer,
     kept_tokenizer,
+    read_record,
     read_tokenizer,
     refuse_other_tokenizer,
     with_own_tokenizer,

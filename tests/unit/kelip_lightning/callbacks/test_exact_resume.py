@@ -1,4 +1,4 @@
-"""The global random streams, kept and put back."""
+"""The global random streams, captured and restored."""
 
 import io
 import random
@@ -6,7 +6,7 @@ import random
 import numpy as np
 import torch
 
-from kelip_lightning.callbacks.random_state import capture_random_state, restore_random_state, seed_random_state
+from kelip_lightning.callbacks.exact_resume import capture_random_state, restore_random_state, seed_random_state
 
 CPU = torch.device("cpu")
 
