@@ -95,7 +95,7 @@ def test_resume(place: Path, stand: str, path: str) -> None:
         stand=place / stand,
     )
     assert done.exit_codes == [0], done.output
-    told = re.findall(r"contrastive goes on after step (\d+)", done.output)
+    told = re.findall(r"contrastive resumes after step (\d+)", done.output)
     finished = "has finished; nothing is left to do" in done.output
     assert (told, finished) in [([str(int(EARLIER[5:]))], False), ([], True)]
     assert finished == (not told)

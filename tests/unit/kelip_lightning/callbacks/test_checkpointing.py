@@ -18,7 +18,6 @@ from data_modules.order.sampling import BatchOrder, Draw
 from data_modules.stage_data import StageDataModule
 from kelip_lightning.callbacks.checkpointing import BestMode, CheckpointCallback, CheckpointConfig, ExportCallback
 from kelip_lightning.callbacks.exact_resume import ExactResumeCallback
-from kelip_lightning.callbacks.exact_resume import ExactResumeCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.errors import CheckpointWriteError, StageInterrupted
 from kelip_lightning.modules.stage import StageModule
