@@ -123,9 +123,7 @@ class CheckpointCallback(pl.Callback):
         self._saved_step = trainer.global_step
         self._saved_at = self._clock()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Before a step: write the checkpoint that is due, then stop if a signal was received.
 
         Raises:

@@ -48,15 +48,11 @@ class ExactResumeCallback(pl.Callback):
                     f"{start}; run the same command again when {self._stage.path} looks the same from every node"
                 )
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Put every rank's random streams into the checkpoint."""
         checkpoint["random_states"] = gather_objects(trainer, capture_random_state(trainer.strategy.root_device))
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the random streams until the first step, and set the counters of Lightning's loops.
 
         Lightning counts batches, and its counts depend on the hook in which a checkpoint was written. Each of our
@@ -69,9 +65,7 @@ class ExactResumeCallback(pl.Callback):
         loop["epoch_loop.batch_progress"] = {"total": counts, "current": dict(counts), "is_last_batch": False}
         loop["epoch_loop.state_dict"]["_batches_that_stepped"] = step
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Restore this rank's random streams before a resumed run's first step."""
         if self._saved is None:
             return

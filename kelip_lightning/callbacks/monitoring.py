@@ -65,7 +65,7 @@ class ThroughputCallback(pl.Callback):
             self._waited += time.perf_counter() - start
             yield batch
 
-    def on_train_batch_start(self, trainer: Any, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         """Start the window at the first batch."""
         self._callbacks_start = time.perf_counter()
         if not self._window:
@@ -122,12 +122,8 @@ class PairProgressBar(RichProgressBar):
 
     def configure_columns(self, trainer: pl.Trainer) -> list[ProgressColumn]:
         """Stage, bar, steps, time left (elapsed, at the end); the metrics follow. Fits 80 characters."""
-        return [
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=8),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        ]
+        remaining = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
+        return [TextColumn("[bold]{task.description}"), BarColumn(bar_width=8), MofNCompleteColumn(), remaining]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the bar, at its step in a resumed run."""
@@ -136,9 +132,7 @@ class PairProgressBar(RichProgressBar):
                 self._stage_name, total=trainer.max_steps, completed=trainer.global_step
             )
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Advance the bar."""
         self.on_train_epoch_start(trainer, pl_module)
         if self.is_enabled and self.progress is not None and self.train_progress_bar_id is not None:

@@ -11,7 +11,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from data_modules.config_roles import PERFORMANCE
 from kelip_lightning.callbacks.step_vote import StepVote
@@ -63,7 +62,7 @@ class NonFiniteGuard(pl.Callback):
         """Steps skipped in this stage, over all attempts of a resumed run."""
         self._config, self._folder = config, folder
         self._losses: list[Tensor] = []
-        self._sample_ids: list[Tensor] = []
+        self._sample_ids = torch.empty(0, dtype=torch.int64)
         self._own_check: bool | None = None  # DeepSpeed's setting while a step is being dropped
 
     def state_dict(self) -> dict[str, Any]:
@@ -74,22 +73,17 @@ class NonFiniteGuard(pl.Callback):
         """Restore the count."""
         self.num_skipped = state_dict["num_skipped"]
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Record the sample ids of the step."""
         self._losses.clear()
-        self._sample_ids.clear()
+        self._sample_ids = batch.sample_ids
         self._accept_steps(trainer)
-        self._sample_ids.append(batch.sample_ids)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Record the loss, without waiting for the device here."""
         self._losses.append(loss.detach())
 
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Let the step pass, skip it, or stop.
 
         Raises:
@@ -117,7 +111,7 @@ class NonFiniteGuard(pl.Callback):
         own = {
             "rank": trainer.global_rank,
             "losses": [str(loss.item()) for loss in self._losses],
-            "sample_ids": [ids.tolist() for ids in self._sample_ids],
+            "sample_ids": [self._sample_ids.tolist()],
         }
         report = {
             "step": trainer.global_step,

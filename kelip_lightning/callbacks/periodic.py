@@ -49,9 +49,7 @@ class PeriodicCallback(pl.Callback):
             self._act(trainer, pl_module)
         self._last_step = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Act when an optimizer step completed a period."""
         if self.acts_after(trainer.global_step):
             self._act(trainer, pl_module)

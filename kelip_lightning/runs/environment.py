@@ -36,6 +36,8 @@ CODE_SUFFIXES = frozenset({".py", ".yaml", ".yml", ".json"})
 
 def describe_environment() -> dict[str, Any]:
     """Plain values, null where unknown; raises nothing."""
+    import torch  # here, as commands that train nothing start faster without it
+
     return {
         "git": describe_revision(),
         "code": code_digest(),
@@ -46,8 +48,8 @@ def describe_environment() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cpu_cores": os.cpu_count(),
         "cpu_cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "torch_threads": _torch_threads(),
-        "gpus": _gpu_names(),
+        "torch_threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
     }
 
 
@@ -94,17 +96,3 @@ def _cpu_model() -> str | None:
         return platform.processor() or None
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.machine()
-
-
-def _torch_threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
-
-
-def _gpu_names() -> list[str]:
-    import torch
-
-    if not torch.cuda.is_available():
-        return []
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

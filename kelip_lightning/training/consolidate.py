@@ -7,18 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kelip_lightning.config.experiment import (
-    SCHEMAS,
-    ContrastiveExperiment,
-    MaskedPretrainExperiment,
-    PretrainExperiment,
-)
+from kelip_lightning.config.experiment import SCHEMAS, MaskedPretrainExperiment
 from kelip_lightning.config.load import find_schema, load_experiment
 from kelip_lightning.errors import CheckpointError
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_dual_encoder
 from kelip_lightning.models.encoder_file import save_image_encoder
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
+from kelip_lightning.planning.stage_plan import stages_of
 from kelip_lightning.runs.checkpoints import STATE, Checkpoint, newest_intact, read_checkpoint, verify
 from kelip_lightning.runs.folder import STAGES, RunFolder, run_of_checkpoint
 from kelip_lightning.runs.model_card import model_card
@@ -53,7 +49,8 @@ def consolidate(path: Path, output: Path | None = None) -> Path:
     folder = output or {"mae": run.image_encoder, "contrastive": run.dual_encoder}[stage]
     if folder.exists():
         raise CheckpointError(f"{folder} exists already; give another folder with --output")
-    experiment = _stage_experiment(run, stage)
+    loaded = load_experiment(run.config, [], find_schema(run.config, SCHEMAS), on_this_machine=False, stored=True)
+    experiment = stages_of(loaded.experiment)[stage]
     facts = {"Weights": f"consolidated from {state.relative_to(run.path)}"}
     if isinstance(experiment, MaskedPretrainExperiment):
         autoencoder = build_masked_autoencoder(ImageEncoder(experiment.image_encoder), experiment.masked_autoencoder)
@@ -126,11 +123,3 @@ def read_state(state: Path) -> dict[str, Tensor]:
     except Exception as error:  # whatever a damaged file makes torch or DeepSpeed raise
         raise CheckpointError(f"{state} is damaged or no checkpoint ({error}); use an earlier one") from error
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
-
-
-def _stage_experiment(run: RunFolder, stage: str) -> MaskedPretrainExperiment | ContrastiveExperiment:
-    schema = find_schema(run.config, SCHEMAS)
-    experiment = load_experiment(run.config, [], schema, on_this_machine=False, stored=True).experiment
-    found = getattr(experiment, stage) if isinstance(experiment, PretrainExperiment) else experiment
-    assert isinstance(found, MaskedPretrainExperiment | ContrastiveExperiment)
-    return found

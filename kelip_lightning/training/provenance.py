@@ -13,21 +13,16 @@ from data_modules.sources.changes import all_source_changes, file_changes
 from data_modules.sources.fingerprint import FileFingerprint, SourceFingerprint, source_fingerprints, text_fingerprint
 from data_modules.sources.protocol import PairSource
 from data_modules.text.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
-from kelip_lightning.config.experiment import (
-    ContrastiveExperiment,
-    Experiment,
-    MaskedPretrainExperiment,
-    PretrainExperiment,
-)
+from kelip_lightning.config.experiment import ContrastiveExperiment, Experiment, PretrainExperiment
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.planning.stage_plan import stages_of
+from kelip_lightning.planning.stage_plan import Stage, stages_of
 from kelip_lightning.runs.checkpoints import checkpoint_folders
 from kelip_lightning.runs.folder import RunFolder, is_first_process, wait_for, write_whole
 
 _log = logging.getLogger(__name__)
 
 ACCEPT = "--accept-changed-data"
-Trained = TypeVar("Trained", bound=MaskedPretrainExperiment | ContrastiveExperiment | PretrainExperiment)
+Trained = TypeVar("Trained", bound=Stage | PretrainExperiment)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,11 +23,7 @@ from kelip_lightning.callbacks.non_finite import NonFiniteGuard
 from kelip_lightning.callbacks.pictures import CaptionPanelCallback, ReconstructionCallback
 from kelip_lightning.callbacks.step_vote import StepVote
 from kelip_lightning.callbacks.weight_average import WeightAverageCallback
-from kelip_lightning.config.experiment import (
-    ContrastiveExperiment,
-    MaskedPretrainExperiment,
-    PretrainExperiment,
-)
+from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
 from kelip_lightning.config.roles import settings_without
 from kelip_lightning.distributed.precision import choose_precision
@@ -39,7 +35,7 @@ from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
 from kelip_lightning.models.self_supervision import build_branch
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
-from kelip_lightning.planning.stage_plan import OpenedSources
+from kelip_lightning.planning.stage_plan import OpenedSources, Stage
 from kelip_lightning.runs.folder import RunFolder, StageFolder, write_whole
 from kelip_lightning.runs.items import write_items
 from kelip_lightning.runs.metrics_file import MetricsFileLogger
@@ -50,7 +46,6 @@ from kelip_lightning.training.resume import open_stage
 
 _log = logging.getLogger(__name__)
 
-Experiment = MaskedPretrainExperiment | ContrastiveExperiment
 NUM_SHOWN = 8
 """Images in a TensorBoard picture."""
 
@@ -181,7 +176,7 @@ def build_contrastive_module(experiment: ContrastiveExperiment, data: ImageTextD
 
 
 def build_trainer(
-    experiment: Experiment,
+    experiment: Stage,
     stage: StageFolder,
     signals: SignalWatch,
     clock: Callable[[], float],
@@ -239,7 +234,7 @@ def build_trainer(
     return trainer
 
 
-def facts_of(experiment: Experiment) -> dict[str, object]:
+def facts_of(experiment: Stage) -> dict[str, object]:
     """The facts of a stage's training for the model card."""
     batch, steps = experiment.data.global_batch_size, experiment.schedule.max_steps
     files = sorted({file for source in experiment.data.sources.values() for file in source.files})

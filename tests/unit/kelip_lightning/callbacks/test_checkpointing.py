@@ -132,16 +132,6 @@ def test_resume__same_batches_and_weights(tmp_path: Path, stop_after: int) -> No
     assert torch.equal(resumed.layer.bias, whole.layer.bias)
 
 
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
-def test_resume__without_its_random_stream_it_would_be_another_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = train(tmp_path / "whole")
-    stopped(tmp_path, 2)
-    monkeypatch.setattr(ExactResumeCallback, "on_train_batch_start", lambda *_: None)
-    assert not torch.equal(train(tmp_path, resume=True).layer.weight, whole.layer.weight)
-
-
 def test_signal_before_the_first_step__nothing_to_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = CheckpointCallback.on_train_start
 
@@ -171,18 +161,21 @@ def test_checkpoints__by_minutes(tmp_path: Path) -> None:
     assert 2 < len(saved) < STEPS
 
 
-def test_checkpoints__the_best_is_written_when_it_comes_and_stays(tmp_path: Path) -> None:
-    scores = iter([0.5, 0.4, 0.3, 0.9, 0.3, 0.2, 0.2, 0.1])
-    train(tmp_path, config=CheckpointConfig(every_n_steps=None, keep_last=1, best_metric="score"), metrics=scores)
-    assert steps_on_disk(tmp_path) == [4, 7]
-    assert checkpoints.read_checkpoint(tmp_path / "checkpoints" / "step=0000004").manifest.metric == 0.9
-
-
-def test_checkpoints__less_may_be_better(tmp_path: Path) -> None:
-    scores = iter([5.0, 4.0, 4.0, 6.0, 7.0, 8.0, 9.0, 9.0])
-    config = CheckpointConfig(every_n_steps=None, keep_last=1, best_metric="score", best_mode=BestMode.min)
-    train(tmp_path, config=config, metrics=scores)
-    assert steps_on_disk(tmp_path) == [2, 7]
+@pytest.mark.parametrize(
+    ("mode", "scores", "best"),
+    [
+        (BestMode.max, [0.5, 0.4, 0.3, 0.9, 0.3, 0.2, 0.2, 0.1], 4),
+        (BestMode.min, [5.0, 4.0, 4.0, 6.0, 7.0, 8.0, 9.0, 9.0], 2),
+    ],
+)
+def test_checkpoints__the_best_is_written_and_kept(
+    tmp_path: Path, mode: BestMode, scores: list[float], best: int
+) -> None:
+    config = CheckpointConfig(every_n_steps=None, keep_last=1, best_metric="score", best_mode=mode)
+    train(tmp_path, config=config, metrics=iter(scores))
+    assert steps_on_disk(tmp_path) == [best, STEPS]
+    kept = checkpoints.read_checkpoint(tmp_path / "checkpoints" / checkpoints.folder_name(best))
+    assert kept.manifest.metric == scores[best - 1]
 
 
 def test_checkpoints__a_failed_save_leaves_the_earlier_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Faults on their way from a batch to counts, lines and the end of a run."""
+"""Faults of batches: counted, logged, recorded, and limited."""
 
 import json
 import logging
@@ -100,23 +100,19 @@ def test_data_health__what_was_left_out_at_opening(fit: Fit, tmp_path: Path, cap
     assert "left out when the data were opened: web: duplicate_key 3" in caplog.text
 
 
-def test_data_health__over_the_limit_the_run_stops_with_one_sentence(fit: Fit, tmp_path: Path) -> None:
+def test_data_health__over_the_limit_the_run_stops_with_one_message(fit: Fit, tmp_path: Path) -> None:
     every = {step: ["image_undecodable"] for step in range(40)}
     message = r"14 of 56 samples .* data\.corrupt_samples\.max_share = 0\.2: web: image_undecodable 14; see .*/f, fix"
     with pytest.raises(DataError, match=message):
         fit([Spoil(every), _health(tmp_path / "f", 0.2)], steps=40)
-    assert len(_lines(tmp_path / "f")) == 14, "not before 10 / 0.2 = 50 samples: 13 batches of 4, told every 2 steps"
+    assert len(_lines(tmp_path / "f")) == 14, "not before 10 / 0.2 = 50 samples: 13 batches of 4, checked every 2 steps"
 
 
-def test_data_health__below_the_limit_it_goes_on(fit: Fit, tmp_path: Path) -> None:
-    every = {step: ["image_undecodable"] for step in range(30)}
-    trainer, _ = fit([Spoil(every), _health(tmp_path / "f", 0.25)], steps=30)
-    assert trainer.global_step == 30
-
-
-def test_data_health__repairs_do_not_count_against_the_limit(fit: Fit, tmp_path: Path) -> None:
-    every = {step: ["image_cmyk"] * 4 for step in range(30)}
-    trainer, _ = fit([Spoil(every), _health(tmp_path / "f", 0.0)], steps=30)
+@pytest.mark.parametrize(("kinds", "limit"), [(["image_undecodable"], 0.25), (["image_cmyk"] * 4, 0.0)])
+def test_data_health__does_not_stop_at_the_limit_or_for_repairs(
+    fit: Fit, tmp_path: Path, kinds: list[str], limit: float
+) -> None:
+    trainer, _ = fit([Spoil(dict.fromkeys(range(30), kinds)), _health(tmp_path / "f", limit)], steps=30)
     assert trainer.global_step == 30
 
 
@@ -134,7 +130,7 @@ def test_data_health__an_exception_keeps_the_last_faults(fit: Fit, tmp_path: Pat
     assert [one["step"] for one in _lines(tmp_path / "f")] == [0, 2, 2]
 
 
-def test_data_health__resumed_it_counts_on_and_drops_lines_that_come_again(fit: Fit, tmp_path: Path) -> None:
+def test_data_health__resumed_it_continues_the_counts_and_drops_repeated_lines(fit: Fit, tmp_path: Path) -> None:
     file = tmp_path / "f"
     whole = _health(file)
     fit([Spoil(KINDS), whole], steps=7)
@@ -165,7 +161,7 @@ def test_data_health__a_run_goes_on_over_names_with_line_separators_and_a_line_t
     assert [(one["step"], one["key"]) for one in _lines(file)] == [(1, strange.key), (5, "5")]
 
 
-def test_data_health__a_damaged_record_is_set_aside_and_stops_no_run(
+def test_data_health__a_damaged_record_is_renamed_and_stops_no_run(
     fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "bad_samples.jsonl"

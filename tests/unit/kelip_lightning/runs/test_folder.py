@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -24,14 +24,6 @@ from kelip_lightning.runs.folder import (
 )
 
 
-class Usage(NamedTuple):
-    """What shutil.disk_usage returns."""
-
-    total: int
-    used: int
-    free: int
-
-
 @pytest.fixture(autouse=True)
 def _single_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
@@ -45,22 +37,14 @@ def create(path: Path, needed_bytes: int = 0) -> RunFolder:
 
 
 def test_create__writes_the_records(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "one").mkdir(parents=True)  # an empty folder may exist
     run = create(tmp_path / "runs" / "one")
-    assert {file.name for file in run.path.iterdir()} == {
-        "config.yaml",
-        "overrides.txt",
-        "plan.yaml",
-        "environment.json",
-    }
+    names = {"config.yaml", "overrides.txt", "plan.yaml", "environment.json"}
+    assert {file.name for file in run.path.iterdir()} == names
     assert run.config.read_text(encoding="utf-8") == "name: 사과\n"
     assert run.overrides.read_text(encoding="utf-8") == "seed=1\na.b=[x]\n"
     assert yaml.safe_load(run.plan.read_text(encoding="utf-8")) == {"stages": {}}
     assert json.loads(run.environment.read_text(encoding="utf-8"))["python"]
-
-
-def test_create__empty_folder_may_be_there(tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
-    create(tmp_path / "one")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +85,7 @@ def test_create__over_something_else(tmp_path: Path) -> None:
 
 
 def test_create__full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100, 99, 2**20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
     with pytest.raises(RunFolderError, match="has 1 MiB free, and this run may need 5 MiB"):
         create(tmp_path / "one", needed_bytes=5 * 2**20)
     assert not (tmp_path / "one").exists()

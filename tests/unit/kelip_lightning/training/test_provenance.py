@@ -59,10 +59,6 @@ def save(run: RunFolder, stage: str) -> None:
     (run.stage(stage).checkpoints / "step=0000002").mkdir(parents=True)
 
 
-def test_data_record__survives_json() -> None:
-    assert DataRecord.from_json(RECORD.to_json()) == RECORD
-
-
 @functools.cache
 def emoji() -> tuple[PretrainExperiment, DataRecord]:
     experiment = load_experiment(EXPERIMENT, [], PretrainExperiment).experiment
@@ -114,7 +110,7 @@ def test_check_data__the_same_data_changes_nothing(run: RunFolder) -> None:
         (replace(RECORD, templates=None), "the caption templates changed"),
     ],
 )
-def test_check_data__other_training_data_only_on_purpose(run: RunFolder, found: DataRecord, change: str) -> None:
+def test_check_data__changed_training_data_must_be_accepted(run: RunFolder, found: DataRecord, change: str) -> None:
     with pytest.raises(RunFolderError, match=rf"\({change}\).*--accept-changed-data"):
         check_data(run, found, accept=False)
     assert read_record(run) == RECORD
@@ -159,7 +155,7 @@ def test_check_data__other_ranks_wait_for_a_run_that_is_being_created(
 
 
 @pytest.mark.parametrize("stage", ["mae", "contrastive"])
-def test_check_data__a_run_without_a_record_that_has_learnt_something(run: RunFolder, stage: str) -> None:
+def test_check_data__no_record_but_a_checkpoint(run: RunFolder, stage: str) -> None:
     run.data.unlink()
     save(run, stage)
     with pytest.raises(RunFolderError, match=r"has no data\.json, because an earlier version created it"):
@@ -168,7 +164,7 @@ def test_check_data__a_run_without_a_record_that_has_learnt_something(run: RunFo
     assert read_record(run) == RECORD
 
 
-def test_check_data__a_run_without_a_record_that_has_learnt_nothing(run: RunFolder) -> None:
+def test_check_data__no_record_and_no_checkpoint(run: RunFolder) -> None:
     run.data.unlink()
     assert check_data(run, RECORD, accept=False) == []
     assert read_record(run) == RECORD
