@@ -49,7 +49,7 @@ class EvaluationCallback(PeriodicCallback):
         return self._embeddings[1]
 
     def items(self, pl_module: ContrastiveModule) -> list[TaskItems]:
-        """Every item's outcome at the last evaluation, whose weights the module must still have."""
+        """Every item's outcome at the last evaluation; the module must still have the weights of that step."""
         with evaluation_mode(pl_module), torch.no_grad():
             return items_of(self.embeddings_at(self.history[-1][0], pl_module), self._sets)
 

@@ -37,7 +37,7 @@ class ThroughputCallback(pl.Callback):
 
     Pairs of all ranks count (images, in MAE pre-training). `data_wait_share` is the share of that time, in [0, 1],
     in which rank zero waited for its loader. Both exclude the other callbacks at the start and end of a step
-    (evaluation, panels, checkpoints), which stand between this callback and `last` in the trainer's list, and the wait
+    (evaluation, panels, checkpoints), which come between this callback and `last` in the Trainer's list, and the wait
     for the first batch, in which the workers start. n is the trainer's `log_every_n_steps`.
     """
 

@@ -24,7 +24,7 @@ _NAMED = 20
 
 
 class NonFinitePolicy(Enum):
-    """stop: end the run; skip: leave the step out and go on."""
+    """stop: end the run; skip: skip the step and continue."""
 
     stop = "stop"
     skip = "skip"

@@ -19,7 +19,7 @@ from kelip_lightning.evaluation.finite import naming
 class PeriodicCallback(pl.Callback):
     """Acts before the first step, every n optimizer steps and at the end, never twice at one step.
 
-    Only rank zero acts; the other ranks wait in a collective, whose timeout must be longer, and raise with it if
+    Only rank zero acts; the other ranks wait in a collective with a longer timeout, and raise with it if
     embeddings are not finite. Callbacks run outside the precision plugin's autocast, so the model computes in the dtype
     of its parameters, float32 for mixed precision.
 

@@ -73,14 +73,14 @@ def refuse_other_settings(run: RunFolder, loaded: LoadedExperiment[Any]) -> list
     """Compare the settings with those in the run's config.yaml.
 
     Returns:
-        `key: old -> new` of the settings that differ and may, whose role is performance or reporting.
+        `key: old -> new` of the changed settings with the role performance or reporting.
 
     Raises:
-        RunFolderError: A setting differs whose role is identity.
+        RunFolderError: A setting with the role identity has changed.
     """
     schema = type(loaded.experiment)
-    begun = load_experiment(run.config, [], schema, on_this_machine=False, stored=True).experiment
-    refused, allowed = difference_by_effect(begun, loaded.experiment)
+    original = load_experiment(run.config, [], schema, on_this_machine=False, stored=True).experiment
+    refused, allowed = difference_by_effect(original, loaded.experiment)
     if refused:
         raise RunFolderError(
             f"{run.path} began with other settings ({'; '.join(refused)}); restore them to resume it, or start a new "

@@ -76,11 +76,11 @@ def test_data_health__scalars_lines_and_mix(fit: Fit, tmp_path: Path) -> None:
 
 
 def test_data_health__share_by_language(fit: Fit, tmp_path: Path) -> None:
-    class Speak(pl.Callback):
+    class SetLanguages(pl.Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             batch.languages = torch.tensor([0, 1, 1, 0])
 
-    trainer, _ = fit([Speak(), Spoil({}), _health(tmp_path / "f")], steps=2)
+    trainer, _ = fit([SetLanguages(), Spoil({}), _health(tmp_path / "f")], steps=2)
     mix = {name[9:]: float(value) for name, value in trainer.callback_metrics.items() if "mix" in name}
     assert mix == {"web": 0.75, "web_ko": 0.25, "web_en": 0.5, "books": 0.25, "books_ko": 0.25, "books_en": 0.0}
 
@@ -148,7 +148,7 @@ def test_data_health__resumed_it_continues_the_counts_and_drops_repeated_lines(f
 
 
 @pytest.mark.parametrize("left", [b'{"kind": "image_missing", "so', b"\0\0\0\0", b'{"kind": "\xed\x95'])
-def test_data_health__a_run_goes_on_over_names_with_line_separators_and_a_line_that_was_cut(
+def test_data_health__resumes_with_line_separators_in_names_and_a_partial_line(
     fit: Fit, tmp_path: Path, left: bytes
 ) -> None:
     file = tmp_path / "bad_samples.jsonl"
@@ -180,7 +180,7 @@ def test_data_health__a_damaged_record_is_renamed_and_stops_no_run(
 def test_data_health__a_checkpoint_between_two_entries_loses_and_doubles_nothing(
     fit: Fit, tmp_path: Path, cut: int
 ) -> None:
-    """Entries come every two steps; the run goes on a step past the checkpoint, and is cut off there."""
+    """Entries come every two steps; the run is interrupted one step after the checkpoint."""
 
     class Save(pl.Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:

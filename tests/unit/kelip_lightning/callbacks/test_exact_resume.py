@@ -15,7 +15,7 @@ def draw() -> tuple[float, float, float, float]:
     return random.gauss(0, 1), float(np.random.normal()), float(torch.randn(1)), random.random()
 
 
-def test_restore__every_stream_goes_on_where_it_was() -> None:
+def test_restore__continues_every_stream() -> None:
     draw()
     state = capture_random_state(CPU)
     expected = [draw() for _ in range(3)]

@@ -78,8 +78,8 @@ def test_signal_watch__an_error_goes_before_a_signal() -> None:
 def trainer() -> Iterator[Any]:
     """Rank zero of three, whose launcher has started one process that failed and one that hangs."""
     launcher = _SubprocessScriptLauncher(LightningEnvironment(), num_processes=3, num_nodes=1)
-    words = [[sys.executable, "-c", code] for code in ("raise SystemExit(3)", "import time; time.sleep(600)")]
-    launcher.procs = [subprocess.Popen(one) for one in words]
+    commands = [[sys.executable, "-c", code] for code in ("raise SystemExit(3)", "import time; time.sleep(600)")]
+    launcher.procs = [subprocess.Popen(one) for one in commands]
     launcher.procs[0].wait()
     yield SimpleNamespace(world_size=3, global_rank=0, strategy=SimpleNamespace(launcher=launcher))
     for process in launcher.procs:

@@ -45,8 +45,7 @@ def test_draw_caption_panel__different_syllables_look_different() -> None:
     panels = [draw_caption_panel([_row(text)], title="t") for text in ("각", "간", "똠", "펲", "힝", "□")]
     for place, panel in enumerate(panels):
         assert panel.dtype == np.uint8
-        for other in panels[:place]:
-            assert not np.array_equal(panel, other)
+        assert not any(np.array_equal(panel, other) for other in panels[:place])
 
 
 def test_draw_caption_panel__right_captions_and_probabilities_show() -> None:

@@ -206,7 +206,7 @@ def test_has_finished__by_the_last_output_of_a_stage(tmp_path: Path) -> None:
     assert run.has_finished("contrastive")
 
 
-def test_write_whole__replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_write_whole__replaces_the_file(tmp_path: Path) -> None:
     write_whole(tmp_path / "a.json", "하나")
     write_whole(tmp_path / "a.json", "둘")
     assert {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()} == {"a.json": "둘"}
