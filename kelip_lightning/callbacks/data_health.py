@@ -92,14 +92,14 @@ class DataHealthCallback(pl.Callback):
             replace_json_lines(self._file, kept)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Any, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count a batch; every few steps gather and log the counts."""
         self._pending += batch.faults
         languages = getattr(batch, "languages", None)  # the MAE stage's images have none
         seen = self._seen(batch.sample_ids, languages)
         self._mix = seen if self._mix is None else self._mix + seen
-        if (batch_idx + 1) % _period(trainer) == 0:
+        if (batch_idx + 1) % max(1, trainer.log_every_n_steps) == 0:
             self._report(trainer, pl_module, has_languages=languages is not None)
 
     def _seen(self, sample_ids: Tensor, languages: Tensor | None) -> Tensor:
@@ -187,10 +187,6 @@ class DataHealthCallback(pl.Callback):
                 f"{skipped} of {self._drawn} samples could not be used, more than data.corrupt_samples.max_share = "
                 f"{self._limit:g}: {self._worst()}; see {self._file}, fix the data or raise the limit"
             )
-
-
-def _period(trainer: Any) -> int:  # Trainer sets the attribute where type checkers do not see it
-    return max(1, int(trainer.log_every_n_steps))
 
 
 def _row(report: FaultReport) -> tuple[str, str, str]:

@@ -108,6 +108,8 @@ class NonFiniteGuard(pl.Callback):
         self._drop_step(trainer, pl_module)
 
     def _write_report(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Path:
+        gradients = ((name, parameter.grad) for name, parameter in pl_module.named_parameters())
+        names = [name for name, one in gradients if one is not None and not bool(torch.isfinite(one).all())]
         own = {
             "rank": trainer.global_rank,
             "losses": [str(loss.item()) for loss in self._losses],
@@ -115,7 +117,7 @@ class NonFiniteGuard(pl.Callback):
         }
         report = {
             "step": trainer.global_step,
-            "parameters_with_non_finite_gradient": _non_finite_names(pl_module)[:_NAMED],
+            "parameters_with_non_finite_gradient": names[:_NAMED],
             "ranks": gather_objects(trainer, own),
         }
         file = self._folder / f"step={trainer.global_step:07d}.json"
@@ -157,11 +159,3 @@ def _gradients(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Tens
         return
     for group in sharded.averaged_gradients.values():
         yield from (gradient for gradient in group or () if gradient is not None)
-
-
-def _non_finite_names(module: pl.LightningModule) -> list[str]:
-    return [
-        name
-        for name, parameter in module.named_parameters()
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
-    ]

@@ -120,7 +120,8 @@ class ReconstructionCallback(PeriodicCallback):
         masked, reconstruction = reconstruct(pl_module.model, self._images, self._noise)
         rows = {"masked": masked, "reconstruction": reconstruction, "original": self._images}
         side = self._images.shape[-1] * max(1, 128 // self._images.shape[-1])
-        picture = draw_labelled_rows({label: _arrays(images) for label, images in rows.items()}, side)
+        arrays = {label: list(images.permute(0, 2, 3, 1).contiguous().numpy()) for label, images in rows.items()}
+        picture = draw_labelled_rows(arrays, side)
         log_image(trainer, "reconstructions", picture, step)
 
 
@@ -156,7 +157,3 @@ def to_pixels(normalised: Tensor) -> Tensor:
     """The inverse of `normalize_images`, rounded and clipped to uint8, (..., 3, H, W)."""
     mean, std = channel_statistics(normalised.device).unbind()
     return ((normalised * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def _arrays(images: Tensor) -> list[np.ndarray]:
-    return [image.permute(1, 2, 0).contiguous().numpy() for image in images]

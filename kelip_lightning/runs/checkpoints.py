@@ -95,7 +95,8 @@ def seal(partial: Path, manifest: Manifest) -> Checkpoint:
         OSError: For example, the disk is full; no folder has the final name then.
     """
     final = partial.with_name(folder_name(manifest.step))
-    files = {str(file.relative_to(partial)): _record(file) for file in sorted(_files(partial))}
+    written = sorted(one for one in partial.rglob("*") if one.is_file() and one != partial / MANIFEST)
+    files = {str(file.relative_to(partial)): _record(file) for file in written}
     manifest = replace(manifest, files=files)
     with (partial / MANIFEST).open("w", encoding="utf-8") as file:
         json.dump(asdict(manifest), file, indent=1)
@@ -204,10 +205,6 @@ def set_aside_after(folder: Path, step: int) -> list[Path]:
         shutil.rmtree(new, ignore_errors=True)
         old.rename(new)
     return aside
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (one for one in folder.rglob("*") if one.is_file() and one != folder / MANIFEST)
 
 
 def _record(file: Path) -> dict[str, Any]:

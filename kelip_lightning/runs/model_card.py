@@ -40,21 +40,15 @@ def export_card(source: Path, layout: str) -> str:
     run = RunFolder(source)
     readmes = [folder / "README.md" for folder in (run.dual_encoder, source)]
     readme = next((file for file in readmes if file.is_file()), None)
-    origin = readme.read_text(encoding="utf-8") if readme else f"# {source.resolve().name}\n\nNo record came with it.\n"
+    origin = readme.read_text(encoding="utf-8") if readme else f"# {source.resolve().name}\n\nNo model card.\n"
     head = {"language": ["ko", "en"], "library_name": layout, "pipeline_tag": "zero-shot-image-classification"}
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
-        _without_front_matter(origin),
+        origin.partition("\n---\n")[2].lstrip("\n") if origin.startswith("---\n") else origin,
         _metrics(run),
         f"## Use\n\n```python\n{_USE[layout]}```\n\n{_REMARKS}",
     ]
     return "\n".join(part for part in parts if part)
-
-
-def _without_front_matter(readme: str) -> str:
-    if not readme.startswith("---\n"):
-        return readme
-    return readme.partition("\n---\n")[2].lstrip("\n")
 
 
 def _metrics(run: RunFolder) -> str:
@@ -100,6 +94,6 @@ logits_per_image, logits_per_text = model(preprocess(image).unsqueeze(0), tokens
 }
 
 _REMARKS = """\
-Transparent images were put on white before training; do the same before preprocessing. Texts need no cleaning: the
-tokenizer composes Hangul, lower-cases and joins white space itself.
+Compose transparent images on white before preprocessing, as in training. Texts need no cleaning: the tokenizer
+composes Hangul, lower-cases and normalises white space.
 """

@@ -124,8 +124,7 @@ def open_stage(run: RunFolder, name: str, trainer: TrainerConfig) -> StageFolder
         for problem in damaged if is_first_process() else []:
             _log.warning("%s: the one before it is used", problem)
     if checkpoint is not None:
-        _check_fits(checkpoint, trainer)
-        _check_optimizer_groups(checkpoint, run)
+        _check_fits(checkpoint, run, trainer)
     if is_first_process():
         cut_record(stage.metrics_file, name, checkpoint.manifest.metrics_bytes if checkpoint else None)
         if run.chosen is not None and checkpoint is not None:
@@ -136,7 +135,7 @@ def open_stage(run: RunFolder, name: str, trainer: TrainerConfig) -> StageFolder
     return replace(stage, checkpoint=checkpoint, resumed=True)
 
 
-def _check_fits(checkpoint: Checkpoint, trainer: TrainerConfig) -> None:
+def _check_fits(checkpoint: Checkpoint, run: RunFolder, trainer: TrainerConfig) -> None:
     sharded, world = is_deepspeed(trainer.strategy), trainer.num_processes
     written = checkpoint.manifest.world_size
     if checkpoint.is_sharded is not sharded:
@@ -150,14 +149,11 @@ def _check_fits(checkpoint: Checkpoint, trainer: TrainerConfig) -> None:
             f"{checkpoint.folder} holds the shards of {written} processes, which DeepSpeed cannot redistribute to "
             f"trainer.devices x num_nodes = {world}; resume on {written}"
         )
-
-
-def _check_optimizer_groups(checkpoint: Checkpoint, run: RunFolder) -> None:
-    """DeepSpeed's shards cannot be regrouped, as `optim.older_states` regroups a whole optimizer's state."""
-    begun_by = json.loads(run.environment.read_text(encoding="utf-8"))
-    # Revisions that record no digest of their code have the logit scale in a group with other parameters.
-    if checkpoint.is_sharded and checkpoint.manifest.stage == "contrastive" and "code" not in begun_by:
-        revision = begun_by.get("git", {}).get("revision")
+    environment = json.loads(run.environment.read_text(encoding="utf-8"))
+    # Revisions that record no digest of their code have the logit scale in a group with other parameters;
+    # `optim.older_states` regroups a whole optimizer's state, but not DeepSpeed's shards.
+    if sharded and checkpoint.manifest.stage == "contrastive" and "code" not in environment:
+        revision = environment.get("git", {}).get("revision")
         raise CheckpointError(
             f"{checkpoint.folder} holds DeepSpeed's optimizer with the parameter groups of an earlier revision; finish "
             f"the run with that revision ({revision}), or start a new one with name=NEW_NAME"

@@ -119,7 +119,8 @@ def run_contrastive(
         write_items(run.items, evaluation.items(module), evaluation_fingerprint(experiment.evaluation))
         step, metrics = evaluation.history[-1]
         # Last and atomically: a run with a report has finished.
-        _write_report(run, {"step": step, "seconds": round(clock(), 1), "metrics": metrics, "chance": dict(chance)})
+        report = {"step": step, "seconds": round(clock(), 1), "metrics": metrics, "chance": dict(chance)}
+        write_whole(run.report, json.dumps(report, indent=2))
 
     signals, clock = SignalWatch(), stage_clock(stage)
     trainer = build_trainer(
@@ -243,7 +244,3 @@ def facts_of(experiment: Stage) -> dict[str, object]:
         "Training": f"{steps} optimizer steps of {batch}, {steps * batch:,} samples, seed {experiment.seed}",
         "Image encoder": f"{experiment.image_encoder}",
     }
-
-
-def _write_report(run: RunFolder, report: dict[str, object]) -> None:
-    write_whole(run.report, json.dumps(report, indent=2))

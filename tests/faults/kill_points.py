@@ -158,7 +158,7 @@ def _after_rename(point: KillPoint) -> None:
 def _before_report(_: KillPoint) -> None:
     from kelip_lightning.training import stages
 
-    _before(stages, "_write_report", lambda *_: True)
+    _before(stages, "write_whole", lambda *_: True)
 
 
 _MINES: dict[str, Callable[[KillPoint], None]] = {
