@@ -17,7 +17,7 @@ from kelip_lightning.errors import RunFolderError
 from kelip_lightning.inference.evaluate import items_of_run
 from kelip_lightning.planning.stage_plan import Plan
 from kelip_lightning.runs.folder import RunFolder
-from kelip_lightning.runs.items import ITEMS, StoredItems, evaluation_of, read_items, write_items
+from kelip_lightning.runs.items import StoredItems, evaluation_of, read_items, write_items
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +128,8 @@ def _items(folder: RunFolder, run: PlannedRun, device: str) -> dict[str, StoredI
     """The items of the study's evaluation; the model is evaluated again if the run used other sets."""
     evaluation = contrastive_of(run.experiment).evaluation
     fingerprint = evaluation_fingerprint(evaluation)
-    if evaluation_of(folder.path / ITEMS) == fingerprint:
-        return read_items(folder.path / ITEMS)
+    if evaluation_of(folder.items) == fingerprint:
+        return read_items(folder.items)
     file = folder.path / f"items-{fingerprint}.parquet"
     if evaluation_of(file) != fingerprint:
         on_cpu = device == AUTO and contrastive_of(run.experiment).trainer.accelerator == "cpu"

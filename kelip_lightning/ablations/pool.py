@@ -15,10 +15,8 @@ from kelip_lightning.config.schema import to_plain
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.planning.stage_plan import stages_of
 from kelip_lightning.runs.environment import code_digest, describe_revision
-from kelip_lightning.runs.folder import RunFolder
-from kelip_lightning.runs.liveness import Liveness
-from kelip_lightning.training.data_record import DataRecord, describe_data, read_record
-from kelip_lightning.training.run_tokenizer import refuse_other_tokenizer
+from kelip_lightning.runs.folder import Liveness, RunFolder
+from kelip_lightning.training.provenance import DataRecord, describe_data, read_record, refuse_other_tokenizer
 
 COST = "cost.json"
 ANY = "any"
@@ -130,14 +128,14 @@ class Revision:
 
 def revisions_of(folder: RunFolder) -> list[Revision]:
     """The revisions that trained a run, first one first; an unknown one if nothing is recorded."""
-    found = [Revision.of(one) for one in _environments(folder.path)]
+    found = [Revision.of(one) for one in _environments(folder)]
     return list(dict.fromkeys(found)) or [Revision(commit=None, is_dirty=False, code=None)]
 
 
-def _environments(folder: Path) -> Iterator[Mapping[str, Any]]:
+def _environments(folder: RunFolder) -> Iterator[Mapping[str, Any]]:
     try:
-        yield json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-        resumptions = (folder / "resumes.jsonl").read_text(encoding="utf-8")
+        yield json.loads(folder.environment.read_text(encoding="utf-8"))
+        resumptions = folder.resumes.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return
     # The last line may be incomplete; complete ones end with a newline.

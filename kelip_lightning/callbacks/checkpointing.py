@@ -1,9 +1,9 @@
-"""When a stage writes a checkpoint, and how a signal ends it."""
+"""When a stage writes checkpoints, how a signal stops it, and the export after its last step."""
 
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -14,15 +14,15 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from data_modules.config_roles import REPORTING
+from kelip_lightning.callbacks.evaluation import EvaluationCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.callbacks.step_vote import StepVote
 from kelip_lightning.distributed.consensus import any_rank
+from kelip_lightning.distributed.zero import whole_weights
 from kelip_lightning.errors import CheckpointWriteError, StageInterrupted
 from kelip_lightning.runs import checkpoints
 from kelip_lightning.runs.checkpoints import Manifest
-
-Metrics = Callable[[], tuple[int, Mapping[str, float]] | None]
-"""Gives the newest evaluation, (optimizer steps done, metrics); none before the first."""
+from kelip_lightning.runs.folder import StageFolder
 
 
 class BestMode(Enum):
@@ -54,24 +54,24 @@ class CheckpointConfig:
 
     @property
     def num_kept(self) -> int:
-        """The most checkpoints that stand on disk between two saves."""
+        """The most checkpoints on disk between two saves."""
         return self.keep_last + (self.best_metric is not None)
 
 
 class DeferredErrorIO(TorchCheckpointIO):
-    """Writes with `torch.save`, and keeps an error instead of raising it.
+    """Writes with `torch.save`, and keeps an error in `error` instead of raising it.
 
-    Rank zero writes while the others wait for it: raised at once, a full disk would leave them waiting. The callback
-    that asked for the checkpoint looks at `error`, and all ranks stop together.
+    Rank zero writes while the others wait for it, so that an error raised here would leave them waiting;
+    `CheckpointCallback` raises it on all ranks.
     """
 
     def __init__(self) -> None:
         self.error: Exception | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write a file; Lightning's own way would hold a second copy of all of it in memory."""
+        """Write a file; Lightning's own implementation holds a second copy of everything in memory."""
         try:
-            # Through Python's file, whose errors say what is wrong; torch's own writer tells of a wrong position.
+            # Through Python's file, whose errors name the cause; torch's own writer reports a wrong position.
             with Path(path).open("wb") as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:
@@ -81,69 +81,57 @@ class DeferredErrorIO(TorchCheckpointIO):
 class CheckpointCallback(pl.Callback):
     """Writes checkpoints between two steps: by steps, by time, when the best metric improves, at signals, at the end.
 
-    It acts before a step and not after the last one, because the numbers of a step reach the loggers only after
-    every hook that follows it; so metrics.jsonl is always complete up to the checkpoint. Whether time is up or the
-    metric is the best is for rank zero to say, and a signal may reach any rank: the vote of each step tells all of
-    them. On several processes it is held before the optimizer step, so that a later signal waits for the next one.
+    It acts before a step instead of after the last one, because the metrics of a step reach the loggers only after
+    every hook that follows it; so metrics.jsonl is always complete up to the checkpoint. Rank zero decides by time and
+    by the best metric, and any rank may receive a signal: the vote of each step shares both with all ranks. With
+    several processes it is held before the optimizer step, so that a later signal takes effect one step later.
+
+    Args:
+        config: When to write, and how many checkpoints to keep.
+        stage: The folder to write to.
+        signals: The signals received.
+        clock: Returns the seconds of this stage so far.
+        evaluation: The evaluation of the best metric, if any. After a step with an evaluation the vote is repeated, as
+            signals may have arrived during it.
+        vote: The vote of each step; `None`: this callback's own.
     """
 
     def __init__(
         self,
         config: CheckpointConfig,
-        folder: Path,
-        stage: str,
+        stage: StageFolder,
         *,
         signals: SignalWatch,
-        metrics_file: Path,
         clock: Callable[[], float],
-        metrics: Metrics = lambda: None,
-        evaluated: Callable[[int], bool] = lambda _: False,
+        evaluation: EvaluationCallback | None = None,
         vote: StepVote | None = None,
     ) -> None:
-        """Takes what to write where.
-
-        Args:
-            config: When and how many.
-            folder: The stage's checkpoints.
-            stage: Its name, for the manifest.
-            signals: Tells of signals.
-            metrics_file: The record whose length goes into the manifest.
-            clock: Seconds of this stage so far.
-            metrics: Gives the newest evaluation, on rank zero.
-            evaluated: Whether an evaluation follows so many optimizer steps; the same on every rank. Its metrics, and
-                a signal during it, are voted on behind it.
-            vote: That of each step; none: this callback's own.
-        """
         super().__init__()
         self.io = DeferredErrorIO()
-        """To be given to the trainer as a plugin."""
-        self._config, self._folder, self._stage = config, folder, stage
-        self._signals, self._metrics_file, self._metrics = signals, metrics_file, metrics
-        self._evaluated = evaluated
+        """To be passed to the Trainer as a plugin."""
+        self._config, self._stage, self._folder = config, stage, stage.checkpoints
+        self._signals, self._clock, self._evaluation = signals, clock, evaluation
         self._vote = vote or StepVote()
         self._vote.ask(lambda: signals.by_user, lambda: signals.by_scheduler, self._is_time)
-        self._clock = clock
         self._is_global_zero = False
         self._saved_step = 0
         self._saved_at = clock()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A resumed run stands at a checkpoint already."""
+        """A resumed run starts at a saved step."""
         self._is_global_zero = trainer.is_global_zero
         self._saved_step = trainer.global_step
         self._saved_at = self._clock()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Before a step: write what is due, then stop if a signal has come.
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Before a step: write the checkpoint that is due, then stop if a signal was received.
 
         Raises:
             CheckpointWriteError: It could not be written; earlier ones are intact.
-            StageInterrupted: A signal has come to some rank.
+            StageInterrupted: Some rank received a signal.
         """
         step = trainer.global_step
-        by_user, by_scheduler, is_time = self._vote.answers(trainer, anew=self._evaluated(step))
+        by_user, by_scheduler, is_time = self._vote.answers(trainer, anew=self._is_evaluated(step))
         stopped = by_user or by_scheduler
         if step > self._saved_step and (stopped or is_time or self._is_due(trainer, step)):
             self._save(trainer, step)
@@ -153,7 +141,7 @@ class CheckpointCallback(pl.Callback):
             raise StageInterrupted(newest, step, by_user=by_user)
 
     def _is_time(self) -> bool:
-        """Whether enough minutes have passed by rank zero's clock."""
+        """Whether `every_n_minutes` have passed by rank zero's clock."""
         minutes = self._config.every_n_minutes
         return self._is_global_zero and minutes is not None and (self._clock() - self._saved_at) / 60 >= minutes
 
@@ -161,9 +149,12 @@ class CheckpointCallback(pl.Callback):
         config = self._config
         if config.every_n_steps is not None and step % config.every_n_steps == 0:
             return True
-        if config.best_metric is None or not self._evaluated(step):
+        if config.best_metric is None or not self._is_evaluated(step):
             return False
         return any_rank(trainer, trainer.is_global_zero and self._is_best(step))[0]
+
+    def _is_evaluated(self, step: int) -> bool:
+        return self._evaluation is not None and self._evaluation.acts_after(step)
 
     def _is_best(self, step: int) -> bool:
         metric = self._metric_at(step)
@@ -172,20 +163,19 @@ class CheckpointCallback(pl.Callback):
         best = checkpoints.best_checkpoint(self._folder, self._config.best_mode.value)
         if best is None or best.manifest.metric is None:
             return True
-        return (
-            metric > best.manifest.metric if self._config.best_mode is BestMode.max else metric < best.manifest.metric
-        )
+        sign = 1 if self._config.best_mode is BestMode.max else -1
+        return sign * metric > sign * best.manifest.metric
 
     def _metric_at(self, step: int) -> float | None:
-        newest = self._metrics()
+        newest = self._evaluation.newest() if self._evaluation else None
         if self._config.best_metric is None or newest is None or newest[0] != step:
             return None
         return newest[1][self._config.best_metric]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the last checkpoint; the other callbacks have evaluated and exported by then.
+        """Write the last checkpoint, after the other callbacks have evaluated and exported.
 
-        Where it stands, the stage has therefore finished. A signal during all that stops the run after it.
+        A stage with this checkpoint has therefore finished. A signal meanwhile stops the run after it.
         """
         if trainer.global_step >= trainer.max_steps and trainer.global_step > self._saved_step:
             self._save(trainer, trainer.global_step)
@@ -201,7 +191,7 @@ class CheckpointCallback(pl.Callback):
     def _together(
         self, trainer: pl.Trainer, step: int, partial: Path, action: Callable[[], None], *, every_rank: bool = False
     ) -> None:
-        """Let rank zero, or all ranks, do something; if it fails on one, raise on all."""
+        """Run an action on rank zero, or on all ranks; if it fails on one, raise on all."""
         error: Exception | None = None
         try:
             if every_rank or trainer.is_global_zero:
@@ -227,11 +217,11 @@ class CheckpointCallback(pl.Callback):
 
     def _seal(self, trainer: pl.Trainer, partial: Path, step: int) -> None:
         manifest = Manifest(
-            stage=self._stage,
+            stage=self._stage.name,
             step=step,
             world_size=trainer.world_size,
             seconds=self._clock(),
-            metrics_bytes=_synced_length(self._metrics_file),
+            metrics_bytes=_synced_length(self._stage.metrics_file),
             metric=self._metric_at(step),
             files={},
         )
@@ -241,9 +231,29 @@ class CheckpointCallback(pl.Callback):
 
 
 def _synced_length(file: Path) -> int:
-    """Bytes of a file that are now surely on disk; 0 without one."""
+    """Bytes of a file, synced to disk; 0 if it does not exist."""
     if not file.is_file():
         return 0
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
         return os.fstat(opened.fileno()).st_size
+
+
+class ExportCallback(pl.Callback):
+    """Calls `export` once on rank zero after the last optimizer step; an interrupted stage exports nothing.
+
+    Args:
+        export: Writes the module's weights, or what else the stage gives.
+    """
+
+    def __init__(self, export: Callable[[], None]) -> None:
+        super().__init__()
+        self._export = export
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Export if every step was taken."""
+        if trainer.global_step < trainer.max_steps:
+            return
+        with whole_weights(trainer.strategy, pl_module):
+            if trainer.is_global_zero:
+                self._export()

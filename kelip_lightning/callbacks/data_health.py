@@ -1,4 +1,4 @@
-"""What was wrong with the data, and which mixture really came: counted, written down, and stopped if too much."""
+"""Skipped and repaired samples and the actual data mixture: counted, recorded, and limited."""
 
 import logging
 import os
@@ -23,18 +23,18 @@ from kelip_lightning.modules.log_steps import on_host
 _log = logging.getLogger(__name__)
 
 MAX_LINES = 10_000
-"""Lines of the file for one kind of fault in one source; more are counted only."""
+"""Lines of the file for one kind of fault in one source; further ones are only counted."""
 
 
 class DataHealthCallback(pl.Callback):
     """Logs `data/skipped/<source>/<kind>`, `data/repaired/...` (totals of all ranks) and the mix of the last steps.
 
-    `data/mix/<source>` and `data/mix/<source>_<language>` are shares of the samples since the last entry. Every
-    fault becomes a line of the file: kind, source, key, sample_id, step, detail. Ranks put their counts together
-    every `log_every_n_steps` steps, where the run stops once too many samples were skipped, and before a checkpoint.
+    `data/mix/<source>` and `data/mix/<source>_<language>` are shares of the samples since the last entry. Every fault
+    becomes a line of the file: kind, source, key, sample_id, step, detail. Counts are gathered from all ranks before a
+    checkpoint and every `log_every_n_steps` steps, when the run stops if too many samples were skipped.
 
     Args:
-        file: Where faults are written (`bad_samples.jsonl`).
+        file: `bad_samples.jsonl` of the stage.
         corrupt_samples: The limit.
         sources: In the order of their ids.
     """
@@ -49,14 +49,14 @@ class DataHealthCallback(pl.Callback):
         self._drawn = 0
         self._pending: list[FaultReport] = []
         self._mix: Tensor | None = None
-        """This rank's samples per source and language that are not yet part of the totals."""
+        """This rank's samples per source and language since counts were last gathered."""
         self._mix_of_entry = torch.zeros(len(self._names) * len(LANGUAGES), dtype=torch.int64)
-        """All ranks' samples since the last entry that are."""
-        self._told = 0
+        """The gathered samples of all ranks since the last entry."""
+        self._last_warned = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The totals up to this step, so that the limit holds over interruptions; all ranks call it together."""
-        self._put_together()
+        """The totals up to this step, so that the limit holds across resumptions; all ranks call it together."""
+        self._gather()
         return {
             "drawn": self._drawn,
             "counts": [[*key, number] for key, number in self._counts.items()],
@@ -71,7 +71,7 @@ class DataHealthCallback(pl.Callback):
             self._mix_of_entry = torch.tensor(state_dict["mix_of_entry"], dtype=torch.int64)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Drop lines of steps that come again, and write down what was left out when the sources were opened."""
+        """Drop lines of steps that are repeated, and record what was left out when the sources were opened."""
         if not trainer.is_global_zero:
             return
         if self._file.is_file():
@@ -84,45 +84,45 @@ class DataHealthCallback(pl.Callback):
     def _keep_until(self, step: int) -> None:
         try:
             kept = [one for one in read_json_lines(self._file) if 0 <= one["step"] < step]
-        except DataError as error:  # a record that a disk has damaged is no reason to lose a run
+        except DataError as error:  # a damaged record must not end the run
             aside = self._file.with_name(f"{self._file.name}.damaged")
             os.replace(self._file, aside)
-            _log.warning("%s; it is set aside as %s, and a new record begins", error, aside.name)
+            _log.warning("%s; it is renamed to %s, and a new record begins", error, aside.name)
         else:
             replace_json_lines(self._file, kept)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Any, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count a batch, and every few steps tell all of them."""
+        """Count a batch; every few steps gather and log the counts."""
         self._pending += batch.faults
         languages = getattr(batch, "languages", None)  # the MAE stage's images have none
         seen = self._seen(batch.sample_ids, languages)
         self._mix = seen if self._mix is None else self._mix + seen
-        if (batch_idx + 1) % _period(trainer) == 0:
-            self._tell(trainer, pl_module, has_languages=languages is not None)
+        if (batch_idx + 1) % max(1, trainer.log_every_n_steps) == 0:
+            self._report(trainer, pl_module, has_languages=languages is not None)
 
     def _seen(self, sample_ids: Tensor, languages: Tensor | None) -> Tensor:
-        """Samples by source and language, int64, flat; on the device, without the host's waiting for it."""
+        """Samples by source and language, int64, flat; computed on the device without synchronisation."""
         if self._ends.device != sample_ids.device:
             self._ends = self._ends.to(sample_ids.device)
         places = torch.bucketize(sample_ids, self._ends, right=True)
         cells = places * len(LANGUAGES) + (0 if languages is None else languages)
-        # Not bincount, whose size depends on the largest value.
+        # Not bincount, whose output size depends on the largest value, for which the host would wait.
         return (cells.unsqueeze(1) == torch.arange(len(self._mix_of_entry), device=cells.device)).sum(0)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write down what came since the last entry."""
-        self._put_together()
+        """Record what came since the last entry."""
+        self._gather()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Write down this rank's last faults; the other ranks may be gone."""
+        """Record this rank's last faults; the other ranks may have ended."""
         if trainer.is_global_zero:
             self._count(self._pending, 0)
             self._pending = []
 
-    def _tell(self, trainer: pl.Trainer, pl_module: pl.LightningModule, has_languages: bool) -> None:
-        self._put_together()
+    def _report(self, trainer: pl.Trainer, pl_module: pl.LightningModule, has_languages: bool) -> None:
+        self._gather()
         mix = self._mix_of_entry.clone()
         self._mix_of_entry.zero_()
         skipped = sum(number for (verb, _, _), number in self._counts.items() if verb == "skipped")
@@ -134,15 +134,15 @@ class DataHealthCallback(pl.Callback):
             if has_languages:
                 metrics |= {f"data/mix/{name}_{lang}": share for lang, share in zip(LANGUAGES, row, strict=True)}
         pl_module.log_dict(on_host(metrics), rank_zero_only=True)
-        if trainer.is_global_zero and skipped > 2 * self._told:
-            self._told = skipped
+        if trainer.is_global_zero and skipped > 2 * self._last_warned:
+            self._last_warned = skipped
             _log.warning(
                 "%d of %d samples were skipped so far: %s; see %s", skipped, self._drawn, self._worst(), self._file
             )
         self._stop_if_too_many(skipped)
 
-    def _put_together(self) -> None:
-        """Add to the totals what all ranks have counted since the last time."""
+    def _gather(self) -> None:
+        """Add the counts of all ranks to the totals."""
         own = self._mix.cpu() if self._mix is not None else torch.zeros_like(self._mix_of_entry)
         parts: list[tuple[list[FaultReport], Tensor]] = [(self._pending, own)]
         if is_distributed():
@@ -176,21 +176,17 @@ class DataHealthCallback(pl.Callback):
         )
 
     def _stop_if_too_many(self, skipped: int) -> None:
-        """Too many is more than the share, once enough were drawn to tell.
+        """Checks the limit once enough samples were drawn.
 
         Raises:
-            DataError: They are too many; on every rank alike.
+            DataError: Too many were skipped; on every rank.
         """
         enough = self._limit == 0 or self._drawn >= 10 / self._limit
         if enough and skipped > self._limit * self._drawn:
             raise DataError(
                 f"{skipped} of {self._drawn} samples could not be used, more than data.corrupt_samples.max_share = "
-                f"{self._limit:g}: {self._worst()}; see {self._file}, mend the data or raise the limit"
+                f"{self._limit:g}: {self._worst()}; see {self._file}, fix the data or raise the limit"
             )
-
-
-def _period(trainer: Any) -> int:  # Trainer sets the attribute where type checkers do not see it
-    return max(1, int(trainer.log_every_n_steps))
 
 
 def _row(report: FaultReport) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""When the evaluation sets are computed during training, and where the metrics go."""
+"""Evaluation during training: at which steps, and where the metrics are logged."""
 
 import logging
 import time
@@ -19,13 +19,11 @@ _log = logging.getLogger(__name__)
 class EvaluationCallback(PeriodicCallback):
     """Computes every evaluation set at step 0, every n steps and at the end, and logs all metrics.
 
-    The metrics are those of `evaluate_sets`, which the `evaluate` verb calls too. They go to every
-    logger of the trainer under the number of optimizer steps done, and into `history`, which a
-    checkpoint carries. The time is not counted into pairs per second.
+    The metrics are those of `evaluate_sets`, as in `kelip evaluate`. They are logged to every logger of the Trainer
+    under the number of optimizer steps done, and kept in `history`, which is part of a checkpoint.
     """
 
     def __init__(self, sets: EvaluationSets, every_n_steps: int, before_training: bool = True) -> None:
-        """Takes the sets, images decoded."""
         super().__init__(every_n_steps, before_training)
         self.history: list[tuple[int, dict[str, float]]] = []
         """(optimizer steps done, metrics), oldest first."""
@@ -33,7 +31,7 @@ class EvaluationCallback(PeriodicCallback):
         self._embeddings: tuple[int, Embeddings] | None = None
 
     def act(self, trainer: pl.Trainer, pl_module: ContrastiveModule, step: int) -> None:
-        """Evaluates and logs."""
+        """Evaluate and log."""
         start = time.perf_counter()
         metrics = metrics_of(self.embeddings_at(step, pl_module), self._sets)
         self.history.append((step, metrics))
@@ -43,33 +41,30 @@ class EvaluationCallback(PeriodicCallback):
         _log.debug("%d metrics at step %d in %.1f s", len(metrics), step, time.perf_counter() - start)
 
     def embeddings_at(self, step: int, pl_module: ContrastiveModule) -> Embeddings:
-        """The embeddings of the model as it is at this step; those of an earlier step are dropped."""
+        """The model's embeddings at this step; those of an earlier step are dropped."""
         if self._embeddings is None or self._embeddings[0] != step:
             self._embeddings = step, module_embeddings(pl_module)
         return self._embeddings[1]
 
     def items(self, pl_module: ContrastiveModule) -> list[TaskItems]:
-        """Every item's outcome at the last evaluation, whose weights the module must still have.
-
-        Embedded again only by a process that has been resumed after that evaluation.
-        """
+        """Every item's outcome at the last evaluation; the module must still have the weights of that step."""
         with evaluation_mode(pl_module), torch.no_grad():
             return items_of(self.embeddings_at(self.history[-1][0], pl_module), self._sets)
 
     def newest(self) -> tuple[int, dict[str, float]] | None:
-        """The last entry of the history; none before the first, and on other ranks than zero."""
+        """The last entry of the history; `None` before the first, and on other ranks than zero."""
         return self.history[-1] if self.history else None
 
     def state_dict(self) -> dict[str, Any]:
-        """The history, so that a resumed run tells the whole story."""
+        """The history."""
         return {"history": list(self.history)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the history of the run that is resumed."""
+        """Restore the history."""
         self.history = [(step, dict(metrics)) for step, metrics in state_dict["history"]]
 
 
 def module_embeddings(pl_module: ContrastiveModule) -> Embeddings:
-    """Embeddings through the module's model and tokenizer, as its weights are now."""
+    """Embeddings of the module's model with its current weights."""
     model = pl_module.model
     return Embeddings(image_encode_function(model), text_encode_function(model, pl_module.tokenizer))

@@ -1,39 +1,53 @@
-"""Signals while a stage trains: Ctrl-C, SIGTERM and SIGUSR1 (Slurm's warning) stop it at the end of a step."""
+"""What ends a stage before its last step: signals, and the death of another process."""
 
 import logging
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+import lightning.pytorch as pl
+import torch.distributed as dist
+
 from data_modules.loader_process import SCHEDULER_SIGNALS, STOP_SIGNALS
+from kelip_lightning.errors import PeerLostError
 
 _log = logging.getLogger(__name__)
 
-Handler = Any
-"""What `signal.signal` takes and returns."""
 SAME_SECONDS = 1.0
-"""Ctrl-C that comes again so soon is the same one: a terminal or a scheduler and a launcher both pass it on."""
+"""A second SIGINT within this time is the same Ctrl-C, forwarded by both a terminal and a launcher."""
+
+_LOST_PEER = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "timed out waiting",
+    "application timeout",
+    "broken pipe",
+    "socket timeout",
+)
+"""Messages of gloo about a process that died or hangs; NCCL has error classes of its own."""
 
 
 class SignalWatch:
-    """Notes signals instead of dying of them, from `with` to its end.
+    """Records Ctrl-C, SIGTERM and SIGUSR1 (Slurm's warning) inside its `with` block instead of terminating.
 
-    The training loop looks at `by_user` and `by_scheduler` at each step and stops in order. A second Ctrl-C,
-    `SAME_SECONDS` after the first, interrupts at once. On the way out the handlers are as they were, and a scheduler's
-    signal that nobody has acted on is sent again, so that it is not lost between two stages.
+    The training loop checks `by_user` and `by_scheduler` at each step and stops after a checkpoint. A second Ctrl-C,
+    `SAME_SECONDS` after the first, interrupts at once. On exit the previous handlers are restored, and a scheduler's
+    signal that was not handled is raised again, so that it is not lost between two stages.
     """
 
     def __init__(self) -> None:
         self.by_user = False
-        """Whether SIGINT has come."""
+        """Whether SIGINT was received."""
         self.by_scheduler = False
-        """Whether SIGTERM or SIGUSR1 has come."""
+        """Whether SIGTERM or SIGUSR1 was received."""
         self.handled = False
         """Set by whoever has stopped the stage."""
         self._last = 0
         self._by_user_at = 0.0
-        self._previous: dict[int, Handler] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         for number in STOP_SIGNALS:
@@ -62,3 +76,28 @@ class SignalWatch:
         self._previous.clear()
         if error is None and self.by_scheduler and not self.handled:
             signal.raise_signal(self._last or signal.SIGTERM)
+
+
+@contextmanager
+def explain_lost_peer(trainer: pl.Trainer) -> Iterator[None]:
+    """Turn the error of a broken collective into a message, and kill the processes of Lightning's own launcher.
+
+    Raises:
+        PeerLostError: Instead of the library's own error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        known = isinstance(error, dist.DistBackendError | dist.DistNetworkError)
+        if trainer.world_size == 1 or not (known or any(words in str(error).lower() for words in _LOST_PEER)):
+            raise
+        launcher: Any = trainer.strategy.launcher
+        children = getattr(launcher, "procs", [])
+        codes = [(rank, process.poll()) for rank, process in enumerate(children, start=1)]
+        ended = ", ".join(f"rank {rank} exited with code {code}" for rank, code in codes if code)
+        if children:
+            launcher.kill(signal.SIGKILL)  # a process that hangs would outlive this one
+        raise PeerLostError(
+            f"rank {trainer.global_rank} stops, because another process of the run died or does not respond"
+            f"{f': {ended}' if ended else ''} ({str(error).strip().splitlines()[0]})"
+        ) from error

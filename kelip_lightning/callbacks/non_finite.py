@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: caught before the optimizer step, on all ranks alike."""
+"""Losses and gradients that are not finite: detected before the optimizer step, on all ranks at once."""
 
 import json
 import logging
@@ -11,7 +11,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from data_modules.config_roles import PERFORMANCE
 from kelip_lightning.callbacks.step_vote import StepVote
@@ -25,7 +24,7 @@ _NAMED = 20
 
 
 class NonFinitePolicy(Enum):
-    """stop: end the run; skip: leave the step out and go on."""
+    """stop: end the run; skip: skip the step and continue."""
 
     stop = "stop"
     skip = "skip"
@@ -46,15 +45,14 @@ class NonFiniteConfig:
 
 
 class NonFiniteGuard(pl.Callback):
-    """Looks at the loss and at every gradient before the optimizer does.
+    """Checks the loss and every gradient before the optimizer step; all ranks stop, or skip the step, together.
 
-    A report with the sample ids of all ranks goes to `folder`. The vote of each step tells all ranks, so that they
-    stop or skip together.
+    A report with the sample ids of all ranks is written to `folder`.
 
     Args:
         config: What to do.
         folder: For the reports.
-        vote: That of each step, which this callback holds; others may have questions in it.
+        vote: The vote of each step, which this callback holds; other callbacks may add flags to it.
     """
 
     def __init__(self, config: NonFiniteConfig, folder: Path, vote: StepVote | None = None) -> None:
@@ -64,34 +62,29 @@ class NonFiniteGuard(pl.Callback):
         """Steps skipped in this stage, over all attempts of a resumed run."""
         self._config, self._folder = config, folder
         self._losses: list[Tensor] = []
-        self._sample_ids: list[Tensor] = []
+        self._sample_ids = torch.empty(0, dtype=torch.int64)
         self._own_check: bool | None = None  # DeepSpeed's setting while a step is being dropped
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps were skipped."""
+        """The number of skipped steps."""
         return {"num_skipped": self.num_skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the count."""
         self.num_skipped = state_dict["num_skipped"]
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Note whose samples the step is made of."""
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Record the sample ids of the step."""
         self._losses.clear()
-        self._sample_ids.clear()
+        self._sample_ids = batch.sample_ids
         self._accept_steps(trainer)
-        self._sample_ids.append(batch.sample_ids)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Note the loss; it is read at the step's end, so that an accelerator need not be waited for here."""
+        """Record the loss, without waiting for the device here."""
         self._losses.append(loss.detach())
 
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
-    ) -> None:
-        """Let the step pass, drop it, or stop.
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Let the step pass, skip it, or stop.
 
         Raises:
             NonFiniteError: By policy, or because too many steps were skipped.
@@ -104,7 +97,7 @@ class NonFiniteGuard(pl.Callback):
         step = trainer.global_step
         what = f"a loss or gradient of step {step} is not finite; its batch is described in {report}"
         if self._config.policy is NonFinitePolicy.stop:
-            raise NonFiniteError(f"{what}. The weights are still those of before that step")
+            raise NonFiniteError(f"{what}. The step has not changed the weights")
         self.num_skipped += 1
         if self.num_skipped > self._config.max_skipped:
             raise NonFiniteError(
@@ -115,14 +108,16 @@ class NonFiniteGuard(pl.Callback):
         self._drop_step(trainer, pl_module)
 
     def _write_report(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Path:
+        gradients = ((name, parameter.grad) for name, parameter in pl_module.named_parameters())
+        names = [name for name, one in gradients if one is not None and not bool(torch.isfinite(one).all())]
         own = {
             "rank": trainer.global_rank,
             "losses": [str(loss.item()) for loss in self._losses],
-            "sample_ids": [ids.tolist() for ids in self._sample_ids],
+            "sample_ids": [self._sample_ids.tolist()],
         }
         report = {
             "step": trainer.global_step,
-            "parameters_with_non_finite_gradient": _non_finite_names(pl_module)[:_NAMED],
+            "parameters_with_non_finite_gradient": names[:_NAMED],
             "ranks": gather_objects(trainer, own),
         }
         file = self._folder / f"step={trainer.global_step:07d}.json"
@@ -132,13 +127,13 @@ class NonFiniteGuard(pl.Callback):
         return file
 
     def _drop_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Without gradients an optimizer changes neither weights nor moments; DeepSpeed has a way of its own."""
+        """Without gradients an optimizer changes neither weights nor moments; DeepSpeed needs other means."""
         sharded = _zero_optimizer(trainer)
         if sharded is None:
             for parameter in pl_module.parameters():
                 parameter.grad = None
             return
-        # What DeepSpeed does after an overflow in float16: forget the gradients and leave the weights.
+        # As DeepSpeed does after an overflow in float16: discard the gradients and keep the weights.
         self._own_check = getattr(sharded, "check_grad_overflow", False)
         sharded.overflow, sharded.check_grad_overflow = True, False
 
@@ -150,25 +145,17 @@ class NonFiniteGuard(pl.Callback):
 
 
 def _zero_optimizer(trainer: pl.Trainer) -> Any:
-    """DeepSpeed's optimizer, which keeps the gradients to itself; none under other strategies."""
+    """DeepSpeed's optimizer, which holds the gradients; `None` under other strategies."""
     engine = getattr(trainer.strategy, "deepspeed_engine", None)
     optimizer = getattr(engine, "optimizer", None)
     return optimizer if hasattr(optimizer, "averaged_gradients") else None
 
 
 def _gradients(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Tensor]:
-    """The gradients that this rank is about to use."""
+    """The gradients that this rank's optimizer uses."""
     sharded = _zero_optimizer(trainer)
     if sharded is None:
         yield from (parameter.grad for parameter in module.parameters() if parameter.grad is not None)
         return
     for group in sharded.averaged_gradients.values():
         yield from (gradient for gradient in group or () if gradient is not None)
-
-
-def _non_finite_names(module: pl.LightningModule) -> list[str]:
-    return [
-        name
-        for name, parameter in module.named_parameters()
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
-    ]

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights: Lightning's, and a look through it."""
+"""Exponential moving average of the weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ from torch.optim.swa_utils import AveragedModel
 class WeightAverageCallback(WeightAveraging):
     """average <- decay * average + (1 - decay) * weights after every optimizer step, from the first step's weights on.
 
-    Stands before the callbacks that evaluate or export: at the end of training it puts the average into the model.
+    Must come before the callbacks that evaluate or export: at the end of training it copies the average into the model.
 
     Args:
-        decay: Share of the old average that is kept, in (0, 1).
+        decay: Weight of the old average, in (0, 1).
     """
 
     def __init__(self, decay: float) -> None:
@@ -25,18 +25,18 @@ class WeightAverageCallback(WeightAveraging):
         self._decay = decay
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the average, so that the state of a checkpoint finds it."""
+        """Create the average before a checkpoint is loaded into it."""
         if stage == "fit":
             self._average_model = _MovingAverage(pl_module, self._decay)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Follow the module to its device, which it reaches after `setup`."""
+        """Move the average to the module's device, which is set after `setup`."""
         assert self._average_model is not None
         self._average_model.module.to(pl_module.device)
 
     @contextmanager
     def in_place(self, pl_module: pl.LightningModule) -> Iterator[None]:
-        """The module has the averaged weights inside, and its own again afterwards."""
+        """The module has the averaged weights inside the block."""
         self._swap_models(pl_module)
         try:
             yield
@@ -45,10 +45,7 @@ class WeightAverageCallback(WeightAveraging):
 
 
 class _MovingAverage(AveragedModel):
-    """As torch's, but that a step never waits for the device.
-
-    The number of updates stays on the CPU: torch's own decides by it, and sends it to the device, in every update.
-    """
+    """`AveragedModel` without its synchronisation with the device in every update: `n_averaged` stays on the CPU."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         super().__init__(module)
@@ -56,7 +53,7 @@ class _MovingAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Copy the first weights, average later ones; copy the buffers, whose whole numbers an average would cut."""
+        """Copy the first weights, average later ones; copy the buffers, as an average would truncate integers."""
         average: list[Tensor] = list(self.module.parameters())
         weights: list[Tensor] = list(model.parameters())
         if self.n_averaged == 0:
@@ -70,7 +67,7 @@ class _MovingAverage(AveragedModel):
 
 @contextmanager
 def averaged_weights(trainer: Any, pl_module: pl.LightningModule) -> Iterator[None]:
-    """The module as it would be handed on: with averaged weights if the trainer averages them."""
+    """The module as it is exported: with averaged weights inside the block if the Trainer averages them."""
     # Trainer sets `callbacks` where type checkers do not see it, hence Any.
     for callback in trainer.callbacks:
         if isinstance(callback, WeightAverageCallback):

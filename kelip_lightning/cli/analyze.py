@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     from kelip_lightning.config.load import load_experiment
 
     loaded = load_experiment(arguments.file, arguments.overrides, ANALYSES[arguments.question])
-    output = Path(arguments.output or folder.path / "analyses" / arguments.question)
+    output = Path(arguments.output or folder.analyses / arguments.question)
     prepare_folder(output)
     from kelip_lightning.analyses.analyze import analyze_run
 

@@ -19,8 +19,7 @@ from kelip_lightning.errors import (
     StageInterrupted,
     Terminated,
 )
-from kelip_lightning.runs.folder import RunFolder, is_first_process, was_interrupted
-from kelip_lightning.runs.liveness import is_child_of_first_process
+from kelip_lightning.runs.folder import RunFolder, is_child_of_first_process, is_first_process, was_interrupted
 
 USER_ERRORS = (
     ConfigError,
@@ -104,7 +103,7 @@ def stopped(error: BaseException, run: RunFolder) -> StoppedError | None:
 def what_is_left(run: RunFolder) -> str:
     """What of a run is intact, in words."""
     lines = [f"Intact in {run.path}:"]
-    lines += [f"  weights      {folder}" for folder in run.handed_on()]
+    lines += [f"  weights      {folder}" for folder in run.exported()]
     lines += [f"  checkpoint   {file}" for file in run.checkpoints()[:1]]
     if run.metrics.is_file():
         lines.append(f"  numbers      {run.metrics}")

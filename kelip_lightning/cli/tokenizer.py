@@ -123,9 +123,10 @@ def _captions_of_experiment(file: str) -> Iterator[str]:
 
 def _open_tokenizer(path: Path) -> "BilingualTokenizer":
     from data_modules.text.tokenizer import read_tokenizer_folder
-    from kelip_lightning.interchange.load import RUN_MODEL, load_model_folder
+    from kelip_lightning.interchange.load import load_model_folder
+    from kelip_lightning.runs.folder import RunFolder
 
-    if (path / RUN_MODEL).is_dir():
+    if RunFolder(path).dual_encoder.is_dir():
         tokenizer = load_model_folder(path).tokenizer
         assert tokenizer is not None
         return tokenizer

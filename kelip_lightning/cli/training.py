@@ -79,7 +79,7 @@ def train(
     from kelip_lightning.cli.report import print_plan
     from kelip_lightning.config.load import load_experiment
     from kelip_lightning.planning.stage_plan import count_samples, make_plan, open_stages
-    from kelip_lightning.training.data_record import describe_data, settle_data
+    from kelip_lightning.training.provenance import check_data, describe_data
     from kelip_lightning.training.resume import record_resumption
 
     if arguments.accept_changed_data and not arguments.resume:
@@ -102,7 +102,7 @@ def train(
         data=data.to_json(),
         needed_bytes=plan.disk_bytes,
     )
-    changes += settle_data(run, data, accept=arguments.accept_changed_data)
+    changes += check_data(run, data, accept=arguments.accept_changed_data)
     if resumed:
         record_resumption(run, loaded.overrides, changes)
     if is_first_process():
@@ -120,8 +120,8 @@ def train(
 def _resumed_run(wanted: str, loaded: "LoadedExperiment[Schema]") -> tuple[RunFolder | None, list[str]]:
     """The run to go on with, its settings and tokenizer compared, and what differs; none: `auto` found none."""
     from kelip_lightning.config.load import check_on_this_machine
+    from kelip_lightning.training.provenance import refuse_other_tokenizer, with_own_tokenizer
     from kelip_lightning.training.resume import find_run, refuse_other_settings
-    from kelip_lightning.training.run_tokenizer import refuse_other_tokenizer, with_own_tokenizer
 
     experiment = loaded.experiment
     run = find_run(wanted, Path(experiment.output_dir) / experiment.name)

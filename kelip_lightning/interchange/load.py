@@ -9,9 +9,7 @@ from kelip_lightning.interchange.formats.folder import detect_format, load_forei
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.dual_encoder_file import load_dual_encoder
 from kelip_lightning.models.weights_folder import CONFIG, WEIGHTS
-
-RUN_MODEL = Path("contrastive", "dual_encoder")
-"""Where a run folder keeps its finished model."""
+from kelip_lightning.runs.folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +34,8 @@ def load_model_folder(folder: Path) -> FoundModel:
     """
     if not folder.is_dir():
         raise EncoderFileError(f"model folder {folder} does not exist; give a run folder or a folder with a model")
-    ours = folder / RUN_MODEL if (folder / RUN_MODEL).is_dir() else folder
+    own = RunFolder(folder).dual_encoder
+    ours = own if own.is_dir() else folder
     if (ours / CONFIG).is_file() and (ours / WEIGHTS).is_file():
         trained = load_dual_encoder(ours)
         return FoundModel(model=trained.model, tokenizer=trained.tokenizer)

@@ -1,1 +1,1 @@
-"""Everything about a run folder: its layout, checkpoints, metrics file, and the process that owns it."""
+"""Run folders: their layout, checkpoints, records, and the process that owns one."""

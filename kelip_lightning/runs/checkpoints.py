@@ -1,11 +1,11 @@
-"""Checkpoints on disk: a folder that appears whole or not at all, with a manifest that tells a damaged one.
+"""Checkpoints on disk: written atomically, with a manifest that detects damaged ones.
 
 checkpoints/step=0000500/
-    state.ckpt       what Lightning saves: a file, or under DeepSpeed a folder that all ranks write
+    state.ckpt       Lightning's checkpoint: a file, or under DeepSpeed a folder that all ranks write
     manifest.json    stage, step, world size, and size and SHA-256 of every file
 
-A checkpoint is written under another name, synced to disk, and renamed as the last act. Whatever carries the final
-name was therefore complete when it was written; the manifest tells of what happened to it since.
+A checkpoint is written under another name, synced to disk, then renamed, so that a folder with the final name was
+complete when it was written; the manifest detects later damage.
 """
 
 import hashlib
@@ -27,18 +27,18 @@ _NAME = re.compile(r"step=(\d{7,})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a checkpoint says of itself."""
+    """Content of manifest.json."""
 
     stage: str
     """`mae` or `contrastive`."""
     step: int
     """Optimizer steps done."""
     world_size: int
-    """Processes that trained together."""
+    """Number of processes."""
     seconds: float = 0.0
-    """Time of the stage so far, over all attempts of a resumed run."""
+    """Time of the stage so far, resumptions included."""
     metrics_bytes: int = 0
-    """Length of metrics.jsonl when the checkpoint was written: what stands behind it came later."""
+    """Length of metrics.jsonl when the checkpoint was written; later lines belong to later steps."""
     metric: float | None = None
     """The metric by which the best checkpoint is chosen, if the model was evaluated at this step."""
     files: Mapping[str, Mapping[str, Any]]
@@ -59,12 +59,12 @@ class Checkpoint:
 
     @property
     def state(self) -> Path:
-        """What the Trainer loads."""
+        """File or folder that the Trainer loads."""
         return self.folder / STATE
 
     @property
     def is_sharded(self) -> bool:
-        """Whether every rank wrote a part of its own, so that the same number of ranks must read it."""
+        """Whether every rank wrote a shard, so that the same number of ranks must read it."""
         return self.state.is_dir()
 
 
@@ -79,7 +79,7 @@ def partial_folder(folder: Path, step: int) -> Path:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what saves that were cut off have left."""
+    """Remove the leftovers of interrupted saves."""
     for leftover in folder.glob(".step=*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -92,10 +92,11 @@ def seal(partial: Path, manifest: Manifest) -> Checkpoint:
         manifest: Its `files` are filled in here.
 
     Raises:
-        OSError: The disk is full, for example; nothing has got the final name then.
+        OSError: For example, the disk is full; no folder has the final name then.
     """
     final = partial.with_name(folder_name(manifest.step))
-    files = {str(file.relative_to(partial)): _record(file) for file in sorted(_files(partial))}
+    written = sorted(one for one in partial.rglob("*") if one.is_file() and one != partial / MANIFEST)
+    files = {str(file.relative_to(partial)): _record(file) for file in written}
     manifest = replace(manifest, files=files)
     with (partial / MANIFEST).open("w", encoding="utf-8") as file:
         json.dump(asdict(manifest), file, indent=1)
@@ -103,7 +104,7 @@ def seal(partial: Path, manifest: Manifest) -> Checkpoint:
         os.fsync(file.fileno())
     for folder in [one for one in partial.rglob("*") if one.is_dir()] + [partial]:
         _sync(folder)
-    if final.exists():  # damaged, or of steps that a resumed run takes again
+    if final.exists():  # damaged, or of steps that a resumed run repeats
         shutil.rmtree(final)
     partial.rename(final)
     _sync(final.parent)
@@ -111,10 +112,10 @@ def seal(partial: Path, manifest: Manifest) -> Checkpoint:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """A checkpoint with its manifest; its files are not read.
+    """A checkpoint with its manifest; the other files are not read.
 
     Raises:
-        CheckpointError: It has no manifest that can be read.
+        CheckpointError: The manifest is missing or damaged.
     """
     file = folder / MANIFEST
     try:
@@ -129,7 +130,7 @@ def verify(checkpoint: Checkpoint) -> None:
     """Compare every file with the manifest.
 
     Raises:
-        CheckpointError: A file is missing, too short, or holds other bytes than were written.
+        CheckpointError: A file is missing or has changed since it was written.
     """
     for name, written in checkpoint.manifest.files.items():
         file = checkpoint.folder / name
@@ -145,18 +146,16 @@ def verify(checkpoint: Checkpoint) -> None:
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
-    """The folders that have a checkpoint's name, newest (most steps) first."""
+    """The folders with a checkpoint's name, most steps first."""
     found = [one for one in folder.glob("step=*") if one.is_dir() and _NAME.fullmatch(one.name)]
     return sorted(found, key=lambda one: int(one.name.partition("=")[2]), reverse=True)
 
 
 def newest_intact(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, and why those after it are passed over.
-
-    Only reads, so that every rank of a run may ask and gets the same answer.
+    """The newest intact checkpoint, and the problems of those after it; read-only, so that every rank may call it.
 
     Raises:
-        CheckpointError: There are checkpoints, and none of them is whole.
+        CheckpointError: There are checkpoints, and none is intact.
     """
     problems: list[str] = []
     for one in checkpoint_folders(folder):
@@ -169,13 +168,13 @@ def newest_intact(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             return checkpoint, problems
     if problems:
         raise CheckpointError(
-            f"no checkpoint in {folder} is whole: {'; '.join(problems)}. To begin this stage again, remove the folder"
+            f"no checkpoint in {folder} is intact: {'; '.join(problems)}. Remove the folder to restart this stage"
         )
     return None, []
 
 
 def readable_checkpoints(folder: Path) -> Iterator[Checkpoint]:
-    """The checkpoints whose manifest can be read, newest first."""
+    """The checkpoints with a readable manifest, newest first."""
     for one in checkpoint_folders(folder):
         try:
             yield read_checkpoint(one)
@@ -184,15 +183,11 @@ def readable_checkpoints(folder: Path) -> Iterator[Checkpoint]:
 
 
 def best_checkpoint(folder: Path, mode: Literal["max", "min"]) -> Checkpoint | None:
-    """The checkpoint with the best metric; the older one of two equals. None: no checkpoint has a finite one."""
-    rated = [one for one in readable_checkpoints(folder) if _is_rated(one)]
+    """The checkpoint with the best metric, the oldest among equals; `None`: none has a finite one."""
+    metrics = [(one.manifest.metric, one) for one in readable_checkpoints(folder)]
+    rated = [(metric, one) for metric, one in metrics if metric is not None and math.isfinite(metric)]
     sign = 1 if mode == "max" else -1
-    return max(rated, key=lambda one: (sign * (one.manifest.metric or 0.0), -one.step), default=None)
-
-
-def _is_rated(checkpoint: Checkpoint) -> bool:
-    metric = checkpoint.manifest.metric
-    return metric is not None and math.isfinite(metric)
+    return max(rated, key=lambda pair: (sign * pair[0], -pair[1].step), default=(None, None))[1]
 
 
 def prune(folder: Path, keep_last: int, best: Checkpoint | None) -> None:
@@ -203,17 +198,13 @@ def prune(folder: Path, keep_last: int, best: Checkpoint | None) -> None:
 
 
 def set_aside_after(folder: Path, step: int) -> list[Path]:
-    """Rename the checkpoints of later steps, so that a run that goes on from `step` does not take them for its own."""
+    """Rename the checkpoints of later steps, which a run resumed from `step` must not use; returns the new names."""
     later = [one for one in checkpoint_folders(folder) if int(one.name.partition("=")[2]) > step]
     aside = [one.with_name(f"abandoned-{one.name}") for one in later]
     for old, new in zip(later, aside, strict=True):
         shutil.rmtree(new, ignore_errors=True)
         old.rename(new)
     return aside
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (one for one in folder.rglob("*") if one.is_file() and one != folder / MANIFEST)
 
 
 def _record(file: Path) -> dict[str, Any]:
@@ -227,7 +218,7 @@ def _sha256(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on disk."""
+    """Sync a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Metrics of several finished runs side by side: means and spread over seeds, paired differences."""
+"""Compares metrics of finished runs: means and standard deviations over seeds, paired differences."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from kelip_lightning.runs.folder import RunFolder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """Mean and standard deviation (n - 1) of n runs; the deviation is none for one run."""
+    """Mean and standard deviation (n - 1) of n runs; the deviation is `None` for one run."""
 
     mean: float
     deviation: float | None
@@ -28,7 +28,7 @@ class Comparison:
     chance: float | None
     groups: dict[str, Spread]
     difference: Spread | None
-    """Second group less first, run by run in the order given; none unless two groups of equal size."""
+    """Second group minus first, run by run in the given order; `None` unless there are two groups of equal size."""
 
 
 def spread_of(values: Sequence[float]) -> Spread:
@@ -40,7 +40,7 @@ def compare_runs(groups: Mapping[str, Sequence[Path]]) -> list[Comparison]:
     """Every metric that all runs report, in the order of the first run's report.
 
     Args:
-        groups: Name -> run folders; runs at the same place in two groups are a pair (same seed).
+        groups: Name -> run folders; runs at the same index in two groups are a pair (same seed).
 
     Raises:
         RunFolderError: A run has no report, or the runs have no metric in common.
@@ -69,7 +69,7 @@ def read_report(path: Path) -> dict[str, Any]:
     """The final report of a run.
 
     Raises:
-        RunFolderError: The run has none, because it has not ended or is no run.
+        RunFolderError: The run has none, because it is unfinished or no run.
     """
     report = RunFolder(path).report
     if not report.is_file():

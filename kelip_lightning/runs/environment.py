@@ -1,4 +1,4 @@
-"""On what a run ran: code revision, versions, hardware."""
+"""The environment of a run: code revision, package versions, hardware."""
 
 import functools
 import hashlib
@@ -30,12 +30,14 @@ PACKAGES: tuple[str, ...] = (
 """Packages whose versions are recorded, if installed."""
 
 CODE: tuple[Path, ...] = (Path(__file__).parents[1], Path(__file__).parents[2] / "data_modules")
-"""The folders whose files decide what a run computes."""
+"""The folders of `code_digest`."""
 CODE_SUFFIXES = frozenset({".py", ".yaml", ".yml", ".json"})
 
 
 def describe_environment() -> dict[str, Any]:
-    """Plain values; what cannot be found out is null, nothing is raised."""
+    """Plain values, null where unknown; raises nothing."""
+    import torch  # here, as commands that train nothing start faster without it
+
     return {
         "git": describe_revision(),
         "code": code_digest(),
@@ -46,8 +48,8 @@ def describe_environment() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cpu_cores": os.cpu_count(),
         "cpu_cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "torch_threads": _torch_threads(),
-        "gpus": _gpu_names(),
+        "torch_threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
     }
 
 
@@ -60,10 +62,7 @@ def describe_revision(folder: Path = Path(__file__).parent) -> dict[str, Any]:
 
 @functools.cache
 def code_digest(folders: tuple[Path, ...] = CODE) -> str:
-    """Twelve hexadecimal digits of the code and the templates beside it as they are now, committed or not.
-
-    Equal for two revisions that differ in documents or tests alone, and there where git is not.
-    """
+    """Twelve hexadecimal digits of the SHA-256 of code and templates, committed or not; needs no git."""
     whole = hashlib.sha256()
     for folder in folders:
         for file in sorted(one for one in folder.rglob("*") if one.suffix in CODE_SUFFIXES):
@@ -97,17 +96,3 @@ def _cpu_model() -> str | None:
         return platform.processor() or None
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.machine()
-
-
-def _torch_threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
-
-
-def _gpu_names() -> list[str]:
-    import torch
-
-    if not torch.cuda.is_available():
-        return []
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

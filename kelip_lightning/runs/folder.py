@@ -1,20 +1,24 @@
-"""The folder of one run: what stands where, and who may write there.
+"""The folder of one run: which file is where, and which process writes there.
 
 runs/NAME/
-    config.yaml overrides.txt plan.yaml environment.json   what was asked, what follows from it, where it ran
-    data.json tokenizer.json                               what it was begun with (data_record.py, run_tokenizer.py)
-    status.json metrics.jsonl report.json                  how far it came, every number, the final metrics
-    items.parquet                                          the final outcome of every evaluated item
-    mae/  contrastive/                                     TensorBoard events, and checkpoints/
-    mae/image_encoder/  contrastive/dual_encoder/          what the stages hand on
+    config.yaml overrides.txt plan.yaml environment.json   the resolved experiment, derived values, code and hardware
+    data.json tokenizer.json resumes.jsonl                 what the run began with, and each resumption
+    status.json metrics.jsonl report.json items.parquet    state, every logged metric, the final evaluation
+    analyses/                                              output of `kelip analyze`
+    mae/  contrastive/                                     one `StageFolder` each, with TensorBoard events
+        checkpoints/step=0000500/  non_finite/  bad_samples.jsonl
+    mae/image_encoder/  contrastive/dual_encoder/          exported weights
 """
 
 import json
 import os
 import shutil
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -23,82 +27,102 @@ import yaml
 from kelip_lightning.errors import RunFolderError, StageInterrupted
 from kelip_lightning.runs.checkpoints import Checkpoint, checkpoint_folders
 from kelip_lightning.runs.environment import describe_environment
-from kelip_lightning.runs.liveness import Liveness, describe_process, liveness
-from kelip_lightning.runs.shared_files import write_whole
-from kelip_lightning.runs.stage_folder import StageFolder
 
-STATUS = "status.json"
+STAGES = ("mae", "contrastive")
+_CHECKPOINTS, _CONFIG = "checkpoints", "config.yaml"
+_WEIGHTS = "model.safetensors"  # as `models.weights_folder.WEIGHTS`, whose import loads torch
+WAIT_LIMIT_SECONDS = 4 * 3600.0
+"""How long a process waits for a file of the first one, which may train a large tokenizer first."""
+_PAUSE_SECONDS = 0.2
+
+
+class Liveness(Enum):
+    """Whether a process still runs."""
+
+    alive = "alive"
+    dead = "dead"
+    unknown = "unknown"
+    """It ran on another host."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFolder:
+    """The part of a run folder that one stage writes."""
+
+    name: str
+    """`mae` or `contrastive`."""
+    path: Path
+    metrics_file: Path
+    """Shared by the run's stages."""
+    resumed: bool = False
+    checkpoint: Checkpoint | None = None
+    """The checkpoint to resume from; `None`: the stage starts at step 0."""
+
+    @property
+    def non_finite(self) -> Path:
+        """Folder of the reports on losses and gradients that are not finite."""
+        return self.path / "non_finite"
+
+    @property
+    def bad_samples(self) -> Path:
+        """One line per sample that was skipped or repaired."""
+        return self.path / "bad_samples.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the stage's checkpoints."""
+        return self.path / _CHECKPOINTS
 
 
 class RunFolder:
-    """Paths and records of one run; says nothing about what the files hold."""
+    """Paths and records of one run; the content of most files is defined elsewhere."""
 
     def __init__(self, path: Path, *, resumed: bool = False, chosen: Checkpoint | None = None) -> None:
-        """Names a folder, which need not exist.
+        """Sets the paths; the folder need not exist.
 
         Args:
             path: The folder.
-            resumed: Whether the run goes on; its finished stages are not trained again then.
-            chosen: Checkpoint to go back to; none: the newest that is whole.
+            resumed: Whether the run continues; its finished stages are not trained again.
+            chosen: Checkpoint to resume from; `None`: the newest intact one.
         """
         self.path, self.resumed, self.chosen = path, resumed, chosen
+        self.config = path / _CONFIG
+        """The resolved experiment."""
+        self.overrides = path / "overrides.txt"
+        """Overrides of the command line, one a line."""
+        self.plan = path / "plan.yaml"
+        """Values derived from the experiment."""
+        self.environment = path / "environment.json"
+        """Code revision, versions, hardware."""
+        self.data = path / "data.json"
+        """Fingerprints of everything that the run reads."""
+        self.tokenizer = path / "tokenizer.json"
+        """The run's copy of its tokenizer."""
+        self.resumes = path / "resumes.jsonl"
+        """One line per resumption."""
+        self.status = path / "status.json"
+        """State of the run, and the process that wrote it."""
+        self.metrics = path / "metrics.jsonl"
+        """One line per log entry of every stage."""
+        self.report = path / "report.json"
+        """The final metrics with their chance levels."""
+        self.items = path / "items.parquet"
+        """The final outcome of every evaluated item."""
+        self.analyses = path / "analyses"
+        """One folder per analysis."""
+        self.image_encoder = path / "mae" / "image_encoder"
+        """Weights exported by MAE pre-training."""
+        self.dual_encoder = path / "contrastive" / "dual_encoder"
+        """The finished model: model.safetensors, config.yaml, tokenizer.json."""
 
     @property
     def name(self) -> str:
         """The run's name, for `.` too."""
         return Path(os.path.abspath(self.path)).name
 
-    @property
-    def config(self) -> Path:
-        """The resolved experiment."""
-        return self.path / "config.yaml"
-
-    @property
-    def plan(self) -> Path:
-        """Values derived from the experiment."""
-        return self.path / "plan.yaml"
-
-    @property
-    def environment(self) -> Path:
-        """Code revision, versions, hardware."""
-        return self.path / "environment.json"
-
-    @property
-    def data(self) -> Path:
-        """Fingerprints of all that the run reads."""
-        return self.path / "data.json"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The run's own copy of its tokenizer."""
-        return self.path / "tokenizer.json"
-
-    @property
-    def metrics(self) -> Path:
-        """One line per log entry of every stage."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def report(self) -> Path:
-        """The final metrics with their chance levels."""
-        return self.path / "report.json"
-
-    @property
-    def image_encoder(self) -> Path:
-        """The hand-over folder of MAE pre-training."""
-        return self.path / "mae" / "image_encoder"
-
-    @property
-    def dual_encoder(self) -> Path:
-        """The finished model: model.safetensors, config.yaml, tokenizer.json."""
-        return self.path / "contrastive" / "dual_encoder"
-
     def stage(self, name: str) -> StageFolder:
-        """The folder of a stage; the first process creates it when it asks for it first."""
-        folder = StageFolder(name=name, path=self.path / name, metrics_file=self.metrics)
-        if is_first_process():  # another may be here before the first has seen that the run's folder is free
-            folder.path.mkdir(parents=True, exist_ok=True)
-        return folder
+        """The folder of a stage, which need not exist."""
+        return StageFolder(name=name, path=self.path / name, metrics_file=self.metrics)
 
     @classmethod
     def create(
@@ -111,7 +135,7 @@ class RunFolder:
         data: str | None = None,
         needed_bytes: int = 0,
     ) -> "RunFolder":
-        """Make a new run folder with its records; only the first process of a distributed run does.
+        """Make a new run folder with its records; only the first process of a distributed run writes.
 
         Args:
             path: output_dir/name.
@@ -119,7 +143,7 @@ class RunFolder:
             overrides: As given on the command line.
             plan: Derived values.
             data: Text of data.json.
-            needed_bytes: Room that the run may take on disk.
+            needed_bytes: Disk space that the run may use.
 
         Raises:
             RunFolderError: The folder holds a run already, cannot be written, or the disk is too full.
@@ -131,13 +155,12 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             run._refuse_full_disk(needed_bytes)
-            (path / "overrides.txt").write_text("".join(f"{one}\n" for one in overrides), encoding="utf-8")
-            text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)
-            run.plan.write_text(text, encoding="utf-8")
+            run.overrides.write_text("".join(f"{one}\n" for one in overrides), encoding="utf-8")
+            run.plan.write_text(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True), encoding="utf-8")
             run.environment.write_text(json.dumps(describe_environment(), indent=2) + "\n", encoding="utf-8")
             if data is not None:
                 write_whole(run.data, data)
-            # Last and in one piece: where it stands, there is a run, and other ranks may be looking.
+            # Last and atomically: a folder with this file is a run, and other ranks may be looking for it.
             write_whole(run.config, config)
         except OSError as error:
             raise RunFolderError(
@@ -153,7 +176,7 @@ class RunFolder:
         if not self.config.is_file():
             raise RunFolderError(f"{self.path} holds files of something else; choose another name with name=NEW_NAME")
         raise RunFolderError(
-            f"{self.path} holds {self.described()}, and it is left as it is; go on with it by --resume auto, choose "
+            f"{self.path} holds {self.described()}, which is not overwritten; resume it with --resume auto, choose "
             f"another name with name=NEW_NAME, or remove it first with rm -r {self.path}"
         )
 
@@ -163,36 +186,10 @@ class RunFolder:
             if not any(self.path.iterdir()):
                 self.path.rmdir()
             raise RunFolderError(
-                f"the disk of {self.path} has {_mebibytes(free)} free, and this run may need "
-                f"{_mebibytes(needed_bytes)}; make room, choose another disk with output_dir=FOLDER, or keep "
+                f"the disk of {self.path} has {free / 2**20:,.0f} MiB free, and this run may need "
+                f"{needed_bytes / 2**20:,.0f} MiB; make room, choose another disk with output_dir=FOLDER, or keep "
                 "fewer checkpoints with checkpoint.keep_last=1"
             )
-
-    def described(self) -> str:
-        """The run that stands here, in words."""
-        status = self.read_status()
-        when = f" since {status['since']}" if "since" in status else ""
-        match status.get("state"):
-            case "finished":
-                return "a finished run"
-            case "running" if self.liveness() is not Liveness.dead:
-                return f"a run that is under way (process {status.get('pid')}{when})"
-            case "interrupted":
-                return "an interrupted run"
-            case "failed":
-                return "a run that failed"
-            case _:
-                return "a run that ended without a word"
-
-    def liveness(self) -> Liveness:
-        """Whether a process is training here."""
-        status = self.read_status()
-        return liveness(status) if status.get("state") == "running" else Liveness.dead
-
-    def has_finished(self, stage: str) -> bool:
-        """Whether a stage of this run has handed on all that it gives."""
-        last = self.image_encoder / "model.safetensors" if stage == "mae" else self.report
-        return last.is_file()
 
     @classmethod
     def open(cls, path: Path | str) -> "RunFolder":
@@ -205,19 +202,40 @@ class RunFolder:
         if not run.path.is_dir():
             raise RunFolderError(f"run folder {path} does not exist{_siblings(run.path)}")
         if not run.config.is_file():
-            raise RunFolderError(f"{path} is not a run folder: it has no config.yaml{_siblings(run.path / 'x')}")
-        if not (run.dual_encoder / "model.safetensors").is_file():
+            raise RunFolderError(f"{path} is not a run folder: it has no {_CONFIG}{_siblings(run.path / 'x')}")
+        if run.dual_encoder not in run.exported():
             only = " of MAE pre-training alone" if run.stages() == ["mae"] else ""
             raise RunFolderError(
                 f"{path} has no finished model in contrastive/dual_encoder: it is {run.described()}{only}; "
-                "give a run whose contrastive training has ended"
+                "give a run whose contrastive training has finished"
             )
         return run
 
+    def described(self) -> str:
+        """The state of the run as part of a message."""
+        status = self.read_status()
+        when = f" since {status['since']}" if "since" in status else ""
+        match status.get("state"):
+            case "finished":
+                return "a finished run"
+            case "running" if self.liveness() is not Liveness.dead:
+                return f"a run that is in progress (process {status.get('pid')}{when})"
+            case "interrupted":
+                return "an interrupted run"
+            case "failed":
+                return "a run that failed"
+            case _:
+                return "a run that crashed (no exit status)"
+
+    def liveness(self) -> Liveness:
+        """Whether a process is training here."""
+        status = self.read_status()
+        return process_liveness(status) if status.get("state") == "running" else Liveness.dead
+
     def read_status(self) -> dict[str, Any]:
-        """The last status; empty if there is none that can be read."""
+        """The last status; empty if it is missing or damaged."""
         try:
-            status = json.loads((self.path / STATUS).read_text(encoding="utf-8"))
+            status = json.loads(self.status.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return status if isinstance(status, dict) else {}
@@ -228,57 +246,136 @@ class RunFolder:
             return
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         status = {"state": state, "since": now, **describe_process(), **details}
-        write_whole(self.path / STATUS, json.dumps(status, indent=2, ensure_ascii=False) + "\n")
+        write_whole(self.status, json.dumps(status, indent=2, ensure_ascii=False) + "\n")
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Keeps the status while a run goes on: running, then finished, interrupted or failed."""
+        """Write the status around a run: running, then finished, interrupted or failed."""
         self.write_status("running")
         try:
             yield
         except BaseException as error:
             state = "interrupted" if was_interrupted(error) else "failed"
-            with suppress(OSError):  # a full disk: the error on its way says so
+            with suppress(OSError):  # a full disk is already reported by the error being raised
                 self.write_status(state, reason=f"{type(error).__name__}: {error}")
             raise
         self.write_status("finished")
 
+    def has_finished(self, stage: str) -> bool:
+        """Whether a stage has written its last output."""
+        return self.image_encoder in self.exported() if stage == "mae" else self.report.is_file()
+
     def stages(self) -> list[str]:
-        """Names of the stages that have begun, in their order."""
-        return [name for name in ("mae", "contrastive") if (self.path / name).is_dir()]
+        """Names of the stages that have begun, in training order."""
+        return [name for name in STAGES if (self.path / name).is_dir()]
 
     def checkpoints(self) -> list[Path]:
-        """The folders of all checkpoints, newest first: of the last stage that has any, then of the one before."""
-        return [one for name in reversed(self.stages()) for one in checkpoint_folders(self.stage(name).checkpoints)]
+        """The folders of all checkpoints, newest first, those of the last stage before those of the first."""
+        return [one for name in reversed(STAGES) for one in checkpoint_folders(self.stage(name).checkpoints)]
 
-    def handed_on(self) -> list[Path]:
+    def exported(self) -> list[Path]:
         """The folders with exported weights that are complete."""
-        return [one for one in (self.image_encoder, self.dual_encoder) if (one / "model.safetensors").is_file()]
+        return [one for one in (self.image_encoder, self.dual_encoder) if (one / _WEIGHTS).is_file()]
+
+
+def run_of_checkpoint(path: Path) -> tuple[RunFolder, str] | None:
+    """The run and the stage of a checkpoint, or of a file in one; `None` outside RUN/STAGE/checkpoints/."""
+    for folder in Path(os.path.abspath(path)).parents:
+        if folder.name == _CHECKPOINTS and (folder.parents[1] / _CONFIG).is_file():
+            return RunFolder(folder.parents[1]), folder.parent.name
+    return None
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes and talks: rank zero, or the only one.
+    """Whether this process is rank zero, or the only one.
 
-    Launchers say so in the environment before torch.distributed is set up: torchrun in RANK, Lightning's own
-    in LOCAL_RANK and NODE_RANK, Slurm in SLURM_PROCID.
+    Launchers set the rank in the environment before torch.distributed is initialised: torchrun in RANK, Lightning's
+    own in LOCAL_RANK and NODE_RANK, Slurm in SLURM_PROCID.
     """
     if "RANK" in os.environ:
         return os.environ["RANK"] == "0"
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
+def is_child_of_first_process() -> bool:
+    """Whether Lightning's own launcher started this process, and not torchrun or Slurm."""
+    others = ("RANK", "TORCHELASTIC_RUN_ID", "SLURM_PROCID")
+    return os.environ.get("LOCAL_RANK", "0") != "0" and not any(name in os.environ for name in others)
+
+
 def was_interrupted(error: BaseException | None) -> bool:
-    """Whether a signal is behind an error; Lightning turns Ctrl-C into SystemExit."""
+    """Whether a signal caused an error; Lightning turns Ctrl-C into SystemExit."""
     if isinstance(error, SystemExit):
         return was_interrupted(error.__cause__ or error.__context__)
     return isinstance(error, KeyboardInterrupt | StageInterrupted)
 
 
+def describe_process() -> dict[str, Any]:
+    """What identifies this process: PID, start time, host and Slurm job."""
+    return {
+        "pid": os.getpid(),
+        "process_start": _process_start(os.getpid()),
+        "host": socket.gethostname(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
+def process_liveness(process: Mapping[str, Any]) -> Liveness:
+    """Whether the process that `describe_process` described still runs.
+
+    A requeued Slurm job keeps its id, so an earlier process of this job on another host has ended.
+    """
+    if process.get("host") != socket.gethostname():
+        same_job = process.get("job") and process.get("job") == os.environ.get("SLURM_JOB_ID")
+        return Liveness.dead if same_job else Liveness.unknown
+    start = _process_start(process.get("pid"))
+    return Liveness.dead if start is None or start != process.get("process_start") else Liveness.alive
+
+
+def _process_start(pid: object) -> int | None:
+    """When a process of this host began, in clock ticks since boot, which tells apart processes with a reused PID.
+
+    `None`: there is no such process. On systems without /proc, 0 for every process.
+    """
+    try:
+        os.kill(int(str(pid)), 0)
+    except PermissionError:
+        pass
+    except (OSError, ValueError):
+        return None
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically: under another name, synced to disk, then renamed."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def wait_for(path: Path, limit_seconds: float = WAIT_LIMIT_SECONDS) -> None:
+    """Wait until a file exists that the first process writes.
+
+    Raises:
+        RunFolderError: It does not exist after `limit_seconds`.
+    """
+    deadline = time.monotonic() + limit_seconds
+    while not path.is_file():
+        if time.monotonic() > deadline:
+            raise RunFolderError(
+                f"the first process has not written {path} within {limit_seconds:g} s; all processes must share one "
+                "file system"
+            )
+        time.sleep(_PAUSE_SECONDS)
+
+
 def _siblings(path: Path) -> str:
-    """The runs that stand beside a path, for a message."""
-    found = sorted(file.parent.name for file in path.parent.glob("*/config.yaml"))
+    """The runs beside a path, as part of a message."""
+    found = sorted(file.parent.name for file in path.parent.glob(f"*/{_CONFIG}"))
     return f"; the runs in {path.parent} are {', '.join(found)}" if found else "; train one first with kelip pretrain"
-
-
-def _mebibytes(number: int) -> str:
-    return f"{number / 2**20:,.0f} MiB"

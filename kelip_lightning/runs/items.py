@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.evaluation.suite import TaskItems
 
-ITEMS = "items.parquet"
-"""The file's name in a run folder."""
 _EVALUATION = b"evaluation"
 
 
@@ -22,15 +20,15 @@ class StoredItems:
     """One task of a file; N items."""
 
     outcomes: NDArray[np.int64] | NDArray[np.float64]
-    """(N,). int64: rank of the right answer, 0 is best. float64: the item's own metric."""
+    """(N,). int64: rank of the correct answer, 0 is best. float64: the item's own metric."""
     groups: NDArray[np.int64]
-    """(N,): items with the same right answer share a number."""
+    """(N,): items with the same correct answer share a number."""
     texts: list[str]
     """N captions or class names."""
 
 
 def write_items(file: Path, tasks: Sequence[TaskItems], evaluation: str) -> None:
-    """Write the file, whole or not at all.
+    """Write the file, atomically.
 
     Args:
         file: `items.parquet` of a run.
@@ -70,7 +68,7 @@ def read_items(file: Path) -> dict[str, StoredItems]:
         tasks = np.array(table["task"].cast(pa.string()).to_pylist(), dtype=object)
         ranks, values, groups = (table[name].to_numpy() for name in ("rank", "value", "group"))
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise RunFolderError(f"{file} cannot be read ({error}); remove it, and it is made again") from error
+        raise RunFolderError(f"{file} cannot be read ({error}); remove it to have it computed again") from error
     texts = np.array(table["text"].to_pylist(), dtype=object)
     found = {}
     for task in dict.fromkeys(tasks):
@@ -81,7 +79,7 @@ def read_items(file: Path) -> dict[str, StoredItems]:
 
 
 def evaluation_of(file: Path) -> str | None:
-    """The fingerprint of the evaluation sets behind a file; none where there is no such file."""
+    """The fingerprint of a file's evaluation sets; `None`: it is missing or damaged."""
     try:
         metadata = pq.read_schema(file).metadata or {}
     except (OSError, pa.ArrowException):

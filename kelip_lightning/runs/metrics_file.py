@@ -1,4 +1,4 @@
-"""Every logged number as a line of text, for machines."""
+"""metrics.jsonl: every logged metric, in machine-readable form."""
 
 import json
 import logging
@@ -20,12 +20,12 @@ _log = logging.getLogger(__name__)
 class MetricsFileLogger(Logger):
     """Appends one JSON object per log entry: `stage`, `step`, then the metrics in Lightning's order.
 
-    Each line is written whole and flushed, so that a run that dies loses none. A number that is not finite is
-    null, since JSON has no word for it. Lightning's epoch is left out: a stage is one Lightning epoch. No
-    line holds a time of day: the same run writes the same losses.
+    Each line is flushed, so that a run that is killed loses none. NaN and infinity become null, as JSON has neither.
+    Lightning's epoch is omitted, since a stage is one Lightning epoch, and so is the time of day, so that two runs with
+    the same losses write the same lines.
 
     Args:
-        file: Created with its folder when the first line comes; several stages may share it.
+        file: Created with its folder at the first line; several stages may share it.
         stage: Written into every line.
     """
 
@@ -41,28 +41,28 @@ class MetricsFileLogger(Logger):
 
     @property
     def version(self) -> str:
-        """None: a run folder holds one run."""
+        """Empty: a run folder holds one run."""
         return ""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a line; entries that hold nothing but the epoch are left out."""
+        """Append a line, unless the entry holds only the epoch."""
         values = {key: _plain(value) for key, value in metrics.items() if key != "epoch"}
         if not values:
             return
         append_json_lines(self._file, [{"stage": self._stage, "step": step, **values}])
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: they stand in config.yaml."""
+        """Nothing: config.yaml holds them."""
 
 
 def cut_record(file: Path, stage: str, length: int | None) -> None:
-    """Cut off what a run wrote after the checkpoint from which it goes on, so that it may write it again.
+    """Remove the lines after the checkpoint that a stage resumes from, as these steps are repeated.
 
     Args:
         file: metrics.jsonl; it need not exist.
-        stage: The stage that goes on.
-        length: Bytes that had been written when the checkpoint was; none: the stage begins again, and its lines go.
+        stage: The stage that resumes.
+        length: Bytes of the file at the checkpoint; `None`: the stage restarts, and all of its lines are removed.
     """
     if not file.is_file():
         return
@@ -72,14 +72,14 @@ def cut_record(file: Path, stage: str, length: int | None) -> None:
     else:
         kept = data[:length]
         if len(data) < length:
-            _log.warning("%s has lost the last %d bytes of its record", file, length - len(data))
+            _log.warning("%s is %d bytes shorter than its checkpoint recorded", file, length - len(data))
     partial = file.with_name(f"{file.name}.partial")
     partial.write_bytes(kept)
     os.replace(partial, file)
 
 
 def _stage_of(line: bytes) -> str | None:
-    """The stage that wrote a line; none for a line that is damaged."""
+    """The stage that wrote a line; `None` for a damaged line."""
     try:
         stage = json.loads(line)["stage"]
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The README that stands in a folder of weights, written from the run's own record."""
+"""The model card (README.md) in a folder of weights, written from the run's records."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from kelip_lightning.runs.folder import RunFolder
 
 
 def model_card(run: RunFolder, stage: str, facts: Mapping[str, object]) -> str:
-    """What the weights are, what they were trained on and with which code, in Markdown.
+    """Run, stage, training data and code of the weights, in Markdown.
 
     Args:
         run: The run; its environment.json gives the code's revision.
@@ -31,34 +31,28 @@ def model_card(run: RunFolder, stage: str, facts: Mapping[str, object]) -> str:
 
 
 def export_card(source: Path, layout: str) -> str:
-    """The README of an exported model: what the run recorded of it, its metrics, and how to open it.
+    """The README of an exported model: the run's card, its metrics, and how to load it.
 
     Args:
-        source: The run folder, or another folder with a model, whose own README is then taken.
+        source: The run folder, or another folder with a model and perhaps a README.
         layout: `transformers`, `open_clip` or `kelip`.
     """
     run = RunFolder(source)
     readmes = [folder / "README.md" for folder in (run.dual_encoder, source)]
     readme = next((file for file in readmes if file.is_file()), None)
-    origin = readme.read_text(encoding="utf-8") if readme else f"# {source.resolve().name}\n\nNo record came with it.\n"
+    origin = readme.read_text(encoding="utf-8") if readme else f"# {source.resolve().name}\n\nNo model card.\n"
     head = {"language": ["ko", "en"], "library_name": layout, "pipeline_tag": "zero-shot-image-classification"}
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
-        _without_front_matter(origin),
+        origin.partition("\n---\n")[2].lstrip("\n") if origin.startswith("---\n") else origin,
         _metrics(run),
         f"## Use\n\n```python\n{_USE[layout]}```\n\n{_REMARKS}",
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _without_front_matter(readme: str) -> str:
-    if not readme.startswith("---\n"):
-        return readme
-    return readme.partition("\n---\n")[2].lstrip("\n")
-
-
 def _metrics(run: RunFolder) -> str:
-    """The run's last evaluation beside chance, as a table; empty if there was none."""
+    """Table of the run's last evaluation and its chance levels; empty if there was none."""
     if not run.report.is_file():
         return ""
     report = json.loads(run.report.read_text(encoding="utf-8"))
@@ -100,6 +94,6 @@ logits_per_image, logits_per_text = model(preprocess(image).unsqueeze(0), tokens
 }
 
 _REMARKS = """\
-Transparent images were put on white before training; do the same before preprocessing. Texts need no cleaning: the
-tokenizer composes Hangul, lower-cases and joins white space itself.
+Compose transparent images on white before preprocessing, as in training. Texts need no cleaning: the tokenizer
+composes Hangul, lower-cases and normalises white space.
 """

@@ -1,1 +1,1 @@
-"""Training runs from beginning to end: `stages` tells the story of a stage from top to bottom."""
+"""Training runs: `stages` runs both stages, the other modules open their inputs and resume them."""

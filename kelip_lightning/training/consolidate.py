@@ -1,4 +1,4 @@
-"""From a checkpoint of training, in one file or in ZeRO's pieces, to a folder of weights."""
+"""Convert a training checkpoint, one file or ZeRO's shards, to a folder of weights."""
 
 import logging
 import os
@@ -7,51 +7,50 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kelip_lightning.config.experiment import (
-    SCHEMAS,
-    ContrastiveExperiment,
-    MaskedPretrainExperiment,
-    PretrainExperiment,
-)
+from kelip_lightning.config.experiment import SCHEMAS, MaskedPretrainExperiment
 from kelip_lightning.config.load import find_schema, load_experiment
 from kelip_lightning.errors import CheckpointError
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_dual_encoder
 from kelip_lightning.models.encoder_file import save_image_encoder
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
+from kelip_lightning.planning.stage_plan import stages_of
 from kelip_lightning.runs.checkpoints import STATE, Checkpoint, newest_intact, read_checkpoint, verify
-from kelip_lightning.runs.folder import RunFolder
+from kelip_lightning.runs.folder import STAGES, RunFolder, run_of_checkpoint
 from kelip_lightning.runs.model_card import model_card
-from kelip_lightning.training.run_tokenizer import read_tokenizer
+from kelip_lightning.training.provenance import read_tokenizer
 
 _log = logging.getLogger(__name__)
 
 ZERO_TAG = "checkpoint"
-"""The folder inside a ZeRO checkpoint that holds every rank's pieces."""
+"""The folder inside a ZeRO checkpoint that holds every rank's shards."""
 
 
 def consolidate(path: Path, output: Path | None = None) -> Path:
-    """Write the weights of a checkpoint as float32 in one safetensors file, with all that is needed to load them.
+    """Write the weights of a checkpoint as float32 in one safetensors file, with everything needed to load them.
 
     Args:
-        path: A run folder, whose newest checkpoint that is whole is meant, or a checkpoint inside one.
-        output: Folder to write; none: where the run's own export stands.
+        path: A run folder (its newest intact checkpoint), or a checkpoint inside one.
+        output: Folder to write; `None`: the folder to which the run's stage exports.
 
     Returns:
         The folder: `dual_encoder` of contrastive training, `image_encoder` of MAE pre-training.
 
     Raises:
-        CheckpointError: There is no checkpoint, it is damaged, it stands in no run, or the output exists.
-        RunFolderError: The run keeps no tokenizer, or it was exchanged.
+        CheckpointError: There is no checkpoint, it is damaged, it is in no run folder, or the output exists.
+        RunFolderError: The run has no tokenizer, or it was replaced.
     """
-    # Where a checkpoint stands tells its run, and `.` or `step=0000500` alone would not say it.
+    # The run follows from the checkpoint's absolute path.
     state = find_checkpoint(Path(os.path.abspath(path))).state
-    run, stage = run_of(state)
-    default = {"mae": run.image_encoder, "contrastive": run.dual_encoder}[stage]
-    folder = output or default
+    found = run_of_checkpoint(state)
+    if found is None:
+        raise CheckpointError(f"{state} is in no run folder (RUN/STAGE/checkpoints/), with a config.yaml")
+    run, stage = found
+    folder = output or {"mae": run.image_encoder, "contrastive": run.dual_encoder}[stage]
     if folder.exists():
         raise CheckpointError(f"{folder} exists already; give another folder with --output")
-    experiment = _stage_experiment(run, stage)
+    loaded = load_experiment(run.config, [], find_schema(run.config, SCHEMAS), on_this_machine=False, stored=True)
+    experiment = stages_of(loaded.experiment)[stage]
     facts = {"Weights": f"consolidated from {state.relative_to(run.path)}"}
     if isinstance(experiment, MaskedPretrainExperiment):
         autoencoder = build_masked_autoencoder(ImageEncoder(experiment.image_encoder), experiment.masked_autoencoder)
@@ -68,10 +67,10 @@ def consolidate(path: Path, output: Path | None = None) -> Path:
 
 
 def find_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint that a path to a run, to a checkpoint or to its state means, every byte of it as written.
+    """The checkpoint at a path to a run (the newest), a checkpoint or its state, verified.
 
     Raises:
-        CheckpointError: There is none, or it is damaged; of a run: all are.
+        CheckpointError: There is none, or it is damaged; in a run: all are.
     """
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a run folder, or a checkpoint inside one")
@@ -80,7 +79,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
         checkpoint = read_checkpoint(path.parent if path.name == STATE else path)
         verify(checkpoint)
         return checkpoint
-    for stage in reversed(run.stages()):
+    for stage in reversed(STAGES):
         newest, damaged = newest_intact(run.stage(stage).checkpoints)
         for problem in damaged:
             _log.warning("%s: the one before it is used", problem)
@@ -89,22 +88,8 @@ def find_checkpoint(path: Path) -> Checkpoint:
     raise CheckpointError(f"{path} has no checkpoint: its training has not saved one yet")
 
 
-def run_of(state: Path) -> tuple[RunFolder, str]:
-    """The run and the stage that a checkpoint belongs to.
-
-    Raises:
-        CheckpointError: It stands outside a run folder.
-    """
-    for folder in state.absolute().parents:
-        if folder.name == "checkpoints" and (folder.parents[1] / "config.yaml").is_file():
-            return RunFolder(folder.parents[1]), folder.parent.name
-    raise CheckpointError(
-        f"{state} stands in no run folder (RUN/STAGE/checkpoints/), whose config.yaml says what model it is of"
-    )
-
-
 def load_state(model: nn.Module, state: Path) -> None:
-    """Load a checkpoint's weights into the stage's model, strictly, less the heads of a self-supervised loss.
+    """Load a checkpoint's weights strictly into the stage's model, without the heads of a self-supervised loss.
 
     Raises:
         CheckpointError: The checkpoint is damaged, or of another model.
@@ -121,7 +106,7 @@ def load_state(model: nn.Module, state: Path) -> None:
 
 
 def read_state(state: Path) -> dict[str, Tensor]:
-    """Name -> float32 tensor on the CPU, from one file or from the pieces of every rank.
+    """Name -> float32 tensor on the CPU, from one file or from the shards of every rank.
 
     Raises:
         CheckpointError: It cannot be read.
@@ -130,19 +115,11 @@ def read_state(state: Path) -> dict[str, Tensor]:
         if (state / ZERO_TAG).is_dir():
             from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-            pieces: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(state), tag=ZERO_TAG)
-            return pieces
+            shards: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(state), tag=ZERO_TAG)
+            return shards
         weights: dict[str, Tensor] = torch.load(state, map_location="cpu", weights_only=True)["state_dict"]
     except ImportError as error:
         raise CheckpointError(f"{state} is DeepSpeed's; install kelip-lightning[deepspeed] to read it") from error
     except Exception as error:  # whatever a damaged file makes torch or DeepSpeed raise
-        raise CheckpointError(f"{state} is damaged or no checkpoint ({error}); take an earlier one") from error
+        raise CheckpointError(f"{state} is damaged or no checkpoint ({error}); use an earlier one") from error
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
-
-
-def _stage_experiment(run: RunFolder, stage: str) -> MaskedPretrainExperiment | ContrastiveExperiment:
-    schema = find_schema(run.config, SCHEMAS)
-    experiment = load_experiment(run.config, [], schema, on_this_machine=False, stored=True).experiment
-    found = getattr(experiment, stage) if isinstance(experiment, PretrainExperiment) else experiment
-    assert isinstance(found, MaskedPretrainExperiment | ContrastiveExperiment)
-    return found

@@ -1,4 +1,4 @@
-"""One stage's fit: from its checkpoint, under watch of signals and of the other processes."""
+"""The fit of a stage: from its checkpoint, with handling of signals and of lost processes."""
 
 import time
 import warnings
@@ -10,10 +10,9 @@ import lightning.pytorch as pl
 import torch
 
 from data_modules.loading import StageDataModule
-from kelip_lightning.callbacks.interruption import SignalWatch
-from kelip_lightning.callbacks.lost_peer import explain_lost_peer
+from kelip_lightning.callbacks.interruption import SignalWatch, explain_lost_peer
 from kelip_lightning.modules.stage import StageModule
-from kelip_lightning.runs.stage_folder import StageFolder
+from kelip_lightning.runs.folder import StageFolder
 
 
 def fit_stage(
@@ -33,37 +32,37 @@ def fit_stage(
         explain_lost_peer(trainer),
         warnings.catch_warnings(),
     ):
-        # Lightning does not know that our samplers begin at any step.
+        # Lightning does not know that our samplers can start at any step.
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
-        # Only tensors and plain values are read from a checkpoint: nothing in it is run.
+        # weights_only: nothing in a checkpoint is executed.
         trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
 
 
-def leave_signals_to_us(trainer: pl.Trainer) -> None:
-    """Lightning's handlers talk to other ranks from inside a signal, and on Slurm save and requeue by themselves.
+def disable_lightning_signals(trainer: pl.Trainer) -> None:
+    """Leave signals to `SignalWatch`.
 
-    `SignalWatch` has taken their place, so that there is no signal either of which Lightning would have to tell the
-    other ranks, by a broadcast before every step whose result the host waits for.
+    Lightning's handlers communicate with other ranks inside a signal handler, save and requeue on Slurm by themselves,
+    and need a broadcast before every step, for which the host waits.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 def stage_clock(stage: StageFolder) -> Callable[[], float]:
-    """Tells the seconds that a stage has taken so far, those before it was resumed included."""
+    """A function that returns the seconds of a stage so far, those before it was resumed included."""
     before, started = stage.checkpoint.manifest.seconds if stage.checkpoint else 0.0, time.monotonic()
     return lambda: before + time.monotonic() - started
 
 
 @contextmanager
 def _tuned_kernels(device: torch.device) -> Iterator[None]:
-    """For the length of a fit, two defaults of torch changed that only cost time in these models."""
+    """Change two defaults of torch, during a fit, that only cost time in these models."""
     deterministic: Any = torch.utils.deterministic  # a module with properties, which type checkers do not see
     flash, fill = torch.backends.cuda.flash_sdp_enabled(), deterministic.fill_uninitialized_memory
-    # torch's fused attention is slower than the plain one on CPUs at 5 to 80 tokens: 1.4 times the step, measured.
+    # On CPUs, at 5 to 80 tokens, torch's fused attention makes a step 1.4 times as long as the plain one, measured.
     torch.backends.cuda.enable_flash_sdp(flash and device.type != "cpu")
-    # Deterministic mode fills every new tensor, which matters only to kernels that read what they never wrote: a tenth
-    # of a step on a CPU, measured.
+    # Deterministic mode fills every new tensor, which only kernels that read uninitialised memory need: a tenth of a
+    # step on a CPU, measured.
     deterministic.fill_uninitialized_memory = False
     try:
         yield

@@ -1,6 +1,6 @@
-"""What the stages read: data modules and evaluation sets, from an experiment's own sections."""
+"""The inputs of the stages: data modules and evaluation sets, built from an experiment."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,23 +11,27 @@ from data_modules.image_text import ImageTextDataModule
 from data_modules.order.sampling import Draw
 from data_modules.sources.rows import PairSource
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
+from kelip_lightning.errors import ConfigError
+from kelip_lightning.evaluation.suite import chance_levels
 from kelip_lightning.runs.folder import RunFolder
-from kelip_lightning.training.run_tokenizer import keep_tokenizer, kept_tokenizer
+from kelip_lightning.training.provenance import keep_tokenizer, kept_tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContrastiveInputs:
-    """Everything that stage 2 reads, opened and checked."""
+    """Everything that contrastive training reads, opened and checked."""
 
     data: ImageTextDataModule
-    """Its tokenizer is trained or read."""
+    """With its tokenizer."""
     sets: EvaluationSets
+    chance: Mapping[str, float]
+    """Metric of the evaluation -> its chance level."""
 
 
 def build_image_data(
     experiment: MaskedPretrainExperiment, sources: Sequence[PairSource] | None = None
 ) -> ImageDataModule:
-    """The data module of stage 1; opens its sources unless they are given."""
+    """The data module of MAE pre-training; opens its sources unless they are given."""
     return ImageDataModule(
         experiment.data,
         experiment.transform,
@@ -41,17 +45,17 @@ def build_image_data(
 def build_image_text_data(
     experiment: ContrastiveExperiment, sources: Sequence[PairSource] | None = None, run: RunFolder | None = None
 ) -> ImageTextDataModule:
-    """The data module of stage 2, its tokenizer ready.
+    """The data module of contrastive training, with its tokenizer.
 
     Args:
         experiment: The stage.
-        sources: Its sources, opened, before any language rule; none: they are opened here.
-        run: Whose tokenizer it is: read from its folder, or made and written there by the first process; none: the
-            tokenizer is trained, or read from the configured file, and not kept.
+        sources: Its sources, opened, before any language rule; `None`: they are opened here.
+        run: The run that keeps the tokenizer: read from its folder, or trained and written there by the first process.
+            `None`: the tokenizer is trained, or read from the configured file, and not kept.
 
     Raises:
         DataError: A file is missing, damaged, or not as configured.
-        RunFolderError: The run's tokenizer was exchanged.
+        RunFolderError: The run's tokenizer was replaced.
     """
     kept = None if run is None else kept_tokenizer(run, experiment.tokenizer)
     data = ImageTextDataModule(
@@ -70,20 +74,24 @@ def build_image_text_data(
 def read_contrastive_inputs(
     experiment: ContrastiveExperiment, run: RunFolder, sources: Sequence[PairSource] | None = None
 ) -> ContrastiveInputs:
-    """Open the pair set unless it is given, make or read the run's tokenizer, decode the evaluation sets.
+    """Build the data module with the run's tokenizer, decode the evaluation sets, check the best checkpoint's metric.
 
     Raises:
         DataError: A file is missing, damaged, or not as configured.
-        RunFolderError: The run's tokenizer was exchanged.
+        RunFolderError: The run's tokenizer was replaced.
+        ConfigError: `checkpoint.best_metric` is no metric of the evaluation.
     """
     data = build_image_text_data(experiment, sources, run)
     sets = build_evaluation_sets(experiment.evaluation, experiment.image_encoder.image_size)
-    return ContrastiveInputs(data=data, sets=sets)
+    chance, metric = chance_levels(sets), experiment.checkpoint.best_metric
+    if metric is not None and metric not in chance:
+        known = ", ".join(sorted(chance)) or "none, because no evaluation set is configured"
+        raise ConfigError([f"checkpoint.best_metric = {metric!r} is no metric of this evaluation; those are {known}"])
+    return ContrastiveInputs(data=data, sets=sets, chance=chance)
 
 
 def shown_images(data: ImageDataModule, count: int) -> tuple[Tensor, Tensor]:
-    """`count` fixed crops with their noise: the first of the order's first batch."""
-    ids = data.order.batch(0)[:count]
-    draws = [Draw(0, int(sample_id)) for sample_id in ids]
+    """`count` fixed crops, uint8 (N, 3, H, W), and their noise, float32 (N, num_patches): the first in order."""
+    draws = [Draw(0, int(sample_id)) for sample_id in data.order.batch(0)[:count]]
     batch = data.collate([data.dataset[draw] for draw in draws])
     return batch.images, batch.noise

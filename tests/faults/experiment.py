@@ -1,4 +1,4 @@
-"""A chain of both stages that trains in a second, on pictures made up here."""
+"""Experiments that train in a second: a chain of both stages on generated images, and contrastive training alone."""
 
 import io
 from pathlib import Path
@@ -74,3 +74,30 @@ def _experiment(images: str) -> dict[str, Any]:
     }
     contrastive["image_encoder"] = shared["image_encoder"] | {"patch_drop_rate": 0.5}
     return {"name": "tiny", "mae": shared | mae, "contrastive": shared | contrastive}
+
+
+def write_contrastive(folder: Path, data: dict[str, Any], max_steps: int, **sections: Any) -> Path:
+    """Write an experiment of contrastive training alone, `tiny` in folder/runs; returns its file.
+
+    Args:
+        folder: For the file.
+        data: The section `data`, without `num_workers`.
+        max_steps: Optimizer steps.
+        sections: Further sections, which replace the defaults.
+    """
+    content: dict[str, Any] = {
+        "name": "tiny",
+        "output_dir": str(folder / "runs"),
+        "data": {"num_workers": 0} | data,
+        "tokenizer": {"vocab_size": 290, "context_length": 24},
+        "image_encoder": {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "num_heads": 2},
+        "transform": {"image_size": 16, "num_global_crops": 1, "num_local_crops": 0},
+        "text_encoder": {"width": 16, "depth": 1, "num_heads": 2},
+        "dual_encoder": {"embed_dim": 8},
+        "schedule": {"max_steps": max_steps, "warmup_steps": 1},
+        "optimizer": {"learning_rate": 1.0e-3},
+        "trainer": {"precision": "32", "accelerator": "cpu", "log_every_n_steps": 1},
+    }
+    experiment = folder / "experiment.yaml"
+    experiment.write_text(yaml.safe_dump(content | sections), encoding="utf-8")
+    return experiment

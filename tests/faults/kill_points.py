@@ -11,33 +11,10 @@ from typing import Any, Self
 from tests.faults.experiment import CONTRASTIVE_STEPS, EVALUATE_EVERY, MAE_STEPS, SAVE_EVERY
 from tests.faults.runner import kill_this_process
 
-MOMENTS = (
-    "during_evaluation",
-    "after_evaluation",
-    "before_step",
-    "half_written",
-    "before_manifest",
-    "after_rename",
-    "mid_accumulation",
-    "before_backward",
-    "before_optimizer_step",
-    "before_report",
-)
-"""In the order in which they come within one step number."""
-
-_RANK_ZERO = (
-    "during_evaluation",
-    "after_evaluation",
-    "half_written",
-    "before_manifest",
-    "after_rename",
-    "before_report",
-)
-
 
 @dataclass(frozen=True, slots=True, order=True)
 class KillPoint:
-    """Kills the process that it is called in, later, when the stage comes to this place."""
+    """When called, lets this process be killed once the stage reaches this place."""
 
     stage: str
     step: int
@@ -46,36 +23,36 @@ class KillPoint:
     """Index into `MOMENTS`."""
 
     def __call__(self) -> None:
-        """Lay the mine."""
+        """Patch the place."""
         _MINES[MOMENTS[self.moment]](self)
 
     @classmethod
     def at(cls, stage: str, step: int, moment: str = "before_optimizer_step") -> Self:
-        """The place with a moment's name."""
+        """The place by the name of its moment."""
         return cls(stage, step, MOMENTS.index(moment))
 
     @property
     def is_on_rank_zero_alone(self) -> bool:
-        """Whether other ranks never come to this place."""
-        return MOMENTS[self.moment] in _RANK_ZERO
+        """Whether only rank zero reaches this place."""
+        return MOMENTS[self.moment] not in _ON_EVERY_RANK
 
     def __str__(self) -> str:
         return f"{self.stage}-{self.step}-{MOMENTS[self.moment]}"
 
     def is_here(self, trainer: Any) -> bool:
-        """Whether the trainer stands at this stage and step."""
+        """Whether the trainer is at this stage and step."""
         return trainer.global_step == self.step and type(trainer.lightning_module).__name__.startswith(
             {"mae": "Masked", "contrastive": "Contrastive"}[self.stage]
         )
 
 
 def draw_kill_points(seed: int, count: int, *, sharded: bool = False) -> list[KillPoint]:
-    """Random places, in the order in which a run comes to them; every moment is drawn before one comes again.
+    """Random places, in the order in which a run reaches them; every moment is drawn once before any is repeated.
 
     Args:
         seed: Of the draw.
         count: How many.
-        sharded: Whether checkpoints are written by DeepSpeed, which cannot be stopped half-way from here.
+        sharded: Whether DeepSpeed writes the checkpoints, whose writing cannot be interrupted from here.
     """
     generator = random.Random(seed)
     moments = [one for one in MOMENTS if not (sharded and one == "half_written")]
@@ -100,7 +77,7 @@ def _draw(generator: random.Random, moment: str) -> KillPoint:
 
 
 def _before(owner: Any, name: str, is_time: Callable[..., bool]) -> None:
-    """Let a function kill the process when it is called at the right time."""
+    """Patch a function to kill the process when it is called at this time."""
     original = getattr(owner, name)
 
     @functools.wraps(original)
@@ -142,7 +119,7 @@ def _during_evaluation(point: KillPoint) -> None:
 
 
 def _after_evaluation(point: KillPoint) -> None:
-    from kelip_lightning.callbacks.caption_panel import CaptionPanelCallback
+    from kelip_lightning.callbacks.pictures import CaptionPanelCallback
 
     _before(CaptionPanelCallback, "act", lambda *arguments: arguments[-1] == point.step)
 
@@ -181,18 +158,21 @@ def _after_rename(point: KillPoint) -> None:
 def _before_report(_: KillPoint) -> None:
     from kelip_lightning.training import stages
 
-    _before(stages, "_write_report", lambda *_: True)
+    _before(stages, "write_whole", lambda *_: True)
 
 
 _MINES: dict[str, Callable[[KillPoint], None]] = {
-    "before_step": _in_guard("on_train_batch_start"),
-    "mid_accumulation": _mid_accumulation,
-    "before_backward": _in_guard("on_before_backward"),
-    "before_optimizer_step": _in_guard("on_before_optimizer_step"),
     "during_evaluation": _during_evaluation,
     "after_evaluation": _after_evaluation,
+    "before_step": _in_guard("on_train_batch_start"),
     "half_written": _half_written,
     "before_manifest": _before_manifest,
     "after_rename": _after_rename,
+    "mid_accumulation": _mid_accumulation,
+    "before_backward": _in_guard("on_before_backward"),
+    "before_optimizer_step": _in_guard("on_before_optimizer_step"),
     "before_report": _before_report,
 }
+MOMENTS = tuple(_MINES)
+"""In the order in which they come within one step number."""
+_ON_EVERY_RANK = ("before_step", "mid_accumulation", "before_backward", "before_optimizer_step")

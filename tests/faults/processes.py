@@ -1,4 +1,4 @@
-"""What the system says about processes: who is whose child, and who is in which group."""
+"""Parents and groups of processes, from /proc."""
 
 import os
 import signal
@@ -13,31 +13,41 @@ SECONDS = 120
 
 
 def members(group: int) -> list[int]:
-    """The processes of a group that are not yet dead."""
-    return [process for process, (state, _, its_group) in _table().items() if its_group == group and state not in "ZX"]
+    """The live processes of a group."""
+    return [process for process, (_, its_group) in _live().items() if its_group == group]
 
 
 def children(parent: int) -> list[int]:
-    """The processes that a process has started and that are not yet dead."""
-    return [
-        process for process, (state, its_parent, _) in _table().items() if its_parent == parent and state not in "ZX"
-    ]
+    """The live processes that a process has started."""
+    return [process for process, (its_parent, _) in _live().items() if its_parent == parent]
 
 
-def _table() -> dict[int, tuple[str, int, int]]:
-    """Process -> (state, parent, group)."""
+def descendants(parent: int) -> list[int]:
+    """All live processes below one, in any session."""
+    below = children(parent)
+    return below + [one for child in below for one in descendants(child)]
+
+
+def all_processes() -> list[int]:
+    """All processes of the system, zombies too."""
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+
+
+def _live() -> dict[int, tuple[int, int]]:
+    """Process -> (parent, group), without zombies."""
     found = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent, group = file.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:3]
         except OSError:  # it has ended in the meantime
             continue
-        found[int(file.parent.name)] = state, int(parent), int(group)
+        if state not in "ZX":
+            found[int(file.parent.name)] = int(parent), int(group)
     return found
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
-    """Look many times a second.
+    """Poll a condition.
 
     Raises:
         AssertionError: It does not hold after `seconds`.
@@ -49,9 +59,9 @@ def wait_until(holds: Callable[[], bool], what: str, seconds: float = SECONDS) -
 
 
 def end_group(group: int) -> None:
-    """Leave nothing behind, whatever a test has found."""
+    """Kill a process group, if it exists."""
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
 
 
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="asks /proc about processes")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs /proc")

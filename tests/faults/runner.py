@@ -1,7 +1,7 @@
-"""Starts `kelip` in processes that can be killed without mercy, at once and cheaply.
+"""Runs `kelip` in processes that can be killed.
 
-A fork server imports torch and Lightning once; each process is a fork of it, as if started by torchrun. What a
-process prints goes to a file.
+A fork server imports torch and Lightning once; each process is a fork of it, as if started by torchrun, and writes its
+output to a file.
 """
 
 import importlib
@@ -27,7 +27,7 @@ _CONTEXT.set_forkserver_preload(
     ]
 )
 LIMIT = 300.0
-"""Seconds after which a process counts as hung."""
+"""Seconds after which a process is considered hung."""
 
 Sabotage = Callable[[], None]
 """Called in the process before `kelip` starts; must be a function of a module, or a dataclass instance, to travel."""
@@ -35,7 +35,7 @@ Sabotage = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the processes of one run ended."""
+    """How the processes of a run ended."""
 
     exit_codes: list[int]
     """By rank; negative: the signal."""
@@ -51,7 +51,7 @@ def kelip(
     world: int = 1,
     sabotage: Mapping[int, Sabotage] | None = None,
     environment: Mapping[str, str] | None = None,
-    stand: Path | None = None,
+    cwd: Path | None = None,
     while_running: Callable[[list[BaseProcess]], None] = lambda _: None,
 ) -> Outcome:
     """Run the command in `world` processes and wait for all of them.
@@ -62,7 +62,7 @@ def kelip(
         world: Number of processes.
         sabotage: Rank -> what is done to it before it starts.
         environment: Further variables.
-        stand: Folder in which the processes stand; none: where this one does.
+        cwd: Working directory of the processes; `None`: that of this one.
         while_running: Gets the processes once they run.
 
     Raises:
@@ -77,7 +77,7 @@ def kelip(
     for rank in range(world):
         own = shared | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {})
         spoil = (sabotage or {}).get(rank)
-        process = _CONTEXT.Process(target=_run, args=(list(arguments), own, str(logs[rank]), stand, spoil), daemon=True)
+        process = _CONTEXT.Process(target=_run, args=(list(arguments), own, str(logs[rank]), cwd, spoil), daemon=True)
         process.start()
         processes.append(process)
     while_running(processes)
@@ -95,8 +95,8 @@ def _wait(processes: Sequence[BaseProcess], logs: Sequence[Path]) -> float:
         if time.monotonic() > deadline:
             for process in processes:
                 process.kill()
-            told = "\n".join(_text(file)[-3000:] for file in logs)
-            raise AssertionError(f"hung for {LIMIT} s:\n{told}")
+            output = "\n".join(_text(file)[-3000:] for file in logs)
+            raise AssertionError(f"hung for {LIMIT} s:\n{output}")
         time.sleep(0.02)
     return 0.0 if first_end is None else time.monotonic() - first_end
 
@@ -105,11 +105,9 @@ def _text(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else "(it did not even start)"
 
 
-def _run(
-    arguments: list[str], environment: dict[str, str], log: str, stand: Path | None, spoil: Sabotage | None
-) -> None:
+def _run(arguments: list[str], environment: dict[str, str], log: str, cwd: Path | None, spoil: Sabotage | None) -> None:
     os.environ.update(environment)
-    os.chdir(stand or Path.cwd())
+    os.chdir(cwd or Path.cwd())
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, sys.stdout.fileno())
     os.dup2(descriptor, sys.stderr.fileno())
@@ -140,6 +138,6 @@ def _free_port() -> int:
 
 
 def kill_this_process(*_: Any) -> None:
-    """As the kernel does when memory runs out: no handler, no clean-up."""
+    """As the kernel's out-of-memory killer does: no handler, no clean-up."""
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)  # the signal arrives before this ends

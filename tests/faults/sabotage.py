@@ -1,4 +1,4 @@
-"""What is done to a process before it starts; in a module of its own, so that the process can import it."""
+"""Faults injected into a process before it starts; in a module of its own, so that the process can import it."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from typing import Any
 from tests.faults.experiment import SAVE_EVERY
 
 STEP = 5
-"""The step, from 0, at which things happen."""
+"""The step, from 0, at which faults happen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,10 @@ class SignalAt:
 
 @dataclass(frozen=True, slots=True)
 class JoinGroup:
-    """Puts this process into a process group of the run's own, as a shell or a scheduler does."""
+    """Puts this process into the run's process group, as a shell or a scheduler does."""
 
     leader: Path
-    """Holds the number of the group's first process once it is there."""
+    """File with the PID of the group's first process, once it has started."""
     is_leader: bool
 
     def __call__(self) -> None:
@@ -45,7 +45,7 @@ class JoinGroup:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """Stops this process in the middle of a step without ending it, as a dead disk or a stuck driver does."""
+    """Suspends this process in the middle of a step, as a dead disk or a stuck driver does."""
 
     def __call__(self) -> None:
         _at_step(lambda _: os.kill(os.getpid(), signal.SIGSTOP))
@@ -53,7 +53,7 @@ class Hang:
 
 @dataclass(frozen=True, slots=True)
 class HiddenCheckpoint:
-    """Hides the newest checkpoint, as a file system that is late does."""
+    """Hides the newest checkpoint, as an out-of-date file system does."""
 
     def __call__(self) -> None:
         from kelip_lightning.runs import checkpoints
@@ -80,7 +80,7 @@ class PoisonLoss:
 
 @dataclass(frozen=True, slots=True)
 class FullDisk:
-    """From the second checkpoint on, every write meets the kernel's own ENOSPC."""
+    """From the second checkpoint on, every write fails with the kernel's ENOSPC."""
 
     def __call__(self) -> None:
         from kelip_lightning.callbacks.checkpointing import CheckpointCallback
@@ -110,7 +110,7 @@ def _at_step(act: Callable[[Any], None]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SignalWhileStopping:
-    """Sends this process a signal in the middle of a step, and again while it writes down that it was interrupted."""
+    """Sends this process a signal in the middle of a step, and again while it writes its status."""
 
     number: int
 
@@ -130,7 +130,7 @@ class SignalWhileStopping:
 
 @dataclass(frozen=True, slots=True)
 class SignalWhileOpening:
-    """Sends this process a signal while it reads the settings and opens the data, before there is a run."""
+    """Sends this process a signal while it reads the settings, before there is a run."""
 
     number: int
 
@@ -144,3 +144,23 @@ class SignalWhileOpening:
             return original(*arguments, **options)
 
         load.load_experiment = loaded
+
+
+@dataclass(frozen=True, slots=True)
+class TrainTokenizer:
+    """Makes training the tokenizer take longer, or fail."""
+
+    seconds: float | None
+    """`None`: it fails."""
+
+    def __call__(self) -> None:
+        from data_modules.text import tokenizer
+
+        train = tokenizer.train_tokenizer
+
+        def instead(*arguments: Any) -> Any:
+            assert self.seconds is not None, "this process trains a tokenizer of its own"
+            time.sleep(self.seconds)
+            return train(*arguments)
+
+        tokenizer.train_tokenizer = instead

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed, again and again, ends with the very numbers of one that was left alone."""
+"""A run that is killed and resumed repeatedly ends with the same metrics and weights as an uninterrupted one."""
 
 import json
 import signal
@@ -16,7 +16,7 @@ from tests.faults.kill_points import KillPoint, draw_kill_points
 from tests.faults.runner import kelip
 
 CLOCK = ("train/pairs_per_second", "train/data_wait_share")
-"""What the clock says is different every time."""
+"""Metrics that depend on the clock."""
 WEIGHTS = ("mae/image_encoder/model.safetensors", "contrastive/dual_encoder/model.safetensors")
 
 
@@ -58,7 +58,7 @@ def run_and_kill(
     world: int = 1,
     strategy: str = "auto",
 ) -> tuple[Path, Path]:
-    """One run left alone, and one killed at every point; returns both folders."""
+    """Train one run without interruption, and one killed at every point; returns the killed and the whole run."""
     command = ["pretrain", str(write_experiment(folder)), f"output_dir={folder}", *overrides]
     command += [f"trainer.devices={world}", f"trainer.strategy={strategy}"]
     whole = kelip(*command, "name=whole", log=folder / "whole", world=world)
@@ -78,7 +78,7 @@ def test_resume__three_kills_on_one_process(tmp_path: Path) -> None:
     assert_same_run(*run_and_kill(tmp_path, draw_kill_points(seed=0, count=3), "trainer.accumulate=2"))
 
 
-def test_resume__byol_s_target_goes_on_and_stays_out_of_consolidated_weights(tmp_path: Path) -> None:
+def test_resume__byol_s_target_is_restored_and_not_consolidated(tmp_path: Path) -> None:
     byol = [
         "contrastive.self_supervision.method=byol",
         "contrastive.self_supervision.projection_width=16",
@@ -94,13 +94,11 @@ def test_resume__byol_s_target_goes_on_and_stays_out_of_consolidated_weights(tmp
     assert [name for name, tensor in exported.items() if not torch.equal(found[name], tensor)] == []
 
 
-def test_resume__moving_average_goes_on(tmp_path: Path) -> None:
+def test_resume__moving_average_is_restored(tmp_path: Path) -> None:
     points = [KillPoint.at("mae", 4), KillPoint.at("contrastive", 8)]
     killed, whole = run_and_kill(tmp_path, points, "trainer.ema_decay=0.9")
     assert_same_run(killed, whole)
-    before_the_last = min(
-        (killed / "contrastive" / "checkpoints").glob("step=*")
-    )  # the last one holds the average alone
+    before_the_last = min((killed / "contrastive" / "checkpoints").glob("step=*"))  # the last holds only the average
     state = torch.load(before_the_last / "state.ckpt", weights_only=True)
     name = "model.image_projection.weight"
     assert not torch.equal(state["state_dict"][name], state["current_model_state"][name]), "the average is no other"

@@ -1,8 +1,9 @@
-"""What clusters do to a run: each fault ends it in order, in time, and with a sentence that says what happened."""
+"""Faults of clusters: each ends a run in order, in time, and with a message that names the cause."""
 
 import json
 import os
 import signal
+from hashlib import sha256
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tests.faults.sabotage import (
     SignalAt,
     SignalWhileOpening,
     SignalWhileStopping,
+    TrainTokenizer,
 )
 
 pytestmark = pytest.mark.distributed
@@ -38,12 +40,12 @@ def train(folder: Path, *overrides: str, world: int = 1, sabotage: dict[int, Sab
 
 
 def checkpoint_names(folder: Path) -> list[str]:
-    """The checkpoints of the run, oldest first; leftovers of saves too."""
+    """The checkpoints of the run, oldest first, leftovers of interrupted saves included."""
     return sorted(one.name for one in (folder / "tiny" / "contrastive" / "checkpoints").iterdir())
 
 
 def status_of(folder: Path) -> str:
-    """How the run says that it ended."""
+    """The state in status.json."""
     state: str = json.loads((folder / "tiny" / "status.json").read_text(encoding="utf-8"))["state"]
     return state
 
@@ -58,7 +60,7 @@ def test_signal_to_one_rank__all_stop_with_one_checkpoint(tmp_path: Path, number
     assert status_of(tmp_path) == "interrupted"
 
 
-def test_killed_run__goes_on_over_records_whose_last_line_was_cut(tmp_path: Path) -> None:
+def test_killed_run__resumes_with_records_whose_last_line_is_partial(tmp_path: Path) -> None:
     killed = train(tmp_path, sabotage={0: KillPoint.at("contrastive", 2 * SAVE_EVERY + 1)})
     assert killed.exit_codes == [-signal.SIGKILL], killed.output
     bad = {"kind": "image_missing", "source": "all", "key": "a\u2028b\x85.jpg", "sample_id": 1, "step": 2, "detail": ""}
@@ -75,16 +77,16 @@ def test_killed_run__goes_on_over_records_whose_last_line_was_cut(tmp_path: Path
     assert list(read_json_lines(records[2])) == [bad]
 
 
-def test_ctrl_c__exits_130_and_goes_on_from_there(tmp_path: Path) -> None:
+def test_ctrl_c__exits_130_and_resumes_from_there(tmp_path: Path) -> None:
     stopped = train(tmp_path, sabotage={0: SignalAt(signal.SIGINT)})
     assert stopped.exit_codes == [130], stopped.output
     resumed = train(tmp_path, "--resume", str(tmp_path / "tiny"))
     assert resumed.exit_codes == [0], resumed.output
-    assert f"goes on after step {STEP + 1}" in resumed.output
+    assert f"resumes after step {STEP + 1}" in resumed.output
     assert train(tmp_path, "--resume", "auto").output.count("has finished; nothing is left to do") == 1
 
 
-def test_signal_that_comes_twice__the_second_one_disturbs_nothing(tmp_path: Path) -> None:
+def test_signal_received_twice__the_second_one_is_ignored(tmp_path: Path) -> None:
     stopped = train(tmp_path, sabotage={0: SignalWhileStopping(signal.SIGTERM)})
     assert stopped.exit_codes == [REQUEUE], stopped.output
     assert stopped.output.count("kelip: interrupted: stopped after step 6") == 1
@@ -107,7 +109,7 @@ def test_killed_rank__ends_the_others_with_the_cause(tmp_path: Path, victim: int
     ended = train(tmp_path, world=2, sabotage={victim: KillPoint.at("contrastive", STEP)})
     assert ended.exit_codes[victim] == -signal.SIGKILL
     assert ended.exit_codes[1 - victim] == 1, ended.output
-    assert f"rank {1 - victim} stops, because another process of the run has died" in ended.output
+    assert f"rank {1 - victim} stops, because another process of the run died" in ended.output
     assert "Traceback" not in ended.output
 
 
@@ -124,17 +126,17 @@ def test_hung_rank__ends_the_others_in_the_stated_time(tmp_path: Path, strategy:
 
     ended = kelip(*command, log=tmp_path / "log", world=2, sabotage={1: Hang()}, while_running=end_as_a_launcher_does)
     assert ended.exit_codes == [1, -signal.SIGKILL], ended.output
-    assert "rank 0 stops, because another process of the run has died or no longer answers (" in ended.output
+    assert "rank 0 stops, because another process of the run died or does not respond (" in ended.output
     assert "--resume auto" in ended.output
     assert status_of(tmp_path) == "failed"
 
 
-def test_rank_that_sees_older_files__none_begins(tmp_path: Path) -> None:
+def test_rank_that_sees_older_files__no_rank_starts(tmp_path: Path) -> None:
     train(tmp_path, world=2, sabotage={1: KillPoint.at("contrastive", 2 * SAVE_EVERY + 1)})
     refused = train(tmp_path, "--resume", "auto", world=2, sabotage={1: HiddenCheckpoint()})
     assert refused.exit_codes == [2, 2], refused.output
-    assert "rank 0 would go on with contrastive after step 6, and rank 1" in refused.output
-    assert "with contrastive after step 3; start the same command again" in refused.output
+    assert "rank 0 would resume contrastive after step 6, and rank 1" in refused.output
+    assert "contrastive after step 3; run the same command again" in refused.output
 
 
 def test_non_finite_loss_on_one_rank__stops_all_and_names_the_samples(tmp_path: Path) -> None:
@@ -191,13 +193,20 @@ def test_full_disk__stops_all_and_leaves_the_earlier_checkpoint(tmp_path: Path) 
     assert resumed.exit_codes == [0], resumed.output
 
 
-@pytest.mark.parametrize("damage", ["torn", "flipped", "no manifest"])
-def test_damaged_checkpoint__the_one_before_it_is_used(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("truncated", "state.ckpt has"),
+        ("flipped", "does not hold the bytes that were written"),
+        ("no manifest", "it has no manifest.json"),
+    ],
+)
+def test_damaged_checkpoint__the_one_before_it_is_used(tmp_path: Path, damage: str, reason: str) -> None:
     train(tmp_path, sabotage={0: KillPoint.at("contrastive", 2 * SAVE_EVERY + 1)})
     newest = tmp_path / "tiny" / "contrastive" / "checkpoints" / f"step={2 * SAVE_EVERY:07d}"
     state = newest / "state.ckpt"
     match damage:
-        case "torn":
+        case "truncated":
             os.truncate(state, state.stat().st_size // 2)
         case "flipped":
             data = bytearray(state.read_bytes())
@@ -207,11 +216,15 @@ def test_damaged_checkpoint__the_one_before_it_is_used(tmp_path: Path, damage: s
             (newest / "manifest.json").unlink()
     resumed = train(tmp_path, "--resume", "auto")
     assert resumed.exit_codes == [0], resumed.output
-    reason = {
-        "torn": "state.ckpt has",
-        "flipped": "does not hold the bytes that were written",
-        "no manifest": "it has no manifest.json",
-    }[damage]
     assert reason in resumed.output
     assert "the one before it is used" in resumed.output
-    assert f"goes on after step {SAVE_EVERY} " in resumed.output
+    assert f"resumes after step {SAVE_EVERY} " in resumed.output
+
+
+def test_tokenizer__is_trained_by_the_first_process_and_read_by_the_other(tmp_path: Path) -> None:
+    sabotage: dict[int, Sabotage] = {0: TrainTokenizer(2.0), 1: TrainTokenizer(None)}
+    ended = train(tmp_path, "contrastive.schedule.max_steps=3", world=2, sabotage=sabotage)
+    assert ended.exit_codes == [0, 0], ended.output
+    kept = (tmp_path / "tiny" / "tokenizer.json").read_bytes()
+    assert (tmp_path / "tiny" / "contrastive" / "dual_encoder" / "tokenizer.json").read_bytes() == kept
+    assert sha256(kept).hexdigest() in (tmp_path / "tiny" / "data.json").read_text(encoding="utf-8")

@@ -1,16 +1,16 @@
-"""A whole contrastive run over shards in which every kind of fault makes up a twentieth of the samples."""
+"""Contrastive training on shards in which every kind of fault makes up a twentieth of the samples."""
 
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_modules.faults import REPAIRED
 from data_modules.json_lines import read_json_lines
 from kelip_lightning.cli import main
+from tests.faults.experiment import write_contrastive
 from tests.unit.data_modules.corpora import faulty_members, write_tar
 
 NUM, NUM_GOOD, PER_KIND, BATCH = 40, 6, 2, 10
@@ -18,27 +18,15 @@ NUM, NUM_GOOD, PER_KIND, BATCH = 40, 6, 2, 10
 
 
 def _experiment(folder: Path, shard: Path, max_share: float, steps: int) -> str:
-    content: dict[str, Any] = {
-        "name": "bad",
-        "output_dir": str(folder / "runs"),
-        "data": {
-            "sources": {"web": {"files": [str(shard)], "caption_fields": ["txt"], "language": "en"}},
-            "corrupt_samples": {"max_share": max_share},
-            "global_batch_size": BATCH,
-            "num_workers": 1,
-        },
-        "tokenizer": {"vocab_size": 300, "context_length": 24},
-        "image_encoder": {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "num_heads": 2},
-        "transform": {"image_size": 16, "num_global_crops": 1, "num_local_crops": 0},
-        "text_encoder": {"width": 16, "depth": 1, "num_heads": 2},
-        "dual_encoder": {"embed_dim": 8},
-        "schedule": {"max_steps": steps, "warmup_steps": 1},
-        "optimizer": {"learning_rate": 1.0e-3},
-        "trainer": {"precision": "32", "accelerator": "cpu", "log_every_n_steps": 2},
+    data = {
+        "sources": {"web": {"files": [str(shard)], "caption_fields": ["txt"], "language": "en"}},
+        "corrupt_samples": {"max_share": max_share},
+        "global_batch_size": BATCH,
+        "num_workers": 1,
     }
-    file = folder / "bad.yaml"
-    file.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return str(file)
+    trainer = {"precision": "32", "accelerator": "cpu", "log_every_n_steps": 2}
+    tokenizer = {"vocab_size": 300, "context_length": 24}
+    return str(write_contrastive(folder, data, steps, trainer=trainer, tokenizer=tokenizer))
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
@@ -51,17 +39,17 @@ def test_contrastive__trains_to_the_end_and_every_count_agrees(tmp_path: Path) -
     assert NUM_GOOD + sum(expected.values()) == NUM
     assert all(number % (NUM // 20) == 0 for number in expected.values())
     assert main(["contrastive", _experiment(tmp_path, shard, 1.0, NUM // BATCH)]) == 0
-    stage = tmp_path / "runs" / "bad" / "contrastive"
+    stage = tmp_path / "runs" / "tiny" / "contrastive"
     lines = _lines(stage / "bad_samples.jsonl")
-    # A replacement may be bad itself and is told again: each sample counts once here.
+    # A replacement may be bad itself and is recorded again: each sample counts once here.
     met = {(line["sample_id"], line["kind"]) for line in lines}
     assert Counter(kind for _, kind in met) == expected
-    told = Counter(line["kind"] for line in lines)
-    names = {f"data/{'repaired' if kind in REPAIRED else 'skipped'}/web/{kind}": n for kind, n in told.items()}
+    recorded = Counter(line["kind"] for line in lines)
+    names = {f"data/{'repaired' if kind in REPAIRED else 'skipped'}/web/{kind}": n for kind, n in recorded.items()}
     metrics = [line for line in _lines(stage.parent / "metrics.jsonl") if "data/skipped_share" in line]
     assert {name: value for name, value in metrics[-1].items() if name in names} == names
     drawn = NUM
-    skipped = sum(number for kind, number in told.items() if kind not in REPAIRED)
+    skipped = sum(number for kind, number in recorded.items() if kind not in REPAIRED)
     assert metrics[-1]["data/skipped_share"] == pytest.approx(skipped / drawn)
     events = EventAccumulator(str(stage), size_guidance={"scalars": 0})
     events.Reload()
@@ -76,5 +64,5 @@ def test_contrastive__over_the_limit_it_stops_with_one_error(
     error = " ".join(capsys.readouterr().err.split())
     assert error.count("could not be used, more than data.corrupt_samples.max_share = 0.25") == 1
     assert "image_undecodable" in error
-    assert error.endswith("mend the data or raise the limit")
-    assert not (tmp_path / "runs" / "bad" / "report.json").exists()
+    assert error.endswith("fix the data or raise the limit")
+    assert not (tmp_path / "runs" / "tiny" / "report.json").exists()

@@ -151,11 +151,11 @@ def test_exported_folder__comes_back(
     assert "git revision" in card
 
 
-def test_export__says_what_a_layout_cannot_express(
+def test_export__names_what_a_layout_cannot_express(
     mean_pooled_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("transformers", "kelip"):
         assert main(["export", str(mean_pooled_run), "--format", name, "--output", str(tmp_path / name)]) == 2
-        told = capsys.readouterr().err
-        assert "image_encoder.pooling must be cls; image_encoder.pre_norm must be true" in told
+        error = capsys.readouterr().err
+        assert "image_encoder.pooling must be cls; image_encoder.pre_norm must be true" in error
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Two processes started by torchrun, as srun starts them, and by DeepSpeed's launcher train what one process trains."""
+"""Two processes of torchrun, srun and DeepSpeed's launcher train the same weights as one process."""
 
 import base64
 import importlib.util
@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 
 def run_all(commands: Sequence[tuple[list[str], dict[str, str]]]) -> None:
-    """Start commands together, each with its environment, and wait; all must succeed."""
+    """Run commands together, each with its environment; all must succeed."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     plain |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     processes = [
@@ -49,8 +49,8 @@ def run_all(commands: Sequence[tuple[list[str], dict[str, str]]]) -> None:
     ]
     try:
         for process in processes:
-            told, _ = process.communicate(timeout=SECONDS)
-            assert process.returncode == 0, told
+            output, _ = process.communicate(timeout=SECONDS)
+            assert process.returncode == 0, output
     finally:
         for process in processes:
             process.kill()
@@ -60,7 +60,7 @@ def mae_command(folder: Path, num_processes: int) -> list[str]:
     return [*MAE_PRETRAINING, f"output_dir={folder}", f"trainer.devices={num_processes}"]
 
 
-def handed_over(folder: Path) -> dict[str, Tensor]:
+def exported_encoder(folder: Path) -> dict[str, Tensor]:
     (file,) = folder.glob("*/mae/image_encoder/model.safetensors")
     return load_file(file)
 
@@ -75,12 +75,12 @@ def free_port() -> str:
 def by_one_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     folder = tmp_path_factory.mktemp("one")
     run_all([([*KELIP, *mae_command(folder, 1)], {})])
-    return handed_over(folder)
+    return exported_encoder(folder)
 
 
 def assert_same(folder: Path, expected: dict[str, Tensor]) -> None:
     """Two ranks that did not average their gradients would have trained on half a batch each."""
-    torch.testing.assert_close(handed_over(folder), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(exported_encoder(folder), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_torchrun(runs_folder: Path, by_one_process: dict[str, Tensor]) -> None:
@@ -109,7 +109,7 @@ def test_srun(runs_folder: Path, by_one_process: dict[str, Tensor]) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs deepspeed, an optional package")
 def test_deepspeed_s_launcher(runs_folder: Path, by_one_process: dict[str, Tensor]) -> None:
-    """What its pdsh runner starts on each node, here on two nodes of one process each, both on this machine."""
+    """The commands of its pdsh runner for two nodes of one process each, both on this host."""
     world = base64.urlsafe_b64encode(json.dumps({"node0": [0], "node1": [0]}).encode()).decode()
     port, rank_script = free_port(), str(ROOT / "experiments" / "kelip_b32" / "slurm" / "deepspeed_rank.sh")
     nodes = [

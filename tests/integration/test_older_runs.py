@@ -43,9 +43,7 @@ def test_export__an_older_run(older_runs: Path) -> None:
     assert torch.equal(weights["logit_scale"].flatten(), own["logit_scale"].flatten())
 
 
-def test_resume__an_older_run_once_its_data_is_vouched_for(
-    older_runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resume__an_older_run_once_its_data_is_accepted(older_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["pretrain", "pretrain.yaml", "name=killed", "--resume", "runs/killed"]
     assert main(command) == 2
     assert "--accept-changed-data" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Every verb takes its paths as a shell gives them: relative to where the user stands, in whichever folder of a run."""
+"""Every verb takes paths relative to the working directory, which may be any folder of a run."""
 
 import re
 import shutil
@@ -28,7 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, in which the test stands."""
+    """A copy of it, which is the working directory."""
     folder = tmp_path / "place"
     shutil.copytree(trained, folder)
     monkeypatch.chdir(folder)
@@ -40,7 +40,7 @@ def consolidated(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("stand", "path"),
+    ("cwd", "path"),
     [
         (".", "runs/tiny"),
         (".", f"{CHECKPOINTS}/{NEWEST}"),
@@ -53,14 +53,14 @@ def consolidated(folder: Path) -> dict[str, torch.Tensor]:
         (f"{CHECKPOINTS}/{EARLIER}", f"../{NEWEST}"),
     ],
 )
-def test_consolidate(place: Path, monkeypatch: pytest.MonkeyPatch, stand: str, path: str) -> None:
+def test_consolidate(place: Path, monkeypatch: pytest.MonkeyPatch, cwd: str, path: str) -> None:
     exported = consolidated(place / "runs/tiny/contrastive/dual_encoder")
-    monkeypatch.chdir(place / stand)
+    monkeypatch.chdir(place / cwd)
     assert main(["consolidate", path, "--output", "weights"]) == 0
-    found = consolidated(place / stand / "weights")
+    found = consolidated(place / cwd / "weights")
     assert found.keys() == exported.keys()
     assert all(torch.equal(found[name], value) for name, value in exported.items())
-    card = (place / stand / "weights" / "README.md").read_text(encoding="utf-8")
+    card = (place / cwd / "weights" / "README.md").read_text(encoding="utf-8")
     assert card.startswith("# tiny: contrastive")
     assert f"consolidated from contrastive/checkpoints/{NEWEST}/state.ckpt" in card
 
@@ -73,7 +73,7 @@ def test_consolidate__without_an_output_it_goes_to_the_run_s_own_place(place: Pa
 
 
 @pytest.mark.parametrize(
-    ("stand", "path"),
+    ("cwd", "path"),
     [
         (".", f"{CHECKPOINTS}/{EARLIER}"),
         (CHECKPOINTS, EARLIER),
@@ -84,38 +84,38 @@ def test_consolidate__without_an_output_it_goes_to_the_run_s_own_place(place: Pa
         ("runs/tiny/contrastive", ".."),
     ],
 )
-def test_resume(place: Path, stand: str, path: str) -> None:
+def test_resume(place: Path, cwd: str, path: str) -> None:
     overrides = [f"output_dir={place / 'runs'}"]
-    if path not in (".", "..") or stand.startswith(CHECKPOINTS):
+    if path not in (".", "..") or cwd.startswith(CHECKPOINTS):
         (place / "runs/tiny/report.json").unlink()  # back to an earlier point of a run that has not finished
     # A process of its own: training leaves traces in one.
     done = kelip(
         *("pretrain", str(place / "pretrain.yaml"), *overrides, "--resume", path),
         log=place / "resumed",
-        stand=place / stand,
+        cwd=place / cwd,
     )
     assert done.exit_codes == [0], done.output
-    told = re.findall(r"contrastive goes on after step (\d+)", done.output)
+    steps = re.findall(r"contrastive resumes after step (\d+)", done.output)
     finished = "has finished; nothing is left to do" in done.output
-    assert (told, finished) in [([str(int(EARLIER[5:]))], False), ([], True)]
-    assert finished == (not told)
+    assert (steps, finished) in [([str(int(EARLIER[5:]))], False), ([], True)]
+    assert finished == (not steps)
 
 
 @pytest.mark.parametrize(
-    ("stand", "run"), [(".", "runs/tiny"), ("runs", "tiny"), ("runs/tiny", "."), ("runs/tiny/mae", "..")]
+    ("cwd", "run"), [(".", "runs/tiny"), ("runs", "tiny"), ("runs/tiny", "."), ("runs/tiny/mae", "..")]
 )
 def test_evaluate_and_export(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stand: str, run: str
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cwd: str, run: str
 ) -> None:
-    monkeypatch.chdir(place / stand)
+    monkeypatch.chdir(place / cwd)
     assert main(["evaluate", run]) == 0
-    assert capsys.readouterr().out.lstrip().startswith("tiny"), "the table says which run it is of"
+    assert capsys.readouterr().out.lstrip().startswith("tiny"), "the title of the table"
     assert main(["export", run, "--format", "open_clip", "--output", "exported"]) == 0
-    assert (place / stand / "exported" / "open_clip_model.safetensors").is_file()
-    assert (place / stand / "exported" / "README.md").read_text(encoding="utf-8").count("\n# tiny: contrastive") == 1
+    assert (place / cwd / "exported" / "open_clip_model.safetensors").is_file()
+    assert (place / cwd / "exported" / "README.md").read_text(encoding="utf-8").count("\n# tiny: contrastive") == 1
 
 
-def test_export__into_the_empty_folder_where_one_stands(
+def test_export__into_the_empty_working_directory(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (place / "empty").mkdir()

@@ -12,17 +12,14 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from kelip_lightning.callbacks import random_state, same_start
+from kelip_lightning.callbacks import exact_resume
 from kelip_lightning.callbacks.data_health import DataHealthCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
-from kelip_lightning.callbacks.progress import PairProgressBar
+from kelip_lightning.callbacks.monitoring import PairProgressBar
 from kelip_lightning.config.experiment import PretrainExperiment
 from kelip_lightning.config.load import load_experiment
-from kelip_lightning.models.image_encoder import ImageEncoder
-from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
-from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 from kelip_lightning.modules.stage import StageModule
-from kelip_lightning.runs.stage_folder import StageFolder
+from kelip_lightning.runs.folder import StageFolder
 from kelip_lightning.training import stages
 from kelip_lightning.training.inputs import build_image_data, build_image_text_data
 from tests.faults.experiment import write_experiment
@@ -111,15 +108,10 @@ def _processes(world: int) -> Iterator[None]:
 
 
 def _build(config: Any) -> tuple[StageModule, Any]:
-    module: StageModule
     if not hasattr(config, "masked_autoencoder"):
         data = build_image_text_data(config)
         return stages.build_contrastive_module(config, data), data
-    encoder = ImageEncoder(config.image_encoder)
-    model = build_masked_autoencoder(encoder, config.masked_autoencoder)
-    module = MaskedPretrainModule(model, config.optimizer, config.schedule, config.trainer.accumulate)
-    module.prepare(recompute_blocks=config.trainer.gradient_checkpointing, compiled=False)
-    return module, build_image_data(config)
+    return stages.build_masked_pretrain_module(config), build_image_data(config)
 
 
 def _let_meta_stand_for_a_gpu(patch: pytest.MonkeyPatch, world: int) -> None:
@@ -130,5 +122,4 @@ def _let_meta_stand_for_a_gpu(patch: pytest.MonkeyPatch, world: int) -> None:
 
     patch.setattr(torch, "autocast", autocast_elsewhere)
     patch.setattr(stages, "build_strategy", lambda *_, **__: _DeviceWithoutData(world))
-    for module in (same_start, random_state):
-        patch.setattr(module, "gather_objects", lambda _, value: [value] * world)
+    patch.setattr(exact_resume, "gather_objects", lambda _, value: [value] * world)

@@ -15,7 +15,7 @@ from kelip_lightning.ablations.pool import find_folder, record_seconds
 from kelip_lightning.ablations.study import Choice, PlannedRun, Study, contrastive_of, open_study
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
 from kelip_lightning.evaluation.suite import TaskItems
-from kelip_lightning.runs.items import ITEMS, write_items
+from kelip_lightning.runs.items import write_items
 from tests.paths import ROOT
 
 TASK = "eval/unseen_design_ko/image_to_text"
@@ -73,7 +73,7 @@ def finish(study: Study) -> Finish:
         generator = np.random.default_rng([run.seed, round(100 * hit_rate)])
         ranks = torch.from_numpy((generator.random(len(texts)) >= hit_rate).astype(np.int64))
         items = TaskItems(task=TASK, outcomes=ranks, groups=torch.arange(len(texts)), texts=texts)
-        write_items(folder.path / ITEMS, [items], evaluation_fingerprint(contrastive_of(run.experiment).evaluation))
+        write_items(folder.items, [items], evaluation_fingerprint(contrastive_of(run.experiment).evaluation))
         value = float((ranks < 1).double().mean())
         report = {"step": 1, "seconds": 1.0, "metrics": {METRIC: value}, "chance": {METRIC: 0.01}}
         folder.report.write_text(json.dumps(report), encoding="utf-8")

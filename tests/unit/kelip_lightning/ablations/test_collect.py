@@ -14,7 +14,6 @@ from kelip_lightning.cli import main
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.evaluation.suite import TaskItems
 from kelip_lightning.runs.folder import RunFolder
-from kelip_lightning.runs.items import ITEMS
 
 METRIC = "eval/unseen_design_ko/image_to_text_R@1"
 
@@ -71,7 +70,7 @@ def test_collect__evaluates_again_where_the_run_was_trained_or_where_it_is_asked
     trainer = contrastive_of(run.experiment).trainer
     monkeypatch.setattr(trainer, "accelerator", accelerator)
     finish(run, 0.5)
-    items = find_folder(study.pool, run).path / ITEMS
+    items = find_folder(study.pool, run).items
     items.unlink()  # as if the run had known other sets
     devices: list[str] = []
 

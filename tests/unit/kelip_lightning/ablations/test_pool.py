@@ -28,7 +28,7 @@ from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
 from kelip_lightning.cli import main
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.runs.environment import code_digest, describe_environment
-from kelip_lightning.training.data_record import describe_data
+from kelip_lightning.training.provenance import describe_data
 
 OLD = {"git": {"revision": "0123456789abcdef", "dirty": False}, "code": "fedcba987654"}
 TABLE = "key,concept,ko,en,image\n" + "".join(f"{n},{n},사과 {n},apple {n},{n}.png\n" for n in range(6))

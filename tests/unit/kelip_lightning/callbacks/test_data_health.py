@@ -1,4 +1,4 @@
-"""Faults on their way from a batch to counts, lines and the end of a run."""
+"""Faults of batches: counted, logged, recorded, and limited."""
 
 import json
 import logging
@@ -76,11 +76,11 @@ def test_data_health__scalars_lines_and_mix(fit: Fit, tmp_path: Path) -> None:
 
 
 def test_data_health__share_by_language(fit: Fit, tmp_path: Path) -> None:
-    class Speak(pl.Callback):
+    class SetLanguages(pl.Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             batch.languages = torch.tensor([0, 1, 1, 0])
 
-    trainer, _ = fit([Speak(), Spoil({}), _health(tmp_path / "f")], steps=2)
+    trainer, _ = fit([SetLanguages(), Spoil({}), _health(tmp_path / "f")], steps=2)
     mix = {name[9:]: float(value) for name, value in trainer.callback_metrics.items() if "mix" in name}
     assert mix == {"web": 0.75, "web_ko": 0.25, "web_en": 0.5, "books": 0.25, "books_ko": 0.25, "books_en": 0.0}
 
@@ -100,23 +100,19 @@ def test_data_health__what_was_left_out_at_opening(fit: Fit, tmp_path: Path, cap
     assert "left out when the data were opened: web: duplicate_key 3" in caplog.text
 
 
-def test_data_health__over_the_limit_the_run_stops_with_one_sentence(fit: Fit, tmp_path: Path) -> None:
+def test_data_health__over_the_limit_the_run_stops_with_one_message(fit: Fit, tmp_path: Path) -> None:
     every = {step: ["image_undecodable"] for step in range(40)}
-    message = r"14 of 56 samples .* data\.corrupt_samples\.max_share = 0\.2: web: image_undecodable 14; see .*/f, mend"
+    message = r"14 of 56 samples .* data\.corrupt_samples\.max_share = 0\.2: web: image_undecodable 14; see .*/f, fix"
     with pytest.raises(DataError, match=message):
         fit([Spoil(every), _health(tmp_path / "f", 0.2)], steps=40)
-    assert len(_lines(tmp_path / "f")) == 14, "not before 10 / 0.2 = 50 samples: 13 batches of 4, told every 2 steps"
+    assert len(_lines(tmp_path / "f")) == 14, "not before 10 / 0.2 = 50 samples: 13 batches of 4, checked every 2 steps"
 
 
-def test_data_health__below_the_limit_it_goes_on(fit: Fit, tmp_path: Path) -> None:
-    every = {step: ["image_undecodable"] for step in range(30)}
-    trainer, _ = fit([Spoil(every), _health(tmp_path / "f", 0.25)], steps=30)
-    assert trainer.global_step == 30
-
-
-def test_data_health__repairs_do_not_count_against_the_limit(fit: Fit, tmp_path: Path) -> None:
-    every = {step: ["image_cmyk"] * 4 for step in range(30)}
-    trainer, _ = fit([Spoil(every), _health(tmp_path / "f", 0.0)], steps=30)
+@pytest.mark.parametrize(("kinds", "limit"), [(["image_undecodable"], 0.25), (["image_cmyk"] * 4, 0.0)])
+def test_data_health__does_not_stop_at_the_limit_or_for_repairs(
+    fit: Fit, tmp_path: Path, kinds: list[str], limit: float
+) -> None:
+    trainer, _ = fit([Spoil(dict.fromkeys(range(30), kinds)), _health(tmp_path / "f", limit)], steps=30)
     assert trainer.global_step == 30
 
 
@@ -134,7 +130,7 @@ def test_data_health__an_exception_keeps_the_last_faults(fit: Fit, tmp_path: Pat
     assert [one["step"] for one in _lines(tmp_path / "f")] == [0, 2, 2]
 
 
-def test_data_health__resumed_it_counts_on_and_drops_lines_that_come_again(fit: Fit, tmp_path: Path) -> None:
+def test_data_health__resumed_it_continues_the_counts_and_drops_repeated_lines(fit: Fit, tmp_path: Path) -> None:
     file = tmp_path / "f"
     whole = _health(file)
     fit([Spoil(KINDS), whole], steps=7)
@@ -152,7 +148,7 @@ def test_data_health__resumed_it_counts_on_and_drops_lines_that_come_again(fit: 
 
 
 @pytest.mark.parametrize("left", [b'{"kind": "image_missing", "so', b"\0\0\0\0", b'{"kind": "\xed\x95'])
-def test_data_health__a_run_goes_on_over_names_with_line_separators_and_a_line_that_was_cut(
+def test_data_health__resumes_with_line_separators_in_names_and_a_partial_line(
     fit: Fit, tmp_path: Path, left: bytes
 ) -> None:
     file = tmp_path / "bad_samples.jsonl"
@@ -165,7 +161,7 @@ def test_data_health__a_run_goes_on_over_names_with_line_separators_and_a_line_t
     assert [(one["step"], one["key"]) for one in _lines(file)] == [(1, strange.key), (5, "5")]
 
 
-def test_data_health__a_damaged_record_is_set_aside_and_stops_no_run(
+def test_data_health__a_damaged_record_is_renamed_and_stops_no_run(
     fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "bad_samples.jsonl"
@@ -184,7 +180,7 @@ def test_data_health__a_damaged_record_is_set_aside_and_stops_no_run(
 def test_data_health__a_checkpoint_between_two_entries_loses_and_doubles_nothing(
     fit: Fit, tmp_path: Path, cut: int
 ) -> None:
-    """Entries come every two steps; the run goes on a step past the checkpoint, and is cut off there."""
+    """Entries come every two steps; the run is interrupted one step after the checkpoint."""
 
     class Save(pl.Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:

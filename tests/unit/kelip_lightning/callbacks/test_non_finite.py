@@ -40,7 +40,7 @@ def test_stop__before_the_optimizer_step(fit: Fit, tmp_path: Path) -> None:
     assert report["ranks"][0]["sample_ids"] == [[0, 1, 2, 3]]
 
 
-def test_skip__leaves_the_weights_of_before_and_goes_on(fit: Fit, tmp_path: Path) -> None:
+def test_skip__keeps_the_weights_and_continues(fit: Fit, tmp_path: Path) -> None:
     poison = Poison(3)
     guard = NonFiniteGuard(NonFiniteConfig(policy=NonFinitePolicy.skip), tmp_path)
     trainer, _ = fit([poison, guard])

@@ -30,7 +30,7 @@ class WeightRecorder(PeriodicCallback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *arguments: Any) -> None:
         self.trained.append(pl_module.model.logit_scale.detach().clone())
         super().on_train_batch_end(trainer, pl_module, *arguments)
-        assert torch.equal(pl_module.model.logit_scale, self.trained[-1]), "training goes on with its own"
+        assert torch.equal(pl_module.model.logit_scale, self.trained[-1]), "training continues with its own weights"
 
 
 def test_average__is_what_evaluations_see_and_what_training_leaves(fit: Callable[..., tuple[pl.Trainer, Any]]) -> None:
@@ -65,7 +65,7 @@ class LookedError(Exception):
 class ElsewhereProbe(pl.Callback):
     """Where the average lies when the module has been moved, and whether an update waits for the device.
 
-    The meta device stands for a GPU: whatever would bring a value to the host raises there.
+    The meta device replaces a GPU: copying a value to the host raises an error there.
     """
 
     def __init__(self, average: WeightAverageCallback) -> None:

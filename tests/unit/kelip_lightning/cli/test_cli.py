@@ -85,7 +85,7 @@ def pretend_to_train(experiment: Any, run: RunFolder, opened: Any) -> dict[str, 
     assert [source.name for source in opened["contrastive"]] == ["plain", "skin_tones"]
     assert run.read_status()["state"] == "running"
     stage = run.stage("contrastive")
-    stage.checkpoints.mkdir()
+    stage.checkpoints.mkdir(parents=True)
     if experiment.contrastive.seed == 1:
         (stage.checkpoints / "step=0000003").mkdir()
         raise StageInterrupted(stage.checkpoints / "step=0000003", 3, by_user=True)

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole or not at all, and a damaged one is told."""
+"""Checkpoints on disk: written atomically; damaged ones are detected."""
 
 import os
 from pathlib import Path
@@ -64,12 +64,12 @@ def test_newest_intact__a_manifest_that_is_torn_or_gone(tmp_path: Path) -> None:
     assert ["no complete checkpoint" in problems[0], "cannot be read" in problems[1]] == [True, True]
 
 
-def test_newest_intact__none_at_all_and_none_whole(tmp_path: Path) -> None:
+def test_newest_intact__none_at_all_and_none_intact(tmp_path: Path) -> None:
     assert checkpoints.newest_intact(tmp_path) == (None, [])
     (checkpoints.partial_folder(tmp_path, 5)).mkdir()
     assert checkpoints.newest_intact(tmp_path) == (None, [])
     (write(tmp_path, 5).folder / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is intact"):
         checkpoints.newest_intact(tmp_path)
 
 

@@ -1,26 +1,27 @@
-"""Run folders: records, refusals, status."""
+"""Run folders: records, refusals, status, and files written by one process and read by others."""
 
 import json
+import os
 import shutil
 import socket
 import sys
+import threading
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.runs.folder import RunFolder, is_first_process
-from kelip_lightning.runs.liveness import Liveness, describe_process
-
-
-class Usage(NamedTuple):
-    """What shutil.disk_usage returns."""
-
-    total: int
-    used: int
-    free: int
+from kelip_lightning.runs.folder import (
+    Liveness,
+    RunFolder,
+    describe_process,
+    is_first_process,
+    run_of_checkpoint,
+    wait_for,
+    write_whole,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -36,31 +37,14 @@ def create(path: Path, needed_bytes: int = 0) -> RunFolder:
 
 
 def test_create__writes_the_records(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "one").mkdir(parents=True)  # an empty folder may exist
     run = create(tmp_path / "runs" / "one")
-    assert {file.name for file in run.path.iterdir()} == {
-        "config.yaml",
-        "overrides.txt",
-        "plan.yaml",
-        "environment.json",
-    }
+    names = {"config.yaml", "overrides.txt", "plan.yaml", "environment.json"}
+    assert {file.name for file in run.path.iterdir()} == names
     assert run.config.read_text(encoding="utf-8") == "name: 사과\n"
-    assert (run.path / "overrides.txt").read_text(encoding="utf-8") == "seed=1\na.b=[x]\n"
+    assert run.overrides.read_text(encoding="utf-8") == "seed=1\na.b=[x]\n"
     assert yaml.safe_load(run.plan.read_text(encoding="utf-8")) == {"stages": {}}
     assert json.loads(run.environment.read_text(encoding="utf-8"))["python"]
-
-
-def test_stage__a_quicker_rank_leaves_the_folder_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Launchers start all ranks at once: one that comes before the first must not occupy the run's folder."""
-    with monkeypatch.context() as other:
-        other.setenv("RANK", "1")
-        create(tmp_path / "one").stage("mae")
-    assert not (tmp_path / "one").exists()
-    assert create(tmp_path / "one").stage("mae").path.is_dir()
-
-
-def test_create__empty_folder_may_be_there(tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
-    create(tmp_path / "one")
 
 
 @pytest.mark.parametrize(
@@ -69,15 +53,18 @@ def test_create__empty_folder_may_be_there(tmp_path: Path) -> None:
         ({"state": "finished"}, "a finished run"),
         ({"state": "interrupted"}, "an interrupted run"),
         ({"state": "failed"}, "a run that failed"),
-        ({"state": "running", **describe_process()}, "a run that is under way"),
-        ({"state": "running", "pid": 2**22 + 1, "host": socket.gethostname()}, "ended without a word"),
-        (None, "ended without a word"),
+        ({"state": "running", **describe_process()}, "a run that is in progress"),
+        (
+            {"state": "running", "pid": 2**22 + 1, "host": socket.gethostname()},
+            "a run that crashed",
+        ),
+        (None, "a run that crashed"),
     ],
 )
 def test_create__never_over_another_run(tmp_path: Path, status: dict[str, object] | None, expected: str) -> None:
     run = create(tmp_path / "one")
     if status:
-        (run.path / "status.json").write_text(json.dumps(status), encoding="utf-8")
+        run.status.write_text(json.dumps(status), encoding="utf-8")
     before = sorted(run.path.iterdir())
     with pytest.raises(RunFolderError, match=expected) as caught:
         create(tmp_path / "one")
@@ -98,7 +85,7 @@ def test_create__over_something_else(tmp_path: Path) -> None:
 
 
 def test_create__full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100, 99, 2**20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
     with pytest.raises(RunFolderError, match="has 1 MiB free, and this run may need 5 MiB"):
         create(tmp_path / "one", needed_bytes=5 * 2**20)
     assert not (tmp_path / "one").exists()
@@ -160,7 +147,7 @@ def test_open(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="is not a run folder"):
         RunFolder.open(tmp_path / "other")
     run.write_status("finished")
-    run.stage("mae")
+    run.stage("mae").path.mkdir()
     with pytest.raises(RunFolderError, match="a finished run of MAE pre-training alone"):
         RunFolder.open(tmp_path / "one")
     run.dual_encoder.mkdir(parents=True)
@@ -173,7 +160,6 @@ def test_stage__folders_and_checkpoints(tmp_path: Path) -> None:
     stage = run.stage("contrastive")
     assert stage.path == run.path / "contrastive"
     assert stage.metrics_file == run.path / "metrics.jsonl"
-    run.stage("mae")
     for folder in ("mae/checkpoints/step=0000300", "contrastive/checkpoints/step=0000002"):
         (run.path / folder).mkdir(parents=True)
     (stage.checkpoints / "step=0000010").mkdir()
@@ -183,9 +169,16 @@ def test_stage__folders_and_checkpoints(tmp_path: Path) -> None:
         "contrastive/checkpoints/step=0000002",
         "mae/checkpoints/step=0000300",
     ]
+    for path in (run.checkpoints()[2], run.checkpoints()[2] / "state.ckpt"):
+        found = run_of_checkpoint(path)
+        assert found is not None
+        assert (found[0].path, found[1]) == (run.path, "mae")
+    assert run_of_checkpoint(run.path) is None
+    run.config.unlink()
+    assert run_of_checkpoint(run.checkpoints()[2]) is None, "checkpoints of something else"
 
 
-def test_liveness__who_is_still_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_liveness__by_process_start_host_and_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = create(tmp_path / "one")
     assert run.liveness() is Liveness.dead
     run.write_status("running")
@@ -198,11 +191,11 @@ def test_liveness__who_is_still_there(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"host": "elsewhere", "job": "18"}, Liveness.unknown),
     ):
         monkeypatch.setenv("SLURM_JOB_ID", "17")
-        (run.path / "status.json").write_text(json.dumps(status | change), encoding="utf-8")
+        run.status.write_text(json.dumps(status | change), encoding="utf-8")
         assert run.liveness() is expected
 
 
-def test_has_finished__by_what_a_stage_hands_on(tmp_path: Path) -> None:
+def test_has_finished__by_the_last_output_of_a_stage(tmp_path: Path) -> None:
     run = create(tmp_path / "one")
     assert not run.has_finished("mae")
     run.image_encoder.mkdir(parents=True)
@@ -211,3 +204,35 @@ def test_has_finished__by_what_a_stage_hands_on(tmp_path: Path) -> None:
     assert not run.has_finished("contrastive")
     run.report.touch()
     assert run.has_finished("contrastive")
+
+
+def test_write_whole__replaces_the_file(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a.json", "하나")
+    write_whole(tmp_path / "a.json", "둘")
+    assert {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()} == {"a.json": "둘"}
+
+
+def test_write_whole__a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_whole(tmp_path / "a.json", "whole")
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(tmp_path / "a.json", "half")
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == "whole"
+
+
+def test_wait_for__returns_once_the_file_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "late.json"
+    writer = threading.Timer(0.3, write_whole, (file, "{}"))
+    writer.start()
+    wait_for(file, limit_seconds=30)
+    assert file.read_text(encoding="utf-8") == "{}"
+    writer.join()
+
+
+def test_wait_for__names_the_file_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"has not written .*never\.json within 0\.1 s; .* one file system"):
+        wait_for(tmp_path / "never.json", limit_seconds=0.1)

@@ -1,4 +1,4 @@
-"""items.parquet: written, read back, and told apart by its evaluation sets."""
+"""items.parquet: written and read, with the fingerprint of its evaluation sets."""
 
 from pathlib import Path
 

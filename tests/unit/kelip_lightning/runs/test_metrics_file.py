@@ -35,19 +35,19 @@ def test_cut_record__to_the_length_that_a_checkpoint_knows(tmp_path: Path) -> No
     assert not (tmp_path / "none.jsonl").exists()
 
 
-def test_cut_record__a_record_that_was_cut_in_the_middle_of_a_line_goes_on_in_the_next(tmp_path: Path) -> None:
+def test_cut_record__a_truncated_record_continues_in_the_next_line(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     logger = MetricsFileLogger(file, stage="mae")
     logger.log_metrics({"train/loss": 0.5}, 0)
     logger.log_metrics({"train/loss": 0.25}, 1)
     written = file.stat().st_size
-    file.write_bytes(file.read_bytes()[:-5])  # a disk that has lost what a checkpoint says was written
+    file.write_bytes(file.read_bytes()[:-5])  # the disk has lost bytes that a checkpoint recorded
     cut_record(file, "mae", written)
     logger.log_metrics({"train/loss": 0.125}, 2)
     assert [record["step"] for record in read_json_lines(file)] == [0, 2]
 
 
-def test_cut_record__names_with_line_separators_stay_whole(tmp_path: Path) -> None:
+def test_cut_record__keeps_line_separators_in_names(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     MetricsFileLogger(file, stage="mae").log_metrics({"eval/a\u2028b\x1cc\r": 0.5}, 0)
     MetricsFileLogger(file, stage="contrastive").log_metrics({"train/loss": 0.5}, 0)

@@ -1,4 +1,4 @@
-"""Which run is resumed, and whether it is the same experiment."""
+"""Which run is resumed, whether it is the same experiment, and from which checkpoint."""
 
 import functools
 import json
@@ -48,9 +48,7 @@ def test_find_run__auto_begins_one_if_there_is_none(run: RunFolder, tmp_path: Pa
     assert (found.path, found.resumed, found.chosen) == (run.path, True, None)
 
 
-def test_find_run__ranks_that_come_before_the_first_begin_one_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_find_run__a_faster_rank_starts_a_new_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "plan.yaml").touch()
     with pytest.raises(RunFolderError, match="holds no run to resume"):
@@ -62,6 +60,8 @@ def test_find_run__ranks_that_come_before_the_first_begin_one_too(
 def test_find_run__by_path(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="nowhere holds no run to resume"):
         find_run(str(tmp_path / "nowhere"), run.path)
+    with pytest.raises(RunFolderError, match="holds no run to resume"):
+        find_run(str(tmp_path / "checkpoints" / "step=0000001"), run.path)
     folder = save(run, "contrastive", 10)
     found = find_run(str(folder), tmp_path / "other")
     assert found is not None
@@ -73,13 +73,13 @@ def test_find_run__by_path(run: RunFolder, tmp_path: Path) -> None:
         find_run(str(folder), tmp_path / "other")
 
 
-def test_find_run__not_while_it_is_under_way(run: RunFolder) -> None:
+def test_find_run__not_while_it_is_in_progress(run: RunFolder) -> None:
     run.write_status("running")
-    with pytest.raises(RunFolderError, match=r"under way .* stop that process first"):
+    with pytest.raises(RunFolderError, match=r"in progress .* stop that process first"):
         find_run("auto", run.path)
     status = run.read_status() | {"host": "elsewhere"}
-    (run.path / "status.json").write_text(json.dumps(status), encoding="utf-8")
-    with pytest.raises(RunFolderError, match=r"under way on elsewhere; .* --resume"):
+    run.status.write_text(json.dumps(status), encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"in progress on elsewhere .* --resume"):
         find_run("auto", run.path)
     assert find_run(str(run.path), run.path) is not None
 
@@ -105,7 +105,7 @@ def test_refuse_other_settings__names_what_differs(run: RunFolder) -> None:
         "contrastive.trainer.gradient_checkpointing: false -> true",
         "contrastive.evaluation.every_n_steps: 200 -> 7",
     ]
-    with pytest.raises(RunFolderError, match=r"contrastive.optimizer.learning_rate: 0.003 -> 0.001\); take them back"):
+    with pytest.raises(RunFolderError, match=r"contrastive.optimizer.learning_rate: 0.003 -> 0.001\); restore them"):
         refuse_other_settings(run, load("contrastive.optimizer.learning_rate=0.001", "trainer.devices=2"))
 
 
@@ -116,12 +116,21 @@ def test_refuse_other_settings__time_limits_of_reading_may_change(run: RunFolder
 
 def test_record_resumption__one_line_each(run: RunFolder) -> None:
     record_resumption(run, ["a=1"], ["x: 1 -> 2"])
-    with (run.path / "resumes.jsonl").open("a", encoding="utf-8") as file:
+    with (run.resumes).open("a", encoding="utf-8") as file:
         file.write('{"since": ')  # killed while it resumed
     record_resumption(run, [], [])
-    lines = list(read_json_lines(run.path / "resumes.jsonl"))
+    lines = list(read_json_lines(run.resumes))
     assert [(line["overrides"], line["changes"]) for line in lines] == [(["a=1"], ["x: 1 -> 2"]), ([], [])]
     assert lines[0]["environment"]["python"]
+
+
+def test_open_stage__only_the_first_process_creates_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launchers start all ranks at once: a faster one must not make the run's folder look occupied."""
+    with monkeypatch.context() as other:
+        other.setenv("RANK", "1")
+        open_stage(RunFolder(tmp_path / "one"), "mae", TrainerConfig())
+    assert not (tmp_path / "one").exists()
+    assert open_stage(RunFolder(tmp_path / "one"), "mae", TrainerConfig()).path.is_dir()
 
 
 def test_open_stage__cuts_the_record_and_gives_the_checkpoint(run: RunFolder) -> None:
@@ -150,7 +159,7 @@ def test_open_stage__a_checkpoint_that_does_not_fit_the_processes(run: RunFolder
     resumed = RunFolder(run.path, resumed=True)
     with pytest.raises(CheckpointError, match=r"written under DeepSpeed, and trainer.strategy = auto cannot"):
         open_stage(resumed, "mae", TrainerConfig())
-    with pytest.raises(CheckpointError, match=r"shares of 2 processes, .*num_nodes = 4; resume on 2"):
+    with pytest.raises(CheckpointError, match=r"shards of 2 processes, .*num_nodes = 4; resume on 2"):
         open_stage(resumed, "mae", TrainerConfig(strategy="deepspeed_stage_1", devices=2, num_nodes=2))
     assert open_stage(resumed, "mae", TrainerConfig(strategy="deepspeed_stage_1", devices=2)).checkpoint is not None
     save(run, "mae", 2, world=2)
@@ -165,5 +174,5 @@ def test_open_stage__shares_of_an_optimizer_with_other_groups(run: RunFolder) ->
     begun_by = json.loads(run.environment.read_text(encoding="utf-8"))
     del begun_by["code"]
     run.environment.write_text(json.dumps(begun_by), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"as an earlier revision grouped its parameters; finish the run with"):
+    with pytest.raises(CheckpointError, match=r"parameter groups of an earlier revision; finish the run with"):
         open_stage(resumed, "contrastive", trainer)

@@ -1,10 +1,11 @@
-"""A stage that is stopped and continued sees the same batches and ends with the weights of one that never stopped."""
+"""Checkpoints by steps, time, metric and signal; a resumed stage equals an uninterrupted one; the export at the end."""
 
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,15 +16,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from data_modules.loading import StageDataModule
 from data_modules.order.sampling import BatchOrder, Draw
-from kelip_lightning.callbacks.checkpointing import BestMode, CheckpointCallback, CheckpointConfig
+from kelip_lightning.callbacks.checkpointing import BestMode, CheckpointCallback, CheckpointConfig, ExportCallback
+from kelip_lightning.callbacks.exact_resume import ExactResumeCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
-from kelip_lightning.callbacks.loop_position import LoopPositionCallback
-from kelip_lightning.callbacks.random_state import RandomStateCallback
 from kelip_lightning.errors import CheckpointWriteError, StageInterrupted
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.optim.optimizers import OptimizerConfig
 from kelip_lightning.optim.schedules import ScheduleConfig
 from kelip_lightning.runs import checkpoints
+from kelip_lightning.runs.folder import StageFolder
 
 STEPS, BATCH = 7, 4
 INPUTS = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
@@ -41,7 +42,7 @@ class Data(StageDataModule):
 
 
 class Regression(StageModule):
-    """Dropout, so that the random stream counts; a signal to itself in the batch that is asked for."""
+    """With dropout, so that the random stream counts; sends itself a signal in batch `stop_at`."""
 
     def __init__(self, stop_at: int | None) -> None:
         super().__init__(OptimizerConfig(learning_rate=0.1), ScheduleConfig(max_steps=STEPS, warmup_steps=2))
@@ -57,34 +58,29 @@ class Regression(StageModule):
         return self.dropout(self.layer(batch[:, :3])).square().mean()
 
 
-def fit(
+def train(
     folder: Path,
     *,
     stop_at: int | None = None,
     config: CheckpointConfig | None = None,
     metrics: Iterator[float] | None = None,
     resume: bool = False,
-    **options: Any,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Regression:
     """Train, perhaps from the newest checkpoint, perhaps until a signal."""
     torch.manual_seed(3)
-    module, signals, evaluated = Regression(stop_at), SignalWatch(), dict[int, Mapping[str, float]]()
+    module, signals, history = Regression(stop_at), SignalWatch(), dict[int, Any]()
 
-    def newest() -> tuple[int, Mapping[str, float]] | None:
+    def newest() -> tuple[int, dict[str, float]]:
         step = trainer.global_step
-        if metrics is not None and step not in evaluated:
-            evaluated[step] = {"score": next(metrics)}
-        return (step, evaluated[step]) if metrics is not None else None
+        if step not in history:
+            history[step] = {"score": next(metrics or iter(()))}
+        return step, history[step]
 
+    evaluation: Any = SimpleNamespace(newest=newest, acts_after=lambda _: True) if metrics else None
+    stage = StageFolder(name="mae", path=folder, metrics_file=folder / "metrics.jsonl")
     checkpoint = CheckpointCallback(
-        config or CheckpointConfig(every_n_steps=100),
-        folder,
-        "mae",
-        signals=signals,
-        metrics_file=folder / "metrics.jsonl",
-        clock=options.pop("clock", time.monotonic),
-        metrics=newest,
-        evaluated=lambda _: metrics is not None,
+        config or CheckpointConfig(every_n_steps=100), stage, signals=signals, clock=clock, evaluation=evaluation
     )
     trainer = pl.Trainer(
         max_steps=STEPS,
@@ -96,11 +92,11 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
         plugins=[checkpoint.io],
-        callbacks=[LoopPositionCallback(), RandomStateCallback(0), checkpoint],
+        callbacks=[ExactResumeCallback(stage, 0), checkpoint],
         default_root_dir=folder,
     )
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    found = checkpoints.newest_intact(folder)[0] if resume else None
+    found = checkpoints.newest_intact(stage.checkpoints)[0] if resume else None
     with signals:
         trainer.fit(
             module,
@@ -112,38 +108,28 @@ def fit(
 
 
 def stopped(folder: Path, stop_at: int) -> StageInterrupted:
-    """What a stage says that a signal stopped in its micro-batch `stop_at`."""
+    """The error of a stage that a signal stopped in batch `stop_at`."""
     with pytest.raises(StageInterrupted) as caught:
-        fit(folder, stop_at=stop_at)
+        train(folder, stop_at=stop_at)
     return caught.value
 
 
 def steps_on_disk(folder: Path) -> list[int]:
-    return [one.step for one in reversed(list(checkpoints.readable_checkpoints(folder)))]
+    return [one.step for one in reversed(list(checkpoints.readable_checkpoints(folder / "checkpoints")))]
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 6])
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
 def test_resume__same_batches_and_weights(tmp_path: Path, stop_after: int) -> None:
-    whole = fit(tmp_path / "whole")
+    whole = train(tmp_path / "whole")
     assert [step for step, _ in whole.seen] == list(range(STEPS))
     error = stopped(tmp_path, stop_after - 1)
     assert (error.step, error.by_user) == (stop_after, False)
-    assert error.checkpoint == tmp_path / checkpoints.folder_name(stop_after)
-    resumed = fit(tmp_path, resume=True)
+    assert error.checkpoint == tmp_path / "checkpoints" / checkpoints.folder_name(stop_after)
+    resumed = train(tmp_path, resume=True)
     assert resumed.seen == whole.seen[stop_after:]
     assert torch.equal(resumed.layer.weight, whole.layer.weight)
     assert torch.equal(resumed.layer.bias, whole.layer.bias)
-
-
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
-def test_resume__without_its_random_stream_it_would_be_another_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = fit(tmp_path / "whole")
-    stopped(tmp_path, 2)
-    monkeypatch.setattr(RandomStateCallback, "on_train_batch_start", lambda *_: None)
-    assert not torch.equal(fit(tmp_path, resume=True).layer.weight, whole.layer.weight)
 
 
 def test_signal_before_the_first_step__nothing_to_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,19 +141,19 @@ def test_signal_before_the_first_step__nothing_to_save(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(CheckpointCallback, "on_train_start", signal_at_start)
     with pytest.raises(StageInterrupted, match="after step 0; there is no checkpoint yet") as caught:
-        fit(tmp_path)
+        train(tmp_path)
     assert caught.value.by_user
     assert steps_on_disk(tmp_path) == []
 
 
 def test_checkpoints__by_steps_and_at_the_end_the_last_two_stay(tmp_path: Path) -> None:
-    fit(tmp_path, config=CheckpointConfig(every_n_steps=3))
+    train(tmp_path, config=CheckpointConfig(every_n_steps=3))
     assert steps_on_disk(tmp_path) == [6, 7]
 
 
 def test_checkpoints__by_minutes(tmp_path: Path) -> None:
     now = iter(range(0, 10_000, 10))  # ten seconds pass between two looks at the clock
-    fit(
+    train(
         tmp_path, config=CheckpointConfig(every_n_steps=None, every_n_minutes=0.5, keep_last=9), clock=lambda: next(now)
     )
     saved = steps_on_disk(tmp_path)
@@ -175,18 +161,21 @@ def test_checkpoints__by_minutes(tmp_path: Path) -> None:
     assert 2 < len(saved) < STEPS
 
 
-def test_checkpoints__the_best_is_written_when_it_comes_and_stays(tmp_path: Path) -> None:
-    scores = iter([0.5, 0.4, 0.3, 0.9, 0.3, 0.2, 0.2, 0.1])
-    fit(tmp_path, config=CheckpointConfig(every_n_steps=None, keep_last=1, best_metric="score"), metrics=scores)
-    assert steps_on_disk(tmp_path) == [4, 7]
-    assert checkpoints.read_checkpoint(tmp_path / "step=0000004").manifest.metric == 0.9
-
-
-def test_checkpoints__less_may_be_better(tmp_path: Path) -> None:
-    scores = iter([5.0, 4.0, 4.0, 6.0, 7.0, 8.0, 9.0, 9.0])
-    config = CheckpointConfig(every_n_steps=None, keep_last=1, best_metric="score", best_mode=BestMode.min)
-    fit(tmp_path, config=config, metrics=scores)
-    assert steps_on_disk(tmp_path) == [2, 7]
+@pytest.mark.parametrize(
+    ("mode", "scores", "best"),
+    [
+        (BestMode.max, [0.5, 0.4, 0.3, 0.9, 0.3, 0.2, 0.2, 0.1], 4),
+        (BestMode.min, [5.0, 4.0, 4.0, 6.0, 7.0, 8.0, 9.0, 9.0], 2),
+    ],
+)
+def test_checkpoints__the_best_is_written_and_kept(
+    tmp_path: Path, mode: BestMode, scores: list[float], best: int
+) -> None:
+    config = CheckpointConfig(every_n_steps=None, keep_last=1, best_metric="score", best_mode=mode)
+    train(tmp_path, config=config, metrics=iter(scores))
+    assert steps_on_disk(tmp_path) == [best, STEPS]
+    kept = checkpoints.read_checkpoint(tmp_path / "checkpoints" / checkpoints.folder_name(best))
+    assert kept.manifest.metric == scores[best - 1]
 
 
 def test_checkpoints__a_failed_save_leaves_the_earlier_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +189,43 @@ def test_checkpoints__a_failed_save_leaves_the_earlier_ones(tmp_path: Path, monk
 
     monkeypatch.setattr(torch, "save", fill_the_disk)
     with pytest.raises(CheckpointWriteError, match=r"of step 4 could not be written .*No space left"):
-        fit(tmp_path, config=CheckpointConfig(every_n_steps=2))
-    assert [one.name for one in tmp_path.glob("*step=*")] == ["step=0000002"]
-    checkpoints.verify(checkpoints.read_checkpoint(tmp_path / "step=0000002"))
+        train(tmp_path, config=CheckpointConfig(every_n_steps=2))
+    assert [one.name for one in (tmp_path / "checkpoints").glob("*step=*")] == ["step=0000002"]
+    checkpoints.verify(checkpoints.read_checkpoint(tmp_path / "checkpoints" / "step=0000002"))
+
+
+Fit = Callable[..., tuple[pl.Trainer, Any]]
+
+
+class StopAt(pl.Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step >= self.step
+
+
+@pytest.mark.parametrize(("stop_at", "expected"), [(9, [1.0]), (2, [])])
+def test_export__once_when_every_step_was_taken(fit: Fit, stop_at: int, expected: list[float]) -> None:
+    exported: list[float] = []
+    fit([StopAt(stop_at), ExportCallback(lambda: exported.append(1.0))], steps=3)
+    assert exported == expected
+
+
+def test_export__not_after_an_error(fit: Fit) -> None:
+    exported: list[float] = []
+
+    def fail() -> None:
+        raise RuntimeError("broken step")
+
+    with pytest.raises(RuntimeError, match="broken step"):
+        fit([ExportCallback(lambda: exported.append(1.0))], in_step=fail)
+    assert exported == []
+
+
+def test_export__its_own_error_is_raised(fit: Fit) -> None:
+    def full_disk() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        fit([ExportCallback(full_disk)], steps=1)

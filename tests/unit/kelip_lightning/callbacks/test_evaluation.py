@@ -11,8 +11,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from data_modules.benchmarks.evaluation_sets import EvaluationSets
-from kelip_lightning.callbacks.caption_panel import CaptionPanelCallback
 from kelip_lightning.callbacks.evaluation import EvaluationCallback
+from kelip_lightning.callbacks.pictures import CaptionPanelCallback
 from kelip_lightning.evaluation.embed import image_encode_function, text_encode_function
 from kelip_lightning.evaluation.suite import evaluate_sets
 

@@ -1,4 +1,4 @@
-"""The global random streams, kept and put back."""
+"""The global random streams, captured and restored."""
 
 import io
 import random
@@ -6,7 +6,7 @@ import random
 import numpy as np
 import torch
 
-from kelip_lightning.callbacks.random_state import capture_random_state, restore_random_state, seed_random_state
+from kelip_lightning.callbacks.exact_resume import capture_random_state, restore_random_state, seed_random_state
 
 CPU = torch.device("cpu")
 
@@ -15,7 +15,7 @@ def draw() -> tuple[float, float, float, float]:
     return random.gauss(0, 1), float(np.random.normal()), float(torch.randn(1)), random.random()
 
 
-def test_restore__every_stream_goes_on_where_it_was() -> None:
+def test_restore__continues_every_stream() -> None:
     draw()
     state = capture_random_state(CPU)
     expected = [draw() for _ in range(3)]
