@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from data_modules.config_roles import PERFORMANCE
+from data_modules.config_roles import PERFORMANCE, at_least, check_ranges
 from data_modules.images.decoding import open_image
 from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig
 from data_modules.loading import CorruptSampleConfig, Loaded, PairDataset, build_loader, open_sources
@@ -35,9 +35,9 @@ class ImageTextDataConfig:
     languages: LanguageRule = LanguageRule.both
     """Who decides the language of a pair: both (every image with all its captions), by_image, by_concept, by_design (a
     hash of its key, concept or design gives each one language), ko or en (one language alone)."""
-    global_batch_size: int = 128
+    global_batch_size: int = field(default=128, metadata=at_least(1))
     """Pairs of one optimizer step over all devices and accumulation steps."""
-    num_workers: int = field(default=1, metadata=PERFORMANCE)
+    num_workers: int = field(default=1, metadata=PERFORMANCE | at_least(0))
     """Loader processes per device; the order of samples does not depend on it."""
     order: OrderConfig = field(default_factory=OrderConfig)
     """How sources and languages share the batches, and how far samples are mixed."""
@@ -45,6 +45,7 @@ class ImageTextDataConfig:
     """What is done about samples that cannot be used."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_streams(self.sources, self.order)
         check_rule(self.sources, self.languages)
 

@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from data_modules.config_roles import REPORTING
+from data_modules.config_roles import REPORTING, at_least, check_ranges
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
 from data_modules.images.transforms.evaluation import table_image
@@ -81,7 +81,7 @@ class ClassificationSetConfig:
 class EvaluationConfig:
     """What is evaluated during training, and how often."""
 
-    every_n_steps: int = field(default=500, metadata=REPORTING)
+    every_n_steps: int = field(default=500, metadata=REPORTING | at_least(1))
     """Optimizer steps between evaluations; step 0 and the last step are always evaluated."""
     retrieval: dict[str, RetrievalSetConfig] = field(default_factory=dict)
     """Name -> image–caption retrieval set."""
@@ -91,8 +91,7 @@ class EvaluationConfig:
     """Name -> zero-shot classification set."""
 
     def __post_init__(self) -> None:
-        if self.every_n_steps < 1:
-            raise ValueError(f"every_n_steps = {self.every_n_steps} must be at least 1")
+        check_ranges(self)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -7,7 +7,7 @@ input is ever unknown.
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 
+from data_modules.config_roles import at_least, check_ranges
 from data_modules.errors import DataError
 from data_modules.paths import resolve_path
 from data_modules.text.normalizer import caption_normalizer
@@ -43,22 +44,17 @@ KNOWN_SPECIALS = (
 class TokenizerConfig:
     """The tokenizer of a run."""
 
-    vocab_size: int = 4000
+    vocab_size: int = field(default=4000, metadata=at_least(259, "256 bytes and 3 special tokens"))
     """Largest vocabulary (paper: 98,818); a small corpus may give fewer tokens."""
-    context_length: int = 32
+    context_length: int = field(default=32, metadata=at_least(3, "start, one token and end"))
     """Longest caption in tokens, start and end included (paper: 77)."""
     file: str | None = None
     """A `tokenizer.json` to use, copied into the run; none: trained on the run's own training captions."""
-    max_training_pairs: int = 2_000_000
+    max_training_pairs: int = field(default=2_000_000, metadata=at_least(1))
     """Of a larger pair set, every n-th row of each source trains the tokenizer, so that they are at most about this."""
 
     def __post_init__(self) -> None:
-        if self.vocab_size < 259:
-            raise ValueError(f"vocab_size = {self.vocab_size} must hold 256 bytes and 3 special tokens: at least 259")
-        if self.max_training_pairs < 1:
-            raise ValueError(f"max_training_pairs = {self.max_training_pairs} must be at least 1")
-        if self.context_length < 3:
-            raise ValueError(f"context_length = {self.context_length} must hold start, one token and end: at least 3")
+        check_ranges(self)
 
 
 class BilingualTokenizer:

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_modules.config_roles import at_least, check_ranges
 from kelip_lightning.config.read import parse_override, read_experiment_file
 from kelip_lightning.config.typed import build_section
 from kelip_lightning.errors import ConfigError
@@ -56,7 +57,7 @@ class AblationConfig:
     """What is asked, one sentence."""
     paper: str
     """What the paper found, or that its numbers are not known."""
-    seeds: int = 3
+    seeds: int = field(default=3, metadata=at_least(2, "one run has no spread"))
     """Number of seeds, counted from 0; at least 2, since one run has no spread."""
     reference: str
     """The variant that the others are compared with."""
@@ -68,8 +69,7 @@ class AblationConfig:
     """Category (colour, ...) -> language -> words: items whose text has one of them are judged apart as well."""
 
     def __post_init__(self) -> None:
-        if self.seeds < 2:
-            raise ValueError(f"seeds = {self.seeds} must be at least 2: one run has no spread")
+        check_ranges(self)
         if not self.scales:
             raise ValueError("scales is empty: name at least one with its base")
         for name in [*self.scales, *self.variants, *(one for scale in self.scales.values() for one in scale.variants)]:

@@ -6,7 +6,7 @@ from data_modules.benchmarks.analogy_queries import AnalogySetConfig
 from data_modules.benchmarks.evaluation_sets import CaptionSetConfig
 from data_modules.benchmarks.image_choice import ImageChoiceConfig
 from data_modules.benchmarks.image_gallery import GalleryConfig
-from data_modules.config_roles import REPORTING
+from data_modules.config_roles import REPORTING, at_least, check_ranges
 from data_modules.records import LANGUAGES
 
 
@@ -14,16 +14,13 @@ from data_modules.records import LANGUAGES
 class ResamplingConfig:
     """How intervals are made."""
 
-    seed: int = 0
+    seed: int = field(default=0, metadata=at_least(0))
     """Seed of resamples and of every other draw, >= 0."""
-    num_resamples: int = 2000
+    num_resamples: int = field(default=2000, metadata=at_least(100))
     """Bootstrap resamples behind each 95% interval, >= 100."""
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed} must be at least 0")
-        if self.num_resamples < 100:
-            raise ValueError(f"num_resamples = {self.num_resamples} must be at least 100 for a 95% interval")
+        check_ranges(self)
 
 
 def _bare() -> dict[str, list[str]]:
@@ -56,11 +53,11 @@ class CultureAnalysis:
     """Images that are ranked under every word."""
     templates: dict[str, list[str]] = field(default_factory=_bare)
     """Language -> sentences with `{}` where the word goes; a word is the mean of its sentences' embeddings."""
-    top_k: int = 10
+    top_k: int = field(default=10, metadata=at_least(1))
     """How many first images are compared and shown, >= 1."""
-    num_draws: int = 9999
+    num_draws: int = field(default=9999, metadata=at_least(999))
     """Draws of the null distribution per pair; enough that 1 / num_draws is far below 0.05 / number of pairs."""
-    num_shown: int = field(default=12, metadata=REPORTING)
+    num_shown: int = field(default=12, metadata=REPORTING | at_least(0))
     """Pairs in the metric, those with the smallest p-values first, >= 0."""
     choices: dict[str, ImageChoiceConfig] = field(default_factory=dict)
     """Name -> questions about images with several answers (K-Viscuit and the like)."""
@@ -68,13 +65,8 @@ class CultureAnalysis:
     """Bootstrap; its seed is also that of the null draws."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         _check_templates(self.templates)
-        if self.top_k < 1:
-            raise ValueError(f"top_k = {self.top_k} must be at least 1")
-        if self.num_draws < 999:
-            raise ValueError(f"num_draws = {self.num_draws} must be at least 999")
-        if self.num_shown < 0:
-            raise ValueError(f"num_shown = {self.num_shown} must be at least 0")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -85,17 +77,16 @@ class AnalogyAnalysis:
     """Name -> gallery and relations."""
     templates: dict[str, list[str]] = field(default_factory=_bare)
     """Language -> sentences with `{}` where the term's word goes."""
-    num_shown: int = field(default=2, metadata=REPORTING)
+    num_shown: int = field(default=2, metadata=REPORTING | at_least(0))
     """Queries of each relation in the metric, >= 0."""
     resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
     """Bootstrap."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         _check_templates(self.templates)
         if not self.sets:
             raise ValueError("sets is empty: name at least one gallery with relations")
-        if self.num_shown < 0:
-            raise ValueError(f"num_shown = {self.num_shown} must be at least 0")
 
 
 Analysis = CrossLingualAnalysis | CultureAnalysis | AnalogyAnalysis

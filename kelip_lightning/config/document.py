@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from data_modules.config_roles import counts_in_part, role_of, stated_role
+from data_modules.config_roles import counts_in_part, range_of, role_of, stated_role
 from kelip_lightning.config.analysis import ANALYSES
 from kelip_lightning.config.experiment import SCHEMAS
 from kelip_lightning.config.schema import section_of_mapping, without_none
@@ -38,6 +38,8 @@ only what its text says counts.
 `extends: other.yaml`, at the top of a file or in any section, starts from that file; mappings are merged,
 lists and single values replaced. `package:` in a path means the installed `data_modules` folder.
 """
+
+TABLE_HEAD = ["| key | type | default | range | role | meaning |", "|---|---|---|---|---|---|"]
 
 
 def main(arguments: list[str]) -> None:
@@ -73,10 +75,12 @@ def section_text(kind: type[Any]) -> str:
     """One class: its docstring and a table of its fields."""
     hints, meanings = get_type_hints(kind), attribute_docstrings(kind)
     lines = [f"## {kind.__name__}", "", *inspect.cleandoc(kind.__doc__ or "").splitlines(), ""]
-    lines += [f"`{kind.__module__}`", "", "| key | type | default | role | meaning |", "|---|---|---|---|---|"]
+    lines += [f"`{kind.__module__}`", "", *TABLE_HEAD]
     for field in fields(kind):
         meaning = " ".join(meanings[field.name].split())
-        cells = [f"`{field.name}`", _type(hints[field.name]), _default(field), _role(field, hints[field.name]), meaning]
+        limits, hint = range_of(field), hints[field.name]
+        numbers = limits.notation if limits else ""
+        cells = [f"`{field.name}`", _type(hint), _default(field), numbers, _role(field, hint), meaning]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([*lines, ""])
 

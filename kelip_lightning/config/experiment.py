@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from data_modules.benchmarks.evaluation_sets import EvaluationConfig
-from data_modules.config_roles import REPORTING, counted_as
+from data_modules.config_roles import REPORTING, between, check_ranges, counted_as
 from data_modules.image import ImageDataConfig
 from data_modules.image_text import ImageTextDataConfig
 from data_modules.images.transforms.masked_image import MaskedImageConfig
@@ -43,7 +43,7 @@ class MaskedPretrainExperiment:
     """Name of the run: its folder is output_dir/name."""
     output_dir: str = field(default="runs", metadata=REPORTING)
     """Folder that holds the run folders."""
-    seed: int = 0
+    seed: int = field(default=0, metadata=between(0, 2**32 - 1))
     """Seed of everything random, >= 0."""
     data: ImageDataConfig
     """Images and batches."""
@@ -65,8 +65,8 @@ class MaskedPretrainExperiment:
     """What happens when a loss or gradient is not finite."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         _check_name(self.name)
-        _check_seed(self.seed)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -77,7 +77,7 @@ class ContrastiveExperiment:
     """Name of the run: its folder is output_dir/name."""
     output_dir: str = field(default="runs", metadata=REPORTING)
     """Folder that holds the run folders."""
-    seed: int = 0
+    seed: int = field(default=0, metadata=between(0, 2**32 - 1))
     """Seed of everything random, >= 0."""
     data: ImageTextDataConfig
     """Pairs, captions and batches."""
@@ -113,8 +113,8 @@ class ContrastiveExperiment:
     """Evaluation sets, and how often they are used."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         _check_name(self.name)
-        _check_seed(self.seed)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -155,8 +155,3 @@ def _check_name(name: str) -> None:
         raise ValueError(
             f"name = {name!r} becomes a folder: use letters, digits and - _ . + =, without spaces or slashes"
         )
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed = {seed} must be at least 0 and below 2**32")

@@ -1,8 +1,6 @@
 """What section classes say about themselves, and walks over sections."""
 
-import math
 import types
-from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -84,22 +82,3 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, list):
         return [to_plain(one) for one in value]
     return value.name if isinstance(value, Enum) else value
-
-
-def leaves(section: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """(dotted key, value) of every set value below a section; sections in mappings included."""
-    entries: dict[str, Any] = section if isinstance(section, dict) else {}
-    if is_dataclass(section):
-        names = [field.name for field in fields(section) if hasattr(section, field.name)]
-        entries = {name: getattr(section, name) for name in names}
-    for name, value in entries.items():
-        dotted = join(prefix, str(name))
-        if is_dataclass(value) or isinstance(value, dict):
-            yield from leaves(value, dotted)
-        else:
-            yield dotted, value
-
-
-def is_finite(value: Any) -> bool:
-    """False for NaN and infinite floats."""
-    return not isinstance(value, float) or math.isfinite(value)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from data_modules.config_roles import range_problems
 from kelip_lightning.config.renamed import current_name
 from kelip_lightning.config.schema import (
     PLAIN_NAMES,
@@ -52,7 +53,7 @@ def build_section(kind: type[Section], values: Any, prefix: str, problems: list[
         if isinstance(given, str) and given == MANDATORY:
             value = _default(field, dotted, problems)
         else:
-            value = _build_value(converter, field.name, hints[field.name], given, dotted, problems)
+            value = _build_value(converter, field, hints[field.name], given, dotted, problems)
         if value is not _UNSET:
             setattr(section, field.name, value)
     run_rule(lambda: _own_rule(section, prefix), problems)
@@ -65,8 +66,7 @@ def run_rule(rule: Callable[[], Iterable[str]], problems: list[str]) -> None:
     try:
         for problem in rule():
             problems.append(problem)
-    except (AttributeError, ZeroDivisionError):
-        # ZeroDivisionError: a size of 0, which the rule on numbers reports.
+    except AttributeError:
         if not known:
             raise
 
@@ -76,8 +76,6 @@ def _own_rule(section: Any, prefix: str) -> Iterable[str]:
     try:
         if check:
             check()
-    except ZeroDivisionError:
-        return
     except ValueError as error:
         text = str(error)
         about_field = re.split(r"[^\w]", text)[0] in {field.name for field in fields(section)}
@@ -93,7 +91,7 @@ def _default(field: "Field[Any]", dotted: str, problems: list[str]) -> Any:
     return _UNSET
 
 
-def _build_value(converter: Any, name: str, hint: Any, given: Any, dotted: str, problems: list[str]) -> Any:
+def _build_value(converter: Any, field: "Field[Any]", hint: Any, given: Any, dotted: str, problems: list[str]) -> Any:
     inner, optional = without_none(hint)
     if given is None and optional:
         return None
@@ -108,10 +106,14 @@ def _build_value(converter: Any, name: str, hint: Any, given: Any, dotted: str, 
             if one is not None  # `sources.name=null` removes an entry of an extended file
         }
     try:
-        return _convert(converter, name, inner, given)
+        value = _convert(converter, field.name, inner, given)
     except OmegaConfBaseException:
         problems.append(f"{dotted} = {shown(given)} must be {describe(hint)}")
         return _UNSET
+    if out_of_range := list(range_problems(field, value, dotted)):
+        problems.extend(out_of_range)
+        return _UNSET
+    return value
 
 
 def _convert(converter: Any, name: str, hint: Any, given: Any) -> Any:

@@ -17,7 +17,7 @@ from kelip_lightning.config.experiment import (
     MaskedPretrainExperiment,
     PretrainExperiment,
 )
-from kelip_lightning.config.schema import is_finite, join, leaves
+from kelip_lightning.config.schema import join
 from kelip_lightning.distributed.strategies import is_deepspeed
 from kelip_lightning.losses.contrastive import bias_problem
 from kelip_lightning.models.encoder_file import REGULARISATION
@@ -27,44 +27,15 @@ from kelip_lightning.optim.optimizers import OptimizerName
 Rule = Callable[[], Iterable[str]]
 Stage = MaskedPretrainExperiment | ContrastiveExperiment
 
-AT_LEAST_ONE = frozenset(
-    {
-        "image_size",
-        "patch_size",
-        "local_size",
-        "width",
-        "depth",
-        "num_heads",
-        "decoder_width",
-        "decoder_depth",
-        "decoder_num_heads",
-        "embed_dim",
-        "global_batch_size",
-        "vocab_size",
-        "context_length",
-        "devices",
-        "num_nodes",
-        "accumulate",
-        "log_every_n_steps",
-        "keep_last",
-        "num_threads",
-        "max_steps",
-        "every_n_steps",
-    }
-)
-"""Sizes and counts of which there must be one."""
-NOT_NEGATIVE = frozenset({"num_workers"})
-ABOVE_ZERO = frozenset({"mlp_ratio", "eps", "max_logit_scale"})
-
 
 def rules(experiment: object, on_this_machine: bool) -> list[Rule]:
     """The rules for an experiment, the stages' own included.
 
     Args:
-        experiment: An experiment, perhaps with values unset; others have only the rules on numbers.
+        experiment: An experiment, perhaps with values unset; others have none.
         on_this_machine: Whether files, folders and devices that it names must be there.
     """
-    found: list[Rule] = [partial(numbers, experiment)]
+    found: list[Rule] = []
     if isinstance(experiment, EvaluationExperiment):
         found += _evaluation_rules(lambda: experiment.evaluation, "", on_this_machine)
     elif isinstance(experiment, PretrainExperiment):
@@ -115,22 +86,6 @@ def _stage_rules(stage: Stage, prefix: str, on_this_machine: bool) -> list[Rule]
 def _evaluation_rules(section: Callable[[], EvaluationConfig], prefix: str, on_this_machine: bool) -> list[Rule]:
     found: list[Rule] = [lambda: evaluation_speaks(section(), prefix)]
     return [*found, lambda: machine.evaluation_files_exist(section(), prefix)] if on_this_machine else found
-
-
-def numbers(experiment: object) -> Iterator[str]:
-    """Counts and sizes are at least 1, and every number is finite."""
-    for key, value in leaves(experiment):
-        name = key.rpartition(".")[2]
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        if not is_finite(value):
-            yield f"{key} = {value} must be a finite number; give one"
-        elif name in AT_LEAST_ONE and value < 1:
-            yield f"{key} = {value} must be at least 1"
-        elif name in NOT_NEGATIVE and value < 0:
-            yield f"{key} = {value} must not be negative; 0 loads in the training process itself"
-        elif name in ABOVE_ZERO and value <= 0:
-            yield f"{key} = {value} must be above 0"
 
 
 def batch_divides(stage: Stage, prefix: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.config_roles import counted_as
+from data_modules.config_roles import at_least, between, check_ranges, counted_as
 from data_modules.images.decoding import EncodedImage, open_image
 from data_modules.images.transforms.background import Background, draw_background
 from data_modules.images.transforms.crops import Crop, check_scales, cut_crops, draw_box
@@ -24,23 +24,23 @@ Crops = NDArray[np.uint8]
 class MultiCropConfig:
     """Crops of one image; scales are shares of the image's area."""
 
-    image_size: int = 224
+    image_size: int = field(default=224, metadata=at_least(1))
     """Side of a global crop in pixels (paper: 224)."""
-    num_global_crops: int = 2
+    num_global_crops: int = field(default=2, metadata=at_least(1))
     """Global crops per image, >= 1 (unpublished; SwAV's number)."""
-    global_scale_min: float = 0.4
+    global_scale_min: float = field(default=0.4, metadata=between(0, 1, "right"))
     """Smallest area share of a global crop, in (0, 1]."""
-    global_scale_max: float = 1.0
+    global_scale_max: float = field(default=1.0, metadata=between(0, 1, "right"))
     """Largest area share of a global crop, in (0, 1]."""
-    local_size: int = 96
+    local_size: int = field(default=96, metadata=at_least(1))
     """Side of a local crop in pixels (paper: 96)."""
-    num_local_crops: int = 4
+    num_local_crops: int = field(default=4, metadata=at_least(0))
     """Local crops per image, >= 0 (unpublished)."""
-    local_scale_min: float = 0.1
+    local_scale_min: float = field(default=0.1, metadata=between(0, 1, "right"))
     """Smallest area share of a local crop, in (0, 1]."""
-    local_scale_max: float = 0.4
+    local_scale_max: float = field(default=0.4, metadata=between(0, 1, "right"))
     """Largest area share of a local crop, in (0, 1]."""
-    flip: float = 0.0
+    flip: float = field(default=0.0, metadata=between(0, 1))
     """Probability of mirroring a crop; 0 because captions name directions and written characters."""
     background: Background = Background.white
     """What shows behind transparent pictures: white, light (random light colours) or random."""
@@ -52,14 +52,9 @@ class MultiCropConfig:
     """Further cuts of each image for a self-supervised loss; with num_views 0, the default, no other key counts."""
 
     def __post_init__(self) -> None:
-        if self.num_global_crops < 1:
-            raise ValueError(f"num_global_crops = {self.num_global_crops} must be at least 1")
-        if self.num_local_crops < 0:
-            raise ValueError(f"num_local_crops = {self.num_local_crops} must not be negative: 0 means none")
+        check_ranges(self)
         check_scales("global_scale", self.global_scale_min, self.global_scale_max)
         check_scales("local_scale", self.local_scale_min, self.local_scale_max)
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip = {self.flip} is a probability: give a number from 0 to 1")
 
 
 class ImageCrops(NamedTuple):

@@ -8,8 +8,6 @@ import torch
 from kelip_lightning.config import machine
 from kelip_lightning.config.experiment import ContrastiveExperiment, PretrainExperiment
 from kelip_lightning.config.load import load_experiment
-from kelip_lightning.config.schema import dotted_paths
-from kelip_lightning.config.validate import ABOVE_ZERO, AT_LEAST_ONE, NOT_NEGATIVE
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.models.encoder_file import save_image_encoder
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
@@ -40,9 +38,9 @@ BROKEN = [
         "ema_decay = 0.9 is not kept in the checkpoints of contrastive.trainer.strategy = deepspeed_stage_1",
     ),
     (["trainer.precision=bf16-true", "trainer.ema_decay=0.9"], "ema_decay = 0.9 would stand still in bfloat16"),
-    (["mae.trainer.ema_decay=1"], "ema_decay = 1.0 must lie strictly between 0 and 1"),
+    (["mae.trainer.ema_decay=1"], "ema_decay = 1.0 must be in (0, 1) or null"),
     (["mae.trainer.timeout_minutes=0"], "timeout_minutes = 0.0 must be above 0"),
-    (["mae.optimizer.layer_decay=0"], "layer_decay = 0.0 must be above 0 and at most 1"),
+    (["mae.optimizer.layer_decay=0"], "layer_decay = 0.0 must be in (0, 1]"),
     (["mae.data.sources={one: null}"], "mae.data.sources is empty"),
     (["contrastive.transform.image_size=48"], "contrastive.transform.image_size = 48 must equal"),
     (["mae.transform.image_size=48"], "mae.transform.image_size = 48 must equal mae.image_encoder.image_size = 32"),
@@ -63,16 +61,16 @@ BROKEN = [
     (["contrastive.tokenizer.file=nowhere.json"], "contrastive.tokenizer.file = nowhere.json does not exist"),
     (["contrastive.evaluation.retrieval.known.table.files=[nowhere]"], "evaluation.retrieval.known.table.files"),
     (["mae=null", "contrastive.init.image_encoder=nowhere"], "contrastive.init.image_encoder = nowhere"),
-    (["contrastive.transform.local_scale_min=0.9"], "0 < min <= max <= 1"),
+    (["contrastive.transform.local_scale_min=0.9"], "local_scale_min = 0.9 must not exceed local_scale_max"),
     (["mae.schedule.warmup_steps=4"], "mae.schedule.warmup_steps = 4 must be below max_steps = 4"),
     (["mae.trainer.precision=16"], "mae.trainer.precision = '16' must be one of auto, 32, bf16-mixed, bf16-true"),
     (["mae.optimizer.learning_rate=.inf"], "mae.optimizer.learning_rate = inf must be a finite number"),
-    (["mae.data.num_workers=-1"], "mae.data.num_workers = -1 must not be negative"),
+    (["mae.data.num_workers=-1"], "mae.data.num_workers = -1 must be at least 0"),
     (["mae.image_encoder.mlp_ratio=0", "contrastive.image_encoder.mlp_ratio=0"], "mlp_ratio = 0.0 must be above 0"),
     (["image_encoder.patch_size=0"], "image_encoder.patch_size = 0 must be at least 1"),
     (["contrastive.trainer.devices=0"], "contrastive.trainer.devices = 0 must be at least 1"),
     (["name=a/b"], "becomes a folder"),
-    (["seed=-1"], "seed = -1 must be at least 0"),
+    (["seed=-1"], "seed = -1 must be in [0, 4294967295]"),
 ]
 
 
@@ -117,8 +115,3 @@ def test_rules__deepspeed_must_be_installed(experiments: Path, monkeypatch: pyte
     monkeypatch.setattr(machine, "find_spec", lambda _name: None)
     found = problems(experiments, "mae.trainer.strategy=deepspeed_stage_1")
     assert "mae.trainer.strategy = deepspeed_stage_1 needs DeepSpeed, which is not installed" in found[0]
-
-
-def test_number_rules__name_fields_that_exist() -> None:
-    names = {path.rpartition(".")[2] for path in dotted_paths(PretrainExperiment)}
-    assert names >= AT_LEAST_ONE | NOT_NEGATIVE | ABOVE_ZERO

@@ -61,9 +61,9 @@ def test_views__one_decode_for_all(picture: bytes, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_views": -1}, "num_views = -1 must not be negative"),
+        ({"num_views": -1}, "num_views = -1 must be at least 0"),
         ({"scale_min": 0.0}, "scale_min = 0.0"),
-        ({"flip": 2.0}, "flip = 2.0 is a probability"),
+        ({"flip": 2.0}, "flip = 2.0 must be in"),
     ],
 )
 def test_view_config__bad_values(options: dict[str, Any], message: str) -> None:
