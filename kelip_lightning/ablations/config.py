@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_modules.config_roles import at_least, check_ranges
-from kelip_lightning.config.read import parse_override, read_experiment_file
-from kelip_lightning.config.typed import build_section
+from kelip_lightning.config.load import parse_override, read_experiment_file
+from kelip_lightning.config.schema import build_section
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.tasks import MATCHED_MINUS_RANDOM
 

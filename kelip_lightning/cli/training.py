@@ -57,7 +57,7 @@ def check_syntax(file: str) -> None:
     Raises:
         ConfigError: A file is missing or no YAML.
     """
-    from kelip_lightning.config.read import read_experiment_file
+    from kelip_lightning.config.load import read_experiment_file
 
     read_experiment_file(Path(file))
 

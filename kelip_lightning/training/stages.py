@@ -35,8 +35,7 @@ from kelip_lightning.config.experiment import (
     MaskedPretrainExperiment,
     PretrainExperiment,
 )
-from kelip_lightning.config.fingerprint import evaluation_fingerprint
-from kelip_lightning.config.roles import settings_without
+from kelip_lightning.config.fingerprint import evaluation_fingerprint, settings_without
 from kelip_lightning.distributed.precision import choose_precision
 from kelip_lightning.distributed.strategies import build_strategy
 from kelip_lightning.errors import ConfigError

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from kelip_lightning.config.schema import dotted_paths, has_key, to_plain
-from kelip_lightning.config.typed import build_section, run_rule
+from kelip_lightning.config.schema import build_section, dotted_paths, has_key, run_rule, to_plain
 
 
 class Shape(Enum):
