@@ -1,4 +1,4 @@
-"""Tables for people: the plan before a run, the metrics after it."""
+"""Tables: the plan before a run, the metrics after it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kelip_lightning.planning.stage_plan import Plan
 
 LANGUAGES = {"ko": "Korean", "en": "English"}
-"""Order and names of the columns; the codes are those of `data_modules.records.LANGUAGES`."""
+"""Column names in order; keys as in `data_modules.records.LANGUAGES`."""
 
 HEADLINE = frozenset(
     {
@@ -27,7 +27,7 @@ HEADLINE = frozenset(
         "zero_shot_top1",
     }
 )
-"""What a table after training shows; `kelip evaluate` shows everything."""
+"""Metrics in the table after training; `kelip evaluate` prints all."""
 
 _CROSS_LINGUAL = {"ko_to_en_": "ko", "en_to_ko_": "en"}
 
@@ -43,10 +43,9 @@ class Row:
 
 
 def rows_of(metrics: Mapping[str, float], chance: Mapping[str, float]) -> list[Row]:
-    """The metrics of `evaluate_sets`, both languages of a metric in one row, sets in their order.
+    """The metrics of `evaluate_sets`, both languages of a metric in one row.
 
-    Cross-lingual retrieval is put under the language of the query: ko_to_en under Korean. Keys that do not
-    come from `evaluate_sets` are left out.
+    Cross-lingual retrieval is in the column of the query's language: ko_to_en under Korean. Other keys are skipped.
     """
     rows: dict[tuple[str, str], Row] = {}
     for key, value in metrics.items():
@@ -63,7 +62,7 @@ def rows_of(metrics: Mapping[str, float], chance: Mapping[str, float]) -> list[R
 
 
 def _split(set_name: str, metric: str) -> tuple[str, str, Sequence[str]]:
-    """Set, metric, and the languages whose columns it stands in: both, where it belongs to none alone."""
+    """Set, metric, and languages of the columns; both for a metric of both languages."""
     if metric == MATCHED_MINUS_RANDOM:
         return set_name, metric, tuple(LANGUAGES)
     for prefix, language in _CROSS_LINGUAL.items():
@@ -88,7 +87,7 @@ def metrics_table(metrics: Mapping[str, float], chance: Mapping[str, float], tit
         cells = [_number(row.metric, row.metrics.get(language)) for language in LANGUAGES]
         levels = list(dict.fromkeys(_number(row.metric, level) for level in row.chance.values()))
         name = row.set_name if first else ""
-        table.add_row(name, _spoken(row.metric), *cells, " | ".join(levels) or "–", end_section=last)
+        table.add_row(name, _label(row.metric), *cells, " | ".join(levels) or "–", end_section=last)
     return table
 
 
@@ -100,23 +99,23 @@ def _number(metric: str, value: float | None) -> str:
     return f"{value:,.1f}" if metric.endswith("rank") else f"{100 * value:.2f} %"
 
 
-def _spoken(metric: str) -> str:
+def _label(metric: str) -> str:
     return metric.replace("_to_", " → ").replace("_", " ")
 
 
 def print_metrics(metrics: Mapping[str, float], chance: Mapping[str, float], title: str) -> None:
-    """Every metric of an evaluation."""
+    """Print all metrics of an evaluation."""
     Console().print(metrics_table(metrics, chance, title, headline=False))
 
 
 def print_result(run: RunFolder, metrics: Mapping[str, float]) -> None:
-    """The main metrics of a run that has just ended, and where to look next."""
+    """Print the main metrics of a finished run, and its files and next commands."""
     console = Console(highlight=False)
     console.print(metrics_table(metrics, read_chance(run), f"{run.name}: final evaluation", headline=True))
     steps = {
-        "curves and pictures": f"make tensorboard   (tensorboard --logdir {run.path.parent})",
-        "every metric": f"kelip evaluate {run.path}",
-        "try it": f'kelip predict {run.path} IMAGE --texts 사과 "a red apple"',
+        "curves and images": f"make tensorboard   (tensorboard --logdir {run.path.parent})",
+        "all metrics": f"kelip evaluate {run.path}",
+        "prediction": f'kelip predict {run.path} IMAGE --texts 사과 "a red apple"',
         "model": str(run.dual_encoder),
         "record": f"{run.path}/config.yaml, plan.yaml, environment.json, metrics.jsonl, report.json",
     }
@@ -125,7 +124,7 @@ def print_result(run: RunFolder, metrics: Mapping[str, float]) -> None:
 
 
 def read_chance(run: RunFolder) -> dict[str, float]:
-    """The chance levels in a run's report; empty without one."""
+    """The chance levels in a run's report; empty without a report."""
     if not run.report.is_file():
         return {}
     report: dict[str, Any] = json.loads(run.report.read_text(encoding="utf-8"))
@@ -133,7 +132,7 @@ def read_chance(run: RunFolder) -> dict[str, float]:
 
 
 def print_probabilities(texts: Sequence[str], probabilities: Sequence[float]) -> None:
-    """Texts with their probabilities, the likeliest first."""
+    """Print texts with their probabilities, highest first."""
     table = Table()
     table.add_column("text")
     table.add_column("probability", justify="right")
@@ -143,7 +142,7 @@ def print_probabilities(texts: Sequence[str], probabilities: Sequence[float]) ->
 
 
 def print_plan(plan: "Plan", run: RunFolder) -> None:
-    """What a run is going to do, a column per stage."""
+    """Print the derived values of a run, one column per stage."""
     table = Table(title=f"{run.path}", title_justify="left")
     table.add_column("plan")
     for stage in plan.stages:

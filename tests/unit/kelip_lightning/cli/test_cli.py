@@ -159,7 +159,7 @@ def test_predict(finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch
         assert image == Path("apple.png")
         return [0.25, 0.75]
 
-    replace_module(monkeypatch, "kelip_lightning.inference.predict", predict=predict)
+    replace_module(monkeypatch, "kelip_lightning.inference.evaluate", predict=predict)
     assert main(["predict", str(finished), "apple.png", "--texts", "사과", "[a] pear"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "%" in line]
     assert ["[a] pear" in lines[0], "사과" in lines[1]] == [True, True]

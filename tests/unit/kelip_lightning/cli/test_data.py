@@ -51,7 +51,7 @@ def experiment(tmp_path: Path, shards: str) -> str:
 
 def test_index__counts_and_where_it_lies(shards: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "index", shards]) == 0
-    told = re.search(r"shards: (\d+) samples in (\d+) shards, (\d+) left out; (\S+)", capsys.readouterr().out)
+    told = re.search(r"shards: (\d+) samples in (\d+) shards, (\d+) skipped; (\S+)", capsys.readouterr().out)
     assert told is not None
     assert [int(number) for number in told.groups()[:3]] == [NUM, 3, 0]
     assert Path(told.group(4)).stat().st_size > 24 * NUM
@@ -63,13 +63,13 @@ def test_index__a_changed_shard_is_noticed(shards: str, capsys: pytest.CaptureFi
     write_tar(Path(shards).parent / "00001.tar", content)
     capsys.readouterr()
     assert main(["data", "index", shards]) == 0
-    assert f"{NUM - PER_SHARD + 7} samples in 3 shards, 1 left out" in capsys.readouterr().out
+    assert f"{NUM - PER_SHARD + 7} samples in 3 shards, 1 skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_index__of_an_experiment(experiment: str, workers: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "index", experiment, "--workers", workers]) == 0
-    assert f"web: {NUM + 1} samples in 4 shards, 0 left out" in capsys.readouterr().out
+    assert f"web: {NUM + 1} samples in 4 shards, 0 skipped" in capsys.readouterr().out
 
 
 def test_index__nothing_to_index_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +91,7 @@ def test_inspect__counts_languages_tokens_sizes_and_broken_items(
     assert main(["data", "inspect", experiment, "--sheet", str(sheet)]) == 0
     shown = capsys.readouterr().out
     assert _cell(shown, "pairs") == str(NUM + 1)
-    assert _cell(shown, "looked at") == str(NUM + 1)
+    assert _cell(shown, "read") == str(NUM + 1)
     assert _cell(shown, "Korean, English") == "50%, 50%"
     assert _cell(shown, "image_undecodable") == "1"
     assert _cell(shown, "short side, px") == f"{SIDE}, {SIDE}, {SIDE}"

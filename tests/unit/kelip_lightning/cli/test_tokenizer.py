@@ -57,7 +57,7 @@ def test_inspect__says_when_openais_is_not_installed(
     monkeypatch.setitem(sys.modules, "open_clip.tokenizer", None)
     assert main(["tokenizer", "inspect", str(tmp_path / "tokenizer"), str(captions)]) == 0
     shown = capsys.readouterr().out
-    assert "open_clip_torch, which is not installed" in shown
+    assert "open_clip_torch is not installed" in shown
     assert "OpenAI CLIP, ko" not in shown
 
 
@@ -95,9 +95,9 @@ def test_train__on_the_captions_that_a_run_would_train_on(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "--vocab-size", "9", "--output", "new", "captions.txt"], "vocab_size = 9 must hold 256 bytes"),
+        (["train", "--vocab-size", "9", "--output", "new", "captions.txt"], "vocab_size = 9 must be at least 259"),
         (["train", "--vocab-size", "300", "--output", "new", "missing.txt"], "missing.txt does not exist"),
-        (["train", "--vocab-size", "300", "--output", ".", "captions.txt"], "is there already"),
+        (["train", "--vocab-size", "300", "--output", ".", "captions.txt"], "exists already"),
         (["inspect", "nowhere", "captions.txt"], "nowhere/tokenizer.json does not exist"),
     ],
 )

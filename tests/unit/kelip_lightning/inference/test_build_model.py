@@ -53,7 +53,7 @@ def test_build_model__official_folder_and_the_official_calls() -> None:
 
 def test_build_model__official_folder_without_tokenizer_says_so_when_one_is_needed() -> None:
     _, _, tokenizer = build_model(str(OFFICIAL))
-    with pytest.raises(DataError, match=r"official_kelip_tiny holds no tokenizer\.json"):
+    with pytest.raises(DataError, match=r"official_kelip_tiny has no tokenizer\.json"):
         tokenizer.encode("사과")
 
 
@@ -97,7 +97,7 @@ def test_build_model__names_that_cannot_be_had_offline(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(EncoderFileError, match=f"{name} is no folder here, and no model could be had"):
+    with pytest.raises(EncoderFileError, match=f"{name} is neither a folder nor a model that could be downloaded"):
         build_model(name)
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from data_modules.text.tokenizer import BilingualTokenizer
-from kelip_lightning.inference.predict import predict
+from kelip_lightning.inference.evaluate import predict
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.dual_encoder_file import save_dual_encoder
 from kelip_lightning.runs.folder import RunFolder

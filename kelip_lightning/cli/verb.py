@@ -1,0 +1,66 @@
+"""Declaration of a verb of the command line, and what several verbs share."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kelip_lightning.distributed.device import AUTO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """`kelip NAME ...`; the file that declares it imports torch and Lightning only inside `run`."""
+
+    name: str
+    help: str
+    """One line for `kelip --help`."""
+    description: str
+    """Text of `kelip NAME --help`, with examples."""
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    """Returns the exit code."""
+
+
+def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
+    """`FILE.yaml [dotted.key=value ...]`."""
+    parser.add_argument("file", metavar="FILE.yaml", help="the experiment")
+    add_overrides_argument(parser)
+
+
+def add_overrides_argument(parser: argparse.ArgumentParser) -> None:
+    """`[dotted.key=value ...]`."""
+    parser.add_argument("overrides", metavar="dotted.key=value", nargs="*", help="values that replace those of FILE")
+
+
+def add_run_argument(parser: argparse.ArgumentParser) -> None:
+    """`RUN`."""
+    parser.add_argument("run_folder", metavar="RUN", help="folder of a finished run, for example runs/emoji")
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """`[--device NAME]`."""
+    parser.add_argument(
+        "--device",
+        metavar="NAME",
+        default=AUTO,
+        help="device of the model: auto (a GPU if there is one; the default), cpu, cuda, cuda:1, ... or mps",
+    )
+
+
+def positive_count(text: str) -> int:
+    """A whole number of at least 1, for `type=` of an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
+    return int(text)
+
+
+def check_syntax(file: str | Path) -> None:
+    """Read the file and what it extends, before torch is imported.
+
+    Raises:
+        ConfigError: A file is missing or is not valid YAML.
+    """
+    from kelip_lightning.config.load import read_experiment_file
+
+    read_experiment_file(Path(file))
