@@ -1,7 +1,4 @@
-"""The command line: `kelip VERB FILE.yaml [dotted.key=value ...]`, one file per verb; training.py has three.
-
-A verb imports torch and Lightning inside `run`, so that `--help` and usage errors need no heavy imports.
-"""
+"""The command line: `kelip VERB FILE.yaml [dotted.key=value ...]`, one file per verb; training.py has three."""
 
 import argparse
 import logging
@@ -28,20 +25,20 @@ from kelip_lightning.cli.failures import guarded
 from kelip_lightning.runs.folder import is_first_process
 
 VERBS = (
-    training.PRETRAIN,
-    training.MAE,
-    training.CONTRASTIVE,
-    evaluate.VERB,
-    analyze.VERB,
-    compare.VERB,
-    ablate.VERB,
-    predict.VERB,
-    consolidate.VERB,
-    export.VERB,
-    tokenizer.VERB,
-    data.VERB,
-    plan.VERB,
-    show_config.VERB,
+    training.pretrain,
+    training.mae,
+    training.contrastive,
+    evaluate.evaluate,
+    analyze.analyze,
+    compare.compare,
+    ablate.ablate,
+    predict.predict,
+    consolidate.consolidate,
+    export.export,
+    tokenizer.tokenizer,
+    data.data,
+    plan.plan,
+    show_config.show_config,
 )
 
 EPILOG = """\
@@ -74,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     for verb in VERBS:
         sub = verbs.add_parser(
             verb.name,
-            help=verb.help,
+            help=verb.description.partition(".\n")[0],
             description=verb.description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )

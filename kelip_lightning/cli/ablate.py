@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kelip_lightning.cli.failures import StoppedError
-from kelip_lightning.cli.verb import Verb, add_device_argument, positive_count
+from kelip_lightning.cli.verb import add_device_argument, positive_count, verb
 
 if TYPE_CHECKING:
     from kelip_lightning.ablations.config import AblationConfig
@@ -43,7 +43,18 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     only.add_argument("--power", action="store_true", help="simulate the statistical power of the study")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+@verb(_add_arguments)
+def ablate(arguments: argparse.Namespace) -> int:
+    """Train every variant of a study with every seed, and report which differ.
+
+    A study is a YAML file: a question, a base experiment, variants as overrides. Its runs are trained sequentially
+    (--jobs: in parallel), each in its own process, and reused by any study with the same settings, data and code. The
+    report has confidence intervals over items and seeds; differences within them are inconclusive.
+
+      kelip ablate experiments/ablations/augmentation.yaml --dry-run
+      kelip ablate experiments/ablations/augmentation.yaml --resume
+      kelip ablate experiments/ablations/augmentation.yaml --scale kelip_b32 --dry-run
+    """
     from kelip_lightning.ablations.config import load_ablation
 
     config = load_ablation(arguments.file)  # before torch is imported
@@ -122,20 +133,3 @@ def _print_power(config: "AblationConfig", arguments: argparse.Namespace) -> int
 
 def _print_progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-VERB = Verb(
-    name="ablate",
-    help="train every variant of a study with every seed, and report which differ",
-    description="""\
-A study is a YAML file: a question, a base experiment, variants as overrides. Its runs are trained sequentially
-(--jobs: in parallel), each in its own process, and reused by any study with the same settings, data and code. The
-report has confidence intervals over items and seeds; differences within them are inconclusive.
-
-  kelip ablate experiments/ablations/augmentation.yaml --dry-run
-  kelip ablate experiments/ablations/augmentation.yaml --resume
-  kelip ablate experiments/ablations/augmentation.yaml --scale kelip_b32 --dry-run
-""",
-    add_arguments=_add_arguments,
-    run=_run,
-)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kelip_lightning.cli.verb import Verb, add_device_argument, add_overrides_argument, add_run_argument, check_syntax
+from kelip_lightning.cli.verb import add_device_argument, add_overrides_argument, add_run_argument, check_syntax, verb
 from kelip_lightning.distributed.device import choose_device
 from kelip_lightning.runs.folder import RunFolder
 
@@ -18,7 +18,6 @@ QUESTIONS = ("cross-lingual", "culture", "analogy")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`QUESTION RUN FILE.yaml [dotted.key=value ...] [--output FOLDER] [--device NAME] [--all] [--json]`."""
     parser.add_argument("question", choices=QUESTIONS, help="the analysis")
     add_run_argument(parser)
     parser.add_argument("file", metavar="FILE.yaml", help="settings of the analysis")
@@ -29,7 +28,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+@verb(_add_arguments)
+def analyze(arguments: argparse.Namespace) -> int:
+    """Analyse a trained model: languages, culture, analogies; with confidence intervals.
+
+    cross-lingual  similarity of Korean and English captions of the same meaning
+    culture        images retrieved by Korean and English words of the same meaning, and the pairs that differ
+    analogy        retrieval with image + lambda (target text - source text)
+
+    Writes tables as CSV and JSON, and plots as PNG.
+
+      kelip analyze culture runs/emoji experiments/analyses/culture.yaml
+      kelip analyze analogy runs/emoji experiments/analyses/analogy.yaml resampling.seed=1 --output analogy-1
+    """
     folder = RunFolder.open(arguments.run_folder)
     check_syntax(arguments.file)
     device = choose_device(arguments.device)
@@ -74,21 +85,3 @@ def _print_findings(summary: "Sequence[Finding]", statements: "Sequence[str]", t
     console.print(table)
     for statement in statements:
         console.print(statement, markup=False, soft_wrap=True)
-
-
-VERB = Verb(
-    name="analyze",
-    help="analyse a trained model: languages, culture, analogies; with confidence intervals",
-    description="""\
-cross-lingual  similarity of Korean and English captions of the same meaning
-culture        images retrieved by Korean and English words of the same meaning, and the pairs that differ
-analogy        retrieval with image + lambda (target text - source text)
-
-Writes tables as CSV and JSON, and plots as PNG.
-
-  kelip analyze culture runs/emoji experiments/analyses/culture.yaml
-  kelip analyze analogy runs/emoji experiments/analyses/analogy.yaml resampling.seed=1 --output analogy-1
-""",
-    add_arguments=_add_arguments,
-    run=_run,
-)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kelip_lightning.cli.verb import Verb
+from kelip_lightning.cli.verb import verb
 from kelip_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -12,12 +12,19 @@ if TYPE_CHECKING:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`NAME=RUN,RUN,... ... [--all]`."""
     parser.add_argument("groups", metavar="NAME=RUN,RUN,...", nargs="+", help="a group of runs")
     parser.add_argument("--all", action="store_true", help="print all metrics, not only the main ones")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+@verb(_add_arguments)
+def compare(arguments: argparse.Namespace) -> int:
+    """Mean and standard deviation of finished runs, and paired differences.
+
+    A Markdown table of the metrics of finished runs: mean and standard deviation over the runs of each group, and
+    for two groups of equal size the paired difference (give the same seeds in the same order).
+
+      kelip compare scratch=runs/scratch-0,runs/scratch-1 mae=runs/mae-0,runs/mae-1
+    """
     from kelip_lightning.cli.report import HEADLINE
     from kelip_lightning.runs.compare import compare_runs
 
@@ -65,17 +72,3 @@ def markdown(comparisons: "list[Comparison]") -> list[str]:
 def _cell(spread: "Spread", percent: float, sign: str = "") -> str:
     value = f"{percent * spread.mean:{sign}.1f}"
     return value if spread.deviation is None else f"{value} ± {percent * spread.deviation:.1f}"
-
-
-VERB = Verb(
-    name="compare",
-    help="mean and standard deviation of finished runs, and paired differences",
-    description="""\
-A Markdown table of the metrics of finished runs: mean and standard deviation over the runs of each group, and
-for two groups of equal size the paired difference (give the same seeds in the same order).
-
-  kelip compare scratch=runs/scratch-0,runs/scratch-1 mae=runs/mae-0,runs/mae-1
-""",
-    add_arguments=_add_arguments,
-    run=_run,
-)

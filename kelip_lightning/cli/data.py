@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kelip_lightning.cli.verb import Verb, check_syntax
+from kelip_lightning.cli.verb import check_syntax, verb
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -39,7 +39,18 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--override", metavar="dotted.key=value", action="append", default=[], dest="changes")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+@verb(_add_arguments)
+def data(arguments: argparse.Namespace) -> int:
+    """Index, inspect or pack the data of an experiment.
+
+      kelip data index experiments/mine.yaml            index all tar shards of an experiment
+      kelip data index '/data/{000..999}.tar'           index tar shards with captions in .txt
+      kelip data inspect experiments/mine.yaml          statistics, corrupt samples, a contact sheet
+      kelip data pack experiments/mine.yaml /data/256   write each source as shards with a short side of 256 pixels; a
+                                                        source of both stages is written once, with the captions of both
+
+    See docs/data.md for formats, sample order and corrupt samples.
+    """
     return {"index": _index, "inspect": _inspect, "pack": _pack}[arguments.action](arguments)
 
 
@@ -190,20 +201,3 @@ def _save_contact_sheet(reports: "Sequence[SourceReport]", file: Path) -> None:
         draw.text((left, top + SHEET_SIDE + _GAP // 2), text, fill="black", font=load_font(_TEXT))
     file.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(file)
-
-
-VERB = Verb(
-    name="data",
-    help="index, inspect or pack the data of an experiment",
-    description="""\
-  kelip data index experiments/mine.yaml            index all tar shards of an experiment
-  kelip data index '/data/{000..999}.tar'           index tar shards with captions in .txt
-  kelip data inspect experiments/mine.yaml          counts, languages, lengths, sizes, corrupt samples, contact sheet
-  kelip data pack experiments/mine.yaml /data/256   write each source as shards with a short side of 256 pixels; a
-                                                    source of both stages is written once, with the captions of both
-
-See docs/data.md for formats, sample order and corrupt samples.
-""",
-    add_arguments=_add_arguments,
-    run=_run,
-)

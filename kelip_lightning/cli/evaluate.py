@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kelip_lightning.cli.verb import Verb, add_device_argument, add_run_argument, check_syntax
+from kelip_lightning.cli.verb import add_device_argument, add_run_argument, check_syntax, verb
 from kelip_lightning.distributed.device import choose_device
 from kelip_lightning.runs.folder import RunFolder
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`RUN [FILE.yaml] [dotted.key=value ...] [--device NAME] [--json]`."""
     add_run_argument(parser)
     parser.add_argument(
         "overrides",
@@ -26,7 +25,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print metrics and chance levels as JSON")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+@verb(_add_arguments)
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Evaluate a finished run in both languages.
+
+    Retrieval, zero-shot classification and cross-lingual caption retrieval of a finished run, on the
+    evaluation sets of FILE.yaml (its section `evaluation`), by default on those of the run.
+
+      kelip evaluate runs/emoji
+      kelip evaluate runs/emoji experiments/emoji/contrastive.yaml --json
+    """
     folder = RunFolder.open(arguments.run_folder)
     device = choose_device(arguments.device)
     evaluation = _load_evaluation(folder, arguments.overrides)
@@ -73,18 +81,3 @@ def _load_evaluation(folder: RunFolder, words: list[str]) -> "EvaluationConfig":
     if not (evaluation.retrieval or evaluation.captions or evaluation.classification):
         raise ConfigError([f"{file}: evaluation has no sets; give evaluation.retrieval, captions or classification"])
     return evaluation
-
-
-VERB = Verb(
-    name="evaluate",
-    help="evaluate a finished run in both languages",
-    description="""\
-Retrieval, zero-shot classification and cross-lingual caption retrieval of a finished run, on the
-evaluation sets of FILE.yaml (its section `evaluation`), by default on those of the run.
-
-  kelip evaluate runs/emoji
-  kelip evaluate runs/emoji experiments/emoji/contrastive.yaml --json
-""",
-    add_arguments=_add_arguments,
-    run=_run,
-)

@@ -4,19 +4,26 @@ import argparse
 import os
 from pathlib import Path
 
-from kelip_lightning.cli.verb import Verb
+from kelip_lightning.cli.verb import verb
 
 FORMATS = ("transformers", "open_clip", "kelip")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`RUN --format FORMAT --output DIR`."""
     parser.add_argument("run_folder", metavar="RUN", help="folder of a finished run, or another folder with a model")
     parser.add_argument("--format", choices=FORMATS, required=True, help="library that loads it")
     parser.add_argument("--output", metavar="DIR", required=True, help="the folder to write, new or empty")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+@verb(_add_arguments)
+def export(arguments: argparse.Namespace) -> int:
+    """Write a trained model for transformers, open_clip or the official KELIP code.
+
+    Writes safetensors, configuration, tokenizer, preprocessing and a model card that the library loads directly.
+    RUN may also be any other folder with a model, for example one in the official KELIP layout.
+
+      kelip export runs/emoji --format open_clip --output exported/emoji
+    """
     # Absolute, since the export replaces its folder, which may be the working directory.
     source, output = Path(arguments.run_folder), Path(os.path.abspath(arguments.output))
     if not source.is_dir():
@@ -29,17 +36,3 @@ def _run(arguments: argparse.Namespace) -> int:
     export_model(source, ExportFormat[arguments.format], output)
     print(f"{output}: {', '.join(sorted(file.name for file in output.iterdir()))}")
     return 0
-
-
-VERB = Verb(
-    name="export",
-    help="write a trained model for transformers, open_clip or the official KELIP code",
-    description="""\
-Writes safetensors, configuration, tokenizer, preprocessing and a model card that the library loads directly.
-RUN may also be any other folder with a model, for example one in the official KELIP layout.
-
-  kelip export runs/emoji --format open_clip --output exported/emoji
-""",
-    add_arguments=_add_arguments,
-    run=_run,
-)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from kelip_lightning.cli.verb import Verb, add_experiment_arguments, check_syntax, positive_count
+from kelip_lightning.cli.verb import add_experiment_arguments, check_syntax, positive_count, verb
 from kelip_lightning.planning.throughput import GPUS
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`FILE.yaml [dotted.key=value ...] [--gpu NAME] [--mfu SHARE] [--tile COLUMNS] [--json]`."""
     add_experiment_arguments(parser)
     parser.add_argument("--gpu", choices=tuple(GPUS), default="a100", help="GPU (default: a100)")
     parser.add_argument(
@@ -37,7 +36,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, in bytes and FLOPs")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+@verb(_add_arguments)
+def plan(arguments: argparse.Namespace) -> int:
+    """Estimate parameters, FLOPs, memory, time and disk of an experiment.
+
+    Parameters and optimizer groups; FLOPs per image or pair; memory of one rank by strategy; throughput and hours at a
+    given utilisation; sizes on disk. Each table is marked as exact or estimated. Nothing is trained; data files and
+    devices need not exist.
+
+      kelip plan experiments/kelip_b32/contrastive.yaml
+      kelip plan experiments/kelip_b32/pretrain.yaml --gpu h100 --mfu 0.3 trainer.num_nodes=4 --json
+    """
     check_syntax(arguments.file)
     from kelip_lightning.config.experiment import SCHEMAS, EvaluationExperiment
     from kelip_lightning.config.load import find_schema, load_experiment
@@ -240,19 +249,3 @@ def _gigabytes(number: int) -> str:
 
 def _yes(fits: bool) -> str:
     return "yes" if fits else "no"
-
-
-VERB = Verb(
-    name="plan",
-    help="estimate parameters, FLOPs, memory, time and disk of an experiment",
-    description="""\
-Parameters and optimizer groups; FLOPs per image or pair; memory of one rank by strategy; throughput and hours at a
-given utilisation; sizes on disk. Each table is marked as exact or estimated. Nothing is trained; data files and
-devices need not exist.
-
-  kelip plan experiments/kelip_b32/contrastive.yaml
-  kelip plan experiments/kelip_b32/pretrain.yaml --gpu h100 --mfu 0.3 trainer.num_nodes=4 --json
-""",
-    add_arguments=_add_arguments,
-    run=_run,
-)

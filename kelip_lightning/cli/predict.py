@@ -4,13 +4,12 @@ import argparse
 import json
 from pathlib import Path
 
-from kelip_lightning.cli.verb import Verb, add_device_argument, add_run_argument
+from kelip_lightning.cli.verb import add_device_argument, add_run_argument, verb
 from kelip_lightning.distributed.device import choose_device
 from kelip_lightning.runs.folder import RunFolder
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`RUN IMAGE --texts TEXT ... [--device NAME] [--json]`."""
     add_run_argument(parser)
     parser.add_argument("image", metavar="IMAGE", help="an image file")
     parser.add_argument("--texts", metavar="TEXT", nargs="+", required=True, help="Korean or English texts")
@@ -18,7 +17,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print text -> probability as JSON")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+@verb(_add_arguments)
+def predict(arguments: argparse.Namespace) -> int:
+    """Zero-shot prediction: the probability of each text, Korean or English, given an image.
+
+    Softmax over the scaled cosine similarities of the image and each text.
+
+      kelip predict runs/emoji apple.png --texts 사과 "a red apple" "a banana"
+    """
     folder = RunFolder.open(arguments.run_folder)
     device = choose_device(arguments.device)
     from kelip_lightning.cli.report import print_probabilities
@@ -30,16 +36,3 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         print_probabilities(arguments.texts, probabilities)
     return 0
-
-
-VERB = Verb(
-    name="predict",
-    help="zero-shot prediction: the probability of each text, Korean or English, given an image",
-    description="""\
-Softmax over the scaled cosine similarities of the image and each text.
-
-  kelip predict runs/emoji apple.png --texts 사과 "a red apple" "a banana"
-""",
-    add_arguments=_add_arguments,
-    run=_run,
-)

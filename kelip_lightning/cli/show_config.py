@@ -3,10 +3,18 @@
 import argparse
 
 from kelip_lightning.cli.plan import samples_per_epoch
-from kelip_lightning.cli.verb import Verb, add_experiment_arguments, check_syntax
+from kelip_lightning.cli.verb import add_experiment_arguments, check_syntax, verb
 
 
-def _run(arguments: argparse.Namespace) -> int:
+@verb(add_experiment_arguments)
+def show_config(arguments: argparse.Namespace) -> int:
+    """Print the resolved experiment, its derived values, and its changes.
+
+    The resolved experiment as YAML that loads to the same experiment; as comments, the derived values and the
+    changes against the files that it extends. Data files and devices need not exist.
+
+      kelip show-config experiments/emoji/pretrain.yaml seed=1 > my_experiment.yaml
+    """
     check_syntax(arguments.file)
     import yaml
 
@@ -27,17 +35,3 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _commented(title: str, lines: list[str]) -> str:
     return "\n".join([f"# {title}:", *(f"#   {line}" for line in lines), ""])
-
-
-VERB = Verb(
-    name="show-config",
-    help="print the resolved experiment, its derived values, and its changes",
-    description="""\
-The resolved experiment as YAML that loads to the same experiment; as comments, the derived values and the
-changes against the files that it extends. Data files and devices need not exist.
-
-  kelip show-config experiments/emoji/pretrain.yaml seed=1 > my_experiment.yaml
-""",
-    add_arguments=add_experiment_arguments,
-    run=_run,
-)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kelip_lightning.cli.verb import Verb
+from kelip_lightning.cli.verb import verb
 
 if TYPE_CHECKING:
     from data_modules.text.tokenizer import BilingualTokenizer
@@ -19,7 +19,6 @@ MAX_INSPECTED = 200_000
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`train --vocab-size N --output DIR FILES` and `inspect TOKENIZER FILES [--json]`."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
     train = actions.add_parser("train", help="train a tokenizer and write it as a Hugging Face folder")
     train.add_argument("--vocab-size", type=int, required=True, metavar="N", help="largest vocabulary (paper: 98818)")
@@ -32,7 +31,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument("--json", action="store_true", help="print the metrics as JSON")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+@verb(_add_arguments)
+def tokenizer(arguments: argparse.Namespace) -> int:
+    """Train a joint Korean and English tokenizer, or print its token statistics per language.
+
+    FILES are text files with one caption a line (.gz: compressed), or experiments (.yaml), for their training captions.
+
+      kelip tokenizer train --vocab-size 98818 --output tokenizer captions_ko.txt captions_en.txt
+      kelip tokenizer inspect tokenizer captions_ko.txt captions_en.txt
+    """
     return (_train if arguments.action == "train" else _inspect)(arguments)
 
 
@@ -132,17 +139,3 @@ def _openai_counter() -> "CountTokens | None":
         return None
     tokenizer = SimpleTokenizer()
     return lambda texts: [len(tokenizer.encode(text)) for text in texts]
-
-
-VERB = Verb(
-    name="tokenizer",
-    help="train a joint Korean and English tokenizer, or print its token statistics per language",
-    description="""\
-FILES are text files with one caption a line (.gz: compressed), or experiments (.yaml), for their training captions.
-
-  kelip tokenizer train --vocab-size 98818 --output tokenizer captions_ko.txt captions_en.txt
-  kelip tokenizer inspect tokenizer captions_ko.txt captions_en.txt
-""",
-    add_arguments=_add_arguments,
-    run=_run,
-)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from data_modules.signals import SCHEDULER_SIGNALS
 from kelip_lightning.cli import failures
-from kelip_lightning.cli.verb import Verb, add_experiment_arguments, check_syntax
+from kelip_lightning.cli.verb import add_experiment_arguments, check_syntax, verb
 from kelip_lightning.errors import RunFolderError, Terminated
 from kelip_lightning.runs.folder import RunFolder, is_first_process, was_interrupted
 
@@ -31,7 +31,6 @@ Metrics = dict[str, float]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`FILE.yaml [dotted.key=value ...] [--resume auto|PATH [--accept-changed-data]]`."""
     add_experiment_arguments(parser)
     parser.add_argument(
         "--resume",
@@ -142,8 +141,18 @@ def terminable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@verb(_add_arguments)
 @terminable()
-def _run_pretrain(arguments: argparse.Namespace) -> int:
+def pretrain(arguments: argparse.Namespace) -> int:
+    """Both stages: MAE pre-training, contrastive training, evaluation.
+
+    MAE pre-training, contrastive training from the exported image encoder, and evaluation, in one run folder.
+    An override applies to every stage that has the key; mae.KEY and contrastive.KEY to one stage.
+
+      kelip pretrain experiments/emoji/pretrain.yaml
+      kelip pretrain experiments/emoji/pretrain.yaml name=no-mae mae=null
+      kelip pretrain experiments/emoji/pretrain.yaml name=wider image_encoder.width=256 image_encoder.num_heads=4
+    """
     check_syntax(arguments.file)
     from kelip_lightning.config.experiment import PretrainExperiment
     from kelip_lightning.training.stages import run_pretrain
@@ -151,8 +160,16 @@ def _run_pretrain(arguments: argparse.Namespace) -> int:
     return _print_result(*_train(arguments, PretrainExperiment, run_pretrain))
 
 
+@verb(_add_arguments)
 @terminable()
-def _run_mae(arguments: argparse.Namespace) -> int:
+def mae(arguments: argparse.Namespace) -> int:
+    """Stage 1: MAE pre-training of the image encoder.
+
+    Writes runs/NAME/mae/image_encoder, from which contrastive training starts with
+    init.image_encoder=runs/NAME/mae/image_encoder.
+
+      kelip mae experiments/emoji/mae.yaml schedule.max_steps=600
+    """
     check_syntax(arguments.file)
     from kelip_lightning.config.experiment import MaskedPretrainExperiment
     from kelip_lightning.training.stages import run_masked_pretrain
@@ -167,8 +184,16 @@ def _run_mae(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@verb(_add_arguments)
 @terminable()
-def _run_contrastive(arguments: argparse.Namespace) -> int:
+def contrastive(arguments: argparse.Namespace) -> int:
+    """Stage 2: contrastive training of image and text encoder.
+
+    With multi-crop, and evaluation in both languages. Starts from random weights, or from the image encoder
+    of MAE pre-training:
+
+      kelip contrastive experiments/emoji/contrastive.yaml init.image_encoder=runs/NAME/mae/image_encoder
+    """
     check_syntax(arguments.file)
     from kelip_lightning.config.experiment import ContrastiveExperiment
     from kelip_lightning.training.stages import run_contrastive
@@ -182,43 +207,3 @@ def _print_result(run: RunFolder, metrics: Metrics) -> int:
     if is_first_process():
         print_result(run, metrics)
     return 0
-
-
-PRETRAIN = Verb(
-    name="pretrain",
-    help="both stages: MAE pre-training, contrastive training, evaluation",
-    description="""\
-MAE pre-training, contrastive training from the exported image encoder, and evaluation, in one run folder.
-An override applies to every stage that has the key; mae.KEY and contrastive.KEY to one stage.
-
-  kelip pretrain experiments/emoji/pretrain.yaml
-  kelip pretrain experiments/emoji/pretrain.yaml name=no-mae mae=null
-  kelip pretrain experiments/emoji/pretrain.yaml name=wider image_encoder.width=256 image_encoder.num_heads=4
-""",
-    add_arguments=_add_arguments,
-    run=_run_pretrain,
-)
-MAE = Verb(
-    name="mae",
-    help="stage 1: MAE pre-training of the image encoder",
-    description="""\
-MAE pre-training of the image encoder. Writes runs/NAME/mae/image_encoder, from which
-contrastive training starts with init.image_encoder=runs/NAME/mae/image_encoder.
-
-  kelip mae experiments/emoji/mae.yaml schedule.max_steps=600
-""",
-    add_arguments=_add_arguments,
-    run=_run_mae,
-)
-CONTRASTIVE = Verb(
-    name="contrastive",
-    help="stage 2: contrastive training of image and text encoder",
-    description="""\
-Contrastive training with multi-crop, with evaluation in both languages. Starts from random weights,
-or from the image encoder of MAE pre-training:
-
-  kelip contrastive experiments/emoji/contrastive.yaml init.image_encoder=runs/NAME/mae/image_encoder
-""",
-    add_arguments=_add_arguments,
-    run=_run_contrastive,
-)

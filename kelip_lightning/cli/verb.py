@@ -1,25 +1,35 @@
 """Declaration of a verb of the command line, and what several verbs share."""
 
 import argparse
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from kelip_lightning.distributed.device import AUTO
 
+Run = Callable[[argparse.Namespace], int]
+AddArguments = Callable[[argparse.ArgumentParser], None]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True)
 class Verb:
-    """`kelip NAME ...`; the file that declares it imports torch and Lightning only inside `run`."""
+    """`kelip NAME ...`."""
 
     name: str
-    help: str
-    """One line for `kelip --help`."""
     description: str
-    """Text of `kelip NAME --help`, with examples."""
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
+    """Text of `kelip NAME --help`; its first line is the verb's line in `kelip --help`."""
+    add_arguments: AddArguments
+    run: Run
     """Returns the exit code."""
+
+
+def verb(add_arguments: AddArguments) -> Callable[[Run], Verb]:
+    """Declares a function as the verb of its name; its docstring is the help text.
+
+    The function imports torch and Lightning inside its body, so that help and usage errors need no heavy imports.
+    """
+    return lambda run: Verb(run.__name__.replace("_", "-"), inspect.cleandoc(run.__doc__ or ""), add_arguments, run)
 
 
 def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:

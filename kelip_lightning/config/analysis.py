@@ -1,4 +1,4 @@
-"""The analyses of a trained model: which data and which settings each asks for (`kelip analyze`)."""
+"""Settings of the analyses of a trained model (`kelip analyze`)."""
 
 from dataclasses import dataclass, field
 
@@ -12,31 +12,31 @@ from data_modules.records import LANGUAGES
 
 @dataclass(kw_only=True, slots=True)
 class ResamplingConfig:
-    """How intervals are made."""
+    """Bootstrap confidence intervals."""
 
     seed: int = field(default=0, metadata=at_least(0))
-    """Seed of resamples and of every other draw, >= 0."""
+    """Seed of the resamples and of all other random draws."""
     num_resamples: int = field(default=2000, metadata=at_least(100))
-    """Bootstrap resamples behind each 95% interval, >= 100."""
+    """Bootstrap resamples of each 95 % interval."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
 
-def _bare() -> dict[str, list[str]]:
+def _bare_templates() -> dict[str, list[str]]:
     return {language: ["{}"] for language in LANGUAGES}
 
 
 @dataclass(kw_only=True, slots=True)
 class CrossLingualAnalysis:
-    """How near captions of one meaning lie in Korean and English: `kelip analyze cross-lingual`."""
+    """Similarity of Korean and English captions of the same meaning: `kelip analyze cross-lingual`."""
 
     captions: dict[str, CaptionSetConfig]
-    """Name -> captions of the same things in both languages."""
+    """Name -> captions of the same items in both languages."""
     gallery: GalleryConfig | None = None
-    """Images for the distance between texts and images; null: the distance between languages alone."""
+    """Images for the distance between texts and images; null: only the distance between languages."""
     resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
-    """Bootstrap; its seed also draws the fresh weights of the untrained control."""
+    """Bootstrap; its seed also initialises the untrained control model."""
 
     def __post_init__(self) -> None:
         if not self.captions:
@@ -45,24 +45,24 @@ class CrossLingualAnalysis:
 
 @dataclass(kw_only=True, slots=True)
 class CultureAnalysis:
-    """Which images a Korean and an English word of one meaning call up: `kelip analyze culture`."""
+    """Images retrieved by Korean and English words of the same meaning: `kelip analyze culture`."""
 
     word_pairs: str
     """YAML with `pairs` and `controls`, each topic -> list of [Korean, English]."""
     gallery: GalleryConfig
     """Images that are ranked under every word."""
-    templates: dict[str, list[str]] = field(default_factory=_bare)
-    """Language -> sentences with `{}` where the word goes; a word is the mean of its sentences' embeddings."""
+    templates: dict[str, list[str]] = field(default_factory=_bare_templates)
+    """Language -> prompt templates with `{}` for the word; their embeddings are averaged."""
     top_k: int = field(default=10, metadata=at_least(1))
-    """How many first images are compared and shown, >= 1."""
+    """Number of top-ranked images that are compared and shown."""
     num_draws: int = field(default=9999, metadata=at_least(999))
-    """Draws of the null distribution per pair; enough that 1 / num_draws is far below 0.05 / number of pairs."""
+    """Draws of the null distribution per pair; 1 / num_draws should be far below 0.05 / number of pairs."""
     num_shown: int = field(default=12, metadata=REPORTING | at_least(0))
-    """Pairs in the metric, those with the smallest p-values first, >= 0."""
+    """Pairs in the plot, smallest p-values first."""
     choices: dict[str, ImageChoiceConfig] = field(default_factory=dict)
-    """Name -> questions about images with several answers (K-Viscuit and the like)."""
+    """Name -> multiple-choice questions about images (such as K-Viscuit)."""
     resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
-    """Bootstrap; its seed is also that of the null draws."""
+    """Bootstrap; its seed is also used for the null draws."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -75,10 +75,10 @@ class AnalogyAnalysis:
 
     sets: dict[str, AnalogySetConfig]
     """Name -> gallery and relations."""
-    templates: dict[str, list[str]] = field(default_factory=_bare)
-    """Language -> sentences with `{}` where the term's word goes."""
+    templates: dict[str, list[str]] = field(default_factory=_bare_templates)
+    """Language -> prompt templates with `{}` for the term's word."""
     num_shown: int = field(default=2, metadata=REPORTING | at_least(0))
-    """Queries of each relation in the metric, >= 0."""
+    """Queries of each relation in the plot."""
     resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
     """Bootstrap."""
 

@@ -1,4 +1,4 @@
-"""The experiments: which sections make one. Each section class stands beside the thing that it configures."""
+"""The experiments and their sections. Each section class is defined in the module that it configures."""
 
 import re
 from dataclasses import dataclass, field
@@ -25,14 +25,14 @@ from kelip_lightning.optim.schedules import ScheduleConfig
 
 @dataclass(kw_only=True, slots=True)
 class InitConfig:
-    """Where weights come from before the first step."""
+    """Initial weights."""
 
     image_encoder: str | None = None
-    """Folder `image_encoder/` that MAE pre-training wrote; null: fresh weights."""
+    """Folder `image_encoder/` exported by MAE pre-training; null: random initialisation."""
     lock_image_encoder: bool = False
-    """Whether the image encoder keeps the weights it starts with (LiT, arXiv:2111.07991)."""
+    """Whether the image encoder is frozen (LiT, arXiv:2111.07991)."""
     lock_text_encoder: bool = False
-    """Whether the text encoder keeps the weights it starts with."""
+    """Whether the text encoder is frozen."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,29 +40,29 @@ class MaskedPretrainExperiment:
     """Stage 1, MAE pre-training of the image encoder: `kelip mae`."""
 
     name: str = field(metadata=REPORTING)
-    """Name of the run: its folder is output_dir/name."""
+    """Name of the run; its folder is output_dir/name."""
     output_dir: str = field(default="runs", metadata=REPORTING)
-    """Folder that holds the run folders."""
+    """Parent of the run folders."""
     seed: int = field(default=0, metadata=between(0, 2**32 - 1))
-    """Seed of everything random, >= 0."""
+    """Random seed."""
     data: ImageDataConfig
     """Images and batches."""
     transform: MaskedImageConfig = field(default_factory=MaskedImageConfig)
-    """From an image to a crop."""
+    """Crop and augmentation."""
     image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
-    """The encoder that is handed over."""
+    """The image encoder, which is exported."""
     masked_autoencoder: MaskedAutoencoderConfig = field(default_factory=MaskedAutoencoderConfig)
     """Masking and decoder."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimizer and learning rate."""
     schedule: ScheduleConfig
-    """Length and learning-rate schedule."""
+    """Number of steps and learning-rate schedule."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """Hardware and precision."""
+    """Devices, precision, logging."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When checkpoints are written, and which are kept."""
+    """When checkpoints are written and which are kept."""
     non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
-    """What happens when a loss or gradient is not finite."""
+    """What to do about a loss or gradient that is not finite."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -74,43 +74,43 @@ class ContrastiveExperiment:
     """Stage 2, contrastive training on image–text pairs: `kelip contrastive`."""
 
     name: str = field(metadata=REPORTING)
-    """Name of the run: its folder is output_dir/name."""
+    """Name of the run; its folder is output_dir/name."""
     output_dir: str = field(default="runs", metadata=REPORTING)
-    """Folder that holds the run folders."""
+    """Parent of the run folders."""
     seed: int = field(default=0, metadata=between(0, 2**32 - 1))
-    """Seed of everything random, >= 0."""
+    """Random seed."""
     data: ImageTextDataConfig
     """Pairs, captions and batches."""
     transform: MultiCropConfig = field(default_factory=MultiCropConfig)
-    """From an image to its crops."""
+    """Crops and augmentation."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """The joint Korean and English tokenizer."""
     image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
-    """The image tower; architecture as in MAE pre-training."""
+    """The image encoder; the same architecture as in MAE pre-training."""
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
-    """The text tower."""
+    """The text encoder."""
     dual_encoder: DualEncoderConfig = field(default_factory=DualEncoderConfig)
-    """The joint space and its temperature."""
+    """Projections to the joint embedding space, and temperature."""
     loss: ContrastiveLossConfig = field(default_factory=ContrastiveLossConfig)
-    """How crops and captions make the loss."""
+    """The contrastive loss over crops and captions."""
     self_supervision: SelfSupervisionConfig = field(
         default_factory=SelfSupervisionConfig, metadata=counted_as(lambda section: section if section.is_on else None)
     )
-    """A loss between two views of an image beside it; with method none, the default, no other key of it counts."""
+    """An additional loss between two views of an image; with method none, its other keys have no effect."""
     init: InitConfig = field(default_factory=InitConfig)
-    """Weights to start from."""
+    """Initial weights."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimizer and learning rate."""
     schedule: ScheduleConfig
-    """Length and learning-rate schedule."""
+    """Number of steps and learning-rate schedule."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """Hardware and precision."""
+    """Devices, precision, logging."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When checkpoints are written, and which are kept."""
+    """When checkpoints are written and which are kept."""
     non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
-    """What happens when a loss or gradient is not finite."""
+    """What to do about a loss or gradient that is not finite."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig, metadata=REPORTING)
-    """Evaluation sets, and how often they are used."""
+    """Evaluation sets and interval."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -119,19 +119,19 @@ class ContrastiveExperiment:
 
 @dataclass(kw_only=True, slots=True)
 class PretrainExperiment:
-    """Both stages in one run, with the hand-over between them: `kelip pretrain`.
+    """Both stages in one run; the second starts from the exported image encoder: `kelip pretrain`.
 
-    Overrides whose first key is none of these fields go to every stage that has the key.
+    An override of a key that is not a field of this class applies to every stage that has the key.
     """
 
     name: str = field(metadata=REPORTING)
     """Name of the run, for both stages."""
     output_dir: str = field(default="runs", metadata=REPORTING)
-    """Folder that holds the run folders, for both stages."""
+    """Parent of the run folders, for both stages."""
     mae: MaskedPretrainExperiment | None = None
-    """MAE pre-training; null: contrastive training from fresh weights."""
+    """MAE pre-training; null: contrastive training from random weights."""
     contrastive: ContrastiveExperiment
-    """Contrastive training; starts from the MAE stage's encoder."""
+    """Contrastive training; starts from the image encoder of the MAE stage."""
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -139,7 +139,7 @@ class PretrainExperiment:
 
 @dataclass(kw_only=True, slots=True)
 class EvaluationExperiment:
-    """Evaluation sets alone, for a model that is already trained: `kelip evaluate RUN FILE`."""
+    """Evaluation sets for a trained model: `kelip evaluate RUN FILE`."""
 
     evaluation: EvaluationConfig
     """Evaluation sets."""
@@ -152,6 +152,4 @@ SCHEMAS = (PretrainExperiment, ContrastiveExperiment, MaskedPretrainExperiment, 
 
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"\w[\w.+=-]*", name):
-        raise ValueError(
-            f"name = {name!r} becomes a folder: use letters, digits and - _ . + =, without spaces or slashes"
-        )
+        raise ValueError(f"name = {name!r} is a folder name: use letters, digits and - _ . + = only")

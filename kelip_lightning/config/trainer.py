@@ -1,4 +1,4 @@
-"""How and on what a stage is trained."""
+"""Devices, precision and logging of a stage."""
 
 from dataclasses import dataclass, field
 
@@ -11,43 +11,42 @@ ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu")
 
 @dataclass(kw_only=True, slots=True)
 class TrainerConfig:
-    """Hardware, numbers, and how often a stage logs."""
+    """Devices, precision and logging."""
 
     precision: str = "auto"
-    """auto (bf16-mixed where the hardware calculates in bfloat16, else 32), 32, bf16-mixed or bf16-true.
+    """auto (bf16-mixed where the device supports bfloat16, else 32), 32, bf16-mixed or bf16-true.
 
-    DeepSpeed keeps the weights in bfloat16 under both of the latter, with a float32 copy that it updates; bf16-true
-    without DeepSpeed has no such copy. The exponential of logit_scale, computed in float32, then has the up to 1.6 %
-    of error that come from a bfloat16 exponent.
+    With both bf16 values DeepSpeed keeps the weights in bfloat16 with a float32 master copy; bf16-true without
+    DeepSpeed has no master copy. The logit scale, whose logarithm is then bfloat16, has an error of up to 1.6 %.
     """
     accelerator: str = "auto"
-    """auto (a GPU if there is one), cpu or gpu; it decides what `precision: auto` is."""
+    """auto (a GPU if there is one), cpu or gpu; decides `precision: auto`."""
     devices: int = field(default=1, metadata=PERFORMANCE | at_least(1))
     """Processes per node, one per GPU."""
     num_nodes: int = field(default=1, metadata=PERFORMANCE | at_least(1))
-    """Machines that train together."""
+    """Number of nodes."""
     strategy: str = field(default="auto", metadata=counted_as(is_deepspeed))
-    """How several processes share the work: auto (ddp if there are several), ddp, or deepspeed_stage_1, 2 or 3, which
-    share out the optimizer's state, the gradients too, or the parameters too (needs the extra `deepspeed`). Whether it
-    is DeepSpeed, which calculates otherwise in bfloat16, is identity; which of the others, or which stage, is not."""
+    """auto (ddp if there are several processes), ddp, or deepspeed_stage_1, 2 or 3, which partition the optimizer
+    state, also the gradients, or also the parameters (needs the extra `deepspeed`). Only DeepSpeed or not is identity,
+    since it differs in bfloat16 arithmetic."""
     timeout_minutes: float = field(default=30.0, metadata=PERFORMANCE | above(0))
-    """Minutes that a process waits for the others before it ends the run; one evaluation and one checkpoint of rank
-    zero, for which the others wait, must take less."""
+    """Minutes that a process waits for the others before it stops the run; more than one evaluation or checkpoint of
+    rank zero takes."""
     accumulate: int = field(default=1, metadata=PERFORMANCE | at_least(1))
-    """Chunks in which a device takes its share of the global batch, for less memory at one more forward pass; the
-    loss and its gradient are those of the whole batch, whatever the number."""
+    """Number of chunks of a device's batch, to save memory at the cost of one more forward pass; loss and gradient
+    are those of the whole batch."""
     gradient_checkpointing: bool = field(default=False, metadata=PERFORMANCE)
-    """Whether transformer blocks are computed again in the backward pass instead of keeping their activations."""
+    """Whether activations of transformer blocks are recomputed in the backward pass to save memory."""
     compile: bool = field(default=False, metadata=PERFORMANCE)
-    """Whether torch compiles the towers: minutes at the start, less time a step."""
+    """Whether `torch.compile` compiles the encoders: minutes at the start, faster steps."""
     ema_decay: float | None = field(default=None, metadata=between(0, 1, "neither"))
-    """Decay per step of an exponential moving average of the weights, which is what a stage hands on; null: none."""
+    """Decay per step of an exponential moving average of the weights, which is exported; null: no average."""
     log_every_n_steps: int = field(default=10, metadata=REPORTING | at_least(1))
     """Optimizer steps between log entries."""
     num_threads: int | None = field(default=None, metadata=PERFORMANCE | at_least(1))
-    """CPU threads of the training process; null: as many as torch chooses."""
+    """CPU threads of the training process; null: torch's default."""
     deterministic: bool = field(default=True, metadata=PERFORMANCE)
-    """Whether only algorithms are used that give the same numbers twice."""
+    """Whether to use deterministic algorithms."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -60,10 +59,10 @@ class TrainerConfig:
 
     @property
     def num_processes(self) -> int:
-        """All that train together: devices x nodes."""
+        """World size: devices x nodes."""
         return self.devices * self.num_nodes
 
     @property
     def num_chunks(self) -> int:
-        """Pieces that a global batch is cut into: devices x nodes x chunks."""
+        """Chunks of a global batch: devices x nodes x chunks per device."""
         return self.num_processes * self.accumulate

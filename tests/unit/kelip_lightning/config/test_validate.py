@@ -71,7 +71,7 @@ BROKEN = [
     (["mae.image_encoder.mlp_ratio=0", "contrastive.image_encoder.mlp_ratio=0"], "mlp_ratio = 0.0 must be above 0"),
     (["image_encoder.patch_size=0"], "image_encoder.patch_size = 0 must be at least 1"),
     (["contrastive.trainer.devices=0"], "contrastive.trainer.devices = 0 must be at least 1"),
-    (["name=a/b"], "becomes a folder"),
+    (["name=a/b"], "is a folder name"),
     (["seed=-1"], "seed = -1 must be in [0, 4294967295]"),
 ]
 VIEWS = "transform.views.num_views=2"
