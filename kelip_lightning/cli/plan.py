@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from kelip_lightning.cli.verb import add_experiment_arguments, check_syntax, positive_count, verb
@@ -212,22 +212,17 @@ def _time_table(stage: "StageEstimate", sample: str) -> "Table":
 
 
 def _disk_table(stage: "StageEstimate") -> "Table":
+    disk, evaluation = stage.disk, stage.evaluation
     table = _table("disk and evaluation", "exact, but for some kB of names", "metric", "value")
-    for name, value in _disk_rows(stage):
-        table.add_row(name, value)
+    table.add_row("checkpoint, one file", f"{_gigabytes(disk.checkpoint)} GB")
+    table.add_row("checkpoint, DeepSpeed, all partitions", f"{_gigabytes(disk.zero_checkpoint)} GB")
+    table.add_row("exported weights", f"{_gigabytes(disk.exported)} GB")
+    table.add_row("run folder, at most", f"{_gigabytes(disk.whole_run)} GB")
+    if evaluation is not None:
+        table.add_row("evaluations", f"{evaluation.times:,}")
+        table.add_row("FLOPs of each, per image", f"{_giga(evaluation.flops_per_image)} GFLOP")
+        table.add_row("FLOPs of each, per caption or class prompt", f"{_giga(evaluation.flops_per_caption)} GFLOP")
     return table
-
-
-def _disk_rows(stage: "StageEstimate") -> Iterator[tuple[str, str]]:
-    disk = stage.disk
-    yield "checkpoint, one file", f"{_gigabytes(disk.checkpoint)} GB"
-    yield "checkpoint, DeepSpeed, all partitions", f"{_gigabytes(disk.zero_checkpoint)} GB"
-    yield "exported weights", f"{_gigabytes(disk.exported)} GB"
-    yield "run folder, at most", f"{_gigabytes(disk.whole_run)} GB"
-    if (evaluation := stage.evaluation) is not None:
-        yield "evaluations", f"{evaluation.times:,}"
-        yield "FLOPs of each, per image", f"{_giga(evaluation.flops_per_image)} GFLOP"
-        yield "FLOPs of each, per caption or class prompt", f"{_giga(evaluation.flops_per_caption)} GFLOP"
 
 
 def _table(title: str, caption: str, *columns: str) -> "Table":

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -32,33 +31,21 @@ HEADLINE = frozenset(
 _CROSS_LINGUAL = {"ko_to_en_": "ko", "en_to_ko_": "en"}
 
 
-@dataclass(slots=True)
-class Row:
-    """One metric of one evaluation set in both languages."""
-
-    set_name: str
-    metric: str
-    metrics: dict[str, float] = field(default_factory=dict)
-    chance: dict[str, float] = field(default_factory=dict)
+Rows = dict[tuple[str, str], dict[str, float]]
+"""(evaluation set, metric) -> language of the column -> value."""
 
 
-def rows_of(metrics: Mapping[str, float], chance: Mapping[str, float]) -> list[Row]:
-    """The metrics of `evaluate_sets`, both languages of a metric in one row.
+def rows_of(metrics: Mapping[str, float]) -> Rows:
+    """The metrics of `evaluate_sets`, both languages of a metric in one row; other keys are skipped.
 
-    Cross-lingual retrieval is in the column of the query's language: ko_to_en under Korean. Other keys are skipped.
+    Cross-lingual retrieval is in the column of the query's language: ko_to_en under Korean.
     """
-    rows: dict[tuple[str, str], Row] = {}
-    for key, value in metrics.items():
-        parts = key.split("/")
-        if len(parts) != 3 or parts[0] != "eval":
-            continue
-        set_name, metric, languages = _split(parts[1], parts[2])
-        row = rows.setdefault((set_name, metric), Row(set_name, metric))
-        for language in languages:
-            row.metrics[language] = value
-            if key in chance:
-                row.chance[language] = chance[key]
-    return list(rows.values())
+    rows: Rows = {}
+    for parts, value in ((key.split("/"), value) for key, value in metrics.items()):
+        if len(parts) == 3 and parts[0] == "eval":
+            set_name, metric, languages = _split(parts[1], parts[2])
+            rows.setdefault((set_name, metric), {}).update(dict.fromkeys(languages, value))
+    return rows
 
 
 def _split(set_name: str, metric: str) -> tuple[str, str, Sequence[str]]:
@@ -80,14 +67,14 @@ def metrics_table(metrics: Mapping[str, float], chance: Mapping[str, float], tit
     table.add_column("metric")
     for name in (*LANGUAGES.values(), "chance"):
         table.add_column(name, justify="right")
-    rows = [row for row in rows_of(metrics, chance) if not headline or row.metric in HEADLINE]
-    for index, row in enumerate(rows):
-        first = index == 0 or rows[index - 1].set_name != row.set_name
-        last = index + 1 == len(rows) or rows[index + 1].set_name != row.set_name
-        cells = [_number(row.metric, row.metrics.get(language)) for language in LANGUAGES]
-        levels = list(dict.fromkeys(_number(row.metric, level) for level in row.chance.values()))
-        name = row.set_name if first else ""
-        table.add_row(name, _label(row.metric), *cells, " | ".join(levels) or "–", end_section=last)
+    rows = {row: cells for row, cells in rows_of(metrics).items() if not headline or row[1] in HEADLINE}
+    levels, names = rows_of(chance), [set_name for set_name, _ in rows]
+    for index, ((name, metric), values) in enumerate(rows.items()):
+        cells = [_number(metric, values.get(language)) for language in LANGUAGES]
+        by_chance = dict.fromkeys(_number(metric, level) for level in levels.get((name, metric), {}).values())
+        label = "" if names[index - 1 : index] == [name] else name
+        is_last = names[index + 1 : index + 2] != [name]
+        table.add_row(label, _label(metric), *cells, " | ".join(by_chance) or "–", end_section=is_last)
     return table
 
 
@@ -111,7 +98,8 @@ def print_metrics(metrics: Mapping[str, float], chance: Mapping[str, float], tit
 def print_result(run: RunFolder, metrics: Mapping[str, float]) -> None:
     """Print the main metrics of a finished run, and its files and next commands."""
     console = Console(highlight=False)
-    console.print(metrics_table(metrics, read_chance(run), f"{run.name}: final evaluation", headline=True))
+    chance = read_report(run).get("chance", {})
+    console.print(metrics_table(metrics, chance, f"{run.name}: final evaluation", headline=True))
     steps = {
         "curves and images": f"make tensorboard   (tensorboard --logdir {run.path.parent})",
         "all metrics": f"kelip evaluate {run.path}",
@@ -123,12 +111,9 @@ def print_result(run: RunFolder, metrics: Mapping[str, float]) -> None:
         console.print(f"{what:<20} {how}", soft_wrap=True, markup=False)
 
 
-def read_chance(run: RunFolder) -> dict[str, float]:
-    """The chance levels in a run's report; empty without a report."""
-    if not run.report.is_file():
-        return {}
-    report: dict[str, Any] = json.loads(run.report.read_text(encoding="utf-8"))
-    return dict(report.get("chance", {}))
+def read_report(run: RunFolder) -> dict[str, Any]:
+    """A run's report, with `metrics` and `chance`; empty without a file, as in MAE pre-training alone."""
+    return json.loads(run.report.read_text(encoding="utf-8")) if run.report.is_file() else {}
 
 
 def print_probabilities(texts: Sequence[str], probabilities: Sequence[float]) -> None:

@@ -1,7 +1,6 @@
 """`kelip pretrain|mae|contrastive FILE`: load and check an experiment, create its run folder, train."""
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -59,7 +58,7 @@ def _train(
         ConfigError, DataError, RunFolderError, CheckpointError, EncoderFileError: Before training.
         StoppedError: By a signal, a full disk, a value that is not finite, or a process that died.
     """
-    from kelip_lightning.cli.report import print_plan
+    from kelip_lightning.cli.report import print_plan, read_report
     from kelip_lightning.config.load import load_experiment
     from kelip_lightning.planning.stage_plan import count_samples, make_plan, open_stages
     from kelip_lightning.training.data_record import describe_data, settle_data
@@ -74,7 +73,7 @@ def _train(
     if run is not None and run.has_finished("mae" if hasattr(experiment, "masked_autoencoder") else "contrastive"):
         if is_first_process():
             print(f"{run.path} has finished already")
-        return run, _final_metrics(run)
+        return run, read_report(run).get("metrics", {})
     opened = open_stages(experiment)
     plan, data = make_plan(experiment, count_samples(experiment, opened)), describe_data(experiment, opened)
     run = run or RunFolder.create(
@@ -115,13 +114,6 @@ def _resumed_run(wanted: str, loaded: "LoadedExperiment[Schema]") -> tuple[RunFo
     refuse_other_tokenizer(run, experiment)
     check_on_this_machine(with_own_tokenizer(run, experiment))
     return run, changes
-
-
-def _final_metrics(run: RunFolder) -> Metrics:
-    """The metrics in a finished run's report; empty for MAE pre-training alone."""
-    if not run.report.is_file():
-        return {}
-    return dict(json.loads(run.report.read_text(encoding="utf-8"))["metrics"])
 
 
 @contextmanager

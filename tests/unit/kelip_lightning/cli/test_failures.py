@@ -94,11 +94,11 @@ def test_stopped__names_the_files_that_are_kept(tmp_path: Path) -> None:
         (PeerLostError("rank 0 stops"), 1, "rank 0 stops"),
         (NonFiniteEmbeddingsError("step 5: 1 of 2 image embeddings"), 1, "path of an older checkpoint"),
     ):
-        told = stopped(error, run)
-        assert told is not None
-        assert told.exit_code == code
+        found = stopped(error, run)
+        assert found is not None
+        assert found.exit_code == code
         for text in (words, checkpoint, run.metrics, run.image_encoder, "--resume auto"):
-            assert str(text) in str(told)
+            assert str(text) in str(found)
     assert stopped(ValueError("bug"), run) is None
 
 

@@ -31,7 +31,7 @@ PERFORMANCE = re.compile(
 REPORTING = re.compile(
     rf"({STAGE})?(name|output_dir)|{STAGE}(trainer\.log_every_n_steps|checkpoint\.\w+|evaluation\..+)"
 )
-"""What this test expects; every other key must be identity."""
+"""All other keys must be identity."""
 
 
 def _experiment(*overrides: str) -> PretrainExperiment:
@@ -40,7 +40,7 @@ def _experiment(*overrides: str) -> PretrainExperiment:
 
 @pytest.fixture(scope="module")
 def experiment() -> PretrainExperiment:
-    """Both stages, with sections that are idle in the file switched on."""
+    """Both stages, with optional sections enabled."""
     switched_on = (
         "contrastive.self_supervision.method=simclr",
         "contrastive.transform.views.num_views=2",
@@ -95,7 +95,7 @@ def test_every_setting__changes_fingerprint_and_resumption_as_its_role_says(expe
     for keys, hint in _leaves(experiment):
         dotted = ".".join(keys)
         if dotted == "contrastive.trainer.strategy" or dotted == "mae.trainer.strategy":
-            continue  # in part; below
+            continue  # in part: see below
         role = Role.identity
         if PERFORMANCE.fullmatch(dotted):
             role = Role.performance
@@ -107,18 +107,18 @@ def test_every_setting__changes_fingerprint_and_resumption_as_its_role_says(expe
         after = training_fingerprint(changed)
         refused, allowed = difference_by_effect(experiment, changed)
         if role is Role.identity:
-            assert after not in seen, f"{dotted} does not tell two runs apart"
+            assert after not in seen, f"{dotted} does not change the fingerprint"
             assert [bool(refused), bool(allowed)] == [True, False], dotted
             seen.add(after)
         else:
-            assert after == before, f"{dotted} makes another run of the same"
+            assert after == before, f"{dotted} changes the fingerprint"
             assert not refused, dotted
     assert counts[Role.identity] > 150
     assert counts[Role.performance] > 20
     assert counts[Role.reporting] > 20
 
 
-def test_strategy__counts_where_deepspeed_s_casts_come_in(experiment: PretrainExperiment) -> None:
+def test_strategy__counts_as_deepspeed_or_not(experiment: PretrainExperiment) -> None:
     def with_strategy(name: str) -> PretrainExperiment:
         changed = copy.deepcopy(experiment)
         changed.contrastive.trainer.strategy = name
@@ -144,45 +144,18 @@ def test_difference_by_effect__names_every_value_below_a_section_that_counts() -
 
 
 def test_settings_without__leaves_out_whole_sections_and_single_keys(experiment: PretrainExperiment) -> None:
-    told = settings_without(Role.reporting, experiment.contrastive)
-    assert not {"name", "output_dir", "evaluation"} & set(told)
-    assert "evaluation" in told["data"]["sources"], "a source may have any name"
-    assert "log_every_n_steps" not in told["trainer"]
-    assert told["trainer"]["num_threads"] == experiment.contrastive.trainer.num_threads
-    assert told["optimizer"]["name"] == experiment.contrastive.optimizer.name.name
+    settings = settings_without(Role.reporting, experiment.contrastive)
+    assert not {"name", "output_dir", "evaluation"} & set(settings)
+    assert "evaluation" in settings["data"]["sources"], "a source may have any name"
+    assert "log_every_n_steps" not in settings["trainer"]
+    assert settings["trainer"]["num_threads"] == experiment.contrastive.trainer.num_threads
+    assert settings["optimizer"]["name"] == experiment.contrastive.optimizer.name.name
 
 
-def test_training_fingerprint__names_places_and_bookkeeping_do_not_count() -> None:
-    same = _experiment(
-        "name=other",
-        "output_dir=elsewhere",
-        "trainer.log_every_n_steps=7",
-        "trainer.num_threads=3",
-        "trainer.devices=2",
-        "checkpoint.keep_last=9",
-        "contrastive.data.num_workers=0",
-        "trainer.timeout_minutes=5",
-        "contrastive.data.sources.plain.read_timeout_seconds=9",
-        "contrastive.evaluation.every_n_steps=3",
-        "contrastive.evaluation.retrieval.flags=null",
-    )
-    assert training_fingerprint(same) == training_fingerprint(_experiment())
-    assert len(training_fingerprint(same)) == 12
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "seed=1",
-        "mae=null",
-        "contrastive.schedule.max_steps=551",
-        "contrastive.data.sources.skin_tones.weight=0.3",
-        "contrastive.optimizer.name=adamw",
-        "contrastive.data.captions={name: 0.5, name_keywords: 0.5, keywords: 0}",
-    ],
-)
-def test_training_fingerprint__everything_else_does(override: str) -> None:
-    assert training_fingerprint(_experiment(override)) != training_fingerprint(_experiment())
+def test_training_fingerprint__a_stage_and_an_entry_of_a_section_count() -> None:
+    prints = {training_fingerprint(_experiment(*one)) for one in ([], ["mae=null"], ["data.sources.skin_tones=null"])}
+    assert len(prints) == 3
+    assert {len(one) for one in prints} == {12}
 
 
 @pytest.mark.parametrize("name", ["evaluation", "checkpoint", "views", "self_supervision"])

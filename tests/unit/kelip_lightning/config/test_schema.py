@@ -1,4 +1,4 @@
-"""From trees to sections: every problem is found, in words."""
+"""Building sections from trees, and walks over section classes."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -86,7 +86,7 @@ def test_build_section__typed_values() -> None:
         ({"spare": {"size": 2, "sise": 2}}, "spare.sise is not a known key; did you mean spare.size?"),
     ],
 )
-def test_build_section__one_sentence_per_problem(change: dict[str, Any], expected: str) -> None:
+def test_build_section__one_message_per_problem(change: dict[str, Any], expected: str) -> None:
     _, problems = build({"name": "x", "part": {"size": 2}, **change})
     assert len(problems) == 1
     assert problems[0].startswith(expected) or expected in problems[0]
@@ -103,7 +103,7 @@ def test_build_section__finds_all_problems_together() -> None:
     ]
 
 
-def test_run_rule__skips_what_is_unset_but_hides_no_bug() -> None:
+def test_run_rule__skips_unset_values_but_hides_no_bug() -> None:
     whole, problems = build({"name": "x", "part": {"size": "ten"}})
     run_rule(lambda: [f"{whole.part.size}"], problems)
     assert len(problems) == 1

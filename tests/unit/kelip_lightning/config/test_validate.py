@@ -41,8 +41,6 @@ BROKEN = [
     ),
     (["trainer.precision=bf16-true", "trainer.ema_decay=0.9"], "ema_decay = 0.9 would not change in bfloat16"),
     (["mae.trainer.ema_decay=1"], "ema_decay = 1.0 must be in (0, 1) or null"),
-    (["mae.trainer.timeout_minutes=0"], "timeout_minutes = 0.0 must be above 0"),
-    (["mae.optimizer.layer_decay=0"], "layer_decay = 0.0 must be in (0, 1]"),
     (["mae.data.sources={one: null}"], "mae.data.sources is empty"),
     (["contrastive.transform.image_size=48"], "contrastive.transform.image_size = 48 must equal"),
     (["mae.transform.image_size=48"], "mae.transform.image_size = 48 must equal mae.image_encoder.image_size = 32"),
@@ -67,10 +65,7 @@ BROKEN = [
     (["mae.schedule.warmup_steps=4"], "mae.schedule.warmup_steps = 4 must be below max_steps = 4"),
     (["mae.trainer.precision=16"], "mae.trainer.precision = '16' must be one of auto, 32, bf16-mixed, bf16-true"),
     (["mae.optimizer.learning_rate=.inf"], "mae.optimizer.learning_rate = inf must be a finite number"),
-    (["mae.data.num_workers=-1"], "mae.data.num_workers = -1 must be at least 0"),
-    (["mae.image_encoder.mlp_ratio=0", "contrastive.image_encoder.mlp_ratio=0"], "mlp_ratio = 0.0 must be above 0"),
     (["image_encoder.patch_size=0"], "image_encoder.patch_size = 0 must be at least 1"),
-    (["contrastive.trainer.devices=0"], "contrastive.trainer.devices = 0 must be at least 1"),
     (["name=a/b"], "is a folder name"),
     (["seed=-1"], "seed = -1 must be in [0, 4294967295]"),
 ]
@@ -89,7 +84,6 @@ BROKEN += [
         "strategy = deepspeed_stage_3 would cast",
     ),
     ([*BYOL, "trainer.precision=bf16-true"], "would not change under contrastive.trainer.precision = bf16-true"),
-    ([*BYOL, "self_supervision.temperature=0"], "temperature = 0.0 must be above 0"),
     ([*BYOL, "self_supervision.method=dino"], "self_supervision.method"),
 ]
 
