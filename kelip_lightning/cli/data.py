@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kelip_lightning.cli.verb import check_syntax, verb
+from kelip_lightning.cli.verb import load_any_experiment, verb
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -55,13 +55,10 @@ def data(arguments: argparse.Namespace) -> int:
 
 
 def _stages(file: str, changes: list[str]) -> dict[str, "MaskedPretrainExperiment | ContrastiveExperiment"]:
-    check_syntax(file)
-    from kelip_lightning.config.experiment import SCHEMAS
-    from kelip_lightning.config.load import find_schema, load_experiment
+    experiment = load_any_experiment(file, changes, on_this_machine=True).experiment
     from kelip_lightning.planning.stage_plan import stages_of
 
-    schema = find_schema(file, SCHEMAS)
-    return stages_of(load_experiment(file, changes, schema).experiment)
+    return stages_of(experiment)
 
 
 def _sources(file: str, changes: list[str]) -> Iterator[tuple[str, "SourceConfig"]]:

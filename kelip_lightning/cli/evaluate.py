@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kelip_lightning.cli.verb import add_device_argument, add_run_argument, check_syntax, verb
+from kelip_lightning.cli.verb import add_device_argument, add_run_argument, load_any_experiment, verb
 from kelip_lightning.distributed.device import choose_device
 from kelip_lightning.runs.folder import RunFolder
 
@@ -61,20 +61,11 @@ def _load_evaluation(folder: RunFolder, words: list[str]) -> "EvaluationConfig":
     """
     given = bool(words) and "=" not in words[0]
     file, overrides = (Path(words[0]), words[1:]) if given else (folder.config, words)
-    check_syntax(file)
-    from kelip_lightning.config.experiment import (
-        SCHEMAS,
-        ContrastiveExperiment,
-        EvaluationExperiment,
-        PretrainExperiment,
-    )
-    from kelip_lightning.config.load import find_schema, load_experiment
+    experiment = load_any_experiment(file, overrides, on_this_machine=False, stored=not given).experiment
+    experiment = getattr(experiment, "contrastive", experiment)
+    from kelip_lightning.config.experiment import ContrastiveExperiment, EvaluationExperiment
     from kelip_lightning.errors import ConfigError
 
-    schema = find_schema(file, SCHEMAS)
-    experiment = load_experiment(file, overrides, schema, on_this_machine=False, stored=not given).experiment
-    if isinstance(experiment, PretrainExperiment):
-        experiment = experiment.contrastive
     if not isinstance(experiment, ContrastiveExperiment | EvaluationExperiment):
         raise ConfigError([f"{file} has no section evaluation; give an experiment with a contrastive stage"])
     evaluation = experiment.evaluation

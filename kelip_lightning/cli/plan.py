@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from kelip_lightning.cli.verb import add_experiment_arguments, check_syntax, positive_count, verb
+from kelip_lightning.cli.verb import add_experiment_arguments, load_any_experiment, positive_count, verb
 from kelip_lightning.planning.throughput import GPUS
 
 if TYPE_CHECKING:
@@ -47,16 +47,13 @@ def plan(arguments: argparse.Namespace) -> int:
       kelip plan experiments/kelip_b32/contrastive.yaml
       kelip plan experiments/kelip_b32/pretrain.yaml --gpu h100 --mfu 0.3 trainer.num_nodes=4 --json
     """
-    check_syntax(arguments.file)
-    from kelip_lightning.config.experiment import SCHEMAS, EvaluationExperiment
-    from kelip_lightning.config.load import find_schema, load_experiment
+    experiment = load_any_experiment(arguments.file, arguments.overrides, on_this_machine=False).experiment
+    from kelip_lightning.config.experiment import EvaluationExperiment
     from kelip_lightning.errors import ConfigError
     from kelip_lightning.planning.estimate import estimate, to_dict
 
-    schema = find_schema(arguments.file, SCHEMAS)
-    if schema is EvaluationExperiment:
+    if isinstance(experiment, EvaluationExperiment):
         raise ConfigError([f"{arguments.file} has no training stage, so nothing to plan; give one with a schedule"])
-    experiment = load_experiment(arguments.file, arguments.overrides, schema, on_this_machine=False).experiment
     stages = estimate(
         experiment,
         gpu=arguments.gpu,

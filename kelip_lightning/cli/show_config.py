@@ -3,7 +3,7 @@
 import argparse
 
 from kelip_lightning.cli.plan import samples_per_epoch
-from kelip_lightning.cli.verb import add_experiment_arguments, check_syntax, verb
+from kelip_lightning.cli.verb import add_experiment_arguments, load_any_experiment, verb
 
 
 @verb(add_experiment_arguments)
@@ -15,17 +15,13 @@ def show_config(arguments: argparse.Namespace) -> int:
 
       kelip show-config experiments/emoji/pretrain.yaml seed=1 > my_experiment.yaml
     """
-    check_syntax(arguments.file)
+    loaded = load_any_experiment(arguments.file, arguments.overrides, on_this_machine=False)
     import yaml
 
-    from kelip_lightning.config.experiment import SCHEMAS
-    from kelip_lightning.config.load import find_schema, load_experiment
     from kelip_lightning.planning.stage_plan import make_plan
 
-    schema = find_schema(arguments.file, SCHEMAS)
-    loaded = load_experiment(arguments.file, arguments.overrides, schema, on_this_machine=False)
     plan = make_plan(loaded.experiment, samples_per_epoch(loaded.experiment)).to_dict()
-    print(f"# {schema.__name__} from {arguments.file}")
+    print(f"# {type(loaded.experiment).__name__} from {arguments.file}")
     print(loaded.resolved)
     print(_commented("plan", yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).splitlines()))
     changes = loaded.base_diff or ["none"]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kelip_lightning.cli.verb import verb
+from kelip_lightning.cli.verb import load_any_experiment, verb
 
 if TYPE_CHECKING:
     from data_modules.text.tokenizer import BilingualTokenizer
@@ -106,13 +106,11 @@ def _captions_of_experiment(file: str) -> Iterator[str]:
     from data_modules.image_text import training_texts
     from data_modules.loading import open_sources
     from data_modules.sources.languages import apply_language_rule
-    from kelip_lightning.config.experiment import SCHEMAS, ContrastiveExperiment, PretrainExperiment
-    from kelip_lightning.config.load import find_schema, load_experiment
+    from kelip_lightning.config.experiment import ContrastiveExperiment
     from kelip_lightning.errors import ConfigError
 
-    experiment = load_experiment(file, [], find_schema(file, SCHEMAS), on_this_machine=False).experiment
-    if isinstance(experiment, PretrainExperiment):
-        experiment = experiment.contrastive
+    experiment = load_any_experiment(file, [], on_this_machine=False).experiment
+    experiment = getattr(experiment, "contrastive", experiment)
     if not isinstance(experiment, ContrastiveExperiment):
         raise ConfigError([f"{file} has no captions; give an experiment with a contrastive stage, or text files"])
     data = experiment.data

@@ -2,11 +2,15 @@
 
 import argparse
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kelip_lightning.distributed.device import AUTO
+
+if TYPE_CHECKING:
+    from kelip_lightning.config.load import LoadedExperiment
 
 Run = Callable[[argparse.Namespace], int]
 AddArguments = Callable[[argparse.ArgumentParser], None]
@@ -74,3 +78,15 @@ def check_syntax(file: str | Path) -> None:
     from kelip_lightning.config.load import read_experiment_file
 
     read_experiment_file(Path(file))
+
+
+def load_any_experiment(
+    file: str | Path, overrides: Sequence[str], *, on_this_machine: bool, stored: bool = False
+) -> "LoadedExperiment[Any]":
+    """As `load_experiment`, with the schema that fits the file."""
+    check_syntax(file)
+    from kelip_lightning.config.experiment import SCHEMAS
+    from kelip_lightning.config.load import find_schema, load_experiment
+
+    schema = find_schema(file, SCHEMAS)
+    return load_experiment(file, overrides, schema, on_this_machine=on_this_machine, stored=stored)

@@ -1,4 +1,4 @@
-"""The metrics in docs/cluster.md and experiments/kelip_b32/README.md are those that `kelip plan` gives today."""
+"""The metrics in docs/cluster.md and experiments/kelip_b32/README.md equal those of `kelip plan`."""
 
 import pytest
 
