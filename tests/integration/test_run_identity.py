@@ -281,4 +281,4 @@ def test_resume__a_run_of_before_these_records(tmp_path: Path, capsys: pytest.Ca
 
 def test_accept_changed_data__belongs_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _train(_experiment(tmp_path, _shards(tmp_path)), "--accept-changed-data") == 2
-    assert "--accept-changed-data belongs to --resume" in capsys.readouterr().err
+    assert "--accept-changed-data needs --resume" in capsys.readouterr().err
