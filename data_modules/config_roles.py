@@ -1,15 +1,17 @@
-"""The role of a configuration field, as metadata beside the field; it decides whether two runs count as the same.
+"""Metadata of configuration fields: the role of a setting and its numeric range.
 
-Example: `num_workers: int = field(default=1, metadata=PERFORMANCE)`. A field without metadata is identity, so that a
-forgotten one makes two runs differ, and never makes different runs equal.
+    num_workers: int = field(default=1, metadata=PERFORMANCE | at_least(0))
+
+Loading, fingerprint, resuming, studies and docs/config.md read both from here. A field without a role is identity.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import Field
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import Field, dataclass, fields
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
-_ROLE, _COUNTED = "role", "counted"
+_ROLE, _COUNTED, _RANGE = "role", "counted", "range"
 
 
 class Role(Enum):
@@ -18,22 +20,22 @@ class Role(Enum):
     identity = "identity"
     """Trains something else: a run with another value is another run."""
     performance = "performance"
-    """Changes speed, hardware or timeouts: the weights are the same up to rounding."""
+    """Speed, hardware and timeouts: the weights are equal up to rounding."""
     reporting = "reporting"
     """Changes what is logged, evaluated and kept, and where."""
 
 
-PERFORMANCE: Mapping[str, Any] = {_ROLE: Role.performance}
-"""Metadata of a field that affects the weights only by rounding; a resumed run may change it."""
-REPORTING: Mapping[str, Any] = {_ROLE: Role.reporting}
-"""Metadata of a field that does not affect the weights; a resumed run may change it. A section's covers its fields."""
+PERFORMANCE: dict[str, Any] = {_ROLE: Role.performance}
+"""The weights are equal up to rounding; a resumed run may change the value."""
+REPORTING: dict[str, Any] = {_ROLE: Role.reporting}
+"""The weights do not depend on the value; a resumed run may change it. On a section: applies to all keys below."""
 
 
-def counted_as(what: Callable[[Any], object]) -> Mapping[str, Any]:
-    """Metadata of an identity field that counts only in part.
+def counted_as(what: Callable[[Any], object]) -> dict[str, Any]:
+    """An identity field of which only a part enters the fingerprint.
 
     Args:
-        what: Value -> the part that two runs must have in common; `None` for a value without effect.
+        what: Value -> the part that counts; a constant result: the value never counts.
     """
     return {_ROLE: Role.identity, _COUNTED: what}
 
@@ -54,6 +56,73 @@ def counts_in_part(field: "Field[Any]") -> bool:
 
 
 def counted_part(field: "Field[Any]", value: Any) -> Any:
-    """The part of an identity field's value that counts: all of it, unless the metadata has a function."""
+    """The part of an identity field's value that enters the fingerprint."""
     counted: Callable[[Any], Any] | None = field.metadata.get(_COUNTED)
     return value if counted is None else counted(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values that a number may have; of a mapping, those of each entry."""
+
+    rule: str
+    """For a message: "at least 1"."""
+    notation: str
+    """For a table: "≥ 1"."""
+    contains: Callable[[float], bool]
+
+
+def at_least(low: float, reason: str = "") -> dict[str, Any]:
+    """Value >= low; the reason, if any, is shown in the message."""
+    return _range(f"at least {low}", f"≥ {low}", lambda value: value >= low, reason)
+
+
+def above(low: float, reason: str = "") -> dict[str, Any]:
+    """Value > low; the reason, if any, is shown in the message."""
+    return _range(f"above {low}", f"> {low}", lambda value: value > low, reason)
+
+
+def between(low: float, high: float, inclusive: Literal["both", "left", "right", "neither"] = "both") -> dict[str, Any]:
+    """The interval from low to high; `inclusive` names the ends that belong to it."""
+    left, right = inclusive in ("both", "left"), inclusive in ("both", "right")
+    interval = f"{'[' if left else '('}{low}, {high}{']' if right else ')'}"
+
+    def contains(value: float) -> bool:
+        return low <= value <= high and (left or value != low) and (right or value != high)
+
+    return _range(f"in {interval}", interval, contains, "")
+
+
+def _range(rule: str, notation: str, contains: Callable[[float], bool], reason: str) -> dict[str, Any]:
+    return {_RANGE: Range(f"{rule} ({reason})" if reason else rule, notation, contains)}
+
+
+def range_of(field: "Field[Any]") -> Range | None:
+    """The range of a number; `None`: any finite value."""
+    found: Range | None = field.metadata.get(_RANGE)
+    return found
+
+
+def range_problems(field: "Field[Any]", value: Any, key: str) -> Iterator[str]:
+    """`key = value must be RULE`, for each number that is not finite or out of its field's range."""
+    limits, optional = range_of(field), " or null" if "None" in str(field.type) else ""
+    entries = {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {}
+    for name, number in (entries or {key: value}).items():
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if not math.isfinite(number):
+            yield f"{name} = {number} must be a finite number"
+        elif limits and not limits.contains(number):
+            yield f"{name} = {number} must be {limits.rule}{optional}"
+
+
+def check_ranges(section: Any) -> None:
+    """For `__post_init__` of a section.
+
+    Raises:
+        ValueError: The first number of the section that is out of its range.
+    """
+    for field in fields(section):
+        value = getattr(section, field.name, None)  # loading leaves wrong values unset
+        for problem in range_problems(field, value, field.name):
+            raise ValueError(problem)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from data_modules.config_roles import PERFORMANCE
+from data_modules.config_roles import PERFORMANCE, at_least, check_ranges
 from data_modules.images.decoding import open_image
 from data_modules.images.transforms.masked_image import MaskedImage, MaskedImageConfig
 from data_modules.loading import CorruptSampleConfig, Loaded, PairDataset, StageDataModule, build_loader, open_sources
@@ -26,9 +26,9 @@ class ImageDataConfig:
 
     sources: dict[str, SourceConfig]
     """Name -> source; name one language in `captions`, so that each image comes once per epoch."""
-    global_batch_size: int = 256
+    global_batch_size: int = field(default=256, metadata=at_least(1))
     """Images of one optimizer step over all devices and accumulation steps."""
-    num_workers: int = field(default=1, metadata=PERFORMANCE)
+    num_workers: int = field(default=1, metadata=PERFORMANCE | at_least(0))
     """`DataLoader` workers per device; the order of samples does not depend on it."""
     order: OrderConfig = field(default_factory=OrderConfig)
     """Mixture of sources and languages, and shuffling."""
@@ -36,6 +36,7 @@ class ImageDataConfig:
     """Handling of samples that cannot be used."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_streams(self.sources, self.order)
 
 

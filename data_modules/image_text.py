@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from data_modules.config_roles import PERFORMANCE
+from data_modules.config_roles import PERFORMANCE, at_least, check_ranges
 from data_modules.images.decoding import open_image
 from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig
 from data_modules.loading import CorruptSampleConfig, Loaded, PairDataset, StageDataModule, build_loader, open_sources
@@ -34,9 +34,9 @@ class ImageTextDataConfig:
     languages: LanguageRule = LanguageRule.both
     """Language of a pair: both (every image with all its captions), by_image, by_concept, by_design (a hash of its key,
     concept or design assigns one language), ko or en (one language only)."""
-    global_batch_size: int = 128
+    global_batch_size: int = field(default=128, metadata=at_least(1))
     """Pairs of one optimizer step over all devices and accumulation steps."""
-    num_workers: int = field(default=1, metadata=PERFORMANCE)
+    num_workers: int = field(default=1, metadata=PERFORMANCE | at_least(0))
     """`DataLoader` workers per device; the order of samples does not depend on it."""
     order: OrderConfig = field(default_factory=OrderConfig)
     """Mixture of sources and languages, and shuffling."""
@@ -44,6 +44,7 @@ class ImageTextDataConfig:
     """Handling of samples that cannot be used."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_streams(self.sources, self.order)
         check_rule(self.sources, self.languages)
 

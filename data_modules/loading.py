@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data_modules.config_roles import PERFORMANCE
+from data_modules.config_roles import PERFORMANCE, at_least, between, check_ranges
 from data_modules.errors import DataError
 from data_modules.faults import SKIPPED, FaultReport, SampleFault, printable, sample_errors
 from data_modules.images.decoding import MAX_IMAGE_PIXELS
@@ -36,16 +36,13 @@ LOADER_TIMEOUT_SECONDS = 600
 class CorruptSampleConfig:
     """Handling of samples that cannot be used."""
 
-    max_share: float = field(default=0.01, metadata=PERFORMANCE)
+    max_share: float = field(default=0.01, metadata=PERFORMANCE | between(0, 1))
     """Fraction of skipped samples, in [0, 1], above which the run stops; checked from 10 / max_share samples on."""
-    max_image_pixels: int = MAX_IMAGE_PIXELS
+    max_image_pixels: int = field(default=MAX_IMAGE_PIXELS, metadata=at_least(1))
     """Larger images are skipped before they are decoded."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_share <= 1:
-            raise ValueError(f"max_share = {self.max_share} is a share: give a number from 0 to 1")
-        if self.max_image_pixels < 1:
-            raise ValueError(f"max_image_pixels = {self.max_image_pixels} must be at least 1")
+        check_ranges(self)
 
 
 def open_sources(

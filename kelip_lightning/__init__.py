@@ -1,6 +1,6 @@
 """Korean–English language–image pre-training: MAE pre-training and contrastive training on Lightning.
 
-`build_model(path_or_name)` opens a trained model, ours or another library's:
+`build_model(path_or_name)` loads a trained model of this or another library:
 
     model, preprocess, tokenizer = kelip_lightning.build_model("runs/emoji")
 
@@ -16,7 +16,7 @@ __all__ = ["build_model"]
 
 
 def __getattr__(name: str) -> Any:
-    # Late, so that `kelip --help` answers without importing torch.
+    # Lazy: `kelip --help` does not import torch.
     if name == "build_model":
         from kelip_lightning.inference.build_model import build_model
 

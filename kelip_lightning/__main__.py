@@ -1,4 +1,4 @@
-"""`python -m kelip_lightning` does what `kelip` does."""
+"""`python -m kelip_lightning` is `kelip`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and ends of a run that are no bug; the command line prints them without a traceback."""
+"""User errors, and reasons for which a run stops; the command line prints them without a traceback."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,26 +21,26 @@ class EncoderFileError(ValueError):
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is torn or belongs to another run."""
+    """A checkpoint is incomplete or belongs to another run."""
 
 
 class ExportError(ValueError):
-    """A model cannot be written in the format or at the place asked for."""
+    """A model cannot be written in the format or to the folder given."""
 
 
-class StageInterrupted(Exception):  # noqa: N818 - it is the proper end of an interrupted stage, no error
-    """A stage was stopped by a signal, the same on every rank; what it has done is in its checkpoint."""
+class StageInterrupted(Exception):  # noqa: N818 - the regular end of an interrupted stage, not an error
+    """A stage was stopped by a signal, at the same step on every rank, after writing a checkpoint."""
 
     def __init__(self, checkpoint: Path | None, step: int, *, by_user: bool) -> None:
-        """Says where the stage stopped.
+        """Initialises the error.
 
         Args:
-            checkpoint: The newest checkpoint; none if no step was taken.
+            checkpoint: The newest checkpoint; `None` before the first step.
             step: Optimizer steps done.
-            by_user: Whether Ctrl-C (SIGINT) stopped it, and not the scheduler (SIGTERM, SIGUSR1).
+            by_user: Whether Ctrl-C (SIGINT) stopped it, not the scheduler (SIGTERM, SIGUSR1).
         """
         self.checkpoint, self.step, self.by_user = checkpoint, step, by_user
-        where = f"checkpoint: {checkpoint}" if checkpoint else "there is no checkpoint yet"
+        where = f"checkpoint: {checkpoint}" if checkpoint else "no checkpoint yet"
         super().__init__(f"stopped after step {step}; {where}")
 
 
@@ -53,12 +53,12 @@ class CheckpointWriteError(Exception):
 
 
 class NonFiniteError(Exception):
-    """A loss or gradient is not finite; the weights are those of before; raised on every rank."""
+    """A loss or gradient is not finite, and the weights are unchanged; raised on every rank."""
 
 
 class NonFiniteEmbeddingsError(ValueError):
-    """Embeddings that are to be ranked or compared hold NaN or infinity; in training raised on every rank."""
+    """Embeddings hold NaN or infinity; in training raised on every rank."""
 
 
 class PeerLostError(Exception):
-    """Another process of a distributed run has died or no longer answers."""
+    """Another process of a distributed run has died or does not respond."""

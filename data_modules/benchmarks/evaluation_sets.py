@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_modules.config_roles import REPORTING
+from data_modules.config_roles import REPORTING, at_least, check_ranges
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
 from data_modules.images.transforms.evaluation import evaluation_image
@@ -97,7 +97,7 @@ class ClassificationSetConfig:
 class EvaluationConfig:
     """Evaluation sets of a run and the evaluation interval."""
 
-    every_n_steps: int = field(default=500, metadata=REPORTING)
+    every_n_steps: int = field(default=500, metadata=REPORTING | at_least(1))
     """Optimizer steps between evaluations; step 0 and the last step are always evaluated."""
     retrieval: dict[str, RetrievalSetConfig] = field(default_factory=dict)
     """Name -> image–caption retrieval set."""
@@ -107,8 +107,7 @@ class EvaluationConfig:
     """Name -> zero-shot classification set."""
 
     def __post_init__(self) -> None:
-        if self.every_n_steps < 1:
-            raise ValueError(f"every_n_steps = {self.every_n_steps} must be at least 1")
+        check_ranges(self)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -3,7 +3,7 @@
 Shapes: N questions, S image side.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from string import Formatter
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from data_modules.benchmarks.evaluation_sets import table_image
+from data_modules.config_roles import between, check_ranges
 from data_modules.errors import DataError
 from data_modules.sources.tables import open_table
 
@@ -30,14 +31,13 @@ class ImageChoiceConfig:
     """One column of lists of texts, or several columns of one text each."""
     answer: str = "answer"
     """Column of the correct option: its number (see answer_base), its letter (A, B, ...) or its text."""
-    answer_base: int = 0
+    answer_base: int = field(default=0, metadata=between(0, 1))
     """Number of the first option if answers are numbers, 0 or 1."""
     template: str = "{question} {option}"
     """Text of an option that is compared with the image."""
 
     def __post_init__(self) -> None:
-        if self.answer_base not in (0, 1):
-            raise ValueError(f"answer_base = {self.answer_base} must be 0 or 1")
+        check_ranges(self)
         fields = {name for _, name, _, _ in Formatter().parse(self.template) if name is not None}
         if "option" not in fields or not fields <= {"option", "question"}:
             raise ValueError(f"template = {self.template!r} must hold {{option}}, and may hold {{question}}")

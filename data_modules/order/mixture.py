@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from data_modules.config_roles import above, at_least, check_ranges
 from data_modules.errors import DataError
 from data_modules.order.permutation import Ids
 from data_modules.order.sampling import BatchOrder, Order, Stratum
@@ -21,32 +22,23 @@ from data_modules.sources.rows import PairSource, needs_language_marks
 class OrderConfig:
     """Order and frequency of the samples of the sources."""
 
-    temperature: float = 1.0
+    temperature: float = field(default=1.0, metadata=at_least(1))
     """1: the natural mixture, every sample `weight` times per epoch. T > 1: each language of each source gets a share
     of the epoch proportional to (weight x pairs)^(1/T); the epoch keeps its length, small shares repeat samples."""
-    language_weights: dict[str, float] = field(default_factory=dict)
+    language_weights: dict[str, float] = field(default_factory=dict, metadata=above(0))
     """Language -> passes over its pairs per epoch, > 0, times the source's weight; default 1."""
     single_language_batches: bool = False
     """Whether each global batch is in one language; languages alternate in proportion to their numbers of pairs."""
-    shuffle_window: int = 0
+    shuffle_window: int = field(default=0, metadata=at_least(0))
     """Number of consecutive samples that are shuffled together; 0: the whole epoch, without runs (see docs/data.md)."""
-    run_length: int = 64
+    run_length: int = field(default=64, metadata=at_least(1))
     """Neighbours in a source that form a run, which is shuffled as a whole; used with a `shuffle_window`."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 1:
-            raise ValueError(f"temperature = {self.temperature} must be at least 1: the natural mixture")
-        for language, weight in self.language_weights.items():
+        check_ranges(self)
+        for language in self.language_weights:
             if language not in LANGUAGES:
                 raise ValueError(f"language_weights names {language!r}: use ko or en")
-            if weight <= 0:
-                raise ValueError(
-                    f"language_weights.{language} = {weight} must be above 0; leave its captions out instead"
-                )
-        if self.shuffle_window < 0 or self.run_length < 1:
-            raise ValueError(
-                f"shuffle_window = {self.shuffle_window} and run_length = {self.run_length} must be at least 0 and 1"
-            )
 
     @property
     def splits_languages(self) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
 
-from data_modules.config_roles import PERFORMANCE
+from data_modules.config_roles import PERFORMANCE, above, at_least, between, check_ranges
 
 
 class SourceFormat(Enum):
@@ -72,7 +72,7 @@ class SourceConfig:
     """Language of `caption_fields`: ko, en, or detect (by `min_hangul_share`); detect beside a `language_field`."""
     language_field: str | None = None
     """Field with the language of `caption_fields`; rows in languages other than Korean and English are skipped."""
-    min_hangul_share: float = 0.2
+    min_hangul_share: float = field(default=0.2, metadata=between(0, 1, "right"))
     """Least fraction of Hangul among the letters of a Korean caption, in (0, 1]."""
     keywords: dict[str, str] = field(default_factory=dict)
     """Language -> field with a list of keywords, or a text with a `keyword_separator`."""
@@ -83,22 +83,23 @@ class SourceConfig:
     name does."""
     where: dict[str, list[str]] = field(default_factory=dict)
     """Field -> allowed values, compared as text (`true`/`false` for booleans); a row must meet all. Not for shards."""
-    weight: float = 1.0
+    weight: float = field(default=1.0, metadata=above(0, "remove the source to leave it out"))
     """Passes over this source per epoch of the mixture, > 0 (0.2: each pair once in five epochs)."""
     split: str = "train"
     """Split of a Hugging Face dataset."""
     subset: str | None = None
     """Configuration name of a Hugging Face dataset."""
-    stream_length: int | None = None
+    stream_length: int | None = field(default=None, metadata=at_least(1))
     """Number of rows that satisfy `where`, of a Hugging Face dataset that is streamed; null: random access (see
     docs/data.md)."""
-    read_timeout_seconds: float = field(default=60.0, metadata=PERFORMANCE)
+    read_timeout_seconds: float = field(default=60.0, metadata=PERFORMANCE | above(0))
     """Timeout of one read of a remote shard; it is tried four times, then counted as a fault. Without effect on local
     files; not for streams, which `datasets` reads."""
     index_folder: str | None = field(default=None, metadata=PERFORMANCE)
     """Folder of the shards' index; null: beside the first shard, or ~/.cache/kelip if it is remote or read-only."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         for problem in (*self._wrong_values(), *self._ignored_by_kind(), *self._ignored_by_others()):
             raise ValueError(problem)
 
@@ -115,16 +116,8 @@ class SourceConfig:
             yield f"language {unknown[0]!r} is not known: use ko or en"
         if self.language not in ("ko", "en", "detect"):
             yield f"language = {self.language!r} must be ko, en or detect"
-        if not 0 < self.min_hangul_share <= 1:
-            yield f"min_hangul_share = {self.min_hangul_share} is a share: give a number in (0, 1]"
         if self.keyword_separator == "":
             yield "keyword_separator is empty: give at least one character, or null"
-        if self.weight <= 0:
-            yield f"weight = {self.weight} must be above 0: remove the source to leave it out"
-        if self.read_timeout_seconds <= 0:
-            yield f"read_timeout_seconds = {self.read_timeout_seconds} must be above 0"
-        if self.stream_length is not None and self.stream_length < 1:
-            yield f"stream_length = {self.stream_length} must be at least 1; null gives random access"
 
     def _ignored_by_kind(self) -> Iterator[str]:
         """Settings that this kind of source refuses."""

@@ -1,13 +1,14 @@
 """Sampling of training captions: a record's name, its keywords, or both, in a template."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from data_modules.config_roles import at_least, between, check_ranges
 from data_modules.errors import DataError
 from data_modules.paths import resolve_path
 from data_modules.records import LANGUAGES, PairRecord
@@ -30,31 +31,28 @@ PLAIN_TEMPLATES: Templates = {
 class CaptionConfig:
     """Probabilities of the forms of a training caption, and their templates."""
 
-    name: float = 1.0
+    name: float = field(default=1.0, metadata=between(0, 1))
     """Probability of the name alone: the record's caption."""
-    name_keywords: float = 0.0
+    name_keywords: float = field(default=0.0, metadata=between(0, 1))
     """Probability of the name with keywords."""
-    keywords: float = 0.0
+    keywords: float = field(default=0.0, metadata=between(0, 1))
     """Probability of keywords alone, in random order."""
-    min_keywords: int = 2
+    min_keywords: int = field(default=2, metadata=at_least(1))
     """Minimum number of sampled keywords, >= 1 (fewer if the record has fewer)."""
-    max_keywords: int = 5
+    max_keywords: int = field(default=5, metadata=at_least(1))
     """Maximum number of sampled keywords."""
-    plain: float = 0.5
+    plain: float = field(default=0.5, metadata=between(0, 1))
     """Probability of the first template; the others are equally likely."""
     templates_file: str | None = None
     """YAML file form -> language -> templates; `None`: no templates."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         total = self.name + self.name_keywords + self.keywords
-        if min(self.name, self.name_keywords, self.keywords) < 0 or abs(total - 1) > 1e-6:
+        if abs(total - 1) > 1e-6:
             raise ValueError(f"name, name_keywords and keywords are probabilities that must sum to 1, not {total:g}")
-        if not 1 <= self.min_keywords <= self.max_keywords:
-            raise ValueError(
-                f"min_keywords = {self.min_keywords} must lie between 1 and max_keywords = {self.max_keywords}"
-            )
-        if not 0 <= self.plain <= 1:
-            raise ValueError(f"plain = {self.plain} is a probability: give a number from 0 to 1")
+        if self.min_keywords > self.max_keywords:
+            raise ValueError(f"min_keywords = {self.min_keywords} must not exceed max_keywords = {self.max_keywords}")
 
 
 def load_templates(file: str | None) -> Templates:

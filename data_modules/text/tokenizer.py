@@ -9,7 +9,7 @@ import html.entities
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
+from data_modules.config_roles import at_least, check_ranges
 from data_modules.errors import DataError
 from data_modules.paths import resolve_path
 
@@ -47,22 +48,17 @@ KNOWN_SPECIALS = (
 class TokenizerConfig:
     """The tokenizer of a run."""
 
-    vocab_size: int = 4000
+    vocab_size: int = field(default=4000, metadata=at_least(259, "256 bytes and 3 special tokens"))
     """Largest vocabulary (paper: 98,818); a small corpus may give fewer tokens."""
-    context_length: int = 32
+    context_length: int = field(default=32, metadata=at_least(3, "start, one token and end"))
     """Maximum caption length in tokens, start and end included (paper: 77)."""
     file: str | None = None
     """A `tokenizer.json`, copied into the run; `None`: trained on the training captions of the run."""
-    max_training_pairs: int = 2_000_000
+    max_training_pairs: int = field(default=2_000_000, metadata=at_least(1))
     """In a larger pair set, every n-th row of each source is used for training, about this many pairs in total."""
 
     def __post_init__(self) -> None:
-        if self.vocab_size < 259:
-            raise ValueError(f"vocab_size = {self.vocab_size} must hold 256 bytes and 3 special tokens: at least 259")
-        if self.max_training_pairs < 1:
-            raise ValueError(f"max_training_pairs = {self.max_training_pairs} must be at least 1")
-        if self.context_length < 3:
-            raise ValueError(f"context_length = {self.context_length} must hold start, one token and end: at least 3")
+        check_ranges(self)
 
 
 class BilingualTokenizer:

@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kelip_lightning.config.read import parse_override, read_experiment_file
-from kelip_lightning.config.typed import build_section
+from data_modules.config_roles import at_least, check_ranges
+from kelip_lightning.config.load import parse_override, read_experiment_file
+from kelip_lightning.config.schema import build_section
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.metric_names import parse_metric
 
@@ -56,7 +57,7 @@ class AblationConfig:
     """The question, one sentence."""
     paper: str
     """The paper's result, or that its numbers are unknown."""
-    seeds: int = 3
+    seeds: int = field(default=3, metadata=at_least(2, "one run has no spread"))
     """Number of seeds, from 0; at least 2, because one run has no variance."""
     reference: str
     """The variant to which the others are compared."""
@@ -68,8 +69,7 @@ class AblationConfig:
     """Category (colour, ...) -> language -> words; items whose text contains one are also judged separately."""
 
     def __post_init__(self) -> None:
-        if self.seeds < 2:
-            raise ValueError(f"seeds = {self.seeds} must be at least 2: one run has no variance")
+        check_ranges(self)
         if not self.scales:
             raise ValueError("scales is empty: name at least one with its base")
         for name in [*self.scales, *self.variants, *(one for scale in self.scales.values() for one in scale.variants)]:

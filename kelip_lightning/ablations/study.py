@@ -9,10 +9,8 @@ from data_modules.config_roles import Role
 from data_modules.records import LANGUAGES
 from kelip_lightning.ablations.config import AblationConfig, ScaleConfig, load_ablation
 from kelip_lightning.config.experiment import ContrastiveExperiment, Experiment, PretrainExperiment
-from kelip_lightning.config.fingerprint import training_fingerprint
-from kelip_lightning.config.load import PLACE, difference, find_schema, load_experiment, stage_schemas
-from kelip_lightning.config.read import parse_override
-from kelip_lightning.config.roles import role_of_key
+from kelip_lightning.config.fingerprint import role_of_key, training_fingerprint
+from kelip_lightning.config.load import PLACE, difference, find_schema, load_experiment, parse_override, stage_schemas
 from kelip_lightning.config.schema import has_key
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.metric_names import parse_metric

@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from data_modules.config_roles import REPORTING
+from data_modules.config_roles import REPORTING, above, at_least, check_ranges
 from kelip_lightning.callbacks.evaluation import EvaluationCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.callbacks.step_vote import StepVote
@@ -36,11 +36,11 @@ class BestMode(Enum):
 class CheckpointConfig:
     """When checkpoints are written, and which stay on disk. A stage that ends or is interrupted always writes one."""
 
-    every_n_steps: int | None = field(default=500, metadata=REPORTING)
+    every_n_steps: int | None = field(default=500, metadata=REPORTING | at_least(1))
     """Optimizer steps between checkpoints; null: none by steps."""
-    every_n_minutes: float | None = field(default=None, metadata=REPORTING)
+    every_n_minutes: float | None = field(default=None, metadata=REPORTING | above(0))
     """Minutes of training after which one is written, counted from the last; null: none by time."""
-    keep_last: int = field(default=2, metadata=REPORTING)
+    keep_last: int = field(default=2, metadata=REPORTING | at_least(1))
     """Newest checkpoints that stay on disk; 2 or more, and a damaged one still leaves the one before it."""
     best_metric: str | None = field(default=None, metadata=REPORTING)
     """A metric of the evaluation, such as eval/NAME_ko/image_to_text_R@1: the checkpoint with its best value stays
@@ -49,8 +49,7 @@ class CheckpointConfig:
     """Whether more (max) or less (min) of best_metric is better."""
 
     def __post_init__(self) -> None:
-        if self.every_n_minutes is not None and self.every_n_minutes <= 0:
-            raise ValueError(f"every_n_minutes = {self.every_n_minutes} must be above 0; null: none by time")
+        check_ranges(self)
 
     @property
     def num_kept(self) -> int:

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from data_modules.config_roles import PERFORMANCE
+from data_modules.config_roles import PERFORMANCE, at_least, check_ranges
 from kelip_lightning.callbacks.step_vote import StepVote
 from kelip_lightning.distributed.consensus import gather_objects
 from kelip_lightning.errors import NonFiniteError
@@ -36,12 +36,11 @@ class NonFiniteConfig:
 
     policy: NonFinitePolicy = field(default=NonFinitePolicy.stop, metadata=PERFORMANCE)
     """stop, or skip: the step takes no update, and training goes on with the next batch."""
-    max_skipped: int = field(default=10, metadata=PERFORMANCE)
+    max_skipped: int = field(default=10, metadata=PERFORMANCE | at_least(0))
     """Steps that a stage may skip before it stops, >= 0."""
 
     def __post_init__(self) -> None:
-        if self.max_skipped < 0:
-            raise ValueError(f"max_skipped = {self.max_skipped} must not be negative; 0 stops at the first")
+        check_ranges(self)
 
 
 class NonFiniteGuard(pl.Callback):

@@ -1,7 +1,4 @@
-"""The command line: `kelip VERB FILE.yaml [dotted.key=value ...]`, one file per verb.
-
-A verb imports torch and Lightning inside its body, so that help and misspelt commands answer at once.
-"""
+"""The command line: `kelip VERB FILE.yaml [dotted.key=value ...]`, one file per verb; training.py has three."""
 
 import argparse
 import logging
@@ -15,47 +12,49 @@ from kelip_lightning.cli import (
     analyze,
     compare,
     consolidate,
-    contrastive,
     data,
     evaluate,
     export,
-    mae,
     plan,
     predict,
-    pretrain,
     show_config,
     tokenizer,
+    training,
 )
 from kelip_lightning.cli.failures import guarded
 from kelip_lightning.runs.folder import is_first_process
 
 VERBS = (
-    pretrain,
-    mae,
-    contrastive,
-    evaluate,
-    analyze,
-    compare,
-    ablate,
-    predict,
-    consolidate,
-    export,
-    tokenizer,
-    data,
-    plan,
-    show_config,
+    training.pretrain,
+    training.mae,
+    training.contrastive,
+    evaluate.evaluate,
+    analyze.analyze,
+    compare.compare,
+    ablate.ablate,
+    predict.predict,
+    consolidate.consolidate,
+    export.export,
+    tokenizer.tokenizer,
+    data.data,
+    plan.plan,
+    show_config.show_config,
 )
 
 EPILOG = """\
-An override names one value by its dotted key: seed=1, schedule.max_steps=300, mae=null.
-Keys are listed in docs/config.md; kelip show-config FILE shows them all with their values.
+An override sets one value by its dotted key: seed=1, schedule.max_steps=300, mae=null.
+docs/config.md lists the keys; kelip show-config FILE prints them with their values.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0 done, 2 to be mended by the user, 130 interrupted, 1 else."""
+    """Run one verb.
+
+    Returns:
+        Exit code: 0 success, 2 user error, 130 interrupted, 75 stopped by the scheduler, 1 any other failure.
+    """
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-    talk_of_progress()
+    configure_logging()
     return guarded(lambda: arguments.run(arguments))
 
 
@@ -63,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
     parser = argparse.ArgumentParser(
         prog="kelip",
-        description="Korean-English image-text pre-training: MAE pre-training, contrastive training, evaluation.",
+        description="Korean-English CLIP: MAE pre-training, contrastive training, evaluation.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -71,9 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in VERBS:
         sub = verbs.add_parser(
-            verb.NAME,
-            help=verb.HELP,
-            description=verb.DESCRIPTION,
+            verb.name,
+            help=verb.description.partition(".\n")[0],
+            description=verb.description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verb.add_arguments(sub)
@@ -82,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """The parsed arguments; overrides may stand before and after options."""
+    """The parsed arguments; overrides may come before and after options."""
     parser = build_parser()
     arguments, extra = parser.parse_known_args(argv)
     if extra and (not hasattr(arguments, "overrides") or any(one.startswith("-") for one in extra)):
@@ -92,8 +91,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def talk_of_progress() -> None:
-    """Send the suite's own log messages to stderr, from the first process only, and quiet Lightning's remarks."""
+def configure_logging() -> None:
+    """Log the suite's messages to stderr, from the first process only, and raise Lightning's level to WARNING."""
     for name in ("kelip_lightning", "data_modules"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO if is_first_process() else logging.WARNING)
@@ -102,7 +101,7 @@ def talk_of_progress() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         # This child logger, since importing Lightning sets the level of its parent.
         logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
-    # Lightning 2.6 with torch 2.14 and newer: nothing that a user could mend.
+    # Lightning 2.6 with torch 2.14 and newer: not actionable for a user.
     warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\). is deprecated")
 
 

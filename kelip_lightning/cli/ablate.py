@@ -1,4 +1,4 @@
-"""`kelip ablate FILE`: every variant with every seed, and the report."""
+"""`kelip ablate FILE`: train every variant with every seed, and write the report."""
 
 import argparse
 import sys
@@ -6,57 +6,58 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kelip_lightning.cli.device import add_device_argument
 from kelip_lightning.cli.failures import StoppedError
+from kelip_lightning.cli.verb import add_device_argument, positive_count, verb
 
 if TYPE_CHECKING:
     from kelip_lightning.ablations.config import AblationConfig
     from kelip_lightning.ablations.study import PlannedRun, Study
 
-NAME = "ablate"
-HELP = "train every variant of a study with every seed, and report which differ"
-DESCRIPTION = """\
-A study is a YAML file: a question, a base experiment, variants as overrides. Its runs are trained one after the
-other (--jobs: beside each other), each in its own process, and reused by whatever study asks for the same
-settings, on the same data and code. The report has intervals over items and seeds, and names no winner inside them.
 
-  kelip ablate experiments/ablations/augmentation.yaml --dry-run
-  kelip ablate experiments/ablations/augmentation.yaml --resume
-  kelip ablate experiments/ablations/augmentation.yaml --scale kelip_b32 --dry-run
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`FILE.yaml` and what of it is wanted."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.yaml", type=Path, help="the study")
-    parser.add_argument("--scale", metavar="NAME", help="which of the study's experiments (default: the first)")
-    parser.add_argument("--seeds", type=_count, metavar="N", help="number of seeds (default: the study's)")
+    parser.add_argument("--scale", metavar="NAME", help="one of the study's experiments (default: the first)")
+    parser.add_argument("--seeds", type=positive_count, metavar="N", help="number of seeds (default: the study's)")
     parser.add_argument("--variant", action="append", metavar="NAME", help="train this variant only; may be repeated")
-    parser.add_argument("--quick", action="store_true", help="short runs, two seeds: the same path, no findings")
-    parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs beside each other (default: 1)")
-    parser.add_argument("--resume", action="store_true", help="go on with the runs that were cut off")
+    parser.add_argument("--quick", action="store_true", help="short runs with two seeds, to test the study")
+    parser.add_argument(
+        "--jobs", type=positive_count, default=1, metavar="N", help="number of runs in parallel (default: 1)"
+    )
+    parser.add_argument("--resume", action="store_true", help="resume interrupted runs")
     parser.add_argument(
         "--accept-revision",
         action="append",
         default=[],
         metavar="SHA|any",
-        help="use runs that this revision of the code trained as well; may be repeated (default: this code's alone)",
+        help="also use runs trained by this revision of the code; may be repeated (default: the current revision)",
     )
-    parser.add_argument("--output", type=Path, default=Path("runs/ablations"), metavar="FOLDER", help="folder of all")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/ablations"), metavar="FOLDER", help="folder of runs and reports"
+    )
     add_device_argument(parser)
     only = parser.add_mutually_exclusive_group()
     only.add_argument(
-        "--dry-run", action="store_true", help="check all; print runs, settings and cost; write the array"
+        "--dry-run", action="store_true", help="check the study, print runs, settings and cost, write the Slurm array"
     )
-    only.add_argument("--report", action="store_true", help="train nothing, report on what has finished")
-    only.add_argument("--power", action="store_true", help="simulate: which differences would this study find?")
+    only.add_argument("--report", action="store_true", help="train nothing, report on finished runs")
+    only.add_argument("--power", action="store_true", help="simulate the statistical power of the study")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Check everything, then train, then report; returns 1 if a run failed."""
+@verb(_add_arguments)
+def ablate(arguments: argparse.Namespace) -> int:
+    """Train every variant of a study with every seed, and report which differ.
+
+    A study is a YAML file: a question, a base experiment, variants as overrides. Its runs are trained sequentially
+    (--jobs: in parallel), each in its own process, and reused by any study with the same settings, data and code. The
+    report has confidence intervals over items and seeds; differences within them are inconclusive.
+
+      kelip ablate experiments/ablations/augmentation.yaml --dry-run
+      kelip ablate experiments/ablations/augmentation.yaml --resume
+      kelip ablate experiments/ablations/augmentation.yaml --scale kelip_b32 --dry-run
+    """
     from kelip_lightning.ablations.config import load_ablation
 
-    config = load_ablation(arguments.file)  # before anything slow is imported
+    config = load_ablation(arguments.file)  # before torch is imported
     if arguments.power:
         return _print_power(config, arguments)
     from kelip_lightning.ablations.pool import refuse_other_revisions, refuse_unfinished
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     from kelip_lightning.cli.ablate_tables import print_dry_run
     from kelip_lightning.distributed.device import choose_device
 
-    choose_device(arguments.device)  # that is wanted after hours of training
+    choose_device(arguments.device)  # fails now, not after training
     choice = Choice(scale=arguments.scale, seeds=arguments.seeds, quick=arguments.quick, output=arguments.output)
     trains = not (arguments.dry_run or arguments.report)
     study = open_study(arguments.file, choice, on_this_machine=trains)
@@ -88,7 +89,7 @@ def _wanted(study: "Study", names: Sequence[str] | None) -> "list[PlannedRun]":
 
 
 def _compare_data(study: "Study", *, must_be_here: bool) -> None:
-    """Refuse runs of other data; a report can be written where the data is not, and says so."""
+    """Refuse runs of other data; a report without the data present prints a note."""
     from data_modules.errors import DataError
     from kelip_lightning.ablations.pool import refuse_other_data
 
@@ -97,7 +98,7 @@ def _compare_data(study: "Study", *, must_be_here: bool) -> None:
     except DataError as error:
         if must_be_here:
             raise
-        _tell(f"whether the runs were trained on the data of now is not known here: {error}")
+        _print_progress(f"the training data of the runs cannot be compared with the current data: {error}")
 
 
 def _train_and_report(study: "Study", wanted: "Sequence[PlannedRun]", arguments: argparse.Namespace) -> int:
@@ -107,9 +108,9 @@ def _train_and_report(study: "Study", wanted: "Sequence[PlannedRun]", arguments:
     from kelip_lightning.cli.ablate_tables import print_answer
 
     try:
-        failures = execute(study, wanted, arguments.jobs, _tell) if wanted else []
+        failures = execute(study, wanted, arguments.jobs, _print_progress) if wanted else []
     except KeyboardInterrupt as interruption:
-        message = f"interrupted; finished runs stay in {study.pool}, go on with --resume"
+        message = f"interrupted; finished runs are kept in {study.pool}; continue with --resume"
         raise StoppedError(message, 130) from interruption
     report = collect(study, failures, arguments.device)
     folder = write_report(study, report)
@@ -129,11 +130,5 @@ def _print_power(config: "AblationConfig", arguments: argparse.Namespace) -> int
     return 0
 
 
-def _tell(text: str) -> None:
+def _print_progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
-    return int(text)

@@ -1,4 +1,4 @@
-"""What `kelip ablate` prints: runs and costs before, answers after, power on request."""
+"""Tables of `kelip ablate`: runs and costs, verdicts, statistical power."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from kelip_lightning.planning.estimate import estimate
 from kelip_lightning.statistics.power import SimulatedStudy, simulate
 
 GPU, UTILISATION = "a100", 0.4
-"""Of the GPU-hours in a dry run; `kelip plan` takes others."""
+"""For the GPU-hours of a dry run; `kelip plan` has options for others."""
 POWER_EFFECTS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1)
 NUM_SIMULATED = 300
 
 
 def print_dry_run(study: Study, runs: Sequence[PlannedRun]) -> None:
-    """Every run with its state, every variant's settings and cost; writes the array file."""
+    """Print runs with their states, and settings and cost of each variant; write the Slurm array."""
     console = Console(soft_wrap=True)
     console.print(escape(study.config.question), style="bold")
     console.print(f"Base {study.base}; runs in {study.pool}; report in {study.folder}\n", highlight=False)
@@ -37,7 +37,7 @@ def print_dry_run(study: Study, runs: Sequence[PlannedRun]) -> None:
     console.print(_cost_table(study, runs))
     total = _gpu_hours_of(runs)
     if total:
-        console.print(f"All: {total:,.0f} GPU-hours ({GPU} at {UTILISATION:.0%} utilisation, evaluation left out)")
+        console.print(f"All: {total:,.0f} GPU-hours ({GPU} at {UTILISATION:.0%} utilisation, without evaluation)")
     todo = [run for run in runs if state_of(find_folder(study.pool, run)) is not RunState.finished]
     if todo:
         console.print(f"Slurm array of the {len(todo)} runs that have not finished: {write_array(study, todo)}")
@@ -57,7 +57,7 @@ def print_answer(study: Study, report: StudyReport, folder: Path) -> None:
 
 
 def print_power(num_variants: int, num_seeds: int) -> None:
-    """How often a study of this shape finds a true difference, by simulation."""
+    """Print how often a simulated study of this size finds a true difference."""
     table = Table(
         title=f"{NUM_SIMULATED} simulated studies: {num_variants} variants, {num_seeds} seeds, 1,000 items, 30 % hits",
         title_justify="left",
@@ -72,13 +72,13 @@ def print_power(num_variants: int, num_seeds: int) -> None:
             )
             rates = simulate(study, NUM_SIMULATED)
             cells.append(f"{100 * (rates.found if effect else rates.false_winner):.1f} %")
-        name = f"{100 * effect:+g} points found" if effect else "none: false winner"
+        name = f"{100 * effect:+g} points found" if effect else "0: false winner"
         table.add_row(name, *cells)
     Console().print(table)
 
 
 def _cost_table(study: Study, runs: Sequence[PlannedRun]) -> Table:
-    """One line a variant: its seeds cost the same."""
+    """One row per variant; its seeds cost the same."""
     table = Table(title="Cost of one run of each variant", title_justify="left")
     for name in ("variant", "seeds"):
         table.add_column(name)
@@ -103,7 +103,7 @@ def _cost_table(study: Study, runs: Sequence[PlannedRun]) -> Table:
 
 
 def _gpu_hours_of(runs: Sequence[PlannedRun]) -> float:
-    """Of runs that ask for a GPU; the seeds of a variant cost the same."""
+    """GPU-hours of the runs with accelerator gpu; the seeds of a variant cost the same."""
     each: dict[str, float] = {}
     total = 0.0
     for run in runs:

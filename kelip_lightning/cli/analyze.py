@@ -1,12 +1,11 @@
-"""`kelip analyze {cross-lingual,culture,analogy} RUN FILE`: the paper's questions to a trained model."""
+"""`kelip analyze {cross-lingual,culture,analogy} RUN FILE`: the paper's analyses of a trained model."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kelip_lightning.cli.device import add_device_argument
-from kelip_lightning.cli.training import check_syntax
+from kelip_lightning.cli.verb import add_device_argument, add_overrides_argument, add_run_argument, check_syntax, verb
 from kelip_lightning.distributed.device import choose_device
 from kelip_lightning.runs.folder import RunFolder
 
@@ -15,36 +14,33 @@ if TYPE_CHECKING:
 
     from kelip_lightning.analyses.output import Finding
 
-NAME = "analyze"
-HELP = "ask a trained model about languages, culture and analogies, with intervals"
-DESCRIPTION = """\
-cross-lingual  how near captions of one meaning lie in Korean and English
-culture        which images a Korean and an English word of one meaning call up, and which pairs differ
-analogy        whether image + lambda (target text - source text) finds the image that the texts describe
-
-Tables and plots go to a folder: records as CSV and JSON, plots as PNG.
-
-  kelip analyze culture runs/emoji experiments/analyses/culture.yaml
-  kelip analyze analogy runs/emoji experiments/analyses/analogy.yaml resampling.seed=1 --output analogy-1
-"""
-
 QUESTIONS = ("cross-lingual", "culture", "analogy")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`QUESTION RUN FILE.yaml [dotted.key=value ...] [--output FOLDER] [--device NAME] [--all] [--json]`."""
-    parser.add_argument("question", choices=QUESTIONS, help="what is asked")
-    parser.add_argument("run_folder", metavar="RUN", help="folder of a finished run, for example runs/emoji")
-    parser.add_argument("file", metavar="FILE.yaml", help="the settings of the analysis")
-    parser.add_argument("overrides", metavar="dotted.key=value", nargs="*", help="values that replace the file's")
-    parser.add_argument("--output", metavar="FOLDER", help="where records go; RUN/analyses/QUESTION by default")
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("question", choices=QUESTIONS, help="the analysis")
+    add_run_argument(parser)
+    parser.add_argument("file", metavar="FILE.yaml", help="settings of the analysis")
+    add_overrides_argument(parser)
+    parser.add_argument("--output", metavar="FOLDER", help="output folder (default: RUN/analyses/QUESTION)")
     add_device_argument(parser)
-    parser.add_argument("--all", action="store_true", help="every metric in the table, not only the main ones")
-    parser.add_argument("--json", action="store_true", help="print the record as JSON instead of a table")
+    parser.add_argument("--all", action="store_true", help="print all metrics, not only the main ones")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Analyse, write, print."""
+@verb(_add_arguments)
+def analyze(arguments: argparse.Namespace) -> int:
+    """Analyse a trained model: languages, culture, analogies; with confidence intervals.
+
+    cross-lingual  similarity of Korean and English captions of the same meaning
+    culture        images retrieved by Korean and English words of the same meaning, and the pairs that differ
+    analogy        retrieval with image + lambda (target text - source text)
+
+    Writes tables as CSV and JSON, and plots as PNG.
+
+      kelip analyze culture runs/emoji experiments/analyses/culture.yaml
+      kelip analyze analogy runs/emoji experiments/analyses/analogy.yaml resampling.seed=1 --output analogy-1
+    """
     folder = RunFolder.open(arguments.run_folder)
     check_syntax(arguments.file)
     device = choose_device(arguments.device)
@@ -64,12 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(document, ensure_ascii=False, indent=2))
     else:
         shown = [one for one in outcome.findings.summary if one.headline or arguments.all]
-        print_findings(shown, outcome.findings.statements, f"{folder.name}: {arguments.question}")
+        _print_findings(shown, outcome.findings.statements, f"{folder.name}: {arguments.question}")
         print(f"\nrecords and plots: {output}")
     return 0
 
 
-def print_findings(summary: "Sequence[Finding]", statements: "Sequence[str]", title: str) -> None:
+def _print_findings(summary: "Sequence[Finding]", statements: "Sequence[str]", title: str) -> None:
     """A table of metrics, and the statements below it."""
     from rich.console import Console
     from rich.table import Table

@@ -1,33 +1,31 @@
-"""`kelip compare NAME=RUN,RUN,... [NAME=RUN,...]`: means and spread over seeds."""
+"""`kelip compare NAME=RUN,RUN,... [NAME=RUN,...]`: mean and spread over seeds."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kelip_lightning.cli.verb import verb
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.metric_names import is_rank
 
 if TYPE_CHECKING:
     from kelip_lightning.runs.compare import Comparison, Spread
 
-NAME = "compare"
-HELP = "means and spread of finished runs, and paired differences"
-DESCRIPTION = """\
-A Markdown table of the metrics of finished runs: mean and standard deviation over each group's runs, and
-for two groups of equal size the difference run by run (give the same seeds in the same order).
 
-  kelip compare scratch=runs/scratch-0,runs/scratch-1 mae=runs/mae-0,runs/mae-1
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`NAME=RUN,RUN,... ... [--all]`."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("groups", metavar="NAME=RUN,RUN,...", nargs="+", help="a group of runs")
-    parser.add_argument("--all", action="store_true", help="every metric, not only the main ones")
+    parser.add_argument("--all", action="store_true", help="print all metrics, not only the main ones")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Read, compare, print."""
+@verb(_add_arguments)
+def compare(arguments: argparse.Namespace) -> int:
+    """Mean and standard deviation of finished runs, and paired differences.
+
+    A Markdown table of the metrics of finished runs: mean and standard deviation over the runs of each group, and
+    for two groups of equal size the paired difference (give the same seeds in the same order).
+
+      kelip compare scratch=runs/scratch-0,runs/scratch-1 mae=runs/mae-0,runs/mae-1
+    """
     from kelip_lightning.cli.report import HEADLINE
     from kelip_lightning.runs.compare import compare_runs
 
@@ -49,7 +47,7 @@ def parse_groups(words: list[str]) -> dict[str, list[Path]]:
     for word in words:
         name, equals, runs = word.partition("=")
         if not (name and equals and runs):
-            problems.append(f"{word!r} must read NAME=RUN,RUN,...")
+            problems.append(f"{word!r} must be NAME=RUN,RUN,...")
         groups[name] = [Path(one) for one in runs.split(",")]
     if problems:
         raise ConfigError(problems)

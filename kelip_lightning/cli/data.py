@@ -1,12 +1,12 @@
-"""`kelip data index|inspect|pack`: look at the data of an experiment, and prepare it."""
+"""`kelip data index|inspect|pack`: inspect and prepare the data of an experiment."""
 
 import argparse
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kelip_lightning.cli.training import check_syntax
+from kelip_lightning.cli.verb import load_any_experiment, verb
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -14,33 +14,22 @@ if TYPE_CHECKING:
     from data_modules.preparation import SourceReport
     from data_modules.sources.config import SourceConfig
     from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
-
-NAME = "data"
-HELP = "index, inspect or pack the data of an experiment"
-DESCRIPTION = """\
-  kelip data index experiments/mine.yaml            indices of all its shards, before a run needs them
-  kelip data index '/data/{000..999}.tar'           the same without an experiment, captions in .txt
-  kelip data inspect experiments/mine.yaml          counts, languages, lengths, sizes, broken items, a contact sheet
-  kelip data pack experiments/mine.yaml /data/256   every source as shards with a short side of 256; one that both
-                                                    stages read once, with the captions of both
-
-docs/data.md says what is read, in which order, and what happens to broken items.
-"""
+_COLUMNS, _TEXT, _GAP = 6, 14, 8
+"""Of the contact sheet: images in a row, and text size and gaps in pixels."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One of the three actions with its own options."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
     index = actions.add_parser("index", help="scan tar shards once, for random access")
     index.add_argument("what", metavar="FILE.yaml|SHARDS", nargs="+", help="an experiment, or shards as in its `files`")
-    inspect = actions.add_parser("inspect", help="print what a pair set holds, and draw a contact sheet")
-    inspect.add_argument("--samples", type=int, default=500, help="pairs looked at per source (default: 500)")
-    inspect.add_argument("--sheet", type=Path, default=Path("contact_sheet.png"), help="PNG that is written")
+    inspect = actions.add_parser("inspect", help="print statistics of image-text pairs and draw a contact sheet")
+    inspect.add_argument("--samples", type=int, default=500, help="pairs read per source (default: 500)")
+    inspect.add_argument("--sheet", type=Path, default=Path("contact_sheet.png"), help="PNG file to write")
     pack = actions.add_parser("pack", help="write the sources as tar shards with resized images")
     for action in (inspect, pack):
         action.add_argument("file", metavar="FILE.yaml", help="the experiment")
-    pack.add_argument("output", metavar="FOLDER", type=Path, help="where the shards go")
-    pack.add_argument("--short-side", type=int, default=256, help="pixels; smaller images stay (default: 256)")
+    pack.add_argument("output", metavar="FOLDER", type=Path, help="folder for the shards")
+    pack.add_argument("--short-side", type=int, default=256, help="pixels; smaller images are kept (default: 256)")
     pack.add_argument("--quality", type=int, default=90, help="of WebP and JPEG (default: 90)")
     pack.add_argument("--format", default="webp", help="webp, jpg or png (default: webp)")
     pack.add_argument("--samples-per-shard", type=int, default=10_000, help="default: 10000")
@@ -50,29 +39,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--override", metavar="dotted.key=value", action="append", default=[], dest="changes")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Do what was asked for."""
+@verb(_add_arguments)
+def data(arguments: argparse.Namespace) -> int:
+    """Index, inspect or pack the data of an experiment.
+
+      kelip data index experiments/mine.yaml            index all tar shards of an experiment
+      kelip data index '/data/{000..999}.tar'           index tar shards with captions in .txt
+      kelip data inspect experiments/mine.yaml          statistics, corrupt samples, a contact sheet
+      kelip data pack experiments/mine.yaml /data/256   write each source as shards with a short side of 256 pixels; a
+                                                        source of both stages is written once, with the captions of both
+
+    See docs/data.md for formats, sample order and corrupt samples.
+    """
     return {"index": _index, "inspect": _inspect, "pack": _pack}[arguments.action](arguments)
 
 
 def _stages(file: str, changes: list[str]) -> dict[str, "MaskedPretrainExperiment | ContrastiveExperiment"]:
-    check_syntax(file)
-    from kelip_lightning.config.experiment import SCHEMAS
-    from kelip_lightning.config.load import find_schema, load_experiment
+    experiment = load_any_experiment(file, changes, on_this_machine=True).experiment
     from kelip_lightning.planning.stage_plan import stages_of
 
-    schema = find_schema(file, SCHEMAS)
-    return stages_of(load_experiment(file, changes, schema).experiment)
+    return stages_of(experiment)
 
 
 def _sources(file: str, changes: list[str]) -> Iterator[tuple[str, "SourceConfig"]]:
-    """The sources of every stage, none twice."""
+    """The distinct sources of all stages."""
     seen: list[tuple[str, object]] = []
-    for stage in _stages(file, changes).values():
-        for one in stage.data.sources.items():
-            if one not in seen:
-                seen.append(one)
-                yield one
+    for one in (one for stage in _stages(file, changes).values() for one in stage.data.sources.items()):
+        if one not in seen:
+            seen.append(one)
+            yield one
 
 
 def _index(arguments: argparse.Namespace) -> int:
@@ -89,14 +84,14 @@ def _index(arguments: argparse.Namespace) -> int:
         named = [("shards", config)]
     shards = [(name, config) for name, config in named if source_format(config) is SourceFormat.shards]
     if not shards:
-        raise DataError(f"{arguments.what[0]} has no source of tar shards; other sources need no index")
+        raise DataError(f"{arguments.what[0]} has no tar shards; other sources need no index")
     for name, config in shards:
         with Progress() as bar:
             show = functools.partial(_show, bar, bar.add_task(name, total=None))
             source = TarSource(name, config, num_workers=arguments.workers, progress=show)
         left_out = len(source.opening_faults())
         print(
-            f"{name}: {len(source.index):,} samples in {len(source.index.shards):,} shards, {left_out:,} left out; "
+            f"{name}: {len(source.index):,} samples in {len(source.index.shards):,} shards, {left_out:,} skipped; "
             f"{source.index.file}"
         )
     return 0
@@ -109,17 +104,16 @@ def _show(bar: "Progress", task: "TaskID", done: int, total: int) -> None:
 def _inspect(arguments: argparse.Namespace) -> int:
     from data_modules.errors import DataError
     from data_modules.preparation import inspect_sources
-    from kelip_lightning.cli.data_report import print_reports, save_contact_sheet
     from kelip_lightning.config.experiment import ContrastiveExperiment
     from kelip_lightning.training.inputs import build_image_text_data
 
     stages = _stages(arguments.file, arguments.changes).values()
     stage = next((one for one in stages if isinstance(one, ContrastiveExperiment)), None)
     if stage is None:
-        raise DataError(f"{arguments.file} has no contrastive stage, and so no captions to look at")
+        raise DataError(f"{arguments.file} has no contrastive stage, and so no captions")
     reports: list[SourceReport] = inspect_sources(build_image_text_data(stage), max(1, arguments.samples), 8)
-    print_reports(reports)
-    save_contact_sheet(reports, arguments.sheet)
+    _print_reports(reports)
+    _save_contact_sheet(reports, arguments.sheet)
     print(f"contact sheet: {arguments.sheet}")
     return 0
 
@@ -147,6 +141,60 @@ def _pack(arguments: argparse.Namespace) -> int:
                 faults.update(shard.faults)
                 written += shard.samples
                 bar.advance(task)
-        told = ", ".join(f"{kind} {number}" for kind, number in faults.most_common()) or "none"
-        print(f"{name}: {written:,} samples written to {arguments.output}; left out: {told}")
+        skipped = ", ".join(f"{kind} {number}" for kind, number in faults.most_common()) or "none"
+        print(f"{name}: {written:,} samples written to {arguments.output}; skipped: {skipped}")
     return 0
+
+
+def _print_reports(reports: "Sequence[SourceReport]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from data_modules.preparation import language_shares
+
+    table = Table(title="Image-text pairs", caption="tokens and short sides: 5%, median, 95%")
+    table.add_column("")
+    for report in reports:
+        table.add_column(report.name, justify="right")
+    rows = {
+        "pairs": [f"{report.pairs:,}" for report in reports],
+        "skipped at opening": [f"{sum(report.left_out.values()):,}" for report in reports],
+        "read": [f"{report.looked_at:,}" for report in reports],
+        "Korean, English": [", ".join(f"{s:.0%}" for s in language_shares(report).values()) for report in reports],
+        "tokens": [_spread(report.tokens) for report in reports],
+        "short side, px": [_spread(report.sides) for report in reports],
+    }
+    for kind in sorted({kind for report in reports for kind in {**report.faults, **report.left_out}}):
+        rows[kind] = [f"{report.faults[kind] + report.left_out[kind]:,}" for report in reports]
+    for label, cells in rows.items():
+        table.add_row(label, *cells)
+    Console().print(table)
+
+
+def _spread(values: "Sequence[int]") -> str:
+    import numpy as np
+
+    return ", ".join(f"{value:.0f}" for value in np.percentile(values, (5, 50, 95))) if values else "-"
+
+
+def _save_contact_sheet(reports: "Sequence[SourceReport]", file: Path) -> None:
+    """Write the examples of all sources as a PNG, captions below the images."""
+    from PIL import Image, ImageDraw
+
+    from data_modules.preparation import SHEET_SIDE
+    from kelip_lightning.drawing.fonts import drawable, load_font
+    from kelip_lightning.drawing.panels import shorten
+
+    examples = [example for report in reports for example in report.examples]
+    cell = SHEET_SIDE + 3 * _GAP + _TEXT
+    width = SHEET_SIDE + _GAP
+    num_rows = max(1, -(-len(examples) // _COLUMNS))
+    sheet = Image.new("RGB", (_COLUMNS * width + _GAP, num_rows * cell), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (picture, caption) in enumerate(examples):
+        left, top = _GAP + place % _COLUMNS * width, _GAP + place // _COLUMNS * cell
+        sheet.paste(picture, (left, top))
+        text = shorten(drawable(" ".join(caption.split())), load_font(_TEXT), SHEET_SIDE)
+        draw.text((left, top + SHEET_SIDE + _GAP // 2), text, fill="black", font=load_font(_TEXT))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(file)

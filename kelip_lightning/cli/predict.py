@@ -1,37 +1,34 @@
-"""`kelip predict RUN IMAGE --texts ...`: which text fits an image."""
+"""`kelip predict RUN IMAGE --texts ...`: zero-shot prediction."""
 
 import argparse
 import json
 from pathlib import Path
 
-from kelip_lightning.cli.device import add_device_argument
+from kelip_lightning.cli.verb import add_device_argument, add_run_argument, verb
 from kelip_lightning.distributed.device import choose_device
 from kelip_lightning.runs.folder import RunFolder
 
-NAME = "predict"
-HELP = "which of some texts, in either language, fits an image"
-DESCRIPTION = """\
-The probability of each text given the image, among the texts given.
 
-  kelip predict runs/emoji apple.png --texts 사과 "a red apple" "a banana"
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`RUN IMAGE --texts TEXT ... [--device NAME] [--json]`."""
-    parser.add_argument("run_folder", metavar="RUN", help="folder of a finished run, for example runs/emoji")
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_argument(parser)
     parser.add_argument("image", metavar="IMAGE", help="an image file")
     parser.add_argument("--texts", metavar="TEXT", nargs="+", required=True, help="Korean or English texts")
     add_device_argument(parser)
     parser.add_argument("--json", action="store_true", help="print text -> probability as JSON")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Predict and print, the likeliest text first."""
+@verb(_add_arguments)
+def predict(arguments: argparse.Namespace) -> int:
+    """Zero-shot prediction: the probability of each text, Korean or English, given an image.
+
+    Softmax over the scaled cosine similarities of the image and each text.
+
+      kelip predict runs/emoji apple.png --texts 사과 "a red apple" "a banana"
+    """
     folder = RunFolder.open(arguments.run_folder)
     device = choose_device(arguments.device)
     from kelip_lightning.cli.report import print_probabilities
-    from kelip_lightning.inference.predict import predict
+    from kelip_lightning.inference.evaluate import predict
 
     probabilities = predict(folder, Path(arguments.image), arguments.texts, device)
     if arguments.json:

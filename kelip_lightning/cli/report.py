@@ -1,9 +1,8 @@
-"""Tables for people: the plan before a run, the metrics after it."""
+"""Tables: the plan before a run, the metrics after it."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from kelip_lightning.planning.stage_plan import Plan
 
 LANGUAGES = {"ko": "Korean", "en": "English"}
-"""Order and names of the columns; the codes are those of `data_modules.records.LANGUAGES`."""
+"""Column names in order; keys as in `data_modules.records.LANGUAGES`."""
 
 HEADLINE = frozenset(
     {
@@ -28,39 +27,27 @@ HEADLINE = frozenset(
         "zero_shot_top1",
     }
 )
-"""What a table after training shows; `kelip evaluate` shows everything."""
+"""Metrics in the table after training; `kelip evaluate` prints all."""
 
 _CROSS_LINGUAL = re.compile(r"(ko|en)_to_(ko|en)_")
 
 
-@dataclass(slots=True)
-class Row:
-    """One metric of one evaluation set in both languages."""
-
-    set_name: str
-    metric: str
-    metrics: dict[str, float] = field(default_factory=dict)
-    chance: dict[str, float] = field(default_factory=dict)
+Rows = dict[tuple[str, str], dict[str, float]]
+"""(evaluation set, metric) -> language of the column -> value."""
 
 
-def rows_of(metrics: Mapping[str, float], chance: Mapping[str, float]) -> list[Row]:
-    """The metrics of `evaluate_sets`, both languages of a metric in one row, sets in their order.
+def rows_of(metrics: Mapping[str, float]) -> Rows:
+    """The metrics of `evaluate_sets`, both languages of a metric in one row; other keys are skipped.
 
-    Cross-lingual retrieval is put under the language of the query: ko_to_en under Korean. Keys that do not
-    come from `evaluate_sets` are left out.
+    Cross-lingual retrieval is in the column of the query's language: ko_to_en under Korean.
     """
-    rows: dict[tuple[str, str], Row] = {}
+    rows: Rows = {}
     for key, value in metrics.items():
-        if not key.startswith("eval/") or key.count("/") != 2:
-            continue
-        set_name, of_language, rest = split_name(key)
-        metric = _CROSS_LINGUAL.sub("caption_to_caption_", rest)
-        row = rows.setdefault((set_name, metric), Row(set_name, metric))
-        for language in (of_language,) if of_language else LANGUAGES:
-            row.metrics[language] = value
-            if key in chance:
-                row.chance[language] = chance[key]
-    return list(rows.values())
+        if key.startswith("eval/") and key.count("/") == 2:
+            set_name, language, metric = split_name(key)
+            row = rows.setdefault((set_name, _CROSS_LINGUAL.sub("caption_to_caption_", metric)), {})
+            row.update(dict.fromkeys((language,) if language else LANGUAGES, value))
+    return rows
 
 
 def metrics_table(metrics: Mapping[str, float], chance: Mapping[str, float], title: str, *, headline: bool) -> Table:
@@ -71,14 +58,14 @@ def metrics_table(metrics: Mapping[str, float], chance: Mapping[str, float], tit
     table.add_column("metric")
     for name in (*LANGUAGES.values(), "chance"):
         table.add_column(name, justify="right")
-    rows = [row for row in rows_of(metrics, chance) if not headline or row.metric in HEADLINE]
-    for index, row in enumerate(rows):
-        first = index == 0 or rows[index - 1].set_name != row.set_name
-        last = index + 1 == len(rows) or rows[index + 1].set_name != row.set_name
-        cells = [_number(row.metric, row.metrics.get(language)) for language in LANGUAGES]
-        levels = list(dict.fromkeys(_number(row.metric, level) for level in row.chance.values()))
-        name = row.set_name if first else ""
-        table.add_row(name, _spoken(row.metric), *cells, " | ".join(levels) or "–", end_section=last)
+    rows = {row: cells for row, cells in rows_of(metrics).items() if not headline or row[1] in HEADLINE}
+    levels, names = rows_of(chance), [set_name for set_name, _ in rows]
+    for index, ((name, metric), values) in enumerate(rows.items()):
+        cells = [_number(metric, values.get(language)) for language in LANGUAGES]
+        by_chance = dict.fromkeys(_number(metric, level) for level in levels.get((name, metric), {}).values())
+        label = "" if names[index - 1 : index] == [name] else name
+        is_last = names[index + 1 : index + 2] != [name]
+        table.add_row(label, _label(metric), *cells, " | ".join(by_chance) or "–", end_section=is_last)
     return table
 
 
@@ -90,23 +77,24 @@ def _number(metric: str, value: float | None) -> str:
     return f"{value:,.1f}" if is_rank(metric) else f"{100 * value:.2f} %"
 
 
-def _spoken(metric: str) -> str:
+def _label(metric: str) -> str:
     return metric.replace("_to_", " → ").replace("_", " ")
 
 
 def print_metrics(metrics: Mapping[str, float], chance: Mapping[str, float], title: str) -> None:
-    """Every metric of an evaluation."""
+    """Print all metrics of an evaluation."""
     Console().print(metrics_table(metrics, chance, title, headline=False))
 
 
 def print_result(run: RunFolder, metrics: Mapping[str, float]) -> None:
-    """The main metrics of a run that has just ended, and where to look next."""
+    """Print the main metrics of a finished run, and its files and next commands."""
     console = Console(highlight=False)
-    console.print(metrics_table(metrics, read_chance(run), f"{run.name}: final evaluation", headline=True))
+    chance = read_report(run).get("chance", {})
+    console.print(metrics_table(metrics, chance, f"{run.name}: final evaluation", headline=True))
     steps = {
-        "curves and pictures": f"make tensorboard   (tensorboard --logdir {run.path.parent})",
-        "every metric": f"kelip evaluate {run.path}",
-        "try it": f'kelip predict {run.path} IMAGE --texts 사과 "a red apple"',
+        "curves and images": f"make tensorboard   (tensorboard --logdir {run.path.parent})",
+        "all metrics": f"kelip evaluate {run.path}",
+        "prediction": f'kelip predict {run.path} IMAGE --texts 사과 "a red apple"',
         "model": str(run.dual_encoder),
         "record": f"{run.path}/config.yaml, plan.yaml, environment.json, metrics.jsonl, report.json",
     }
@@ -114,16 +102,13 @@ def print_result(run: RunFolder, metrics: Mapping[str, float]) -> None:
         console.print(f"{what:<20} {how}", soft_wrap=True, markup=False)
 
 
-def read_chance(run: RunFolder) -> dict[str, float]:
-    """The chance levels in a run's report; empty without one."""
-    if not run.report.is_file():
-        return {}
-    report: dict[str, Any] = json.loads(run.report.read_text(encoding="utf-8"))
-    return dict(report.get("chance", {}))
+def read_report(run: RunFolder) -> dict[str, Any]:
+    """A run's report, with `metrics` and `chance`; empty without a file, as in MAE pre-training alone."""
+    return json.loads(run.report.read_text(encoding="utf-8")) if run.report.is_file() else {}
 
 
 def print_probabilities(texts: Sequence[str], probabilities: Sequence[float]) -> None:
-    """Texts with their probabilities, the likeliest first."""
+    """Print texts with their probabilities, highest first."""
     table = Table()
     table.add_column("text")
     table.add_column("probability", justify="right")
@@ -133,7 +118,7 @@ def print_probabilities(texts: Sequence[str], probabilities: Sequence[float]) ->
 
 
 def print_plan(plan: "Plan", run: RunFolder) -> None:
-    """What a run is going to do, a column per stage."""
+    """Print the derived values of a run, one column per stage."""
     table = Table(title=f"{run.path}", title_justify="left")
     table.add_column("plan")
     for stage in plan.stages:

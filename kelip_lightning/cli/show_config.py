@@ -1,39 +1,27 @@
-"""`kelip show-config FILE`: what an experiment says, what follows from it, what it changes."""
+"""`kelip show-config FILE`: the resolved experiment, its derived values, and its changes."""
 
 import argparse
 
-from kelip_lightning.cli.training import add_experiment_arguments, check_syntax
-
-NAME = "show-config"
-HELP = "print an experiment with all its values, its plan, and what it changes"
-DESCRIPTION = """\
-The resolved experiment as YAML that can be run again; the plan and the changes against the files that it
-extends follow as comments. Files and devices need not be there.
-
-  kelip show-config experiments/emoji/pretrain.yaml seed=1 > my_experiment.yaml
-"""
-
-add_arguments = add_experiment_arguments
+from kelip_lightning.cli.plan import samples_per_epoch
+from kelip_lightning.cli.verb import add_experiment_arguments, load_any_experiment, verb
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Check the experiment and print it."""
-    check_syntax(arguments.file)
+@verb(add_experiment_arguments)
+def show_config(arguments: argparse.Namespace) -> int:
+    """Print the resolved experiment, its derived values, and its changes.
+
+    The resolved experiment as YAML that loads to the same experiment; as comments, the derived values and the
+    changes against the files that it extends. Data files and devices need not exist.
+
+      kelip show-config experiments/emoji/pretrain.yaml seed=1 > my_experiment.yaml
+    """
+    loaded = load_any_experiment(arguments.file, arguments.overrides, on_this_machine=False)
     import yaml
 
-    from data_modules.errors import DataError
-    from kelip_lightning.config.experiment import SCHEMAS
-    from kelip_lightning.config.load import find_schema, load_experiment
-    from kelip_lightning.planning.stage_plan import count_samples, make_plan, open_stages
+    from kelip_lightning.planning.stage_plan import make_plan
 
-    schema = find_schema(arguments.file, SCHEMAS)
-    loaded = load_experiment(arguments.file, arguments.overrides, schema, on_this_machine=False)
-    try:
-        samples = count_samples(loaded.experiment, open_stages(loaded.experiment))
-    except DataError:
-        samples = {}  # the data is elsewhere: epochs stay open
-    plan = make_plan(loaded.experiment, samples).to_dict()
-    print(f"# {schema.__name__} from {arguments.file}")
+    plan = make_plan(loaded.experiment, samples_per_epoch(loaded.experiment)).to_dict()
+    print(f"# {type(loaded.experiment).__name__} from {arguments.file}")
     print(loaded.resolved)
     print(_commented("plan", yaml.safe_dump(plan, sort_keys=False, allow_unicode=True).splitlines()))
     changes = loaded.base_diff or ["none"]

@@ -1,4 +1,4 @@
-"""`kelip tokenizer train|inspect`: the joint Korean and English tokenizer by itself."""
+"""`kelip tokenizer train|inspect`: the joint Korean and English tokenizer."""
 
 import argparse
 import json
@@ -7,41 +7,39 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kelip_lightning.cli.verb import load_any_experiment, verb
+
 if TYPE_CHECKING:
     from data_modules.text.tokenizer import BilingualTokenizer
     from data_modules.text.tokenizer_report import CountTokens
 
-NAME = "tokenizer"
-HELP = "train a Korean and English tokenizer, or see how one serves both languages"
-DESCRIPTION = """\
-FILES are text files with one caption a line (.gz: compressed), or experiments (.yaml), whose training captions
-are taken.
-
-  kelip tokenizer train --vocab-size 98818 --output tokenizer captions_ko.txt captions_en.txt
-  kelip tokenizer inspect tokenizer captions_ko.txt captions_en.txt
-"""
-
 FILES_HELP = "text files with one caption a line, or experiments"
 MAX_INSPECTED = 200_000
-"""Captions that `inspect` looks at, the first ones."""
+"""`inspect` reads at most this many captions."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`train --vocab-size N --output DIR FILES` and `inspect TOKENIZER FILES [--json]`."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
     train = actions.add_parser("train", help="train a tokenizer and write it as a Hugging Face folder")
     train.add_argument("--vocab-size", type=int, required=True, metavar="N", help="largest vocabulary (paper: 98818)")
     train.add_argument("--context-length", type=int, default=77, metavar="N", help="longest caption in tokens (77)")
     train.add_argument("--output", required=True, metavar="DIR", help="the folder to write, new or empty")
     train.add_argument("files", nargs="+", metavar="FILES", help=FILES_HELP)
-    inspect = actions.add_parser("inspect", help="tokens per syllable and word, and captions cut, per language")
+    inspect = actions.add_parser("inspect", help="print tokens per syllable and word, and truncated captions")
     inspect.add_argument("tokenizer", metavar="TOKENIZER", help="folder with a tokenizer.json, or a run")
     inspect.add_argument("files", nargs="+", metavar="FILES", help=FILES_HELP)
     inspect.add_argument("--json", action="store_true", help="print the metrics as JSON")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Train or inspect."""
+@verb(_add_arguments)
+def tokenizer(arguments: argparse.Namespace) -> int:
+    """Train a joint Korean and English tokenizer, or print its token statistics per language.
+
+    FILES are text files with one caption a line (.gz: compressed), or experiments (.yaml), for their training captions.
+
+      kelip tokenizer train --vocab-size 98818 --output tokenizer captions_ko.txt captions_en.txt
+      kelip tokenizer inspect tokenizer captions_ko.txt captions_en.txt
+    """
     return (_train if arguments.action == "train" else _inspect)(arguments)
 
 
@@ -51,16 +49,16 @@ def _train(arguments: argparse.Namespace) -> int:
 
     output = Path(arguments.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise DataError(f"--output {output} is there already, and is left as it is; name a new or an empty folder")
+        raise DataError(f"--output {output} exists already; give a new or an empty folder")
     try:
         config = TokenizerConfig(vocab_size=arguments.vocab_size, context_length=arguments.context_length)
     except ValueError as error:
-        raise DataError(f"{error}") from error
+        raise DataError(str(error)) from error
     tokenizer = train_tokenizer(_captions(arguments.files), config.vocab_size, config.context_length)
     write_tokenizer_folder(output, tokenizer)
     print(f"{output}: {tokenizer.vocab_size:,} tokens")
     if tokenizer.vocab_size < config.vocab_size:
-        print(f"The captions gave no more than that; {config.vocab_size:,} were allowed.")
+        print(f"The captions have no more merges; --vocab-size {config.vocab_size:,} is the upper limit.")
     return 0
 
 
@@ -80,16 +78,16 @@ def _inspect(arguments: argparse.Namespace) -> int:
         print(json.dumps({"vocab_size": tokenizer.vocab_size, "reports": metrics}, indent=2))
         return 0
     print(f"{tokenizer.vocab_size:,} tokens, context length {tokenizer.context_length}")
-    print(f"{'':<20}{'captions':>10}{'per unit*':>11}{'per word':>10}{'per caption':>13}{'cut':>8}")
+    print(f"{'':<20}{'captions':>10}{'per unit*':>11}{'per word':>10}{'per caption':>13}{'truncated':>11}")
     for name, report in reports.items():
         for language, one in report.items():
             print(
                 f"{f'{name}, {language}':<20}{one.captions:>10,}{one.tokens_per_unit:>11.2f}{one.fertility:>10.2f}"
-                f"{one.tokens_per_caption:>13.1f}{one.share_cut:>8.1%}"
+                f"{one.tokens_per_caption:>13.1f}{one.share_cut:>11.1%}"
             )
     print("* tokens per Hangul syllable (ko), per word of Latin letters (en)")
     if openai is None:
-        print("OpenAI's CLIP tokenizer is not compared: it comes with open_clip_torch, which is not installed.")
+        print("OpenAI's CLIP tokenizer is not compared: open_clip_torch is not installed.")
     return 0
 
 
@@ -107,15 +105,13 @@ def _captions_of_experiment(file: str) -> Iterator[str]:
     from data_modules.image_text import training_texts
     from data_modules.loading import open_sources
     from data_modules.sources.languages import apply_language_rule
-    from kelip_lightning.config.experiment import SCHEMAS, ContrastiveExperiment, PretrainExperiment
-    from kelip_lightning.config.load import find_schema, load_experiment
+    from kelip_lightning.config.experiment import ContrastiveExperiment
     from kelip_lightning.errors import ConfigError
 
-    experiment = load_experiment(file, [], find_schema(file, SCHEMAS), on_this_machine=False).experiment
-    if isinstance(experiment, PretrainExperiment):
-        experiment = experiment.contrastive
+    experiment = load_any_experiment(file, [], on_this_machine=False).experiment
+    experiment = getattr(experiment, "contrastive", experiment)
     if not isinstance(experiment, ContrastiveExperiment):
-        raise ConfigError([f"{file} has no captions; give an experiment of contrastive training, or text files"])
+        raise ConfigError([f"{file} has no captions; give an experiment with a contrastive stage, or text files"])
     data = experiment.data
     sources = apply_language_rule(open_sources(data.sources), data.sources, data.languages)
     yield from training_texts(sources, experiment.tokenizer.max_training_pairs)
@@ -134,7 +130,7 @@ def _open_tokenizer(path: Path) -> "BilingualTokenizer":
 
 
 def _openai_counter() -> "CountTokens | None":
-    """OpenAI's CLIP tokenizer, if open_clip_torch is installed, which brings it."""
+    """OpenAI's CLIP tokenizer from open_clip_torch, if installed."""
     try:
         from open_clip.tokenizer import SimpleTokenizer
     except ImportError:

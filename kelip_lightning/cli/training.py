@@ -1,7 +1,6 @@
-"""What the training verbs do alike: load, plan, make the run folder, train, tell."""
+"""`kelip pretrain|mae|contrastive FILE`: load and check an experiment, create its run folder, train."""
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from data_modules.loader_process import SCHEDULER_SIGNALS
 from kelip_lightning.cli import failures
+from kelip_lightning.cli.verb import add_experiment_arguments, check_syntax, verb
 from kelip_lightning.errors import RunFolderError, Terminated
 from kelip_lightning.runs.folder import RunFolder, is_first_process, was_interrupted
 
@@ -29,69 +29,51 @@ Schema = TypeVar("Schema", bound="MaskedPretrainExperiment | ContrastiveExperime
 Metrics = dict[str, float]
 
 
-def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
-    """`FILE.yaml [dotted.key=value ...]`."""
-    parser.add_argument("file", metavar="FILE.yaml", help="the experiment")
-    parser.add_argument("overrides", metavar="dotted.key=value", nargs="*", help="values that replace the file's")
-
-
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """`FILE.yaml [dotted.key=value ...] [--resume auto|PATH [--accept-changed-data]]`."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_experiment_arguments(parser)
     parser.add_argument(
         "--resume",
         metavar="auto|PATH",
-        help="go on with a run that was cut off; auto: the one of this name, or a new one if there is none; "
-        "PATH: a run folder, or a checkpoint in it to go back to",
+        help="resume an interrupted run; auto: the run of this name, or a new one if there is none; "
+        "PATH: a run folder, or a checkpoint in it",
     )
     parser.add_argument(
         "--accept-changed-data",
         action="store_true",
-        help="resume although the training data is not that of before, or nobody can tell; told in resumes.jsonl",
+        help="resume although the training data has changed or cannot be compared; recorded in resumes.jsonl",
     )
 
 
-def check_syntax(file: str) -> None:
-    """Read the file and what it extends before anything slow is imported.
-
-    Raises:
-        ConfigError: A file is missing or no YAML.
-    """
-    from kelip_lightning.config.read import read_experiment_file
-
-    read_experiment_file(Path(file))
-
-
-def train(
+def _train(
     arguments: argparse.Namespace, schema: type[Schema], body: Callable[[Schema, RunFolder, "OpenedSources"], Metrics]
 ) -> tuple[RunFolder, Metrics]:
-    """Load and check the experiment, make its run folder or open it again, train.
+    """Load and check the experiment, create or reopen its run folder, train.
 
     Args:
-        arguments: With `file`, `overrides` and `resume`.
+        arguments: Of a training verb.
         schema: Class of the experiment.
         body: Trains on the opened sources and returns the final metrics.
 
     Raises:
-        ConfigError, DataError, RunFolderError, CheckpointError, EncoderFileError: Before any work.
-        StoppedError: By a signal, a full disk, a number that is not finite, or a process that died.
+        ConfigError, DataError, RunFolderError, CheckpointError, EncoderFileError: Before training.
+        StoppedError: By a signal, a full disk, a value that is not finite, or a process that died.
     """
-    from kelip_lightning.cli.report import print_plan
+    from kelip_lightning.cli.report import print_plan, read_report
     from kelip_lightning.config.load import load_experiment
     from kelip_lightning.planning.stage_plan import count_samples, make_plan, open_stages
     from kelip_lightning.training.provenance import check_data, describe_data
     from kelip_lightning.training.resume import record_resumption
 
     if arguments.accept_changed_data and not arguments.resume:
-        raise RunFolderError("--accept-changed-data belongs to --resume: a new run has no data of before")
+        raise RunFolderError("--accept-changed-data needs --resume: a new run has no earlier data")
     loaded = load_experiment(arguments.file, arguments.overrides, schema, on_this_machine=not arguments.resume)
     experiment = loaded.experiment
     run, changes = _resumed_run(arguments.resume, loaded) if arguments.resume else (None, [])
     resumed = run is not None
     if run is not None and run.has_finished("mae" if hasattr(experiment, "masked_autoencoder") else "contrastive"):
         if is_first_process():
-            print(f"{run.path} has finished; nothing is left to do")
-        return run, _final_metrics(run)
+            print(f"{run.path} has finished already")
+        return run, read_report(run).get("metrics", {})
     opened = open_stages(experiment)
     plan, data = make_plan(experiment, count_samples(experiment, opened)), describe_data(experiment, opened)
     run = run or RunFolder.create(
@@ -118,7 +100,7 @@ def train(
 
 
 def _resumed_run(wanted: str, loaded: "LoadedExperiment[Schema]") -> tuple[RunFolder | None, list[str]]:
-    """The run to go on with, its settings and tokenizer compared, and what differs; none: `auto` found none."""
+    """The run to resume, its settings and tokenizer checked, and the changes; `None`: `auto` finds no run."""
     from kelip_lightning.config.load import check_on_this_machine
     from kelip_lightning.training.provenance import refuse_other_tokenizer, with_own_tokenizer
     from kelip_lightning.training.resume import find_run, refuse_other_settings
@@ -134,21 +116,14 @@ def _resumed_run(wanted: str, loaded: "LoadedExperiment[Schema]") -> tuple[RunFo
     return run, changes
 
 
-def _final_metrics(run: RunFolder) -> Metrics:
-    """The metrics in a finished run's report; empty for MAE pre-training alone."""
-    if not run.report.is_file():
-        return {}
-    return dict(json.loads(run.report.read_text(encoding="utf-8"))["metrics"])
-
-
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Lets a signal of the scheduler end a verb at once and in words; a stage that trains has handlers of its own."""
+    """Ends a verb with a message on a signal of the scheduler; a stage in training has its own handlers."""
 
     def end(number: int, _: FrameType | None) -> None:
         if was_interrupted(sys.exc_info()[1]):
-            return  # on its way out already, and about to say what stands: launchers send a signal more than once
-        raise Terminated(f"{signal.Signals(number).name} came while no stage was training")
+            return  # launchers send a signal more than once
+        raise Terminated(f"{signal.Signals(number).name} received while no stage was training")
 
     previous = {number: signal.signal(number, end) for number in SCHEDULER_SIGNALS}
     try:
@@ -156,3 +131,71 @@ def terminable() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@verb(_add_arguments)
+@terminable()
+def pretrain(arguments: argparse.Namespace) -> int:
+    """Both stages: MAE pre-training, contrastive training, evaluation.
+
+    MAE pre-training, contrastive training from the exported image encoder, and evaluation, in one run folder.
+    An override applies to every stage that has the key; mae.KEY and contrastive.KEY to one stage.
+
+      kelip pretrain experiments/emoji/pretrain.yaml
+      kelip pretrain experiments/emoji/pretrain.yaml name=no-mae mae=null
+      kelip pretrain experiments/emoji/pretrain.yaml name=wider image_encoder.width=256 image_encoder.num_heads=4
+    """
+    check_syntax(arguments.file)
+    from kelip_lightning.config.experiment import PretrainExperiment
+    from kelip_lightning.training.stages import run_pretrain
+
+    return _print_result(*_train(arguments, PretrainExperiment, run_pretrain))
+
+
+@verb(_add_arguments)
+@terminable()
+def mae(arguments: argparse.Namespace) -> int:
+    """Stage 1: MAE pre-training of the image encoder.
+
+    Writes runs/NAME/mae/image_encoder, from which contrastive training starts with
+    init.image_encoder=runs/NAME/mae/image_encoder.
+
+      kelip mae experiments/emoji/mae.yaml schedule.max_steps=600
+    """
+    check_syntax(arguments.file)
+    from kelip_lightning.config.experiment import MaskedPretrainExperiment
+    from kelip_lightning.training.stages import run_masked_pretrain
+
+    run, metrics = _train(arguments, MaskedPretrainExperiment, run_masked_pretrain)
+    if is_first_process():
+        if (loss := metrics.get("train/loss")) is not None:
+            print(f"last reconstruction loss {loss:.4f}")
+        print(f"image encoder   {run.image_encoder}")
+        print(f"curves, images  make tensorboard   (tensorboard --logdir {run.path.parent})")
+        print(f"next            kelip contrastive FILE.yaml init.image_encoder={run.image_encoder}")
+    return 0
+
+
+@verb(_add_arguments)
+@terminable()
+def contrastive(arguments: argparse.Namespace) -> int:
+    """Stage 2: contrastive training of image and text encoder.
+
+    With multi-crop, and evaluation in both languages. Starts from random weights, or from the image encoder
+    of MAE pre-training:
+
+      kelip contrastive experiments/emoji/contrastive.yaml init.image_encoder=runs/NAME/mae/image_encoder
+    """
+    check_syntax(arguments.file)
+    from kelip_lightning.config.experiment import ContrastiveExperiment
+    from kelip_lightning.training.stages import run_contrastive
+
+    return _print_result(*_train(arguments, ContrastiveExperiment, run_contrastive))
+
+
+def _print_result(run: RunFolder, metrics: Metrics) -> int:
+    from kelip_lightning.cli.report import print_result
+
+    if is_first_process():
+        print_result(run, metrics)
+    return 0

@@ -1,44 +1,41 @@
-"""The analyses of a trained model: which data and which settings each asks for (`kelip analyze`)."""
+"""Settings of the analyses of a trained model (`kelip analyze`)."""
 
 from dataclasses import dataclass, field
 
 from data_modules.benchmarks.analogy_queries import AnalogySetConfig
 from data_modules.benchmarks.evaluation_sets import CaptionSetConfig, GalleryConfig
 from data_modules.benchmarks.image_choice import ImageChoiceConfig
-from data_modules.config_roles import REPORTING
+from data_modules.config_roles import REPORTING, at_least, check_ranges
 from data_modules.records import LANGUAGES
 
 
 @dataclass(kw_only=True, slots=True)
 class ResamplingConfig:
-    """How intervals are made."""
+    """Bootstrap confidence intervals."""
 
-    seed: int = 0
-    """Seed of resamples and of every other draw, >= 0."""
-    num_resamples: int = 2000
-    """Bootstrap resamples behind each 95% interval, >= 100."""
+    seed: int = field(default=0, metadata=at_least(0))
+    """Seed of the resamples and of all other random draws."""
+    num_resamples: int = field(default=2000, metadata=at_least(100))
+    """Bootstrap resamples of each 95 % interval."""
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed} must be at least 0")
-        if self.num_resamples < 100:
-            raise ValueError(f"num_resamples = {self.num_resamples} must be at least 100 for a 95% interval")
+        check_ranges(self)
 
 
-def _bare() -> dict[str, list[str]]:
+def _bare_templates() -> dict[str, list[str]]:
     return {language: ["{}"] for language in LANGUAGES}
 
 
 @dataclass(kw_only=True, slots=True)
 class CrossLingualAnalysis:
-    """How near captions of one meaning lie in Korean and English: `kelip analyze cross-lingual`."""
+    """Similarity of Korean and English captions of the same meaning: `kelip analyze cross-lingual`."""
 
     captions: dict[str, CaptionSetConfig]
-    """Name -> captions of the same things in both languages."""
+    """Name -> captions of the same items in both languages."""
     gallery: GalleryConfig | None = None
-    """Images for the distance between texts and images; null: the distance between languages alone."""
+    """Images for the distance between texts and images; null: only the distance between languages."""
     resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
-    """Bootstrap; its seed also draws the fresh weights of the untrained control."""
+    """Bootstrap; its seed also initialises the untrained control model."""
 
     def __post_init__(self) -> None:
         if not self.captions:
@@ -47,33 +44,28 @@ class CrossLingualAnalysis:
 
 @dataclass(kw_only=True, slots=True)
 class CultureAnalysis:
-    """Which images a Korean and an English word of one meaning call up: `kelip analyze culture`."""
+    """Images retrieved by Korean and English words of the same meaning: `kelip analyze culture`."""
 
     word_pairs: str
     """YAML with `pairs` and `controls`, each topic -> list of [Korean, English]."""
     gallery: GalleryConfig
     """Images that are ranked under every word."""
-    templates: dict[str, list[str]] = field(default_factory=_bare)
-    """Language -> sentences with `{}` where the word goes; a word is the mean of its sentences' embeddings."""
-    top_k: int = 10
-    """How many first images are compared and shown, >= 1."""
-    num_draws: int = 9999
-    """Draws of the null distribution per pair; enough that 1 / num_draws is far below 0.05 / number of pairs."""
-    num_shown: int = field(default=12, metadata=REPORTING)
-    """Pairs in the metric, those with the smallest p-values first, >= 0."""
+    templates: dict[str, list[str]] = field(default_factory=_bare_templates)
+    """Language -> prompt templates with `{}` for the word; their embeddings are averaged."""
+    top_k: int = field(default=10, metadata=at_least(1))
+    """Number of top-ranked images that are compared and shown."""
+    num_draws: int = field(default=9999, metadata=at_least(999))
+    """Draws of the null distribution per pair; 1 / num_draws should be far below 0.05 / number of pairs."""
+    num_shown: int = field(default=12, metadata=REPORTING | at_least(0))
+    """Pairs in the plot, smallest p-values first."""
     choices: dict[str, ImageChoiceConfig] = field(default_factory=dict)
-    """Name -> questions about images with several answers (K-Viscuit and the like)."""
+    """Name -> multiple-choice questions about images (such as K-Viscuit)."""
     resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
-    """Bootstrap; its seed is also that of the null draws."""
+    """Bootstrap; its seed is also used for the null draws."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         _check_templates(self.templates)
-        if self.top_k < 1:
-            raise ValueError(f"top_k = {self.top_k} must be at least 1")
-        if self.num_draws < 999:
-            raise ValueError(f"num_draws = {self.num_draws} must be at least 999")
-        if self.num_shown < 0:
-            raise ValueError(f"num_shown = {self.num_shown} must be at least 0")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,19 +74,18 @@ class AnalogyAnalysis:
 
     sets: dict[str, AnalogySetConfig]
     """Name -> gallery and relations."""
-    templates: dict[str, list[str]] = field(default_factory=_bare)
-    """Language -> sentences with `{}` where the term's word goes."""
-    num_shown: int = field(default=2, metadata=REPORTING)
-    """Queries of each relation in the metric, >= 0."""
+    templates: dict[str, list[str]] = field(default_factory=_bare_templates)
+    """Language -> prompt templates with `{}` for the term's word."""
+    num_shown: int = field(default=2, metadata=REPORTING | at_least(0))
+    """Queries of each relation in the plot."""
     resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
     """Bootstrap."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         _check_templates(self.templates)
         if not self.sets:
             raise ValueError("sets is empty: name at least one gallery with relations")
-        if self.num_shown < 0:
-            raise ValueError(f"num_shown = {self.num_shown} must be at least 0")
 
 
 Analysis = CrossLingualAnalysis | CultureAnalysis | AnalogyAnalysis

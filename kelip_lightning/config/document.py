@@ -11,72 +11,69 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from data_modules.config_roles import counts_in_part, role_of, stated_role
+from data_modules.config_roles import counts_in_part, range_of, role_of, stated_role
 from kelip_lightning.config.analysis import ANALYSES
 from kelip_lightning.config.experiment import SCHEMAS
-from kelip_lightning.config.schema import section_of_mapping, without_none
+from kelip_lightning.config.schema import section_below, without_none
 
 FILE = Path("docs/config.md")
 
 HEAD = """\
 # Configuration
 
-Every key of an experiment file, from the docstrings of the classes; made by
-`python -m kelip_lightning.config.document`, do not edit.
+All keys of an experiment file. Generated from the docstrings of the classes by
+`python -m kelip_lightning.config.document`; do not edit.
 
-An override on the command line names one value by its dotted key: `schedule.max_steps=300`. In
-`kelip pretrain`, a key that is not a field of `PretrainExperiment` goes to every stage that has it:
-`seed=1` sets `mae.seed` and `contrastive.seed`. `mae=null` switches a section off where it may be null,
-and `data.sources.NAME=null` removes an entry of an extended file.
+An override on the command line sets one value by its dotted key: `schedule.max_steps=300`. In `kelip pretrain`,
+a key that is not a field of `PretrainExperiment` applies to every stage that has it: `seed=1` sets `mae.seed` and
+`contrastive.seed`. `mae=null` removes an optional section, `data.sources.NAME=null` an entry of an extended file.
 
-The role of a key says what another value makes of a run. `identity`: another run, with another fingerprint; a resumed
-run must not change it. `performance`: the same run, faster or slower, the weights equal but for rounding. `reporting`:
-the same weights, told of otherwise; it covers all keys of a section, whose own roles then hold where the section stands
-alone, as evaluation sets do in `kelip evaluate`. A resumed run may change both. Of a key that is `identity, in part`
-only what its text says counts.
+The range of a number is checked when the file is loaded. The role of a key is one of:
+
+- `identity`: determines the trained weights and is part of the fingerprint; a resumed run must not change it.
+  `identity, in part`: only the part named in its description is.
+- `performance`: speed, hardware and timeouts; the weights are equal up to rounding. A resumed run may change it.
+- `reporting`: logging, evaluation and output; the weights do not depend on it. A resumed run may change it. The role
+  of a section applies to all its keys; their own roles apply where the section is used alone, as in `kelip evaluate`.
 
 `extends: other.yaml`, at the top of a file or in any section, starts from that file; mappings are merged,
-lists and single values replaced. `package:` in a path means the installed `data_modules` folder.
+lists and single values replaced. `package:` in a path is the installed `data_modules` folder.
 """
+
+TABLE_HEAD = ["| key | type | default | range | role | meaning |", "|---|---|---|---|---|---|"]
 
 
 def main(arguments: list[str]) -> None:
-    """Write the page to the file given, docs/config.md by default."""
     file = Path(arguments[0]) if arguments else FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(config_page(), encoding="utf-8")
 
 
 def config_page() -> str:
-    """The whole page, Markdown."""
+    """docs/config.md."""
     return "\n".join([HEAD, *(section_text(kind) for kind in sections_of((*SCHEMAS, *ANALYSES.values())))])
 
 
 def sections_of(schemas: tuple[type[Any], ...]) -> list[type[Any]]:
     """The schemas and every section class below them, each once, parents first."""
     found = list(schemas)
-    for kind in found:  # grows while it is walked
+    for kind in found:  # appended to below
         for hint in get_type_hints(kind).values():
-            below = _section(hint)
-            if below is not None and below not in found:
+            if (below := section_below(hint)) and below not in found:
                 found.append(below)
     return found
-
-
-def _section(hint: Any) -> type[Any] | None:
-    inner, _ = without_none(hint)
-    below = section_of_mapping(inner) or inner
-    return below if isinstance(below, type) and is_dataclass(below) else None
 
 
 def section_text(kind: type[Any]) -> str:
     """One class: its docstring and a table of its fields."""
     hints, meanings = get_type_hints(kind), attribute_docstrings(kind)
     lines = [f"## {kind.__name__}", "", *inspect.cleandoc(kind.__doc__ or "").splitlines(), ""]
-    lines += [f"`{kind.__module__}`", "", "| key | type | default | role | meaning |", "|---|---|---|---|---|"]
+    lines += [f"`{kind.__module__}`", "", *TABLE_HEAD]
     for field in fields(kind):
         meaning = " ".join(meanings[field.name].split())
-        cells = [f"`{field.name}`", _type(hints[field.name]), _default(field), _role(field, hints[field.name]), meaning]
+        limits, hint = range_of(field), hints[field.name]
+        numbers = limits.notation if limits else ""
+        cells = [f"`{field.name}`", _type(hint), _default(field), numbers, _role(field, hint), meaning]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([*lines, ""])
 
@@ -122,8 +119,8 @@ def _plain_type(hint: Any) -> str:
 
 
 def _role(field: "Field[Any]", hint: Any) -> str:
-    if stated_role(field) is None and _section(hint) is not None:
-        return "its keys'"
+    if stated_role(field) is None and section_below(hint):
+        return "per key"
     return role_of(field).value + (", in part" if counts_in_part(field) else "")
 
 

@@ -1,10 +1,10 @@
-"""The experiments: which sections make one. Each section class stands beside the thing that it configures."""
+"""The experiments and their sections. Each section class is defined in the module that it configures."""
 
 import re
 from dataclasses import dataclass, field
 
 from data_modules.benchmarks.evaluation_sets import EvaluationConfig
-from data_modules.config_roles import REPORTING, counted_as
+from data_modules.config_roles import PERFORMANCE, REPORTING, above, at_least, between, check_ranges, counted_as
 from data_modules.image import ImageDataConfig
 from data_modules.image_text import ImageTextDataConfig
 from data_modules.images.transforms.masked_image import MaskedImageConfig
@@ -12,7 +12,8 @@ from data_modules.images.transforms.multi_crop import MultiCropConfig
 from data_modules.text.tokenizer import TokenizerConfig
 from kelip_lightning.callbacks.checkpointing import CheckpointConfig
 from kelip_lightning.callbacks.non_finite import NonFiniteConfig
-from kelip_lightning.config.trainer import TrainerConfig
+from kelip_lightning.distributed.precision import PRECISIONS
+from kelip_lightning.distributed.strategies import STRATEGIES, is_deepspeed
 from kelip_lightning.losses.contrastive import ContrastiveLossConfig
 from kelip_lightning.models.dual_encoder import DualEncoderConfig
 from kelip_lightning.models.image_encoder import ImageEncoderConfig
@@ -22,17 +23,78 @@ from kelip_lightning.models.text_encoder import TextEncoderConfig
 from kelip_lightning.optim.optimizers import OptimizerConfig
 from kelip_lightning.optim.schedules import ScheduleConfig
 
+ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu")
+
 
 @dataclass(kw_only=True, slots=True)
 class InitConfig:
-    """Where weights come from before the first step."""
+    """Initial weights."""
 
     image_encoder: str | None = None
-    """Folder `image_encoder/` that MAE pre-training wrote; null: fresh weights."""
+    """Folder `image_encoder/` exported by MAE pre-training; null: random initialisation."""
     lock_image_encoder: bool = False
-    """Whether the image encoder keeps the weights it starts with (LiT, arXiv:2111.07991)."""
+    """Whether the image encoder is frozen (LiT, arXiv:2111.07991)."""
     lock_text_encoder: bool = False
-    """Whether the text encoder keeps the weights it starts with."""
+    """Whether the text encoder is frozen."""
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainerConfig:
+    """Devices, precision and logging."""
+
+    precision: str = "auto"
+    """auto (bf16-mixed where the device supports bfloat16, else 32), 32, bf16-mixed or bf16-true.
+
+    With both bf16 values DeepSpeed keeps the weights in bfloat16 with a float32 master copy; bf16-true without
+    DeepSpeed has no master copy. The logit scale, whose logarithm is then bfloat16, has an error of up to 1.6 %.
+    """
+    accelerator: str = "auto"
+    """auto (a GPU if there is one), cpu or gpu; decides `precision: auto`."""
+    devices: int = field(default=1, metadata=PERFORMANCE | at_least(1))
+    """Processes per node, one per GPU."""
+    num_nodes: int = field(default=1, metadata=PERFORMANCE | at_least(1))
+    """Number of nodes."""
+    strategy: str = field(default="auto", metadata=counted_as(is_deepspeed))
+    """auto (ddp if there are several processes), ddp, or deepspeed_stage_1, 2 or 3, which partition the optimizer
+    state, also the gradients, or also the parameters (needs the extra `deepspeed`). Only DeepSpeed or not is identity,
+    since it differs in bfloat16 arithmetic."""
+    timeout_minutes: float = field(default=30.0, metadata=PERFORMANCE | above(0))
+    """Minutes that a process waits for the others before it stops the run; more than one evaluation or checkpoint of
+    rank zero takes."""
+    accumulate: int = field(default=1, metadata=PERFORMANCE | at_least(1))
+    """Number of chunks of a device's batch, to save memory at the cost of one more forward pass; loss and gradient
+    are those of the whole batch."""
+    gradient_checkpointing: bool = field(default=False, metadata=PERFORMANCE)
+    """Whether activations of transformer blocks are recomputed in the backward pass to save memory."""
+    compile: bool = field(default=False, metadata=PERFORMANCE)
+    """Whether `torch.compile` compiles the encoders: minutes at the start, faster steps."""
+    ema_decay: float | None = field(default=None, metadata=between(0, 1, "neither"))
+    """Decay per step of an exponential moving average of the weights, which is exported; null: no average."""
+    log_every_n_steps: int = field(default=10, metadata=REPORTING | at_least(1))
+    """Optimizer steps between log entries."""
+    num_threads: int | None = field(default=None, metadata=PERFORMANCE | at_least(1))
+    """CPU threads of the training process; null: torch's default."""
+    deterministic: bool = field(default=True, metadata=PERFORMANCE)
+    """Whether to use deterministic algorithms."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision = {self.precision!r} must be one of {', '.join(PRECISIONS)}")
+        if self.accelerator not in ACCELERATORS:
+            raise ValueError(f"accelerator = {self.accelerator!r} must be one of {', '.join(ACCELERATORS)}")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy = {self.strategy!r} must be one of {', '.join(STRATEGIES)}")
+
+    @property
+    def num_processes(self) -> int:
+        """World size: devices x nodes."""
+        return self.devices * self.num_nodes
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of a global batch: devices x nodes x chunks per device."""
+        return self.num_processes * self.accumulate
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,33 +102,33 @@ class MaskedPretrainExperiment:
     """Stage 1, MAE pre-training of the image encoder: `kelip mae`."""
 
     name: str = field(metadata=REPORTING)
-    """Name of the run: its folder is output_dir/name."""
+    """Name of the run; its folder is output_dir/name."""
     output_dir: str = field(default="runs", metadata=REPORTING)
-    """Folder that holds the run folders."""
-    seed: int = 0
-    """Seed of everything random, >= 0."""
+    """Parent of the run folders."""
+    seed: int = field(default=0, metadata=between(0, 2**32 - 1))
+    """Random seed."""
     data: ImageDataConfig
     """Images and batches."""
     transform: MaskedImageConfig = field(default_factory=MaskedImageConfig)
-    """From an image to a crop."""
+    """Crop and augmentation."""
     image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
-    """The encoder that is handed over."""
+    """The image encoder, which is exported."""
     masked_autoencoder: MaskedAutoencoderConfig = field(default_factory=MaskedAutoencoderConfig)
     """Masking and decoder."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimizer and learning rate."""
     schedule: ScheduleConfig
-    """Length and learning-rate schedule."""
+    """Number of steps and learning-rate schedule."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """Hardware and precision."""
+    """Devices, precision, logging."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When checkpoints are written, and which are kept."""
+    """When checkpoints are written and which are kept."""
     non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
-    """What happens when a loss or gradient is not finite."""
+    """What to do about a loss or gradient that is not finite."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         _check_name(self.name)
-        _check_seed(self.seed)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -74,64 +136,64 @@ class ContrastiveExperiment:
     """Stage 2, contrastive training on image–text pairs: `kelip contrastive`."""
 
     name: str = field(metadata=REPORTING)
-    """Name of the run: its folder is output_dir/name."""
+    """Name of the run; its folder is output_dir/name."""
     output_dir: str = field(default="runs", metadata=REPORTING)
-    """Folder that holds the run folders."""
-    seed: int = 0
-    """Seed of everything random, >= 0."""
+    """Parent of the run folders."""
+    seed: int = field(default=0, metadata=between(0, 2**32 - 1))
+    """Random seed."""
     data: ImageTextDataConfig
     """Pairs, captions and batches."""
     transform: MultiCropConfig = field(default_factory=MultiCropConfig)
-    """From an image to its crops."""
+    """Crops and augmentation."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """The joint Korean and English tokenizer."""
     image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
-    """The image tower; architecture as in MAE pre-training."""
+    """The image encoder; the same architecture as in MAE pre-training."""
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
-    """The text tower."""
+    """The text encoder."""
     dual_encoder: DualEncoderConfig = field(default_factory=DualEncoderConfig)
-    """The joint space and its temperature."""
+    """Projections to the joint embedding space, and temperature."""
     loss: ContrastiveLossConfig = field(default_factory=ContrastiveLossConfig)
-    """How crops and captions make the loss."""
+    """The contrastive loss over crops and captions."""
     self_supervision: SelfSupervisionConfig = field(
         default_factory=SelfSupervisionConfig, metadata=counted_as(lambda section: section if section.is_on else None)
     )
-    """A loss between two views of an image beside it; with method none, the default, no other key of it counts."""
+    """An additional loss between two views of an image; with method none, its other keys have no effect."""
     init: InitConfig = field(default_factory=InitConfig)
-    """Weights to start from."""
+    """Initial weights."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimizer and learning rate."""
     schedule: ScheduleConfig
-    """Length and learning-rate schedule."""
+    """Number of steps and learning-rate schedule."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """Hardware and precision."""
+    """Devices, precision, logging."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When checkpoints are written, and which are kept."""
+    """When checkpoints are written and which are kept."""
     non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
-    """What happens when a loss or gradient is not finite."""
+    """What to do about a loss or gradient that is not finite."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig, metadata=REPORTING)
-    """Evaluation sets, and how often they are used."""
+    """Evaluation sets and interval."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         _check_name(self.name)
-        _check_seed(self.seed)
 
 
 @dataclass(kw_only=True, slots=True)
 class PretrainExperiment:
-    """Both stages in one run, with the hand-over between them: `kelip pretrain`.
+    """Both stages in one run; the second starts from the exported image encoder: `kelip pretrain`.
 
-    Overrides whose first key is none of these fields go to every stage that has the key.
+    An override of a key that is not a field of this class applies to every stage that has the key.
     """
 
     name: str = field(metadata=REPORTING)
     """Name of the run, for both stages."""
     output_dir: str = field(default="runs", metadata=REPORTING)
-    """Folder that holds the run folders, for both stages."""
+    """Parent of the run folders, for both stages."""
     mae: MaskedPretrainExperiment | None = None
-    """MAE pre-training; null: contrastive training from fresh weights."""
+    """MAE pre-training; null: contrastive training from random weights."""
     contrastive: ContrastiveExperiment
-    """Contrastive training; starts from the MAE stage's encoder."""
+    """Contrastive training; starts from the image encoder of the MAE stage."""
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -139,7 +201,7 @@ class PretrainExperiment:
 
 @dataclass(kw_only=True, slots=True)
 class EvaluationExperiment:
-    """Evaluation sets alone, for a model that is already trained: `kelip evaluate RUN FILE`."""
+    """Evaluation sets for a trained model: `kelip evaluate RUN FILE`."""
 
     evaluation: EvaluationConfig
     """Evaluation sets."""
@@ -152,11 +214,4 @@ SCHEMAS = (PretrainExperiment, ContrastiveExperiment, MaskedPretrainExperiment, 
 
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"\w[\w.+=-]*", name):
-        raise ValueError(
-            f"name = {name!r} becomes a folder: use letters, digits and - _ . + =, without spaces or slashes"
-        )
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed = {seed} must be at least 0 and below 2**32")
+        raise ValueError(f"name = {name!r} is a folder name: use letters, digits and - _ . + = only")

@@ -1,37 +1,191 @@
-"""From a YAML file and overrides to a checked experiment."""
+"""From a YAML file and overrides to a checked experiment: reading, `extends`, overrides, types, rules, differences.
 
+The rules, which import torch, are imported where they run, so that a file's syntax is checked without waiting for it.
+"""
+
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from kelip_lightning.config.read import Tree, merge, nested, parse_override, read_experiment_file, to_yaml
-from kelip_lightning.config.renamed import translate
-from kelip_lightning.config.roles import identity_of
-from kelip_lightning.config.schema import has_key, join, to_plain, without_none
-from kelip_lightning.config.typed import MANDATORY, build_section, run_rule, shown
-from kelip_lightning.config.validate import rules
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kelip_lightning.config.fingerprint import identity_of
+from kelip_lightning.config.renamed import current_name
+from kelip_lightning.config.schema import (
+    MANDATORY,
+    build_section,
+    has_key,
+    join,
+    run_rule,
+    section_of_mapping,
+    shown,
+    to_plain,
+    without_none,
+)
 from kelip_lightning.errors import ConfigError
 
 Schema = TypeVar("Schema")
 
+Tree = dict[str, Any]
+"""Nested mappings of plain values."""
+
+EXTENDS = "extends"
+
 _ABSENT = "(absent)"
 
 PLACE = frozenset({"name", "output_dir"})
-"""Where a run is: the keys that make a section a whole experiment, a stage; a run of several stages has one of each."""
+"""Keys that locate a run. A section that has both is a stage; the stages of one run share their values."""
+
+
+def read_experiment_file(path: Path) -> tuple[Tree, Tree]:
+    """The tree of a file with everything that it extends merged below it, and the extended part alone.
+
+    `extends: other.yaml` may be given at the top or in any section; the path is relative to the file.
+
+    Raises:
+        ConfigError: A file is missing, is not a valid YAML mapping, or extends itself.
+    """
+    return _read(path, ())
+
+
+def _read(path: Path, chain: tuple[Path, ...]) -> tuple[Tree, Tree]:
+    if path.resolve() in chain:
+        names = " -> ".join(file.name for file in (*chain, path))
+        raise ConfigError([f"{chain[-1]}: extends forms a circle ({names}); remove one of them"])
+    return _extend(_load(path), path, (*chain, path.resolve()))
+
+
+def _extend(node: Tree, path: Path, chain: tuple[Path, ...]) -> tuple[Tree, Tree]:
+    whole: Tree = {}
+    inherited: Tree = {}
+    for key, value in node.items():
+        if key == EXTENDS:
+            continue
+        if isinstance(value, dict):
+            whole[key], below = _extend(value, path, chain)
+            inherited |= {key: below} if below else {}
+        else:
+            whole[key] = value
+    if EXTENDS not in node:
+        return whole, inherited
+    base, _ = _read(_extended_file(node[EXTENDS], path), chain)
+    return merge(base, whole), merge(base, inherited)
+
+
+def _extended_file(name: Any, path: Path) -> Path:
+    if not isinstance(name, str):
+        raise ConfigError([f"{path}: extends = {name!r} must be the path of one YAML file, relative to this"])
+    file = path.parent / name
+    if not file.is_file():
+        raise ConfigError([f"{path}: extends = {name!r} names a file that does not exist{_similar(file)}"])
+    return file
+
+
+def _load(path: Path) -> Tree:
+    if not path.is_file():
+        what = "is a folder, not a YAML file" if path.is_dir() else "does not exist"
+        raise ConfigError([f"{path} {what}{_similar(path)}"])
+    try:
+        tree = OmegaConf.to_container(OmegaConf.create(OmegaConf.load(path)), resolve=True)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        what = error.problem or error.context or ""
+        raise ConfigError([f"{path}{line}: {what}; correct the YAML there"]) from error
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: {_first_line(error)}"]) from error
+    except OSError as error:
+        raise ConfigError([f"{path} cannot be read ({error.strerror or _first_line(error)})"]) from error
+    if not isinstance(tree, dict):
+        raise ConfigError([f"{path} must hold a mapping (key: value), not a {type(tree).__name__}"])
+    return {str(key): value for key, value in tree.items()}
+
+
+def _similar(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    names = [file.name for file in sorted(path.parent.glob("*.y*ml"))]
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.parent / close[0]}?" if close else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def parse_override(text: str) -> tuple[list[str], Any]:
+    """The keys and the value of `dotted.key=value`; the value is read as YAML.
+
+    Raises:
+        ConfigError: The text is not of this form.
+    """
+    dotted, equals, value = text.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys) or any(character in dotted for character in "[] "):
+        raise ConfigError([f"{text!r} is not an override: use dotted.key=value, for example seed=1"])
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError([f"{text!r}: the value is not valid YAML ({_first_line(error)})"]) from error
+    assert isinstance(parsed, dict)
+    return keys, parsed["value"]
+
+
+def nested(keys: Sequence[str], value: Any) -> Tree:
+    """The tree with this one value, for example {a: {b: value}}."""
+    for key in reversed(keys):
+        value = {key: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> Tree:
+    """Both trees in one, new mappings throughout; where both have a value, `top` wins, lists as a whole."""
+    merged = {key: merge(value, {}) if isinstance(value, Mapping) else value for key, value in base.items()}
+    for key, value in top.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping):
+            merged[key] = merge(below if isinstance(below, Mapping) else {}, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def to_yaml(tree: Mapping[str, Any]) -> str:
+    """The tree as YAML that reads back to the same values."""
+    return OmegaConf.to_yaml(OmegaConf.create(dict(tree)))
+
+
+def translate(kind: type, values: Any) -> Any:
+    """A plain tree with the old keys of a section class and of all sections below it under their current names."""
+    if not isinstance(values, Mapping):
+        return values
+    hints, translated = get_type_hints(kind), {}
+    for key, value in values.items():
+        name = current_name(kind, str(key)) or key
+        inner, _ = without_none(hints.get(str(name)))
+        below = section_of_mapping(inner)
+        if isinstance(inner, type) and is_dataclass(inner):
+            value = translate(inner, value)
+        elif below is not None and isinstance(value, Mapping):
+            value = {entry: translate(below, one) for entry, one in value.items()}
+        translated[name] = value
+    return translated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedExperiment(Generic[Schema]):
-    """An experiment that may run, and where it comes from."""
+    """A checked experiment with its origin."""
 
     experiment: Schema
     resolved: str
     """YAML with every value, defaults included; loads to the same experiment."""
     overrides: list[str]
-    """The overrides as they were given."""
     base_diff: list[str]
-    """`key: old -> new` against what the file extends, or against the file where it extends nothing."""
+    """`key: old -> new` against the extended file, or against the file itself if it extends nothing."""
 
 
 def load_experiment(
@@ -45,13 +199,12 @@ def load_experiment(
     """Read, merge, type and check an experiment.
 
     Args:
-        path: YAML file; `extends: other.yaml` in it, at the top or in a section, names one to start from.
+        path: YAML file.
         overrides: `dotted.key=value`, later ones win. For an experiment of stages, a key that it does not
             have itself goes to every stage that has it.
         schema: Class of the experiment.
-        on_this_machine: Whether files, folders and devices that the experiment names must be there.
-        stored: Whether the file is the configuration that a run stored, maybe of an earlier revision: keys that have
-            been renamed since are then translated instead of refused.
+        on_this_machine: Whether the files, folders and devices that the experiment names must exist.
+        stored: Whether the file is a run's stored configuration: renamed keys are translated instead of refused.
 
     Raises:
         ConfigError: All problems together, one sentence each.
@@ -72,7 +225,7 @@ def load_experiment(
 
 
 def check_on_this_machine(experiment: Any) -> None:
-    """Files, folders and devices that a loaded experiment names must be there.
+    """Check that the files, folders and devices that a loaded experiment names exist.
 
     Raises:
         ConfigError: All problems together, one sentence each.
@@ -81,6 +234,8 @@ def check_on_this_machine(experiment: Any) -> None:
 
 
 def _apply_rules(experiment: Any, on_this_machine: bool, problems: list[str]) -> None:
+    from kelip_lightning.config.validate import rules
+
     for rule in rules(experiment, on_this_machine):
         run_rule(rule, problems)
     if problems:
@@ -90,21 +245,16 @@ def _apply_rules(experiment: Any, on_this_machine: bool, problems: list[str]) ->
 def find_schema(path: Path | str, schemas: Sequence[type[Any]]) -> type[Any]:
     """The schema that shares most top-level keys with a file; among equals the smallest."""
     tree, _ = read_experiment_file(Path(path))
-
-    def likeness(schema: type[Any]) -> tuple[int, int]:
-        names = _names(schema)
-        return len(names & set(tree)), -len(names)
-
-    return max(schemas, key=likeness)
+    return max(schemas, key=lambda schema: (len(_names(schema) & set(tree)), -len(_names(schema))))
 
 
 def difference(base: Any, experiment: Any) -> list[str]:
-    """`key: old -> new` for every value that differs; the stages' shared name comes once."""
+    """`key: old -> new` for every value that differs; what the stages share is listed once."""
     return [f"{key}: {old} -> {new}" for key, old, new in _different(base, experiment)]
 
 
 def difference_by_effect(base: Any, experiment: Any) -> tuple[list[str], list[str]]:
-    """The lines of `difference` that make another run, and those that do not: see `data_modules.config_roles`."""
+    """The lines of `difference` for settings of role identity, and those for all others."""
     decisive = [key for key, _, _ in _difference(identity_of(base), identity_of(experiment), "")]
     found: tuple[list[str], list[str]] = ([], [])
     for key, old, new in _different(base, experiment):
@@ -174,13 +324,13 @@ def _apply(overrides: Sequence[str], tree: Tree, schema: type[Any], problems: li
 
 
 def _stages_with(keys: list[str], stages: Mapping[str, type[Any]]) -> list[str]:
-    """The stages whose schema has the dotted key; if none has, those with its first part, to be reported."""
+    """The stages whose schema has the dotted key; if none has it, those with its first part, for the message."""
     whole = [name for name, schema in stages.items() if has_key(schema, keys)]
     return whole or [name for name, schema in stages.items() if has_key(schema, keys[:1])]
 
 
 def _share_place(schema: type[Any], tree: Tree) -> Tree:
-    """Name and output folder of the whole experiment in every stage, whatever the stage's own file says."""
+    """Name and output folder of the experiment in every stage, in place of the stage's own."""
     stages = [name for name in stage_schemas(schema) if isinstance(tree.get(name), Mapping)]
     defaults = {field.name: field.default for field in fields(schema) if isinstance(field.default, str)}
     shared = {key: tree.get(key, defaults.get(key, MANDATORY)) for key in sorted(PLACE)}

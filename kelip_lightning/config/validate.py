@@ -1,268 +1,195 @@
-"""Rules that need more than one section, or the machine: each yields one sentence per broken place.
+"""Rules over several sections, and over the machine: each yields one sentence per problem.
 
-A rule names dotted key, value, rule and remedy. What is missing or wrong by itself is reported already
-and unset; rules do not look out for that, `run_rule` does.
+A sentence names dotted key, value, rule and remedy. A rule may read any value: `run_rule` skips it where one is unset.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
-from data_modules.benchmarks.evaluation_sets import EvaluationConfig
+import torch
+
+from data_modules.errors import DataError
+from data_modules.paths import resolve_files, resolve_path, resolve_shards
 from data_modules.records import LANGUAGES
-from kelip_lightning.config import machine, self_supervision
+from data_modules.sources.config import SourceFormat, source_format
 from kelip_lightning.config.experiment import (
     ContrastiveExperiment,
     EvaluationExperiment,
     MaskedPretrainExperiment,
     PretrainExperiment,
 )
-from kelip_lightning.config.schema import is_finite, join, leaves
 from kelip_lightning.distributed.strategies import is_deepspeed
+from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.losses.contrastive import bias_problem
-from kelip_lightning.models.encoder_file import REGULARISATION
+from kelip_lightning.models.encoder_file import REGULARISATION, check_image_encoder
 from kelip_lightning.models.patches import num_kept
+from kelip_lightning.models.self_supervision import SelfSupervisionMethod
 from kelip_lightning.optim.optimizers import OptimizerName
 
-Rule = Callable[[], Iterable[str]]
 Stage = MaskedPretrainExperiment | ContrastiveExperiment
-
-AT_LEAST_ONE = frozenset(
-    {
-        "image_size",
-        "patch_size",
-        "local_size",
-        "width",
-        "depth",
-        "num_heads",
-        "decoder_width",
-        "decoder_depth",
-        "decoder_num_heads",
-        "embed_dim",
-        "global_batch_size",
-        "vocab_size",
-        "context_length",
-        "devices",
-        "num_nodes",
-        "accumulate",
-        "log_every_n_steps",
-        "keep_last",
-        "num_threads",
-        "max_steps",
-        "every_n_steps",
-    }
-)
-"""Sizes and counts of which there must be one."""
-NOT_NEGATIVE = frozenset({"num_workers"})
-ABOVE_ZERO = frozenset({"mlp_ratio", "eps", "max_logit_scale"})
+Rule = Callable[[Any, str], Iterable[str]]
+"""(experiment or stage, prefix of its keys, such as "mae.") -> problems."""
 
 
-def rules(experiment: object, on_this_machine: bool) -> list[Rule]:
-    """The rules for an experiment, the stages' own included.
+def rules(experiment: object, on_this_machine: bool) -> list[Callable[[], Iterable[str]]]:
+    """The rules for an experiment and its stages; none for other sections.
 
     Args:
-        experiment: An experiment, perhaps with values unset; others have only the rules on numbers.
-        on_this_machine: Whether files, folders and devices that it names must be there.
+        experiment: An experiment, perhaps with values unset.
+        on_this_machine: Whether the files, folders and devices that it names must exist.
     """
-    found: list[Rule] = [partial(numbers, experiment)]
+    if not isinstance(experiment, PretrainExperiment):
+        return [partial(rule, experiment, "") for rule in _rules_for(experiment, on_this_machine)]
+    found: list[Callable[[], Iterable[str]]] = [partial(stages_fit, experiment)]
+    for name in ("mae", "contrastive"):
+        stage = getattr(experiment, name, None)
+        found += [partial(rule, stage, f"{name}.") for rule in _rules_for(stage, on_this_machine)]
+    return found
+
+
+def _rules_for(experiment: object, on_this_machine: bool) -> Sequence[Rule]:
+    found: list[Rule] = []
+    on_data: list[Rule] = [batch_divides, sources_named, strategy_supports]
+    on_machine: list[Rule] = [sources_exist, devices_exist, deepspeed_is_installed]
     if isinstance(experiment, EvaluationExperiment):
-        found += _evaluation_rules(lambda: experiment.evaluation, "", on_this_machine)
-    elif isinstance(experiment, PretrainExperiment):
-        found.append(partial(stages_fit, experiment))
-        for name in ("mae", "contrastive"):
-            if isinstance(stage := getattr(experiment, name, None), Stage):
-                found += _stage_rules(stage, name, on_this_machine)
-    elif isinstance(experiment, Stage):
-        found += _stage_rules(experiment, "", on_this_machine)
-    return found
-
-
-def _stage_rules(stage: Stage, prefix: str, on_this_machine: bool) -> list[Rule]:
-    found: list[Rule] = [
-        partial(batch_divides, stage, prefix),
-        partial(sources_named, stage, prefix),
-        partial(strategy_can, stage, prefix),
-    ]
-    if isinstance(stage, MaskedPretrainExperiment):
-        found += [partial(mask_fits, stage, prefix), partial(crop_fits, stage, prefix)]
+        found, on_machine = [evaluation_languages], [evaluation_files_exist]
+    elif isinstance(experiment, MaskedPretrainExperiment):
+        found = [*on_data, mask_fits, crop_fits]
+    elif isinstance(experiment, ContrastiveExperiment):
+        found = [*on_data, crop_fits, local_crops_fit, negatives_exist, loss_fits, locks_fit, views_fit]
+        found += [self_supervision_can_learn, captions_fit, text_weights_need_tokenizer, evaluation_languages]
+        on_machine = [evaluation_files_exist, *on_machine, text_files_exist, initial_encoder_fits]
     else:
-        found += [
-            partial(crop_fits, stage, prefix),
-            partial(local_crops_fit, stage, prefix),
-            partial(negatives_exist, stage, prefix),
-            partial(loss_fits, stage, prefix),
-            partial(locks_fit, stage, prefix),
-            partial(self_supervision.views_fit, stage, prefix),
-            partial(self_supervision.branch_can_learn, stage, prefix),
-            partial(captions_fit, stage, prefix),
-            partial(trained_text_has_its_tokenizer, stage, prefix),
-            *_evaluation_rules(lambda: stage.evaluation, prefix, on_this_machine),
-        ]
-    if on_this_machine:
-        found += [
-            partial(machine.sources_exist, stage, prefix),
-            partial(machine.devices_exist, stage, prefix),
-            partial(machine.deepspeed_is_installed, stage, prefix),
-        ]
-        if isinstance(stage, ContrastiveExperiment):
-            found += [
-                partial(machine.text_files_exist, stage, prefix),
-                partial(machine.initial_encoder_fits, stage, prefix),
-            ]
-    return found
+        return []
+    return [*found, *on_machine] if on_this_machine else found
 
 
-def _evaluation_rules(section: Callable[[], EvaluationConfig], prefix: str, on_this_machine: bool) -> list[Rule]:
-    found: list[Rule] = [lambda: evaluation_speaks(section(), prefix)]
-    return [*found, lambda: machine.evaluation_files_exist(section(), prefix)] if on_this_machine else found
-
-
-def numbers(experiment: object) -> Iterator[str]:
-    """Counts and sizes are at least 1, and every number is finite."""
-    for key, value in leaves(experiment):
-        name = key.rpartition(".")[2]
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        if not is_finite(value):
-            yield f"{key} = {value} must be a finite number; give one"
-        elif name in AT_LEAST_ONE and value < 1:
-            yield f"{key} = {value} must be at least 1"
-        elif name in NOT_NEGATIVE and value < 0:
-            yield f"{key} = {value} must not be negative; 0 loads in the training process itself"
-        elif name in ABOVE_ZERO and value <= 0:
-            yield f"{key} = {value} must be above 0"
-
-
-def batch_divides(stage: Stage, prefix: str) -> Iterator[str]:
+def batch_divides(stage: Stage, at: str) -> Iterator[str]:
     """Every device gets the same number of samples in every chunk."""
     batch, trainer = stage.data.global_batch_size, stage.trainer
     if batch % trainer.num_chunks:
         yield (
-            f"{join(prefix, 'data.global_batch_size')} = {batch} must be a multiple of trainer.devices x "
+            f"{at}data.global_batch_size = {batch} must be a multiple of trainer.devices x "
             f"num_nodes x accumulate = {trainer.devices} x {trainer.num_nodes} x {trainer.accumulate}; "
             f"{_neighbours(batch, trainer.num_chunks)}"
         )
 
 
-def negatives_exist(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
-    """A contrastive loss needs at least one other pair beside each."""
+def negatives_exist(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
+    """Each pair has at least one negative."""
     batch = stage.data.global_batch_size
     if batch < 2:
-        yield (
-            f"{join(prefix, 'data.global_batch_size')} = {batch} leaves a pair without another to tell it from, "
-            "and a contrastive loss needs at least 2"
-        )
+        yield f"{at}data.global_batch_size = {batch} must be at least 2: a contrastive loss needs negatives"
 
 
-def loss_fits(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
-    """The sigmoid loss has its bias, and InfoNCE, to which it would mean nothing, has none."""
-    if problem := bias_problem(stage.loss.kind, stage.dual_encoder.initial_logit_bias, join(prefix, "")):
+def loss_fits(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
+    """The sigmoid loss has a bias, InfoNCE has none."""
+    if problem := bias_problem(stage.loss.kind, stage.dual_encoder.initial_logit_bias, at):
         yield problem
 
 
-def locks_fit(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
-    """What a locked image encoder cannot use is not asked for."""
-    encoder = stage.image_encoder
-    if not stage.init.lock_image_encoder:
-        return
+def locks_fit(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
+    """A locked image encoder has no dropout."""
     for name in ("drop_path_rate", "dropout_rate"):
-        if value := getattr(encoder, name):
-            yield (
-                f"{join(prefix, f'image_encoder.{name}')} = {value} would only blur an encoder that "
-                f"{join(prefix, 'init.lock_image_encoder')} keeps from learning; set it to 0"
-            )
+        if (value := getattr(stage.image_encoder, name)) and stage.init.lock_image_encoder:
+            yield f"{at}image_encoder.{name} = {value} must be 0 with {at}init.lock_image_encoder = true"
 
 
-def strategy_can(stage: Stage, prefix: str) -> Iterator[str]:
-    """The strategy can honour the other settings."""
-    trainer, strategy = stage.trainer, f"{join(prefix, 'trainer.strategy')} = {stage.trainer.strategy}"
-    average = f"{join(prefix, 'trainer.ema_decay')} = {trainer.ema_decay}"
+def strategy_supports(stage: Stage, at: str) -> Iterator[str]:
+    """Strategy and precision support the other settings of the trainer and the optimizer."""
+    trainer, strategy = stage.trainer, f"{at}trainer.strategy = {stage.trainer.strategy}"
+    average = f"{at}trainer.ema_decay = {trainer.ema_decay}"
     if trainer.gradient_checkpointing and isinstance(stage, ContrastiveExperiment) and stage.text_encoder.hf_model:
         yield (
-            f"{join(prefix, 'trainer.gradient_checkpointing')} = true does not reach inside text_encoder.hf_model = "
+            f"{at}trainer.gradient_checkpointing = true does not reach inside text_encoder.hf_model = "
             f"{stage.text_encoder.hf_model}; use trainer.accumulate instead, or text_encoder.hf_model=null"
         )
     if trainer.ema_decay is not None and trainer.precision == "bf16-true":
-        yield f"{average} would stand still in bfloat16; use trainer.precision=bf16-mixed, or trainer.ema_decay=null"
+        yield f"{average} would not change in bfloat16; use trainer.precision=bf16-mixed, or trainer.ema_decay=null"
     if not is_deepspeed(trainer.strategy):
         return
     if stage.optimizer.name is OptimizerName.muon:
         yield (
-            f"{join(prefix, 'optimizer.name')} = muon needs whole matrices, and {strategy} cuts them in pieces; "
+            f"{at}optimizer.name = muon needs whole matrices, and {strategy} partitions them; "
             "use optimizer.name=adamw, or trainer.strategy=ddp"
         )
     if trainer.ema_decay is not None:
         yield f"{average} is not kept in the checkpoints of {strategy}; use trainer.strategy=ddp, or ema_decay=null"
 
 
-def sources_named(stage: Stage, prefix: str) -> Iterator[str]:
-    """There is something to train on."""
+def sources_named(stage: Stage, at: str) -> Iterator[str]:
+    """There is at least one source."""
     if not stage.data.sources:
-        yield f"{join(prefix, 'data.sources')} is empty; name at least one source with its files"
+        yield f"{at}data.sources is empty; name at least one source with its files"
 
 
-def crop_fits(stage: Stage, prefix: str) -> Iterator[str]:
-    """Crops have the size for which the encoder stores positions, which is also the size at evaluation."""
+def crop_fits(stage: Stage, at: str) -> Iterator[str]:
+    """Crops have the size of the encoder's position embeddings and of evaluation images."""
     size, encoder = stage.transform.image_size, stage.image_encoder
     if size != encoder.image_size:
         yield (
-            f"{join(prefix, 'transform.image_size')} = {size} must equal "
-            f"{join(prefix, 'image_encoder.image_size')} = {encoder.image_size}; change one"
+            f"{at}transform.image_size = {size} must equal "
+            f"{at}image_encoder.image_size = {encoder.image_size}; change one"
         )
 
 
-def local_crops_fit(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
-    """Local crops are whole patches, and no larger than global ones."""
+def local_crops_fit(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
+    """Local crops divide into patches and are no larger than global crops."""
     transform, patch = stage.transform, stage.image_encoder.patch_size
-    key = f"{join(prefix, 'transform.local_size')} = {transform.local_size}"
+    key = f"{at}transform.local_size = {transform.local_size}"
     if not transform.num_local_crops:
         return
     if transform.local_size % patch:
         yield (
-            f"{key} must be a multiple of {join(prefix, 'image_encoder.patch_size')} = {patch}; "
+            f"{key} must be a multiple of {at}image_encoder.patch_size = {patch}; "
             f"{_neighbours(transform.local_size, patch)}"
         )
     if transform.local_size > transform.image_size:
-        limit = join(prefix, "transform.image_size")
-        yield f"{key} must not exceed {limit} = {transform.image_size}; local crops are the small ones"
+        limit = f"{at}transform.image_size"
+        yield f"{key} must not exceed {limit} = {transform.image_size}"
 
 
-def mask_fits(stage: MaskedPretrainExperiment, prefix: str) -> Iterator[str]:
-    """At least one patch is seen and at least one is hidden."""
+def mask_fits(stage: MaskedPretrainExperiment, at: str) -> Iterator[str]:
+    """At least one patch is visible and at least one is masked."""
     ratio, patches = stage.masked_autoencoder.mask_ratio, stage.image_encoder.num_patches
     if num_kept(patches, ratio) == patches or patches * (1 - ratio) < 1 - 1e-9:
         yield (
-            f"{join(prefix, 'masked_autoencoder.mask_ratio')} = {ratio} of {patches} patches must leave at "
-            "least one patch visible and one hidden; change it, or image_encoder.patch_size"
+            f"{at}masked_autoencoder.mask_ratio = {ratio} of {patches} patches must leave at "
+            "least one patch visible and one masked; change it, or image_encoder.patch_size"
         )
 
 
-def captions_fit(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
-    """The most keywords that a caption may show fit into the context, at one token each."""
+def captions_fit(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
+    """`max_keywords` keywords fit into the context, at one token each."""
     captions, context = stage.data.captions, stage.tokenizer.context_length
     if captions.name < 1 and captions.max_keywords + 2 > context:
         yield (
-            f"{join(prefix, 'tokenizer.context_length')} = {context} cannot hold start, end and "
-            f"{join(prefix, 'data.captions.max_keywords')} = {captions.max_keywords} keywords; "
+            f"{at}tokenizer.context_length = {context} cannot hold start, end and "
+            f"{at}data.captions.max_keywords = {captions.max_keywords} keywords; "
             f"use at least {captions.max_keywords + 2} tokens, or fewer keywords"
         )
 
 
-def trained_text_has_its_tokenizer(stage: ContrastiveExperiment, prefix: str) -> Iterator[str]:
-    """Trained weights of a text model mean the ids of the tokenizer that they were trained with."""
+def text_weights_need_tokenizer(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
+    """A text model with pretrained weights has its own tokenizer."""
     if stage.text_encoder.hf_weights and stage.tokenizer.file is None:
         yield (
-            f"{join(prefix, 'text_encoder.hf_weights')} = true needs {join(prefix, 'tokenizer.file')}, "
+            f"{at}text_encoder.hf_weights = true needs {at}tokenizer.file, "
             f"the tokenizer.json of {stage.text_encoder.hf_model}; or use hf_weights=false"
         )
 
 
-def evaluation_speaks(evaluation: EvaluationConfig, prefix: str) -> Iterator[str]:
-    """Every set has captions in the languages that it needs."""
+def evaluation_languages(experiment: ContrastiveExperiment | EvaluationExperiment, at: str) -> Iterator[str]:
+    """Every evaluation set has captions in the languages that it needs."""
+    evaluation = experiment.evaluation
     tables = [(f"retrieval.{name}", one.table, 1) for name, one in evaluation.retrieval.items()]
     tables += [(f"captions.{name}", one.table, len(LANGUAGES)) for name, one in evaluation.captions.items()]
     for name, table, needed in tables:
-        key = join(prefix, f"evaluation.{name}.table.captions")
+        key = f"{at}evaluation.{name}.table.captions"
         if unknown := sorted(set(table.captions) - set(LANGUAGES)):
             yield f"{key} names the language {unknown[0]!r}; use {' or '.join(LANGUAGES)}"
         elif len(table.captions) < needed:
@@ -271,7 +198,7 @@ def evaluation_speaks(evaluation: EvaluationConfig, prefix: str) -> Iterator[str
 
 
 def stages_fit(experiment: PretrainExperiment) -> Iterator[str]:
-    """The encoder that MAE pre-training hands over is the one that contrastive training goes on with."""
+    """Both stages configure the same image encoder, and contrastive training starts from the exported one."""
     mae, contrastive = experiment.mae, experiment.contrastive
     if mae is None:
         return
@@ -289,6 +216,122 @@ def stages_fit(experiment: PretrainExperiment) -> Iterator[str]:
             f"contrastive.init.image_encoder = {contrastive.init.image_encoder} would be overridden by the "
             "encoder that MAE pre-training exports; remove it, or set mae=null"
         )
+
+
+def views_fit(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
+    """Two views with a self-supervised method, none without."""
+    method, number = stage.self_supervision.method, stage.transform.views.num_views
+    views, key = f"{at}transform.views.num_views", f"{at}self_supervision.method"
+    if method is SelfSupervisionMethod.none and number:
+        yield f"{views} = {number}, but {key} = none uses no views; set it to 0, or the method to simclr or byol"
+    elif method is not SelfSupervisionMethod.none and number != 2:
+        yield f"{views} = {number}, but {key} = {method.name} compares exactly two views; set it to 2"
+
+
+def self_supervision_can_learn(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
+    """The encoder is trained, and precision and strategy allow BYOL's moving average."""
+    method, trainer = stage.self_supervision.method, stage.trainer
+    if method is SelfSupervisionMethod.none:
+        return
+    key = f"{at}self_supervision.method = {method.name}"
+    if stage.init.lock_image_encoder:
+        yield (
+            f"{key} would train only its own heads with {at}init.lock_image_encoder = true; "
+            "unlock the encoder, or set method to none"
+        )
+    if method is not SelfSupervisionMethod.byol:
+        return
+    if is_deepspeed(trainer.strategy):
+        yield (
+            f"{key} keeps a moving average, which {at}trainer.strategy = {trainer.strategy} would cast "
+            "or partition; use trainer.strategy=ddp, or method=simclr"
+        )
+    if trainer.precision == "bf16-true":
+        yield (
+            f"{key} keeps a moving average, which would not change under {at}trainer.precision = "
+            "bf16-true; use bf16-mixed, or method=simclr"
+        )
+
+
+def sources_exist(stage: Stage, at: str) -> Iterator[str]:
+    """Every file pattern of every source matches a file."""
+    for name, source in stage.data.sources.items():
+        key = f"{at}data.sources.{name}.files"
+        if source_format(source) is SourceFormat.table:
+            yield from _missing_files(key, source.files)
+        elif source_format(source) is SourceFormat.shards:
+            yield from _missing_shards(key, source.files)
+
+
+def text_files_exist(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
+    """The caption templates and the tokenizer file exist."""
+    yield from _missing_file(f"{at}data.captions.templates_file", stage.data.captions.templates_file)
+    yield from _missing_file(f"{at}tokenizer.file", stage.tokenizer.file)
+
+
+def evaluation_files_exist(experiment: ContrastiveExperiment | EvaluationExperiment, at: str) -> Iterator[str]:
+    """The tables and class names of every evaluation set exist."""
+    evaluation = experiment.evaluation
+    tables = {f"retrieval.{name}": one.table for name, one in evaluation.retrieval.items()}
+    tables |= {f"captions.{name}": one.table for name, one in evaluation.captions.items()}
+    tables |= {f"classification.{name}": one.table for name, one in evaluation.classification.items()}
+    for name, table in tables.items():
+        yield from _missing_files(f"{at}evaluation.{name}.table.files", table.files)
+    for name, classes in evaluation.classification.items():
+        key = f"{at}evaluation.classification.{name}.classes_file"
+        yield from _missing_file(key, classes.classes_file)
+
+
+def initial_encoder_fits(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
+    """The folder `init.image_encoder` holds the configured encoder."""
+    if stage.init.image_encoder is None:
+        return
+    folder = Path(stage.init.image_encoder)
+    try:
+        check_image_encoder(folder, stage.image_encoder)
+    except EncoderFileError as error:
+        text = str(error)
+        yield f"{at}{text}" if text.startswith("init.") else f"{at}init.image_encoder = {folder}: {text}"
+
+
+def deepspeed_is_installed(stage: Stage, at: str) -> Iterator[str]:
+    """DeepSpeed is installed where the strategy needs it."""
+    if is_deepspeed(stage.trainer.strategy) and find_spec("deepspeed") is None:
+        yield (
+            f"{at}trainer.strategy = {stage.trainer.strategy} needs DeepSpeed, which is not installed; "
+            "install kelip-lightning[deepspeed], or use ddp"
+        )
+
+
+def devices_exist(stage: Stage, at: str) -> Iterator[str]:
+    """The machine has the configured devices."""
+    trainer = stage.trainer
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if trainer.accelerator == "gpu" and not available:
+        yield f"{at}trainer.accelerator = gpu, but torch finds no GPU; use auto or cpu"
+    elif trainer.accelerator != "cpu" and 0 < available < trainer.devices:
+        key = f"{at}trainer.devices"
+        yield f"{key} = {trainer.devices}, but this machine has {available} GPU(s); use fewer"
+
+
+def _missing_files(key: str, patterns: list[str]) -> Iterator[str]:
+    for pattern in patterns:
+        try:
+            resolve_files([pattern])
+        except DataError as error:
+            yield f"{key}: {error}"
+
+
+def _missing_shards(key: str, patterns: list[str]) -> Iterator[str]:
+    try:
+        resolve_shards(patterns)
+    except DataError as error:
+        yield f"{key}: {error}"
+
+
+def _missing_file(key: str, path: str | None) -> Iterator[str]:
+    if path is not None and not resolve_path(path).is_file():
+        yield f"{key} = {path} does not exist; correct the path (looked for {resolve_path(path)})"
 
 
 def _neighbours(value: int, step: int) -> str:

@@ -1,4 +1,4 @@
-"""A trained model behind the interface of the official KELIP inference code."""
+"""`build_model`: a trained model with the interface of the official KELIP inference code."""
 
 from pathlib import Path
 from typing import Protocol
@@ -24,10 +24,7 @@ OFFICIAL_NAMES = {"ViT-B/32": "vit-b-32"}
 
 
 class KelipModel(nn.Module):
-    """Images and texts to features, and to each other.
-
-    The methods are those of the official code; features come unnormalised unless `l2norm=True`, as there.
-    """
+    """Dual encoder with the methods of the official code; features are unnormalised unless `l2norm=True`, as there."""
 
     def __init__(self, dual_encoder: DualEncoder) -> None:
         super().__init__()
@@ -35,20 +32,20 @@ class KelipModel(nn.Module):
 
     @property
     def logit_scale(self) -> Tensor:
-        """The parameter, a logarithm, (1,)."""
+        """The parameter (1,), the logarithm of the scale."""
         return self.dual_encoder.logit_scale
 
     def encode_image(self, images: Tensor, l2norm: bool = False) -> Tensor:
         """Features (B, embed_dim) float32 of images (B, 3, H, W) as `preprocess` gives them.
 
-        H and W need not be the size that the model was trained with, but multiples of its patch size.
+        H and W may differ from the training size, but must be multiples of the patch size.
         """
         return self.dual_encoder.encode_image(images, l2norm=l2norm)
 
     def encode_text(self, tokens: Tensor, l2norm: bool = False) -> Tensor:
         """Features (B, embed_dim) float32 of token ids (B, T) int64 as `tokenizer.encode` gives them.
 
-        T may exceed the model's context length (`context_length=77` for a model with less), if only padding is there.
+        T may exceed the model's context length if the rest is padding.
         """
         return self.dual_encoder.encode_text(self._without_padding(tokens), l2norm=l2norm)
 
@@ -68,7 +65,7 @@ class KelipModel(nn.Module):
 class Preprocess:
     """A PIL image to a model's input: on white, short side resized (bicubic), centre-cropped, standardised.
 
-    Deviation: transparent parts become white; the official code shows whatever colour hides there.
+    Deviation: transparent pixels become white; the official code uses their hidden colour.
     """
 
     def __init__(self, image_size: int) -> None:
@@ -78,7 +75,7 @@ class Preprocess:
         """float32 (3, S, S).
 
         Raises:
-            DataError: It is no PIL image, or one of 32-bit values whose white cannot be told.
+            DataError: Not a PIL image, or one of 32-bit values, whose white point is unknown.
         """
         if not isinstance(image, Image.Image):
             raise DataError(f"preprocess takes a PIL image, not {type(image).__name__}; open files with PIL.Image.open")
@@ -86,25 +83,21 @@ class Preprocess:
 
 
 class TextTokenizer(Protocol):
-    """What `build_model` gives for texts."""
+    """The tokenizer that `build_model` returns."""
 
     def encode(self, texts: str | list[str], context_length: int | None = None) -> Tensor:
-        """int64 (N, T): start, text, end, padding; T is context_length, or what the longest text needs."""
+        """int64 (N, T): start, text, end, padding; T is context_length, by default the longest text's."""
 
 
 class AbsentTokenizer:
-    """Stands for the tokenizer of a folder that has none, so that images can be encoded all the same."""
+    """In place of the tokenizer of a folder that has none; images can be encoded without it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def encode(self, texts: str | list[str], context_length: int | None = None) -> Tensor:
-        """Nothing.
-
-        Raises:
-            DataError: Always.
-        """
-        raise DataError(f"{self._folder} holds no {TOKENIZER}; put the model's own there to encode texts")
+        """Raises DataError."""
+        raise DataError(f"{self._folder} has no {TOKENIZER}; add the model's own to encode texts")
 
 
 def build_model(path_or_name: str | Path = "ViT-B/32") -> tuple[KelipModel, Preprocess, TextTokenizer]:
@@ -142,6 +135,6 @@ def _folder(path_or_name: str | Path) -> Path:
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         names = ", ".join(OFFICIAL_NAMES)
         raise EncoderFileError(
-            f"{path_or_name} is no folder here, and no model could be had from the Hugging Face Hub under this name "
+            f"{path_or_name} is neither a folder nor a model that could be downloaded from the Hugging Face Hub "
             f"({str(error).strip().splitlines()[0]}); give a folder, {names}, or a repository"
         ) from error

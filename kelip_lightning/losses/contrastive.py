@@ -10,7 +10,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from data_modules.config_roles import PERFORMANCE
+from data_modules.config_roles import PERFORMANCE, at_least, check_ranges
 from kelip_lightning.losses.products import MatmulPrecision, Products
 from kelip_lightning.losses.tiles import Operand, TiledMatrix, info_nce_rows, sigmoid_rows, with_gradients
 
@@ -32,9 +32,9 @@ class ContrastiveLossConfig:
     kind: ContrastiveKind = ContrastiveKind.info_nce
     """info_nce (paper) or sigmoid (SigLIP, which starts from initial_temperature = 0.1). This alone chooses the loss;
     sigmoid learns a bias and wants dual_encoder.initial_logit_bias, with info_nce it must be null."""
-    local_weight: float = 1.0
+    local_weight: float = field(default=1.0, metadata=at_least(0))
     """Weight of a local crop's term relative to a global crop's, >= 0 (unpublished; ours: equal)."""
-    max_logits_per_pair: int | None = field(default=None, metadata=PERFORMANCE)
+    max_logits_per_pair: int | None = field(default=None, metadata=PERFORMANCE | at_least(1))
     """Logits in memory at a time, over the pairs of a device; null: all, that is the device's pairs x global batch.
 
     Loss and gradient are the same with any. With 2,048 pairs on a device of 32,768 pairs the matrix of one crop takes
@@ -47,12 +47,7 @@ class ContrastiveLossConfig:
     the certificate's 1e-5; auto: tf32x3 on GPUs with TF32, float32 elsewhere."""
 
     def __post_init__(self) -> None:
-        if self.local_weight < 0:
-            raise ValueError(f"local_weight = {self.local_weight} must not be negative: 0 ignores local crops")
-        if self.max_logits_per_pair is not None and self.max_logits_per_pair < 1:
-            raise ValueError(
-                f"max_logits_per_pair = {self.max_logits_per_pair} must be at least 1; null: the whole matrix at once"
-            )
+        check_ranges(self)
 
 
 def bias_problem(kind: ContrastiveKind, initial_bias: float | None, prefix: str = "") -> str | None:

@@ -3,7 +3,7 @@
 Shapes: B batch, C/H/W image, N patches, K kept patches, L tokens with the class token first, D width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 
@@ -13,6 +13,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from data_modules.config_roles import above, at_least, between, check_ranges
 from kelip_lightning.models.patches import keep_lowest
 from kelip_lightning.models.rows import take_rows
 from kelip_lightning.models.sample_noise import PATCHES, noisy_block, uniform
@@ -49,17 +50,17 @@ class PositionResampling(Enum):
 class ImageEncoderConfig:
     """Dimensions of the Vision Transformer (defaults: ViT-B/32 as in the paper)."""
 
-    image_size: int = 224
+    image_size: int = field(default=224, metadata=at_least(1))
     """Side in pixels for which position embeddings are stored; other sizes resample them."""
-    patch_size: int = 32
+    patch_size: int = field(default=32, metadata=at_least(1))
     """Side of a patch in pixels."""
-    width: int = 768
+    width: int = field(default=768, metadata=at_least(1))
     """Token width."""
-    depth: int = 12
+    depth: int = field(default=12, metadata=at_least(1))
     """Number of transformer blocks."""
-    num_heads: int = 12
+    num_heads: int = field(default=12, metadata=at_least(1))
     """Attention heads; must divide width."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: float = field(default=4.0, metadata=above(0))
     """Hidden width of an MLP over the token width."""
     pooling: Pooling = Pooling.cls
     """cls: the class token (paper); mean: the mean of the patch tokens."""
@@ -73,11 +74,11 @@ class ImageEncoderConfig:
     """A Vision Transformer of timm by name, for example `vit_small_patch16_224`, for what the sizes alone cannot say
     (register tokens, layer scale, ...); patch_size, width, depth, num_heads, mlp_ratio, activation and pre_norm must be
     that model's own. Null: the plain one of these sizes."""
-    drop_path_rate: float = 0.0
+    drop_path_rate: float = field(default=0.0, metadata=between(0, 1, "left"))
     """Stochastic depth of the last block, in [0, 1); earlier blocks get less, the first none."""
-    dropout_rate: float = 0.0
+    dropout_rate: float = field(default=0.0, metadata=between(0, 1, "left"))
     """Dropout of what each attention and MLP adds to the tokens, in [0, 1)."""
-    patch_drop_rate: float = 0.0
+    patch_drop_rate: float = field(default=0.0, metadata=between(0, 1, "left"))
     """Share of a global crop's patch tokens dropped in contrastive training, in [0, 1) (FLIP, arXiv:2212.00794).
 
     Views of a self-supervised loss, which have the same size, lose as many. Local crops, which show few patches, keep
@@ -85,6 +86,7 @@ class ImageEncoderConfig:
     """
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size = {self.image_size} must be a multiple of patch_size = {self.patch_size}; change one"
@@ -93,9 +95,6 @@ class ImageEncoderConfig:
             raise ValueError(
                 f"width = {self.width} must be a multiple of num_heads = {self.num_heads} and of 4; change one"
             )
-        for name in ("drop_path_rate", "dropout_rate", "patch_drop_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 0 and below 1")
         if self.timm_name is not None:
             self._check_timm_model(self.timm_name)
 

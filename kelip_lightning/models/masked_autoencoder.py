@@ -8,7 +8,7 @@ Shapes: B batch, N patches, K kept, D encoder width, d decoder width, P values o
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from data_modules.config_roles import at_least, between, check_ranges
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.patches import keep_lowest, mask_of
 from kelip_lightning.models.rows import put_rows
@@ -39,20 +40,19 @@ class MaskedAutoencoderConfig:
     encoder, with a causal decoder and a tanh at its end. The default is he: its decoder sees every patch, and it trains
     the class token and all weights that are handed over; no metric of the official one is published."""
 
-    mask_ratio: float = 0.75
+    mask_ratio: float = field(default=0.75, metadata=between(0, 1, "neither"))
     """Share of patches hidden from the encoder, in (0, 1) (paper: 0.75 "following MAE")."""
     norm_pix_loss: bool = True
     """Whether each target patch is standardised by its own mean and standard deviation."""
-    decoder_width: int = 512
+    decoder_width: int = field(default=512, metadata=at_least(1))
     """Token width of the decoder; a multiple of 4 and of decoder_num_heads."""
-    decoder_depth: int = 8
+    decoder_depth: int = field(default=8, metadata=at_least(1))
     """Blocks of the decoder."""
-    decoder_num_heads: int = 16
+    decoder_num_heads: int = field(default=16, metadata=at_least(1))
     """Attention heads of the decoder."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio = {self.mask_ratio} must lie strictly between 0 and 1")
+        check_ranges(self)
         if self.decoder_width % self.decoder_num_heads or self.decoder_width % 4:
             raise ValueError(
                 f"decoder_width = {self.decoder_width} must be a multiple of decoder_num_heads = "

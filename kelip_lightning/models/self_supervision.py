@@ -6,12 +6,13 @@ Shapes: V views, B images, C/H/W image, D encoder width, E projection_dim.
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import torch
 from torch import Tensor, nn
 
+from data_modules.config_roles import above, at_least, between, check_ranges
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.sample_noise import view_seeds
 
@@ -34,26 +35,19 @@ class SelfSupervisionConfig:
 
     method: SelfSupervisionMethod = SelfSupervisionMethod.none
     """none, simclr (as in SLIP) or byol; the latter two need transform.views.num_views=2."""
-    weight: float = 1.0
+    weight: float = field(default=1.0, metadata=above(0))
     """Factor on its loss beside the contrastive one, above 0 (SLIP: 1)."""
-    temperature: float = 0.1
+    temperature: float = field(default=0.1, metadata=above(0))
     """Divides the cosines of simclr, above 0 (SLIP: 0.1); byol has none."""
-    projection_width: int = 4096
+    projection_width: int = field(default=4096, metadata=at_least(1))
     """Width of the hidden layers of the heads, >= 1 (SLIP, BYOL: 4096)."""
-    projection_dim: int = 256
+    projection_dim: int = field(default=256, metadata=at_least(1))
     """Width of what the heads give, >= 1 (SLIP, BYOL: 256)."""
-    momentum: float = 0.996
+    momentum: float = field(default=0.996, metadata=between(0, 1, "left"))
     """Share of itself that byol's target keeps at the first step, in [0, 1); a cosine takes it to 1 (BYOL: 0.996)."""
 
     def __post_init__(self) -> None:
-        for name in ("weight", "temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} = {getattr(self, name)} must be above 0; method=none leaves the loss out")
-        for name in ("projection_width", "projection_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum = {self.momentum} must be at least 0 and below 1, to which it rises")
+        check_ranges(self)
 
     @property
     def is_on(self) -> bool:

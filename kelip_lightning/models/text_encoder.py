@@ -4,7 +4,7 @@ Shapes: B captions, T tokens, D width.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from data_modules.config_roles import above, at_least, check_ranges
 from kelip_lightning.models.image_encoder import Activation
 
 
@@ -27,13 +28,13 @@ class TextPooling(Enum):
 class TextEncoderConfig:
     """Dimensions of the text transformer (defaults: as in the paper)."""
 
-    width: int = 512
+    width: int = field(default=512, metadata=at_least(1))
     """Token width."""
-    depth: int = 12
+    depth: int = field(default=12, metadata=at_least(1))
     """Number of transformer blocks."""
-    num_heads: int = 8
+    num_heads: int = field(default=8, metadata=at_least(1))
     """Attention heads; must divide width."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: float = field(default=4.0, metadata=above(0))
     """Hidden width of an MLP over the token width."""
     activation: Activation = Activation.quick_gelu
     """Non-linearity of the MLPs (paper: quick_gelu); a Hugging Face model keeps its own."""
@@ -46,6 +47,7 @@ class TextEncoderConfig:
     """Whether training starts from the trained weights of hf_model, which needs its tokenizer in tokenizer.file."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.width % self.num_heads:
             raise ValueError(f"width = {self.width} must be a multiple of num_heads = {self.num_heads}; change one")
         if self.hf_model is None and self.pooling is not TextPooling.end:

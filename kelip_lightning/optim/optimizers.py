@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -12,6 +12,7 @@ from timm.optim import Muon
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from data_modules.config_roles import above, at_least, between, check_ranges
 from kelip_lightning.optim.roles import Role, layers_above, roles_of
 
 
@@ -32,36 +33,27 @@ class OptimizerConfig:
 
     name: OptimizerName = OptimizerName.adamw
     """adamw or muon."""
-    learning_rate: float = 5e-4
+    learning_rate: float = field(default=5e-4, metadata=above(0))
     """Peak learning rate per optimizer step at the configured global batch size (CLIP: 5e-4 at 32,768)."""
-    weight_decay: float = 0.2
+    weight_decay: float = field(default=0.2, metadata=at_least(0))
     """Decoupled decay of the weights of linear layers and convolutions; gains, biases, embeddings, positions, tokens
     and logit_scale never decay, in any tower (CLIP: 0.2)."""
-    beta1: float = 0.9
+    beta1: float = field(default=0.9, metadata=between(0, 1, "left"))
     """Decay of the first moment."""
-    beta2: float = 0.98
+    beta2: float = field(default=0.98, metadata=between(0, 1, "left"))
     """Decay of the second moment (CLIP: 0.98; MAE: 0.95)."""
-    eps: float = 1e-6
+    eps: float = field(default=1e-6, metadata=above(0))
     """Added to the root of the second moment."""
-    layer_decay: float = 1.0
+    layer_decay: float = field(default=1.0, metadata=between(0, 1, "right"))
     """Factor on the learning rate from each block of a tower to the one below it, in (0, 1]; 1: one rate for all.
 
     What stands behind the last block has the full rate, embeddings have layer_decay ** (blocks + 1) of it.
     """
-    gradient_clip_norm: float | None = 1.0
+    gradient_clip_norm: float | None = field(default=1.0, metadata=above(0))
     """Largest gradient norm over all parameters; null: no clipping."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate = {self.learning_rate} must be above 0")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay = {self.weight_decay} must not be negative")
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            raise ValueError(f"beta1 = {self.beta1} and beta2 = {self.beta2} must be at least 0 and below 1")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay = {self.layer_decay} must be above 0 and at most 1; 1: no decay")
-        if self.gradient_clip_norm is not None and self.gradient_clip_norm <= 0:
-            raise ValueError(f"gradient_clip_norm = {self.gradient_clip_norm} must be above 0; null: no clipping")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)

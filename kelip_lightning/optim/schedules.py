@@ -1,30 +1,29 @@
 """Learning-rate schedules, in optimizer steps."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from data_modules.config_roles import at_least, between, check_ranges
 
 
 @dataclass(kw_only=True, slots=True)
 class ScheduleConfig:
     """Linear warm-up, then half a cosine."""
 
-    max_steps: int
+    max_steps: int = field(metadata=at_least(1))
     """Optimizer steps of the whole stage."""
-    warmup_steps: int = 0
+    warmup_steps: int = field(default=0, metadata=at_least(0))
     """Steps over which the rate climbs linearly to its peak; below max_steps."""
-    final_learning_rate_ratio: float = 0.0
+    final_learning_rate_ratio: float = field(default=0.0, metadata=between(0, 1))
     """Rate that the cosine ends at, one step after the last, over the peak rate; in [0, 1]."""
 
     def __post_init__(self) -> None:
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps = {self.max_steps} must be at least 1")
-        if not 0 <= self.warmup_steps < self.max_steps:
+        check_ranges(self)
+        if self.warmup_steps >= self.max_steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps} must be below max_steps = {self.max_steps}")
-        if not 0 <= self.final_learning_rate_ratio <= 1:
-            raise ValueError(f"final_learning_rate_ratio = {self.final_learning_rate_ratio} must be from 0 to 1")
 
 
 def learning_rate_factor(step: int, config: ScheduleConfig) -> float:

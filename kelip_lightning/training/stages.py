@@ -24,8 +24,7 @@ from kelip_lightning.callbacks.pictures import CaptionPanelCallback, Reconstruct
 from kelip_lightning.callbacks.step_vote import StepVote
 from kelip_lightning.callbacks.weight_average import WeightAverageCallback
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
-from kelip_lightning.config.fingerprint import evaluation_fingerprint
-from kelip_lightning.config.roles import settings_without
+from kelip_lightning.config.fingerprint import evaluation_fingerprint, settings_without
 from kelip_lightning.distributed.precision import choose_precision
 from kelip_lightning.distributed.strategies import build_strategy
 from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_dual_encoder

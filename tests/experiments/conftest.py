@@ -10,12 +10,12 @@ from tests.paths import ROOT
 
 @pytest.fixture(scope="session")
 def paper_scale() -> PretrainExperiment:
-    """experiments/kelip_b32/pretrain.yaml; not to be changed."""
+    """experiments/kelip_b32/pretrain.yaml; do not modify."""
     file = ROOT / "experiments" / "kelip_b32" / "pretrain.yaml"
     return load_experiment(file, [], PretrainExperiment, on_this_machine=False).experiment
 
 
 @pytest.fixture(scope="session")
 def paper_plan(paper_scale: PretrainExperiment) -> dict[str, StageEstimate]:
-    """What `kelip plan` says of it."""
+    """The estimate of `kelip plan` for it."""
     return estimate(paper_scale)

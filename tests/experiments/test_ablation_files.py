@@ -1,4 +1,4 @@
-"""Every study that ships: each of its variants loads and passes all rules at every scale, without its data."""
+"""Every study: each variant loads and passes all rules at every scale, without data."""
 
 from pathlib import Path
 

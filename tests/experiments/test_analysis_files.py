@@ -1,4 +1,4 @@
-"""Every analysis file that ships loads, and its queries are what they are said to be."""
+"""Every analysis file loads; the analogy file has the expected queries."""
 
 from collections import Counter
 
@@ -13,7 +13,7 @@ FOLDER = ROOT / "experiments" / "analyses"
 FILES = {name.replace("-", "_"): schema for name, schema in ANALYSES.items()}
 
 
-def test_analysis_files__are_known_by_their_names() -> None:
+def test_analysis_files__are_named_after_the_analyses() -> None:
     assert {file.stem for file in FOLDER.glob("*.yaml")} == set(FILES)
 
 

@@ -1,4 +1,4 @@
-"""Every experiment that ships loads, passes all rules, and has a plan."""
+"""Every experiment loads, passes all rules, and has a plan."""
 
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,6 @@ SCHEMA_OF = {
     "contrastive.yaml": ContrastiveExperiment,
     "pretrain.yaml": PretrainExperiment,
 }
-# Analyses, studies and sections of models have tests of their own: test_analysis_files.py, test_ablation_files.py,
-# test_model_files.py.
 FILES = sorted(
     file.relative_to(ROOT)
     for file in (ROOT / "experiments").rglob("*.yaml")
@@ -30,7 +28,7 @@ FILES = sorted(
 RUNNABLE = [file for file in FILES if file.name in SCHEMA_OF]
 
 
-def test_experiments__are_known_by_their_names() -> None:
+def test_experiments__have_one_of_the_known_names() -> None:
     parts = {file for file in FILES if file.name not in {*SCHEMA_OF, "base.yaml"}}
     assert RUNNABLE
     assert not parts, "name it mae.yaml, contrastive.yaml, pretrain.yaml, or base.yaml if it cannot run alone"
@@ -41,7 +39,7 @@ def test_experiment__loads_and_has_a_plan(file: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(ROOT)
     schema: type[Any] = SCHEMA_OF[file.name]
     assert find_schema(file, SCHEMAS) is schema
-    # Only the embedded corpus ships; other experiments name data and devices that are elsewhere.
+    # Only the embedded corpus is in the repository.
     on_this_machine = file.parts[1].startswith("emoji")
     loaded = load_experiment(file, [], schema, on_this_machine=on_this_machine)
     plan = make_plan(loaded.experiment)

@@ -1,4 +1,4 @@
-"""The experiments at the paper's scale have the paper's sizes."""
+"""The experiments at the paper's scale match the paper."""
 
 import pytest
 
@@ -57,7 +57,7 @@ def test_kelip_b32__batches_divide(devices: int, paper_scale: PretrainExperiment
 @pytest.mark.parametrize(
     ("file", "schema"), [("mae", MaskedPretrainExperiment), ("contrastive", ContrastiveExperiment)]
 )
-def test_kelip_b32__a_stage_alone_is_the_chain_s(
+def test_kelip_b32__a_stage_alone_equals_that_of_pretrain(
     file: str, schema: type[MaskedPretrainExperiment | ContrastiveExperiment], paper_scale: PretrainExperiment
 ) -> None:
     alone = load_experiment(FOLDER / f"{file}.yaml", [], schema, on_this_machine=False).experiment

@@ -1,4 +1,4 @@
-"""The sizes in experiments/models: each serves as a section, and has the parameters of open_clip's counterpart."""
+"""experiments/models: each file loads as a section, with the parameter count of open_clip's counterpart."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ TEXT_COUNTERPARTS = {"text_b": "ViT-B-32", "text_l": "ViT-L-14", "text_s": "ViT-
 
 
 def _load(folder: Path, file: Path) -> ContrastiveExperiment:
-    """An experiment of the paper's kind whose section extends the file."""
+    """A contrastive experiment with a section that extends the file."""
     section = "text_encoder" if file.stem.startswith(("text_", "xlm_")) else "image_encoder"
     experiment = {
         "name": "sizes",
@@ -42,7 +42,7 @@ def _load(folder: Path, file: Path) -> ContrastiveExperiment:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_file__serves_as_a_section_and_says_how(file: Path, tmp_path: Path) -> None:
+def test_file__loads_as_a_section_and_documents_how(file: Path, tmp_path: Path) -> None:
     experiment = _load(tmp_path, file)
     section = "text_encoder" if "text_encoder: {extends" in file.read_text(encoding="utf-8") else "image_encoder"
     for key, value in yaml.safe_load(file.read_text(encoding="utf-8")).items():

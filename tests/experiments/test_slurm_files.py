@@ -1,4 +1,4 @@
-"""The sbatch files, run by bash with stand-ins for Slurm and for the launchers."""
+"""The sbatch files, run by bash with stand-ins for Slurm and the launchers."""
 
 import os
 import re
@@ -15,10 +15,9 @@ from tests.paths import ROOT
 FOLDER = ROOT / "experiments" / "kelip_b32" / "slurm"
 SBATCH = sorted(FOLDER.glob("*.sbatch"))
 SECONDS = 20
-"""Longer than any of these takes."""
 
 STAND_INS = {
-    # srun without its options becomes the program that it was to start.
+    # Runs the program after srun's options.
     "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
     "scontrol": 'if [ "$1" = show ]; then echo node0; else echo "$@" >> "$RECORD/scontrol"; fi',
     "kelip": 'echo "$@" >> "$RECORD/arguments"; exit "$STATUS"',
@@ -30,7 +29,7 @@ STAND_INS = {
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """What Slurm would set, with stand-ins first on the path."""
+    """Slurm's environment, with the stand-ins first in PATH."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, body in STAND_INS.items():
@@ -57,7 +56,7 @@ def requeued(record: Path) -> bool:
 @pytest.mark.parametrize(
     ("status", "again", "exit_code"), [(0, False, 0), (2, False, 2), (75, True, 0), (130, False, 130)]
 )
-def test_srun__queues_again_what_the_scheduler_stopped(
+def test_srun__requeues_what_the_scheduler_stopped(
     status: int, again: bool, exit_code: int, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     command = ["bash", FOLDER / "srun.sbatch"]
@@ -80,7 +79,7 @@ def test_srun__arguments(tmp_path: Path, environment: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("name", ["torchrun", "deepspeed"])
 @pytest.mark.parametrize("warned", [True, False])
-def test_launchers__are_queued_again_after_slurm_s_warning_only(
+def test_launchers__requeue_only_after_slurm_s_warning(
     name: str, warned: bool, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     script = subprocess.Popen(
@@ -95,7 +94,7 @@ def test_launchers__are_queued_again_after_slurm_s_warning_only(
     if warned:
         script.send_signal(signal.SIGUSR1)
     else:
-        os.kill(int(pid), signal.SIGTERM)  # the launcher dies of itself
+        os.kill(int(pid), signal.SIGTERM)  # the launcher fails
     assert script.wait(SECONDS) == (0 if warned else 1)
     assert requeued(tmp_path) is warned
     arguments = (tmp_path / "arguments").read_text(encoding="utf-8")
@@ -103,7 +102,7 @@ def test_launchers__are_queued_again_after_slurm_s_warning_only(
     assert "trainer.devices=8 trainer.num_nodes=2 seed=1 --resume auto" in arguments
 
 
-def test_deepspeed_rank__tells_lightning_its_node() -> None:
+def test_deepspeed_rank__sets_the_node_rank() -> None:
     command = ["bash", FOLDER / "deepspeed_rank.sh", "bash", "-c", 'echo "$NODE_RANK ${SLURM_NTASKS-none}"']
     environment = os.environ | {"CROSS_RANK": "3", "SLURM_NTASKS": "10"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=True)
@@ -111,7 +110,7 @@ def test_deepspeed_rank__tells_lightning_its_node() -> None:
 
 
 @pytest.mark.parametrize("file", SBATCH, ids=lambda file: file.name)
-def test_sbatch__asks_for_what_the_experiment_trains_on(file: Path, paper_scale: PretrainExperiment) -> None:
+def test_sbatch__requests_the_devices_of_the_experiment(file: Path, paper_scale: PretrainExperiment) -> None:
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)$", file.read_text(encoding="utf-8"), re.MULTILINE))
     trainer = paper_scale.contrastive.trainer
     assert (int(options["nodes"]), int(options["gpus-per-node"])) == (trainer.num_nodes, trainer.devices)

@@ -212,4 +212,4 @@ def test_resume__a_tokenizer_that_was_lost_is_trained_anew_only_to_the_same(
 
 def test_accept_changed_data__belongs_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _train(_experiment(tmp_path, _shards(tmp_path)), "--accept-changed-data") == 2
-    assert "--accept-changed-data belongs to --resume" in capsys.readouterr().err
+    assert "--accept-changed-data needs --resume" in capsys.readouterr().err

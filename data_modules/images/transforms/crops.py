@@ -56,12 +56,10 @@ class Crop:
     """Whether it is flipped horizontally."""
 
 
-def check_crops(scale: str, low: float, high: float, flip: float) -> None:
-    """Raise ValueError unless 0 < low <= high <= 1 and 0 <= flip <= 1."""
-    if not 0 < low <= high <= 1:
-        raise ValueError(f"{scale}_min = {low} and {scale}_max = {high} must satisfy 0 < min <= max <= 1")
-    if not 0 <= flip <= 1:
-        raise ValueError(f"flip = {flip} is a probability: give a number from 0 to 1")
+def check_scales(name: str, low: float, high: float) -> None:
+    """Raise ValueError unless low <= high."""
+    if low > high:
+        raise ValueError(f"{name}_min = {low} must not exceed {name}_max = {high}")
 
 
 def random_crops(

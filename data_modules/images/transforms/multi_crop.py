@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_modules.config_roles import counted_as
+from data_modules.config_roles import at_least, between, check_ranges, counted_as
 from data_modules.images.decoding import EncodedImage
-from data_modules.images.transforms.crops import Background, CropDistribution, Pixels, check_crops, random_crops
+from data_modules.images.transforms.crops import Background, CropDistribution, Pixels, check_scales, random_crops
 from data_modules.images.transforms.strong import StrongConfig, augment
 
 
@@ -22,13 +22,13 @@ from data_modules.images.transforms.strong import StrongConfig, augment
 class ViewConfig:
     """Views of one image, of the global crops' size, for a self-supervised loss; they have no caption."""
 
-    num_views: int = 0
+    num_views: int = field(default=0, metadata=at_least(0))
     """Views per image: 2 if self_supervision.method is set (SLIP), else 0."""
-    scale_min: float = 0.08
+    scale_min: float = field(default=0.08, metadata=between(0, 1, "right"))
     """Smallest area share of a view, in (0, 1] (SLIP: 0.08)."""
-    scale_max: float = 1.0
+    scale_max: float = field(default=1.0, metadata=between(0, 1, "right"))
     """Largest area share of a view, in (0, 1] (SLIP: 1)."""
-    flip: float = 0.5
+    flip: float = field(default=0.5, metadata=between(0, 1))
     """Probability of a horizontal flip (SLIP: 0.5)."""
     strong: StrongConfig = field(
         default_factory=lambda: StrongConfig(color_jitter=0.8, grayscale=0.2, gaussian_blur=0.5)
@@ -36,32 +36,31 @@ class ViewConfig:
     """Strong augmentation of every view; SLIP's color_jitter 0.8, grayscale 0.2 and gaussian_blur 0.5 by default."""
 
     def __post_init__(self) -> None:
-        if self.num_views < 0:
-            raise ValueError(f"num_views = {self.num_views} must not be negative: 0 means none")
-        check_crops("scale", self.scale_min, self.scale_max, self.flip)
+        check_ranges(self)
+        check_scales("scale", self.scale_min, self.scale_max)
 
 
 @dataclass(kw_only=True, slots=True)
 class MultiCropConfig:
     """Crops of one image; scales are shares of the image's area."""
 
-    image_size: int = 224
+    image_size: int = field(default=224, metadata=at_least(1))
     """Side of a global crop in pixels (paper: 224)."""
-    num_global_crops: int = 2
+    num_global_crops: int = field(default=2, metadata=at_least(1))
     """Global crops per image, >= 1 (unpublished; SwAV's number)."""
-    global_scale_min: float = 0.4
+    global_scale_min: float = field(default=0.4, metadata=between(0, 1, "right"))
     """Smallest area share of a global crop, in (0, 1]."""
-    global_scale_max: float = 1.0
+    global_scale_max: float = field(default=1.0, metadata=between(0, 1, "right"))
     """Largest area share of a global crop, in (0, 1]."""
-    local_size: int = 96
+    local_size: int = field(default=96, metadata=at_least(1))
     """Side of a local crop in pixels (paper: 96)."""
-    num_local_crops: int = 4
+    num_local_crops: int = field(default=4, metadata=at_least(0))
     """Local crops per image, >= 0 (unpublished)."""
-    local_scale_min: float = 0.1
+    local_scale_min: float = field(default=0.1, metadata=between(0, 1, "right"))
     """Smallest area share of a local crop, in (0, 1]."""
-    local_scale_max: float = 0.4
+    local_scale_max: float = field(default=0.4, metadata=between(0, 1, "right"))
     """Largest area share of a local crop, in (0, 1]."""
-    flip: float = 0.0
+    flip: float = field(default=0.0, metadata=between(0, 1))
     """Probability of a horizontal flip; 0 because captions name directions and written characters."""
     background: Background = Background.white
     """Colour behind transparent pixels: white, light (random light colours) or random."""
@@ -73,12 +72,9 @@ class MultiCropConfig:
     """Further crops of each image for a self-supervised loss; the other keys have no effect if num_views is 0."""
 
     def __post_init__(self) -> None:
-        if self.num_global_crops < 1:
-            raise ValueError(f"num_global_crops = {self.num_global_crops} must be at least 1")
-        if self.num_local_crops < 0:
-            raise ValueError(f"num_local_crops = {self.num_local_crops} must not be negative: 0 means none")
-        check_crops("global_scale", self.global_scale_min, self.global_scale_max, self.flip)
-        check_crops("local_scale", self.local_scale_min, self.local_scale_max, self.flip)
+        check_ranges(self)
+        check_scales("global_scale", self.global_scale_min, self.global_scale_max)
+        check_scales("local_scale", self.local_scale_min, self.local_scale_max)
 
 
 class ImageCrops(NamedTuple):

@@ -1,8 +1,23 @@
 """Roles of fields; a field without one is identity."""
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
-from data_modules.config_roles import PERFORMANCE, REPORTING, Role, counted_as, counted_part, role_of, stated_role
+import pytest
+
+from data_modules.config_roles import (
+    PERFORMANCE,
+    REPORTING,
+    Role,
+    above,
+    at_least,
+    between,
+    check_ranges,
+    counted_as,
+    counted_part,
+    role_of,
+    stated_role,
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -28,3 +43,43 @@ def test_counted_part__all_of_a_value_unless_the_field_says_otherwise() -> None:
     degrees, *_, fuel = fields(Oven)
     assert counted_part(degrees, 180) == 180
     assert counted_part(fuel, "gas") == counted_part(fuel, "Gas") == "GAS"
+
+
+@dataclass(kw_only=True, slots=True)
+class Ranges:
+    count: int = field(default=2, metadata=PERFORMANCE | at_least(2, "one has no spread"))
+    rate: float | None = field(default=None, metadata=above(0))
+    share: float = field(default=0.5, metadata=between(0, 1))
+    ratio: float = field(default=0.5, metadata=between(0, 1, "left"))
+    scale: float = field(default=0.5, metadata=between(0, 1, "right"))
+    decay: float = field(default=0.5, metadata=between(0, 1, "neither"))
+    weights: dict[str, float] = field(default_factory=dict, metadata=above(0))
+    bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+def test_check_ranges__bounds_that_belong_to_them() -> None:
+    Ranges(count=2, rate=1e-9, share=0, ratio=0, scale=1, weights={"ko": 0.1}, bias=-3)
+    Ranges(share=1, rate=None, ratio=0.999, scale=0.001)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"count": 1}, "count = 1 must be at least 2 (one has no spread)"),
+        ({"rate": 0}, "rate = 0 must be above 0 or null"),
+        ({"share": 1.1}, "share = 1.1 must be in [0, 1]"),
+        ({"ratio": 1}, "ratio = 1 must be in [0, 1)"),
+        ({"scale": 0}, "scale = 0 must be in (0, 1]"),
+        ({"decay": 0}, "decay = 0 must be in (0, 1)"),
+        ({"decay": 1}, "decay = 1 must be in (0, 1)"),
+        ({"weights": {"en": 1.0, "ko": 0.0}}, "weights.ko = 0.0 must be above 0"),
+        ({"bias": float("nan")}, "bias = nan must be a finite number"),
+    ],
+)
+def test_check_ranges__message_names_key_value_and_rule(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        Ranges(**values)
+    assert str(caught.value) == message

@@ -88,7 +88,7 @@ def test_build_image_choice__cells_that_are_no_texts_or_images(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"answer_base": 2}, "answer_base = 2 must be 0 or 1"),
+        ({"answer_base": 2}, "answer_base = 2 must be in"),
         ({"template": "{question}"}, "template"),
         ({"template": "{option} {other}"}, "template"),
         ({"options": []}, "options is empty"),

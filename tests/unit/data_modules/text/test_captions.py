@@ -107,10 +107,10 @@ def test_caption_sampler__the_draw_of_the_form_is_independent_of_the_template(tm
     ("options", "message"),
     [
         ({"name": 0.5}, "must sum to 1, not 0.5"),
-        ({"name": 1.5, "keywords": -0.5}, "must sum to 1"),
-        ({"min_keywords": 0}, "min_keywords = 0 must lie between 1"),
-        ({"min_keywords": 6, "max_keywords": 5}, "min_keywords = 6"),
-        ({"plain": 1.2}, "plain = 1.2 is a probability"),
+        ({"name": 1.5, "keywords": -0.5}, "name = 1.5 must be in"),
+        ({"min_keywords": 0}, "min_keywords = 0 must be at least 1"),
+        ({"min_keywords": 6, "max_keywords": 5}, "min_keywords = 6 must not exceed max_keywords = 5"),
+        ({"plain": 1.2}, "plain = 1.2 must be in"),
     ],
 )
 def test_caption_config__bad_values(options: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""The verbs, without training."""
+"""The command line without training."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ EXPERIMENT = "experiments/emoji/pretrain.yaml"
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
-    """A run folder that passes for a finished one."""
+    """A run folder that looks finished."""
     run = RunFolder.create(
         tmp_path / "run",
         config="evaluation: {retrieval: {a: {table: {files: [x], captions: {ko: k}}}}}\n",
@@ -32,13 +32,13 @@ def finished(tmp_path: Path) -> Path:
 
 
 def replace_module(monkeypatch: pytest.MonkeyPatch, name: str, **functions: Any) -> None:
-    """Put a stand-in with these functions where a verb imports its body from."""
+    """Replace a module that a verb imports with one of these functions."""
     module = types.ModuleType(name)
     module.__dict__.update(functions)
     monkeypatch.setitem(sys.modules, name, module)
 
 
-def test_help_and_misspelt_files__load_nothing_heavy() -> None:
+def test_help_and_usage_errors__import_nothing_heavy() -> None:
     code = (
         "import sys\nfrom kelip_lightning.cli import main\n"
         "for words in (['--help'], ['pretrain', '--help'], ['nonsense'], ['evaluate', 'nowhere'], "
@@ -73,15 +73,15 @@ def test_pretrain__three_mistakes_three_sentences(
     monkeypatch.chdir(ROOT)
     replace_module(monkeypatch, "kelip_lightning.training.stages", run_pretrain=None)
     assert main(["pretrain", EXPERIMENT, "mae.sed=1", "contrastive.seed=one", "schedule.warmup_steps=99999"]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("kelip: 4 problems:")  # the warm-up steps are too many in either stage
-    assert "mae.sed is not a known key; did you mean mae.seed?" in told
-    assert "contrastive.seed = 'one' must be a whole number" in told
-    assert "Traceback" not in told
+    message = capsys.readouterr().err
+    assert message.startswith("kelip: 4 problems:")  # the warm-up steps are too many in either stage
+    assert "mae.sed is not a known key; did you mean mae.seed?" in message
+    assert "contrastive.seed = 'one' must be a whole number" in message
+    assert "Traceback" not in message
 
 
 def pretend_to_train(experiment: Any, run: RunFolder, opened: Any) -> dict[str, float]:
-    """Stands in for training."""
+    """Replaces training."""
     assert [source.name for source in opened["contrastive"]] == ["plain", "skin_tones"]
     assert run.read_status()["state"] == "running"
     stage = run.stage("contrastive")
@@ -159,7 +159,7 @@ def test_predict(finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch
         assert image == Path("apple.png")
         return [0.25, 0.75]
 
-    replace_module(monkeypatch, "kelip_lightning.inference.predict", predict=predict)
+    replace_module(monkeypatch, "kelip_lightning.inference.evaluate", predict=predict)
     assert main(["predict", str(finished), "apple.png", "--texts", "사과", "[a] pear"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "%" in line]
     assert ["[a] pear" in lines[0], "사과" in lines[1]] == [True, True]

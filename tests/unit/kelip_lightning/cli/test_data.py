@@ -28,7 +28,7 @@ def shards(tmp_path: Path) -> str:
 
 @pytest.fixture
 def experiment(tmp_path: Path, shards: str) -> str:
-    """Contrastive training on the shards, one of whose samples is broken."""
+    """Contrastive training on the shards, one sample of which is corrupt."""
     broken = [("broken.jpg", b"no image"), ("broken.txt", b"a broken image")]
     write_tar(tmp_path / "shards" / "00009.tar", broken)
     file = tmp_path / "mine.yaml"
@@ -49,30 +49,30 @@ def experiment(tmp_path: Path, shards: str) -> str:
     return str(file)
 
 
-def test_index__counts_and_where_it_lies(shards: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_index__prints_counts_and_path(shards: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "index", shards]) == 0
-    told = re.search(r"shards: (\d+) samples in (\d+) shards, (\d+) left out; (\S+)", capsys.readouterr().out)
-    assert told is not None
-    assert [int(number) for number in told.groups()[:3]] == [NUM, 3, 0]
-    assert Path(told.group(4)).stat().st_size > 24 * NUM
+    found = re.search(r"shards: (\d+) samples in (\d+) shards, (\d+) skipped; (\S+)", capsys.readouterr().out)
+    assert found is not None
+    assert [int(number) for number in found.groups()[:3]] == [NUM, 3, 0]
+    assert Path(found.group(4)).stat().st_size > 24 * NUM
 
 
-def test_index__a_changed_shard_is_noticed(shards: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_index__a_changed_shard_is_indexed_again(shards: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "index", shards]) == 0
     content = [*members(samples(7, start=50)), ("lonely.jpg", picture(1))]
     write_tar(Path(shards).parent / "00001.tar", content)
     capsys.readouterr()
     assert main(["data", "index", shards]) == 0
-    assert f"{NUM - PER_SHARD + 7} samples in 3 shards, 1 left out" in capsys.readouterr().out
+    assert f"{NUM - PER_SHARD + 7} samples in 3 shards, 1 skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_index__of_an_experiment(experiment: str, workers: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "index", experiment, "--workers", workers]) == 0
-    assert f"web: {NUM + 1} samples in 4 shards, 0 left out" in capsys.readouterr().out
+    assert f"web: {NUM + 1} samples in 4 shards, 0 skipped" in capsys.readouterr().out
 
 
-def test_index__nothing_to_index_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_index__no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "index", str(tmp_path / "none-*.tar")]) == 2
     assert "no file matches" in capsys.readouterr().err
 
@@ -83,7 +83,7 @@ def _cell(shown: str, label: str) -> str:
     return found.group(1)
 
 
-def test_inspect__counts_languages_tokens_sizes_and_broken_items(
+def test_inspect__counts_languages_tokens_sizes_and_corrupt_samples(
     experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -91,7 +91,7 @@ def test_inspect__counts_languages_tokens_sizes_and_broken_items(
     assert main(["data", "inspect", experiment, "--sheet", str(sheet)]) == 0
     shown = capsys.readouterr().out
     assert _cell(shown, "pairs") == str(NUM + 1)
-    assert _cell(shown, "looked at") == str(NUM + 1)
+    assert _cell(shown, "read") == str(NUM + 1)
     assert _cell(shown, "Korean, English") == "50%, 50%"
     assert _cell(shown, "image_undecodable") == "1"
     assert _cell(shown, "short side, px") == f"{SIDE}, {SIDE}, {SIDE}"
@@ -125,7 +125,7 @@ def test_pack__every_sample_resized_with_its_caption(
     assert metadata == {"key": "000000001", "language": "en", "caption_en": "picture number 1"}
 
 
-def test_pack__goes_on_where_it_was_cut_off(
+def test_pack__resumes_after_an_interruption(
     experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -156,7 +156,7 @@ def test_pack__goes_on_where_it_was_cut_off(
     assert len(tars) == 3
 
 
-def test_pack__other_settings_want_another_folder(
+def test_pack__other_settings_need_another_folder(
     experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _pack(experiment, tmp_path / "packed") == 0
@@ -234,7 +234,7 @@ APART = {"mae-web": ["a fruit 0"], "contrastive-web": ["an apple 0"]}
         ({"captions": {"ko": "ko"}}, {"captions": {"en": "en"}}, {"web": ["사과 0", "an apple 0"]}),
     ],
 )
-def test_pack__sources_of_one_name_that_differ_keep_apart(
+def test_pack__different_sources_of_one_name_are_separate(
     two_stages: Callable[..., str],
     tmp_path: Path,
     mae: dict[str, Any],
@@ -248,14 +248,14 @@ def test_pack__sources_of_one_name_that_differ_keep_apart(
         assert (len(found), found[0]) == (2, first)
 
 
-def test_pack__other_files_of_the_same_name_keep_apart(two_stages: Callable[..., str], tmp_path: Path) -> None:
+def test_pack__other_files_of_the_same_name_are_separate(two_stages: Callable[..., str], tmp_path: Path) -> None:
     other = {"captions": {"ko": "ko"}, "files": [str(tmp_path / "json" / "00001.tar")]}
     assert _pack(two_stages(other, {"captions": {"ko": "ko"}}), tmp_path / "packed") == 0
     assert _packed_captions(tmp_path / "packed" / "mae-web-*.tar") == [["사과 1"]]
     assert _packed_captions(tmp_path / "packed" / "contrastive-web-*.tar") == [["사과 0"], ["사과 1"]]
 
 
-def test_pack__other_captions_want_another_folder(
+def test_pack__other_captions_need_another_folder(
     two_stages: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As many pairs of the same files, but the shards hold other texts."""

@@ -28,7 +28,7 @@ def test_export__passes_on_what_was_asked(
 def test_export__no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["export", str(tmp_path / "nowhere"), "--format", "kelip", "--output", str(tmp_path / "out")]
     assert main(arguments) == 2
-    assert "nowhere is no folder" in capsys.readouterr().err
+    assert "nowhere is not a folder" in capsys.readouterr().err
 
 
 def test_export__unknown_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,7 @@ def raising(error: BaseException) -> Callable[[], int]:
         (EncoderFileError("differs"), 2, "kelip: differs\n"),
         (NonFiniteEmbeddingsError("1 of 2 broken"), 2, "kelip: 1 of 2 broken\n"),
         (StoppedError("so far", 130), 130, "kelip: so far\n"),
-        (KeyboardInterrupt(), 130, "kelip: interrupted before training began; nothing was lost\n"),
+        (KeyboardInterrupt(), 130, "kelip: interrupted before training\n"),
         (FULL, 1, "kelip: the disk is full"),
     ],
 )
@@ -74,9 +74,9 @@ def test_is_disk_full__whoever_reports_it() -> None:
     assert not is_disk_full(OSError(errno.EACCES, "x"))
 
 
-def test_stopped__says_what_is_intact(tmp_path: Path) -> None:
+def test_stopped__names_the_files_that_are_kept(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "one")
-    assert "holds no checkpoint yet" in str(stopped(KeyboardInterrupt(), run))
+    assert "has no checkpoint; to use" in str(stopped(KeyboardInterrupt(), run))
     checkpoint = run.stage("mae").checkpoints / "step=0000003"
     checkpoint.mkdir(parents=True)
     run.metrics.touch()
@@ -94,11 +94,11 @@ def test_stopped__says_what_is_intact(tmp_path: Path) -> None:
         (PeerLostError("rank 0 stops"), 1, "rank 0 stops"),
         (NonFiniteEmbeddingsError("step 5: 1 of 2 image embeddings"), 1, "path of an older checkpoint"),
     ):
-        told = stopped(error, run)
-        assert told is not None
-        assert told.exit_code == code
+        found = stopped(error, run)
+        assert found is not None
+        assert found.exit_code == code
         for text in (words, checkpoint, run.metrics, run.image_encoder, "--resume auto"):
-            assert str(text) in str(told)
+            assert str(text) in str(found)
     assert stopped(ValueError("bug"), run) is None
 
 
@@ -110,7 +110,7 @@ def test_stopped__says_what_is_intact(tmp_path: Path) -> None:
         ({"SLURM_PROCID": "1", "LOCAL_RANK": "1"}, 75),
     ],
 )
-def test_guarded__one_rank_speaks_for_all(
+def test_guarded__one_rank_prints_for_all(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], code: int
 ) -> None:
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "TORCHELASTIC_RUN_ID"):

@@ -26,8 +26,8 @@ def test_plan__as_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("COLUMNS", "140")
     assert main(["plan", f"{PAPER_SCALE}/pretrain.yaml"]) == 0
-    told = capsys.readouterr().out
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in told.splitlines() if line.startswith("│")]
+    shown = capsys.readouterr().out
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if line.startswith("│")]
     assert ["all", "176,575,233"] in cells
     assert any(row[0] == "one global crop + caption" and row[-1] == "44.33" for row in cells)
     assert any(row[0] == "ddp *" and row[-1] == "yes" for row in cells)
@@ -35,7 +35,7 @@ def test_plan__as_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     block_matrices = ["image encoder", "block matrices", "48", "84,934,656", "0.2", "adamw", "0.0005"]
     assert block_matrices in cells
     assert ["logit scale", "norms, biases, scales", "1", "1", "0", "adamw", "0.0005"] in cells
-    assert "device-hours (estimate)" in told
+    assert "device-hours (estimate)" in shown
 
 
 def test_plan__of_nothing_to_train(

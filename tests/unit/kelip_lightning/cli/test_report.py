@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kelip_lightning.cli.report import metrics_table, print_result, read_chance, rows_of
+from kelip_lightning.cli.report import metrics_table, print_result, read_report, rows_of
 from kelip_lightning.runs.folder import RunFolder
 
 METRICS = {
@@ -34,11 +34,12 @@ def rendered(headline: bool) -> list[str]:
 
 
 def test_rows_of__both_languages_of_a_metric_in_one_row() -> None:
-    rows = {(row.set_name, row.metric): row for row in rows_of(METRICS, CHANCE)}
-    assert len(rows) == 4
-    assert rows["unseen_design", "image_to_text_R@1"].metrics == {"ko": 0.21, "en": 0.25}
-    assert rows["captions", "caption_to_caption_R@1"].metrics == {"ko": 0.55, "en": 0.5}
-    assert rows["groups", "zero_shot_top1"].metrics == {"en": 0.125}
+    assert rows_of(METRICS) == {
+        ("unseen_design", "image_to_text_R@1"): {"ko": 0.21, "en": 0.25},
+        ("unseen_design", "median_rank"): {"ko": 14.0},
+        ("captions", "caption_to_caption_R@1"): {"ko": 0.55, "en": 0.5},
+        ("groups", "zero_shot_top1"): {"en": 0.125},
+    }
 
 
 def test_metrics_table__cells() -> None:
@@ -58,10 +59,10 @@ def test_metrics_table__cells() -> None:
 
 def test_print_result__reads_chance_from_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = RunFolder(tmp_path)
-    assert read_chance(run) == {}
+    assert read_report(run) == {}
     run.report.write_text(json.dumps({"metrics": METRICS, "chance": CHANCE}), encoding="utf-8")
     print_result(run, METRICS)
-    told = capsys.readouterr().out
-    assert "0.03 %" in told
+    shown = capsys.readouterr().out
+    assert "0.03 %" in shown
     for next_step in ("make tensorboard", f"kelip evaluate {tmp_path}", f"kelip predict {tmp_path}"):
-        assert next_step in told
+        assert next_step in shown

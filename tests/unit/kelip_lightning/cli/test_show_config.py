@@ -1,4 +1,4 @@
-"""What `kelip show-config` tells of an experiment."""
+"""`kelip show-config`."""
 
 import pytest
 

@@ -50,14 +50,14 @@ def test_inspect__table_and_json(captions: Path, tmp_path: Path, capsys: pytest.
     assert metrics["reports"]["this tokenizer"]["ko"]["tokens_per_unit"] < 2
 
 
-def test_inspect__says_when_openais_is_not_installed(
+def test_inspect__without_open_clip(
     captions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _train(captions, tmp_path / "tokenizer") == 0
     monkeypatch.setitem(sys.modules, "open_clip.tokenizer", None)
     assert main(["tokenizer", "inspect", str(tmp_path / "tokenizer"), str(captions)]) == 0
     shown = capsys.readouterr().out
-    assert "open_clip_torch, which is not installed" in shown
+    assert "open_clip_torch is not installed" in shown
     assert "OpenAI CLIP, ko" not in shown
 
 
@@ -74,7 +74,7 @@ def test_train__on_the_captions_of_an_experiment(tmp_path: Path) -> None:
 
 
 def test_train__on_the_captions_that_a_run_would_train_on(tmp_path: Path) -> None:
-    """Under one language, sources without it are left out, as in the run itself."""
+    """Under one language, sources without it are skipped, as in the run."""
     korean, english = samples(8), samples(8, start=20)
     sources = {}
     for language, corpus in (("ko", korean), ("en", english)):
@@ -95,13 +95,13 @@ def test_train__on_the_captions_that_a_run_would_train_on(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "--vocab-size", "9", "--output", "new", "captions.txt"], "vocab_size = 9 must hold 256 bytes"),
+        (["train", "--vocab-size", "9", "--output", "new", "captions.txt"], "vocab_size = 9 must be at least 259"),
         (["train", "--vocab-size", "300", "--output", "new", "missing.txt"], "missing.txt does not exist"),
-        (["train", "--vocab-size", "300", "--output", ".", "captions.txt"], "is there already"),
+        (["train", "--vocab-size", "300", "--output", ".", "captions.txt"], "exists already"),
         (["inspect", "nowhere", "captions.txt"], "nowhere/tokenizer.json does not exist"),
     ],
 )
-def test_mistakes(
+def test_tokenizer__user_errors(
     captions: Path,
     words: list[str],
     message: str,

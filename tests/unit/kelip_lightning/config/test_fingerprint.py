@@ -1,60 +1,168 @@
-"""Equal settings, equal fingerprint: what counts and what does not."""
+"""Which settings make another run, and which of them a resumed run may change."""
+
+import copy
+import re
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from enum import Enum
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
+from data_modules.config_roles import Role
 from kelip_lightning.config.experiment import PretrainExperiment
-from kelip_lightning.config.fingerprint import evaluation_fingerprint, training_fingerprint
-from kelip_lightning.config.load import load_experiment
+from kelip_lightning.config.fingerprint import (
+    evaluation_fingerprint,
+    role_of_key,
+    settings_without,
+    training_fingerprint,
+)
+from kelip_lightning.config.load import difference_by_effect, load_experiment
+from kelip_lightning.config.schema import without_none
 from tests.paths import ROOT
 
 FILE = ROOT / "experiments" / "emoji" / "pretrain.yaml"
+STAGE = r"(mae|contrastive)\."
+PERFORMANCE = re.compile(
+    STAGE + r"(trainer\.(devices|num_nodes|timeout_minutes|accumulate|gradient_checkpointing|compile|num_threads"
+    r"|deterministic)|data\.num_workers|data\.corrupt_samples\.max_share|data\.sources\.\w+\.(read_timeout_seconds|index_folder)"
+    r"|loss\.max_logits_per_pair|non_finite\.(policy|max_skipped))"
+)
+REPORTING = re.compile(
+    rf"({STAGE})?(name|output_dir)|{STAGE}(trainer\.log_every_n_steps|checkpoint\.\w+|evaluation\..+)"
+)
+"""All other keys must be identity."""
 
 
 def _experiment(*overrides: str) -> PretrainExperiment:
-    return load_experiment(FILE, overrides, PretrainExperiment).experiment
+    return load_experiment(FILE, overrides, PretrainExperiment, on_this_machine=False).experiment
 
 
-def test_training_fingerprint__names_places_and_bookkeeping_do_not_count() -> None:
-    same = _experiment(
-        "name=other",
-        "output_dir=elsewhere",
-        "trainer.log_every_n_steps=7",
-        "trainer.num_threads=3",
-        "trainer.devices=2",
-        "checkpoint.keep_last=9",
-        "contrastive.data.num_workers=0",
-        "trainer.timeout_minutes=5",
-        "contrastive.data.sources.plain.read_timeout_seconds=9",
-        "contrastive.evaluation.every_n_steps=3",
-        "contrastive.evaluation.retrieval.flags=null",
+@pytest.fixture(scope="module")
+def experiment() -> PretrainExperiment:
+    """Both stages, with optional sections enabled."""
+    switched_on = (
+        "contrastive.self_supervision.method=simclr",
+        "contrastive.transform.views.num_views=2",
+        "data.sources.evaluation.files=[package:emoji/twemoji.parquet]",
+        "data.sources.evaluation.captions={ko: name_ko}",
     )
-    assert training_fingerprint(same) == training_fingerprint(_experiment())
-    assert len(training_fingerprint(same)) == 12
+    return _experiment(*switched_on)
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "seed=1",
-        "mae=null",
-        "contrastive.schedule.max_steps=551",
-        "contrastive.data.sources.skin_tones.weight=0.3",
-        "contrastive.optimizer.name=adamw",
-        "contrastive.data.captions={name: 0.5, name_keywords: 0.5, keywords: 0}",
-    ],
-)
-def test_training_fingerprint__everything_else_does(override: str) -> None:
-    assert training_fingerprint(_experiment(override)) != training_fingerprint(_experiment())
+def _leaves(section: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Keys and type of every field below a section; sections in mappings and those that are there included."""
+    for name, hint in get_type_hints(type(section)).items():
+        value = getattr(section, name)
+        if is_dataclass(value):
+            yield from _leaves(value, (*keys, name))
+        elif isinstance(value, dict) and value and all(map(is_dataclass, value.values())):
+            for key, one in value.items():
+                yield from _leaves(one, (*keys, name, key))
+        else:
+            yield (*keys, name), hint
+
+
+def _other(value: Any, hint: Any) -> Any:
+    """Another value of the same type."""
+    kind, _ = without_none(hint)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return next(one for one in kind if one is not value)
+    if get_origin(kind) is list:
+        return [*(value or []), _other(None, get_args(kind)[0])]
+    if get_origin(kind) is dict:
+        of = get_args(kind)[1]
+        return value | {"added": object.__new__(of) if is_dataclass(of) else _other(None, of)}
+    if kind is bool:
+        return not value
+    if get_origin(kind) is None and kind is str:
+        return f"{value or ''}x"
+    return (value or kind()) + 1
+
+
+def _changed(experiment: PretrainExperiment, keys: tuple[str, ...], hint: Any) -> PretrainExperiment:
+    changed = copy.deepcopy(experiment)
+    place: Any = changed
+    for key in keys[:-1]:
+        place = place[key] if isinstance(place, dict) else getattr(place, key)
+    setattr(place, keys[-1], _other(getattr(place, keys[-1]), hint))
+    return changed
+
+
+def test_every_setting__changes_fingerprint_and_resumption_as_its_role_says(experiment: PretrainExperiment) -> None:
+    before, seen = training_fingerprint(experiment), {training_fingerprint(experiment)}
+    counts = dict.fromkeys(Role, 0)
+    for keys, hint in _leaves(experiment):
+        dotted = ".".join(keys)
+        if dotted == "contrastive.trainer.strategy" or dotted == "mae.trainer.strategy":
+            continue  # in part: see below
+        role = Role.identity
+        if PERFORMANCE.fullmatch(dotted):
+            role = Role.performance
+        elif REPORTING.fullmatch(dotted):
+            role = Role.reporting
+        counts[role] += 1
+        changed = _changed(experiment, keys, hint)
+        assert role_of_key(PretrainExperiment, keys) is role, dotted
+        after = training_fingerprint(changed)
+        refused, allowed = difference_by_effect(experiment, changed)
+        if role is Role.identity:
+            assert after not in seen, f"{dotted} does not change the fingerprint"
+            assert [bool(refused), bool(allowed)] == [True, False], dotted
+            seen.add(after)
+        else:
+            assert after == before, f"{dotted} changes the fingerprint"
+            assert not refused, dotted
+    assert counts[Role.identity] > 150
+    assert counts[Role.performance] > 20
+    assert counts[Role.reporting] > 20
+
+
+def test_strategy__counts_as_deepspeed_or_not(experiment: PretrainExperiment) -> None:
+    def with_strategy(name: str) -> PretrainExperiment:
+        changed = copy.deepcopy(experiment)
+        changed.contrastive.trainer.strategy = name
+        return changed
+
+    prints = {name: training_fingerprint(with_strategy(name)) for name in ("auto", "ddp", "deepspeed_stage_1")}
+    assert prints["auto"] == prints["ddp"] != prints["deepspeed_stage_1"]
+    assert training_fingerprint(with_strategy("deepspeed_stage_3")) == prints["deepspeed_stage_1"]
+    line = "contrastive.trainer.strategy: auto -> "
+    assert difference_by_effect(with_strategy("auto"), with_strategy("ddp")) == ([], [f"{line}ddp"])
+    zero = "deepspeed_stage_2"
+    assert difference_by_effect(with_strategy("auto"), with_strategy(zero)) == ([f"{line}{zero}"], [])
+
+
+def test_difference_by_effect__names_every_value_below_a_section_that_counts() -> None:
+    on = ("contrastive.self_supervision.method=simclr", "contrastive.transform.views.num_views=2")
+    refused, allowed = difference_by_effect(_experiment(), _experiment(*on, "contrastive.loss.max_logits_per_pair=8"))
+    assert refused == [
+        "contrastive.transform.views.num_views: 0 -> 2",
+        "contrastive.self_supervision.method: none -> simclr",
+    ]
+    assert allowed == ["contrastive.loss.max_logits_per_pair: null -> 8"]
+
+
+def test_settings_without__leaves_out_whole_sections_and_single_keys(experiment: PretrainExperiment) -> None:
+    settings = settings_without(Role.reporting, experiment.contrastive)
+    assert not {"name", "output_dir", "evaluation"} & set(settings)
+    assert "evaluation" in settings["data"]["sources"], "a source may have any name"
+    assert "log_every_n_steps" not in settings["trainer"]
+    assert settings["trainer"]["num_threads"] == experiment.contrastive.trainer.num_threads
+    assert settings["optimizer"]["name"] == experiment.contrastive.optimizer.name.name
+
+
+def test_training_fingerprint__a_stage_and_an_entry_of_a_section_count() -> None:
+    prints = {training_fingerprint(_experiment(*one)) for one in ([], ["mae=null"], ["data.sources.skin_tones=null"])}
+    assert len(prints) == 3
+    assert {len(one) for one in prints} == {12}
 
 
 @pytest.mark.parametrize("name", ["evaluation", "checkpoint", "views", "self_supervision"])
 def test_training_fingerprint__a_source_counts_whatever_its_name(name: str) -> None:
     source = f"contrastive.data.sources.{name}={{files: [a.parquet], captions: {{ko: ko}}}}"
-    prints = {
-        training_fingerprint(load_experiment(FILE, given, PretrainExperiment, on_this_machine=False).experiment)
-        for given in ([], [source], [source, f"contrastive.data.sources.{name}.weight=2"])
-    }
-    assert len(prints) == 3
+    others = [_experiment(), _experiment(source), _experiment(source, f"contrastive.data.sources.{name}.weight=2")]
+    assert len({training_fingerprint(one) for one in others}) == 3
 
 
 def test_training_fingerprint__settings_of_a_loss_count_where_it_is_on() -> None:

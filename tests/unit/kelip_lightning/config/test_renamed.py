@@ -11,8 +11,8 @@ import yaml
 from kelip_lightning.ablations.config import AblationConfig
 from kelip_lightning.config.analysis import ANALYSES
 from kelip_lightning.config.experiment import SCHEMAS, PretrainExperiment
-from kelip_lightning.config.load import load_experiment
-from kelip_lightning.config.renamed import RENAMED, translate
+from kelip_lightning.config.load import load_experiment, translate
+from kelip_lightning.config.renamed import RENAMED
 from kelip_lightning.config.schema import section_of_mapping, without_none
 from kelip_lightning.errors import ConfigError
 from tests.paths import FIXTURES

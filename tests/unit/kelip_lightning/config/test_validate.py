@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from kelip_lightning.config import machine
+from kelip_lightning.config import validate
 from kelip_lightning.config.experiment import ContrastiveExperiment, PretrainExperiment
 from kelip_lightning.config.load import load_experiment
-from kelip_lightning.config.schema import dotted_paths
-from kelip_lightning.config.validate import ABOVE_ZERO, AT_LEAST_ONE, NOT_NEGATIVE
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.models.encoder_file import save_image_encoder
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
+from kelip_lightning.models.self_supervision import SelfSupervisionMethod
+from kelip_lightning.planning.stage_plan import plan_stage
 
 
 def problems(folder: Path, *overrides: str) -> list[str]:
@@ -23,32 +23,30 @@ def problems(folder: Path, *overrides: str) -> list[str]:
 
 BROKEN = [
     (["contrastive.data.global_batch_size=9", "contrastive.trainer.accumulate=2"], "use 8 or 10"),
-    (["contrastive.data.global_batch_size=1"], "and a contrastive loss needs at least 2"),
+    (["contrastive.data.global_batch_size=1"], "global_batch_size = 1 must be at least 2: a contrastive loss"),
     (["contrastive.loss.kind=sigmoid"], "contrastive.loss.kind = sigmoid learns a bias; SigLIP starts it at -10"),
     (["contrastive.dual_encoder.initial_logit_bias=-10"], "has no effect on contrastive.loss.kind = info_nce"),
     (
         ["contrastive.init.lock_image_encoder=true", "contrastive.image_encoder.drop_path_rate=0.1"],
-        "contrastive.init.lock_image_encoder keeps from learning; set it to 0",
+        "drop_path_rate = 0.1 must be 0 with contrastive.init.lock_image_encoder",
     ),
     (["mae.trainer.strategy=fsdp"], "strategy = 'fsdp' must be one of auto, ddp, deepspeed_stage_1"),
     (
         ["mae.trainer.strategy=deepspeed_stage_2", "mae.optimizer.name=muon"],
-        "mae.optimizer.name = muon needs whole matrices, and mae.trainer.strategy = deepspeed_stage_2 cuts them",
+        "mae.optimizer.name = muon needs whole matrices, and mae.trainer.strategy = deepspeed_stage_2 partitions them",
     ),
     (
         ["trainer.strategy=deepspeed_stage_1", "trainer.ema_decay=0.9"],
         "ema_decay = 0.9 is not kept in the checkpoints of contrastive.trainer.strategy = deepspeed_stage_1",
     ),
-    (["trainer.precision=bf16-true", "trainer.ema_decay=0.9"], "ema_decay = 0.9 would stand still in bfloat16"),
-    (["mae.trainer.ema_decay=1"], "ema_decay = 1.0 must lie strictly between 0 and 1"),
-    (["mae.trainer.timeout_minutes=0"], "timeout_minutes = 0.0 must be above 0"),
-    (["mae.optimizer.layer_decay=0"], "layer_decay = 0.0 must be above 0 and at most 1"),
+    (["trainer.precision=bf16-true", "trainer.ema_decay=0.9"], "ema_decay = 0.9 would not change in bfloat16"),
+    (["mae.trainer.ema_decay=1"], "ema_decay = 1.0 must be in (0, 1) or null"),
     (["mae.data.sources={one: null}"], "mae.data.sources is empty"),
     (["contrastive.transform.image_size=48"], "contrastive.transform.image_size = 48 must equal"),
     (["mae.transform.image_size=48"], "mae.transform.image_size = 48 must equal mae.image_encoder.image_size = 32"),
     (["contrastive.transform.local_size=20"], "must be a multiple of contrastive.image_encoder.patch_size = 16"),
     (["contrastive.transform.local_size=48"], "must not exceed contrastive.transform.image_size = 32"),
-    (["mae.masked_autoencoder.mask_ratio=0.9"], "must leave at least one patch visible and one hidden"),
+    (["mae.masked_autoencoder.mask_ratio=0.9"], "must leave at least one patch visible and one masked"),
     (
         ["contrastive.data.captions={name: 0.5, keywords: 0.5, max_keywords: 9}"],
         "contrastive.tokenizer.context_length = 8 cannot hold",
@@ -63,16 +61,30 @@ BROKEN = [
     (["contrastive.tokenizer.file=nowhere.json"], "contrastive.tokenizer.file = nowhere.json does not exist"),
     (["contrastive.evaluation.retrieval.known.table.files=[nowhere]"], "evaluation.retrieval.known.table.files"),
     (["mae=null", "contrastive.init.image_encoder=nowhere"], "contrastive.init.image_encoder = nowhere"),
-    (["contrastive.transform.local_scale_min=0.9"], "0 < min <= max <= 1"),
+    (["contrastive.transform.local_scale_min=0.9"], "local_scale_min = 0.9 must not exceed local_scale_max"),
     (["mae.schedule.warmup_steps=4"], "mae.schedule.warmup_steps = 4 must be below max_steps = 4"),
     (["mae.trainer.precision=16"], "mae.trainer.precision = '16' must be one of auto, 32, bf16-mixed, bf16-true"),
     (["mae.optimizer.learning_rate=.inf"], "mae.optimizer.learning_rate = inf must be a finite number"),
-    (["mae.data.num_workers=-1"], "mae.data.num_workers = -1 must not be negative"),
-    (["mae.image_encoder.mlp_ratio=0", "contrastive.image_encoder.mlp_ratio=0"], "mlp_ratio = 0.0 must be above 0"),
     (["image_encoder.patch_size=0"], "image_encoder.patch_size = 0 must be at least 1"),
-    (["contrastive.trainer.devices=0"], "contrastive.trainer.devices = 0 must be at least 1"),
-    (["name=a/b"], "becomes a folder"),
-    (["seed=-1"], "seed = -1 must be at least 0"),
+    (["name=a/b"], "is a folder name"),
+    (["seed=-1"], "seed = -1 must be in [0, 4294967295]"),
+]
+VIEWS = "transform.views.num_views=2"
+BYOL = [VIEWS, "self_supervision.method=byol"]
+BROKEN += [
+    ([VIEWS], "transform.views.num_views = 2, but contrastive.self_supervision.method = none uses no views"),
+    (
+        ["self_supervision.method=simclr"],
+        "transform.views.num_views = 0, but contrastive.self_supervision.method = simclr compares",
+    ),
+    (["self_supervision.method=byol", "transform.views.num_views=3"], "compares exactly two views; set it to 2"),
+    ([*BYOL, "init.lock_image_encoder=true"], "self_supervision.method = byol would train only its own heads"),
+    (
+        [*BYOL, "trainer.strategy=deepspeed_stage_3"],
+        "strategy = deepspeed_stage_3 would cast",
+    ),
+    ([*BYOL, "trainer.precision=bf16-true"], "would not change under contrastive.trainer.precision = bf16-true"),
+    ([*BYOL, "self_supervision.method=dino"], "self_supervision.method"),
 ]
 
 
@@ -101,7 +113,7 @@ def test_rules__encoder_to_start_from(experiments: Path) -> None:
 
 def test_rules__machine(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "torch sees no GPU" in problems(experiments, "mae.trainer.accelerator=gpu")[0]
+    assert "torch finds no GPU" in problems(experiments, "mae.trainer.accelerator=gpu")[0]
     load_experiment(
         experiments / "pretrain.yaml",
         ["trainer.accelerator=gpu", "data.sources.one.files=[nowhere]"],
@@ -114,11 +126,26 @@ def test_rules__machine(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_rules__deepspeed_must_be_installed(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "find_spec", lambda _name: None)
+    monkeypatch.setattr(validate, "find_spec", lambda _name: None)
     found = problems(experiments, "mae.trainer.strategy=deepspeed_stage_1")
     assert "mae.trainer.strategy = deepspeed_stage_1 needs DeepSpeed, which is not installed" in found[0]
 
 
-def test_number_rules__name_fields_that_exist() -> None:
-    names = {path.rpartition(".")[2] for path in dotted_paths(PretrainExperiment)}
-    assert names >= AT_LEAST_ONE | NOT_NEGATIVE | ABOVE_ZERO
+def _contrastive(folder: Path, overrides: list[str]) -> ContrastiveExperiment:
+    return load_experiment(folder / "contrastive.yaml", overrides, ContrastiveExperiment).experiment
+
+
+def test_rules__simclr_may_use_deepspeed(experiments: Path) -> None:
+    overrides = [VIEWS, "self_supervision.method=simclr", "trainer.strategy=deepspeed_stage_3"]
+    assert _contrastive(experiments, overrides).self_supervision.method is SelfSupervisionMethod.simclr
+
+
+def test_plan__counts_views_and_heads(experiments: Path) -> None:
+    sizes = ["self_supervision.projection_width=10", "self_supervision.projection_dim=5"]
+    plain = plan_stage(_contrastive(experiments, []), None)
+    with_views = plan_stage(_contrastive(experiments, [*BYOL, *sizes]), None)
+    assert with_views.images_forwarded - plain.images_forwarded == 2 * plain.samples_seen
+    assert with_views.tokens_forwarded - plain.tokens_forwarded == 2 * plain.samples_seen * plain.tokens_per_global_crop
+    head, predictor = 32 * 10 + 2 * 10 + 10 * 5, 5 * 10 + 2 * 10 + 10 * 5
+    target = plain.parameters["image_encoder"] + head
+    assert with_views.parameters == plain.parameters | {"self_supervision": head + predictor + target}

@@ -1,4 +1,4 @@
-"""`build_model`: the official API over folders of every layout, and what is said of folders that are none."""
+"""`build_model`: the official API for folders of every layout, and errors for other folders."""
 
 import shutil
 from collections.abc import Callable
@@ -50,9 +50,9 @@ def test_build_model__official_folder_and_the_official_calls() -> None:
     assert not model.training
 
 
-def test_build_model__official_folder_without_tokenizer_says_so_when_one_is_needed() -> None:
+def test_build_model__official_folder_without_tokenizer_encodes_no_text() -> None:
     _, _, tokenizer = build_model(str(OFFICIAL))
-    with pytest.raises(DataError, match=r"official_kelip_tiny holds no tokenizer\.json"):
+    with pytest.raises(DataError, match=r"official_kelip_tiny has no tokenizer\.json"):
         tokenizer.encode("사과")
 
 
@@ -79,7 +79,7 @@ def test_encode_text__more_tokens_than_the_model_takes(run: Path) -> None:
         model.encode_text(torch.ones(1, 20, dtype=torch.int64))
 
 
-def test_build_model__what_is_no_model(tmp_path: Path) -> None:
+def test_build_model__not_a_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     with pytest.raises(EncoderFileError, match="holds no model that this suite can read"):
         build_model(tmp_path)
@@ -91,12 +91,10 @@ def test_build_model__what_is_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["no/where", "runs/a/b", "ViT-B/32", "not a name"])
-def test_build_model__names_that_cannot_be_had_offline(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_build_model__names_offline(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(EncoderFileError, match=f"{name} is no folder here, and no model could be had"):
+    with pytest.raises(EncoderFileError, match=f"{name} is neither a folder nor a model that could be downloaded"):
         build_model(name)
 
 

@@ -218,7 +218,7 @@ def test_backward__a_second_one_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"local_weight": -1.0}, r"local_weight = -1\.0 must not be negative"),
+        ({"local_weight": -1.0}, r"local_weight = -1\.0 must be at least 0"),
         ({"max_logits_per_pair": 0}, "max_logits_per_pair = 0 must be"),
     ],
 )

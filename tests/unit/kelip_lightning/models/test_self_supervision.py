@@ -85,7 +85,7 @@ def test_byol__the_optimizer_has_the_heads_at_the_full_rate_and_not_the_target(
         ({"weight": 0.0}, "weight = 0.0 must be above 0"),
         ({"temperature": -1.0}, "temperature = -1.0 must be above 0"),
         ({"projection_dim": 0}, "projection_dim = 0 must be at least 1"),
-        ({"momentum": 1.0}, "momentum = 1.0 must be at least 0 and below 1"),
+        ({"momentum": 1.0}, r"momentum = 1.0 must be in \[0, 1\)"),
     ],
 )
 def test_config__bad_values(options: dict[str, Any], message: str) -> None:

@@ -169,9 +169,9 @@ def test_build_optimizer__a_restored_optimizer_has_its_bound() -> None:
     ("options", "message"),
     [
         ({"learning_rate": 0.0}, "learning_rate = 0.0 must be above 0"),
-        ({"weight_decay": -0.1}, "weight_decay = -0.1 must not be negative"),
-        ({"beta2": 1.0}, "beta2 = 1.0 must be at least 0 and below 1"),
-        ({"gradient_clip_norm": 0.0}, "gradient_clip_norm = 0.0 must be above 0; null"),
+        ({"weight_decay": -0.1}, "weight_decay = -0.1 must be at least 0"),
+        ({"beta2": 1.0}, r"beta2 = 1.0 must be in \[0, 1\)"),
+        ({"gradient_clip_norm": 0.0}, "gradient_clip_norm = 0.0 must be above 0 or null"),
     ],
 )
 def test_optimizer_config__bad_values(options: dict[str, Any], message: str) -> None:

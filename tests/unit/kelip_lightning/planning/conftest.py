@@ -13,8 +13,7 @@ from data_modules.images.transforms.masked_image import MaskedImageConfig
 from data_modules.images.transforms.multi_crop import MultiCropConfig
 from data_modules.sources.config import SourceConfig
 from data_modules.text.tokenizer import TokenizerConfig
-from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
-from kelip_lightning.config.trainer import TrainerConfig
+from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, TrainerConfig
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase, MaskedAutoencoderConfig

@@ -61,4 +61,4 @@ def test_compare__prints_markdown(groups: dict[str, list[Path]], capsys: pytest.
 
 def test_compare__refuses_a_word_that_is_no_group(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "runs/emoji"]) == 2
-    assert "'runs/emoji' must read NAME=RUN,RUN,..." in capsys.readouterr().err
+    assert "'runs/emoji' must be NAME=RUN,RUN,..." in capsys.readouterr().err

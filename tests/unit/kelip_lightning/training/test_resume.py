@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from data_modules.json_lines import read_json_lines
-from kelip_lightning.config.experiment import PretrainExperiment
+from kelip_lightning.config.experiment import PretrainExperiment, TrainerConfig
 from kelip_lightning.config.load import LoadedExperiment, load_experiment
-from kelip_lightning.config.trainer import TrainerConfig
 from kelip_lightning.errors import CheckpointError, RunFolderError
 from kelip_lightning.runs import checkpoints
 from kelip_lightning.runs.checkpoints import Manifest

@@ -49,7 +49,7 @@ def test_masked_image__light_background_shows(encode_clear: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"scale_min": 0.0}, "scale_min = 0.0"), ({"flip": -0.1}, "flip = -0.1 is a probability")],
+    [({"scale_min": 0.0}, "scale_min = 0.0"), ({"flip": -0.1}, "flip = -0.1 must be in")],
 )
 def test_masked_image_config__bad_values(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Which text fits an image, asked of a folder on disk."""
+"""Zero-shot prediction with a run folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from data_modules.text.tokenizer import BilingualTokenizer
-from kelip_lightning.inference.predict import predict
+from kelip_lightning.inference.evaluate import predict
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.dual_encoder_file import save_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
@@ -20,7 +20,7 @@ TEXTS = ["사과", "green apple", "red apple"]
 def ask(
     tmp_path: Path, tiny_dual_encoder: Callable[..., DualEncoder], tiny_tokenizer: BilingualTokenizer
 ) -> Callable[[str], list[float]]:
-    """The probabilities of `TEXTS` by a model one of whose parts has weights that are NaN; no part: none is."""
+    """The probabilities of `TEXTS` by a model; parameters with the prefix `broken` are NaN."""
     run = RunFolder.create(tmp_path / "tiny", config="{}\n", overrides=[], plan={})
     Image.new("RGB", (40, 30), (200, 30, 30)).save(tmp_path / "red.png")
 
@@ -48,8 +48,6 @@ def test_predict__probabilities_sum_to_one(ask: Callable[[str], list[float]]) ->
         ("logit_scale", "3 of 3 scaled text embeddings are not finite"),
     ],
 )
-def test_predict__weights_that_are_no_numbers_give_no_probability(
-    ask: Callable[[str], list[float]], broken: str, message: str
-) -> None:
+def test_predict__nan_weights_raise(ask: Callable[[str], list[float]], broken: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ask(broken)
