@@ -12,7 +12,7 @@ from kelip_lightning.errors import ConfigError
 from kelip_lightning.models.encoder_file import save_image_encoder
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
 from kelip_lightning.models.self_supervision import SelfSupervisionMethod
-from kelip_lightning.planning.stage_plan import plan_stage
+from kelip_lightning.planning.stage_plan import make_stage_plan
 
 
 def problems(folder: Path, *overrides: str) -> list[str]:
@@ -142,8 +142,8 @@ def test_rules__simclr_may_use_deepspeed(experiments: Path) -> None:
 
 def test_plan__counts_views_and_heads(experiments: Path) -> None:
     sizes = ["self_supervision.projection_width=10", "self_supervision.projection_dim=5"]
-    plain = plan_stage(_contrastive(experiments, []), None)
-    with_views = plan_stage(_contrastive(experiments, [*BYOL, *sizes]), None)
+    plain = make_stage_plan(_contrastive(experiments, []), None)
+    with_views = make_stage_plan(_contrastive(experiments, [*BYOL, *sizes]), None)
     assert with_views.images_forwarded - plain.images_forwarded == 2 * plain.samples_seen
     assert with_views.tokens_forwarded - plain.tokens_forwarded == 2 * plain.samples_seen * plain.tokens_per_global_crop
     head, predictor = 32 * 10 + 2 * 10 + 10 * 5, 5 * 10 + 2 * 10 + 10 * 5
