@@ -29,7 +29,7 @@ from kelip_lightning.config.analysis import (
 from kelip_lightning.evaluation.embed import ImageEncode, TextEncode, embed_images, embed_texts
 from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function
 from kelip_lightning.evaluation.zero_shot import class_embeddings
-from kelip_lightning.models.dual_encoder_file import TrainedModel, fresh_dual_encoder, load_dual_encoder
+from kelip_lightning.models.model_folder import TrainedModel, fresh_dual_encoder, load_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.statistics.bootstrap import Bootstrap
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from data_modules.config_roles import PERFORMANCE
-from kelip_lightning.callbacks.step_vote import StepVote
-from kelip_lightning.distributed.consensus import gather_objects
+from kelip_lightning.distributed.consensus import StepVote, gather_objects
 from kelip_lightning.errors import NonFiniteError
 
 _log = logging.getLogger(__name__)

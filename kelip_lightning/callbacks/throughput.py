@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.profilers import Profiler
 
 from kelip_lightning.callbacks.non_finite import NonFiniteGuard
-from kelip_lightning.modules.log_steps import is_log_step, on_host
+from kelip_lightning.modules.stage import is_log_step, on_host
 
 
 class ThroughputCallback(pl.Callback):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kelip_lightning.cli.device import add_device_argument
 from kelip_lightning.cli.training import check_syntax
-from kelip_lightning.distributed.device import choose_device
+from kelip_lightning.distributed.accelerators import choose_device
 from kelip_lightning.runs.folder import RunFolder
 
 if TYPE_CHECKING:

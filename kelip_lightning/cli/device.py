@@ -2,7 +2,7 @@
 
 import argparse
 
-from kelip_lightning.distributed.device import AUTO
+from kelip_lightning.distributed.accelerators import AUTO
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:

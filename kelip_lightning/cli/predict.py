@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from kelip_lightning.cli.device import add_device_argument
-from kelip_lightning.distributed.device import choose_device
+from kelip_lightning.distributed.accelerators import choose_device
 from kelip_lightning.runs.folder import RunFolder
 
 NAME = "predict"

@@ -124,7 +124,7 @@ def _captions_of_experiment(file: str) -> Iterator[str]:
 
 def _open_tokenizer(path: Path) -> "BilingualTokenizer":
     from data_modules.text.tokenizer_folder import read_tokenizer_folder
-    from kelip_lightning.interchange.load import RUN_MODEL, load_model_folder
+    from kelip_lightning.interchange.folder import RUN_MODEL, load_model_folder
 
     if (path / RUN_MODEL).is_dir():
         tokenizer = load_model_folder(path).tokenizer

@@ -19,8 +19,7 @@ from kelip_lightning.models.image_encoder import ImageEncoderConfig
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderConfig
 from kelip_lightning.models.self_supervision import SelfSupervisionConfig
 from kelip_lightning.models.text_encoder import TextEncoderConfig
-from kelip_lightning.optim.optimizers import OptimizerConfig
-from kelip_lightning.optim.schedules import ScheduleConfig
+from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
 
 
 @dataclass(kw_only=True, slots=True)

@@ -13,9 +13,9 @@ from data_modules.sources.config import SourceFormat, source_format
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.config.schema import join
 from kelip_lightning.config.trainer import TrainerConfig
-from kelip_lightning.distributed.strategies import is_deepspeed
+from kelip_lightning.distributed.accelerators import is_deepspeed
 from kelip_lightning.errors import EncoderFileError
-from kelip_lightning.models.encoder_file import check_image_encoder
+from kelip_lightning.models.model_folder import check_image_encoder
 
 Stage = MaskedPretrainExperiment | ContrastiveExperiment
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from kelip_lightning.config.experiment import ContrastiveExperiment
 from kelip_lightning.config.schema import join
-from kelip_lightning.distributed.strategies import is_deepspeed
+from kelip_lightning.distributed.accelerators import is_deepspeed
 from kelip_lightning.models.self_supervision import SelfSupervisionMethod
 
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 
 from data_modules.config_roles import PERFORMANCE, REPORTING, counted_as
-from kelip_lightning.distributed.precision import PRECISIONS
-from kelip_lightning.distributed.strategies import STRATEGIES, is_deepspeed
+from kelip_lightning.distributed.accelerators import PRECISIONS, STRATEGIES, is_deepspeed
 
 ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu")
 

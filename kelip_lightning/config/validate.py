@@ -18,9 +18,9 @@ from kelip_lightning.config.experiment import (
     PretrainExperiment,
 )
 from kelip_lightning.config.schema import is_finite, join, leaves
-from kelip_lightning.distributed.strategies import is_deepspeed
+from kelip_lightning.distributed.accelerators import is_deepspeed
 from kelip_lightning.losses.contrastive import bias_problem
-from kelip_lightning.models.encoder_file import REGULARISATION
+from kelip_lightning.models.model_folder import REGULARISATION
 from kelip_lightning.models.patches import num_kept
 from kelip_lightning.optim.optimizers import OptimizerName
 

@@ -7,7 +7,7 @@ from kelip_lightning.evaluation.embed import Embeddings
 from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function
 from kelip_lightning.evaluation.items import TaskItems, items_of
 from kelip_lightning.evaluation.suite import chance_levels, evaluate_sets
-from kelip_lightning.models.dual_encoder_file import load_dual_encoder
+from kelip_lightning.models.model_folder import load_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
 
 

@@ -9,7 +9,7 @@ from data_modules.errors import DataError
 from data_modules.images.transforms.evaluation import evaluation_image
 from kelip_lightning.evaluation.encoders import image_encode_function, text_encode_function
 from kelip_lightning.evaluation.finite import require_finite
-from kelip_lightning.models.dual_encoder_file import load_dual_encoder
+from kelip_lightning.models.model_folder import load_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, Experiment, MaskedPretrainExperiment
 from kelip_lightning.losses.contrastive import ContrastiveKind
-from kelip_lightning.losses.products import MatmulPrecision
+from kelip_lightning.losses.tiles import MatmulPrecision
 from kelip_lightning.models.self_supervision import SelfSupervisionMethod
 from kelip_lightning.planning.flops import StageFlops, count_flops, evaluation_flops, negatives
 from kelip_lightning.planning.groups import PlannedGroup, planned_groups

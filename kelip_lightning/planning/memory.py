@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from kelip_lightning.losses.contrastive import ContrastiveKind
-from kelip_lightning.losses.products import MatmulPrecision
+from kelip_lightning.losses.tiles import MatmulPrecision
 from kelip_lightning.optim.optimizers import OptimizerName
 from kelip_lightning.optim.roles import Role, roles_of
 from kelip_lightning.planning.passes import Pass

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from kelip_lightning.callbacks.reconstructions import ReconstructionCallback, reconstruct, to_pixels
-from kelip_lightning.losses.reconstruction import standardize_patches
+from kelip_lightning.losses.self_supervised import standardize_patches
 from kelip_lightning.models.masked_autoencoder import MaskedReconstruction
 from kelip_lightning.models.patches import keep_lowest, mask_of, patchify
 from kelip_lightning.models.preprocessing import normalize_images

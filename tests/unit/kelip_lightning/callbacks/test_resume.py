@@ -21,8 +21,7 @@ from kelip_lightning.callbacks.loop_position import LoopPositionCallback
 from kelip_lightning.callbacks.random_state import RandomStateCallback
 from kelip_lightning.errors import CheckpointWriteError, StageInterrupted
 from kelip_lightning.modules.stage import StageModule
-from kelip_lightning.optim.optimizers import OptimizerConfig
-from kelip_lightning.optim.schedules import ScheduleConfig
+from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
 from kelip_lightning.runs import checkpoints
 
 STEPS, BATCH = 7, 4

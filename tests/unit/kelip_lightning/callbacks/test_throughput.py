@@ -11,8 +11,8 @@ from lightning.pytorch.profilers import SimpleProfiler
 
 from kelip_lightning.callbacks import throughput
 from kelip_lightning.callbacks.non_finite import NonFiniteConfig, NonFiniteGuard
-from kelip_lightning.callbacks.step_vote import StepVote
 from kelip_lightning.callbacks.throughput import ThroughputCallback
+from kelip_lightning.distributed.consensus import StepVote
 
 
 class _Clock:

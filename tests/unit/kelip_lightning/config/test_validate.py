@@ -11,8 +11,8 @@ from kelip_lightning.config.load import load_experiment
 from kelip_lightning.config.schema import dotted_paths
 from kelip_lightning.config.validate import ABOVE_ZERO, AT_LEAST_ONE, NOT_NEGATIVE
 from kelip_lightning.errors import ConfigError
-from kelip_lightning.models.encoder_file import save_image_encoder
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
+from kelip_lightning.models.model_folder import save_image_encoder
 
 
 def problems(folder: Path, *overrides: str) -> list[str]:
