@@ -12,7 +12,7 @@ from kelip_lightning.ablations.pool import RunState, find_folder, revisions_of, 
 from kelip_lightning.ablations.results import Example, Result, compute_results, find_examples
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
-from kelip_lightning.distributed.device import AUTO, choose_device
+from kelip_lightning.distributed.accelerators import AUTO, choose_device
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.inference.evaluate import items_of_run
 from kelip_lightning.planning.stage_plan import Plan

@@ -30,7 +30,7 @@ from kelip_lightning.evaluation.embed import (
     text_encode_function,
 )
 from kelip_lightning.evaluation.metrics import class_embeddings
-from kelip_lightning.models.dual_encoder_file import TrainedModel, fresh_dual_encoder, load_dual_encoder
+from kelip_lightning.models.model_folder import TrainedModel, fresh_dual_encoder, load_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.statistics.bootstrap import Bootstrap
 

@@ -16,8 +16,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from data_modules.config_roles import REPORTING, above, at_least, check_ranges
 from kelip_lightning.callbacks.evaluation import EvaluationCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
-from kelip_lightning.callbacks.step_vote import StepVote
-from kelip_lightning.distributed.consensus import any_rank
+from kelip_lightning.distributed.consensus import StepVote, any_rank
 from kelip_lightning.distributed.zero import whole_weights
 from kelip_lightning.errors import CheckpointWriteError, StageInterrupted
 from kelip_lightning.runs import checkpoints

@@ -18,7 +18,7 @@ from data_modules.loading import CorruptSampleConfig
 from data_modules.records import LANGUAGES
 from data_modules.sources.rows import PairSource
 from kelip_lightning.distributed.gather import is_distributed
-from kelip_lightning.modules.log_steps import on_host
+from kelip_lightning.modules.stage import on_host
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard.summary import hparams
 
-from kelip_lightning.modules.log_steps import is_log_step, on_host
+from kelip_lightning.modules.stage import is_log_step, on_host
 
 Setting = bool | float | int | str
 

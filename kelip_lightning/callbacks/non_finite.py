@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from data_modules.config_roles import PERFORMANCE, at_least, check_ranges
-from kelip_lightning.callbacks.step_vote import StepVote
-from kelip_lightning.distributed.consensus import gather_objects
+from kelip_lightning.distributed.consensus import StepVote, gather_objects
 from kelip_lightning.errors import NonFiniteError
 
 _log = logging.getLogger(__name__)

@@ -63,7 +63,7 @@ def ablate(arguments: argparse.Namespace) -> int:
     from kelip_lightning.ablations.pool import refuse_other_revisions, refuse_unfinished
     from kelip_lightning.ablations.study import Choice, open_study
     from kelip_lightning.cli.ablate_tables import print_dry_run
-    from kelip_lightning.distributed.device import choose_device
+    from kelip_lightning.distributed.accelerators import choose_device
 
     choose_device(arguments.device)  # fails now, not after training
     choice = Choice(scale=arguments.scale, seeds=arguments.seeds, quick=arguments.quick, output=arguments.output)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kelip_lightning.cli.verb import add_device_argument, add_run_argument, load_any_experiment, verb
-from kelip_lightning.distributed.device import choose_device
+from kelip_lightning.distributed.accelerators import choose_device
 from kelip_lightning.runs.folder import RunFolder
 
 if TYPE_CHECKING:

@@ -30,8 +30,7 @@ def export(arguments: argparse.Namespace) -> int:
         from kelip_lightning.errors import EncoderFileError
 
         raise EncoderFileError(f"{source} is not a folder; give the folder of a finished run, for example runs/emoji")
-    from kelip_lightning.interchange.export import export_model
-    from kelip_lightning.interchange.formats.folder import ExportFormat
+    from kelip_lightning.interchange.folder import ExportFormat, export_model
 
     export_model(source, ExportFormat[arguments.format], output)
     print(f"{output}: {', '.join(sorted(file.name for file in output.iterdir()))}")

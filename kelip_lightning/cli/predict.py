@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from kelip_lightning.cli.verb import add_device_argument, add_run_argument, verb
-from kelip_lightning.distributed.device import choose_device
+from kelip_lightning.distributed.accelerators import choose_device
 from kelip_lightning.runs.folder import RunFolder
 
 

@@ -119,7 +119,7 @@ def _captions_of_experiment(file: str) -> Iterator[str]:
 
 def _open_tokenizer(path: Path) -> "BilingualTokenizer":
     from data_modules.text.tokenizer import read_tokenizer_folder
-    from kelip_lightning.interchange.load import load_model_folder
+    from kelip_lightning.interchange.folder import load_model_folder
     from kelip_lightning.runs.folder import RunFolder
 
     if RunFolder(path).dual_encoder.is_dir():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kelip_lightning.distributed.device import AUTO
+from kelip_lightning.distributed.accelerators import AUTO
 
 if TYPE_CHECKING:
     from kelip_lightning.config.load import LoadedExperiment

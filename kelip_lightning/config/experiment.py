@@ -12,16 +12,14 @@ from data_modules.images.transforms.multi_crop import MultiCropConfig
 from data_modules.text.tokenizer import TokenizerConfig
 from kelip_lightning.callbacks.checkpointing import CheckpointConfig
 from kelip_lightning.callbacks.non_finite import NonFiniteConfig
-from kelip_lightning.distributed.precision import PRECISIONS
-from kelip_lightning.distributed.strategies import STRATEGIES, is_deepspeed
+from kelip_lightning.distributed.accelerators import PRECISIONS, STRATEGIES, is_deepspeed
 from kelip_lightning.losses.contrastive import ContrastiveLossConfig
 from kelip_lightning.models.dual_encoder import DualEncoderConfig
 from kelip_lightning.models.image_encoder import ImageEncoderConfig
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderConfig
 from kelip_lightning.models.self_supervision import SelfSupervisionConfig
 from kelip_lightning.models.text_encoder import TextEncoderConfig
-from kelip_lightning.optim.optimizers import OptimizerConfig
-from kelip_lightning.optim.schedules import ScheduleConfig
+from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
 
 ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu")
 

@@ -22,10 +22,10 @@ from kelip_lightning.config.experiment import (
     MaskedPretrainExperiment,
     PretrainExperiment,
 )
-from kelip_lightning.distributed.strategies import is_deepspeed
+from kelip_lightning.distributed.accelerators import is_deepspeed
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.losses.contrastive import bias_problem
-from kelip_lightning.models.encoder_file import REGULARISATION, check_image_encoder
+from kelip_lightning.models.model_folder import REGULARISATION, check_image_encoder
 from kelip_lightning.models.patches import num_kept
 from kelip_lightning.models.self_supervision import SelfSupervisionMethod
 from kelip_lightning.optim.optimizers import OptimizerName

@@ -1,21 +1,21 @@
-"""What the ranks must decide alike, or they would wait for one another for ever."""
+"""Decisions that all ranks take alike, which prevents deadlocks in later collectives."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from kelip_lightning.errors import NonFiniteEmbeddingsError
 
+Question = Callable[[], bool]
+"""Evaluated on every rank."""
+
 
 def any_rank(trainer: pl.Trainer, *flags: bool) -> list[bool]:
-    """Which of the flags are set on some rank; every rank gets the same answer. One small all-reduce.
-
-    Args:
-        trainer: The trainer; with one process the flags come back as they are.
-        flags: As many on every rank.
-    """
+    """For each flag, whether it is set on any rank; one all-reduce. Every rank passes equally many."""
     if trainer.world_size == 1:
         return list(flags)
     votes = torch.tensor(flags, dtype=torch.int32, device=trainer.strategy.root_device)
@@ -24,7 +24,7 @@ def any_rank(trainer: pl.Trainer, *flags: bool) -> list[bool]:
 
 
 def gather_objects(trainer: pl.Trainer, value: Any) -> list[Any]:
-    """The value of every rank, in rank order, on every rank. Small values only: they are pickled."""
+    """The (small, pickled) value of every rank, in rank order, on every rank."""
     if trainer.world_size == 1:
         return [value]
     values: list[Any] = [None] * trainer.world_size
@@ -33,16 +33,49 @@ def gather_objects(trainer: pl.Trainer, value: Any) -> list[Any]:
 
 
 def fail_together(trainer: pl.Trainer, failure: NonFiniteEmbeddingsError | None) -> None:
-    """Let every rank end where one has failed: the others would wait for it in their next collective.
-
-    Args:
-        trainer: The trainer.
-        failure: What this rank has met, if anything.
-
-    Raises:
-        NonFiniteEmbeddingsError: Some rank has met it; on every rank, in the words of the first.
-    """
+    """Raise the first rank's failure on every rank, as the others would wait for it in their next collective."""
     if not any_rank(trainer, failure is not None)[0]:
         return
     messages = gather_objects(trainer, None if failure is None else str(failure))
     raise NonFiniteEmbeddingsError(next(message for message in messages if message is not None)) from failure
+
+
+class StepVote:
+    """One vote of all ranks per optimizer step, shared by several callbacks: one all-reduce and one synchronisation.
+
+    It is held between the backward pass and the optimizer step, where a non-finite loss or gradient must be known. The
+    answers to the callbacks' questions are read before the next step.
+    """
+
+    def __init__(self) -> None:
+        self._questions: list[Question] = []
+        self._answers: list[bool] | None = None
+
+    def ask(self, *questions: Question) -> None:
+        """Add questions to every later vote; all ranks add the same ones in the same order."""
+        self._questions += questions
+
+    def hold(self, trainer: pl.Trainer, flag: Tensor) -> bool:
+        """Whether the flag (bool scalar on the device) is set on any rank."""
+        if trainer.world_size == 1:
+            return bool(flag)
+        votes = torch.zeros(1 + len(self._questions), dtype=torch.int32, device=flag.device)
+        votes[0] = flag
+        for place, question in enumerate(self._questions, start=1):
+            if question():
+                votes[place].fill_(1)  # by a kernel: a copy from the host would synchronise
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+        first, *others = [bool(vote) for vote in votes.tolist()]
+        self._answers = others
+        return first
+
+    def answers(self, trainer: pl.Trainer, *, anew: bool = False) -> list[bool]:
+        """The answers to all questions, in order, equal on every rank.
+
+        They are those of the vote held since the last call. With one process, without such a vote, or with `anew` (on
+        every rank), the questions are evaluated now.
+        """
+        answers, self._answers = self._answers, None
+        if anew or answers is None or trainer.world_size == 1:
+            return any_rank(trainer, *(question() for question in self._questions))
+        return answers

@@ -1,4 +1,4 @@
-"""Collectives: rows with gradients, and metrics of the global batch."""
+"""Collectives: all-gather with gradient, and metrics of the global batch."""
 
 import math
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def is_distributed() -> bool:
-    """Whether more than one process trains together."""
+    """Whether there is more than one process."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of all ranks in rank order, (world * B, ...); gradients flow back to the rank that owns a row.
+    """All-gather with gradient: the rows of all ranks in rank order, (world * B, ...).
 
-    Every rank must hold the same number of rows, and every rank must take part in the backward pass.
+    Every rank must have the same number of rows, and take part in the backward pass.
     """
     gathered: Tensor = _GatherRows.apply(rows) if is_distributed() else rows
     return gathered
@@ -25,13 +25,10 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def global_ratios(numerators: Sequence[Tensor], denominators: Sequence[Tensor | float]) -> list[float]:
-    """Each sum of numerators over all ranks, over the sum of denominators; NaN where that is zero.
+    """Each sum of numerators over all ranks divided by the sum of denominators; NaN where that is zero.
 
-    One collective for all of them, and one wait of the host.
-
-    Args:
-        numerators: Scalars on the device, as many on every rank.
-        denominators: One for each.
+    Numerators are scalars on the device, equally many on every rank. Not torchmetrics: it would gather each state by a
+    barrier and a collective of its own; here one collective and one synchronisation serve all.
     """
     like = numerators[0].float()
     rows = [
@@ -48,11 +45,9 @@ def global_ratios(numerators: Sequence[Tensor], denominators: Sequence[Tensor | 
 
 
 class _GatherRows(torch.autograd.Function):
-    """All-gather whose backward is its transpose: the sum over ranks of the gradient of each rank's own rows.
+    """All-gather with a reduce-scatter as its backward pass.
 
-    Deviation: off NCCL, torch's `distributed.nn.functional.all_gather` sends the gradients contiguously but receives
-    them into buffers with the strides of its own, so that a gradient that comes transposed ends up permuted, in
-    silence; here both directions are contiguous.
+    Not torch's: 2.14 deprecates `distributed.nn.functional.all_gather` and `all_gather_tensor_autograd` by a warning.
     """
 
     @staticmethod

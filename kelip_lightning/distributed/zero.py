@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO through Lightning: on GPUs, on a CPU, and with whole weights where they are needed."""
+"""DeepSpeed's ZeRO through Lightning, on GPUs and (in tests) on CPUs, and access to unsharded weights."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -9,22 +9,22 @@ import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
 from torch import nn
 
-from kelip_lightning.distributed.precision import uses_cuda
+from kelip_lightning.distributed.accelerators import uses_cuda
 
 
 def build_zero_strategy(stage: int, accelerator: str, timeout: timedelta) -> DeepSpeedStrategy:
     """ZeRO stage 1, 2 or 3; `accelerator` is auto, cpu or gpu; `timeout` is that of collectives."""
     kind = DeepSpeedStrategy if uses_cuda(accelerator) else CpuDeepSpeedStrategy
-    # The batch size is for DeepSpeed's own log only; Lightning would look for it in the loader.
+    # The batch size is for DeepSpeed's log only; Lightning would read it from the loader.
     return kind(stage=stage, timeout=timeout, logging_batch_size_per_gpu=1)
 
 
 @contextmanager
 def whole_weights(strategy: Strategy, module: nn.Module) -> Iterator[None]:
-    """Every parameter whole inside, on every rank; all ranks must enter. Only ZeRO-3 has them in pieces.
+    """Gather the parameters that ZeRO-3 shards, on every rank; all ranks must enter.
 
-    One rank alone may then compute with the module or save it: the hooks by which ZeRO-3 fetches and drops parameters
-    around every layer, with all ranks taking part, are off.
+    Inside, a single rank may compute with the module or save it: the hooks with which ZeRO-3 gathers parameters around
+    every layer, on all ranks, are disabled.
     """
     if not isinstance(strategy, DeepSpeedStrategy) or not strategy.zero_stage_3:
         yield
@@ -43,13 +43,10 @@ def whole_weights(strategy: Strategy, module: nn.Module) -> Iterator[None]:
 
 
 class CpuDeepSpeedStrategy(DeepSpeedStrategy):
-    """DeepSpeed over gloo, for tests: Lightning would refuse, DeepSpeed itself would not.
-
-    Everything but what is below is the code that runs on GPUs.
-    """
+    """DeepSpeed over gloo, for tests, which DeepSpeed supports and Lightning refuses; the rest is the code for GPUs."""
 
     def setup_environment(self) -> None:
-        """As the parent's, less its refusal of CPUs and less a CPU collective that takes a minute to compile."""
+        """Skip the parent's refusal of CPUs, and disable a CPU collective that takes a minute to compile."""
         import deepspeed
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -57,7 +54,7 @@ class CpuDeepSpeedStrategy(DeepSpeedStrategy):
 
     @property
     def parallel_devices(self) -> list[torch.device] | None:
-        """The processes' devices with the index that DeepSpeed asks for."""
+        """The processes' devices with the index that DeepSpeed expects."""
         devices = self._parallel_devices
         return devices and [torch.device("cpu", index) for index in range(len(devices))]
 

@@ -14,7 +14,7 @@ from data_modules.images.decoding import flatten_image
 from data_modules.images.transforms.evaluation import centre_square
 from data_modules.text.tokenizer import TOKENIZER
 from kelip_lightning.errors import EncoderFileError
-from kelip_lightning.interchange.load import load_model_folder
+from kelip_lightning.interchange.folder import load_model_folder
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.preprocessing import normalize_images
 

@@ -10,7 +10,7 @@ from data_modules.errors import DataError
 from data_modules.images.transforms.evaluation import evaluation_image
 from kelip_lightning.evaluation.embed import Embeddings, image_encode_function, require_finite, text_encode_function
 from kelip_lightning.evaluation.suite import TaskItems, chance_levels, items_of, metrics_of
-from kelip_lightning.models.dual_encoder_file import load_dual_encoder
+from kelip_lightning.models.model_folder import load_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
 
 

@@ -1,1 +1,1 @@
-"""Weights and settings in other libraries' layouts: loading, export, one module per format."""
+"""Loading and export of models in other libraries' layouts."""

@@ -11,8 +11,15 @@ import torch
 from torch import Tensor
 
 from data_modules.config_roles import PERFORMANCE, at_least, check_ranges
-from kelip_lightning.losses.products import MatmulPrecision, Products
-from kelip_lightning.losses.tiles import Operand, TiledMatrix, info_nce_rows, sigmoid_rows, with_gradients
+from kelip_lightning.losses.tiles import (
+    MatmulPrecision,
+    Operand,
+    Products,
+    TiledMatrix,
+    info_nce_rows,
+    sigmoid_rows,
+    with_gradients,
+)
 
 Gather = Callable[[Tensor], Tensor]
 """(B, ...) -> (G, ...), differentiable, own rows at offset rank * B."""
@@ -27,36 +34,30 @@ class ContrastiveKind(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class ContrastiveLossConfig:
-    """Which loss, how crops enter it, and how much of it is in memory."""
+    """The contrastive loss and its computation."""
 
     kind: ContrastiveKind = ContrastiveKind.info_nce
-    """info_nce (paper) or sigmoid (SigLIP, which starts from initial_temperature = 0.1). This alone chooses the loss;
-    sigmoid learns a bias and wants dual_encoder.initial_logit_bias, with info_nce it must be null."""
+    """info_nce (paper) or sigmoid (SigLIP, initial_temperature = 0.1), which needs dual_encoder.initial_logit_bias;
+    with info_nce the bias must be null."""
     local_weight: float = field(default=1.0, metadata=at_least(0))
     """Weight of a local crop's term relative to a global crop's, >= 0 (unpublished; ours: equal)."""
     max_logits_per_pair: int | None = field(default=None, metadata=PERFORMANCE | at_least(1))
-    """Logits in memory at a time, over the pairs of a device; null: all, that is the device's pairs x global batch.
-
-    Loss and gradient are the same with any. With 2,048 pairs on a device of 32,768 pairs the matrix of one crop takes
-    268 MB, a tile of 1,024 takes 8 MB.
-    """
-
+    """Rows of the logit matrix are computed in tiles of at most this many logits per pair of a device; null: in one
+    tile. Loss and gradient do not depend on it. With 2,048 of 32,768 pairs on a device the matrix of one crop takes
+    268 MB, a tile of 1,024 takes 8 MB."""
     matmul_precision: MatmulPrecision = MatmulPrecision.auto
-    """How the loss multiplies its float32 matrices. float32: as they are; tf32x3: each as two TF32 halves, in three
-    products accumulated in float32, on the tensor cores of a GPU and with the gradient's error of float32, so within
-    the certificate's 1e-5; auto: tf32x3 on GPUs with TF32, float32 elsewhere."""
+    """Precision of the loss's matrix products. float32: without TF32; tf32x3: three products of TF32 halves, summed in
+    float32, on tensor cores, with a gradient error as of float32, within the certificate's 1e-5; auto: tf32x3 on GPUs
+    with TF32, float32 elsewhere."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
 
 def bias_problem(kind: ContrastiveKind, initial_bias: float | None, prefix: str = "") -> str | None:
-    """What is wrong with a model's bias for a kind of loss, in a sentence; none: it fits.
+    """Error message if a model's `initial_logit_bias` does not fit the loss, `None` if it does.
 
-    Args:
-        kind: The loss.
-        initial_bias: The model's `initial_logit_bias`.
-        prefix: What stands before the settings' names, a dot at its end.
+    `prefix` precedes the names of the settings in the message, with a dot at its end.
     """
     bias, loss = f"{prefix}dual_encoder.initial_logit_bias", f"{prefix}loss.kind"
     if kind is ContrastiveKind.sigmoid and initial_bias is None:
@@ -68,14 +69,14 @@ def bias_problem(kind: ContrastiveKind, initial_bias: float | None, prefix: str 
 
 @dataclass(slots=True, kw_only=True)
 class ContrastiveLoss:
-    """The loss in nats, and its parts for the log."""
+    """The loss in nats, and its parts for logging."""
 
     total: Tensor
     global_crops: Tensor
     local_crops: Tensor | None
-    """None without local crops."""
+    """`None` without local crops."""
     correct_B: Tensor
-    """bool (B,): the first global crop's best caption of the batch is its own."""
+    """bool (B,): the first global crop's own caption has its highest logit."""
 
 
 def contrastive_loss(
@@ -99,21 +100,21 @@ def contrastive_loss(
     * InfoNCE, (CE(s * image @ text_all^T) + CE(s * text @ image_all^T)) / 2, mean over the B local rows;
     * the sigmoid loss, -sum_ij log sigmoid(z_ij (s * image_i . text_all_j + b)) / B, z = 1 for pairs and -1 else.
 
-    A crop's negatives are the same-numbered crops of other images, so no term compares an image with itself. The mean
-    over ranks is the loss of the global batch, and with a differentiable gather so is its gradient.
+    A crop's negatives are the crops of the same index of other images. The mean over ranks is the loss of the global
+    batch, and with a differentiable gather so is its gradient.
 
     Args:
         global_VBE: Unit-length float32 features of V >= 1 global crops.
         local_VBE: The same of V' >= 0 local crops.
         text_BE: The same of the texts.
         logit_scale: s, factor on the cosines, (1,) or scalar.
-        logit_bias: b, (1,) or scalar; none with InfoNCE.
-        kind: Which of the two.
+        logit_bias: b, (1,) or scalar; `None` with InfoNCE.
+        kind: InfoNCE or sigmoid.
         local_weight: w.
-        max_logits_per_pair: Logits in memory at a time, over B; none: the whole matrix of one crop.
-        matmul_precision: Of the products of features.
-        gather: Collects rows over ranks with gradient; none on one process.
-        rank: Own position among the gathered rows.
+        max_logits_per_pair: Logits of a tile over B; `None` computes the matrix of a crop in one tile.
+        matmul_precision: Precision of matrix products.
+        gather: Differentiable all-gather of rows; `None` with one process.
+        rank: This process's position in the gathered rows.
 
     Raises:
         ValueError: InfoNCE with a bias, or the sigmoid loss without one.
@@ -125,7 +126,7 @@ def contrastive_loss(
     _check_bias(kind, logit_bias)
     crops_VBE = torch.cat([global_VBE, local_VBE])
     pairwise = kind is ContrastiveKind.sigmoid
-    # One collective for all crops: rows are pairs, so the views stand in the second place.
+    # One collective for all crops; the gather concatenates the first dimension, which must be the pairs.
     crops_VGE = gather(crops_VBE.transpose(0, 1)).transpose(0, 1) if gather and not pairwise else crops_VBE
     text_GE = gather(text_BE) if gather else text_BE
     inputs = [crops_VBE, text_BE, crops_VGE, text_GE, logit_scale, *([] if logit_bias is None else [logit_bias])]
@@ -140,18 +141,16 @@ def contrastive_loss(
     return _with_parts(total, losses_V, len(global_VBE), terms[0][1])
 
 
-def _weighted_sum(values_V: Tensor, weights: Sequence[float]) -> Tensor:
-    # Filled on the device: a copy of Python numbers would make the host wait for it.
-    return values_V @ torch.stack([values_V.new_full((), weight) for weight in weights])
-
-
 def _with_parts(total: Tensor, losses_V: Tensor, num_global: int, correct_B: Tensor) -> ContrastiveLoss:
+    local = losses_V[num_global:].mean() if len(losses_V) > num_global else None
     return ContrastiveLoss(
-        total=total,
-        global_crops=losses_V[:num_global].mean(),
-        local_crops=losses_V[num_global:].mean() if len(losses_V) > num_global else None,
-        correct_B=correct_B,
+        total=total, global_crops=losses_V[:num_global].mean(), local_crops=local, correct_B=correct_B
     )
+
+
+def _weighted_sum(values_V: Tensor, weights: Sequence[float]) -> Tensor:
+    # Filled on the device: copying Python numbers synchronises.
+    return values_V @ torch.stack([values_V.new_full((), weight) for weight in weights])
 
 
 def _check_bias(kind: ContrastiveKind, logit_bias: Tensor | None) -> None:
@@ -164,7 +163,7 @@ def _check_bias(kind: ContrastiveKind, logit_bias: Tensor | None) -> None:
 def _term(
     matrix: TiledMatrix, features: Sequence[Operand], view: int, share: float, rank: int, pairwise: bool
 ) -> tuple[Tensor, Tensor]:
-    """The term of one crop, and (B,) whether an image's best caption is its own; adds `share` times its gradients."""
+    """The term of one crop and (B,) whether it is classified correctly; adds `share` times its gradients."""
     crops, text, all_crops, all_text = features
     num_pairs = len(text.value)
     target_B = torch.arange(num_pairs, device=text.value.device) + rank * num_pairs

@@ -1,4 +1,4 @@
-"""Image and text encoder with projections into one space, and the temperature between them.
+"""Image and text encoder with projections into a joint space, and the logit scale.
 
 Shapes: V global views, V' local views, B pairs, E embed_dim, T tokens.
 """
@@ -26,10 +26,9 @@ class DualEncoderConfig:
     initial_temperature: float = field(default=0.07, metadata=between(0, 1, "right"))
     """exp(-logit_scale) at the start (paper: 0.07)."""
     max_logit_scale: float = field(default=100.0, metadata=above(0))
-    """Upper bound of exp(logit_scale): a step that takes the parameter over it is cut there; its gradient stays (CLIP:
-    100)."""
+    """Upper bound of exp(logit_scale); the parameter is clamped after each step and keeps its gradient (CLIP: 100)."""
     initial_logit_bias: float | None = None
-    """Start of the learned bias of loss.kind = sigmoid, which needs one (SigLIP: -10); must be null with info_nce."""
+    """Initial value of the learned bias, needed with loss.kind = sigmoid (SigLIP: -10); must be null with info_nce."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -41,16 +40,16 @@ class DualEncoderConfig:
 
 
 class PairFeatures(NamedTuple):  # ZeRO-3 finds tensors in tuples, not in dataclasses
-    """What one forward pass gives the loss; features are float32 and of unit length."""
+    """Input of the loss; features are float32 and of unit length."""
 
     global_VBE: Tensor
     local_VBE: Tensor
-    """(V', B, E), V' may be 0."""
+    """(V', B, E), V' >= 0."""
     text_BE: Tensor
     logit_scale: Tensor
     """exp of the parameter, float32 (1,)."""
     logit_bias: Tensor | None
-    """float32 (1,); None for a model without one."""
+    """float32 (1,); `None` for a model without a bias."""
 
 
 class DualEncoder(nn.Module):
@@ -72,9 +71,9 @@ class DualEncoder(nn.Module):
         self.logit_bias = None if bias is None else nn.Parameter(torch.full((1,), bias))
 
     def encode_image(self, images_BCHW: Tensor, l2norm: bool = True, seeds_B: Tensor | None = None) -> Tensor:
-        """Image features, float32 (B, E), of unit length if l2norm; images are standardised float.
+        """Image features, float32 (B, E), of unit length if l2norm.
 
-        With int64 seeds the encoder's dropout acts, as in training.
+        Images are standardised, float; int64 seeds enable the encoder's dropout.
         """
         features_BE = self.image_projection(self.image_encoder(images_BCHW, seeds_B)).float()
         return F.normalize(features_BE, dim=-1) if l2norm else features_BE
@@ -87,24 +86,20 @@ class DualEncoder(nn.Module):
     def scale(self) -> Tensor:
         """The factor on cosine similarities: exp(logit_scale), float32 (1,).
 
-        Training keeps the parameter at or below log(max_logit_scale); a bound here would stop its gradient there.
+        The optimizer clamps the parameter; a clamp here would stop its gradient at the bound.
         """
         return self.logit_scale.float().exp()
 
     def forward(
-        self,
-        global_VBCHW: Tensor,
-        local_VBCHW: Tensor,
-        tokens_BT: Tensor,
-        seeds_B: Tensor | None = None,
+        self, global_VBCHW: Tensor, local_VBCHW: Tensor, tokens_BT: Tensor, seeds_B: Tensor | None = None
     ) -> PairFeatures:
         """Features of every crop and caption; one pass of the image encoder per resolution.
 
         Args:
             global_VBCHW: Standardised crops of the stored size.
-            local_VBCHW: Standardised local crops, V' may be 0.
+            local_VBCHW: Standardised local crops, V' >= 0.
             tokens_BT: int64.
-            seeds_B: int64, what dropout draws from, each crop of a sample in its own way; none: no dropout.
+            seeds_B: int64 seeds of the samples' dropout, which differs between crops; `None` disables it.
         """
         num_global = len(global_VBCHW)
         return PairFeatures(

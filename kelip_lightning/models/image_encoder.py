@@ -1,6 +1,6 @@
 """The one image encoder of both stages: a timm Vision Transformer.
 
-Shapes: B batch, C/H/W image, N patches, K kept patches, L tokens with the class token first, D width.
+Shapes: B batch, C/H/W image, N patches, K kept patches, L tokens, D width.
 """
 
 from dataclasses import dataclass, field
@@ -14,19 +14,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data_modules.config_roles import above, at_least, between, check_ranges
-from kelip_lightning.models.patches import keep_lowest
-from kelip_lightning.models.rows import take_rows
+from kelip_lightning.models.patches import keep_lowest, take_rows
 from kelip_lightning.models.sample_noise import PATCHES, noisy_block, uniform
-from kelip_lightning.models.vision_transformer import (
-    add_positions,
-    check_timm_name,
-    sizes_of,
-    timm_vision_transformer,
-)
+from kelip_lightning.models.vision_transformer import add_positions, sizes_of, timm_vision_transformer
 
 
 class Pooling(Enum):
-    """How tokens become one feature."""
+    """Pooling of tokens into one feature."""
 
     cls = "cls"
     mean = "mean"
@@ -40,7 +34,7 @@ class Activation(Enum):
 
 
 class PositionResampling(Enum):
-    """How stored position embeddings serve images of another size."""
+    """Resampling of position embeddings for other image sizes."""
 
     timm = "timm"
     official = "official"
@@ -71,19 +65,16 @@ class ImageEncoderConfig:
     position_resampling: PositionResampling = PositionResampling.timm
     """timm: bicubic with antialiasing; official: as the official KELIP code, set when its weights are loaded."""
     timm_name: str | None = None
-    """A Vision Transformer of timm by name, for example `vit_small_patch16_224`, for what the sizes alone cannot say
-    (register tokens, layer scale, ...); patch_size, width, depth, num_heads, mlp_ratio, activation and pre_norm must be
-    that model's own. Null: the plain one of these sizes."""
+    """A Vision Transformer of timm by name, for example `vit_small_patch16_224`, for more than the sizes (register
+    tokens, layer scale, ...); patch_size, width, depth, num_heads, mlp_ratio, activation and pre_norm must be that
+    model's own. Null: the plain one of these sizes."""
     drop_path_rate: float = field(default=0.0, metadata=between(0, 1, "left"))
     """Stochastic depth of the last block, in [0, 1); earlier blocks get less, the first none."""
     dropout_rate: float = field(default=0.0, metadata=between(0, 1, "left"))
     """Dropout of what each attention and MLP adds to the tokens, in [0, 1)."""
     patch_drop_rate: float = field(default=0.0, metadata=between(0, 1, "left"))
-    """Share of a global crop's patch tokens dropped in contrastive training, in [0, 1) (FLIP, arXiv:2212.00794).
-
-    Views of a self-supervised loss, which have the same size, lose as many. Local crops, which show few patches, keep
-    them all, and so does every evaluation.
-    """
+    """Share of patch tokens dropped in contrastive training, in [0, 1) (FLIP, arXiv:2212.00794), of global crops and of
+    the views of a self-supervised loss; local crops and evaluation keep all patches."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -99,22 +90,18 @@ class ImageEncoderConfig:
             self._check_timm_model(self.timm_name)
 
     def _check_timm_model(self, name: str) -> None:
-        """The other fields must tell of timm's model what it is like, so that none of them is ignored."""
-        check_timm_name(name)
+        """The other fields must equal the timm model's sizes, so that none of them is ignored."""
         with torch.device("meta"):
             model = timm_vision_transformer(name, img_size=self.image_size)
         ours = {key: getattr(self, key) for key in sizes_of(model)} | {"activation": self.activation.name}
-        wrong = {key: value for key, value in sizes_of(model).items() if value != ours[key]}
-        if wrong:
+        if wrong := {key: value for key, value in sizes_of(model).items() if value != ours[key]}:
             wanted = " ".join(f"image_encoder.{key}={str(value).lower()}" for key, value in wrong.items())
-            raise ValueError(
-                f"timm_name = {name} is a model of other sizes than the fields beside it say; set {wanted}"
-            )
+            raise ValueError(f"timm_name = {name} has other sizes than the fields beside it; set {wanted}")
         if self.position_resampling is PositionResampling.official:
             raise ValueError("position_resampling = official belongs to KELIP's own encoder; use timm with timm_name")
         if (self.drop_path_rate or self.dropout_rate) and not all(type(block) is Block for block in model.blocks):
             raise ValueError(
-                f"drop_path_rate and dropout_rate must be 0 for timm_name = {name}, whose blocks are not the plain ones"
+                f"drop_path_rate and dropout_rate must be 0 for timm_name = {name}, whose blocks are no plain `Block`"
             )
         if self.pooling is Pooling.cls and not model.has_class_token:
             raise ValueError(f"pooling = cls, but timm_name = {name} has no class token; use pooling=mean")
@@ -126,23 +113,23 @@ class ImageEncoderConfig:
 
 
 class ImageEncoder(nn.Module):
-    """Tokens for MAE pre-training, one feature per image for contrastive training, from the same weights."""
+    """Gives tokens for MAE pre-training and one feature per image for contrastive training."""
 
     def __init__(self, config: ImageEncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.vit = build_vision_transformer(config)
         self.num_prefix_tokens: int = self.vit.num_prefix_tokens
-        """Tokens in front of the patches: the class token, and perhaps registers of a timm model."""
+        """Tokens before the patches: the class token, and registers of some timm models."""
         self.gradient_checkpointing = False
-        """Whether blocks are computed a second time in the backward pass instead of keeping their activations."""
+        """Whether blocks are recomputed in the backward pass."""
         if config.timm_name is None:
             self._init_positions()
 
     def _init_positions(self) -> None:
-        """Start the learned positions from 2D sine and cosine, so that neighbours are alike from step 0.
+        """Initialise the learned positions from 2D sine and cosine, so that neighbours are similar from step 0.
 
-        Deviation: the official code starts them from noise (std 0.01); a short run never learns the grid from that.
+        Deviation: the official code starts them from noise (std 0.01), from which a short run does not learn the grid.
         """
         side = self.config.image_size // self.config.patch_size
         grid = build_sincos2d_pos_embed([side, side], self.config.width, interleave_sin_cos=False)
@@ -153,15 +140,15 @@ class ImageEncoder(nn.Module):
             positions[:, :1] = 0
 
     def tokens(self, images_BCHW: Tensor, keep_BK: Tensor | None = None, seeds_B: Tensor | None = None) -> Tensor:
-        """Normalised tokens after the last block, class token (and registers of a timm model) first.
+        """Normalised tokens after the last block, prefix tokens first.
 
         Args:
             images_BCHW: Standardised images, float; sides must be multiples of the patch size.
-            keep_BK: int64 indices of the patches to encode (raster order), none twice; none at all: every patch.
-            seeds_B: int64, what dropout and stochastic depth draw from; none: neither acts.
+            keep_BK: int64 unique indices of the patches to encode, in raster order; `None` for every patch.
+            seeds_B: int64 seeds of dropout and stochastic depth; `None` disables both.
 
         Returns:
-            (B, 1 + K, D); other prefixes than the one class token where a timm model has them.
+            (B, num_prefix_tokens + K, D).
         """
         tokens_BLD = self.embed(images_BCHW)
         if keep_BK is not None:
@@ -170,29 +157,21 @@ class ImageEncoder(nn.Module):
         return self.run_blocks(tokens_BLD, seeds_B)
 
     def embed(self, images_BCHW: Tensor) -> Tensor:
-        """Embedded patches with their positions behind the class token, as they enter the norms and blocks."""
+        """Prefix tokens and patch embeddings with positions, as they enter the blocks."""
         vit = self.vit
-        # Under bf16-true and DeepSpeed the weights themselves are bfloat16, and images are not.
+        # Weights are bfloat16 under bf16-true and DeepSpeed; images are not.
         patches_BHWD = vit.patch_embed(images_BCHW.to(vit.patch_embed.proj.weight.dtype))
         official = self.config.position_resampling is PositionResampling.official
         return add_positions(vit, patches_BHWD, official=official)
 
     def run_blocks(self, tokens_BLD: Tensor, seeds_B: Tensor | None = None) -> Tensor:
-        """Tokens with their positions through the norms and all blocks, (B, L, D); seeds as in `tokens`."""
+        """Norms and all blocks on embedded tokens, (B, L, D); seeds as in `tokens`."""
         tokens_BLD = self.vit.norm_pre(tokens_BLD)
-        for index_of_block, block in enumerate(self.vit.blocks):
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                tokens_BLD = checkpoint(
-                    self._run_block,
-                    block,
-                    index_of_block,
-                    tokens_BLD,
-                    seeds_B,
-                    use_reentrant=False,
-                    preserve_rng_state=False,
-                )
-            else:
-                tokens_BLD = self._run_block(block, index_of_block, tokens_BLD, seeds_B)
+        run = self._run_block
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            run = partial(checkpoint, self._run_block, use_reentrant=False, preserve_rng_state=False)
+        for index, block in enumerate(self.vit.blocks):
+            tokens_BLD = run(block, index, tokens_BLD, seeds_B)
         result: Tensor = self.vit.norm(tokens_BLD)
         return result
 
@@ -210,8 +189,8 @@ class ImageEncoder(nn.Module):
 
         Args:
             images_BCHW: Standardised images, float.
-            seeds_B: int64, what patch dropout (on images of the stored size), dropout and stochastic depth draw
-                from; none: nothing is dropped, whatever mode the module is in.
+            seeds_B: int64 seeds of dropout, stochastic depth and patch dropout (on images of the stored size); `None`
+                disables all three, in training mode too.
         """
         keep_BK = None
         if seeds_B is not None and self.config.patch_drop_rate and images_BCHW.shape[-1] == self.config.image_size:
@@ -223,10 +202,10 @@ class ImageEncoder(nn.Module):
 
 
 def build_vision_transformer(config: ImageEncoderConfig) -> VisionTransformer:
-    """The network of a configuration, freshly initialised; all tokens of the last block are its output."""
+    """The configured network with random weights; its output is every token of the last block."""
     if config.timm_name is not None:
         return timm_vision_transformer(config.timm_name, img_size=config.image_size)
-    # global_pool="" keeps the final norm in one place whatever the pooling; pooling is ours, in ImageEncoder.forward.
+    # Pooling is done in ImageEncoder.forward, after the final norm.
     return VisionTransformer(
         img_size=config.image_size,
         patch_size=config.patch_size,

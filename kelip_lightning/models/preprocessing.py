@@ -1,25 +1,22 @@
-"""From pixels to the numbers that the image encoder takes; runs on the device."""
+"""Image standardisation on the device, and constants that are copied to a device once."""
+
+from functools import cache
 
 import torch
 from torch import Tensor
-
-from kelip_lightning.models.constants import device_constant
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def normalize_images(images: Tensor) -> Tensor:
-    """Pixels standardised per channel with CLIP's mean and standard deviation.
+    """Standardise pixels per channel with CLIP's mean and standard deviation (Radford et al. 2021), as KELIP does.
 
     Args:
         images: uint8 in 0..255 or floating point in 0..1, (..., 3, H, W).
 
     Returns:
         float32, same shape.
-
-    Reference:
-        The official KELIP preprocessing uses CLIP's constants (Radford et al. 2021).
     """
     scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     mean, std = channel_statistics(images.device).unbind()
@@ -30,3 +27,17 @@ def channel_statistics(device: torch.device) -> Tensor:
     """CLIP's mean and standard deviation of each channel, float32 (2, 3, 1, 1)."""
     statistics: Tensor = device_constant((*CLIP_MEAN, *CLIP_STD), device)
     return statistics.view(2, 3, 1, 1)
+
+
+# Called once per graph: the compiler keeps the tensor as a constant.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def device_constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """The values as float32 (N,), cached per device, since a copy of Python numbers synchronises; do not modify."""
+    return _cached(values, device)
+
+
+@cache
+def _cached(values: tuple[float, ...], device: torch.device) -> Tensor:
+    # Inference tensors cannot be used in training. The dtype is explicit: the default is bfloat16 under bf16-true.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device)

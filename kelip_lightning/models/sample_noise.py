@@ -1,10 +1,7 @@
-"""Dropout whose every draw is a pure function of (sample seed, stream, index).
+"""Counter-based dropout: every random number is a pure function of (sample seed, stream, index).
 
-A draw depends neither on the sample's place in a batch nor on what was drawn before, so it is the same on any number of
-ranks, in any number of chunks, when a checkpointed block is computed a second time, and on any device. torch's own
-random stream is not touched.
-
-Streams number the places that draw: 0 is patch dropout, block i owns 1 + 4 i to 4 + 4 i.
+So it is the same on any number of ranks, in any number of chunks, when a checkpointed block is recomputed, and on any
+device. torch's global random stream is not used. Stream 0 is patch dropout, block i uses streams 1 + 4 i to 4 + 4 i.
 
 Shapes: B samples, V views, L tokens, D width.
 """
@@ -20,7 +17,7 @@ PATCHES = 0
 
 _WORD = 2**32 - 1
 _STEP = 0x9E3779B9
-"""2**32 over the golden ratio: consecutive multiples spread over the whole word."""
+"""2**32 over the golden ratio."""
 
 
 def uniform(seeds_B: Tensor, stream: int, shape: Sequence[int] = ()) -> Tensor:
@@ -28,8 +25,8 @@ def uniform(seeds_B: Tensor, stream: int, shape: Sequence[int] = ()) -> Tensor:
 
     Args:
         seeds_B: int64 in [0, 2**63), one per sample.
-        stream: Which of a sample's independent streams, >= 0.
-        shape: Draws of each sample.
+        stream: Index of one of a sample's independent streams, >= 0.
+        shape: Numbers per sample.
     """
     index = torch.arange(prod(shape), device=seeds_B.device) * _STEP
     keys = _keys(seeds_B, stream).unsqueeze(1)
@@ -38,7 +35,7 @@ def uniform(seeds_B: Tensor, stream: int, shape: Sequence[int] = ()) -> Tensor:
 
 
 def view_seeds(seeds_B: Tensor, views: range) -> Tensor:
-    """Seeds for views of the samples, int64 (V * B,), view after view; `views` numbers them among all of a sample."""
+    """Seeds for views of the samples, int64 (V * B,), views first; `views` are their indices among all of a sample."""
     high = [_keys(seeds_B, 2 * view) << 31 for view in views]
     low = [_keys(seeds_B, 2 * view + 1) >> 1 for view in views]
     return torch.cat([a | b for a, b in zip(high, low, strict=True)])
@@ -66,7 +63,7 @@ def noisy_block(
         block: With norm1, attn, ls1, norm2, mlp and ls2, as timm's `Block`.
         tokens_BLD: Input.
         seeds_B: int64, one per sample.
-        index: Number of the block, which chooses its streams.
+        index: Index of the block, which determines its streams.
         path_rate: Probability that a branch is skipped for a sample.
         dropout_rate: Probability that one value of a branch's output is zeroed.
     """
@@ -93,10 +90,9 @@ def _keys(seeds_B: Tensor, stream: int) -> Tensor:
 
 
 def _mix(words: Tensor) -> Tensor:
-    """A bijection of 32-bit words in which every input bit changes half of the output bits.
+    """Integer hash of 32-bit words, a bijection (Thomas Mueller, multiplier 0x45d9f3b).
 
-    int64 holds the products, so nothing overflows and compiled code computes the same.
-    Reference: the integer hash of Thomas Mueller's, multiplier 0x45d9f3b.
+    In int64, where the products do not overflow, so that compiled code computes the same.
     """
     for _ in range(2):
         words = ((words >> 16) ^ words) * 0x45D9F3B & _WORD

@@ -1,6 +1,6 @@
-"""The heads of a self-supervised loss on the image encoder, and BYOL's target network.
+"""Heads of a self-supervised loss on the image encoder, and BYOL's target network.
 
-They are trained and saved with the model, and are no part of it: exported weights do not hold them.
+Checkpoints contain them; exported models do not.
 
 Shapes: V views, B images, C/H/W image, D encoder width, E projection_dim.
 """
@@ -18,7 +18,7 @@ from kelip_lightning.models.sample_noise import view_seeds
 
 
 class SelfSupervisionMethod(Enum):
-    """simclr: tell the image's other view from all other views; byol: predict a moving average's features of it."""
+    """simclr: contrast the image's other view with all other views; byol: predict a moving average's features of it."""
 
     none = "none"
     simclr = "simclr"
@@ -36,22 +36,22 @@ class SelfSupervisionConfig:
     method: SelfSupervisionMethod = SelfSupervisionMethod.none
     """none, simclr (as in SLIP) or byol; the latter two need transform.views.num_views=2."""
     weight: float = field(default=1.0, metadata=above(0))
-    """Factor on its loss beside the contrastive one, above 0 (SLIP: 1)."""
+    """Weight of the loss beside the contrastive one, above 0 (SLIP: 1)."""
     temperature: float = field(default=0.1, metadata=above(0))
-    """Divides the cosines of simclr, above 0 (SLIP: 0.1); byol has none."""
+    """Temperature of simclr, above 0 (SLIP: 0.1); byol has none."""
     projection_width: int = field(default=4096, metadata=at_least(1))
     """Width of the hidden layers of the heads, >= 1 (SLIP, BYOL: 4096)."""
     projection_dim: int = field(default=256, metadata=at_least(1))
-    """Width of what the heads give, >= 1 (SLIP, BYOL: 256)."""
+    """Output width of the heads, >= 1 (SLIP, BYOL: 256)."""
     momentum: float = field(default=0.996, metadata=between(0, 1, "left"))
-    """Share of itself that byol's target keeps at the first step, in [0, 1); a cosine takes it to 1 (BYOL: 0.996)."""
+    """Momentum of byol's target at the first step, in [0, 1); a cosine schedule raises it to 1 (BYOL: 0.996)."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
     @property
     def is_on(self) -> bool:
-        """Whether there is such a loss; without one the other fields change nothing."""
+        """Whether there is a self-supervised loss; without one the other fields have no effect."""
         return self.method is not SelfSupervisionMethod.none
 
 
@@ -59,11 +59,11 @@ class SelfSupervisedBranch(nn.Module):
     """SimCLR's projection head on the pooled features, before the joint space.
 
     Args:
-        encoder: Whose features are read; it stays the model's own.
+        encoder: The model's image encoder, which does not become a submodule.
         config: Sizes of the head.
 
-    Deviation: LayerNorm stands where SLIP and BYOL normalise over the batch, which would make a sample's features
-    depend on how the batch is shared out; `byol_loss` standardises over the global batch instead.
+    Deviation: LayerNorm instead of the batch norm of SLIP and BYOL, with which a sample's features would depend on the
+    ranks' batches; `byol_loss` standardises over the global batch instead.
     """
 
     hidden_layers = 2
@@ -74,26 +74,26 @@ class SelfSupervisedBranch(nn.Module):
         self.head = _perceptron(encoder.config.width, config, self.hidden_layers)
 
     def forward(self, encoder: ImageEncoder, views_VBCHW: Tensor, seeds_B: Tensor, first_view: int) -> Tensor:
-        """What the loss compares: float32 features (V, B, E), of any length.
+        """Features of the loss, float32 (V, B, E), of any length.
 
         Args:
-            encoder: As given at the start, trained with the head.
+            encoder: The model's image encoder.
             views_VBCHW: Standardised images of the stored size.
-            seeds_B: int64, what the encoder's dropout draws from.
-            first_view: Number of the first view among all crops of a sample, so that none shares its draws.
+            seeds_B: int64 seeds of the encoder's dropout.
+            first_view: Index of the first view among all crops of a sample, whose dropout must differ.
         """
         views, batch = views_VBCHW.shape[:2]
         seeds = view_seeds(seeds_B, range(first_view, first_view + views))
         return self.transform(encoder(views_VBCHW.flatten(0, 1), seeds)).float().view(views, batch, -1)
 
     def transform(self, features_BD: Tensor) -> Tensor:
-        """Pooled features through the trained head or heads, (B, E)."""
+        """Apply the trained heads to pooled features, (B, E)."""
         projections_BE: Tensor = self.head(features_BD)
         return projections_BE
 
 
 class ByolBranch(SelfSupervisedBranch):
-    """BYOL's head and predictor, and its target: a moving average of encoder and head that no gradient reaches."""
+    """BYOL's head and predictor, and its target: a moving average of encoder and head without gradient."""
 
     hidden_layers = 1
 
@@ -110,7 +110,7 @@ class ByolBranch(SelfSupervisedBranch):
 
     @torch.no_grad()
     def targets(self, views_VBCHW: Tensor) -> Tensor:
-        """The target's projections, float32 (V, B, E); no patch and nothing else is dropped in it."""
+        """The target's projections, float32 (V, B, E), without dropout."""
         projections: Tensor = self.target_head(self.target_encoder(views_VBCHW.flatten(0, 1)))
         return projections.float().view(*views_VBCHW.shape[:2], -1)
 
@@ -123,7 +123,7 @@ class ByolBranch(SelfSupervisedBranch):
 
 
 def build_branch(encoder: ImageEncoder, config: SelfSupervisionConfig) -> SelfSupervisedBranch | None:
-    """The branch of a configuration; none: there is no such loss."""
+    """The configured branch; `None` without a self-supervised loss."""
     match config.method:
         case SelfSupervisionMethod.none:
             return None
@@ -136,7 +136,7 @@ def build_branch(encoder: ImageEncoder, config: SelfSupervisionConfig) -> SelfSu
 def _perceptron(width: int, config: SelfSupervisionConfig, hidden_layers: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(hidden_layers):
-        # The norm has a bias of its own.
+        # The norm has a bias.
         layers += [nn.Linear(width, config.projection_width, bias=False), nn.LayerNorm(config.projection_width)]
         layers.append(nn.ReLU())
         width = config.projection_width

@@ -1,9 +1,10 @@
-"""Which timm Vision Transformer stands inside the image encoder: our own sizes, or one of timm's by name.
+"""timm Vision Transformers by name, and position embeddings for any image size.
 
-Shapes: B batch, H/W grid of patches, D width, N = H * W.
+Shapes: B batch, H/W grid of patches, D width, L tokens, M patches of the stored grid, N patches of the image's grid.
 """
 
 import difflib
+from functools import cache
 from typing import Any
 
 import timm
@@ -12,30 +13,24 @@ from timm.layers import Mlp
 from timm.layers.activations import QuickGELU
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from kelip_lightning.models.positions import resample_positions
+Grid = tuple[int, int]
+"""Rows and columns of patches."""
 
 _MODULES = ("vision_transformer", "deit")
-"""Modules of timm whose models are plain Vision Transformers."""
+"""Modules of timm with plain Vision Transformers."""
 
 
 def add_positions(vit: VisionTransformer, patches_BHWD: Tensor, *, official: bool) -> Tensor:
-    """The tokens in front of the patches, then the patches, with their positions.
+    """Prefix tokens and patch embeddings with positions, (B, num_prefix_tokens + N, D), as timm's `_pos_embed`.
 
-    As `VisionTransformer._pos_embed` of timm and of its distilled models, but for how positions are resampled.
-
-    Args:
-        vit: Whose tokens and positions are used.
-        patches_BHWD: Embedded patches.
-        official: Whether positions are resampled as the official KELIP code does it; else as timm does.
-
-    Returns:
-        (B, num_prefix_tokens + N, D).
+    `official` resamples positions as in the official KELIP code; otherwise they are resampled as in timm.
     """
     height, width = patches_BHWD.shape[1:3]
     tokens_BLD = patches_BHWD.flatten(1, 2)
-    in_front = [getattr(vit, name, None) for name in ("cls_token", "dist_token", "reg_token")]
-    prefix = [token.expand(len(tokens_BLD), -1, -1) for token in in_front if token is not None]
+    tokens = [getattr(vit, name, None) for name in ("cls_token", "dist_token", "reg_token")]
+    prefix = [token.expand(len(tokens_BLD), -1, -1) for token in tokens if token is not None]
     if vit.pos_embed is None:
         return torch.cat([*prefix, tokens_BLD], dim=1)
     # Models with no_embed_class have positions for patches alone.
@@ -54,39 +49,86 @@ def add_positions(vit: VisionTransformer, patches_BHWD: Tensor, *, official: boo
     return result
 
 
-def timm_vision_transformer(name: str, **options: Any) -> VisionTransformer:
-    """A Vision Transformer of timm by its name, freshly initialised, every token of the last block as its output.
+def resample_positions(
+    positions_1LD: Tensor, stored: Grid, wanted: Grid, *, num_prefix_tokens: int = 1, official: bool = False
+) -> Tensor:
+    """Position embeddings for another grid of patches; those of prefix tokens are unchanged.
+
+    A product with a constant matrix: the backward pass of bicubic `F.interpolate` is not deterministic on CUDA.
 
     Args:
-        name: As `timm.list_models("vit*")` spells it; a pretraining tag behind a dot is refused.
-        options: Passed to timm: img_size.
+        positions_1LD: (1, num_prefix_tokens + M, D), patches in raster order.
+        stored: Grid of `positions_1LD`.
+        wanted: Grid of the image.
+        num_prefix_tokens: Positions before those of the patches.
+        official: Whether to resample as in the official KELIP code; otherwise as in timm.
 
-    Raises:
-        ValueError: timm has no such model, or it is no plain Vision Transformer.
+    Returns:
+        (1, num_prefix_tokens + N, D) in the input's dtype; computed in float32.
     """
-    check_timm_name(name)
-    model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="", dynamic_img_size=True, **options)
-    if not isinstance(model, VisionTransformer):
-        raise ValueError(f"timm_name = {name} is a {type(model).__name__}; give one of timm's VisionTransformer models")
-    return model
+    if wanted == stored:
+        return positions_1LD
+    matrix_NM: Tensor = _resampling_matrix(stored, wanted, official, positions_1LD.device)
+    with torch.autocast(positions_1LD.device.type, enabled=False):
+        resampled_1ND = matrix_NM @ positions_1LD[:, num_prefix_tokens:].float()
+    resampled_1ND = resampled_1ND.to(positions_1LD.dtype)
+    return torch.cat([positions_1LD[:, :num_prefix_tokens], resampled_1ND], dim=1)
 
 
-def check_timm_name(name: str) -> None:
-    """Raise ValueError unless timm knows a Vision Transformer of this name."""
+# Called once per graph: the compiler keeps the tensor as a constant.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _resampling_matrix(stored: Grid, wanted: Grid, official: bool, device: torch.device) -> Tensor:
+    return _matrix_on(stored, wanted, official, device)
+
+
+@cache
+def _matrix_on(stored: Grid, wanted: Grid, official: bool, device: torch.device) -> Tensor:
+    """float32 (N, M), cached per device; not a buffer, which would become bfloat16 with the module's weights."""
+    # Inference tensors cannot be used in training.
+    with torch.inference_mode(False), torch.no_grad():
+        return _matrix(stored, wanted, official).float().to(device)
+
+
+def _matrix(stored: Grid, wanted: Grid, official: bool) -> Tensor:
+    """Bicubic interpolation as a matrix, float64 (N, M): the interpolated unit grids.
+
+    timm: with antialiasing. Official: without, and with scale factors (wanted + 0.1) / stored as in DINO; the 0.1
+    shifts every sample slightly, so weights trained with it need it.
+
+    Reference: timm, `resample_abs_pos_embed`; navervision/KELIP, `VisualTransformer.interpolate_pos_embedding`.
+    Deviation: rows and columns keep their order for images that are not square; the official code swaps them there.
+    """
+    num_patches = stored[0] * stored[1]
+    units = torch.eye(num_patches, dtype=torch.float64, device="cpu").view(1, num_patches, *stored)
+    if official:
+        factors = tuple((new + 0.1) / old for new, old in zip(wanted, stored, strict=True))
+        return F.interpolate(units, scale_factor=factors, mode="bicubic").flatten(2)[0].T
+    return F.interpolate(units, size=wanted, mode="bicubic", antialias=True).flatten(2)[0].T
+
+
+def timm_vision_transformer(name: str, **options: Any) -> VisionTransformer:
+    """Create a randomly initialised Vision Transformer of timm that returns every token of the last block.
+
+    `name` is as in `timm.list_models("vit*")`, without a pretraining tag; ValueError for any other model.
+    """
     if "." in name:
         raise ValueError(
             f"timm_name = {name} asks for trained weights; give {name.partition('.')[0]}, since training starts from "
-            "fresh ones or from init.image_encoder"
+            "random ones or from init.image_encoder"
         )
     known = [model for module in _MODULES for model in timm.list_models(module=module)]
     if name not in known:
         close = difflib.get_close_matches(name, known, n=2)
         hint = f"did you mean {' or '.join(close)}?" if close else f"see timm.list_models(module='{_MODULES[0]}')"
         raise ValueError(f"timm_name = {name} is no Vision Transformer of the installed timm; {hint}")
+    model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="", dynamic_img_size=True, **options)
+    if not isinstance(model, VisionTransformer):
+        raise ValueError(f"timm_name = {name} is a {type(model).__name__}; give one of timm's VisionTransformer models")
+    return model
 
 
 def sizes_of(model: VisionTransformer) -> dict[str, int | float | bool | str]:
-    """What a Vision Transformer is like, in the words of `ImageEncoderConfig`."""
+    """The sizes of a Vision Transformer as fields of `ImageEncoderConfig`."""
     block: Any = model.blocks[0]
     mlp = block.mlp
     plain = isinstance(mlp, Mlp)

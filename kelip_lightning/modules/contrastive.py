@@ -18,28 +18,25 @@ from kelip_lightning.models.dual_encoder import DualEncoder, PairFeatures
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.models.self_supervision import ByolBranch, SelfSupervisedBranch
 from kelip_lightning.modules.stage import Ratios, StageModule
-from kelip_lightning.optim.optimizers import OptimizerConfig
-from kelip_lightning.optim.schedules import ScheduleConfig
+from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
 
 
 class ContrastiveModule(StageModule):
     """Trains a `DualEncoder` on `ImageTextBatch`es; every crop of an image is matched with its caption.
 
-    The tokenizer is carried for evaluation and export; training reads tokens from the batch.
-
     Args:
-        model: What is trained.
-        tokenizer: The tokenizer of its captions.
-        loss: How crops and captions make the loss.
-        optimizer: For all parameters that are trained.
-        schedule: Of the learning rate.
-        accumulate: Chunks that the towers take a batch in. The loss is always that of all pairs: the features of every
-            chunk are kept, its activations are not, and the backward pass computes them again.
-        self_supervision: Heads of a loss between the views of an image, added to the contrastive one; none: no such
-            loss.
+        model: The model to train.
+        tokenizer: Its tokenizer, for evaluation and export.
+        loss: The contrastive loss.
+        optimizer: The optimizer.
+        schedule: The learning-rate schedule.
+        accumulate: Number of chunks in which the towers process a batch. The loss is that of all pairs: features of the
+            chunks are kept, and their activations are recomputed in the backward pass (as GradCache,
+            arXiv:2101.06983).
+        self_supervision: Heads of an additional loss between views; `None` disables it.
 
     Raises:
-        ValueError: The model has a bias that the loss does not read, or lacks the one that it learns.
+        ValueError: The model has a bias that the loss does not use, or lacks one that it needs.
     """
 
     def __init__(
@@ -61,17 +58,17 @@ class ContrastiveModule(StageModule):
         self._loss_config = loss
 
     def upper_bounds(self) -> dict[str, float]:
-        """That of the logit scale's logarithm, as CLIP has it (Radford et al. 2021, sec. 2.5)."""
+        """The bound of the logarithmic logit scale (Radford et al. 2021, sec. 2.5)."""
         return {"model.logit_scale": math.log(self.model.config.max_logit_scale)}
 
     def compile_model(self) -> None:
-        """Compile both towers; the loss is a few large products already."""
-        # Crops come in two sizes, each worth a graph of its own; captions come in any length.
+        """Compile both towers; the loss is a few large matrix products."""
+        # One graph for each of the two crop sizes; captions have any length.
         self.model.image_encoder.compile(dynamic=False)
         self.model.text_encoder.compile()
 
     def training_step(self, batch: ImageTextBatch, batch_idx: int) -> Tensor:
-        """The multi-crop loss of a batch over all ranks, and the weighted loss between its views if there is one."""
+        """The multi-crop loss of the global batch, plus the weighted self-supervised loss if there is one."""
         features = self._features(batch)
         with torch.autocast(batch.tokens.device.type, enabled=False):
             loss = contrastive_loss(
@@ -103,7 +100,7 @@ class ContrastiveModule(StageModule):
         return total
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Let BYOL's target follow the weights that the step has made."""
+        """Update BYOL's target."""
         super().on_train_batch_end(outputs, batch, batch_idx)
         if isinstance(self.self_supervision, ByolBranch):
             step, start = self.trainer.global_step - 1, self.self_supervision.config.momentum
@@ -111,7 +108,7 @@ class ContrastiveModule(StageModule):
             self.self_supervision.update_targets(self.model.image_encoder, momentum)
 
     def _self_supervised_loss(self, batch: ImageTextBatch, branch: SelfSupervisedBranch) -> Tensor:
-        """The loss between views over all ranks; in `accumulate` chunks, like the contrastive one."""
+        """The self-supervised loss of the global batch, in `accumulate` chunks like the contrastive one."""
         first_view = len(batch.global_crops) + len(batch.local_crops)
         encode = partial(self._encode_views, branch, first_view)
         if self.accumulate > 1:
@@ -140,7 +137,7 @@ class ContrastiveModule(StageModule):
         return online_VBE
 
     def _features(self, batch: ImageTextBatch) -> PairFeatures:
-        """The features of the whole batch, computed in `accumulate` chunks."""
+        """Features of the whole batch, in `accumulate` chunks."""
         if self.accumulate == 1:
             return self._encode(batch.global_crops, batch.local_crops, batch.tokens, batch.sample_seeds)
         chunks = zip(
@@ -150,7 +147,7 @@ class ContrastiveModule(StageModule):
             batch.sample_seeds.chunk(self.accumulate),
             strict=True,
         )
-        # Nothing in the towers draws from torch's stream, so there is no state of it to replay.
+        # The towers do not use torch's random stream, so its state need not be preserved.
         encode = partial(checkpoint, self._encode, use_reentrant=False, preserve_rng_state=False)
         parts: list[PairFeatures] = [encode(*chunk) for chunk in chunks]
         return PairFeatures(
@@ -169,7 +166,7 @@ class ContrastiveModule(StageModule):
 
 
 def _ratios_of(loss: ContrastiveLoss, logit_scale: Tensor, languages: Tensor) -> Ratios:
-    """What is logged of the contrastive loss: means over equal shares, and accuracies over a language's pairs."""
+    """Logged parts of the contrastive loss, and the accuracy of each language's pairs."""
     values: Ratios = {
         "loss": (loss.total.detach(), 1.0),
         "loss_global_crops": (loss.global_crops, 1.0),
@@ -178,7 +175,7 @@ def _ratios_of(loss: ContrastiveLoss, logit_scale: Tensor, languages: Tensor) ->
     if loss.local_crops is not None:
         values["loss_local_crops"] = (loss.local_crops, 1.0)
     for index, language in enumerate(LANGUAGES):
-        # Without pairs of the language NaN: Lightning would log the value of an earlier step again.
+        # NaN without pairs of the language: Lightning would repeat the value of an earlier step.
         own_B = languages == index
         values[f"contrastive_accuracy_{language}"] = ((loss.correct_B & own_B).sum(), own_B.sum())
     return values

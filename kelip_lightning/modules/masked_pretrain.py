@@ -5,20 +5,16 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from data_modules.records import ImageBatch
-from kelip_lightning.losses.reconstruction import masked_mse, standardize_patches
+from kelip_lightning.losses.self_supervised import masked_mse, standardize_patches
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase
 from kelip_lightning.models.patches import patchify
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.modules.stage import StageModule
-from kelip_lightning.optim.optimizers import OptimizerConfig
-from kelip_lightning.optim.schedules import ScheduleConfig
+from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
 
 
 class MaskedPretrainModule(StageModule):
-    """Trains a masked autoencoder on `ImageBatch`es, in `accumulate` chunks if they are many.
-
-    Reference: Ko & Gu 2022 (arXiv:2203.14463) warm the image encoder up with MAE before contrastive training.
-    """
+    """Trains a masked autoencoder on `ImageBatch`es, before contrastive training (Ko & Gu 2022, arXiv:2203.14463)."""
 
     def __init__(
         self, model: MaskedAutoencoderBase, optimizer: OptimizerConfig, schedule: ScheduleConfig, accumulate: int = 1
@@ -27,11 +23,11 @@ class MaskedPretrainModule(StageModule):
         self.model = model
 
     def compile_model(self) -> None:
-        """Compile encoder and decoder as one."""
+        """Compile encoder and decoder together."""
         self.model.compile(dynamic=False)
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
-        """The masked reconstruction error of a batch."""
+        """The masked reconstruction loss of a batch."""
         if self.accumulate == 1:
             loss = self._loss(batch.images, batch.noise, batch.sample_seeds)
         else:
@@ -41,7 +37,7 @@ class MaskedPretrainModule(StageModule):
         return loss
 
     def _loss_in_chunks(self, batch: ImageBatch) -> Tensor:
-        """The same, one chunk's activations at a time; each image hides equally many patches, so the mean is exact."""
+        """The loss with recomputed activations; images have equally many masked patches, so the mean is exact."""
         fields = (batch.images, batch.noise, batch.sample_seeds)
         chunks = zip(*(field.chunk(self.accumulate) for field in fields), strict=True)
         losses = [

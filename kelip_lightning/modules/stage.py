@@ -1,31 +1,37 @@
-"""What the LightningModules of both stages do alike: optimizer, schedule, clipping, gradient norm."""
+"""What the LightningModules of both stages share: optimizer, schedule, gradient norm, logging."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from transformers import PreTrainedModel
 
 from kelip_lightning.distributed.gather import global_ratios
 from kelip_lightning.errors import CheckpointError
-from kelip_lightning.models.activations import enable_gradient_checkpointing
-from kelip_lightning.modules.log_steps import is_log_step, on_host
-from kelip_lightning.optim.older_states import regroup_state
-from kelip_lightning.optim.optimizers import OptimizerConfig, build_optimizer, parameter_groups
-from kelip_lightning.optim.schedules import ScheduleConfig, build_schedule
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.optim.optimizers import (
+    OptimizerConfig,
+    ScheduleConfig,
+    build_optimizer,
+    build_schedule,
+    parameter_groups,
+    regroup_state,
+)
 
 Ratios = dict[str, tuple[Tensor, Tensor | float]]
-"""Name -> what this rank adds to the numerator and to the denominator of a metric of the global batch, scalars."""
+"""Name -> this rank's terms of the numerator and denominator of a metric of the global batch, scalars."""
 
 
 class StageModule(pl.LightningModule):
     """A stage with one model, one optimizer and one schedule.
 
-    A batch is a device's whole share of an optimizer step. A module that takes it in `accumulate` chunks does so inside
-    its step, with one loss and one backward pass, so nothing is scaled by the number of chunks, by no strategy.
+    A batch is a device's whole part of an optimizer step. With `accumulate` chunks, `training_step` splits it and
+    returns one loss for one backward pass, so no strategy scales by the number of chunks.
     """
 
     def __init__(self, optimizer: OptimizerConfig, schedule: ScheduleConfig, accumulate: int = 1) -> None:
@@ -36,33 +42,33 @@ class StageModule(pl.LightningModule):
 
     @abstractmethod
     def compile_model(self) -> None:
-        """Let torch compile, in place, what computes the bulk of a step."""
+        """Compile the networks in place."""
 
     def prepare(self, *, recompute_blocks: bool, compiled: bool) -> None:
-        """Trade time for memory, in the blocks, and start-up for speed, by torch's compiler."""
+        """Enable gradient checkpointing of transformer blocks, and torch.compile."""
         if recompute_blocks:
             enable_gradient_checkpointing(self)
         if compiled:
             self.compile_model()
 
     def upper_bounds(self) -> dict[str, float]:
-        """Parameter -> the value that no optimizer step leaves it above; none by default."""
+        """Parameter -> its largest value after an optimizer step; empty by default."""
         return {}
 
     def configure_optimizers(self) -> Any:
-        """Optimizer and per-step schedule; the number of steps comes from the configuration alone."""
+        """Optimizer and per-step schedule, from the configuration alone."""
         optimizer = build_optimizer(self, self._optimizer_config, self.upper_bounds())
         schedule = build_schedule(optimizer, self._schedule_config)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Read the optimizer's groups as an earlier revision made them.
+        """Convert the optimizer state of an earlier revision to the current parameter groups.
 
         Raises:
-            CheckpointError: They do not fit the experiment's.
+            CheckpointError: The groups do not fit the experiment's.
         """
         states = checkpoint.get("optimizer_states")
-        if not states:  # DeepSpeed keeps its own
+        if not states:  # DeepSpeed has checkpoints of its own
             return
         parameters = [parameter for _, parameter in self.named_parameters()]
         groups = parameter_groups(self, self._optimizer_config, self.upper_bounds())
@@ -71,20 +77,20 @@ class StageModule(pl.LightningModule):
             states[0], schedulers[0] = regroup_state(states[0], schedulers[0], groups, parameters)
         except ValueError as error:
             raise CheckpointError(
-                f"{error}; this revision groups parameters otherwise than the one that began the run: go on with that "
-                "one, or begin a new run with name=NEW_NAME"
+                f"{error}; this revision groups parameters differently from the one that started the run: resume with "
+                "that one, or start a new run with name=NEW_NAME"
             ) from error
 
     @property
     def logs_this_step(self) -> bool:
-        """Whether the numbers of the step under way are logged; always, without a trainer."""
+        """Whether the current step is logged; always True without a trainer."""
         return self._trainer is None or is_log_step(self._trainer)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm of the whole gradient before clipping, and the highest learning rate of any group."""
         if not self.logs_this_step:
             return
-        # DeepSpeed keeps the gradients, in pieces, and tells their norm after the step.
+        # DeepSpeed shards the gradients, and gives their norm after the step.
         if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
@@ -98,11 +104,33 @@ class StageModule(pl.LightningModule):
                 self.log_dict(on_host({"train/gradient_norm": float(norm)}))
 
     def log_ratios(self, values: Ratios) -> None:
-        """Log training scalars under `train/`: values of this step's global batch, neither a rank's nor running means.
+        """Log training scalars of this step's global batch under `train/`.
 
-        To be called on every rank, at steps with `logs_this_step`. A mean over a rank's pairs has the denominator 1:
-        the ranks' shares of a batch are equal.
+        Call it on every rank, if `logs_this_step`. A mean over a rank's samples has the denominator 1, since ranks have
+        equal batch sizes.
         """
         numerators, denominators = zip(*values.values(), strict=True)
         ratios = global_ratios(numerators, denominators)
         self.log_dict(on_host({f"train/{name}": ratio for name, ratio in zip(values, ratios, strict=True)}))
+
+
+def is_log_step(trainer: Any) -> bool:
+    """Whether Lightning logs the current step, or it is the last one, whose metrics a stage returns."""
+    # Not global_step, which includes the current step in the hooks at its end.
+    step = int(trainer.fit_loop.epoch_loop._batches_that_stepped) + 1
+    period = int(trainer.log_every_n_steps)
+    return step == int(trainer.max_steps) or (period > 0 and step % period == 0)
+
+
+def on_host(numbers: Mapping[str, float]) -> dict[str, Tensor]:
+    """Numbers as float32 tensors on the host; Lightning copies plain numbers to the device, which synchronises."""
+    return {name: torch.tensor(number, dtype=torch.float32, device="cpu") for name, number in numbers.items()}
+
+
+def enable_gradient_checkpointing(model: nn.Module) -> None:
+    """Recompute the transformer blocks of every tower in the backward pass; gradients stay the same."""
+    for part in model.modules():
+        if isinstance(part, ImageEncoder):
+            part.gradient_checkpointing = True
+        elif isinstance(part, PreTrainedModel):
+            part.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]

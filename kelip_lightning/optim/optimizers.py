@@ -1,16 +1,19 @@
-"""Parameter groups and optimizers."""
+"""Parameter groups, optimizers and learning-rate schedules."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from enum import Enum
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 import torch
 from timm.optim import Muon
 from torch import nn
+from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from data_modules.config_roles import above, at_least, between, check_ranges
 from kelip_lightning.optim.roles import Role, layers_above, roles_of
@@ -29,7 +32,7 @@ class OptimizerName(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class OptimizerConfig:
-    """The optimizer; rates are for the configured global batch, nothing rescales them."""
+    """The optimizer; learning rates are for the configured global batch and are not rescaled."""
 
     name: OptimizerName = OptimizerName.adamw
     """adamw or muon."""
@@ -45,10 +48,8 @@ class OptimizerConfig:
     eps: float = field(default=1e-6, metadata=above(0))
     """Added to the root of the second moment."""
     layer_decay: float = field(default=1.0, metadata=between(0, 1, "right"))
-    """Factor on the learning rate from each block of a tower to the one below it, in (0, 1]; 1: one rate for all.
-
-    What stands behind the last block has the full rate, embeddings have layer_decay ** (blocks + 1) of it.
-    """
+    """Layer-wise learning-rate decay per block of a tower, in (0, 1]; 1: none. Layers after the last block have the
+    full rate, embeddings layer_decay ** (blocks + 1) of it."""
     gradient_clip_norm: float | None = field(default=1.0, metadata=above(0))
     """Largest gradient norm over all parameters; null: no clipping."""
 
@@ -58,13 +59,13 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, slots=True)
 class GroupKind:
-    """What the parameters of a group share."""
+    """Common properties of a parameter group."""
 
     decays: bool
     muon: bool
-    """Whether Muon drives them, not AdamW."""
+    """Whether Muon optimises them, rather than AdamW."""
     factor: float
-    """On the learning rate."""
+    """Factor on the learning rate."""
     upper_bound: float = math.inf
 
 
@@ -89,12 +90,9 @@ def group_kinds(
 def parameter_groups(
     model: nn.Module, config: OptimizerConfig, upper_bounds: Mapping[str, float] | None = None
 ) -> list[dict[str, Any]]:
-    """Trainable parameters by (weight decay or none, Muon or AdamW, learning rate, bound); empty groups left out.
+    """Trainable parameters grouped by weight decay, Muon or AdamW, learning rate and upper bound.
 
-    Args:
-        model: Whose parameters.
-        config: What is done with them.
-        upper_bounds: Parameter -> its largest value; none: nothing is bounded.
+    `upper_bounds` maps parameters to their largest value after a step.
     """
     groups: dict[GroupKind, list[nn.Parameter]] = {}
     parameters_of = dict(model.named_parameters())
@@ -116,15 +114,22 @@ def build_optimizer(
     model: nn.Module, config: OptimizerConfig, upper_bounds: Mapping[str, float] | None = None
 ) -> Optimizer:
     """The configured optimizer over the model's trainable parameters; arguments as of `parameter_groups`."""
-    optimizer = _unbounded_optimizer(parameter_groups(model, config, upper_bounds), config)
-    # As part of the optimizer's own step: DeepSpeed hands it slices of float32 copies and makes the weights of them.
+    groups = parameter_groups(model, config, upper_bounds)
+    common: dict[str, Any] = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "eps": config.eps}
+    optimizer: Optimizer
+    if config.name is OptimizerName.muon:
+        # match_rms_adamw scales Muon's updates to AdamW's, so that both use one learning rate.
+        optimizer = Muon(groups, **common, nesterov=True, adjust_lr_fn="match_rms_adamw")
+    else:
+        optimizer = AdamW(groups, **common, fused=torch.cuda.is_available())
+    # In the optimizer's step: under DeepSpeed its parameters are slices of float32 copies, from which weights are made.
     optimizer.register_step_post_hook(_apply_upper_bounds)
     return optimizer
 
 
 @torch.no_grad()
 def _apply_upper_bounds(optimizer: Optimizer, _arguments: Any, _options: Any) -> None:
-    """Parameters above the bound of their group are set to it, as CLIP does with its logit scale."""
+    """Clamp parameters to the upper bound of their group, as CLIP does with its logit scale."""
     for group in optimizer.param_groups:
         if "upper_bound" in group:
             for parameter in group["params"]:
@@ -133,22 +138,95 @@ def _apply_upper_bounds(optimizer: Optimizer, _arguments: Any, _options: Any) ->
 
 @cache
 def _largest_up_to(bound: float, dtype: torch.dtype) -> float:
-    """The largest number of a type that is not above the bound."""
+    """The bound, rounded down to the dtype."""
     nearest = torch.tensor(bound, dtype=dtype)
     return (nearest if nearest.item() <= bound else nearest.nextafter(torch.full_like(nearest, -math.inf))).item()
 
 
-def _unbounded_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
-    betas = (config.beta1, config.beta2)
-    if config.name is OptimizerName.muon:
-        # match_rms_adamw gives both halves updates of the same size, so that one learning rate serves both.
-        return Muon(
-            groups,
-            lr=config.learning_rate,
-            betas=betas,
-            eps=config.eps,
-            nesterov=True,
-            adjust_lr_fn="match_rms_adamw",
-        )
-    fused = torch.cuda.is_available()
-    return AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.eps, fused=fused)
+@dataclass(kw_only=True, slots=True)
+class ScheduleConfig:
+    """Linear warm-up, then half a cosine; in optimizer steps."""
+
+    max_steps: int = field(metadata=at_least(1))
+    """Optimizer steps of the whole stage."""
+    warmup_steps: int = field(default=0, metadata=at_least(0))
+    """Steps of linear warm-up; below max_steps."""
+    final_learning_rate_ratio: float = field(default=0.0, metadata=between(0, 1))
+    """Final over peak learning rate, reached one step after the last; in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.warmup_steps >= self.max_steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps} must be below max_steps = {self.max_steps}")
+
+
+def learning_rate_factor(step: int, config: ScheduleConfig) -> float:
+    """Learning rate over the peak rate at optimizer step `step` (from 0).
+
+    (step + 1) / warmup_steps during warm-up, then f + (1 - f) * (1 + cos(pi * t)) / 2 with t from 0 to 1.
+    """
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = min(1.0, (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps))
+    final = config.final_learning_rate_ratio
+    return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def build_schedule(optimizer: Optimizer, config: ScheduleConfig) -> LambdaLR:
+    """The schedule as a torch scheduler, stepped once per optimizer step."""
+    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
+
+
+def regroup_state(
+    optimizer_state: Mapping[str, Any],
+    scheduler_state: Mapping[str, Any],
+    groups: Sequence[Mapping[str, Any]],
+    parameters: Sequence[Parameter],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the groups of states from before bounded parameters had groups of their own (revision e16296c).
+
+    States that already have the current groups are returned unchanged.
+
+    Args:
+        optimizer_state: `state_dict` of the optimizer.
+        scheduler_state: `state_dict` of its learning-rate scheduler.
+        groups: Current `parameter_groups`; groups that differ only in their bound are adjacent.
+        parameters: All parameters of the model in the order of its `named_parameters`.
+
+    Raises:
+        ValueError: The groups differ by more than the bounds.
+    """
+    saved = optimizer_state["param_groups"]
+    if len(saved) == len(groups):
+        return dict(optimizer_state), dict(scheduler_state)
+    place = {id(parameter): number for number, parameter in enumerate(parameters)}
+    merged = [list(alike) for _, alike in groupby(groups, key=_without_bound)]
+    before, now = _sizes(saved), _sizes(groups)
+    if before != [sum(_sizes(alike)) for alike in merged]:
+        raise ValueError(f"the checkpoint has optimizer groups of {before} parameters, and the experiment of {now}")
+    states: dict[int, Any] = {}
+    groups_of_now: list[dict[str, Any]] = []
+    origins: list[int] = []
+    for number, (old, alike) in enumerate(zip(saved, merged, strict=True)):
+        in_order = sorted((one for group in alike for one in group["params"]), key=lambda one: place[id(one)])
+        old_index = {id(one): index for one, index in zip(in_order, old["params"], strict=True)}
+        for group in alike:
+            first = sum(len(one["params"]) for one in groups_of_now)
+            for index, parameter in enumerate(group["params"], start=first):
+                if old_index[id(parameter)] in optimizer_state["state"]:
+                    states[index] = optimizer_state["state"][old_index[id(parameter)]]
+            indices = list(range(first, first + len(group["params"])))
+            bound = {"upper_bound": group["upper_bound"]} if "upper_bound" in group else {}
+            groups_of_now.append({**old, "params": indices, **bound})
+            origins.append(number)
+    per_group = [key for key in ("base_lrs", "_last_lr", "lr_lambdas") if key in scheduler_state]
+    of_groups = {key: [scheduler_state[key][one] for one in origins] for key in per_group}
+    return {**optimizer_state, "state": states, "param_groups": groups_of_now}, {**scheduler_state, **of_groups}
+
+
+def _sizes(groups: Sequence[Mapping[str, Any]]) -> list[int]:
+    return [len(group["params"]) for group in groups]
+
+
+def _without_bound(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in ("params", "upper_bound")}

@@ -1,4 +1,4 @@
-"""What a parameter is, told by the module that owns it and by where that module stands; names play no part."""
+"""Roles of parameters, from the type of the owning module and its place in the model; names are not used."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
@@ -7,12 +7,12 @@ from torch import nn
 
 
 class Role(Enum):
-    """What a parameter is to an optimizer.
+    """Role of a parameter in optimisation.
 
-    block_matrix: weight of a linear layer (or of a whole attention) inside a transformer block.
+    block_matrix: weight of a linear layer (or of a whole attention) in a transformer block.
     matrix: weight of a linear layer or convolution outside the blocks: patches, projections, heads, pixels.
-    embedding: look-up table (tokens, positions, relative positions), or a parameter that a module holds beside its
-        layers: positions, class, register and mask tokens.
+    embedding: look-up table (tokens, positions, relative positions), or a parameter of a module with submodules:
+        positions, class, register and mask tokens.
     vector: gain or bias of any layer or norm, layer scale, logit scale and bias.
     """
 
@@ -28,7 +28,7 @@ class Role(Enum):
 
 
 def roles_of(model: nn.Module) -> dict[str, Role]:
-    """Parameter -> what it is, under the names and in the order of `named_parameters`."""
+    """Parameter -> role, with the names and in the order of `named_parameters`."""
     inside = tuple(f"{one}." for one in _block_lists(model))
     owners = {
         id(parameter): _role(module, name, parameter, f"{prefix}.".startswith(inside))
@@ -49,11 +49,11 @@ def _role(module: nn.Module, name: str, parameter: nn.Parameter, inside_a_block:
 
 
 def layers_above(model: nn.Module) -> dict[str, int]:
-    """Parameter -> how many steps of `layer_decay` separate it from the top of its tower.
+    """Parameter -> exponent of `layer_decay`: its distance from the top of its tower.
 
-    A tower is the smallest part of the model around one stack of blocks that has an embedding before it. Block i of n
-    has n - i; embeddings, and what the tower holds before its blocks, have n + 1; what comes after the blocks, or
-    stands in no tower (projections, heads, a decoder), has 0.
+    A tower is the smallest submodule that contains one stack of blocks and an embedding before it. Block i of n has
+    n - i; embeddings and layers before the blocks have n + 1; layers after the blocks or outside of towers
+    (projections, heads, a decoder) have 0.
     """
     roles = roles_of(model)
     above = dict.fromkeys(roles, 0)
@@ -70,7 +70,7 @@ def layers_above(model: nn.Module) -> dict[str, int]:
 
 
 def _tower_of(stack: str, stacks: Iterable[str], roles: Mapping[str, Role]) -> list[str]:
-    """The parameters of the tower of a stack in their order; empty: it has none."""
+    """The parameters of the tower of a stack, in order; empty without a tower."""
     parts = stack.split(".")
     for length in reversed(range(len(parts))):
         prefix = "".join(f"{part}." for part in parts[:length])
@@ -83,12 +83,12 @@ def _tower_of(stack: str, stacks: Iterable[str], roles: Mapping[str, Role]) -> l
 
 
 def _first_of(stack: str, names: Sequence[str]) -> int:
-    """Place of the stack's first parameter among others."""
+    """Index of the stack's first parameter."""
     return next((place for place, name in enumerate(names) if name.startswith(f"{stack}.")), len(names))
 
 
 def _block_lists(model: nn.Module) -> dict[str, int]:
-    """Name of each stack of transformer blocks -> number of blocks; stacks inside a block left out."""
+    """Name of each outermost stack of transformer blocks -> number of blocks."""
     found: dict[str, int] = {}
     for name, module in model.named_modules():
         if _is_block_list(module) and not any(f"{name}.".startswith(f"{outer}.") for outer in found):
@@ -97,7 +97,7 @@ def _block_lists(model: nn.Module) -> dict[str, int]:
 
 
 def _is_block_list(module: nn.Module) -> bool:
-    """Whether it is a list of modules of one class, each of which holds several matrices."""
+    """Whether it is a list of modules of one class with several matrices each."""
     children = list(module.children())
     return (
         isinstance(module, nn.ModuleList | nn.Sequential)
@@ -107,7 +107,7 @@ def _is_block_list(module: nn.Module) -> bool:
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
-    """The leaf modules with a weight matrix, embeddings left out."""
+    """The leaf modules with a weight matrix, without embeddings."""
     for one in module.modules():
         weight = one._parameters.get("weight")
         if _is_leaf(one) and weight is not None and weight.ndim > 1 and not isinstance(one, nn.Embedding):

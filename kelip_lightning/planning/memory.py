@@ -11,7 +11,7 @@ from functools import partial
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.losses.contrastive import ContrastiveKind
-from kelip_lightning.losses.products import MatmulPrecision
+from kelip_lightning.losses.tiles import MatmulPrecision
 from kelip_lightning.models.self_supervision import SelfSupervisionMethod
 from kelip_lightning.optim.optimizers import OptimizerName, group_kinds
 from kelip_lightning.optim.roles import Role, roles_of

@@ -20,11 +20,14 @@ from kelip_lightning.config.experiment import (
     MaskedPretrainExperiment,
     PretrainExperiment,
 )
-from kelip_lightning.distributed.precision import choose_precision
+from kelip_lightning.distributed.accelerators import choose_precision
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase, MaskedAutoencoderVariant
-from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
+from kelip_lightning.models.masked_autoencoder import (
+    MaskedAutoencoderBase,
+    MaskedAutoencoderVariant,
+    build_masked_autoencoder,
+)
 from kelip_lightning.models.patches import num_kept
 from kelip_lightning.models.self_supervision import build_branch
 from kelip_lightning.models.text_encoder import build_text_encoder

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from kelip_lightning.config.experiment import SCHEMAS, MaskedPretrainExperiment
 from kelip_lightning.config.load import find_schema, load_experiment
 from kelip_lightning.errors import CheckpointError
-from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_dual_encoder
-from kelip_lightning.models.encoder_file import save_image_encoder
 from kelip_lightning.models.image_encoder import ImageEncoder
-from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
+from kelip_lightning.models.masked_autoencoder import build_masked_autoencoder
+from kelip_lightning.models.model_folder import build_dual_encoder, save_dual_encoder, save_image_encoder
 from kelip_lightning.planning.stage_plan import stages_of
 from kelip_lightning.runs.checkpoints import STATE, Checkpoint, newest_intact, read_checkpoint, verify
 from kelip_lightning.runs.folder import STAGES, RunFolder, run_of_checkpoint

@@ -11,7 +11,7 @@ from typing import Any
 from data_modules.json_lines import append_json_lines
 from kelip_lightning.config.experiment import TrainerConfig
 from kelip_lightning.config.load import PLACE, LoadedExperiment, difference_by_effect, load_experiment
-from kelip_lightning.distributed.strategies import is_deepspeed
+from kelip_lightning.distributed.accelerators import is_deepspeed
 from kelip_lightning.errors import CheckpointError, RunFolderError
 from kelip_lightning.runs import checkpoints
 from kelip_lightning.runs.checkpoints import Checkpoint

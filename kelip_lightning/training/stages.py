@@ -21,16 +21,20 @@ from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.callbacks.monitoring import HyperparametersCallback, PairProgressBar, ThroughputCallback
 from kelip_lightning.callbacks.non_finite import NonFiniteGuard
 from kelip_lightning.callbacks.pictures import CaptionPanelCallback, ReconstructionCallback
-from kelip_lightning.callbacks.step_vote import StepVote
 from kelip_lightning.callbacks.weight_average import WeightAverageCallback
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
 from kelip_lightning.config.fingerprint import evaluation_fingerprint, settings_without
-from kelip_lightning.distributed.precision import choose_precision
-from kelip_lightning.distributed.strategies import build_strategy
-from kelip_lightning.models.dual_encoder_file import build_dual_encoder, save_dual_encoder
-from kelip_lightning.models.encoder_file import check_image_encoder, load_image_encoder, save_image_encoder
+from kelip_lightning.distributed.accelerators import build_strategy, choose_precision
+from kelip_lightning.distributed.consensus import StepVote
 from kelip_lightning.models.image_encoder import ImageEncoder
-from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
+from kelip_lightning.models.masked_autoencoder import build_masked_autoencoder
+from kelip_lightning.models.model_folder import (
+    build_dual_encoder,
+    check_image_encoder,
+    load_image_encoder,
+    save_dual_encoder,
+    save_image_encoder,
+)
 from kelip_lightning.models.self_supervision import build_branch
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
@@ -157,8 +161,8 @@ def build_contrastive_module(experiment: ContrastiveExperiment, data: ImageTextD
         experiment.image_encoder, experiment.text_encoder, experiment.dual_encoder, data.tokenizer
     )
     if experiment.init.image_encoder is not None:
-        report = load_image_encoder(model.image_encoder, Path(experiment.init.image_encoder))
-        _log.info("image encoder from %s: %s", experiment.init.image_encoder, report)
+        loaded = load_image_encoder(model.image_encoder, Path(experiment.init.image_encoder))
+        _log.info("image encoder from %s: %d tensors loaded", experiment.init.image_encoder, loaded)
     model.image_encoder.requires_grad_(not experiment.init.lock_image_encoder)
     model.text_encoder.requires_grad_(not experiment.init.lock_text_encoder)
     module = ContrastiveModule(

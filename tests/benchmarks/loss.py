@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kelip_lightning.losses.contrastive import ContrastiveKind, contrastive_loss
-from kelip_lightning.losses.products import MatmulPrecision
+from kelip_lightning.losses.tiles import MatmulPrecision
 from tests.benchmarks import seconds_of, single_threaded
 
 MEBIBYTE = 2**20

@@ -1,15 +1,13 @@
-"""The gradient certificate: one step on many processes has the gradient of one process with the whole batch.
+"""The gradient certificate: a step on several processes has the gradient of one process with the whole batch.
 
-`python -m tests.distributed.certificate` prints the largest error for every world, strategy, number of chunks, loss and
-set of crops, then the largest by strategy and world. `--worlds 2 --strategies ddp` picks; `--precision tf32x3` has the
-loss multiply as on a GPU; `--mutation` breaks the gather on purpose, which must be noticed. The processes are real,
-talk over gloo, and run what a training run does: the module, the strategy and Lightning's Trainer.
+`python -m tests.distributed.certificate` prints the largest error for every world size, strategy, number of chunks,
+loss and set of crops, then the largest by strategy and world size. `--worlds 2 --strategies ddp` selects;
+`--precision tf32x3` multiplies as on a GPU; `--mutation` breaks the gather, which must be detected. The processes use
+gloo and run the module, the strategy and Lightning's Trainer as in training.
 """
 
 import argparse
 import itertools
-import os
-import socket
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -17,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, multiprocessing
+from torch import Tensor
 
-from kelip_lightning.losses.products import MatmulPrecision
+from kelip_lightning.losses.tiles import MatmulPrecision
+from tests.distributed.launch import launch
 from tests.distributed.step import MUTATIONS, RATE, Cell, reference_gradients, run_steps
 
 WORLDS = (1, 2, 4)
@@ -32,13 +31,13 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one cell's processes found, compared with the reference."""
+    """Errors of a cell against the reference."""
 
     cell: Cell
     gradient_errors: dict[str, float]
-    """Parameter -> norm of the difference of gradients over the norm of the reference's."""
+    """Parameter -> norm of the gradient difference over the norm of the reference."""
     step_error: float | None
-    """The same of all parameters' changes in one SGD step; None where none was made."""
+    """The same of the parameters' changes in one SGD step; `None` without a step."""
 
     @property
     def worst(self) -> tuple[str, float]:
@@ -49,8 +48,8 @@ class Outcome:
 def compare(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
     """Parameter -> relative error of the whole tensor.
 
-    The bias of attention's keys moves all logits of a query alike and so has no gradient at all but for rounding: its
-    error is taken relative to the gradient of the queries' bias beside it. What is no number is infinitely wrong.
+    The gradient of the key bias of attention is zero but for rounding, as it shifts all logits of a query: its error is
+    relative to the gradient of the query bias. NaN counts as an infinite error.
     """
     assert found.keys() == expected.keys()
     scale = {name: expected[name.replace("k_proj.bias", "q_proj.bias")].norm() for name in expected}
@@ -70,32 +69,21 @@ def _outcomes(cells: Sequence[Cell], rank: int) -> list[Outcome]:
     return [Outcome(*values) for values in zip(cells, errors, step_errors, strict=True)]
 
 
-def _work(rank: int, port: int, cells: Sequence[Cell], results: str) -> None:
-    """A process of a world: its cells one after the other."""
-    torch.set_num_threads(1)
-    world = cells[0].world
-    ranks = {"RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": world, "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in ranks.items()} | {"MASTER_ADDR": "127.0.0.1"}
+def _work(rank: int, _: int, cells: Sequence[Cell], results: Path) -> None:
     outcomes = []
     for _, group in itertools.groupby(cells, key=lambda cell: (cell.strategy, cell.crops)):
         outcomes += _outcomes(list(group), rank)
     if rank == 0:
         torch.save(outcomes, results)
-    # DeepSpeed's threads now and then abort an interpreter that shuts down.
-    sys.stdout.flush()
-    os._exit(0)
 
 
 def run(cells: Iterable[Cell]) -> list[Outcome]:
-    """The outcomes of cells, which are ordered by world, strategy and crops; processes start once a world."""
+    """The outcomes of cells, ordered by world, strategy and crops; processes start once per world size."""
     outcomes: list[Outcome] = []
     for world, group in itertools.groupby(cells, key=lambda cell: cell.world):
-        with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-            probe.close()
+        with tempfile.TemporaryDirectory() as folder:
             results = Path(folder) / "outcomes.pt"
-            multiprocessing.spawn(_work, (port, list(group), str(results)), nprocs=world)
+            launch(_work, world, list(group), results)
             outcomes += torch.load(results, weights_only=False)
     return outcomes
 
@@ -114,7 +102,7 @@ def all_cells(
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """The outcomes as text, one line per cell."""
+    """The outcomes, one line per cell."""
     lines = ["world  strategy           chunks  loss   crops  largest relative error of a gradient"]
     for outcome in outcomes:
         name, error = outcome.worst
@@ -124,7 +112,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """The largest error of any gradient by strategy and number of processes, as a table in Markdown."""
+    """The largest gradient error by strategy and world size, as a Markdown table."""
     largest: dict[str, dict[int, float]] = {}
     for outcome in outcomes:
         by_world = largest.setdefault(outcome.cell.strategy, {})
@@ -142,7 +130,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worlds", type=int, nargs="+", default=WORLDS, choices=WORLDS)
     parser.add_argument("--strategies", nargs="+", default=STRATEGIES, choices=STRATEGIES)
-    parser.add_argument("--mutation", choices=[name for name in MUTATIONS if name], help="what to break on purpose")
+    parser.add_argument("--mutation", choices=[name for name in MUTATIONS if name], help="deliberate error")
     parser.add_argument(
         "--precision",
         default="auto",

@@ -1,11 +1,10 @@
-"""One training step of a tiny dual encoder, on one process by hand and on many by Lightning."""
+"""One training step of a tiny dual encoder: reference on one process, and Lightning on several."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
@@ -13,19 +12,19 @@ from torch import Tensor, nn
 
 from data_modules.records import ImageTextBatch
 from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
+from kelip_lightning.distributed.accelerators import build_strategy, is_deepspeed
 from kelip_lightning.distributed.gather import gather_rows
-from kelip_lightning.distributed.strategies import build_strategy, is_deepspeed
 from kelip_lightning.losses.contrastive import ContrastiveLossConfig
-from kelip_lightning.losses.products import MatmulPrecision
+from kelip_lightning.losses.tiles import MatmulPrecision
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
-from kelip_lightning.models.dual_encoder_file import build_dual_encoder
 from kelip_lightning.models.image_encoder import ImageEncoderConfig
+from kelip_lightning.models.model_folder import build_dual_encoder
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.models.text_encoder import TextEncoderConfig
 from kelip_lightning.modules import contrastive
 from kelip_lightning.modules.contrastive import ContrastiveModule
-from kelip_lightning.optim.optimizers import OptimizerConfig
-from kelip_lightning.optim.schedules import ScheduleConfig
+from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
+from tests.distributed.launch import quiet_trainer
 
 BATCH = 16
 RATE = 0.5
@@ -43,9 +42,9 @@ class Cell:
     tile: int | None
     crops: tuple[int, int]
     mutation: str | None = None
-    """What was broken on purpose, if anything."""
+    """Deliberate error, if any."""
     precision: MatmulPrecision = MatmulPrecision.auto
-    """How the loss multiplies."""
+    """Precision of the loss's products."""
 
     def __str__(self) -> str:
         loss = "full" if self.tile is None else "tiled"
@@ -53,10 +52,9 @@ class Cell:
 
 
 def build_model(tokenizer: BilingualTokenizer) -> DualEncoder:
-    """A tiny model with everything random on, and weights of an ordinary size.
+    """A tiny model with every kind of dropout, and larger weights than initially.
 
-    Fresh weights will not do: a class token of 1e-6 in front of a LayerNorm makes rounding errors thousands of times
-    larger, and zero biases hide mistakes.
+    An initial class token of 1e-6 before a LayerNorm magnifies rounding errors, and zero biases hide mistakes.
     """
     torch.manual_seed(0)
     model = build_dual_encoder(
@@ -102,20 +100,14 @@ def whole_batch(tokenizer: BilingualTokenizer, crops: tuple[int, int]) -> ImageT
 def share(batch: ImageTextBatch, rank: int, world: int) -> ImageTextBatch:
     """A rank's part of the global batch."""
     own = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
-    return ImageTextBatch(
-        global_crops=batch.global_crops[:, own],
-        local_crops=batch.local_crops[:, own],
-        tokens=batch.tokens[own],
-        languages=batch.languages[own],
-        sample_ids=batch.sample_ids[own],
-        sample_seeds=batch.sample_seeds[own],
-        captions=batch.captions[own],
-        views=batch.views[:, own],
-    )
+    names = ("tokens", "languages", "sample_ids", "sample_seeds", "captions")
+    rows = {name: getattr(batch, name)[own] for name in names}
+    crops = {name: getattr(batch, name)[:, own] for name in ("global_crops", "local_crops", "views")}
+    return replace(batch, **rows, **crops)
 
 
 def reference_gradients(crops: tuple[int, int]) -> dict[str, Tensor]:
-    """One process, the whole batch at once, the loss written out with torch's own log-softmax."""
+    """Gradients of one process with the whole batch, and the loss from torch's log-softmax."""
     tokenizer = train_tokenizer(TEXTS, 280, 12)
     model, batch = build_model(tokenizer), whole_batch(tokenizer, crops)
     features = model(
@@ -131,7 +123,7 @@ def reference_gradients(crops: tuple[int, int]) -> dict[str, Tensor]:
 
 
 class RecordingModule(ContrastiveModule):
-    """Steps through the cells: every batch is the same, the learning rate is zero until the last one."""
+    """One step per cell with the same batch; the learning rate is zero until the last one."""
 
     def __init__(self, tokenizer: BilingualTokenizer, cells: Sequence[Cell]) -> None:
         super().__init__(
@@ -203,8 +195,8 @@ MUTATIONS = {
 }
 
 
-def _strategy(name: str, world: int) -> str | Strategy:
-    """The strategy of training, but that ZeRO-3 cuts up small parameters too, since the model has no others."""
+def sharding_strategy(name: str, world: int) -> str | Strategy:
+    """The strategy of training, except that ZeRO-3 shards small parameters too, since tiny models have no others."""
     strategy = build_strategy(name, "cpu", num_processes=world, timeout=timedelta(minutes=5))
     if isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3:
         assert isinstance(strategy.config, dict)
@@ -213,21 +205,11 @@ def _strategy(name: str, world: int) -> str | Strategy:
 
 
 def run_steps(cells: Sequence[Cell], rank: int) -> RecordingModule:
-    """This rank's part of one step per cell; cells differ in chunks, tiles and mutations only."""
+    """This rank's part of one step per cell; cells differ only in chunks, tiles and mutations."""
     first = cells[0]
     tokenizer = train_tokenizer(TEXTS, 280, 12)
     module = RecordingModule(tokenizer, cells)
     batch = share(whole_batch(tokenizer, first.crops), rank, first.world)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        devices=first.world,
-        strategy=_strategy(first.strategy, first.world),
-        max_steps=len(cells),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    trainer = quiet_trainer(len(cells), first.world, strategy=sharding_strategy(first.strategy, first.world))
     trainer.fit(module, torch.utils.data.DataLoader([batch] * len(cells), batch_size=None))
     return module

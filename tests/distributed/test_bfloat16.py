@@ -6,7 +6,7 @@ import pytest
 
 from data_modules.json_lines import read_json_lines
 from kelip_lightning.runs.folder import RunFolder
-from tests.distributed.chain import train_chain
+from tests.distributed.launch import train_chain
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 

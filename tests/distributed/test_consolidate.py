@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from kelip_lightning import build_model
 from kelip_lightning.cli import main
-from kelip_lightning.interchange.load import load_model_folder
+from kelip_lightning.interchange.folder import load_model_folder
 from kelip_lightning.runs.folder import RunFolder
-from tests.distributed.chain import train_chain
+from tests.distributed.launch import train_chain
 from tests.faults.experiment import CONTRASTIVE_STEPS
 
 pytest.importorskip("deepspeed", reason="needs the extra deepspeed")

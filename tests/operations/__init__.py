@@ -1,1 +1,1 @@
-"""The tensor operations of whole training steps, as a GPU would meet them."""
+"""Tensor operations and synchronisations of whole training steps on a substitute for a GPU."""

@@ -1,7 +1,7 @@
-"""Every tensor operation of a piece of code, on a device that has no data.
+"""Records tensor operations and synchronisations on torch's `meta` device, as a substitute for a GPU.
 
-torch's `meta` device stands for a GPU: its tensors have shapes and no values, so that nothing can be read from them
-unnoticed, and any machine has it. Which operations run, forward, backward and in the optimizer, is the same.
+Tensors of the meta device have no values, so every read by the host is detected. The operations of forward pass,
+backward pass and optimizer are those of a GPU.
 """
 
 import sys
@@ -21,18 +21,11 @@ from tests.paths import ROOT
 
 SIZE_FROM_DATA = frozenset(
     {
-        "nonzero",
-        "nonzero_static",
-        "masked_select",
-        "bincount",
-        "histc",
-        "unique_dim",
-        "unique_consecutive",
-        "_unique",
-        "_unique2",
+        "nonzero", "nonzero_static", "masked_select", "bincount", "histc",
+        "unique_dim", "unique_consecutive", "_unique", "_unique2",
     }
-)
-"""Operations whose result has a size, or a range, that the host must wait for."""
+)  # fmt: skip
+"""Operations with a data-dependent result size or range, for which the host waits."""
 _PLUMBING = ("torch/_dynamo/", "torch/_compile", "torch/utils/_", "torch/_ops", "torch/overrides", "torch/_tensor")
 
 
@@ -41,32 +34,32 @@ class Operation:
     """One call of a tensor operation, or of a copy between host and device."""
 
     name: str
-    """As aten calls it, without the overload; a copy that the host waits for as `host_to_device`, `device_to_host`."""
+    """aten name without the overload; synchronising copies are `host_to_device` and `device_to_host`."""
     overload: str
     step: int
     place: str
-    """The innermost line of this project, and the innermost of all if that is another."""
+    """Innermost line of this project, and innermost line of all if different."""
     floating: bool = True
-    """Whether the first tensor it works on holds floating-point numbers."""
+    """Whether its first tensor is floating-point."""
     reduction: str = ""
-    """Which, of an operation that takes a name for it."""
+    """Name of the reduction, if it takes one."""
 
     def __str__(self) -> str:
         return f"step {self.step}: {self.name}.{self.overload} at {self.place}"
 
 
 class OperationRecorder(TorchDispatchMode):
-    """Records what runs on the device while it is `armed`; the values that the host asks for are zeros."""
+    """Records what runs on the device while `armed`; the host reads zeros."""
 
     def __init__(self, places_of: Set[str] = frozenset()) -> None:
-        """Takes the names of operations whose place is wanted: to look for it takes longer than the operation."""
+        """Takes the names of operations to locate, which is slower than the operations."""
         super().__init__()
         self._places_of = places_of
         self.armed = False
         self.step = 0
         self.operations: list[Operation] = []
         self.waits: list[Operation] = []
-        """Those whose result the host must wait for."""
+        """Operations for whose result the host waits."""
         self._constants = _ConstantWatch(self)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
@@ -113,7 +106,7 @@ class OperationRecorder(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _waits_for_indices(self, func: Any, args: tuple[Any, ...]) -> bool:
-        """Whether a mask is an index, which becomes the places where it is set, or a tensor of the host is."""
+        """Whether an index is a mask, which synchronises as `nonzero` does, or a tensor of the host."""
         indices = [index for index in args[1] if isinstance(index, Tensor)]
         masked = any(index.dtype in (torch.bool, torch.uint8) for index in indices)
         if masked or not all(index.is_meta for index in indices):
@@ -121,7 +114,7 @@ class OperationRecorder(TorchDispatchMode):
         return masked
 
     def wait(self, name: str, overload: str) -> None:
-        """Note that the host waits here."""
+        """Record a synchronisation."""
         if self.armed:
             self.waits.append(Operation(name, overload, self.step, _place()))
 
@@ -138,7 +131,7 @@ class OperationRecorder(TorchDispatchMode):
 
 
 class _ConstantWatch(TorchFunctionMode):
-    """Tells of device tensors made from Python numbers; torch makes those on `meta` without any copy to be seen."""
+    """Detects device tensors made from Python numbers, which torch creates on `meta` without a visible copy."""
 
     def __init__(self, recorder: OperationRecorder) -> None:
         self._recorder = recorder
@@ -156,7 +149,7 @@ class _ConstantWatch(TorchFunctionMode):
 
 
 def _on_ones(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The result for tensors full of ones, where no result is known without values."""
+    """The result for tensors of ones, for operations that need values."""
     ones = tree_map_only(Tensor, lambda one: torch.ones(one.shape, dtype=one.dtype), (args, kwargs))
     return tree_map_only(Tensor, lambda one: one.to("meta"), func(*ones[0], **ones[1]))
 
@@ -171,7 +164,7 @@ def _named_reduction(args: tuple[Any, ...]) -> str:
 
 
 def _place() -> str:
-    """The innermost line of this project, behind it the innermost line of all but torch's own plumbing."""
+    """The innermost line of this project, and the innermost line outside torch's dispatch code."""
     lines: list[tuple[str, str]] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

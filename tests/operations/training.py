@@ -1,4 +1,4 @@
-"""Training runs of a few steps on the device without data, through `build_trainer` and its callbacks."""
+"""Training of a few steps on the meta device, through `build_trainer` and its callbacks."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -27,49 +27,41 @@ from tests.operations.nondeterministic import RAISES, SLOWER
 from tests.operations.recorder import OperationRecorder
 
 STEPS = 5
-"""Of which the first is not recorded, as it makes what is kept for all that follow, and neither is the last."""
+"""The first step, which fills caches, and the last are not recorded."""
 
 LOG_EVERY = 2
 _SHARED = ("image_encoder.", "transform.image_size=")
 
 
 class _Recording(pl.Callback):
-    """Arms the recorder at the beginning of the second step, for three steps and all that stands between them."""
+    """Arms the recorder from the second step, for three steps."""
 
     def __init__(self, recorder: OperationRecorder) -> None:
         self._recorder = recorder
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Comes before every step."""
+        """Before every step."""
         self._recorder.step = trainer.global_step
         self._recorder.armed = 1 <= trainer.global_step < STEPS - 1
 
 
 class _DeviceWithoutData(SingleDeviceStrategy):
-    """A process whose root device is `meta`, alone or one of several that are not there.
-
-    Without DDP's own wrapper, whose hooks need a device.
-    """
+    """A process with root device `meta`, alone or with absent peers; without DDP, whose hooks need a device."""
 
     def __init__(self, world: int) -> None:
         super().__init__(device="meta")
         self.world_size = world
 
     def setup_environment(self) -> None:
-        """No accelerator is asked: none has this device."""
+        """Skip the accelerator, which does not support the device."""
 
 
 def record_training(
     folder: Path, stage: str, overrides: Sequence[str], patch: pytest.MonkeyPatch, world: int = 1
 ) -> OperationRecorder:
-    """The operations of steps 1 to 3 of a stage, and of all that happens between them.
+    """Record steps 1 to 3 of a stage, mae or contrastive, as rank 0 of `world` processes.
 
-    Args:
-        folder: For pictures and records.
-        stage: mae or contrastive.
-        overrides: Of the stage's settings; those of the image encoder go to both stages, which share it.
-        patch: For what has to stand aside.
-        world: Processes that train; this is the first, and what it gathers from the others is not theirs.
+    Overrides of the image encoder apply to both stages, which share it.
     """
     settings = [f"trainer.log_every_n_steps={LOG_EVERY}", f"schedule.max_steps={STEPS}", "schedule.warmup_steps=0"]
     settings += ["checkpoint.every_n_steps=null", *overrides]
@@ -77,7 +69,7 @@ def record_training(
     experiment = load_experiment(write_experiment(folder), keys, PretrainExperiment).experiment
     config = experiment.mae if stage == "mae" else experiment.contrastive
     module, data = _build(config)
-    _let_meta_stand_for_a_gpu(patch, world)
+    _substitute_meta_for_a_gpu(patch, world)
     recorder = OperationRecorder(RAISES | SLOWER)
     place = StageFolder(name=stage, path=folder / stage, metrics_file=folder / "metrics.jsonl")
     trainer = stages.build_trainer(
@@ -96,7 +88,7 @@ def record_training(
 
 @contextlib.contextmanager
 def _processes(world: int) -> Iterator[None]:
-    """Torch's own process group without any process behind it: its collectives run, and change nothing."""
+    """Torch's fake process group, whose collectives have no effect."""
     if world == 1:
         yield
         return
@@ -114,7 +106,7 @@ def _build(config: Any) -> tuple[StageModule, Any]:
     return stages.build_masked_pretrain_module(config), build_image_data(config)
 
 
-def _let_meta_stand_for_a_gpu(patch: pytest.MonkeyPatch, world: int) -> None:
+def _substitute_meta_for_a_gpu(patch: pytest.MonkeyPatch, world: int) -> None:
     autocast = torch.autocast
 
     def autocast_elsewhere(device_type: str, *arguments: Any, **options: Any) -> Any:

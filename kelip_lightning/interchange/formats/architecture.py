@@ -1,4 +1,4 @@
-"""What a foreign configuration says of a model, in our words, and the model that it describes."""
+"""The architecture that a foreign configuration describes, and its model."""
 
 import json
 import math
@@ -19,7 +19,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """A dual encoder, its tokenizer's numbers included."""
+    """Sizes of a dual encoder and its tokenizer."""
 
     image: ImageEncoderConfig
     text: TextEncoderConfig
@@ -33,15 +33,13 @@ class Architecture:
     pad_id: int
     """Id of the padding."""
     logit_bias: float | None = None
-    """Value of the bias that a sigmoid loss learns; none: the model has no bias."""
+    """Bias of a sigmoid loss; `None` without one."""
 
 
 def build_architecture(architecture: Architecture, logit_scale: float) -> DualEncoder:
-    """A dual encoder to load weights into; leaves torch's random stream alone.
+    """A dual encoder to load weights into; preserves torch's random state.
 
-    Args:
-        architecture: Its sizes.
-        logit_scale: The stored logarithm: other libraries do not bound it, so the bound gives way where it is above.
+    `logit_scale` is the stored logarithm, which other libraries do not bound: the bound is raised to it if necessary.
     """
     joint = DualEncoderConfig(
         embed_dim=architecture.embed_dim,
@@ -60,11 +58,7 @@ def build_architecture(architecture: Architecture, logit_scale: float) -> DualEn
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The mapping in a JSON file.
-
-    Raises:
-        EncoderFileError: The file is missing, or holds no JSON mapping.
-    """
+    """The mapping in a JSON file; EncoderFileError if it is missing or damaged."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -77,18 +71,14 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 class ForeignConfig:
-    """A section of a foreign configuration that is read key by key; what is left over is no default of ours."""
+    """A section of a foreign configuration, read key by key, so that no key is ignored silently."""
 
     def __init__(self, values: Mapping[str, Any], origin: str) -> None:
         self._values = dict(values)
         self._origin = origin
 
     def take(self, key: str, kind: type[Value], default: Value | None = None) -> Value:
-        """The value of a key, which counts as read.
-
-        Raises:
-            EncoderFileError: It is missing and has no default, or is of another type.
-        """
+        """Read a key; EncoderFileError if it is missing without a default, or of another type."""
         value = self._values.pop(key, default)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
@@ -97,22 +87,14 @@ class ForeignConfig:
         return value
 
     def take_optional(self, key: str, kind: type[Value]) -> Value | None:
-        """The same of a key that may be missing or null: none then.
-
-        Raises:
-            EncoderFileError: It is of another type.
-        """
+        """Read a key that may be missing or null; EncoderFileError if it is of another type."""
         if self._values.get(key) is None:
             self._values.pop(key, None)
             return None
         return self.take(key, kind)
 
     def choose(self, key: str, choices: Mapping[str, Value], default: str | None = None) -> Value:
-        """What stands for the name under a key, which counts as read.
-
-        Raises:
-            EncoderFileError: It is none of the choices.
-        """
+        """Read a key and look its value up; EncoderFileError if it is none of the choices."""
         name = self.take(key, str, default)
         if name not in choices:
             raise EncoderFileError(
@@ -121,11 +103,7 @@ class ForeignConfig:
         return choices[name]
 
     def expect(self, **allowed: Any) -> None:
-        """The keys, if there, have these values, which are the only ones that our model can take.
-
-        Raises:
-            EncoderFileError: One has another.
-        """
+        """Read optional keys; EncoderFileError unless they have these values, the only ones our model supports."""
         for key, value in allowed.items():
             if self._values.pop(key, value) != value:
                 raise EncoderFileError(
@@ -133,10 +111,6 @@ class ForeignConfig:
                 )
 
     def finish(self, *ignored: str) -> None:
-        """Every key has been read, or is one that says nothing about the computation.
-
-        Raises:
-            EncoderFileError: Keys are left over.
-        """
+        """Raise EncoderFileError if keys are unread, except those ignored, which do not affect the computation."""
         if left := sorted(set(self._values) - set(ignored)):
             raise EncoderFileError(f"{self._origin}: {', '.join(left)} cannot be read into this suite's model")

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from kelip_lightning.interchange.formats.architecture import Architecture, ForeignConfig, read_json
-from kelip_lightning.interchange.formats.clip_names import clip_entries
-from kelip_lightning.interchange.formats.key_map import Entry
+from kelip_lightning.interchange.formats.key_map import Entry, clip_entries
 from kelip_lightning.models.image_encoder import Activation, ImageEncoderConfig, Pooling, PositionResampling
 from kelip_lightning.models.text_encoder import TextEncoderConfig
 
-NAME = "kelip"
-CONFIG = "config.json"
+CONFIG, WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
 HEAD_WIDTH = 64
-"""The official code gives the image encoder width / 64 heads."""
+"""Width of a head of the image encoder in the official code."""
 
 _NOTES = ("architectures", "torch_dtype", "dtype", "transformers_version", "model_type", "_name_or_path", "auto_map")
 
@@ -27,11 +25,7 @@ def recognises(folder: Path) -> bool:
 
 
 def read_architecture(folder: Path) -> Architecture:
-    """What the folder's config.json says.
-
-    Raises:
-        EncoderFileError: A field is missing, of another type or unknown.
-    """
+    """Read config.json; EncoderFileError if a field is missing, unknown or of another type."""
     config = ForeignConfig(read_json(folder / CONFIG), str(folder / CONFIG))
     width, vocab_size = config.take("vision_width", int), config.take("vocab_size", int)
     architecture = Architecture(
@@ -51,7 +45,7 @@ def read_architecture(folder: Path) -> Architecture:
         embed_dim=config.take("embed_dim", int),
         vocab_size=vocab_size,
         context_length=config.take("context_length", int),
-        # The official code reads the feature at the largest id, which is the end token's.
+        # The official code pools at the largest id, which is the end token's.
         eot_id=vocab_size - 1,
         pad_id=0,
     )
@@ -60,12 +54,12 @@ def read_architecture(folder: Path) -> Architecture:
 
 
 def entries(architecture: Architecture) -> list[Entry]:
-    """Our tensors and theirs."""
+    """Correspondence of tensors."""
     return clip_entries(architecture.image.depth, architecture.text.depth, prefix="model.")
 
 
 def refusals(architecture: Architecture) -> Iterator[str]:
-    """What of a model the layout cannot say, one clause each."""
+    """Reasons why the layout cannot express a model, one clause each."""
     image, text = architecture.image, architecture.text
     if image.pooling is not Pooling.cls:
         yield "image_encoder.pooling must be cls"
@@ -85,7 +79,7 @@ def refusals(architecture: Architecture) -> Iterator[str]:
 
 
 def config_files(architecture: Architecture) -> dict[str, Any]:
-    """File -> what it says, without weights, tokenizer and preprocessing."""
+    """JSON file -> content, without tokenizer and preprocessing."""
     return {
         CONFIG: {
             "architectures": ["KelipModel"],

@@ -11,14 +11,20 @@ from typing import Any
 import torch
 
 from kelip_lightning.interchange.formats.architecture import Architecture, ForeignConfig, read_json
-from kelip_lightning.interchange.formats.clip_names import IMAGE, clip_entries
-from kelip_lightning.interchange.formats.key_map import Entry, Layout, Tensors, entry
+from kelip_lightning.interchange.formats.key_map import IMAGE, Entry, Layout, Tensors, clip_entries, entry
 from kelip_lightning.models.image_encoder import Activation, ImageEncoderConfig, Pooling
 from kelip_lightning.models.preprocessing import CLIP_MEAN, CLIP_STD
 from kelip_lightning.models.text_encoder import TextEncoderConfig
 
-NAME = "open_clip"
 CONFIG = "open_clip_config.json"
+# In a folder for both libraries, model.safetensors holds the tensors of transformers.
+WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
 
 _POOLING = {Pooling.cls: "tok", Pooling.mean: "avg"}
 _PATCH_BIAS = f"{IMAGE}.patch_embed.proj.bias"
@@ -30,11 +36,7 @@ def recognises(folder: Path) -> bool:
 
 
 def read_architecture(folder: Path) -> Architecture:
-    """What the folder's open_clip_config.json says.
-
-    Raises:
-        EncoderFileError: A field is missing, of another type, or asks for what our model does not have.
-    """
+    """Read open_clip_config.json; EncoderFileError if a field is missing, of another type or not supported."""
     origin = f"{folder / CONFIG}: model_cfg"
     config = ForeignConfig(
         ForeignConfig(read_json(folder / CONFIG), str(folder / CONFIG)).take("model_cfg", dict), origin
@@ -53,7 +55,7 @@ def _read_vision(config: ForeignConfig, activation: Activation) -> ImageEncoderC
     width = config.take("width", int, 768)
     pooling = config.choose("pool_type", {name: pooling for pooling, name in _POOLING.items()}, "tok")
     if pooling is Pooling.mean:
-        # Our mean is of normalised tokens; for the class token the order makes no difference.
+        # Our mean is over normalised tokens; for the class token the order makes no difference.
         config.expect(final_ln_after_pool=False)
     image = ImageEncoderConfig(
         image_size=config.take("image_size", int, 224),
@@ -93,27 +95,21 @@ def _read_text(
         eot_id=eos_id if at_eos_id else vocab_size - 1,
         pad_id=config.take("pad_id", int, 0),
     )
-    config.expect(
-        no_causal_mask=False,
-        embed_cls=False,
-        proj_bias=False,
-        proj_type="linear",
-        ls_init_value=None,
-        hf_model_name=None,
-    )
+    config.expect(no_causal_mask=False, embed_cls=False, proj_bias=False, proj_type="linear")
+    config.expect(ls_init_value=None, hf_model_name=None)
     config.finish("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode")
     return architecture
 
 
 def entries(architecture: Architecture) -> list[Entry]:
-    """Our tensors and theirs."""
+    """Correspondence of tensors."""
     names = clip_entries(architecture.image.depth, architecture.text.depth, pre_norm=architecture.image.pre_norm)
     bias = [] if architecture.logit_bias is None else [entry("logit_bias", "logit_bias", Layout.batched)]
     return [*names, *bias]
 
 
 def refusals(architecture: Architecture) -> Iterator[str]:
-    """What of a model the layout cannot say, one clause each."""
+    """Reasons why the layout cannot express a model, one clause each."""
     if architecture.image.activation is not architecture.text.activation:
         yield "image_encoder.activation and text_encoder.activation must be the same"
     if architecture.eot_id != architecture.vocab_size - 1:
@@ -121,7 +117,7 @@ def refusals(architecture: Architecture) -> Iterator[str]:
 
 
 def config_files(architecture: Architecture) -> dict[str, Any]:
-    """File -> what it says, without weights and tokenizer."""
+    """JSON file -> content, without the tokenizer."""
     image, text = architecture.image, architecture.text
     vision_cfg = {
         "image_size": image.image_size,
@@ -141,7 +137,7 @@ def config_files(architecture: Architecture) -> dict[str, Any]:
         "layers": text.depth,
         "mlp_ratio": text.mlp_ratio,
         "pad_id": architecture.pad_id,
-        # Of a local folder, open_clip takes the folder itself, whatever the name is.
+        # With a local folder, open_clip reads the folder's tokenizer, whatever the name is.
         "hf_tokenizer_name": "tokenizer.json",
     }
     model_cfg = {
@@ -152,20 +148,12 @@ def config_files(architecture: Architecture) -> dict[str, Any]:
     }
     if architecture.logit_bias is not None:
         model_cfg["init_logit_bias"] = architecture.logit_bias
-    preprocess_cfg = {
-        "mean": CLIP_MEAN,
-        "std": CLIP_STD,
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-    }
+    preprocess_cfg = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "shortest"}
     return {CONFIG: {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}}
 
 
-def outward(weights: Tensors) -> Tensors:
-    """Our tensors without the patch embedding's bias, which open_clip does not have, put into the positions instead.
-
-    Every patch token is its embedding plus the bias plus its position, so the sum stays what it was.
-    """
+def fold_patch_bias(weights: Tensors) -> Tensors:
+    """Move the patch embedding's bias, which open_clip does not have, into the position embeddings."""
     if _PATCH_BIAS not in weights:
         return weights
     moved = dict(weights)
@@ -174,8 +162,8 @@ def outward(weights: Tensors) -> Tensors:
     return moved | {f"{IMAGE}.pos_embed": positions}
 
 
-def inward(weights: Tensors, architecture: Architecture) -> Tensors:
-    """The tensors with the bias of the patch embedding that a model without pre-norm has here: zero."""
+def add_patch_bias(weights: Tensors, architecture: Architecture) -> Tensors:
+    """Add a zero bias of the patch embedding, which models without pre-norm have here."""
     if architecture.image.pre_norm:
         return weights
     return weights | {_PATCH_BIAS: torch.zeros(architecture.image.width)}

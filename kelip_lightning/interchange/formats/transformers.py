@@ -10,16 +10,14 @@ from typing import Any
 from transformers import CLIPConfig
 
 from kelip_lightning.interchange.formats.architecture import Architecture, ForeignConfig, read_json
-from kelip_lightning.interchange.formats.clip_names import IMAGE, TEXT
-from kelip_lightning.interchange.formats.key_map import Entry, Layout, entry, stacked, weight_and_bias
+from kelip_lightning.interchange.formats.key_map import IMAGE, TEXT, Entry, Layout, entry, stacked, weight_and_bias
 from kelip_lightning.models.image_encoder import Activation, ImageEncoderConfig, Pooling
 from kelip_lightning.models.text_encoder import TextEncoderConfig
 
-NAME = "transformers"
-CONFIG = "config.json"
+CONFIG, WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
 
 LEGACY_EOS_ID = 2
-"""Stands in old configurations, where the feature is read at the largest id whatever eos_token_id says."""
+"""eos_token_id of old configurations, with which the library pools at the largest id."""
 
 
 def recognises(folder: Path) -> bool:
@@ -28,12 +26,7 @@ def recognises(folder: Path) -> bool:
 
 
 def read_architecture(folder: Path) -> Architecture:
-    """What the folder's config.json says, with the library's defaults.
-
-    Raises:
-        EncoderFileError: A field has a value that our model cannot take.
-    """
-    # Through the library's own class, which fills in its defaults.
+    """Read config.json with the library's defaults; EncoderFileError if our model does not support a value."""
     values, origin = CLIPConfig.from_dict(read_json(folder / CONFIG)).to_dict(), str(folder / CONFIG)
     vision = ForeignConfig(values["vision_config"], f"{origin}: vision_config")
     text = ForeignConfig(values["text_config"], f"{origin}: text_config")
@@ -68,7 +61,7 @@ def read_architecture(folder: Path) -> Architecture:
 
 
 def entries(architecture: Architecture) -> list[Entry]:
-    """Our tensors and theirs."""
+    """Correspondence of tensors."""
     vision, text = "vision_model", "text_model"
     return [
         entry("logit_scale", "logit_scale", Layout.batched),
@@ -107,17 +100,17 @@ def _text_block(index: int) -> list[Entry]:
 
 
 def refusals(architecture: Architecture) -> Iterator[str]:
-    """What of a model the layout cannot say, one clause each."""
+    """Reasons why the layout cannot express a model, one clause each."""
     if architecture.image.pooling is not Pooling.cls:
         yield "image_encoder.pooling must be cls"
     if not architecture.image.pre_norm:
         yield "image_encoder.pre_norm must be true"
     if architecture.eot_id == LEGACY_EOS_ID != architecture.vocab_size - 1:
-        yield f"the end token must not have the id {LEGACY_EOS_ID}, with which the library reads the largest id instead"
+        yield f"the end token must not have the id {LEGACY_EOS_ID}, with which the library pools at the largest id"
 
 
 def config_files(architecture: Architecture) -> dict[str, Any]:
-    """File -> what it says, without weights, tokenizer and preprocessing."""
+    """JSON file -> content, without tokenizer and preprocessing."""
     image, text = architecture.image, architecture.text
     config = CLIPConfig(
         projection_dim=architecture.embed_dim,

@@ -23,7 +23,7 @@ from kelip_lightning.callbacks.monitoring import (
     flatten_settings,
 )
 from kelip_lightning.callbacks.non_finite import NonFiniteConfig, NonFiniteGuard
-from kelip_lightning.callbacks.step_vote import StepVote
+from kelip_lightning.distributed.consensus import StepVote
 
 SETTINGS = {"optimizer.name": "muon", "optimizer.learning_rate": 0.002, "trainer.devices": 1, "deterministic": True}
 Fit = Callable[..., tuple[pl.Trainer, Any]]

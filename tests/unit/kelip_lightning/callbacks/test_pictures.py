@@ -24,7 +24,7 @@ from kelip_lightning.callbacks.pictures import (
 from kelip_lightning.drawing.fonts import load_font
 from kelip_lightning.drawing.panels import PanelRow, RankedCaption, draw_caption_panel, shorten
 from kelip_lightning.evaluation.embed import Embeddings
-from kelip_lightning.losses.reconstruction import standardize_patches
+from kelip_lightning.losses.self_supervised import standardize_patches
 from kelip_lightning.models.masked_autoencoder import MaskedReconstruction
 from kelip_lightning.models.patches import keep_lowest, mask_of, patchify
 from kelip_lightning.models.preprocessing import normalize_images

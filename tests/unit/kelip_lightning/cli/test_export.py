@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from kelip_lightning.cli import main
-from tests.unit.kelip_lightning.cli.test_cli import replace_module
 
 
 def test_export__passes_on_what_was_asked(
@@ -18,7 +17,7 @@ def test_export__passes_on_what_was_asked(
         output.mkdir()
         (output / "model.safetensors").touch()
 
-    replace_module(monkeypatch, "kelip_lightning.interchange.export", export_model=export_model)
+    monkeypatch.setattr("kelip_lightning.interchange.folder.export_model", export_model)
     output = tmp_path / "out"
     assert main(["export", str(tmp_path), "--format", "open_clip", "--output", str(output)]) == 0
     assert asked == [(tmp_path, "open_clip", output)]

@@ -18,7 +18,7 @@ from kelip_lightning import build_model
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.inference.build_model import KelipModel, Preprocess
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.dual_encoder_file import save_dual_encoder
+from kelip_lightning.models.model_folder import save_dual_encoder
 from tests.paths import FIXTURES
 
 TinyDualEncoder = Callable[..., DualEncoder]

@@ -10,7 +10,7 @@ from PIL import Image
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.inference.evaluate import predict
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.dual_encoder_file import save_dual_encoder
+from kelip_lightning.models.model_folder import save_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
 
 TEXTS = ["사과", "green apple", "red apple"]

@@ -32,10 +32,10 @@ def test_encode__projects_the_towers_features(
 ) -> None:
     model = tiny_dual_encoder().eval()
     images, tokens = torch.randn(2, 3, 32, 32), tiny_tokenizer.encode("사과")
-    by_hand = model.image_encoder(images) @ model.image_projection.weight.T
-    torch.testing.assert_close(model.encode_image(images, l2norm=False), by_hand)
-    by_hand = model.text_encoder(tokens) @ model.text_projection.weight.T
-    torch.testing.assert_close(model.encode_text(tokens, l2norm=False), by_hand)
+    expected = model.image_encoder(images) @ model.image_projection.weight.T
+    torch.testing.assert_close(model.encode_image(images, l2norm=False), expected)
+    expected = model.text_encoder(tokens) @ model.text_projection.weight.T
+    torch.testing.assert_close(model.encode_text(tokens, l2norm=False), expected)
 
 
 def test_forward__views_in_order(tiny_dual_encoder: TinyDualEncoder, tiny_tokenizer: BilingualTokenizer) -> None:

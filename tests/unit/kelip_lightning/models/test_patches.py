@@ -1,4 +1,4 @@
-"""Patches against a loop, masks against sets."""
+"""Patches against a loop, masks against sets, rows against torch's gather and scatter."""
 
 import math
 from fractions import Fraction
@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from kelip_lightning.models.patches import keep_lowest, mask_of, patchify, unpatchify
+from kelip_lightning.models.patches import keep_lowest, mask_of, patchify, put_rows, take_rows, unpatchify
 
 
 @pytest.mark.parametrize(("height", "width", "patch"), [(8, 8, 4), (6, 12, 3), (5, 5, 5), (4, 4, 1)])
@@ -55,11 +56,37 @@ def test_mask_of__one_where_hidden() -> None:
     assert mask.tolist() == [[0, 1, 1, 0, 1], [1, 0, 0, 1, 1]]
 
 
-@given(n=st.integers(2, 60), seed=st.integers(0, 1000))
-@settings(max_examples=50, deadline=None)
-def test_mask_of__complements_keep_lowest(n: int, seed: int) -> None:
-    noise = torch.rand(4, n, generator=torch.Generator().manual_seed(seed))
-    keep = keep_lowest(noise, 0.75)
-    mask = mask_of(keep, n)
-    assert (mask.sum(dim=1) == n - keep.shape[1]).all()
-    assert (mask.gather(1, keep) == 0).all()
+def _index(batch: int = 3, num_some: int = 4, num_rows: int = 7) -> Tensor:
+    return torch.stack([torch.randperm(num_rows)[:num_some] for _ in range(batch)])
+
+
+def _wide(index: Tensor) -> Tensor:
+    return index.unsqueeze(-1).expand(-1, -1, 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_take_rows__value_and_gradient_are_those_of_gather(dtype: torch.dtype) -> None:
+    index, upstream = _index(), torch.randn(3, 4, 5, dtype=dtype)
+    rows = torch.randn(3, 7, 5, dtype=dtype, requires_grad=True)
+    assert torch.equal(take_rows(rows, index), rows.gather(1, _wide(index)))
+    (found,) = torch.autograd.grad(take_rows(rows, index), rows, upstream)
+    (expected,) = torch.autograd.grad(rows.gather(1, _wide(index)), rows, upstream)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_put_rows__value_and_gradient_are_those_of_scatter(dtype: torch.dtype) -> None:
+    index, upstream = _index(), torch.randn(3, 7, 5, dtype=dtype)
+    rows = torch.randn(3, 4, 5, dtype=dtype, requires_grad=True)
+    scattered = torch.zeros(3, 7, 5, dtype=dtype).scatter(1, _wide(index), rows)
+    assert torch.equal(put_rows(rows, index, 7), scattered)
+    (found,) = torch.autograd.grad(put_rows(rows, index, 7), rows, upstream)
+    (expected,) = torch.autograd.grad(scattered, rows, upstream)
+    assert torch.equal(found, expected)
+
+
+def test_rows__of_non_finite_neighbours_stay_apart() -> None:
+    """What is not looked up must not leak in by a product with zero."""
+    rows = torch.tensor([[[torch.nan], [1.0]]])
+    assert torch.equal(put_rows(rows, torch.tensor([[0, 2]]), 3)[0, 1:, 0], torch.tensor([0.0, 1.0]))
+    assert torch.equal(take_rows(rows, torch.tensor([[1]])), torch.ones(1, 1, 1))

@@ -1,10 +1,10 @@
-"""Standardisation against torchvision and CLIP's constants."""
+"""Standardisation against torchvision and CLIP's constants; constants on a device."""
 
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torchvision.transforms.functional import normalize
 
-from kelip_lightning.models.preprocessing import CLIP_MEAN, CLIP_STD, normalize_images
+from kelip_lightning.models.preprocessing import CLIP_MEAN, CLIP_STD, device_constant, normalize_images
 
 
 def test_constants__are_those_of_clip() -> None:
@@ -23,3 +23,24 @@ def test_normalize_images__equals_torchvision() -> None:
 
 def test_normalize_images__no_views() -> None:
     assert normalize_images(torch.empty(0, 4, 3, 8, 8, dtype=torch.uint8)).shape == (0, 4, 3, 8, 8)
+
+
+def test_device_constant__is_made_once_and_of_float32() -> None:
+    torch.set_default_dtype(torch.bfloat16)
+    first = device_constant((0.1, 2.5), torch.device("cpu"))
+    assert first is device_constant((0.1, 2.5), torch.device("cpu"))
+    assert torch.equal(first, torch.tensor([0.1, 2.5], dtype=torch.float32))
+
+
+def test_device_constant__first_used_in_inference_mode_trains_afterwards() -> None:
+    with torch.inference_mode():
+        device_constant((3.5,), torch.device("cpu"))
+    weight = torch.ones(1, requires_grad=True)
+    (weight * device_constant((3.5,), torch.device("cpu"))).backward()
+    assert weight.grad == 3.5
+
+
+def test_device_constant__compiles_to_one_graph() -> None:
+    images = torch.rand(2, 3, 4, 4)
+    compiled = torch.compile(normalize_images, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(images), normalize_images(images))

@@ -36,7 +36,7 @@ def test_uniform__equals_numpy(stream: int) -> None:
     np.testing.assert_array_equal(found.flatten(1).double().numpy(), _numpy_uniform(SEEDS, stream, 15))
 
 
-def test_uniform__a_sample_keeps_its_noise_wherever_it_stands() -> None:
+def test_uniform__does_not_depend_on_the_place_in_the_batch() -> None:
     whole = uniform(SEEDS, 3, (10,))
     order = torch.tensor([4, 2, 6])
     assert torch.equal(uniform(SEEDS[order], 3, (10,)), whole[order])

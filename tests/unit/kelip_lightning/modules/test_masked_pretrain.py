@@ -1,4 +1,4 @@
-"""One step of the MAE module against a computation by hand."""
+"""One step of the MAE module against a direct computation."""
 
 from collections.abc import Callable
 
@@ -10,14 +10,13 @@ from data_modules.records import ImageBatch
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
-from kelip_lightning.optim.optimizers import OptimizerConfig
-from kelip_lightning.optim.schedules import ScheduleConfig
+from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
 
 RecordLogs = Callable[[pl.LightningModule], dict[str, float]]
 
 
 @pytest.mark.parametrize("norm_pix_loss", [True, False])
-def test_training_step__value_and_every_gradient_by_hand(
+def test_training_step__value_and_every_gradient(
     tiny_autoencoder: Callable[..., MaskedAutoencoder], record_logs: RecordLogs, norm_pix_loss: bool
 ) -> None:
     model = tiny_autoencoder(norm_pix_loss=norm_pix_loss)

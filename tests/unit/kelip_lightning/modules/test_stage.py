@@ -1,4 +1,4 @@
-"""Optimizer, schedule, clipping and what is logged of them, in a real Trainer."""
+"""Optimizer, schedule, clipping and logging in a Trainer."""
 
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from kelip_lightning.distributed.gather import global_ratios
 from kelip_lightning.modules import stage
 from kelip_lightning.modules.stage import StageModule
-from kelip_lightning.optim.optimizers import OptimizerConfig
-from kelip_lightning.optim.schedules import ScheduleConfig
+from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
+from tests.distributed.launch import quiet_trainer
 
 STEPS = 5
 INPUTS = torch.randn(STEPS, 4, 3, generator=torch.Generator().manual_seed(0))
@@ -46,19 +46,8 @@ def _fit(folder: Path, clip: float | None, log_every: int = 1) -> tuple[Regressi
     torch.manual_seed(0)
     optimizer = OptimizerConfig(learning_rate=0.05, weight_decay=0.1, gradient_clip_norm=clip)
     module, recorder = Regression(optimizer, ScheduleConfig(max_steps=STEPS, warmup_steps=2)), Recorder()
-    trainer = pl.Trainer(
-        max_steps=STEPS,
-        accelerator="cpu",
-        devices=1,
-        gradient_clip_val=clip,
-        log_every_n_steps=log_every,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[recorder],
-        default_root_dir=folder,
-    )
+    options = {"gradient_clip_val": clip, "log_every_n_steps": log_every, "default_root_dir": folder}
+    trainer = quiet_trainer(STEPS, callbacks=[recorder], **options)
     trainer.fit(module, DataLoader(list(INPUTS[:STEPS]), batch_size=None))
     return module, recorder.logged
 
@@ -94,10 +83,8 @@ def test_log_ratios__under_train(tmp_path: Path) -> None:
     assert logged[0]["train/share"] == 0.25
 
 
-def test_log_ratios__nothing_is_computed_between_two_log_entries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One fused reduction every n steps, and one for the metrics that the last step hands back."""
+def test_log_ratios__reduces_in_logged_steps_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One reduction every n steps, and one for the metrics of the last step."""
     every_step = _fit(tmp_path, None)[1]
     calls: list[int] = []
 

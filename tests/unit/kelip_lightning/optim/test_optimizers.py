@@ -1,86 +1,37 @@
-"""Which parameter decays and which Muon drives, by name on the real models, and one step by formula."""
+"""Parameter groups of the real models, optimizer steps, schedules and older states."""
 
+import copy
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
 from kelip_lightning.optim.optimizers import (
     OptimizerConfig,
     OptimizerName,
+    ScheduleConfig,
     build_optimizer,
+    build_schedule,
+    group_kinds,
+    learning_rate_factor,
     parameter_groups,
+    regroup_state,
 )
 
-VIT_BLOCK = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-TEXT_BLOCK = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
+SCHEDULE = ScheduleConfig(max_steps=10, warmup_steps=3)
+BOUNDS = {"logit_scale": 4.6}
 
 
-def _vit_matrices(prefix: str, depth: int) -> set[str]:
-    return {f"{prefix}blocks.{block}.{name}.weight" for block in range(depth) for name in VIT_BLOCK}
-
-
-def _partition(model: nn.Module, config: OptimizerConfig) -> dict[tuple[float, bool], set[str]]:
-    """(weight decay, Muon) -> names."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups: dict[tuple[float, bool], set[str]] = {}
-    for group in parameter_groups(model, config):
-        key = group["weight_decay"], not group.get("use_fallback", True)
-        assert key not in groups
-        groups[key] = {names[id(parameter)] for parameter in group["params"]}
-    assert sum(map(len, groups.values())) == len(names), "every parameter once"
-    return groups
-
-
-def _text_matrices(model: nn.Module) -> set[str]:
-    block = "|".join(map(re.escape, TEXT_BLOCK))
-    pattern = re.compile(rf"text_encoder\.clip\.(text_model\.)?encoder\.layers\.\d\.({block})\.weight")
-    found = {name for name, _ in model.named_parameters() if pattern.fullmatch(name)}
-    assert len(found) == 2 * len(TEXT_BLOCK)
-    return found
-
-
-@pytest.mark.parametrize("name", list(OptimizerName))
-def test_parameter_groups__dual_encoder(tiny_dual_encoder: Callable[..., DualEncoder], name: OptimizerName) -> None:
-    model = tiny_dual_encoder()
-    groups = _partition(model, OptimizerConfig(name=name, weight_decay=0.1))
-    hidden = _vit_matrices("image_encoder.vit.", 2) | _text_matrices(model)
-    ends = {"image_encoder.vit.patch_embed.proj.weight", "image_projection.weight", "text_projection.weight"}
-    still = {parameter for parameter, _ in model.named_parameters()} - hidden - ends
-    if name is OptimizerName.muon:
-        assert groups == {(0.0, False): still, (0.1, False): ends, (0.1, True): hidden}
-    else:
-        assert groups == {(0.0, False): still, (0.1, False): hidden | ends}
-    matrices = {n for n, p in model.named_parameters() if n in still and p.ndim > 1}
-    assert {n.rsplit(".", 2)[-2] if n.endswith("weight") else n.rsplit(".", 1)[-1] for n in matrices} == {
-        "token_embedding",
-        "position_embedding",
-        "cls_token",
-        "pos_embed",
-    }
-    assert "logit_scale" in still
-
-
-def test_parameter_groups__masked_autoencoder(tiny_autoencoder: Callable[..., MaskedAutoencoder]) -> None:
-    model = tiny_autoencoder()
-    groups = _partition(model, OptimizerConfig(name=OptimizerName.muon, weight_decay=0.1))
-    hidden = _vit_matrices("encoder.vit.", 2) | _vit_matrices("decoder_", 1)
-    ends = {"encoder.vit.patch_embed.proj.weight", "decoder_embed.weight", "decoder_pixels.weight"}
-    still = {parameter for parameter, _ in model.named_parameters()} - hidden - ends
-    assert groups == {(0.0, False): still, (0.1, False): ends, (0.1, True): hidden}
-    assert {"mask_token", "encoder.vit.cls_token", "encoder.vit.pos_embed", "decoder_norm.weight"} <= still
-
-
-def test_parameter_groups__a_prefix_changes_nothing(tiny_dual_encoder: Callable[..., DualEncoder]) -> None:
+def test_group_kinds__a_prefix_changes_nothing(tiny_dual_encoder: Callable[..., DualEncoder]) -> None:
     model, config = tiny_dual_encoder(), OptimizerConfig(name=OptimizerName.muon)
-    wrapped = _partition(nn.ModuleDict({"model": model}), config)
-    assert wrapped == {key: {f"model.{name}" for name in names} for key, names in _partition(model, config).items()}
+    wrapped = group_kinds(nn.ModuleDict({"model": model}), config)
+    assert wrapped == {f"model.{name}": kind for name, kind in group_kinds(model, config).items()}
 
 
 def test_parameter_groups__frozen_parameters_are_left_out() -> None:
@@ -115,7 +66,7 @@ class _Block(nn.Module):
         return result
 
 
-def test_build_optimizer__muon_orthogonalises_hidden_matrices_and_nadamw_drives_the_rest() -> None:
+def test_build_optimizer__muon_on_block_matrices_and_nadamw_on_the_rest() -> None:
     model = nn.ModuleDict({"trunk": nn.Sequential(_Block()), "head": nn.Linear(8, 2)})
     config = OptimizerConfig(
         name=OptimizerName.muon, learning_rate=0.1, weight_decay=0.0, beta1=0.8, beta2=0.9, eps=0.5
@@ -189,3 +140,120 @@ def test_build_optimizer__layer_decay_lowers_the_rate_block_by_block(
     assert blocks == pytest.approx([0.025, 0.05])
     assert rates[id(model.image_encoder.vit.pos_embed)] == pytest.approx(0.0125)
     assert rates[id(model.logit_scale)] == pytest.approx(0.1)
+
+
+def _rates(config: ScheduleConfig, steps: int) -> list[float]:
+    """Learning rates of the optimizer steps."""
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule, rates = build_schedule(optimizer, config), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+@pytest.mark.parametrize("final", [0.0, 0.1])
+def test_build_schedule__equals_the_formula(final: float) -> None:
+    rates = _rates(ScheduleConfig(max_steps=20, warmup_steps=4, final_learning_rate_ratio=final), 20)
+    warmup = [2.0 * share for share in (0.25, 0.5, 0.75, 1.0)]
+    cosine = [2.0 * (final + (1 - final) * (1 + math.cos(math.pi * t / 16)) / 2) for t in range(16)]
+    assert rates == pytest.approx([*warmup, *cosine])
+
+
+def test_build_schedule__without_warmup_equals_torch() -> None:
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    reference, expected = CosineAnnealingLR(optimizer, T_max=12, eta_min=0.2), []
+    for _ in range(12):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        reference.step()
+    assert _rates(ScheduleConfig(max_steps=12, final_learning_rate_ratio=0.1), 12) == pytest.approx(expected)
+
+
+def test_learning_rate_factor__first_peak_and_end() -> None:
+    config = ScheduleConfig(max_steps=100, warmup_steps=10, final_learning_rate_ratio=0.25)
+    assert learning_rate_factor(0, config) == pytest.approx(0.1)
+    assert learning_rate_factor(9, config) == learning_rate_factor(10, config) == 1.0
+    assert learning_rate_factor(55, config) == pytest.approx(0.625), "half way between peak and final"
+    assert 0.25 < learning_rate_factor(99, config) < 0.2503, "the last step taken"
+    assert learning_rate_factor(100, config) == learning_rate_factor(500, config) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_steps": 0}, "max_steps = 0 must be at least 1"),
+        ({"max_steps": 10, "warmup_steps": 10}, "warmup_steps = 10 must be below max_steps = 10"),
+        ({"max_steps": 10, "warmup_steps": -1}, "warmup_steps = -1"),
+        ({"max_steps": 10, "final_learning_rate_ratio": 1.5}, "final_learning_rate_ratio = 1.5"),
+    ],
+)
+def test_schedule_config__bad_values(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScheduleConfig(**options)
+
+
+class _Model(nn.Module):
+    """The bounded parameter is between others of its group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 4)
+        self.logit_scale = nn.Parameter(torch.ones(1))
+        self.second = nn.Linear(4, 2)
+
+    def loss(self, step: int) -> torch.Tensor:
+        inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(step))
+        return (self.logit_scale * self.second(self.first(inputs))).square().mean()
+
+
+def _train(model: _Model, optimizer: Optimizer, scheduler: Any, steps: range) -> None:
+    for step in steps:
+        optimizer.zero_grad()
+        model.loss(step).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("name", list(OptimizerName))
+def test_regroup_state__the_next_steps_are_unchanged(name: OptimizerName) -> None:
+    torch.manual_seed(0)
+    config = OptimizerConfig(name=name, learning_rate=0.05)
+    model = _Model()
+    older = build_optimizer(model, config)
+    schedule = build_schedule(older, SCHEDULE)
+    _train(model, older, schedule, range(4))
+    resumed = copy.deepcopy(model)
+    states = regroup_state(
+        copy.deepcopy(older.state_dict()),
+        schedule.state_dict(),
+        parameter_groups(resumed, config, BOUNDS),
+        list(resumed.parameters()),
+    )
+    _train(model, older, schedule, range(4, 8))
+    newer = build_optimizer(resumed, config, BOUNDS)
+    assert len(newer.param_groups) == len(older.param_groups) + 1
+    newer_schedule = build_schedule(newer, SCHEDULE)
+    newer.load_state_dict(states[0])
+    newer_schedule.load_state_dict(states[1])
+    assert [one["upper_bound"] for one in newer.param_groups if "upper_bound" in one] == [4.6]
+    _train(resumed, newer, newer_schedule, range(4, 8))
+    for own, theirs in zip(resumed.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(own, theirs, rtol=0, atol=0)
+
+
+def test_regroup_state__current_groups_are_returned_unchanged() -> None:
+    model = _Model()
+    optimizer = build_optimizer(model, OptimizerConfig(), BOUNDS)
+    groups = parameter_groups(model, OptimizerConfig(), BOUNDS)
+    state, _ = regroup_state(optimizer.state_dict(), {}, groups, list(model.parameters()))
+    assert state == optimizer.state_dict()
+
+
+def test_regroup_state__other_groups_raise() -> None:
+    model = _Model()
+    layered = build_optimizer(nn.Linear(3, 4), OptimizerConfig())
+    groups = parameter_groups(model, OptimizerConfig(), BOUNDS)
+    with pytest.raises(ValueError, match=r"groups of \[1, 1\] parameters, and the experiment of \[1, 2, 2\]"):
+        regroup_state(layered.state_dict(), {}, groups, list(model.parameters()))

@@ -1,4 +1,4 @@
-"""The group of every parameter of every tower that the documents name, written out, and its place in the tower."""
+"""Parameter group and layer of every parameter of the documented towers, as explicit tables."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -19,11 +19,11 @@ from kelip_lightning.models.masked_autoencoder import (
     MaskedAutoencoder,
     MaskedAutoencoderConfig,
     MaskedAutoencoderVariant,
+    build_masked_autoencoder,
 )
-from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
+from kelip_lightning.models.model_folder import config_from_dict, config_to_dict
 from kelip_lightning.models.self_supervision import SelfSupervisionConfig, SelfSupervisionMethod, build_branch
 from kelip_lightning.models.text_encoder import TextEncoder, TextEncoderConfig, TextPooling, build_text_encoder
-from kelip_lightning.models.weights_folder import config_from_dict, config_to_dict
 from kelip_lightning.optim.optimizers import OptimizerConfig, OptimizerName, parameter_groups
 from kelip_lightning.optim.roles import Role, layers_above, roles_of
 from tests.paths import ROOT
@@ -109,7 +109,7 @@ HEADS: Table = {
 
 
 def _joined(*tables: tuple[str, Table]) -> Table:
-    """Tables below prefixes, in one."""
+    """Union of tables with prefixes."""
     groups: Table = {MUON: set(), DECAYED: set(), STILL: set()}
     for prefix, table in tables:
         for group, names in table.items():
@@ -118,7 +118,7 @@ def _joined(*tables: tuple[str, Table]) -> Table:
 
 
 def _found(model: nn.Module) -> Table:
-    """What `parameter_groups` says under Muon, the numbers of blocks as stars."""
+    """Result of `parameter_groups` under Muon, with stars for block indices."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups: Table = {MUON: set(), DECAYED: set(), STILL: set()}
     for group in parameter_groups(model, OptimizerConfig(name=OptimizerName.muon, weight_decay=0.1)):
@@ -224,6 +224,15 @@ def test_groups__dual_encoder(tiny_dual_encoder: Callable[..., DualEncoder]) -> 
     assert _found(tiny_dual_encoder(initial_logit_bias=-10.0)) == _joined(*towers, ("", joint))
 
 
+def test_groups__adamw_decays_the_same_parameters(tiny_dual_encoder: Callable[..., DualEncoder]) -> None:
+    model = tiny_dual_encoder()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, OptimizerConfig(weight_decay=0.1))
+    decayed = {names[id(one)] for group in groups if group["weight_decay"] for one in group["params"]}
+    expected = _found(model)
+    assert set(_starred(decayed)) == expected[MUON] | expected[DECAYED]
+
+
 def test_groups__heads_of_a_self_supervised_loss(tiny_image_config: Callable[..., ImageEncoderConfig]) -> None:
     config = SelfSupervisionConfig(method=SelfSupervisionMethod.simclr, projection_width=8, projection_dim=4)
     branch = build_branch(ImageEncoder(tiny_image_config()), config)
@@ -231,7 +240,7 @@ def test_groups__heads_of_a_self_supervised_loss(tiny_image_config: Callable[...
     assert _found(branch) == _joined(("", HEADS))
 
 
-def test_roles__names_play_no_part() -> None:
+def test_roles__do_not_depend_on_names() -> None:
     """A linear layer called embedding decays, and a table in a block called weight does not."""
     block = nn.ModuleDict({"token_embedding": nn.Linear(4, 4), "proj": nn.Linear(4, 4), "weight": nn.Embedding(3, 4)})
     assert roles_of(nn.ModuleDict({"x": nn.ModuleList([block])})) == {

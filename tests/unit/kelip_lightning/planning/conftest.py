@@ -16,11 +16,14 @@ from data_modules.text.tokenizer import TokenizerConfig
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, TrainerConfig
 from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
 from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase, MaskedAutoencoderConfig
-from kelip_lightning.models.official_autoencoder import build_masked_autoencoder
+from kelip_lightning.models.masked_autoencoder import (
+    MaskedAutoencoderBase,
+    MaskedAutoencoderConfig,
+    build_masked_autoencoder,
+)
 from kelip_lightning.models.self_supervision import SelfSupervisionConfig
 from kelip_lightning.models.text_encoder import TextEncoder, TextEncoderConfig
-from kelip_lightning.optim.schedules import ScheduleConfig
+from kelip_lightning.optim.optimizers import ScheduleConfig
 
 SOURCES = {"pairs": SourceConfig(files=["absent.parquet"], captions={"ko": "ko"})}
 

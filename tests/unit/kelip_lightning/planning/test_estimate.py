@@ -12,7 +12,7 @@ from data_modules.images.transforms.multi_crop import ViewConfig
 from data_modules.records import ImageTextBatch
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
-from kelip_lightning.losses.products import MatmulPrecision
+from kelip_lightning.losses.tiles import MatmulPrecision
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.self_supervision import SelfSupervisionMethod, build_branch

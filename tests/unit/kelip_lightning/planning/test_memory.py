@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.losses.contrastive import ContrastiveKind, contrastive_loss
-from kelip_lightning.losses.products import MatmulPrecision
+from kelip_lightning.losses.tiles import MatmulPrecision
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import Activation
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.errors import EncoderFileError, ExportError
-from kelip_lightning.interchange.export import write_foreign_folder
-from kelip_lightning.interchange.formats.folder import ExportFormat, load_foreign_model
+from kelip_lightning.interchange.folder import ExportFormat, load_foreign_model, write_foreign_folder
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.image_encoder import PositionResampling
+from kelip_lightning.models.image_encoder import Activation, Pooling, PositionResampling
 from tests.paths import FIXTURES
 
 OFFICIAL = FIXTURES / "official_kelip_tiny"
@@ -189,36 +188,28 @@ def test_export__comes_back_bit_for_bit(
 
 
 @pytest.mark.parametrize(
-    ("sections", "message"),
+    ("name", "sections", "message"),
     [
-        ({"image": {"pooling": "mean"}}, "pooling must be cls"),
-        ({"image": {"pre_norm": False}}, "pre_norm must be true"),
-        ({"image": {"num_heads": 2}}, "num_heads must be width / 64"),
-        ({"image": {"activation": "gelu"}}, "image_encoder.activation must be quick_gelu"),
-        ({"text": {"activation": "gelu"}}, "text_encoder.activation must be quick_gelu"),
-        ({"text": {"mlp_ratio": 2.0}}, "text_encoder.mlp_ratio must be 4"),
+        ("kelip", {"image": {"pooling": Pooling.mean}}, "pooling must be cls"),
+        ("kelip", {"image": {"pre_norm": False}}, "pre_norm must be true"),
+        ("kelip", {"image": {"num_heads": 2}}, "num_heads must be width / 64"),
+        ("kelip", {"image": {"activation": Activation.gelu}}, "image_encoder.activation must be quick_gelu"),
+        ("kelip", {"text": {"activation": Activation.gelu}}, "text_encoder.activation must be quick_gelu"),
+        ("kelip", {"text": {"mlp_ratio": 2.0}}, "text_encoder.mlp_ratio must be 4"),
+        ("transformers", {"image": {"pooling": Pooling.mean}}, "pooling must be cls"),
+        ("transformers", {"image": {"pre_norm": False}}, "pre_norm must be true"),
+        ("open_clip", {"image": {"activation": Activation.gelu}}, "must be the same"),
     ],
 )
-def test_export__refuses_what_the_layout_cannot_say(
+def test_export__refuses_what_the_layout_cannot_express(
     moved_model: MovedModel,
     exported_tokenizer: BilingualTokenizer,
     tmp_path: Path,
+    name: str,
     sections: dict[str, dict[str, Any]],
     message: str,
 ) -> None:
+    model = moved_model(**sections)
     with pytest.raises(ExportError, match=message):
-        write_foreign_folder(
-            tmp_path / "out", moved_model(**with_enums(sections)), exported_tokenizer, ExportFormat.kelip, "# card"
-        )
+        write_foreign_folder(tmp_path / "out", model, exported_tokenizer, ExportFormat[name], "# card")
     assert list(tmp_path.iterdir()) == []
-
-
-def with_enums(sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Pooling and activation by their names."""
-    from kelip_lightning.models.image_encoder import Activation, Pooling
-
-    enums = {"pooling": Pooling, "activation": Activation}
-    return {
-        section: {key: enums[key][value] if key in enums else value for key, value in values.items()}
-        for section, values in sections.items()
-    }

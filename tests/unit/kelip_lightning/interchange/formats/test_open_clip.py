@@ -15,9 +15,7 @@ from safetensors.torch import save_file
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.errors import EncoderFileError, ExportError
 from kelip_lightning.inference.build_model import Preprocess
-from kelip_lightning.interchange.export import write_foreign_folder
-from kelip_lightning.interchange.formats.folder import ExportFormat, load_foreign_model
-from kelip_lightning.interchange.load import load_model_folder
+from kelip_lightning.interchange.folder import ExportFormat, load_foreign_model, load_model_folder, write_foreign_folder
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import Activation, Pooling
 
@@ -155,11 +153,3 @@ def test_export__the_bias_of_a_sigmoid_loss(
     assert torch.equal(again.logit_bias, model.logit_bias)
     with pytest.raises(ExportError, match="the layout of transformers has no place for logit_bias of this model"):
         write_foreign_folder(tmp_path / "no", model, exported_tokenizer, ExportFormat.transformers, "# card")
-
-
-def test_export__refuses_two_activations(
-    moved_model: MovedModel, exported_tokenizer: BilingualTokenizer, tmp_path: Path
-) -> None:
-    with pytest.raises(ExportError, match="must be the same"):
-        _write(tmp_path / "out", moved_model(image={"activation": Activation.gelu}), exported_tokenizer)
-    assert list(tmp_path.iterdir()) == []

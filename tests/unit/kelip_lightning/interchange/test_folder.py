@@ -9,10 +9,9 @@ import yaml
 
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.errors import ExportError
-from kelip_lightning.interchange.export import export_model
-from kelip_lightning.interchange.formats.folder import ExportFormat
+from kelip_lightning.interchange.folder import ExportFormat, export_model
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.dual_encoder_file import save_dual_encoder
+from kelip_lightning.models.model_folder import save_dual_encoder
 from tests.paths import FIXTURES
 
 TinyDualEncoder = Callable[..., DualEncoder]
@@ -69,7 +68,7 @@ def test_export__a_full_disk_leaves_nothing_behind(run: Path, tmp_path: Path, mo
     def save_file(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kelip_lightning.interchange.export.save_file", save_file)
+    monkeypatch.setattr("kelip_lightning.interchange.folder.save_file", save_file)
     with pytest.raises(OSError, match="No space left"):
         export_model(run, ExportFormat.kelip, tmp_path / "out")
     assert [file.name for file in tmp_path.iterdir()] == ["run"]

@@ -1,4 +1,4 @@
-"""The vote of a step on one process, and of two that are told what the other said."""
+"""The vote of a step on one process, and on two with a simulated other rank."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from kelip_lightning.callbacks.step_vote import StepVote
+from kelip_lightning.distributed.consensus import StepVote
 
 YES, NO = torch.tensor(True), torch.tensor(False)
 
@@ -17,27 +17,27 @@ def _trainer(world: int) -> Any:
 
 
 class _Other:
-    """Stands for the other rank in an all-reduce."""
+    """The other rank in an all-reduce."""
 
     def __init__(self, *votes: list[int]) -> None:
         self.votes = list(votes)
-        self.heard: list[list[int]] = []
+        self.received: list[list[int]] = []
 
     def all_reduce(self, tensor: torch.Tensor, op: Any) -> None:
         assert op == dist.ReduceOp.MAX
-        self.heard.append(tensor.tolist())
+        self.received.append(tensor.tolist())
         tensor.copy_(torch.maximum(tensor, torch.tensor(self.votes.pop(0), dtype=tensor.dtype)))
 
 
-def test_hold__one_process_has_its_own_flag_and_answers_when_asked() -> None:
-    vote, said = StepVote(), {"stop": False}
-    vote.ask(lambda: said["stop"])
+def test_hold__one_process_evaluates_when_asked() -> None:
+    vote, state = StepVote(), {"stop": False}
+    vote.ask(lambda: state["stop"])
     assert (vote.hold(_trainer(1), YES), vote.hold(_trainer(1), NO)) == (True, False)
-    said["stop"] = True
+    state["stop"] = True
     assert vote.answers(_trainer(1)) == [True], "as it is now, not as it was at the vote"
 
 
-def test_hold__one_collective_tells_all_flags_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hold__one_collective_for_flag_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     other = _Other([1, 0, 1], [0, 0, 0])
     monkeypatch.setattr(dist, "all_reduce", other.all_reduce)
     vote = StepVote()
@@ -46,10 +46,10 @@ def test_hold__one_collective_tells_all_flags_and_answers(monkeypatch: pytest.Mo
     assert vote.answers(_trainer(2)) == [True, True]
     assert not vote.hold(_trainer(2), NO)
     assert vote.answers(_trainer(2)) == [True, False]
-    assert other.heard == [[0, 1, 0], [0, 1, 0]]
+    assert other.received == [[0, 1, 0], [0, 1, 0]]
 
 
-def test_answers__without_a_vote_since_the_last_they_are_asked_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers__without_a_new_vote_are_evaluated_now(monkeypatch: pytest.MonkeyPatch) -> None:
     other = _Other([0, 0], [1], [1])
     monkeypatch.setattr(dist, "all_reduce", other.all_reduce)
     vote = StepVote()
@@ -58,4 +58,4 @@ def test_answers__without_a_vote_since_the_last_they_are_asked_for_anew(monkeypa
     assert vote.answers(_trainer(2)) == [False]
     assert vote.answers(_trainer(2)) == [True], "what has happened since"
     assert vote.answers(_trainer(2), anew=True) == [True]
-    assert len(other.heard) == 3
+    assert len(other.received) == 3

@@ -1,4 +1,4 @@
-"""On which device a trained model is used, and that model and inputs get there."""
+"""Selection of device and precision; models and inputs are moved to the device."""
 
 import io
 import json
@@ -18,11 +18,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.cli import main
-from kelip_lightning.distributed.device import choose_device
+from kelip_lightning.distributed import accelerators
+from kelip_lightning.distributed.accelerators import choose_device, choose_precision, cpu_features
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.embed import image_encode_function, text_encode_function
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.dual_encoder_file import save_dual_encoder
+from kelip_lightning.models.model_folder import save_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
 
 NUM_PAIRS = 4
@@ -30,7 +31,7 @@ NUM_PAIRS = 4
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Lets torch see so many GPUs, or Apple's."""
+    """Sets the devices that torch reports."""
 
     def have(gpus: int = 0, *, mps: bool = False) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
@@ -61,7 +62,6 @@ def test_choose_device(machine: Callable[..., None], gpus: int, mps: bool, name:
 @pytest.mark.parametrize(
     ("gpus", "name", "sentence"),
     [
-        (0, "cuda", r"--device cuda: torch sees no GPU here; use auto or cpu"),
         (0, "cuda:0", r"--device cuda:0: torch sees no GPU here; use auto or cpu"),
         (2, "cuda:2", r"--device cuda:2: this machine has 2 GPU\(s\), numbered from 0; give a smaller number"),
         (2, "mps", r"--device mps: torch sees no Apple GPU here; use auto or cpu"),
@@ -71,16 +71,14 @@ def test_choose_device(machine: Callable[..., None], gpus: int, mps: bool, name:
         (2, "", r"--device '' must be auto"),
     ],
 )
-def test_choose_device__refuses_in_a_sentence(
-    machine: Callable[..., None], gpus: int, name: str, sentence: str
-) -> None:
+def test_choose_device__errors(machine: Callable[..., None], gpus: int, name: str, sentence: str) -> None:
     machine(gpus)
     with pytest.raises(ConfigError, match=f"^{sentence}"):
         choose_device(name)
 
 
 class _Elsewhere:
-    """A model on another device, which gives back what reaches it."""
+    """A model on another device that returns its inputs."""
 
     def __init__(self, device: str) -> None:
         self.logit_scale = torch.zeros(1, device=device)
@@ -93,7 +91,7 @@ class _Elsewhere:
 
 
 def test_encode_functions__inputs_follow_the_model(tiny_tokenizer: BilingualTokenizer) -> None:
-    with FakeTensorMode():  # knows where tensors would be, and needs no GPU
+    with FakeTensorMode():  # tracks devices without a GPU
         model = _Elsewhere("cuda:1")
         images = image_encode_function(model)(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
         texts = text_encode_function(model, tiny_tokenizer)(["사과", "red apple"])
@@ -124,7 +122,7 @@ def run(tmp_path: Path, tiny_dual_encoder: Callable[..., DualEncoder], tiny_toke
 
 @pytest.fixture
 def moves(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Where models are sent; they stay where they are, as this machine has no such place."""
+    """Devices that models are moved to; without effect, since the machine has no such device."""
     found: list[Any] = []
 
     def to(module: nn.Module, device: Any) -> nn.Module:
@@ -136,8 +134,8 @@ def moves(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-def words_of(verb: str, run: RunFolder) -> list[str]:
-    """A command line that uses the run's model, and how many models it moves."""
+def command(verb: str, run: RunFolder) -> list[str]:
+    """A command line that uses the run's model."""
     folder = run.path.parent
     return {
         "evaluate": ["evaluate", str(run.path), "--json"],
@@ -147,28 +145,28 @@ def words_of(verb: str, run: RunFolder) -> list[str]:
 
 
 VERBS = {"evaluate": 1, "analyze": 2, "predict": 1}
-"""Verb -> models that it uses: an analysis between the languages has an untrained one beside the run's."""
+"""Verb -> number of models; cross-lingual analysis uses an untrained one too."""
 
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize(
     ("options", "expected"), [([], "cuda"), (["--device", "cuda:1"], "cuda:1"), (["--device", "cpu"], "cpu")]
 )
-def test_verbs__use_the_model_where_it_is_asked_for(
+def test_verbs__use_the_model_on_the_chosen_device(
     run: RunFolder, machine: Callable[..., None], moves: list[str], verb: str, options: list[str], expected: str
 ) -> None:
     machine(gpus=2)
-    assert main([*words_of(verb, run), *options]) == 0
+    assert main([*command(verb, run), *options]) == 0
     assert moves == VERBS[verb] * [expected]
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_verbs__a_wrong_device_is_refused_before_any_work(
+def test_verbs__an_unavailable_device_fails_first(
     run: RunFolder, machine: Callable[..., None], moves: list[str], capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
     machine(gpus=0)
     (run.dual_encoder / "config.yaml").write_text("damaged: [", encoding="utf-8")  # never read
-    assert main([*words_of(verb, run), "--device", "cuda"]) == 2
+    assert main([*command(verb, run), "--device", "cuda"]) == 2
     assert capsys.readouterr().err == "kelip: --device cuda: torch sees no GPU here; use auto or cpu\n"
     assert moves == []
     assert not (run.path / "analyses").exists()
@@ -180,7 +178,43 @@ def test_evaluate__a_machine_without_a_gpu_gives_the_metrics_of_the_cpu(
     machine(gpus=0)
     found = []
     for options in ([], ["--device", "cpu"]):
-        assert main([*words_of("evaluate", run), *options]) == 0
+        assert main([*command("evaluate", run), *options]) == 0
         found.append(json.loads(capsys.readouterr().out)["metrics"])
     assert found[0] == found[1]
     assert set(found[0]) > {"eval/a_ko/image_to_text_R@1", "eval/a_en/image_to_text_R@1"}
+
+
+@pytest.mark.parametrize(("name", "expected"), [("32", "32-true"), ("bf16-mixed", "bf16-mixed"), ("bf16-true",) * 2])
+def test_choose_precision__explicit(name: str, expected: str) -> None:
+    assert choose_precision(name, "cpu") == expected
+
+
+def test_choose_precision__unknown() -> None:
+    with pytest.raises(ValueError, match="'16' must be one of auto, 32, bf16-mixed, bf16-true"):
+        choose_precision("16", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"), [("avx512_bf16", "bf16-mixed"), ("amx_bf16", "bf16-mixed"), ("avx2", "32-true")]
+)
+def test_choose_precision__auto_on_a_cpu(monkeypatch: pytest.MonkeyPatch, flag: str, expected: str) -> None:
+    monkeypatch.setattr(accelerators, "cpu_features", lambda: frozenset({"sse2", flag}))
+    assert choose_precision("auto", "cpu") == expected
+
+
+@pytest.mark.parametrize(("supported", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_choose_precision__auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch, supported: bool, expected: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: supported)
+    monkeypatch.setattr(accelerators, "cpu_features", lambda: frozenset({"avx512_bf16"}))
+    assert choose_precision("auto", "auto") == expected
+
+
+def test_cpu_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor\t: 0\nflags\t\t: fpu avx512_bf16\n\nprocessor : 1\n", encoding="utf-8")
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    assert cpu_features(file) == {"fpu", "avx512_bf16"}
+    assert cpu_features(tmp_path / "none") == frozenset()
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    assert cpu_features(file) == frozenset()
