@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from data_modules.benchmarks.word_pairs import WordPair
@@ -178,19 +179,9 @@ def _retrieved(ko: Tensor, en: Tensor, gallery: Tensor, top: int) -> tuple[Tenso
         first.append(indices)
         overlaps.append(torch.isin(indices[0], indices[1]).double().mean())
         # If all images score alike under a word, the correlation is undefined and counts as 0.
-        correlations.append(torch.corrcoef(average_ranks(scores))[0, 1].nan_to_num(0.0))
+        correlations.append(torch.corrcoef(torch.from_numpy(rankdata(scores, axis=1)))[0, 1].nan_to_num(0.0))
     images = torch.stack(first)
     return torch.stack(overlaps), torch.stack(correlations), PairImages(ko=images[:, 0], en=images[:, 1])
-
-
-def average_ranks(scores: Tensor) -> Tensor:
-    """Ranks along the last dimension, from 1, ties at their average; float64."""
-    ranks = torch.empty(scores.shape, dtype=torch.float64)
-    for row, out in zip(scores, ranks, strict=True):
-        _, inverse, counts = torch.unique(row, return_inverse=True, return_counts=True)
-        last = counts.cumsum(0).double()
-        out[:] = (last - (counts.double() - 1) / 2)[inverse]
-    return ranks
 
 
 def _summary(items: list[Item], bootstrap: Bootstrap, top: int) -> list[Finding]:

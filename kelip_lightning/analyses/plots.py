@@ -11,7 +11,7 @@ from kelip_lightning.analyses.analogy import DEV_HALF, MACRO, PAIRINGS, in_test_
 from kelip_lightning.analyses.cross_lingual import CONTROL, HEADLINE
 from kelip_lightning.analyses.culture import PairImages
 from kelip_lightning.analyses.output import Finding, Findings, Item, number
-from kelip_lightning.drawing.interval_chart import ChartRow, draw_interval_chart
+from kelip_lightning.drawing.charts import ChartRow, interval_chart
 from kelip_lightning.drawing.panels import ImageRow, draw_image_rows
 
 
@@ -25,7 +25,7 @@ def cross_lingual_plots(findings: Findings, names: Sequence[str]) -> dict[str, n
             for one in findings.summary
             if one.measure == measure and one.subject in (name, f"{name}, {CONTROL}")
         ]
-        plots[f"cross_lingual_{name}"] = draw_interval_chart(rows, f"{name}: 한국어 (Korean) and English captions")
+        plots[f"cross_lingual_{name}"] = interval_chart(rows, f"{name}: 한국어 (Korean) and English captions")
     return plots
 
 
@@ -44,7 +44,7 @@ def culture_plots(
     overlap = findings.summary[0].measure
     rows = [row_of(one, one.subject) for one in findings.summary if one.measure == overlap]
     title = "Share of images that both words call up (overlap of the first ones)"
-    plots = {"overlap": draw_interval_chart(rows, title)}
+    plots = {"overlap": interval_chart(rows, title)}
     order = sorted(range(len(pairs)), key=lambda index: _order(findings.items[index]))
     shown = [row for index in order[:num_shown] for row in _pair_rows(findings.items[index], index, first, images)]
     if shown:
@@ -99,14 +99,14 @@ def analogy_plots(
     ]
     dev = [one for one in findings.summary if one.subject.endswith(DEV_HALF)]
     plots = {
-        f"analogy_{name}": draw_interval_chart(
+        f"analogy_{name}": interval_chart(
             [row_of(one, one.measure) for one in macro], f"{name}: top-1, mean of relations"
         ),
-        f"analogy_{name}_relations": draw_interval_chart(
+        f"analogy_{name}_relations": interval_chart(
             [row_of(one, f"{one.subject.removeprefix(f'{name}: ')}: {one.measure}") for one in relations],
             f"{name}: top-1 by relation",
         ),
-        f"analogy_{name}_lambda": draw_interval_chart(
+        f"analogy_{name}_lambda": interval_chart(
             [row_of(one, one.measure) for one in dev], f"{name}: how λ was chosen"
         ),
     }

@@ -1,6 +1,7 @@
 """Writes a study's report: Markdown and HTML from one context, tables, charts, and TensorBoard's hyperparameters."""
 
 import base64
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from jinja2 import Environment, StrictUndefined
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from kelip_lightning.ablations.collect import StudyReport
-from kelip_lightning.ablations.report.charts import curve_chart, difference_chart, style_of
+from kelip_lightning.ablations.collect import CurvePoint, StudyReport
 from kelip_lightning.ablations.report.tables import (
     ABSENT,
+    Row,
     answers,
     example_lines,
     metric_label,
@@ -23,6 +24,7 @@ from kelip_lightning.ablations.report.tables import (
 )
 from kelip_lightning.ablations.results import ALL_ITEMS
 from kelip_lightning.ablations.study import Study
+from kelip_lightning.drawing.charts import ChartRow, Curve, curve_chart, difference_chart, style_of
 from kelip_lightning.drawing.fonts import FONT_FILE
 from kelip_lightning.statistics import ALPHA
 from kelip_lightning.statistics.significance import NUM_RESAMPLES
@@ -39,6 +41,8 @@ RULE = (
     "correct answer are resampled together. Brackets are 95 % intervals, not corrected for the number of variants; "
     "the verdict is."
 )
+
+_VERDICT_COLOURS = {"better": "#00734f", "worse": "#b23a00", "inconclusive": "#666666"}
 
 
 def write_report(study: Study, report: StudyReport) -> Path:
@@ -84,9 +88,11 @@ def _context(study: Study, report: StudyReport) -> dict[str, Any]:
     for metric in metrics:
         points, label = [point for point in report.curves if point.metric == metric], metric_label(metric)
         charts[metric] = {
-            "differences": difference_chart(whole[metric], f"Differences from {study.config.reference}: {label}"),
-            "steps": curve_chart(points, styles, f"{label} over steps", "step"),
-            "tokens": curve_chart(points, styles, f"{label} over image tokens", "tokens"),
+            "differences": difference_chart(
+                _differences(whole[metric]), f"Differences from {study.config.reference}: {label}"
+            ),
+            "steps": curve_chart(_curves(points, "step"), styles, f"{label} over steps", "steps"),
+            "tokens": curve_chart(_curves(points, "tokens"), styles, f"{label} over image tokens", "image tokens"),
         }
     return {
         "study": study,
@@ -106,6 +112,30 @@ def _context(study: Study, report: StudyReport) -> dict[str, Any]:
         "absent": ABSENT,
         "font": base64.b64encode(FONT_FILE.read_bytes()).decode(),
     }
+
+
+def _differences(rows: Sequence[Row]) -> list[ChartRow]:
+    """In points."""
+    return [
+        ChartRow(
+            label=f"{row['variant']}: {row['verdict']}",
+            value=100 * row["difference"],
+            low=None if row["difference_low"] is None else 100 * row["difference_low"],
+            high=None if row["difference_high"] is None else 100 * row["difference_high"],
+            colour=_VERDICT_COLOURS[row["verdict"]],
+        )
+        for row in rows
+        if row["difference"] is not None
+    ]
+
+
+def _curves(points: Sequence[CurvePoint], axis: str) -> dict[str, list[Curve]]:
+    """Variant -> per seed: (`step` or `tokens`, percent) of each evaluation."""
+    curves: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for point in points:
+        curve = curves.setdefault(point.variant, {}).setdefault(point.seed, [])
+        curve.append((getattr(point, axis), 100 * point.value))
+    return {variant: list(seeds.values()) for variant, seeds in curves.items()}
 
 
 def _write_hyperparameters(folder: Path, study: Study, report: StudyReport) -> None:

@@ -12,7 +12,6 @@ from kelip_lightning.analyses.culture import (
     ALL_TOPICS,
     CONTROLS,
     KNOWN,
-    average_ranks,
     check_enough,
     choice_findings,
     compare_words,
@@ -83,10 +82,6 @@ def test_compare_words__means_by_topic_leave_control_pairs_out(
     overlaps = [item["overlap_top3"] for item in found.items[:3]]
     assert metrics[ALL_TOPICS, "known"].interval.value == pytest.approx(2 / 3)
     assert metrics[ALL_TOPICS, "overlap_top3"].interval.value == pytest.approx(np.mean(np.array(overlaps, float)))
-
-
-def test_average_ranks__ties_share() -> None:
-    assert average_ranks(torch.tensor([[0.3, 0.1, 0.3, 0.2]])).tolist() == [[3.5, 1.0, 3.5, 2.0]]
 
 
 def test_is_known__five_percent_of_nonsense_may_score_higher() -> None:

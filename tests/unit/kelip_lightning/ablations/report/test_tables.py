@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from kelip_lightning.ablations.report.charts import style_of
 from kelip_lightning.ablations.report.tables import metric_label, written
 
 
@@ -38,7 +37,3 @@ def test_written(column: str, value: Any, text: str) -> None:
 )
 def test_metric_label(metric: str, label: str) -> None:
     assert metric_label(metric) == label
-
-
-def test_style_of__24_distinct_styles() -> None:
-    assert len(set(style_of([str(number) for number in range(24)]).values())) == 24
