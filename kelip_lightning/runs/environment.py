@@ -21,6 +21,7 @@ PACKAGES: tuple[str, ...] = (
     "tokenizers",
     "omegaconf",
     "numpy",
+    "scipy",
     "pillow",
     "pyarrow",
     "safetensors",

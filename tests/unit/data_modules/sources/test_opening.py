@@ -55,7 +55,7 @@ SETTINGS = [one.name for one in fields(SourceConfig)]
 def documented() -> dict[tuple[str, str], bool]:
     """(Setting, kind) -> whether it has an effect, according to the page."""
     page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-    section = page.partition("### Which settings a source takes")[2].partition("\n\nOf a dataset")[0]
+    section = page.partition("### Settings by format")[2].partition("\n\nOf a dataset")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     found = {}
     for name, *cells in rows[2:]:
@@ -331,7 +331,7 @@ DATA_CHECKS: dict[str, tuple[Callable[[str, Path], None], str, dict[str, Any], d
         {"captions": {"ko": "ko"}},
         {},
     ),
-    "`data.order`: `temperature`, `language_weights`, `single_language_batches`, where the rows tell their language": (
+    "`data.order`: `temperature`, `language_weights`, `single_language_batches`, where the language is known per row only": (
         _by_language,
         "need languages in advance, and those of the streamed source 's'",
         {"caption_fields": ["mixed"]},
