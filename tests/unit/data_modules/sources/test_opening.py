@@ -331,7 +331,7 @@ DATA_CHECKS: dict[str, tuple[Callable[[str, Path], None], str, dict[str, Any], d
         {"captions": {"ko": "ko"}},
         {},
     ),
-    "`data.order`: `temperature`, `language_weights`, `single_language_batches`, where the language is known per row only": (
+    "`data.order`: `temperature`, `language_weights`, `single_language_batches`, languages known per row": (
         _by_language,
         "need languages in advance, and those of the streamed source 's'",
         {"caption_fields": ["mixed"]},

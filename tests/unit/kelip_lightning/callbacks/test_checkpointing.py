@@ -139,7 +139,7 @@ def test_signal_before_the_first_step__nothing_to_save(tmp_path: Path, monkeypat
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(CheckpointCallback, "on_train_start", signal_at_start)
-    with pytest.raises(StageInterrupted, match="after step 0; there is no checkpoint yet") as caught:
+    with pytest.raises(StageInterrupted, match="after step 0; no checkpoint yet") as caught:
         train(tmp_path)
     assert caught.value.by_user
     assert steps_on_disk(tmp_path) == []
