@@ -34,7 +34,7 @@ class NonFiniteConfig:
     """What happens when a loss or a gradient is not finite; in either case it never reaches the weights."""
 
     policy: NonFinitePolicy = field(default=NonFinitePolicy.stop, metadata=PERFORMANCE)
-    """stop, or skip: the step takes no update, and training goes on with the next batch."""
+    """stop, or skip: the step takes no update, and training continues with the next batch."""
     max_skipped: int = field(default=10, metadata=PERFORMANCE | at_least(0))
     """Steps that a stage may skip before it stops, >= 0."""
 
