@@ -1,4 +1,4 @@
-"""Worker processes over gloo, runs of two processes, and a Trainer without side effects."""
+"""Worker processes over gloo, and runs of two processes."""
 
 import os
 import socket
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch import multiprocessing
 
@@ -32,21 +31,6 @@ def _enter(rank: int, work: Callable[..., None], world: int, port: int, argument
     sys.stdout.flush()
     # DeepSpeed's threads sometimes abort an interpreter that shuts down.
     os._exit(0)
-
-
-def quiet_trainer(max_steps: int, world: int = 1, **options: Any) -> pl.Trainer:
-    """A Trainer on the CPU without logger, checkpoints and console output."""
-    return pl.Trainer(
-        accelerator="cpu",
-        devices=world,
-        max_steps=max_steps,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        **options,
-    )
 
 
 def train_chain(folder: Path, strategy: str, *overrides: str) -> RunFolder:

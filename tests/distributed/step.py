@@ -24,7 +24,7 @@ from kelip_lightning.models.text_encoder import TextEncoderConfig
 from kelip_lightning.modules import contrastive
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
-from tests.distributed.launch import quiet_trainer
+from tests.trainers import quiet_trainer
 
 BATCH = 16
 RATE = 0.5

@@ -21,8 +21,9 @@ from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
-from tests.distributed.launch import launch, quiet_trainer
+from tests.distributed.launch import launch
 from tests.distributed.step import BATCH, TEXTS, build_model, share, whole_batch
+from tests.trainers import quiet_trainer
 
 STEPS = 2
 LANGUAGES = {"mixed": [0] * 5 + [1] * 2 + [0, 1] * 4 + [1], "ko": [0] * BATCH}

@@ -20,8 +20,9 @@ from kelip_lightning.models.model_folder import build_dual_encoder
 from kelip_lightning.models.text_encoder import TextEncoderConfig
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
-from tests.distributed.launch import launch, quiet_trainer
+from tests.distributed.launch import launch
 from tests.distributed.step import TEXTS, sharding_strategy, share, whole_batch
+from tests.trainers import quiet_trainer
 
 MAX_SCALE = 20.0
 OUTWARDS, STEPS = 4, 8

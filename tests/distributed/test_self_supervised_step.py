@@ -12,8 +12,9 @@ from kelip_lightning.losses.contrastive import ContrastiveLossConfig
 from kelip_lightning.models.self_supervision import SelfSupervisionConfig, SelfSupervisionMethod, build_branch
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
-from tests.distributed.launch import launch, quiet_trainer
+from tests.distributed.launch import launch
 from tests.distributed.step import BATCH, RATE, TEXTS, build_model, share, whole_batch
+from tests.trainers import quiet_trainer
 
 CROPS = (1, 1)
 METHODS = (SelfSupervisionMethod.simclr, SelfSupervisionMethod.byol)

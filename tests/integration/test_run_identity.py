@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,39 @@ def test_resume__a_shard_added(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert recorded["tokenizer"] == sha256(kept).hexdigest()
 
 
+def _remove(shards: Path) -> None:
+    (shards / "00001.tar").unlink()
+
+
+def _grow(shards: Path) -> None:
+    write_tar(shards / "00001.tar", members(_corpus(40, start=6)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(_remove, "00001.tar removed, 6 pairs, not 12"), (_grow, "; 40 rows, not 6), 46 pairs, not 12")],
+)
+def test_resume__a_shard_removed_or_grown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path], None], message: str
+) -> None:
+    file = _experiment(tmp_path, _shards(tmp_path))
+    _cut_off(file)
+    change(tmp_path / "shards")
+    assert _train(file, "--resume", "auto") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_resume__a_row_added_to_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = _table(tmp_path / "pairs.parquet", _corpus(12))
+    file = _experiment(tmp_path, {"all": {"files": [table], "captions": {"ko": "ko", "en": "en"}}})
+    _cut_off(file)
+    _table(tmp_path / "pairs.parquet", _corpus(13))
+    assert _train(file, "--resume", "auto") == 2
+    message = capsys.readouterr().err
+    assert "pairs.parquet changed (" in message
+    assert "13 rows, not 12), 26 pairs, not 24" in message
+
+
 def test_resume__changed_evaluation_sets_are_recorded(tmp_path: Path) -> None:
     table = _table(tmp_path / "queries.parquet", _corpus(6))
     sets = {"retrieval": {"own": {"table": {"files": [table], "captions": {"ko": "ko", "en": "en"}}}}}
@@ -208,6 +241,20 @@ def test_resume__a_tokenizer_that_was_lost_is_trained_anew_only_to_the_same(
     (tmp_path / "shards" / "00002.tar").unlink()
     assert _train(file, "--resume", "auto", "--accept-changed-data") == 0
     assert (run / "tokenizer.json").read_bytes() == kept
+
+
+def test_resume__a_run_of_an_earlier_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = _experiment(tmp_path, _shards(tmp_path))
+    run = _cut_off(file)
+    before, kept = _losses(run), {name: (run / name).read_bytes() for name in ("data.json", "tokenizer.json")}
+    for name in kept:
+        (run / name).unlink()
+    assert _train(file, "--resume", "auto") == 2
+    assert "--accept-changed-data" in capsys.readouterr().err
+    assert _train(file, "--resume", "auto", "--accept-changed-data") == 0
+    assert _changes(run) == ["data: not recorded before, assumed unchanged"]
+    assert _losses(run) == before
+    assert kept == {name: (run / name).read_bytes() for name in kept}
 
 
 def test_accept_changed_data__belongs_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

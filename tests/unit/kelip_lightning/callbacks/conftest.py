@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data_modules.benchmarks.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet
 from data_modules.faults import FaultReport
+from tests.trainers import quiet_trainer
 
 CAPTIONS = {"ko": ["사과", "강아지 얼굴", "도시락"], "en": ["apple", "dog face", "bento box"]}
 
@@ -145,17 +146,8 @@ def fit(tmp_path: Path) -> Callable[..., tuple[pl.Trainer, StubContrastiveModule
     ) -> tuple[pl.Trainer, StubContrastiveModule]:
         pl.seed_everything(0, verbose=False)
         module = StubContrastiveModule(in_step)
-        options = {"logger": False, "enable_progress_bar": False, "log_every_n_steps": 2} | options
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            devices=1,
-            max_steps=steps,
-            callbacks=callbacks,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            default_root_dir=tmp_path,
-            **options,
-        )
+        options = {"log_every_n_steps": 2, "default_root_dir": tmp_path} | options
+        trainer = quiet_trainer(steps, callbacks=callbacks, **options)
         loader = DataLoader(Batches(steps, in_fetch), batch_size=None)
         trainer.fit(module, loader, ckpt_path=ckpt_path)
         return trainer, module

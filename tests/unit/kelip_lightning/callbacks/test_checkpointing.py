@@ -24,6 +24,7 @@ from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
 from kelip_lightning.runs import checkpoints
 from kelip_lightning.runs.folder import StageFolder
+from tests.trainers import quiet_trainer
 
 STEPS, BATCH = 7, 4
 INPUTS = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
@@ -81,15 +82,8 @@ def train(
     checkpoint = CheckpointCallback(
         config or CheckpointConfig(every_n_steps=100), stage, signals=signals, clock=clock, evaluation=evaluation
     )
-    trainer = pl.Trainer(
-        max_steps=STEPS,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
+    trainer = quiet_trainer(
+        STEPS,
         plugins=[checkpoint.io],
         callbacks=[ExactResumeCallback(stage, 0), checkpoint],
         default_root_dir=folder,
@@ -129,6 +123,14 @@ def test_resume__same_batches_and_weights(tmp_path: Path, stop_after: int) -> No
     assert resumed.seen == whole.seen[stop_after:]
     assert torch.equal(resumed.layer.weight, whole.layer.weight)
     assert torch.equal(resumed.layer.bias, whole.layer.bias)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
+def test_resume__differs_without_the_random_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(tmp_path / "whole")
+    stopped(tmp_path, 2)
+    monkeypatch.setattr(ExactResumeCallback, "on_train_batch_start", lambda *_: None)
+    assert not torch.equal(train(tmp_path, resume=True).layer.weight, whole.layer.weight)
 
 
 def test_signal_before_the_first_step__nothing_to_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from kelip_lightning.models.self_supervision import (
 )
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.optim.optimizers import OptimizerConfig, OptimizerName, ScheduleConfig
-from tests.distributed.launch import quiet_trainer
+from tests.trainers import quiet_trainer
 
 TEXTS = ["사과", "red apple", "빨간 사과", "green apple", "apple"]
 LANGUAGES = [0, 1, 0, 1, 1]
@@ -151,9 +151,12 @@ def test_training_step__chunks_give_the_gradient_of_the_whole_batch(
         gradients.append(_gradients(module))
     torch.testing.assert_close(*losses)
     assert gradients[0].keys() == {name for name, one in module.named_parameters() if one.requires_grad}
-    # The standardisation over the batch in BYOL's loss magnifies rounding errors.
-    tolerance = 3e-5 if method is SelfSupervisionMethod.byol else 1e-5
-    _assert_equal_gradients(gradients[1], gradients[0], tolerance)
+    for name, gradient in gradients[0].items():
+        if not name.endswith("k_proj.bias"):
+            bound = 1e-6 + 1e-5 * gradient.abs().max().item()
+            torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=bound)
+    if method is not SelfSupervisionMethod.byol:  # its standardisation over the batch magnifies rounding errors
+        _assert_equal_gradients(gradients[1], gradients[0])
 
 
 def test_training_step__sigmoid_loss_equals_open_clip(build: Build, record_logs: RecordLogs) -> None:

@@ -13,7 +13,7 @@ from kelip_lightning.distributed.gather import global_ratios
 from kelip_lightning.modules import stage
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
-from tests.distributed.launch import quiet_trainer
+from tests.trainers import quiet_trainer
 
 STEPS = 5
 INPUTS = torch.randn(STEPS, 4, 3, generator=torch.Generator().manual_seed(0))
