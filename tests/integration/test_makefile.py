@@ -33,6 +33,13 @@ COMMANDS = {
 }
 """Target -> a part of what it runs with ARGS=seed=1."""
 
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "experiments/README.md",
+    *(f"docs/{one.name}" for one in (ROOT / "docs").glob("*.md")),
+]
+
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
@@ -74,12 +81,22 @@ def test_target__runs_its_command(target: str) -> None:
     assert COMMANDS[target] in answer.stdout
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "experiments/README.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_documents__name_only_targets_that_exist(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     named = set(re.findall(r"(?:^\s*\$? ?|`)make ([a-z][a-z-]*)", text, re.MULTILINE))
-    assert named
     assert named <= set(COMMANDS)
+    assert named or document.startswith("docs/")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_documents__name_only_tests_that_exist(document: str) -> None:
+    selected = re.findall(r"-k '?([a-z0-9_]+(?: or [a-z0-9_]+)*)", (ROOT / document).read_text(encoding="utf-8"))
+    tests = [(path, path.read_text(encoding="utf-8")) for path in (ROOT / "tests").rglob("test_*.py")]
+    names = [str(path.relative_to(ROOT)) for path, _ in tests]
+    names += [name for _, text in tests for name in re.findall(r"def (test_\w+)", text)]
+    for keyword in {one for expression in selected for one in expression.split(" or ")}:
+        assert any(keyword in name for name in names), keyword
 
 
 def test_clean__leaves_runs_and_the_environment_alone() -> None:
