@@ -37,7 +37,7 @@ DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
     "experiments/README.md",
-    *(f"docs/{one.name}" for one in (ROOT / "docs").glob("*.md")),
+    *(f"docs/{one.name}" for one in sorted((ROOT / "docs").glob("*.md"))),
 ]
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
