@@ -30,7 +30,7 @@ from kelip_lightning.runs.environment import describe_environment
 
 STAGES = ("mae", "contrastive")
 _CHECKPOINTS, _CONFIG = "checkpoints", "config.yaml"
-_WEIGHTS = "model.safetensors"  # as `models.weights_folder.WEIGHTS`, whose import loads torch
+_WEIGHTS = "model.safetensors"  # as `models.model_folder.WEIGHTS`, whose import loads torch
 WAIT_LIMIT_SECONDS = 4 * 3600.0
 """How long a process waits for a file of the first one, which may train a large tokenizer first."""
 _PAUSE_SECONDS = 0.2
