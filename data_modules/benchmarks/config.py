@@ -1,0 +1,220 @@
+"""Settings of the evaluation sets."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from data_modules.config_roles import REPORTING, above, at_least, check_ranges
+from data_modules.records import LANGUAGES
+
+
+class Layout(Enum):
+    """How the samples of an evaluation set are stored."""
+
+    auto = "auto"
+    """By the first file's ending: .tar is shards; .parquet, .csv, .tsv and .jsonl are a table; else dataset."""
+    shards = "shards"
+    """Tar files in the WebDataset layout; a member's ending is its column."""
+    table = "table"
+    """Parquet, CSV, TSV or JSONL with image bytes, or with image paths relative to the table."""
+    dataset = "dataset"
+    """Opened by Hugging Face `load_from_disk` or `load_dataset`."""
+    clip_benchmark = "clip_benchmark"
+    """A folder as CLIP_benchmark reads it: `test/*.tar`; columns `cls`, or `captions` (one text a line)."""
+    image_folder = "image_folder"
+    """A folder with a folder of images per class; column `class`."""
+    karpathy = "karpathy"
+    """Karpathy's `dataset_coco.json` or `dataset_flickr30k.json` beside an image_folder; columns `captions`, `split`."""
+    xtd10 = "xtd10"
+    """A folder with `test_image_names.txt` and `test_1kcaptions_LANGUAGE.txt`; a column per language."""
+
+
+class TieRule(Enum):
+    """How a wrong item with the same score as the correct one counts."""
+
+    pessimistic = "pessimistic"
+    """It is ranked before the correct one: a collapsed model has recall 0."""
+    topk = "topk"
+    """As `torch.topk` orders them, as in CLIP_benchmark: a collapsed model has recall k / N."""
+
+
+class CaptionChoice(Enum):
+    """Which captions of an image are evaluated."""
+
+    all = "all"
+    """All of them."""
+    first = "first"
+    """The first one of each image, as CLIP_benchmark's first-caption protocols."""
+
+
+class DuplicateRule(Enum):
+    """Whether equal captions of different images are one caption."""
+
+    separate = "separate"
+    """No: the same text of another image is a wrong answer, as in CLIP_benchmark."""
+    shared = "shared"
+    """Yes: it is correct for all images that have it."""
+
+
+@dataclass(kw_only=True, slots=True)
+class TextTableConfig:
+    """Captions in a file of their own, joined to the samples by key."""
+
+    files: list[str]
+    """Parquet, CSV, TSV, JSONL or JSON files, or glob patterns; a JSON file holds a list of objects."""
+    captions: str
+    """Column of captions: a text or a list of texts."""
+    key: str = "key"
+    """Column whose values equal those of the samples' `key`; of values that are paths, the file names are compared."""
+
+
+@dataclass(kw_only=True, slots=True)
+class TableConfig:
+    """The samples of an evaluation set: images, texts, classes."""
+
+    files: list[str]
+    """Files or glob patterns, for the layouts clip_benchmark, image_folder and xtd10 one folder, for dataset a folder
+    or a name on the Hugging Face Hub; `package:` paths are relative to the installed `data_modules` folder, others to
+    `evaluation.data_folder`."""
+    layout: Layout = Layout.auto
+    """auto (by the files' ending), shards, table, dataset, clip_benchmark, image_folder, karpathy or xtd10."""
+    image: str = "image"
+    """Column of encoded images; of tables and datasets alone."""
+    image_folder: str | None = None
+    """Folder of the image files of the layouts karpathy and xtd10; null: the folder of `files`."""
+    captions: dict[str, str] = field(default_factory=dict)
+    """Language -> caption column; a cell is a text or a list of texts."""
+    texts: dict[str, TextTableConfig] = field(default_factory=dict)
+    """Language -> captions in a file of their own."""
+    concept: str = "concept"
+    """Column of concepts: rows with equal values share their captions, those of the first row. Without the default
+    column every row is a concept of its own."""
+    key: str = "key"
+    """Column that identifies a sample in messages and panels. Without the default column, the layout's own key or the
+    row number does."""
+    split: str = "test"
+    """Split of a Hugging Face dataset, or of the layout clip_benchmark."""
+    subset: str | None = None
+    """Configuration name of a Hugging Face dataset."""
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise ValueError("files is empty: name at least one file")
+        for language in (*self.captions, *self.texts):
+            if language not in LANGUAGES:
+                raise ValueError(f"language {language!r} is not known: use {' or '.join(LANGUAGES)}")
+        if both := sorted(set(self.captions) & set(self.texts)):
+            raise ValueError(f"captions and texts both give {both[0]}: keep one of them")
+
+
+@dataclass(kw_only=True, slots=True)
+class GalleryConfig:
+    """Images that an analysis searches, from parquet files."""
+
+    files: list[str]
+    """Parquet files or glob patterns; `package:` paths are relative to the installed `data_modules` folder."""
+    image: str = "image"
+    """Column of encoded images."""
+    key: str = "key"
+    """Column that identifies an image; its values are unique among the selected rows."""
+    where: dict[str, list[str]] = field(default_factory=dict)
+    """Conditions on the rows, column -> allowed values; empty: all rows."""
+
+
+@dataclass(kw_only=True, slots=True)
+class IntervalConfig:
+    """When a set is evaluated; step 0 and the last step always are."""
+
+    every_n_steps: int | None = field(default=None, metadata=REPORTING | at_least(1))
+    """Optimizer steps between evaluations; null: see every_n_minutes and every_n_epochs."""
+    every_n_minutes: float | None = field(default=None, metadata=REPORTING | above(0))
+    """Minutes of training after which it is evaluated, counted from the last time; null: not by time."""
+    every_n_epochs: float | None = field(default=None, metadata=REPORTING | above(0))
+    """Passes over the training mixture between evaluations, fractions allowed; null: not by epochs."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @property
+    def is_given(self) -> bool:
+        """Whether any of the three is."""
+        return any(one is not None for one in (self.every_n_steps, self.every_n_minutes, self.every_n_epochs))
+
+
+@dataclass(kw_only=True, slots=True)
+class RetrievalSetConfig:
+    """Images and a gallery of captions in one or both languages."""
+
+    table: TableConfig
+    """Images and captions."""
+    where: dict[str, list[str]] = field(default_factory=dict)
+    """Conditions on the rows whose images are queries."""
+    gallery: dict[str, list[str]] = field(default_factory=dict)
+    """Conditions on the rows whose captions form the gallery; empty: the rows of `where` if `concept` is no column of
+    the table, else all rows."""
+    tie_rule: TieRule = TieRule.pessimistic
+    """pessimistic (a tie counts as wrong) or topk (as CLIP_benchmark counts)."""
+    use_captions: CaptionChoice = CaptionChoice.all
+    """all or first: which captions of an image are used."""
+    duplicates: DuplicateRule = DuplicateRule.separate
+    """separate or shared: whether equal captions of different images are wrong or right answers."""
+    interval: IntervalConfig = field(default_factory=IntervalConfig, metadata=REPORTING)
+    """When this set is evaluated in training; by default with the others."""
+
+
+@dataclass(kw_only=True, slots=True)
+class CaptionSetConfig:
+    """Captions of the same concepts in both languages, without images: cross-lingual retrieval."""
+
+    table: TableConfig
+    """The captions; an image column is not needed."""
+    where: dict[str, list[str]] = field(default_factory=dict)
+    """Conditions on the rows."""
+    tie_rule: TieRule = TieRule.pessimistic
+    """pessimistic (a tie counts as wrong) or topk (as CLIP_benchmark counts)."""
+    interval: IntervalConfig = field(default_factory=IntervalConfig, metadata=REPORTING)
+    """When this set is evaluated in training; by default with the others."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ClassificationSetConfig:
+    """Zero-shot classification: images with a class column, and class names with templates per language."""
+
+    table: TableConfig
+    """Images and classes."""
+    label: str | None = None
+    """Column of class ids or numbers; null: `cls` of the layout clip_benchmark, `class` of image_folder."""
+    classes_file: str | None = None
+    """YAML with `classes` (id -> language -> names) and `templates` (language -> texts with `{}`), each a text or a
+    list of them; null: the English names and templates in a folder of the layout clip_benchmark."""
+    where: dict[str, list[str]] = field(default_factory=dict)
+    """Conditions on the rows; rows of classes missing from the file are left out and counted."""
+    tie_rule: TieRule = TieRule.pessimistic
+    """pessimistic (a tie counts as wrong) or topk (as CLIP_benchmark counts)."""
+    interval: IntervalConfig = field(default_factory=IntervalConfig, metadata=REPORTING)
+    """When this set is evaluated in training; by default with the others."""
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluationConfig:
+    """Evaluation sets of a run and the evaluation interval."""
+
+    every_n_steps: int | None = field(default=None, metadata=REPORTING | at_least(1))
+    """Optimizer steps between evaluations; null: 500 unless every_n_minutes or every_n_epochs is given. Step 0 and the
+    last step are always evaluated."""
+    every_n_minutes: float | None = field(default=None, metadata=REPORTING | above(0))
+    """Minutes of training between evaluations; null: not by time."""
+    every_n_epochs: float | None = field(default=None, metadata=REPORTING | above(0))
+    """Passes over the training mixture between evaluations, fractions allowed; null: not by epochs."""
+    data_folder: str | None = field(default=None, metadata=REPORTING)
+    """Folder that relative `files` and image folders are in; null: the working directory."""
+    batch_size: int = field(default=256, metadata=REPORTING | at_least(1))
+    """Most images per forward pass of an evaluation; texts: as many."""
+    retrieval: dict[str, RetrievalSetConfig] = field(default_factory=dict)
+    """Name -> image–caption retrieval set."""
+    captions: dict[str, CaptionSetConfig] = field(default_factory=dict)
+    """Name -> cross-lingual caption retrieval set."""
+    classification: dict[str, ClassificationSetConfig] = field(default_factory=dict)
+    """Name -> zero-shot classification set."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
