@@ -1,7 +1,5 @@
 """`DataLoader` construction for both stages; corrupt samples are counted and replaced deterministically."""
 
-import functools
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,14 +7,13 @@ from typing import Any, Generic, TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from data_modules.config_roles import PERFORMANCE, at_least, between, check_ranges
 from data_modules.errors import DataError
 from data_modules.faults import SKIPPED, FaultReport, SampleFault, printable, sample_errors
 from data_modules.images.decoding import MAX_IMAGE_PIXELS
-from data_modules.loader_process import START_METHOD, blocked_stop_signals, init_loader_process
+from data_modules.loader import SignalSafeDataLoader, build_fixed_loader
 from data_modules.order.sampling import Draw, Order, RankBatchSampler
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
@@ -28,8 +25,6 @@ Batch = TypeVar("Batch")
 
 MAX_REPLACEMENTS = 24
 """Replacements tried for a corrupt sample; the last one is 2^23 places behind it, beyond any bad shard."""
-LOADER_TIMEOUT_SECONDS = 600
-"""Longest wait for a batch; then the run ends with an error."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -143,14 +138,6 @@ class PairDataset(Dataset[Loaded[Sample]], Generic[Sample]):
         )
 
 
-class SignalSafeDataLoader(DataLoader[Any]):
-    """A `DataLoader` that starts its workers with the run's stop signals blocked."""
-
-    def __iter__(self) -> Any:
-        with blocked_stop_signals():
-            return super().__iter__()
-
-
 def build_loader(
     dataset: PairDataset[Sample],
     sampler: RankBatchSampler,
@@ -161,19 +148,7 @@ def build_loader(
 
     A worker that dies or hangs ends the run with an error. Workers ignore stop signals and end with this process.
     """
-    return SignalSafeDataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=num_workers,
-        multiprocessing_context=START_METHOD if num_workers else None,
-        collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if num_workers else None,
-        timeout=LOADER_TIMEOUT_SECONDS if num_workers else 0,
-        # Without it, the loader draws its base seed from the global stream.
-        generator=torch.Generator().manual_seed(0),
-        worker_init_fn=functools.partial(init_loader_process, os.getpid()),
-    )
+    return build_fixed_loader(dataset, sampler, collate, num_workers, prefetch_factor=4)
 
 
 class StageDataModule(pl.LightningDataModule):

@@ -9,7 +9,8 @@ firefighter), since `1f468` -> `1f469`.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from data_modules.benchmarks.evaluation_sets import GalleryConfig, ImageGallery, build_image_gallery, image_digests
+from data_modules.benchmarks.config import GalleryConfig
+from data_modules.benchmarks.galleries import ImageGallery, build_image_gallery, image_digests
 from data_modules.errors import DataError
 from data_modules.records import LANGUAGES
 

@@ -23,7 +23,7 @@ class Layout(Enum):
     image_folder = "image_folder"
     """A folder with a folder of images per class; column `class`."""
     karpathy = "karpathy"
-    """Karpathy's `dataset_coco.json` or `dataset_flickr30k.json` beside an image_folder; columns `captions`, `split`."""
+    """Karpathy's `dataset_coco.json` or `dataset_flickr30k.json`; columns `captions`, `split`, `file_name`."""
     xtd10 = "xtd10"
     """A folder with `test_image_names.txt` and `test_1kcaptions_LANGUAGE.txt`; a column per language."""
 
@@ -218,3 +218,8 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    @property
+    def has_sets(self) -> bool:
+        """Whether there is anything to evaluate."""
+        return bool(self.retrieval or self.captions or self.classification)

@@ -1,162 +1,93 @@
-"""Evaluation sets and image galleries: images, captions and classes read from parquet tables.
+"""Evaluation sets, checked and ready to be embedded; their images stay encoded until then.
 
-Shapes: N images, M gallery captions or images, K classes, S image side.
+Shapes: N images, M captions of a language, K classes, P positives (correct pairs).
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import datasets
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_modules.config_roles import REPORTING, at_least, check_ranges
+from data_modules.benchmarks.class_names import ClassNames, read_class_names
+from data_modules.benchmarks.config import (
+    CaptionChoice,
+    CaptionSetConfig,
+    ClassificationSetConfig,
+    DuplicateRule,
+    EvaluationConfig,
+    IntervalConfig,
+    Layout,
+    RetrievalSetConfig,
+    TableConfig,
+)
+from data_modules.benchmarks.image_stream import SelectedImages
+from data_modules.benchmarks.layouts.clip_benchmark import read_class_files
+from data_modules.benchmarks.layouts.opening import joined_captions, open_samples, sample_fingerprints
+from data_modules.benchmarks.sample_table import RowIds, SampleTable
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
-from data_modules.images.transforms.evaluation import evaluation_image
-from data_modules.paths import resolve_path
 from data_modules.records import LANGUAGES
-from data_modules.sources.fingerprint import FileFingerprint, table_fingerprint, text_fingerprint
-from data_modules.sources.tables import as_text, identities, matching_rows, open_table
-from data_modules.text.cleaning import clean_texts, text_list
+from data_modules.sources.fingerprint import FileFingerprint, text_fingerprint
+from data_modules.sources.tables import as_text
+from data_modules.text.cleaning import clean_texts
+
+_DEFAULT_CONCEPT = TableConfig.__dataclass_fields__["concept"].default
 
 
-@dataclass(kw_only=True, slots=True)
-class TableConfig:
-    """The parquet table of an evaluation set."""
-
-    files: list[str]
-    """Parquet files or glob patterns; `package:` paths are relative to the installed `data_modules` folder."""
-    image: str = "image"
-    """Column of encoded images."""
-    captions: dict[str, str] = field(default_factory=dict)
-    """Language -> caption column, one text per row."""
-    concept: str = "concept"
-    """Column of concepts; rows with equal values share a caption."""
-    key: str = "key"
-    """Column that identifies an image in logs and panels."""
-
-
-@dataclass(kw_only=True, slots=True)
-class GalleryConfig:
-    """Images that an analysis searches, from parquet files."""
-
-    files: list[str]
-    """Parquet files or glob patterns; `package:` paths are relative to the installed `data_modules` folder."""
-    image: str = "image"
-    """Column of encoded images."""
-    key: str = "key"
-    """Column that identifies an image; its values are unique among the selected rows."""
-    where: dict[str, list[str]] = field(default_factory=dict)
-    """Conditions on the rows, column -> allowed values; empty: all rows."""
-
-
-@dataclass(kw_only=True, slots=True)
-class RetrievalSetConfig:
-    """Images and a gallery of captions in each language."""
-
-    table: TableConfig
-    """Table of the images and captions."""
-    where: dict[str, list[str]] = field(default_factory=dict)
-    """Conditions on the rows whose images are queries."""
-    gallery: dict[str, list[str]] = field(default_factory=dict)
-    """Conditions on the rows whose captions form the gallery; empty: all rows."""
-
-
-@dataclass(kw_only=True, slots=True)
-class CaptionSetConfig:
-    """Captions of the same concepts in both languages, without images: cross-lingual retrieval."""
-
-    table: TableConfig
-    """Table of the captions."""
-    where: dict[str, list[str]] = field(default_factory=dict)
-    """Conditions on the rows."""
-
-
-@dataclass(kw_only=True, slots=True)
-class ClassificationSetConfig:
-    """Zero-shot classification: images with a class column, and class names with templates per language."""
-
-    table: TableConfig
-    """Table of the images."""
-    label: str
-    """Column of class ids."""
-    classes_file: str
-    """YAML with `classes` (id -> language -> names) and `templates` (language -> texts with `{}`), each a text or a
-    list of them."""
-    where: dict[str, list[str]] = field(default_factory=dict)
-    """Conditions on the rows; rows of classes missing from the file are excluded."""
-
-
-@dataclass(kw_only=True, slots=True)
-class EvaluationConfig:
-    """Evaluation sets of a run and the evaluation interval."""
-
-    every_n_steps: int = field(default=500, metadata=REPORTING | at_least(1))
-    """Optimizer steps between evaluations; step 0 and the last step are always evaluated."""
-    retrieval: dict[str, RetrievalSetConfig] = field(default_factory=dict)
-    """Name -> image–caption retrieval set."""
-    captions: dict[str, CaptionSetConfig] = field(default_factory=dict)
-    """Name -> cross-lingual caption retrieval set."""
-    classification: dict[str, ClassificationSetConfig] = field(default_factory=dict)
-    """Name -> zero-shot classification set."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-
-@dataclass(kw_only=True, slots=True)
-class ImageSet:
-    """Decoded images, with digests to recognise equal images of other sets."""
+@dataclass(kw_only=True, slots=True, eq=False)
+class EvaluationSet:
+    """What all sets have in common."""
 
     name: str
-    images: Tensor
-    """uint8 (N, 3, S, S)."""
-    digests: list[bytes] = field(init=False)
-    """N hashes of the pixels."""
+    identity: str
+    """Of the table: sets of one table are evaluated together."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences on what was left out, for the user."""
+    interval: IntervalConfig = field(default_factory=IntervalConfig)
+    """When it is evaluated in training; not given: with the others."""
+    tie_rule: str = "pessimistic"
+    """pessimistic or topk."""
 
-    def __post_init__(self) -> None:
-        self.digests = image_digests(self.images)
 
+@dataclass(kw_only=True, slots=True, eq=False)
+class RetrievalSet(EvaluationSet):
+    """Images and a gallery of captions per language; any number of correct captions per image and back."""
 
-@dataclass(kw_only=True, slots=True)
-class RetrievalSet(ImageSet):
-    """Images, and a gallery of captions with one correct caption per image."""
-
+    images: SelectedImages
+    """N images."""
     captions: dict[str, list[str]]
-    """Language -> M captions, in the same order in every language."""
-    target: Tensor
-    """int64 (N,), the gallery index of each image's caption."""
-    image_keys: list[str]
-    """N keys for logs."""
+    """Language -> M captions."""
+    positives: dict[str, Tensor]
+    """Language -> int64 (P, 2): pairs (image, caption), each image and each pair once or more."""
+    image_concepts: Tensor
+    """int64 (N,): images with equal numbers depict the same concept."""
+    caption_concepts: dict[str, Tensor]
+    """Language -> int64 (M,): the concept of each caption."""
 
 
-@dataclass(kw_only=True, slots=True)
-class CaptionSet:
+@dataclass(kw_only=True, slots=True, eq=False)
+class CaptionSet(EvaluationSet):
     """Captions of the same M concepts in each language, aligned by index."""
 
-    name: str
     captions: dict[str, list[str]]
 
 
-@dataclass(kw_only=True, slots=True)
-class ClassificationSet(ImageSet):
+@dataclass(kw_only=True, slots=True, eq=False)
+class ClassificationSet(EvaluationSet):
     """Labelled images, and the names and templates of the classes."""
 
+    images: SelectedImages
+    """N images."""
     labels: Tensor
     """int64 (N,), in [0, K)."""
-    class_names: dict[str, list[list[str]]]
-    """Language -> K lists of one or more names."""
-    templates: dict[str, list[str]]
-    """Language -> templates with one `{}`."""
+    classes: ClassNames
+    """K classes; one without a name in a language is left out in it, with its images."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class EvaluationSets:
     """All sets of an experiment."""
 
@@ -164,106 +95,166 @@ class EvaluationSets:
     captions: list[CaptionSet] = field(default_factory=list)
     classification: list[ClassificationSet] = field(default_factory=list)
 
-
-@dataclass(kw_only=True, slots=True)
-class ImageGallery:
-    """Decoded images with some columns of their table."""
-
-    images: Tensor
-    """uint8 (M, 3, S, S)."""
-    keys: list[str]
-    """M unique keys."""
-    columns: dict[str, list[str]]
-    """Column -> M values as text."""
+    def __iter__(self) -> Iterator[EvaluationSet]:
+        """All of them, in the order of the configuration."""
+        yield from (*self.retrieval, *self.captions, *self.classification)
 
 
-def image_digests(images: Tensor) -> list[bytes]:
-    """A 16-byte hash of pixels and size for each image of uint8 (N, 3, H, W)."""
-    start = str(tuple(images.shape[1:])).encode()
-    return [hashlib.blake2b(start + image.tobytes(), digest_size=16).digest() for image in images.numpy()]
-
-
-def build_evaluation_sets(config: EvaluationConfig, image_size: int) -> EvaluationSets:
-    """Read every configured set; images are decoded to uint8 (3, image_size, image_size).
+def build_evaluation_sets(config: EvaluationConfig) -> EvaluationSets:
+    """Open and check every configured set; no image is decoded.
 
     Raises:
         DataError: A file is missing or damaged, or a set is empty or inconsistent.
     """
+    folder = config.data_folder
     return EvaluationSets(
-        retrieval=[build_retrieval_set(name, one, image_size) for name, one in config.retrieval.items()],
-        captions=[build_caption_set(name, one) for name, one in config.captions.items()],
-        classification=[build_classification_set(name, one, image_size) for name, one in config.classification.items()],
+        retrieval=[build_retrieval_set(name, one, folder) for name, one in config.retrieval.items()],
+        captions=[build_caption_set(name, one, folder) for name, one in config.captions.items()],
+        classification=[build_classification_set(name, one, folder) for name, one in config.classification.items()],
     )
 
 
-def build_retrieval_set(name: str, config: RetrievalSetConfig, image_size: int) -> RetrievalSet:
-    """Images of the rows that satisfy `where`, against the distinct concepts of the `gallery` rows."""
-    table, context = _open(config.table), f"evaluation.retrieval.{name}"
-    gallery_rows = _distinct_concepts(table, matching_rows(table, config.gallery), config.table.concept, context)
-    index_of = {concept: i for i, concept in enumerate(identities(table, config.table.concept, gallery_rows, context))}
-    rows = matching_rows(table, config.where)
-    concepts = identities(table, config.table.concept, rows, context)
-    missing = [concept for concept in concepts if concept not in index_of]
-    if missing or not len(rows):
-        problem = f"the caption of '{missing[0]}' is not in its gallery" if missing else "no image satisfies `where`"
-        raise DataError(f"{context}: {problem}; correct its `where` or `gallery`")
-    return RetrievalSet(
-        name=name,
-        images=_images(table, config.table, rows, image_size, context),
-        captions=_captions(table, config.table.captions, gallery_rows, context),
-        target=torch.tensor([index_of[concept] for concept in concepts]),
-        image_keys=identities(table, config.table.key, rows, context),
-    )
-
-
-def build_caption_set(name: str, config: CaptionSetConfig) -> CaptionSet:
-    """The captions of the distinct concepts among the rows that satisfy `where`, in every language."""
-    table, context = _open(config.table), f"evaluation.captions.{name}"
-    rows = _distinct_concepts(table, matching_rows(table, config.where), config.table.concept, context)
-    if set(config.table.captions) != set(LANGUAGES) or len(rows) < 2:
-        raise DataError(f"{context} needs two rows or more with captions in {' and '.join(LANGUAGES)}")
-    return CaptionSet(name=name, captions=_captions(table, config.table.captions, rows, context))
-
-
-def build_classification_set(name: str, config: ClassificationSetConfig, image_size: int) -> ClassificationSet:
-    """Images of the rows whose label the classes file names."""
-    table, context = _open(config.table), f"evaluation.classification.{name}"
-    classes, templates = _load_classes(context, config.classes_file)
-    ids = list(classes)
-    rows = np.intersect1d(matching_rows(table, config.where), matching_rows(table, {config.label: ids}))
-    if not len(rows):
-        raise DataError(f"{context}: no image has one of the {len(ids)} classes; check `label`")
-    return ClassificationSet(
-        name=name,
-        images=_images(table, config.table, rows, image_size, context),
-        labels=torch.tensor([ids.index(label) for label in identities(table, config.label, rows, context)]),
-        class_names={language: [classes[one][language] for one in ids] for language in LANGUAGES},
-        templates=templates,
-    )
-
-
-def build_image_gallery(config: GalleryConfig, image_size: int, columns: Sequence[str] = ()) -> ImageGallery:
-    """The images of the rows that satisfy `where`, with further columns.
+def build_retrieval_set(name: str, config: RetrievalSetConfig, data_folder: str | None = None) -> RetrievalSet:
+    """Images of the rows that satisfy `where`, against the captions of the `gallery` rows.
 
     Raises:
-        DataError: A file or column is missing, no row matches, or keys are not unique.
+        DataError: A file is missing or damaged, a cell is no text, an image is listed twice, or nothing is left.
     """
-    table, context = open_table(config.files, config.image, [config.key, *columns]), ", ".join(config.files)
-    rows = matching_rows(table, config.where)
-    if not len(rows):
-        raise DataError(f"no row of {context} satisfies `where` = {config.where}; loosen it")
-    keys = identities(table, config.key, rows, context)
-    if len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise DataError(
-            f"{context}: '{twice}' is not unique in the column '{config.key}'; "
-            "name a column of unique values as `key`, or narrow `where`"
-        )
-    return ImageGallery(
-        images=_images(table, config, rows, image_size, context),
-        keys=keys,
-        columns={name: [as_text(value) for value in _cells(table, name, rows)] for name in columns},
+    context = f"evaluation.retrieval.{name}"
+    table = _open(config.table, context, data_folder, [*config.where, *config.gallery])
+    rows = _matching(table, config.where, context)
+    has_concepts = config.table.concept in table.columns
+    gallery = _matching(table, config.gallery, context) if has_concepts or config.gallery else rows
+    gallery_concepts, first = _distinct(_concepts(table, config.table, gallery, context))
+    gallery = gallery[first]
+    number = {concept: place for place, concept in enumerate(gallery_concepts)}
+    texts = _captions(table, config.table, gallery, context, data_folder)
+    if not texts:
+        raise DataError(f"{context}.table names no captions: give a column in captions, or a file in texts")
+    if config.use_captions is CaptionChoice.first:
+        texts = {language: [cell[:1] for cell in cells] for language, cells in texts.items()}
+    concepts = _concepts(table, config.table, rows, context)
+    if missing := [one for one in concepts if one not in number]:
+        raise DataError(f"{context}: the caption of '{missing[0]}' is not in its gallery; correct `where` or `gallery`")
+    concept_of = np.array([number[one] for one in concepts], dtype=np.int64)
+    captioned = np.all([[bool(cell) for cell in cells] for cells in texts.values()], axis=0)
+    kept = captioned[concept_of] if len(concept_of) else np.zeros(0, bool)
+    notes = _left_out(context, len(rows) - int(kept.sum()), len(rows), "images without a caption in every language")
+    if not kept.any():
+        raise DataError(f"{context}: no image with captions satisfies `where`; correct `where` or the caption columns")
+    rows, image_concepts = rows[kept], torch.from_numpy(concept_of[kept])
+    _check_unique(table.keys(rows), context)
+    captions, caption_concepts, positives = {}, {}, {}
+    for language, cells in texts.items():
+        captions[language] = [text for cell in cells for text in cell]
+        counts = torch.tensor([len(cell) for cell in cells])
+        caption_concepts[language] = torch.repeat_interleave(torch.arange(len(cells)), counts)
+        positives[language] = _positives(image_concepts, counts)
+        if config.duplicates is DuplicateRule.shared:
+            positives[language] = shared_positives(positives[language], captions[language])
+    return RetrievalSet(
+        name=name,
+        identity=table.identity,
+        notes=notes,
+        interval=config.interval,
+        tie_rule=config.tie_rule.value,
+        images=SelectedImages(table, rows),
+        captions=captions,
+        positives=positives,
+        image_concepts=image_concepts,
+        caption_concepts=caption_concepts,
     )
+
+
+def build_caption_set(name: str, config: CaptionSetConfig, data_folder: str | None = None) -> CaptionSet:
+    """The first caption of each distinct concept among the rows that satisfy `where`, in both languages.
+
+    Raises:
+        DataError: A file is missing or damaged, a cell is no text, or fewer than two concepts are left.
+    """
+    context = f"evaluation.captions.{name}"
+    table = _open(config.table, context, data_folder, list(config.where), needs_images=False)
+    rows = _matching(table, config.where, context)
+    rows = rows[_distinct(_concepts(table, config.table, rows, context))[1]]
+    texts = _captions(table, config.table, rows, context, data_folder)
+    whole = [all(cells) for cells in zip(*texts.values(), strict=True)]
+    if set(texts) != set(LANGUAGES) or sum(whole) < 2:
+        raise DataError(f"{context} needs two rows or more with captions in {' and '.join(LANGUAGES)}")
+    return CaptionSet(
+        name=name,
+        identity=table.identity,
+        notes=_left_out(context, len(rows) - sum(whole), len(rows), "rows without a caption in both languages"),
+        interval=config.interval,
+        tie_rule=config.tie_rule.value,
+        captions={
+            language: [cell[0] for cell, keep in zip(texts[language], whole, strict=True) if keep]
+            for language in LANGUAGES
+        },
+    )
+
+
+def build_classification_set(
+    name: str, config: ClassificationSetConfig, data_folder: str | None = None
+) -> ClassificationSet:
+    """Images of the rows that satisfy `where` and whose label the classes file names.
+
+    Raises:
+        DataError: A file is missing or damaged, the classes are wrong, an image is listed twice, or none is left.
+    """
+    context = f"evaluation.classification.{name}"
+    label = config.label or _LABELS.get(config.table.layout)
+    if label is None:
+        raise DataError(f"{context}.label is missing: name the column of classes")
+    table = _open(config.table, context, data_folder, [label, *config.where])
+    classes = _class_names(config, context, data_folder)
+    rows = _matching(table, config.where, context)
+    found = _labels(table, label, rows, classes.ids)
+    kept = found >= 0
+    if not kept.any():
+        raise DataError(f"{context}: no image has one of the {len(classes.ids)} classes; check `label`")
+    rows, labels = rows[kept], found[kept]
+    _check_unique(table.keys(rows), context)
+    notes = _left_out(context, int((~kept).sum()), len(kept), "images of classes that the classes file does not name")
+    without = sorted(set(range(len(classes.ids))) - set(labels.tolist()))
+    if without:
+        names = ", ".join(classes.ids[one] for one in without[:5]) + (", ..." if len(without) > 5 else "")
+        notes.append(
+            f"{context}: {len(without)} of {len(classes.ids)} classes have no image ({names}); their recall "
+            "does not count"
+        )
+    return ClassificationSet(
+        name=name,
+        identity=table.identity,
+        notes=notes,
+        interval=config.interval,
+        tie_rule=config.tie_rule.value,
+        images=SelectedImages(table, rows),
+        labels=torch.from_numpy(labels),
+        classes=classes,
+    )
+
+
+def shared_positives(positives: Tensor, captions: Sequence[str]) -> Tensor:
+    """The pairs, and those of each image with every other caption that reads as one of its own.
+
+    Args:
+        positives: int64 (P, 2), pairs (image, caption).
+        captions: M texts.
+
+    Returns:
+        int64 (P', 2), each pair once.
+    """
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(captions))}
+    text_of = torch.tensor([numbers[text] for text in captions])
+    pairs = torch.unique(torch.stack([positives[:, 0], text_of[positives[:, 1]]], dim=1), dim=0)
+    by_text = torch.argsort(text_of, stable=True)
+    counts = torch.bincount(text_of, minlength=len(numbers))
+    first = counts.cumsum(0) - counts
+    repeats = counts[pairs[:, 1]]
+    place = torch.arange(int(repeats.sum())) - (repeats.cumsum(0) - repeats).repeat_interleave(repeats)
+    caption = by_text[first[pairs[:, 1]].repeat_interleave(repeats) + place]
+    found: Tensor = torch.unique(torch.stack([pairs[:, 0].repeat_interleave(repeats), caption], dim=1), dim=0)
+    return found
 
 
 def evaluation_fingerprints(config: EvaluationConfig) -> dict[str, tuple[FileFingerprint, ...]]:
@@ -275,99 +266,129 @@ def evaluation_fingerprints(config: EvaluationConfig) -> dict[str, tuple[FileFin
     tables = {f"retrieval.{name}": one.table for name, one in config.retrieval.items()}
     tables |= {f"captions.{name}": one.table for name, one in config.captions.items()}
     tables |= {f"classification.{name}": one.table for name, one in config.classification.items()}
-    found = {name: table_fingerprint(table.files) for name, table in tables.items()}
-    for name, classes in config.classification.items():
-        found[f"classification.{name}"] += (text_fingerprint(classes.classes_file),)
+    found = {name: sample_fingerprints(table, config.data_folder) for name, table in tables.items()}
+    for name, one in config.classification.items():
+        if one.classes_file is not None:
+            found[f"classification.{name}"] += (text_fingerprint(one.classes_file),)
     return found
 
 
-NamesByLanguage = dict[str, list[str]]
+_LABELS = {Layout.clip_benchmark: "cls", Layout.image_folder: "class"}
+"""Layout -> its column of classes."""
 
 
-def _load_classes(context: str, file: str) -> tuple[dict[str, NamesByLanguage], NamesByLanguage]:
-    """Class id -> language -> names, and language -> templates; a single text counts as a list of one.
-
-    Raises:
-        DataError: The file is missing or malformed.
-    """
-    path = resolve_path(file)
-    if not path.is_file():
-        raise DataError(f"{context}.classes_file: {path} does not exist")
-    loaded: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    try:
-        classes = {as_text(one): _by_language(names) for one, names in loaded["classes"].items()}
-        templates = _by_language(loaded["templates"])
-        if wrong := [one for some in templates.values() for one in some if one.count("{}") != 1]:
-            raise ValueError(f"the template {wrong[0]!r} must hold {{}} once")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(
-            f"{path} needs `classes` (id -> names) and `templates`, each a text or a list of texts in "
-            f"{' and '.join(LANGUAGES)} ({error!r})"
-        ) from error
-    return classes, templates
+def _open(
+    config: TableConfig, context: str, data_folder: str | None, columns: Sequence[str], *, needs_images: bool = True
+) -> SampleTable:
+    wanted = [*columns, *config.captions.values()]
+    if config.concept != _DEFAULT_CONCEPT:
+        wanted.append(config.concept)
+    return open_samples(config, context, data_folder=data_folder, needs_images=needs_images, columns=wanted)
 
 
-def _by_language(given: Any) -> NamesByLanguage:
-    return {language: text_list(given[language]) for language in LANGUAGES}
-
-
-def _open(config: TableConfig) -> datasets.Dataset:
-    return open_table(config.files, config.image, [config.concept, config.key, *config.captions.values()])
-
-
-def _distinct_concepts(table: datasets.Dataset, rows: Any, concept: str, context: str) -> Any:
-    first = np.unique(np.array(identities(table, concept, rows, context)), return_index=True)[1]
-    return rows[np.sort(first)]
-
-
-def _cells(table: datasets.Dataset, column: str, rows: Any) -> Iterable[Any]:
-    cells: Iterable[Any] = table.select_columns([column]).select(rows)[column]
-    return cells
-
-
-def _captions(table: datasets.Dataset, columns: Mapping[str, str], rows: Any, context: str) -> dict[str, list[str]]:
-    return {
-        language: [
-            _caption(value, columns[language], f"{context}: row {row}")
-            for row, value in zip(rows, _cells(table, columns[language], rows), strict=True)
-        ]
-        for language in LANGUAGES
-        if language in columns
-    }
-
-
-def _caption(value: object, column: str, context: str) -> str:
-    try:
-        texts = clean_texts(value, column, [])
-    except SampleFault as fault:
-        raise DataError(f"{context}: {fault.detail}; evaluation needs one text") from fault
-    if len(texts) != 1:
-        raise DataError(
-            f"{context}: the column '{column}' holds {len(texts)} texts, and evaluation needs one; write one caption "
-            "per row, or remove the row"
-        )
-    return texts[0]
-
-
-def _images(
-    table: datasets.Dataset, config: TableConfig | GalleryConfig, rows: Any, image_size: int, context: str
-) -> Tensor:
-    keys = identities(table, config.key, rows, context)
-    cells = zip(_cells(table, config.image, rows), keys, strict=True)
-    images = [table_image(cell, image_size, f"{context}: image '{key}'") for cell, key in cells]
-    return torch.from_numpy(np.stack(images))
-
-
-def table_image(cell: object, image_size: int, context: str) -> NDArray[np.uint8]:
-    """The evaluation image of a table's cell with `bytes`, uint8 (3, S, S); `context` names it in errors.
+def _matching(table: SampleTable, where: Mapping[str, Sequence[str]], context: str) -> RowIds:
+    """The rows that satisfy every condition, ascending.
 
     Raises:
-        DataError: The cell holds no bytes, or they are not an image.
+        DataError: No row does.
     """
-    content = cell.get("bytes") if isinstance(cell, Mapping) else cell
-    if not isinstance(content, bytes):
-        raise DataError(f"{context} is {type(content).__name__}, not the bytes of a file; store the image in the table")
+    rows = np.arange(len(table), dtype=np.int64)
+    for column, allowed in where.items():
+        values = frozenset(allowed)
+        rows = rows[[as_text(cell) in values for cell in table.cells(column, rows)]]
+    if not len(rows):
+        raise DataError(f"{context}: no row has {dict(where)}; correct `where` or `gallery`")
+    return rows
+
+
+def _concepts(table: SampleTable, config: TableConfig, rows: RowIds, context: str) -> list[str]:
+    """What the captions of each row are the captions of: the cell of `concept`, or the row itself."""
+    if config.concept not in table.columns:
+        return [str(row) for row in rows]
+    cells = table.cells(config.concept, rows)
+    for row, cell in zip(rows, cells, strict=True):
+        if cell is None:
+            raise DataError(
+                f"{context}: row {row} has nothing in the column '{config.concept}'; fill it, or leave the row out"
+            )
+    return [as_text(cell) for cell in cells]
+
+
+def _distinct(concepts: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
+    """The distinct concepts in the order of their first rows, and those rows' positions."""
+    first: dict[str, int] = {}
+    for place, concept in enumerate(concepts):
+        first.setdefault(concept, place)
+    return list(first), np.array(list(first.values()), dtype=np.int64)
+
+
+def _captions(
+    table: SampleTable, config: TableConfig, rows: RowIds, context: str, data_folder: str | None
+) -> dict[str, list[list[str]]]:
+    """Language, in the order of `LANGUAGES` -> the clean captions of each row; none for a row without."""
+    found: dict[str, list[list[str]]] = {}
+    for language in LANGUAGES:
+        if language in config.captions:
+            column = config.captions[language]
+            cells = table.cells(column, rows)
+            found[language] = [
+                _clean(cell, column, f"{context}: row {row}") for row, cell in zip(rows, cells, strict=True)
+            ]
+        elif language in config.texts:
+            owner = f"{context}.table.texts.{language}"
+            joined = joined_captions(config.texts[language], table.keys(rows), owner, data_folder)
+            found[language] = [_clean(cell, config.texts[language].captions, owner) for cell in joined]
+    return found
+
+
+def _clean(cell: object, column: str, context: str) -> list[str]:
     try:
-        return evaluation_image(content, image_size)
+        return list(clean_texts(cell, column, []))
     except SampleFault as fault:
-        raise DataError(f"{context}: {fault}; replace it, or remove its row") from fault
+        raise DataError(f"{context}: {fault.detail}; a caption is a text or a list of texts") from fault
+
+
+def _positives(image_concepts: Tensor, counts: Tensor) -> Tensor:
+    """int64 (P, 2): each image with all captions of its concept; `counts` are the captions of each concept."""
+    repeats = counts[image_concepts]
+    first = (counts.cumsum(0) - counts)[image_concepts]
+    place = torch.arange(int(repeats.sum())) - (repeats.cumsum(0) - repeats).repeat_interleave(repeats)
+    images = torch.arange(len(image_concepts)).repeat_interleave(repeats)
+    return torch.stack([images, first.repeat_interleave(repeats) + place], dim=1)
+
+
+def _class_names(config: ClassificationSetConfig, context: str, data_folder: str | None) -> ClassNames:
+    if config.classes_file is not None:
+        return read_class_names(config.classes_file, f"{context}.classes_file")
+    if config.table.layout is not Layout.clip_benchmark:
+        raise DataError(f"{context}.classes_file is missing: name a YAML file of class names and templates")
+    names, templates = read_class_files(config.table, data_folder, context)
+    return ClassNames(
+        ids=[str(number) for number in range(len(names))],
+        names={"en": [[name] for name in names]},
+        templates={"en": templates},
+    )
+
+
+def _labels(table: SampleTable, column: str, rows: RowIds, ids: Sequence[str]) -> NDArray[np.int64]:
+    """The class of each row, int64 (N,): cells are ids, or else the classes' numbers from 0; -1: of no class."""
+    cells = [as_text(cell).strip() for cell in table.cells(column, rows)]
+    by_id = {one: number for number, one in enumerate(ids)}
+    if not any(cell in by_id for cell in set(cells)):
+        by_id = {str(number): number for number in range(len(ids))}
+    return np.array([by_id.get(cell, -1) for cell in cells], dtype=np.int64)
+
+
+def _check_unique(keys: Sequence[str], context: str) -> None:
+    seen: set[str] = set()
+    for key in keys:
+        if key in seen:
+            raise DataError(
+                f"{context}: the image '{key}' is listed twice; give one row per image, with its captions as a list, "
+                "or name a column of unique values as `key`"
+            )
+        seen.add(key)
+
+
+def _left_out(context: str, number: int, total: int, what: str) -> list[str]:
+    return [f"{context}: {number} of {total} {what} are left out"] if number else []

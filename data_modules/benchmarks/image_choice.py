@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_modules.benchmarks.evaluation_sets import table_image
+from data_modules.benchmarks.galleries import table_image
 from data_modules.config_roles import between, check_ranges
 from data_modules.errors import DataError
 from data_modules.sources.tables import open_table

@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
-from data_modules.benchmarks.evaluation_sets import EvaluationConfig
+from data_modules.benchmarks.config import EvaluationConfig
 from data_modules.sources.fingerprint import all_source_changes
 from kelip_lightning.ablations.study import PlannedRun, Trained, contrastive_of
 from kelip_lightning.config.experiment import PretrainExperiment

@@ -27,7 +27,7 @@ from data_modules.benchmarks.analogy_queries import AnalogyQuery
 from data_modules.errors import DataError
 from kelip_lightning.analyses.output import Finding, Findings, Item
 from kelip_lightning.evaluation.embed import require_finite
-from kelip_lightning.evaluation.metrics import best_correct_ranks
+from kelip_lightning.evaluation.ranks import best_correct_ranks
 from kelip_lightning.statistics.bootstrap import Bootstrap, Interval
 
 LAMBDAS = tuple(step / 10 for step in range(21))

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from data_modules.benchmarks.analogy_queries import build_analogy_set
-from data_modules.benchmarks.evaluation_sets import build_caption_set, build_image_gallery
+from data_modules.benchmarks.evaluation_sets import build_caption_set
+from data_modules.benchmarks.galleries import build_image_gallery
 from data_modules.benchmarks.image_choice import build_image_choice
 from data_modules.benchmarks.word_pairs import nonsense_words, read_word_pairs
 from data_modules.records import LANGUAGES
@@ -29,7 +30,7 @@ from kelip_lightning.evaluation.embed import (
     image_encode_function,
     text_encode_function,
 )
-from kelip_lightning.evaluation.metrics import class_embeddings
+from kelip_lightning.evaluation.zero_shot import class_embeddings
 from kelip_lightning.models.model_folder import TrainedModel, fresh_dual_encoder, load_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.statistics.bootstrap import Bootstrap

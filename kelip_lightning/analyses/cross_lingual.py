@@ -20,7 +20,8 @@ from data_modules.records import LANGUAGES
 from kelip_lightning.analyses.output import Finding, Findings, Item
 from kelip_lightning.evaluation.embed import require_finite
 from kelip_lightning.evaluation.metric_names import RECALL_KS
-from kelip_lightning.evaluation.metrics import centre, matched_and_random, retrieval_ranks
+from kelip_lightning.evaluation.ranks import retrieval_ranks
+from kelip_lightning.evaluation.translations import centre, matched_and_random
 from kelip_lightning.statistics.bootstrap import Bootstrap
 
 CONTROL = "untrained control"

@@ -110,7 +110,7 @@ class CheckpointCallback(pl.Callback):
         self._config, self._stage, self._folder = config, stage, stage.checkpoints
         self._signals, self._clock, self._evaluation = signals, clock, evaluation
         self._vote = vote or StepVote()
-        self._vote.ask(lambda: signals.by_user, lambda: signals.by_scheduler, self._is_time)
+        self._questions = self._vote.ask(lambda: signals.by_user, lambda: signals.by_scheduler, self._is_time)
         self._is_global_zero = False
         self._saved_step = 0
         self._saved_at = clock()
@@ -129,7 +129,7 @@ class CheckpointCallback(pl.Callback):
             StageInterrupted: Some rank received a signal.
         """
         step = trainer.global_step
-        by_user, by_scheduler, is_time = self._vote.answers(trainer, anew=self._is_evaluated(step))
+        by_user, by_scheduler, is_time = self._vote.answers(trainer, self._questions, anew=self._is_evaluated(step))
         stopped = by_user or by_scheduler
         if step > self._saved_step and (stopped or is_time or self._is_due(trainer, step)):
             self._save(trainer, step)
@@ -152,7 +152,7 @@ class CheckpointCallback(pl.Callback):
         return any_rank(trainer, trainer.is_global_zero and self._is_best(step))[0]
 
     def _is_evaluated(self, step: int) -> bool:
-        return self._evaluation is not None and self._evaluation.acts_after(step)
+        return self._evaluation is not None and self._evaluation.was_at(step)
 
     def _is_best(self, step: int) -> bool:
         metric = self._metric_at(step)
@@ -168,7 +168,7 @@ class CheckpointCallback(pl.Callback):
         newest = self._evaluation.newest() if self._evaluation else None
         if self._config.best_metric is None or newest is None or newest[0] != step:
             return None
-        return newest[1][self._config.best_metric]
+        return newest[1].get(self._config.best_metric)  # None: its set is not due at this step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the last checkpoint, after the other callbacks have evaluated and exported.

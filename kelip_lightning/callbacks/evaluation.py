@@ -1,59 +1,144 @@
-"""Evaluation during training: at which steps, and where the metrics are logged."""
+"""Evaluation during training: which sets at which steps, on all ranks, and where the metrics are logged."""
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
-from data_modules.benchmarks.evaluation_sets import EvaluationSets
-from kelip_lightning.callbacks.periodic import PeriodicCallback, evaluation_mode
-from kelip_lightning.evaluation.embed import Embeddings, image_encode_function, text_encode_function
-from kelip_lightning.evaluation.suite import TaskItems, items_of, metrics_of
+from data_modules.benchmarks.config import EvaluationConfig, IntervalConfig
+from data_modules.benchmarks.evaluation_sets import EvaluationSet, EvaluationSets
+from data_modules.benchmarks.image_stream import EvaluationTransform
+from kelip_lightning.callbacks.periodic import PeriodicCallback
+from kelip_lightning.distributed.consensus import StepVote
+from kelip_lightning.evaluation.embed import image_encode_function, text_encode_function
+from kelip_lightning.evaluation.encoders import Encoders
+from kelip_lightning.evaluation.suite import Evaluation, Streaming, evaluate_sets
+from kelip_lightning.evaluation.tasks import TaskItems
 from kelip_lightning.modules.contrastive import ContrastiveModule
 
 _log = logging.getLogger(__name__)
 
+DEFAULT_STEPS = 500
+"""Steps between evaluations if no interval is configured."""
+
+OnEvaluation = Callable[[pl.Trainer, int, Evaluation], None]
+"""Receives trainer, step and results, on rank zero."""
+
 
 class EvaluationCallback(PeriodicCallback):
-    """Computes every evaluation set at step 0, every n steps and at the end, and logs all metrics.
+    """Evaluates at step 0, at each set's interval and at the end, on all ranks, and logs all metrics.
 
-    The metrics are those of `evaluate_sets`, as in `kelip evaluate`. They are logged to every logger of the Trainer
-    under the number of optimizer steps done, and kept in `history`, which is part of a checkpoint.
+    The metrics are those of `evaluate_sets`, as in `kelip evaluate`, in the trainer's precision. They are logged to
+    every logger of the Trainer under the number of optimizer steps done, and kept in `history`, which is part of a
+    checkpoint.
+
+    Args:
+        sets: Built and checked.
+        config: The intervals and the batch size.
+        num_workers: Loader processes of each rank.
+        steps_per_epoch: Optimizer steps of a pass over the training data, for intervals by epochs.
+        vote: The vote of each step, in which rank zero's clock decides for all ranks; `None`: this callback's own.
+        on_evaluation: Called with every evaluation, on rank zero: panels.
+        num_examples: Images of each set whose best texts are computed for `on_evaluation`.
     """
 
-    def __init__(self, sets: EvaluationSets, every_n_steps: int, before_training: bool = True) -> None:
-        super().__init__(every_n_steps, before_training)
+    every_rank = True
+
+    def __init__(
+        self,
+        sets: EvaluationSets,
+        config: EvaluationConfig,
+        *,
+        num_workers: int = 0,
+        steps_per_epoch: float | None = None,
+        vote: StepVote | None = None,
+        on_evaluation: Sequence[OnEvaluation] = (),
+        num_examples: int = 0,
+    ) -> None:
+        super().__init__()
         self.history: list[tuple[int, dict[str, float]]] = []
         """(optimizer steps done, metrics), oldest first."""
-        self._sets = sets
-        self._embeddings: tuple[int, Embeddings] | None = None
+        self.seconds = 0.0
+        """Spent on evaluations in this process."""
+        self._streaming = Streaming(
+            batch_size=config.batch_size, num_workers=num_workers, num_examples=num_examples if on_evaluation else 0
+        )
+        self._on_evaluation = list(on_evaluation)
+        self._sets = list(sets)
+        intervals = [one.interval if one.interval.is_given else interval_of(config) for one in self._sets]
+        self._intervals = [Interval(one, steps_per_epoch) for one in intervals]
+        self._vote, self._questions = vote or StepVote(), range(0)
+        self._is_global_zero = False
+        self._due: list[EvaluationSet] = []
+        self._last: tuple[int, Evaluation] | None = None
+        if any(one.by_time for one in self._intervals):
+            self._questions = self._vote.ask(*(self._asks_for(one) for one in self._intervals if one.by_time))
+
+    def _asks_for(self, interval: "Interval") -> Callable[[], bool]:
+        return lambda: self._is_global_zero and interval.is_time()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Evaluate the untrained model on all sets."""
+        self._is_global_zero = trainer.is_global_zero
+        self._due = self._sets
+        for interval in self._intervals:
+            interval.restart()
+        super().on_train_start(trainer, pl_module)
+
+    def acts_after(self, trainer: pl.Trainer) -> bool:
+        """Whether some set's interval ends at this step; the same on every rank, which all must ask once a step."""
+        answers = iter(self._vote.answers(trainer, self._questions) if len(self._questions) else ())
+        due = [
+            next(answers) or interval.is_step(trainer.global_step) if interval.by_time
+            else interval.is_step(trainer.global_step)
+            for interval in self._intervals
+        ]  # fmt: skip
+        self._due = [one for one, is_due in zip(self._sets, due, strict=True) if is_due]
+        return bool(self._due)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Evaluate all sets on the final model, unless the last step did; not in a run that was stopped early."""
+        step = trainer.global_step
+        if step >= trainer.max_steps and not (self._last and self._last[0] == step and self._due == self._sets):
+            self._due, self.last_step = self._sets, -1
+        super().on_train_end(trainer, pl_module)
 
     def act(self, trainer: pl.Trainer, pl_module: ContrastiveModule, step: int) -> None:
-        """Evaluate and log."""
+        """Evaluate the sets that are due, and log."""
         start = time.perf_counter()
-        metrics = metrics_of(self.embeddings_at(step, pl_module), self._sets)
-        self.history.append((step, metrics))
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step)
-            logger.save()
-        _log.debug("%d metrics at step %d in %.1f s", len(metrics), step, time.perf_counter() - start)
+        evaluation = evaluate_sets(self._due, module_encoders(trainer, pl_module), self._streaming)
+        self._last = step, evaluation
+        for one, interval in zip(self._sets, self._intervals, strict=True):
+            if one in self._due:
+                interval.restart()
+        if self.history and self.history[-1][0] == step:
+            self.history.pop()
+        self.history.append((step, evaluation.metrics))
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics(evaluation.metrics, step)
+                logger.save()
+            for metric, values in evaluation.tie_differences.items():
+                _log.info("step %d: ties change %s: %s", step, metric, values)
+            for use in self._on_evaluation:
+                use(trainer, step, evaluation)
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        _log.debug("%d metrics at step %d in %.1f s", len(evaluation.metrics), step, seconds)
 
-    def embeddings_at(self, step: int, pl_module: ContrastiveModule) -> Embeddings:
-        """The model's embeddings at this step; those of an earlier step are dropped."""
-        if self._embeddings is None or self._embeddings[0] != step:
-            self._embeddings = step, module_embeddings(pl_module)
-        return self._embeddings[1]
-
-    def items(self, pl_module: ContrastiveModule) -> list[TaskItems]:
-        """Every item's outcome at the last evaluation; the module must still have the weights of that step."""
-        with evaluation_mode(pl_module), torch.no_grad():
-            return items_of(self.embeddings_at(self.history[-1][0], pl_module), self._sets)
+    def items(self) -> list[TaskItems]:
+        """Every item's outcome at the last evaluation."""
+        return self._last[1].items if self._last else []
 
     def newest(self) -> tuple[int, dict[str, float]] | None:
-        """The last entry of the history; `None` before the first, and on other ranks than zero."""
+        """The last entry of the history; `None` before the first."""
         return self.history[-1] if self.history else None
+
+    def was_at(self, step: int) -> bool:
+        """Whether some set was evaluated at this step of this process; the same on every rank."""
+        return self._last is not None and self._last[0] == step
 
     def state_dict(self) -> dict[str, Any]:
         """The history."""
@@ -64,7 +149,66 @@ class EvaluationCallback(PeriodicCallback):
         self.history = [(step, dict(metrics)) for step, metrics in state_dict["history"]]
 
 
-def module_embeddings(pl_module: ContrastiveModule) -> Embeddings:
-    """Embeddings of the module's model with its current weights."""
-    model = pl_module.model
-    return Embeddings(image_encode_function(model), text_encode_function(model, pl_module.tokenizer))
+class Interval:
+    """When one set is evaluated.
+
+    Args:
+        config: At least one of its values is given.
+        steps_per_epoch: Needed for `every_n_epochs`.
+
+    Raises:
+        ValueError: It is missing.
+    """
+
+    def __init__(self, config: IntervalConfig, steps_per_epoch: float | None) -> None:
+        if config.every_n_epochs is not None and steps_per_epoch is None:
+            raise ValueError(f"every_n_epochs = {config.every_n_epochs} needs the number of steps of an epoch")
+        self._config, self._steps_per_epoch = config, steps_per_epoch or 1.0
+        self._since = time.monotonic()
+
+    @property
+    def by_time(self) -> bool:
+        """Whether the clock decides, too."""
+        return self._config.every_n_minutes is not None
+
+    def restart(self) -> None:
+        """Count minutes from now."""
+        self._since = time.monotonic()
+
+    def is_time(self) -> bool:
+        """Whether the minutes have passed."""
+        minutes = self._config.every_n_minutes
+        return minutes is not None and time.monotonic() - self._since >= 60 * minutes
+
+    def is_step(self, step: int) -> bool:
+        """Whether this optimizer step completes a period of steps or epochs."""
+        steps, epochs = self._config.every_n_steps, self._config.every_n_epochs
+        if steps is not None and step % steps == 0:
+            return True
+        if epochs is None:
+            return False
+        period = epochs * self._steps_per_epoch
+        return int(step / period) > int((step - 1) / period)
+
+
+def interval_of(config: EvaluationConfig) -> IntervalConfig:
+    """The interval of sets without their own."""
+    given = IntervalConfig(
+        every_n_steps=config.every_n_steps,
+        every_n_minutes=config.every_n_minutes,
+        every_n_epochs=config.every_n_epochs,
+    )
+    return given if given.is_given else IntervalConfig(every_n_steps=DEFAULT_STEPS)
+
+
+def module_encoders(trainer: pl.Trainer, pl_module: ContrastiveModule) -> Encoders:
+    """The module's model with its current weights, in the trainer's precision."""
+    model, precision = pl_module.model, trainer.precision_plugin.forward_context
+    return Encoders(
+        name="model in training",
+        preprocess=EvaluationTransform(model.image_encoder.config.image_size),
+        encode_images=image_encode_function(model, precision),
+        encode_texts=text_encode_function(model, pl_module.tokenizer, precision),
+        logit_scale=model.scale().item(),
+        device=model.logit_scale.device,
+    )

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
+from data_modules.errors import DataError
 from kelip_lightning.callbacks.weight_average import averaged_weights
 from kelip_lightning.distributed.consensus import fail_together
 from kelip_lightning.distributed.zero import whole_weights
@@ -19,44 +20,45 @@ from kelip_lightning.evaluation.embed import error_context
 class PeriodicCallback(pl.Callback):
     """Acts before the first step, every n optimizer steps and at the end, never twice at one step.
 
-    Only rank zero acts; the other ranks wait in a collective with a longer timeout, and raise with it if
-    embeddings are not finite. Callbacks run outside the precision plugin's autocast, so the model computes in the dtype
-    of its parameters, float32 for mixed precision.
+    An error on one rank is raised on all. Callbacks run outside the precision plugin's autocast, so the model computes
+    in the dtype of its parameters, float32 for mixed precision, unless `act` enters the plugin's context.
 
     Args:
-        every_n_steps: Optimizer steps between two actions.
-        before_training: Whether to act at step 0 too, on the untrained model.
+        every_n_steps: Optimizer steps between two actions; `None`: a subclass decides in `acts_after`.
 
     Raises:
         ValueError: `every_n_steps` is below one.
     """
 
-    def __init__(self, every_n_steps: int, before_training: bool = True) -> None:
+    every_rank = False
+    """Whether all ranks act together; `False`: rank zero acts, and the others wait for it."""
+
+    def __init__(self, every_n_steps: int | None = None) -> None:
         super().__init__()
-        if every_n_steps < 1:
+        if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(f"every_n_steps = {every_n_steps} must be at least 1")
         self.every_n_steps = every_n_steps
-        self.before_training = before_training
-        self._last_step = -1
+        self.last_step = -1
+        """Step of the last action."""
 
     @abstractmethod
     def act(self, trainer: pl.Trainer, pl_module: Any, step: int) -> None:
-        """The callback's work, on rank zero, in eval mode, without gradients."""
+        """The callback's work, in eval mode, without gradients."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Act on the untrained model; a resumed run does not act again at its first step."""
-        if self.before_training and trainer.global_step == 0:
+        if trainer.global_step == 0:
             self._act(trainer, pl_module)
-        self._last_step = trainer.global_step
+        self.last_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Act when an optimizer step completed a period."""
-        if self.acts_after(trainer.global_step):
+        if self.acts_after(trainer):
             self._act(trainer, pl_module)
 
-    def acts_after(self, step: int) -> bool:
-        """Whether this number of optimizer steps completes a period; the same on every rank."""
-        return step % self.every_n_steps == 0
+    def acts_after(self, trainer: pl.Trainer) -> bool:
+        """Whether the optimizer steps done complete a period; the same on every rank."""
+        return self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Act on the final model unless the last step completed a period; not in a run that was stopped early."""
@@ -65,12 +67,12 @@ class PeriodicCallback(pl.Callback):
 
     def _act(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         step = trainer.global_step
-        if step == self._last_step:
+        if step == self.last_step:
             return
-        self._last_step = step
-        failure: NonFiniteEmbeddingsError | None = None
+        self.last_step = step
+        failure: Exception | None = None
         with whole_weights(trainer.strategy, pl_module):
-            if trainer.is_global_zero:
+            if self.every_rank or trainer.is_global_zero:
                 try:
                     with (
                         error_context(f"evaluation at step {step}"),
@@ -79,7 +81,7 @@ class PeriodicCallback(pl.Callback):
                         torch.no_grad(),
                     ):
                         self.act(trainer, pl_module, step)
-                except NonFiniteEmbeddingsError as error:
+                except (NonFiniteEmbeddingsError, DataError) as error:
                     failure = error
         fail_together(trainer, failure)
 

@@ -1,23 +1,29 @@
 """TensorBoard images: reconstructions of the masked autoencoder, and the top captions of fixed images."""
 
+from collections.abc import Sequence
+
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from data_modules.benchmarks.evaluation_sets import RetrievalSet
-from kelip_lightning.callbacks.evaluation import EvaluationCallback, module_embeddings
+from data_modules.images.transforms.evaluation import evaluation_image
 from kelip_lightning.callbacks.periodic import PeriodicCallback
-from kelip_lightning.drawing.panels import PanelRow, RankedCaption, draw_caption_panel, draw_labelled_rows
-from kelip_lightning.evaluation.embed import Embeddings
+from kelip_lightning.drawing.panels import (
+    THUMBNAIL,
+    PanelRow,
+    RankedCaption,
+    draw_caption_panel,
+    draw_labelled_rows,
+)
+from kelip_lightning.evaluation.suite import Evaluation
+from kelip_lightning.evaluation.tasks import TopExamples
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase
 from kelip_lightning.models.patches import patchify, unpatchify
 from kelip_lightning.models.preprocessing import channel_statistics, normalize_images
-from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 
-TOP_CAPTIONS = 3
 _MASK_GREY = 128
 
 
@@ -29,71 +35,43 @@ def log_image(trainer: pl.Trainer, tag: str, image: np.ndarray, step: int) -> No
             logger.experiment.flush()
 
 
-class CaptionPanelCallback(PeriodicCallback):
-    """Draws images of a retrieval set with their true and their top captions.
+def draw_examples(trainer: pl.Trainer, step: int, evaluation: Evaluation) -> None:
+    """Draw the example images of each set with their top captions or classes in both languages.
 
     The images are spread evenly over the set and stay the same for the whole run. A probability is the softmax of the
-    scaled similarities over all captions of the set's gallery in one language.
-
-    Args:
-        retrieval_set: Images and gallery.
-        every_n_steps: Optimizer steps between two panels.
-        num_images: Rows of the panel.
-        evaluation: The run's evaluation callback, earlier in the list of callbacks: its embeddings of the gallery are
-            used when both act at the same step.
+    scaled similarities over all captions or classes of the set in one language.
     """
-
-    def __init__(
-        self,
-        retrieval_set: RetrievalSet,
-        every_n_steps: int,
-        num_images: int = 8,
-        evaluation: EvaluationCallback | None = None,
-    ) -> None:
-        super().__init__(every_n_steps)
-        self._set = retrieval_set
-        self._evaluation = evaluation
-        self._shown = spread_evenly(len(retrieval_set.images), num_images)
-
-    def act(self, trainer: pl.Trainer, pl_module: ContrastiveModule, step: int) -> None:
-        """Embed, rank, draw, log."""
-        embeddings = (
-            self._evaluation.embeddings_at(step, pl_module) if self._evaluation else module_embeddings(pl_module)
-        )
-        rows = panel_rows(self._set, self._shown, embeddings, pl_module.model.scale().item())
-        panel = draw_caption_panel(rows, title=f"{self._set.name}, step {step}")
-        log_image(trainer, f"captions/{self._set.name}", panel, step)
+    by_set: dict[str, list[TopExamples]] = {}
+    for one in evaluation.examples:
+        by_set.setdefault(one.data.name, []).append(one)
+    for name, languages in by_set.items():
+        panel = draw_caption_panel(panel_rows(languages), title=f"{name}, step {step}")
+        log_image(trainer, f"examples/{name}", panel, step)
 
 
-def panel_rows(data: RetrievalSet, shown: Tensor, embeddings: Embeddings, scale: float) -> list[PanelRow]:
-    """The rows of a panel for the images at the indices `shown`; `scale` is 1 / temperature."""
-    features = embeddings.images(data.images[shown], [data.digests[index] for index in shown.tolist()])
-    ranked: dict[str, list[list[RankedCaption]]] = {}
-    for language, captions in data.captions.items():
-        chances = (scale * features @ embeddings.texts(captions).T).softmax(dim=-1)
-        top = chances.topk(min(TOP_CAPTIONS, len(captions)), dim=-1)
-        ranked[language] = [
-            [
-                RankedCaption(text=captions[index], probability=chance, right=index == target)
-                for index, chance in zip(indices, values, strict=True)
-            ]
-            for indices, values, target in zip(
-                top.indices.tolist(), top.values.tolist(), data.target[shown].tolist(), strict=True
-            )
-        ]
+def panel_rows(languages: Sequence[TopExamples]) -> list[PanelRow]:
+    """The rows of a panel: the images of one set, shown in every language in which they have a caption or class."""
+    selected = languages[0].data.images
+    shown = sorted(set.intersection(*(set(one.images) for one in languages)))
+    places = [{image: place for place, image in enumerate(one.images)} for one in languages]
     return [
         PanelRow(
-            image=data.images[index].permute(1, 2, 0).numpy(),
-            true_captions=[captions[int(data.target[index])] for captions in data.captions.values()],
-            ranked={language: rows[place] for language, rows in ranked.items()},
+            image=decode_thumbnail(selected.table.image(int(selected.rows[image]))),
+            true_captions=[one.true_texts[place[image]] for one, place in zip(languages, places, strict=True)],
+            ranked={one.language: _ranked(one, place[image]) for one, place in zip(languages, places, strict=True)},
         )
-        for place, index in enumerate(shown.tolist())
+        for image in shown
     ]
 
 
-def spread_evenly(num_items: int, num_shown: int) -> Tensor:
-    """At most `num_shown` distinct indices from the first to the last item; int64, no randomness."""
-    return torch.linspace(0, num_items - 1, min(num_items, num_shown)).round().long()
+def _ranked(examples: TopExamples, place: int) -> list[RankedCaption]:
+    columns = zip(examples.texts[place], examples.probabilities[place], examples.correct[place], strict=True)
+    return [RankedCaption(text=text, probability=chance, right=right) for text, chance, right in columns]
+
+
+def decode_thumbnail(data: bytes) -> np.ndarray:
+    """The evaluation image of an encoded file at the size of a panel, uint8 (H, W, 3)."""
+    return evaluation_image(data, THUMBNAIL).transpose(1, 2, 0)
 
 
 class ReconstructionCallback(PeriodicCallback):

@@ -49,7 +49,7 @@ def plan(arguments: argparse.Namespace) -> int:
       kelip plan experiments/kelip_b32/pretrain.yaml --gpu h100 --mfu 0.3 trainer.num_nodes=4 --json
     """
     experiment = load_any_experiment(arguments.file, arguments.overrides, on_this_machine=False).experiment
-    from kelip_lightning.config.experiment import EvaluationExperiment
+    from kelip_lightning.config.evaluation import EvaluationExperiment
     from kelip_lightning.errors import ConfigError
     from kelip_lightning.planning.estimate import estimate
 

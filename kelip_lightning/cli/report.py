@@ -61,18 +61,19 @@ def metrics_table(metrics: Mapping[str, float], chance: Mapping[str, float], tit
     rows = {row: cells for row, cells in rows_of(metrics).items() if not headline or row[1] in HEADLINE}
     levels, names = rows_of(chance), [set_name for set_name, _ in rows]
     for index, ((name, metric), values) in enumerate(rows.items()):
-        cells = [_number(metric, values.get(language)) for language in LANGUAGES]
-        by_chance = dict.fromkeys(_number(metric, level) for level in levels.get((name, metric), {}).values())
+        cells = [format_metric(metric, values.get(language)) for language in LANGUAGES]
+        by_chance = dict.fromkeys(format_metric(metric, level) for level in levels.get((name, metric), {}).values())
         label = "" if names[index - 1 : index] == [name] else name
         is_last = names[index + 1 : index + 2] != [name]
         table.add_row(label, _label(metric), *cells, " | ".join(by_chance) or "–", end_section=is_last)
     return table
 
 
-def _number(metric: str, value: float | None) -> str:
+def format_metric(metric: str, value: float | None) -> str:
+    """Shares in percent, ranks and differences of cosines as numbers; `None`: a dash."""
     if value is None:
         return "–"
-    if metric == MATCHED_MINUS_RANDOM:
+    if metric.endswith(MATCHED_MINUS_RANDOM):
         return f"{value:+.3f}"
     return f"{value:,.1f}" if is_rank(metric) else f"{100 * value:.2f} %"
 

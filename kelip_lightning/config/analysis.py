@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from data_modules.benchmarks.analogy_queries import AnalogySetConfig
-from data_modules.benchmarks.evaluation_sets import CaptionSetConfig, GalleryConfig
+from data_modules.benchmarks.config import CaptionSetConfig, GalleryConfig
 from data_modules.benchmarks.image_choice import ImageChoiceConfig
 from data_modules.config_roles import REPORTING, at_least, check_ranges
 from data_modules.records import LANGUAGES

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from data_modules.benchmarks.evaluation_sets import EvaluationConfig
+from data_modules.benchmarks.config import EvaluationConfig
 from data_modules.config_roles import PERFORMANCE, REPORTING, above, at_least, between, check_ranges, counted_as
 from data_modules.image import ImageDataConfig
 from data_modules.image_text import ImageTextDataConfig
@@ -12,6 +12,7 @@ from data_modules.images.transforms.multi_crop import MultiCropConfig
 from data_modules.text.tokenizer import TokenizerConfig
 from kelip_lightning.callbacks.checkpointing import CheckpointConfig
 from kelip_lightning.callbacks.non_finite import NonFiniteConfig
+from kelip_lightning.config.evaluation import EvaluationExperiment
 from kelip_lightning.distributed.accelerators import PRECISIONS, STRATEGIES, is_deepspeed
 from kelip_lightning.losses.contrastive import ContrastiveLossConfig
 from kelip_lightning.models.dual_encoder import DualEncoderConfig
@@ -195,14 +196,6 @@ class PretrainExperiment:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-
-
-@dataclass(kw_only=True, slots=True)
-class EvaluationExperiment:
-    """Evaluation sets for a trained model: `kelip evaluate RUN FILE`."""
-
-    evaluation: EvaluationConfig
-    """Evaluation sets."""
 
 
 Experiment = MaskedPretrainExperiment | ContrastiveExperiment | PretrainExperiment | EvaluationExperiment

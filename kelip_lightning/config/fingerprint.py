@@ -10,7 +10,7 @@ from data_modules.config_roles import Role, counted_part, role_of
 from kelip_lightning.config.schema import section_below, section_of_mapping, to_plain, without_none
 
 if TYPE_CHECKING:
-    from data_modules.benchmarks.evaluation_sets import EvaluationConfig
+    from data_modules.benchmarks.config import EvaluationConfig
     from kelip_lightning.config.experiment import Experiment
 
 

@@ -16,9 +16,9 @@ from data_modules.errors import DataError
 from data_modules.paths import resolve_files, resolve_path, resolve_shards
 from data_modules.records import LANGUAGES
 from data_modules.sources.config import SourceFormat, source_format
+from kelip_lightning.config.evaluation import EvaluationExperiment
 from kelip_lightning.config.experiment import (
     ContrastiveExperiment,
-    EvaluationExperiment,
     MaskedPretrainExperiment,
     PretrainExperiment,
 )

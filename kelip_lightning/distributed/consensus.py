@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kelip_lightning.errors import NonFiniteEmbeddingsError
+from kelip_lightning.distributed.sharing import raised_together
 
 Question = Callable[[], bool]
 """Evaluated on every rank."""
@@ -32,12 +32,13 @@ def gather_objects(trainer: pl.Trainer, value: Any) -> list[Any]:
     return values
 
 
-def fail_together(trainer: pl.Trainer, failure: NonFiniteEmbeddingsError | None) -> None:
+def fail_together(trainer: pl.Trainer, failure: Exception | None) -> None:
     """Raise the first rank's failure on every rank, as the others would wait for it in their next collective."""
     if not any_rank(trainer, failure is not None)[0]:
         return
-    messages = gather_objects(trainer, None if failure is None else str(failure))
-    raise NonFiniteEmbeddingsError(next(message for message in messages if message is not None)) from failure
+    with raised_together():
+        if failure is not None:
+            raise failure
 
 
 class StepVote:
@@ -49,11 +50,13 @@ class StepVote:
 
     def __init__(self) -> None:
         self._questions: list[Question] = []
-        self._answers: list[bool] | None = None
+        self._answers: dict[int, bool] = {}
 
-    def ask(self, *questions: Question) -> None:
-        """Add questions to every later vote; all ranks add the same ones in the same order."""
+    def ask(self, *questions: Question) -> range:
+        """Add questions to every later vote; all ranks add the same ones in the same order. Returns their numbers."""
+        first = len(self._questions)
         self._questions += questions
+        return range(first, len(self._questions))
 
     def hold(self, trainer: pl.Trainer, flag: Tensor) -> bool:
         """Whether the flag (bool scalar on the device) is set on any rank."""
@@ -66,16 +69,16 @@ class StepVote:
                 votes[place].fill_(1)  # by a kernel: a copy from the host would synchronise
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
         first, *others = [bool(vote) for vote in votes.tolist()]
-        self._answers = others
+        self._answers = dict(enumerate(others))
         return first
 
-    def answers(self, trainer: pl.Trainer, *, anew: bool = False) -> list[bool]:
-        """The answers to all questions, in order, equal on every rank.
+    def answers(self, trainer: pl.Trainer, numbers: range, *, anew: bool = False) -> list[bool]:
+        """The answers to these questions, in order, equal on every rank.
 
-        They are those of the vote held since the last call. With one process, without such a vote, or with `anew` (on
-        every rank), the questions are evaluated now.
+        They are those of the vote held since the last call for them. With one process, without such a vote, or with
+        `anew` (on every rank), the questions are evaluated now.
         """
-        answers, self._answers = self._answers, None
-        if anew or answers is None or trainer.world_size == 1:
-            return any_rank(trainer, *(question() for question in self._questions))
-        return answers
+        found = [self._answers.pop(number, None) for number in numbers]
+        if anew or None in found or trainer.world_size == 1:
+            return any_rank(trainer, *(self._questions[number]() for number in numbers))
+        return [bool(one) for one in found]

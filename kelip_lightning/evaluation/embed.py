@@ -4,13 +4,14 @@ Shapes: N items, B items of a batch, E embedding width, C/H/W image, T tokens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data_modules.errors import DataError
 from kelip_lightning.errors import NonFiniteEmbeddingsError
 from kelip_lightning.models.preprocessing import normalize_images
 
@@ -42,27 +43,34 @@ class TextTokenizer(Protocol):
         """B texts -> padded token ids (B, T) int64."""
 
 
-def image_encode_function(model: ImageTextModel) -> ImageEncode:
+Precision = Callable[[], AbstractContextManager[Any]]
+"""Enters the arithmetic of an evaluation, autocast for example."""
+
+
+def image_encode_function(model: ImageTextModel, precision: Precision | None = None) -> ImageEncode:
     """uint8 images (B, 3, H, W) -> (B, E), on the model's device and in the dtype of its parameters.
 
-    Autocast is disabled: a model trained in mixed precision is evaluated in float32, which avoids tied scores. A
-    model with bfloat16 parameters is evaluated in bfloat16.
+    Args:
+        model: Its parameters may be float32 or bfloat16.
+        precision: Entered around the model; `None`: autocast is disabled.
     """
 
     def encode(images: Tensor) -> Tensor:
         scale = model.logit_scale
-        with torch.autocast(scale.device.type, enabled=False):
+        with precision() if precision else torch.autocast(scale.device.type, enabled=False):
             return model.encode_image(normalize_images(images.to(scale.device)).to(scale.dtype), l2norm=True)
 
     return encode
 
 
-def text_encode_function(model: ImageTextModel, tokenizer: TextTokenizer) -> TextEncode:
-    """B texts -> (B, E), on the model's device, autocast disabled."""
+def text_encode_function(
+    model: ImageTextModel, tokenizer: TextTokenizer, precision: Precision | None = None
+) -> TextEncode:
+    """B texts -> (B, E), on the model's device; `precision` as in `image_encode_function`."""
 
     def encode(texts: list[str]) -> Tensor:
         device = model.logit_scale.device
-        with torch.autocast(device.type, enabled=False):
+        with precision() if precision else torch.autocast(device.type, enabled=False):
             return model.encode_text(tokenizer.encode(texts).to(device), l2norm=True)
 
     return encode
@@ -131,49 +139,6 @@ def unit_rows(features: Tensor) -> Tensor:
     return F.normalize(features.detach().float(), dim=-1).cpu()
 
 
-class Embeddings:
-    """Cached embeddings of one state of a model; a new instance is needed after every training step."""
-
-    def __init__(self, encode_images: ImageEncode, encode_texts: TextEncode, batch_size: int = 256) -> None:
-        """Stores the encoders.
-
-        Args:
-            encode_images: uint8 images (B, 3, H, W) -> (B, E).
-            encode_texts: B texts -> (B, E).
-            batch_size: Images per call of `encode_images`; texts per call: twice as many.
-        """
-        self._encode_images = encode_images
-        self._encode_texts = encode_texts
-        self._batch_size = batch_size
-        self._text_rows: dict[str, Tensor] = {}
-        self._image_rows: dict[bytes, Tensor] = {}
-
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """(N, E) normalised. Cached by text, because evaluation sets share texts."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._text_rows]
-        if new:
-            rows = embed_texts(self._encode_texts, new, 2 * self._batch_size)
-            self._text_rows |= dict(zip(new, rows, strict=True))
-        return torch.stack([self._text_rows[text] for text in texts])
-
-    def images(self, images: Tensor, digests: Sequence[bytes]) -> Tensor:
-        """(N, E) normalised. Cached by digest, because evaluation sets share images.
-
-        Args:
-            images: (N, 3, H, W), uint8, N at least 1.
-            digests: N, from `image_digests`.
-        """
-        new: dict[bytes, int] = {}
-        for place, digest in enumerate(digests):
-            if digest not in self._image_rows:
-                new.setdefault(digest, place)
-        if new:
-            chosen = images if len(new) == len(images) else images[list(new.values())]
-            rows = embed_images(self._encode_images, chosen, self._batch_size)
-            self._image_rows |= dict(zip(new, rows, strict=True))
-        return torch.stack([self._image_rows[digest] for digest in digests])
-
-
 def require_finite(rows: Tensor, what: str) -> None:
     """Refuse NaN and infinity: comparisons with NaN are false, so a NaN score would rank first.
 
@@ -196,12 +161,14 @@ def require_finite(rows: Tensor, what: str) -> None:
 
 @contextmanager
 def error_context(place: str) -> Iterator[None]:
-    """Prefix errors of `require_finite` with an evaluation set or a step.
+    """Prefix errors of `require_finite` and of data with an evaluation set or a step.
 
     Raises:
-        NonFiniteEmbeddingsError: With the prefix.
+        NonFiniteEmbeddingsError, DataError: With the prefix.
     """
     try:
         yield
     except NonFiniteEmbeddingsError as error:
         raise NonFiniteEmbeddingsError(f"{place}: {error}") from error
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from error

@@ -1,11 +1,14 @@
 """Names of the evaluation metrics; they are built and parsed here only.
 
-    eval/<retrieval set>_<language>/image_to_text_R@K, text_to_image_R@K, median_rank
-    eval/<caption set>/<language>_to_<language>_R@K, matched_minus_random
+    eval/<retrieval set>_<language>/image_to_text_R@K, text_to_image_R@K, mean_recall
+    eval/<retrieval set>_<language>/image_to_text_median_rank, text_to_image_median_rank
+    eval/<caption set>/<language>_to_<language>_R@K, <language>_to_<language>_centred_R@K, matched_minus_random
     eval/<classification set>_<language>/zero_shot_topK, mean_per_class_recall
+    eval/<choice set>_<language>/choice_top1
 
-R@K, topK and mean_per_class_recall are in [0, 1], matched_minus_random (a difference of cosines) in [-2, 2], and
-median_rank counts from 1. Higher is better, except for median_rank.
+R@K, topK, mean_recall (the mean of the R@K of both directions) and mean_per_class_recall are in [0, 1],
+matched_minus_random (a difference of cosines) in [-2, 2], and median ranks count from 1. Higher is better, except for
+median ranks.
 
 A task is a metric without its K; `suite.TaskItems` holds its outcome per item. Imports nothing slow: studies are
 checked before torch is loaded.
@@ -18,10 +21,10 @@ RECALL_KS = (1, 5, 10)
 TOP_KS = (1, 5)
 """The K of the reported zero-shot topK; a K above the number of classes is left out."""
 
-IMAGE_TO_TEXT, TEXT_TO_IMAGE, ZERO_SHOT = "image_to_text", "text_to_image", "zero_shot"
+IMAGE_TO_TEXT, TEXT_TO_IMAGE, ZERO_SHOT, CHOICE = "image_to_text", "text_to_image", "zero_shot", "choice"
 MATCHED_MINUS_RANDOM = "matched_minus_random"
 """A task of a whole caption set whose outcomes are differences of cosines instead of ranks."""
-MEDIAN_RANK, MEAN_PER_CLASS_RECALL = "median_rank", "mean_per_class_recall"
+MEDIAN_RANK, MEAN_RECALL, MEAN_PER_CLASS_RECALL = "median_rank", "mean_recall", "mean_per_class_recall"
 
 _DIRECTION = re.compile(r"(ko|en)_to_(?:ko|en)")
 
@@ -45,7 +48,7 @@ def split_name(name: str) -> tuple[str, str | None, str]:
 
 def at_k(task: str, k: int) -> str:
     """The metric that counts the ranks of a task below k."""
-    return f"{task}_top{k}" if task.endswith(f"/{ZERO_SHOT}") else f"{task}_R@{k}"
+    return f"{task}_top{k}" if task.endswith((f"/{ZERO_SHOT}", f"/{CHOICE}")) else f"{task}_R@{k}"
 
 
 def parse_metric(metric: str) -> tuple[str, int | None]:
@@ -63,6 +66,20 @@ def parse_metric(metric: str) -> tuple[str, int | None]:
             f"eval/SET_ko/zero_shot_top1 or eval/SET/{MATCHED_MINUS_RANDOM}"
         )
     return found[1], int(found[2])
+
+
+_RESTS = re.compile(
+    r"(image_to_text|text_to_image)_(R@\d+|median_rank)|mean_recall|(ko_to_en|en_to_ko)(_centred)?_R@\d+"
+    r"|matched_minus_random|(zero_shot|choice)_top\d+|mean_per_class_recall"
+)
+
+
+def metric_problem(metric: str) -> str | None:
+    """What is wrong with the name of a metric, for a message; `None`: nothing."""
+    parts = metric.split("/")
+    if len(parts) == 3 and parts[0] == "eval" and parts[1] and _RESTS.fullmatch(parts[2]):
+        return None
+    return f"{metric!r}, and a metric reads like eval/SET_ko/zero_shot_top1 or eval/SET/ko_to_en_R@1"
 
 
 def is_rank(metric: str) -> bool:

@@ -1,15 +1,22 @@
 """Zero-shot prediction and evaluation with the dual encoder of a finished run."""
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from data_modules.benchmarks.evaluation_sets import EvaluationConfig, EvaluationSets, build_evaluation_sets
+from data_modules.benchmarks.config import EvaluationConfig
+from data_modules.benchmarks.evaluation_sets import build_evaluation_sets
 from data_modules.errors import DataError
 from data_modules.images.transforms.evaluation import evaluation_image
-from kelip_lightning.evaluation.embed import Embeddings, image_encode_function, require_finite, text_encode_function
-from kelip_lightning.evaluation.suite import TaskItems, chance_levels, items_of, metrics_of
+from kelip_lightning.evaluation.chance import chance_levels
+from kelip_lightning.evaluation.embed import image_encode_function, require_finite, text_encode_function
+from kelip_lightning.evaluation.suite import Evaluation, Streaming, evaluate_sets
+from kelip_lightning.evaluation.tasks import TaskItems
+from kelip_lightning.inference.encoders import load_encoders
+from kelip_lightning.inference.evaluation_file import available_part
 from kelip_lightning.models.model_folder import load_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
 
@@ -42,27 +49,63 @@ def predict(run: RunFolder, image: Path, texts: Sequence[str], device: torch.dev
     return probabilities
 
 
-def evaluate_run(
-    run: RunFolder, evaluation: EvaluationConfig, device: torch.device
-) -> tuple[dict[str, float], dict[str, float]]:
-    """The metrics of a finished run on the configured sets, and the chance levels under the same keys.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """Several models on the same sets."""
 
-    Computed in the dtype of the run's weights. On the same hardware the metrics equal those of the run's own last
+    models: dict[str, Evaluation]
+    """Name, as given -> its evaluation."""
+    chance: dict[str, float]
+    """Metric -> expected value of random embeddings."""
+    notes: list[str]
+    """What was left out of the sets."""
+    missing: dict[str, str]
+    """Set -> a file of it that is not there."""
+
+
+def evaluate_models(
+    names: Sequence[str], evaluation: EvaluationConfig, device: torch.device, precision: str | None = None
+) -> Results:
+    """Every metric of the models on the configured sets whose files are there.
+
+    A run is evaluated in the precision of its training: on the same hardware the metrics equal those of its own last
     evaluation.
+
+    Args:
+        names: As in `load_encoders`.
+        evaluation: The sets.
+        device: The models'.
+        precision: As in `load_encoders`.
+
+    Raises:
+        DataError: No set's files are there, a file is damaged, or a set is empty or inconsistent.
+        EncoderFileError: There is no such model.
     """
-    embeddings, sets = _embeddings_and_sets(run, evaluation, device)
-    return metrics_of(embeddings, sets), chance_levels(sets)
+    available, missing = available_part(evaluation)
+    if not available.has_sets:
+        name, file = next(iter(missing.items()))
+        raise DataError(
+            f"no evaluation set has its files here: {len(missing)} are missing, {file} of {name} for example; "
+            "set evaluation.data_folder to the folder that holds them"
+        )
+    sets = build_evaluation_sets(available)
+    models = {}
+    for name in names:
+        models[name] = evaluate_sets(sets, load_encoders(name, device, precision), streaming_of(evaluation))
+    return Results(
+        models=models,
+        chance=chance_levels(sets),
+        notes=[note for one in sets for note in one.notes],
+        missing=missing,
+    )
+
+
+def streaming_of(evaluation: EvaluationConfig) -> Streaming:
+    """Batches as configured, and loader processes for all processor cores but one."""
+    return Streaming(batch_size=evaluation.batch_size, num_workers=max(1, (os.cpu_count() or 1) - 1))
 
 
 def items_of_run(run: RunFolder, evaluation: EvaluationConfig, device: torch.device) -> list[TaskItems]:
     """The result of every item of the configured sets for a finished run."""
-    return items_of(*_embeddings_and_sets(run, evaluation, device))
-
-
-def _embeddings_and_sets(
-    run: RunFolder, evaluation: EvaluationConfig, device: torch.device
-) -> tuple[Embeddings, EvaluationSets]:
-    trained = load_dual_encoder(run.dual_encoder)
-    model = trained.model.to(device)
-    sets = build_evaluation_sets(evaluation, model.image_encoder.config.image_size)
-    return Embeddings(image_encode_function(model), text_encode_function(model, trained.tokenizer)), sets
+    sets = build_evaluation_sets(evaluation)
+    return evaluate_sets(sets, load_encoders(str(run.path), device, None), streaming_of(evaluation)).items

@@ -132,7 +132,8 @@ def _evaluation_cost(stage: ContrastiveExperiment, flops: StageFlops) -> Evaluat
     evaluation = stage.evaluation
     if not (evaluation.retrieval or evaluation.captions or evaluation.classification):
         return None
-    steps, every = stage.schedule.max_steps, evaluation.every_n_steps
+    steps = stage.schedule.max_steps
+    every = evaluation.every_n_steps or steps
     image, caption = evaluation_flops(stage, flops)
     times = 1 + steps // every + (steps % every > 0)
     return EvaluationCost(times=times, flops_per_image=image, flops_per_caption=caption)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.evaluation.suite import TaskItems
+from kelip_lightning.evaluation.tasks import TaskItems
 
 _EVALUATION = b"evaluation"
 

@@ -12,7 +12,7 @@ from data_modules.order.sampling import Draw
 from data_modules.sources.rows import PairSource
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.errors import ConfigError
-from kelip_lightning.evaluation.suite import chance_levels
+from kelip_lightning.evaluation.chance import chance_levels
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.training.provenance import keep_tokenizer, kept_tokenizer
 
@@ -74,7 +74,7 @@ def build_image_text_data(
 def read_contrastive_inputs(
     experiment: ContrastiveExperiment, run: RunFolder, sources: Sequence[PairSource] | None = None
 ) -> ContrastiveInputs:
-    """Build the data module with the run's tokenizer, decode the evaluation sets, check the best checkpoint's metric.
+    """Build the data module with the run's tokenizer, open the evaluation sets, check the best checkpoint's metric.
 
     Raises:
         DataError: A file is missing, damaged, or not as configured.
@@ -82,7 +82,7 @@ def read_contrastive_inputs(
         ConfigError: `checkpoint.best_metric` is no metric of the evaluation.
     """
     data = build_image_text_data(experiment, sources, run)
-    sets = build_evaluation_sets(experiment.evaluation, experiment.image_encoder.image_size)
+    sets = build_evaluation_sets(experiment.evaluation)
     chance, metric = chance_levels(sets), experiment.checkpoint.best_metric
     if metric is not None and metric not in chance:
         known = ", ".join(sorted(chance)) or "none, because no evaluation set is configured"

@@ -20,7 +20,7 @@ from kelip_lightning.callbacks.exact_resume import ExactResumeCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.callbacks.monitoring import HyperparametersCallback, PairProgressBar, ThroughputCallback
 from kelip_lightning.callbacks.non_finite import NonFiniteGuard
-from kelip_lightning.callbacks.pictures import CaptionPanelCallback, ReconstructionCallback
+from kelip_lightning.callbacks.pictures import ReconstructionCallback, draw_examples
 from kelip_lightning.callbacks.weight_average import WeightAverageCallback
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
 from kelip_lightning.config.fingerprint import evaluation_fingerprint, settings_without
@@ -113,16 +113,30 @@ def run_contrastive(
     inputs = inputs or read_contrastive_inputs(experiment, run, opened["contrastive"])
     data, sets, chance = inputs.data, inputs.sets, inputs.chance
     module = build_contrastive_module(experiment, data)
-    evaluation = EvaluationCallback(sets, experiment.evaluation.every_n_steps)
-    panels = [CaptionPanelCallback(one, evaluation.every_n_steps, NUM_SHOWN, evaluation) for one in sets.retrieval[:1]]
+    vote = StepVote()
+    evaluation = EvaluationCallback(
+        sets,
+        experiment.evaluation,
+        num_workers=experiment.data.num_workers,
+        steps_per_epoch=data.order.epoch_length / experiment.data.global_batch_size,
+        vote=vote,
+        on_evaluation=[draw_examples],
+        num_examples=NUM_SHOWN,
+    )
 
     def export() -> None:
         card = model_card(run, "contrastive", facts_of(experiment))
         save_dual_encoder(run.dual_encoder, module.model, data.tokenizer, card)
-        write_items(run.items, evaluation.items(module), evaluation_fingerprint(experiment.evaluation))
+        write_items(run.items, evaluation.items(), evaluation_fingerprint(experiment.evaluation))
         step, metrics = evaluation.history[-1]
         # Last and atomically: a run with a report has finished.
-        report = {"step": step, "seconds": round(clock(), 1), "metrics": metrics, "chance": dict(chance)}
+        report = {
+            "step": step,
+            "seconds": round(clock(), 1),
+            "evaluation_seconds": round(evaluation.seconds, 1),
+            "metrics": metrics,
+            "chance": dict(chance),
+        }
         write_whole(run.report, json.dumps(report, indent=2))
 
     signals, clock = SignalWatch(), stage_clock(stage)
@@ -133,11 +147,11 @@ def run_contrastive(
         clock,
         PairProgressBar("contrastive"),
         evaluation,
-        *panels,
         DataHealthCallback(stage.bad_samples, experiment.data.corrupt_samples, data.sources),
         HyperparametersCallback(settings_without(Role.reporting, experiment), sorted(chance)),
         ExportCallback(export),
         evaluation=evaluation,
+        vote=vote,
     )
     fit_stage(trainer, module, data, stage, signals)
     newest = evaluation.newest()
@@ -186,15 +200,17 @@ def build_trainer(
     clock: Callable[[], float],
     *callbacks: pl.Callback,
     evaluation: EvaluationCallback | None = None,
+    vote: StepVote | None = None,
 ) -> pl.Trainer:
     """The Trainer of a stage with its loggers, checkpoints and guards; `callbacks` keep their order.
 
-    `evaluation`, one of `callbacks`, gives the metric of the best checkpoint.
+    `evaluation`, one of `callbacks`, gives the metric of the best checkpoint; `vote` is that of the callbacks, if they
+    have questions.
     """
     config = experiment.trainer
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    vote, throughput = StepVote(), ThroughputCallback()
+    vote, throughput = vote or StepVote(), ThroughputCallback()
     checkpoint = CheckpointCallback(
         experiment.checkpoint, stage, signals=signals, clock=clock, evaluation=evaluation, vote=vote
     )

@@ -1,0 +1,1 @@
+"""One module per layout of stored evaluation samples, behind `SampleTable`."""

@@ -1,0 +1,80 @@
+"""Tables of `kelip evaluate`: one model's metrics, several models beside one another, and an evaluation file's own."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from kelip_lightning.cli.report import LANGUAGES, format_metric, metrics_table
+from kelip_lightning.evaluation.metric_names import split_name
+
+if TYPE_CHECKING:
+    from kelip_lightning.config.evaluation import EvaluationExperiment, ResultTableConfig
+    from kelip_lightning.inference.evaluate import Results
+
+
+def print_evaluations(results: "Results", experiment: "EvaluationExperiment") -> None:
+    """Print the tables, what was left out, and metrics on which tie rules differ."""
+    console = Console()
+    columns = {name: one.metrics for name, one in results.models.items()}
+    published = {f"{one.model} [{one.source}]": one.metrics for one in experiment.published}
+    if experiment.tables:
+        for table in experiment.tables.values():
+            console.print(result_table(table, columns | published))
+    elif len(columns) == 1 and not published:
+        ((name, metrics),) = columns.items()
+        console.print(metrics_table(metrics, results.chance, name, headline=False))
+    else:
+        console.print(comparison_table(columns | published, results.chance))
+    for line in notes_of(results):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def notes_of(results: "Results") -> list[str]:
+    """Sentences below the tables."""
+    lines = [f"not evaluated: {name}, as {file} does not exist" for name, file in results.missing.items()]
+    lines += results.notes
+    for model, one in results.models.items():
+        lines += [
+            f"{model}: {metric} is {format_metric(metric, rules['pessimistic'])} if ties count as wrong, "
+            f"{format_metric(metric, rules['topk'])} by the rule topk"
+            for metric, rules in one.tie_differences.items()
+        ]
+    return lines
+
+
+def comparison_table(models: Mapping[str, Mapping[str, float]], chance: Mapping[str, float]) -> Table:
+    """A row per metric of the evaluated sets, a column per model; published models last."""
+    table = Table(title="Evaluation", title_justify="left")
+    for heading in ("evaluation set", "metric", "language"):
+        table.add_column(heading)
+    for name in (*models, "chance"):
+        table.add_column(name, justify="right")
+    for metric, level in chance.items():
+        data_set, language, rest = split_name(metric)
+        cells = [format_metric(rest, one.get(metric)) for one in models.values()]
+        table.add_row(data_set, rest, LANGUAGES.get(language or "", "both"), *cells, format_metric(rest, level))
+    return table
+
+
+def result_table(config: "ResultTableConfig", models: Mapping[str, Mapping[str, float]]) -> Table:
+    """A row per model and language with any value, a column per configured metric; percent."""
+    table = Table(title=config.title, title_justify="left")
+    by_language = any("{language}" in metric for metric in config.columns.values())
+    for heading in ("model", *(("language",) if by_language else ())):
+        table.add_column(heading)
+    for heading in (*config.columns, *(("mean",) if config.mean else ())):
+        table.add_column(heading, justify="right")
+    for name, metrics in models.items():
+        for language in LANGUAGES if by_language else ("",):
+            keys = [metric.replace("{language}", language) for metric in config.columns.values()]
+            values = [metrics.get(key) for key in keys]
+            found = [value for value in values if value is not None]
+            if not found:
+                continue
+            cells = [format_metric(key, value) for key, value in zip(keys, values, strict=True)]
+            if config.mean:
+                cells.append(format_metric(keys[0], sum(found) / len(found)) if len(found) == len(values) else "–")
+            table.add_row(name, *((LANGUAGES[language],) if by_language else ()), *cells)
+    return table

@@ -1,0 +1,75 @@
+"""Base class of the metrics whose state is gathered over ranks, and whose blocks of work the ranks share."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchmetrics import Metric
+
+from kelip_lightning.distributed.sharing import blocks_of, rows_in_blocks
+
+
+class GatheredMetric(Metric):
+    """A metric with rows as its state: `compute` sees the rows of all ranks, in an order that ranks do not change.
+
+    Subclasses declare their states in `empty_states`; each is a list of tensors with equally many rows per update.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    is_differentiable = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Declares the states; `kwargs` are those of `torchmetrics.Metric`."""
+        super().__init__(**kwargs)
+        for name in self.empty_states(0):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    @abstractmethod
+    def empty_states(self, width: int) -> Mapping[str, Tensor]:
+        """Name of each state -> its rows without any; `width` is E of embeddings."""
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """As in torchmetrics, for ranks without rows too, which it would leave waiting."""
+        if dist.is_available() and dist.is_initialized() and kwargs.get("should_sync", True) and not self._is_synced:
+            widths = [rows[0].shape[1] for rows in self._rows().values() if rows and rows[0].ndim == 2]
+            width = torch.tensor(max(widths, default=0), device=self.device)
+            dist.all_reduce(width, op=dist.ReduceOp.MAX, group=self.process_group)
+            for name, empty in self.empty_states(int(width)).items():
+                if not getattr(self, name):
+                    setattr(self, name, [empty.to(self.device)])
+        super().sync(*args, **kwargs)
+
+    def _rows(self) -> dict[str, list[Tensor]]:
+        return {name: getattr(self, name) for name in self.empty_states(0)}
+
+    def rows(self, name: str) -> Tensor:
+        """A state as one tensor, before or after the ranks' rows are gathered."""
+        value: Tensor | list[Tensor] = getattr(self, name)
+        if isinstance(value, Tensor):
+            return value
+        return torch.cat(value) if value else self.empty_states(0)[name].to(self.device)
+
+    def in_blocks(self, num_items: int, size: int, compute: Callable[[slice], Tensor]) -> Tensor:
+        """As `rows_in_blocks`, among the ranks whose rows are gathered."""
+        if self._is_synced:
+            return rows_in_blocks(num_items, size, compute, self.process_group)
+        return torch.cat([compute(block) for block in blocks_of(num_items, size)])
+
+
+def sorted_once(ids: Tensor) -> Tensor:
+    """The positions of the first row of each id, in ascending order of the ids; int64."""
+    ordered, order = torch.sort(ids, stable=True)
+    is_first = torch.ones_like(ordered, dtype=torch.bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    return order[is_first]
+
+
+def require_rows(what: str, rows: Tensor, ids: Tensor, width: int | None = None) -> None:
+    """Raise ValueError unless `rows` are embeddings (B, E) with B ids."""
+    if rows.ndim != 2 or ids.shape != (len(rows),) or (width is not None and rows.shape[1] != width):
+        wanted = f"(B, {'E' if width is None else width})"
+        raise ValueError(f"{what} must be {wanted} with B ids, got {tuple(rows.shape)} and {tuple(ids.shape)}")
