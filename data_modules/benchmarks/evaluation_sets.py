@@ -11,10 +11,10 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_modules.benchmarks.class_names import ClassNames, read_class_names
 from data_modules.config_roles import REPORTING, at_least, check_ranges
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
@@ -23,7 +23,7 @@ from data_modules.paths import resolve_path
 from data_modules.records import LANGUAGES
 from data_modules.sources.fingerprint import FileFingerprint, table_fingerprint, text_fingerprint
 from data_modules.sources.tables import as_text, identities, matching_rows, open_table
-from data_modules.text.cleaning import clean_texts, text_list
+from data_modules.text.cleaning import clean_texts
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,8 +87,8 @@ class ClassificationSetConfig:
     label: str
     """Column of class ids."""
     classes_file: str
-    """YAML with `classes` (id -> language -> names) and `templates` (language -> texts with `{}`), each a text or a
-    list of them."""
+    """YAML with `classes` (id -> language -> names) and `templates` (language -> texts with `{}` and particles such as
+    `{을/를}`), each a text or a list of them."""
     where: dict[str, list[str]] = field(default_factory=dict)
     """Conditions on the rows; rows of classes missing from the file are excluded."""
 
@@ -228,8 +228,8 @@ def build_caption_set(name: str, config: CaptionSetConfig) -> CaptionSet:
 def build_classification_set(name: str, config: ClassificationSetConfig, image_size: int) -> ClassificationSet:
     """Images of the rows whose label the classes file names."""
     table, context = _open(config.table), f"evaluation.classification.{name}"
-    classes, templates = _load_classes(context, config.classes_file)
-    ids = list(classes)
+    classes = _complete_classes(config.classes_file, context)
+    ids = classes.ids
     rows = np.intersect1d(matching_rows(table, config.where), matching_rows(table, {config.label: ids}))
     if not len(rows):
         raise DataError(f"{context}: no image has one of the {len(ids)} classes; check `label`")
@@ -237,8 +237,8 @@ def build_classification_set(name: str, config: ClassificationSetConfig, image_s
         name=name,
         images=_images(table, config.table, rows, image_size, context),
         labels=torch.tensor([ids.index(label) for label in identities(table, config.label, rows, context)]),
-        class_names={language: [classes[one][language] for one in ids] for language in LANGUAGES},
-        templates=templates,
+        class_names={language: classes.names[language] for language in LANGUAGES},
+        templates={language: classes.templates[language] for language in LANGUAGES},
     )
 
 
@@ -281,34 +281,19 @@ def evaluation_fingerprints(config: EvaluationConfig) -> dict[str, tuple[FileFin
     return found
 
 
-NamesByLanguage = dict[str, list[str]]
-
-
-def _load_classes(context: str, file: str) -> tuple[dict[str, NamesByLanguage], NamesByLanguage]:
-    """Class id -> language -> names, and language -> templates; a single text counts as a list of one.
+def _complete_classes(file: str, context: str) -> ClassNames:
+    """The classes of a file, each with names in every language.
 
     Raises:
-        DataError: The file is missing or malformed.
+        DataError: The file is missing or malformed, or a class lacks a language.
     """
-    path = resolve_path(file)
-    if not path.is_file():
-        raise DataError(f"{context}.classes_file: {path} does not exist")
-    loaded: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    try:
-        classes = {as_text(one): _by_language(names) for one, names in loaded["classes"].items()}
-        templates = _by_language(loaded["templates"])
-        if wrong := [one for some in templates.values() for one in some if one.count("{}") != 1]:
-            raise ValueError(f"the template {wrong[0]!r} must hold {{}} once")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(
-            f"{path} needs `classes` (id -> names) and `templates`, each a text or a list of texts in "
-            f"{' and '.join(LANGUAGES)} ({error!r})"
-        ) from error
-    return classes, templates
-
-
-def _by_language(given: Any) -> NamesByLanguage:
-    return {language: text_list(given[language]) for language in LANGUAGES}
+    classes = read_class_names(file, f"{context}.classes_file")
+    for language in LANGUAGES:
+        if language not in classes.templates:
+            raise DataError(f"{context}.classes_file: {file} has no templates in {language}; add templates.{language}")
+        if unnamed := [one for one, names in zip(classes.ids, classes.names[language], strict=True) if not names]:
+            raise DataError(f"{context}.classes_file: {file}: the class '{unnamed[0]}' has no name in {language}; add it")
+    return classes
 
 
 def _open(config: TableConfig) -> datasets.Dataset:
