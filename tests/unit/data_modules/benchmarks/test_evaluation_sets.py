@@ -178,7 +178,7 @@ def test_build_classification_set__no_image_or_no_classes_file(table: TableConfi
 def test_build_classification_set__malformed_classes_file(
     table: TableConfig, tmp_path: Path, description: object
 ) -> None:
-    with pytest.raises(DataError, match=r"classes\.yaml needs"):
+    with pytest.raises(DataError, match=r"evaluation\.classification\.k\.classes_file: .*classes\.yaml"):
         build_classification_set("k", _classification(table, _write_classes(tmp_path, description)), 8)
 
 
