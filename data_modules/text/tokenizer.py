@@ -101,7 +101,7 @@ class BilingualTokenizer:
         self.normalization = version_of(tokenizer.normalizer)
         """Version of its caption normalisation; `None`: another library's."""
         if self.normalization == NORMALIZATION:
-            # `straighten` takes a fiftieth of the time of the file's steps, one per character.
+            # `straighten` takes less than a hundredth of the time of the file's steps, one per character.
             tokenizer.normalizer = straight_text_normalizer()
 
     def _special(self, token: str) -> int:
