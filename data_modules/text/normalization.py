@@ -65,7 +65,7 @@ def caption_normalizer(version: int = NORMALIZATION) -> normalizers.Normalizer:
 
 
 def straight_text_normalizer() -> normalizers.Normalizer:
-    """`caption_normalizer()` for texts that are straightened already: the same results, without its many first steps."""
+    """`caption_normalizer()` without its many first steps; for straightened texts the results are the same."""
     return normalizers.Sequence(_steps(NORMALIZATION))
 
 
@@ -96,7 +96,7 @@ def _entities() -> dict[str, str]:
 
 
 def _escapes(character: str) -> str:
-    """A regular expression for a character's lower-cased HTML entities, without & and ;: names, decimal, hexadecimal."""
+    """A regular expression for a character's lower-cased HTML entities (name, decimal, hexadecimal) between & and ;."""
     names = sorted({name.lower() for name, value in html.entities.html5.items() if value == character})
     named = [name.removesuffix(";") for name in names if name.endswith(";")]
     return "|".join([*named, f"#0*{ord(character)}", f"#x0*{ord(character):x}"])

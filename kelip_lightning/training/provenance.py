@@ -218,8 +218,8 @@ def kept_tokenizer(run: RunFolder, config: TokenizerConfig) -> TokenizerConfig |
 def normalization_of(run: RunFolder) -> int:
     """Version of the normalisation with which the run's tokenizer is trained, if the run does not keep it.
 
-    Contrastive training writes the tokenizer before its first checkpoint, except in early revisions, whose normalisation
-    is version 1: ids must stay what their weights were trained with.
+    Contrastive training writes the tokenizer before its first checkpoint, except in early revisions. Those
+    normalised by version 1, and the ids must be those that the weights were trained with.
     """
     record = read_record(run)
     unrecorded = record is None or record.tokenizer is None

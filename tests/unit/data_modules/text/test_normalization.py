@@ -34,7 +34,9 @@ def test_straightened__is_what_ftfy_straightens() -> None:
     assert not set(STRAIGHTENED) & set("".join(STRAIGHTENED.values())), "one pass is enough"
 
 
-@pytest.mark.parametrize("unchanged", ["", "it's \"red\"", "㎏ ① ½ ² ™ ㈜ Ⅳ", "한글 ㄱㅏ 각", "«x» ‹y› ′″ `", "🍎 漢字 ー"])
+@pytest.mark.parametrize(
+    "unchanged", ["", 'it\'s "red"', "㎏ ① ½ ² ™ ㈜ Ⅳ", "한글 ㄱㅏ 각", "«x» ‹y› ′″ `", "🍎 漢字 ー"]
+)
 def test_straighten__leaves_the_rest(unchanged: str) -> None:
     assert straighten(unchanged) == unchanged
 
@@ -58,8 +60,8 @@ def test_straighten__leaves_the_rest(unchanged: str) -> None:
         ("salt &amp; pepper", "salt & pepper"),
         ("&quot;Red&quot; &gt; 3", '"red" > 3'),
         ("it&#39;s&nbsp;&nbsp;red &#x27;&#X2014;", "it's red '—"),
-        ("it&rsquo;s &ldquo;red&rdquo; &bdquo;x&sbquo; &#8217;&#x201C;", "it's \"red\" \"x' '\""),
-        ("twice &amp;quot;escaped&amp;quot; &amp;amp; &amp;#38;rsquo;", "twice \"escaped\" & '"),
+        ("it&rsquo;s &ldquo;red&rdquo; &bdquo;x&sbquo; &#8217;&#x201C;", 'it\'s "red" "x\' \'"'),
+        ("twice &amp;quot;escaped&amp;quot; &amp;amp; &amp;#38;rsquo;", 'twice "escaped" & \''),
         ("＆ａｍｐ；quot；", '"'),
         ("  a\t\n b\u3000\u2003c ", "a b c"),
         ("", ""),
