@@ -20,6 +20,7 @@ from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import LanguageRule, apply_language_rule, check_rule
 from data_modules.sources.rows import PairSource
 from data_modules.text.captions import CaptionConfig, CaptionSampler
+from data_modules.text.normalization import NORMALIZATION
 from data_modules.text.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
 
 
@@ -78,6 +79,7 @@ class ImageTextDataModule(StageDataModule):
         seed: Seed of the order and of all random streams.
         max_steps: Optimizer steps of the stage.
         sources: From `open_sources`, before the rule of `config.languages` is applied; `None`: they are opened here.
+        normalization: Version of the normalisation of a tokenizer that is trained here.
     """
 
     def __init__(
@@ -89,13 +91,14 @@ class ImageTextDataModule(StageDataModule):
         seed: int,
         max_steps: int,
         sources: Sequence[PairSource] | None = None,
+        normalization: int = NORMALIZATION,
     ) -> None:
         super().__init__(seed=seed, max_steps=max_steps)
         self.config = config
         opened = sources or open_sources(config.sources, config.order.shuffle_window, config.corrupt_samples)
         self.sources = apply_language_rule(opened, config.sources, config.languages)
         self.tokenizer: BilingualTokenizer = build_tokenizer(
-            tokenizer, training_texts(self.sources, tokenizer.max_training_pairs)
+            tokenizer, training_texts(self.sources, tokenizer.max_training_pairs), normalization
         )
         self._crops = MultiCrop(transform)
         self._captions = CaptionSampler(config.captions)

@@ -5,7 +5,6 @@ highest ids, captions truncated before the end token. Whether it is byte-level i
 input is out of vocabulary.
 """
 
-import html.entities
 import json
 import os
 from collections.abc import Iterable
@@ -15,17 +14,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 
 from data_modules.config_roles import at_least, check_ranges
 from data_modules.errors import DataError
 from data_modules.paths import resolve_path
+from data_modules.text.normalization import (
+    NORMALIZATION,
+    caption_normalizer,
+    straight_text_normalizer,
+    straighten,
+    version_of,
+)
 
 TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 PAD, START, END = "[PAD]", "[SOT]", "[EOT]"
-HTML_ESCAPED = "&<>\"'\u00a0·…–—‘’“”•©®™°×«»"
-"""Characters that web pages escape in captions; the ampersand comes first, since escapes are escaped too."""
 
 
 class SpecialTokens(NamedTuple):
@@ -94,6 +98,11 @@ class BilingualTokenizer:
         tokenizer.no_padding()
         # A special token's name in a caption is text; the file does not store this setting.
         tokenizer.encode_special_tokens = True
+        self.normalization = version_of(tokenizer.normalizer)
+        """Version of its caption normalisation; `None`: another library's."""
+        if self.normalization == NORMALIZATION:
+            # `straighten` takes less than a hundredth of the time of the file's steps, one per character.
+            tokenizer.normalizer = straight_text_normalizer()
 
     def _special(self, token: str) -> int:
         token_id = self._tokenizer.token_to_id(token)
@@ -119,11 +128,9 @@ class BilingualTokenizer:
         Raises:
             DataError: An entry is not a text, or the context length is too short for start and end.
         """
-        batch = _checked_texts(texts)
+        batch = self._prepared(texts)
         if context_length is not None and context_length < 2:
             raise DataError(f"context_length = {context_length} must hold start and end: at least 2")
-        if self._lowercase:
-            batch = [text.lower() for text in batch]
         limit = min(context_length or self.context_length, self.context_length)
         ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(batch)]
         ids = [row if len(row) <= limit else [*row[: limit - 1], self.eot_id] for row in ids]
@@ -133,11 +140,17 @@ class BilingualTokenizer:
             row[: len(row_ids)] = row_ids
         return torch.from_numpy(tokens)
 
+    def _prepared(self, texts: object) -> list[str]:
+        batch = _checked_texts(texts)
+        if self.normalization == NORMALIZATION:
+            batch = [straighten(text) for text in batch]
+        return [text.lower() for text in batch] if self._lowercase else batch
+
     def count_tokens(self, texts: list[str]) -> list[int]:
         """Number of tokens of each text without start and end, not truncated."""
         self._tokenizer.no_truncation()
         try:
-            encodings = self._tokenizer.encode_batch_fast(_checked_texts(texts), add_special_tokens=False)
+            encodings = self._tokenizer.encode_batch_fast(self._prepared(texts), add_special_tokens=False)
         finally:
             self._tokenizer.enable_truncation(max_length=self.context_length)
         return [len(one.ids) for one in encodings]
@@ -147,8 +160,14 @@ class BilingualTokenizer:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
     def to_json(self) -> str:
-        """The text of a `tokenizers` JSON file."""
-        return str(self._tokenizer.to_str(pretty=True))
+        """The text of a `tokenizers` JSON file, with the whole normalisation."""
+        if self.normalization != NORMALIZATION:
+            return str(self._tokenizer.to_str(pretty=True))
+        self._tokenizer.normalizer = caption_normalizer()
+        try:
+            return str(self._tokenizer.to_str(pretty=True))
+        finally:
+            self._tokenizer.normalizer = straight_text_normalizer()
 
     @classmethod
     def from_file(cls, path: Path, context_length: int) -> "BilingualTokenizer":
@@ -179,36 +198,13 @@ def _checked_texts(texts: object) -> list[str]:
     return list(batch)
 
 
-def caption_normalizer() -> normalizers.Normalizer:
-    """NFC, lower case, HTML entities as characters, white space as single spaces, none at the ends.
-
-    NFC gives decomposed Hangul, common in file names of macOS, the ids of composed Hangul. Entities of characters other
-    than `HTML_ESCAPED` do not change. The tokenizer's file stores it, so that other libraries give the same ids.
-    """
-    return normalizers.Sequence(
-        [
-            normalizers.NFC(),
-            normalizers.Lowercase(),
-            normalizers.NFC(),  # lower-casing can decompose a letter
-            *(normalizers.Replace(Regex(_entity_pattern(character)), character) for character in HTML_ESCAPED),
-            normalizers.Replace(Regex(r"\s+"), " "),
-            normalizers.Strip(),
-        ]
-    )
-
-
-def _entity_pattern(character: str) -> str:
-    """A regular expression for all lower-cased HTML entities of a character: by name, decimal, hexadecimal."""
-    names = sorted({name.lower() for name, value in html.entities.html5.items() if value == character})
-    named = [name.removesuffix(";") for name in names if name.endswith(";")]
-    return f"&(?:{'|'.join(named)}|#0*{ord(character)}|#x0*{ord(character):x});"
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int, context_length: int) -> BilingualTokenizer:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, context_length: int, normalization: int = NORMALIZATION
+) -> BilingualTokenizer:
     """Train a tokenizer of at most `vocab_size` >= 259 tokens; the same texts in the same order give the same one."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = caption_normalizer()
+    tokenizer.normalizer = caption_normalizer(1) if normalization == 1 else straight_text_normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -217,16 +213,19 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context_length: int) 
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(texts if normalization == 1 else map(straighten, texts), trainer)
+    tokenizer.normalizer = caption_normalizer(normalization)
     tokenizer.add_special_tokens([START, END])
     return BilingualTokenizer(tokenizer, context_length)
 
 
-def build_tokenizer(config: TokenizerConfig, captions: Iterable[str]) -> BilingualTokenizer:
-    """The configured tokenizer: read from its file, or trained on the captions."""
+def build_tokenizer(
+    config: TokenizerConfig, captions: Iterable[str], normalization: int = NORMALIZATION
+) -> BilingualTokenizer:
+    """The configured tokenizer: read from its file, or trained on the captions with this version of normalisation."""
     if config.file is not None:
         return BilingualTokenizer.from_file(resolve_path(config.file), config.context_length)
-    return train_tokenizer(captions, config.vocab_size, config.context_length)
+    return train_tokenizer(captions, config.vocab_size, config.context_length, normalization)
 
 
 def tokenizer_files(tokenizer: BilingualTokenizer) -> dict[str, str]:

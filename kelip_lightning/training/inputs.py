@@ -10,11 +10,12 @@ from data_modules.image import ImageDataModule
 from data_modules.image_text import ImageTextDataModule
 from data_modules.order.sampling import Draw
 from data_modules.sources.rows import PairSource
+from data_modules.text.normalization import NORMALIZATION
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.chance import chance_levels
 from kelip_lightning.runs.folder import RunFolder
-from kelip_lightning.training.provenance import keep_tokenizer, kept_tokenizer
+from kelip_lightning.training.provenance import keep_tokenizer, kept_tokenizer, normalization_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,7 @@ def build_image_text_data(
         seed=experiment.seed,
         max_steps=experiment.schedule.max_steps,
         sources=sources,
+        normalization=NORMALIZATION if run is None else normalization_of(run),
     )
     if run is not None and kept is None:
         keep_tokenizer(run, data.tokenizer)

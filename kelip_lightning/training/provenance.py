@@ -18,6 +18,7 @@ from data_modules.sources.fingerprint import (
     text_fingerprint,
 )
 from data_modules.sources.rows import PairSource
+from data_modules.text.normalization import NORMALIZATION
 from data_modules.text.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
 from kelip_lightning.config.experiment import ContrastiveExperiment, Experiment, PretrainExperiment
 from kelip_lightning.errors import RunFolderError
@@ -214,6 +215,17 @@ def kept_tokenizer(run: RunFolder, config: TokenizerConfig) -> TokenizerConfig |
     return _with_own_file(run, config)
 
 
+def normalization_of(run: RunFolder) -> int:
+    """Version of the normalisation with which the run's tokenizer is trained, if the run does not keep it.
+
+    Contrastive training writes the tokenizer before its first checkpoint, except in early revisions. Those
+    normalised by version 1, and the ids must be those that the weights were trained with.
+    """
+    record = read_record(run)
+    unrecorded = record is None or record.tokenizer is None
+    return 1 if unrecorded and checkpoint_folders(run.stage("contrastive").checkpoints) else NORMALIZATION
+
+
 def keep_tokenizer(run: RunFolder, tokenizer: BilingualTokenizer) -> None:
     """Write the run's tokenizer, atomically.
 
@@ -225,7 +237,7 @@ def keep_tokenizer(run: RunFolder, tokenizer: BilingualTokenizer) -> None:
     if record is not None and record.tokenizer not in (None, digest):
         raise RunFolderError(
             f"{run.tokenizer} is missing, and the data now gives another one (SHA-256 {digest[:12]}..., not "
-            f"{record.tokenizer[:12]}...); restore the file"
+            f"{record.tokenizer[:12]}...); restore the file: earlier revisions normalised captions differently"
         )
     write_whole(run.tokenizer, text)
     if record is not None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_modules.text.tokenizer import train_tokenizer
+from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
 from kelip_lightning.cli import main
 from tests.faults.experiment import write_contrastive
 from tests.unit.data_modules.corpora import Sample, members, samples, write_shards, write_tar
@@ -245,7 +245,10 @@ def test_resume__a_tokenizer_that_was_lost_is_trained_anew_only_to_the_same(
 
 def test_resume__a_run_of_an_earlier_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = _experiment(tmp_path, _shards(tmp_path))
-    run = _cut_off(file)
+    with pytest.MonkeyPatch.context() as patch:  # that version straightened no quotes
+        patch.setattr("kelip_lightning.training.provenance.NORMALIZATION", 1)
+        run = _cut_off(file)
+    assert BilingualTokenizer.from_file(run / "tokenizer.json", 24).normalization == 1
     before, kept = _losses(run), {name: (run / name).read_bytes() for name in ("data.json", "tokenizer.json")}
     for name in kept:
         (run / name).unlink()

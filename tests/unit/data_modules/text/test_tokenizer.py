@@ -1,6 +1,5 @@
 """The bilingual tokenizer: special tokens, truncation, normal forms, round trips, and folders of Hugging Face."""
 
-import html
 import json
 import re
 import unicodedata
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from ftfy.fixes import fix_character_width, fix_latin_ligatures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import HFTokenizer
@@ -17,26 +17,56 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data_modules.errors import DataError
 from data_modules.text.tokenizer import (
-    HTML_ESCAPED,
     BilingualTokenizer,
     TokenizerConfig,
     build_tokenizer,
-    caption_normalizer,
     read_tokenizer_folder,
     train_tokenizer,
     write_tokenizer_folder,
 )
+from tests.paths import FIXTURES
 
 TEXTS = ["사과", "빨간 사과", "풋사과 이모지", "red apple", "green apple", "사과: 과일, 빨강", "flag: South Korea"] * 5
 LENGTH = 16
 TOKENIZER = train_tokenizer(TEXTS, 320, LENGTH)
 LONG = train_tokenizer(TEXTS, 320, 4096)
+STRAIGHT_QUOTES = str.maketrans("ʼ‘’‚‛“”„‟", "'''''\"\"\"\"")
 CAPTIONS = ["빨간 사과", "Red   APPLE\n", "", "사과 " * 30, "see [EOT] &amp; [PAD]", "漢字 👩🏽‍🚀\u0000", "가각"]
-NORMALIZER = caption_normalizer()
+CAPTIONS += ["woman’s “ＢＡＧ”", "ﾡￂ　ﬁ &amp;rsquo;"]
+OLDER_FILE = FIXTURES / "run_of_e16296c" / "runs" / "finished" / "contrastive" / "dual_encoder" / "tokenizer.json"
+# As revision 4572106 encoded them with that file.
+OLDER_IDS = {
+    "woman’s “red” bo": [
+        87,
+        79,
+        77,
+        65,
+        78,
+        159,
+        223,
+        248,
+        83,
+        221,
+        159,
+        223,
+        251,
+        261,
+        68,
+        159,
+        223,
+        252,
+        221,
+        66,
+        79,
+    ],
+    "ＡＢ１！　ﬁ": [172, 122, 224, 172, 122, 225, 172, 121, 240, 172, 121, 224, 221, 172, 106, 224],
+    "ﾡￂ &rsquo;&amp;amp;": [172, 123, 95, 172, 124, 225, 221, 159, 223, 248, 6, 65, 77, 80, 27],
+}
 
 
 def _normalised(text: str) -> str:
-    nfc = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+    straight = fix_character_width(fix_latin_ligatures(text)).translate(STRAIGHT_QUOTES)
+    nfc = unicodedata.normalize("NFC", unicodedata.normalize("NFC", straight).lower())
     return re.sub(r"\s+", " ", nfc).strip()
 
 
@@ -85,6 +115,13 @@ def test_encode__case_and_white_space_do_not_matter() -> None:
         assert TOKENIZER.encode(text).tolist() == expected, repr(text)
 
 
+def test_encode__straightens_quotes_and_widths() -> None:
+    expected = TOKENIZER.encode('it\'s "red" 가').tolist()
+    for text in ("it’s “red” 가", "ＩＴ＇ｓ „red‟　ﾡￂ", "it&rsquo;s &amp;ldquo;Red&#8221; 가"):
+        assert TOKENIZER.encode(text).tolist() == expected, text
+        assert TOKENIZER.count_tokens([text]) == [len(expected[0]) - 2]
+
+
 def test_encode__names_of_special_tokens_in_a_caption_are_text() -> None:
     tokens = LONG.encode("see [EOT] and [PAD] and [SOT] now")[0].tolist()
     assert tokens.count(LONG.eot_id) == 1
@@ -96,38 +133,6 @@ def test_encode__names_of_special_tokens_in_a_caption_are_text() -> None:
 @pytest.mark.parametrize("text", ["🍎", "👩🏽‍🚀", "漢字", "ㄱㅏ ㅋㅋㅋ", "🇰🇷", "ﬁ İ ß", "\\s+", "a\u0000b", "각"])
 def test_decode__unusual_text_comes_back(text: str) -> None:
     assert LONG.decode(LONG.encode(text)[0].tolist()) == _normalised(text)
-
-
-@pytest.mark.parametrize(
-    ("caption", "expected"),
-    [
-        ("salt &amp; pepper", "salt & pepper"),
-        ("&quot;Red&quot; &lt;3", '"red" <3'),
-        ("it&#39;s&nbsp;&nbsp;red &#x27;&#X2014;", "it's red '—"),
-        ("twice &amp;quot;escaped&amp;quot;", 'twice "escaped"'),
-        ("&AMP; &Hellip;", "& …"),
-        ("AT&T; &c; & &unknown; &amp", "at&t; &c; & &unknown; &amp"),
-        ("  a\t\n b\u3000c ", "a b c"),
-        ("", ""),
-    ],
-)
-def test_normalize(caption: str, expected: str) -> None:
-    assert NORMALIZER.normalize_str(caption) == expected
-
-
-@pytest.mark.parametrize("character", HTML_ESCAPED)
-def test_normalize__as_pythons_unescape(character: str) -> None:
-    names = [name for name, value in html.entities.html5.items() if value == character and name.endswith(";")]
-    code = ord(character)
-    for entity in (*(f"&{name}" for name in names), f"&#{code};", f"&#x{code:X};", f"&#00{code};"):
-        expected = html.unescape(f"x{entity}y").replace("\u00a0", " ")
-        assert NORMALIZER.normalize_str(f"x{entity}y") == expected, entity
-
-
-def test_normalize__twice_is_once() -> None:
-    for caption in ("각  &quot; İ", "ﬁ ẞ", "a &lt; b"):
-        once = NORMALIZER.normalize_str(caption)
-        assert NORMALIZER.normalize_str(once) == once
 
 
 # Hangul in all its forms, Latin and Hanja, signs, emoji, controls: whatever a caption may hold.
@@ -223,6 +228,28 @@ def test_from_file__round_trip(file: Path) -> None:
     assert BilingualTokenizer.from_file(file, 5).encode(["x " * 40]).shape == (1, 5)
 
 
+def test_from_file__of_an_older_run_straightens_nothing(tmp_path: Path) -> None:
+    older = BilingualTokenizer.from_file(OLDER_FILE, 24)
+    (tmp_path / "tokenizer.json").write_text(older.to_json(), encoding="utf-8")
+    again = BilingualTokenizer.from_file(tmp_path / "tokenizer.json", 24)
+    trained = train_tokenizer(TEXTS, 320, 24, normalization=1)
+    assert older.to_json() == OLDER_FILE.read_text(encoding="utf-8")
+    assert [one.normalization for one in (older, again, trained, TOKENIZER)] == [1, 1, 1, 2]
+    for text, ids in OLDER_IDS.items():
+        for tokenizer in (older, again):
+            assert tokenizer.encode(text).tolist() == [[older.sot_id, *ids, older.eot_id]]
+        assert trained.decode(trained.encode(text)[0].tolist()) == older.decode(ids)
+
+
+def test_to_json__the_file_itself_straightens(file: Path) -> None:
+    theirs = Tokenizer.from_file(str(file))
+    theirs.encode_special_tokens = True
+    for _ in range(2):  # writing the file leaves the tokenizer as it was
+        for text in CAPTIONS:
+            assert theirs.encode(text).ids == TOKENIZER.encode(text)[0].tolist()
+        assert TOKENIZER.to_json() == file.read_text(encoding="utf-8")
+
+
 def test_from_file__missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"tokenizer file .*none\.json does not exist"):
         BilingualTokenizer.from_file(tmp_path / "none.json", LENGTH)
@@ -279,7 +306,9 @@ def test_folder__transformers_gives_the_same_ids(folder: Path, kind: Any) -> Non
 
 def test_folder__transformers_can_save_it_and_ids_stay(folder: Path, tmp_path: Path) -> None:
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "again")
-    assert torch.equal(read_tokenizer_folder(tmp_path / "again").encode(CAPTIONS), TOKENIZER.encode(CAPTIONS))
+    again = read_tokenizer_folder(tmp_path / "again")
+    assert torch.equal(again.encode(CAPTIONS), TOKENIZER.encode(CAPTIONS))
+    assert again.normalization == 2
 
 
 def test_folder__open_clip_gives_the_same_ids(folder: Path) -> None:
@@ -331,6 +360,13 @@ def test_read__lower_case_where_the_user_has_to(tmp_path: Path) -> None:
     _foreign(tmp_path / "foreign", ["[PAD]", "[SOT]", "[EOT]"], {"model_max_length": 8})
     assert read_tokenizer_folder(tmp_path / "foreign").encode("A b").tolist() == [[1, 11, 4, 2]]
     assert read_tokenizer_folder(tmp_path / "foreign", lowercase=True).encode("A b").tolist() == [[1, 3, 4, 2]]
+
+
+def test_read__other_tokenizers_see_curly_quotes_as_they_are(tmp_path: Path) -> None:
+    _foreign(tmp_path / "foreign", ["[PAD]", "[SOT]", "[EOT]", "’", "'", "ａ"], {"model_max_length": 9})
+    tokenizer = read_tokenizer_folder(tmp_path / "foreign", lowercase=True)
+    assert tokenizer.normalization is None
+    assert tokenizer.encode("’ ' Ａ").tolist() == [[1, 3, 4, 5, 2]]
 
 
 def test_read__what_is_missing_or_damaged(folder: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from kelip_lightning.training.provenance import (
     describe_data,
     keep_tokenizer,
     kept_tokenizer,
+    normalization_of,
     read_record,
     read_tokenizer,
     refuse_other_tokenizer,
@@ -209,6 +210,20 @@ def test_kept_tokenizer__other_processes_wait(new_run: RunFolder, monkeypatch: p
     writer.join()
     assert config is not None
     assert build_tokenizer(config, ["never read"]).to_json() == tokenizer().to_json()
+
+
+@pytest.mark.parametrize(
+    ("stage", "recorded", "version"),
+    [("contrastive", False, 1), ("contrastive", True, 2), ("mae", False, 2), (None, False, 2)],
+)
+def test_normalization_of__a_run_that_trained_without_keeping_its_tokenizer(
+    new_run: RunFolder, stage: str | None, recorded: bool, version: int
+) -> None:
+    if stage is not None:
+        (new_run.stage(stage).checkpoints / "step=0000006").mkdir(parents=True)
+    if recorded:
+        keep_tokenizer(new_run, tokenizer())
+    assert normalization_of(new_run) == version
 
 
 def test_keep_tokenizer__records_its_digest_and_refuses_another_in_its_place(new_run: RunFolder) -> None:

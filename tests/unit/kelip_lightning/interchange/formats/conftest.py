@@ -36,9 +36,9 @@ def exported_tokenizer() -> BilingualTokenizer:
 
 @pytest.fixture
 def moved_model(exported_tokenizer: BilingualTokenizer) -> Callable[..., DualEncoder]:
-    """Options: `image`, `text` and `joint`, each a dictionary of settings."""
+    """Options: `image`, `text` and `joint`, each a dictionary of settings; the tokenizer."""
 
-    def build(**sections: dict[str, Any]) -> DualEncoder:
+    def build(tokenizer: BilingualTokenizer = exported_tokenizer, **sections: dict[str, Any]) -> DualEncoder:
         image: dict[str, Any] = {"image_size": 32, "patch_size": 8, "width": 64, "depth": 2, "num_heads": 1}
         text: dict[str, Any] = {"width": 24, "depth": 3, "num_heads": 4}
         joint: dict[str, Any] = {"embed_dim": 8}
@@ -46,7 +46,7 @@ def moved_model(exported_tokenizer: BilingualTokenizer) -> Callable[..., DualEnc
             ImageEncoderConfig(**image | sections.get("image", {})),
             TextEncoderConfig(**text | sections.get("text", {})),
             DualEncoderConfig(**joint | sections.get("joint", {})),
-            exported_tokenizer,
+            tokenizer,
         )
         with torch.no_grad():
             for parameter in model.parameters():

@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 import open_clip
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from data_modules.text.tokenizer import BilingualTokenizer
+from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
 from kelip_lightning.errors import EncoderFileError, ExportError
 from kelip_lightning.inference.build_model import Preprocess
 from kelip_lightning.interchange.folder import ExportFormat, load_foreign_model, load_model_folder, write_foreign_folder
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import Activation, Pooling
+from tests.paths import ROOT
 
 MovedModel = Callable[..., DualEncoder]
 TOLERANCE: dict[str, float] = {"rtol": 0.0, "atol": 2e-5}
@@ -69,6 +71,27 @@ def test_export__the_library_computes_the_same(
     torch.testing.assert_close(theirs.encode_image(images, normalize=True), image_BE, **TOLERANCE)
     torch.testing.assert_close(theirs.encode_text(tokens, normalize=True), text_BE, **TOLERANCE)
     torch.testing.assert_close(logits, model.scale() * image_BE @ text_BE.T, **TOLERANCE)
+
+
+def _texts_of_the_corpus() -> list[str]:
+    """Every name and keyword of the embedded corpus, once."""
+    texts: dict[str, None] = {}
+    for file in sorted((ROOT / "data_modules" / "emoji").glob("*.parquet")):
+        table = pq.read_table(file, columns=["name_ko", "name_en", "keywords_ko", "keywords_en"])
+        for column in table.to_pydict().values():
+            for value in column:
+                texts.update(dict.fromkeys(value if isinstance(value, list) else [value]))
+    return [text for text in texts if text is not None]
+
+
+def test_export__the_library_tokenizes_every_text_of_the_corpus_alike(moved_model: MovedModel, tmp_path: Path) -> None:
+    texts = _texts_of_the_corpus()
+    tokenizer = train_tokenizer(texts, 4000, 32)
+    theirs = open_clip.get_tokenizer(f"local-dir:{_write(tmp_path / 'out', moved_model(tokenizer), tokenizer)}")
+    differing = (theirs(texts, 32) != tokenizer.encode(texts, 32)).any(dim=1)
+    assert [text for text, differs in zip(texts, differing.tolist(), strict=True) if differs] == []
+    assert sum("’" in text or "“" in text for text in texts) == 47
+    assert "o'clock" in tokenizer.decode(tokenizer.encode("seven o’clock")[0].tolist())
 
 
 @torch.no_grad()
