@@ -110,7 +110,7 @@ def outcomes_of_scores(scores: Tensor, correct: Tensor, ks: Sequence[int]) -> Ou
     own = scores.gather(1, correct.clamp(min=0)).masked_fill(correct < 0, -torch.inf)
     best = own.amax(dim=1, keepdim=True)
     ranks = (scores >= best).sum(dim=1) - (own >= best).sum(dim=1)
-    hits = torch.stack([ranks < k for k in ks], dim=1)
+    hits = ranks[:, None] < torch.tensor(ks, dtype=torch.int64, device=ranks.device)
     # The rules differ only for queries of which a wrong item ties with the best correct one.
     tied = ((scores == best).sum(dim=1) > (own == best).sum(dim=1)).nonzero()[:, 0]
     for column, k in enumerate(ks) if len(tied) else ():

@@ -275,7 +275,7 @@ class CaptionRetrieval(GatheredMetric):
 
 def _places(what: str, ids: Tensor, wanted: Tensor) -> Tensor:
     """The positions of `wanted` in sorted unique `ids`."""
-    places = torch.searchsorted(ids, wanted).clamp(max=len(ids) - 1)
+    places = torch.searchsorted(ids, wanted.contiguous()).clamp(max=len(ids) - 1)
     if missing := int((ids[places] != wanted).sum()):
         raise ValueError(f"positives names {missing} {what} ids that were not added")
     return places
