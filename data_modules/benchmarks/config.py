@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from string import Formatter
 
-from data_modules.config_roles import REPORTING, above, at_least, check_ranges
+from data_modules.config_roles import REPORTING, above, at_least, between, check_ranges
 from data_modules.records import LANGUAGES
 
 
@@ -195,6 +196,48 @@ class ClassificationSetConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class ChoiceSetConfig:
+    """Questions about images with several answers: the text that is nearest to the image is chosen."""
+
+    table: TableConfig
+    """Images, questions and answers."""
+    language: str
+    """Language of the texts, ko or en."""
+    question: str | None = "question"
+    """Column of the question; null: there is none."""
+    options: list[str]
+    """One column of lists of texts, or several columns of one text each."""
+    answer: str = "answer"
+    """Column of the correct option: its number (see answer_base), its letter (A, B, ...) or its text."""
+    answer_base: int = field(default=0, metadata=between(0, 1))
+    """Number of the first option if answers are numbers, 0 or 1."""
+    template: str = "{question} {option}"
+    """Text of an option that is compared with the image."""
+    where: dict[str, list[str]] = field(default_factory=dict)
+    """Conditions on the rows."""
+    tie_rule: TieRule = TieRule.pessimistic
+    """pessimistic (a tie counts as wrong) or topk (the first of equal options counts)."""
+    interval: IntervalConfig = field(default_factory=IntervalConfig, metadata=REPORTING)
+    """When this set is evaluated in training; by default with the others."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.language not in LANGUAGES:
+            raise ValueError(f"language = {self.language!r} must be {' or '.join(LANGUAGES)}")
+        if not self.options:
+            raise ValueError("options is empty: name the column or columns that hold the options")
+        check_choice_template(self.template, has_question=self.question is not None)
+
+
+def check_choice_template(template: str, *, has_question: bool = True) -> None:
+    """Raise ValueError unless the template holds `{option}`, and `{question}` only if there is one."""
+    slots = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    if "option" not in slots or not slots <= ({"option", "question"} if has_question else {"option"}):
+        may = ", and may hold {question}" if has_question else " alone, as there is no question"
+        raise ValueError(f"template = {template!r} must hold {{option}}{may}")
+
+
+@dataclass(kw_only=True, slots=True)
 class EvaluationConfig:
     """Evaluation sets of a run and the evaluation interval."""
 
@@ -215,6 +258,8 @@ class EvaluationConfig:
     """Name -> cross-lingual caption retrieval set."""
     classification: dict[str, ClassificationSetConfig] = field(default_factory=dict)
     """Name -> zero-shot classification set."""
+    choices: dict[str, ChoiceSetConfig] = field(default_factory=dict)
+    """Name -> multiple-choice questions about images."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -222,4 +267,4 @@ class EvaluationConfig:
     @property
     def has_sets(self) -> bool:
         """Whether there is anything to evaluate."""
-        return bool(self.retrieval or self.captions or self.classification)
+        return bool(self.retrieval or self.captions or self.classification or self.choices)

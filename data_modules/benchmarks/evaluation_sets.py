@@ -15,6 +15,7 @@ from data_modules.benchmarks.class_names import ClassNames, read_class_names
 from data_modules.benchmarks.config import (
     CaptionChoice,
     CaptionSetConfig,
+    ChoiceSetConfig,
     ClassificationSetConfig,
     DuplicateRule,
     EvaluationConfig,
@@ -23,6 +24,7 @@ from data_modules.benchmarks.config import (
     RetrievalSetConfig,
     TableConfig,
 )
+from data_modules.benchmarks.image_choice import option_texts
 from data_modules.benchmarks.image_stream import SelectedImages
 from data_modules.benchmarks.layouts.clip_benchmark import read_class_files
 from data_modules.benchmarks.layouts.opening import joined_captions, open_samples, sample_fingerprints
@@ -88,16 +90,30 @@ class ClassificationSet(EvaluationSet):
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
+class ChoiceSet(EvaluationSet):
+    """Images with two or more texts each, one of which is correct."""
+
+    language: str
+    images: SelectedImages
+    """N images."""
+    texts: list[list[str]]
+    """N lists of two or more texts."""
+    answers: Tensor
+    """int64 (N,), index of the correct text in each list."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
 class EvaluationSets:
     """All sets of an experiment."""
 
     retrieval: list[RetrievalSet] = field(default_factory=list)
     captions: list[CaptionSet] = field(default_factory=list)
     classification: list[ClassificationSet] = field(default_factory=list)
+    choices: list[ChoiceSet] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[EvaluationSet]:
         """All of them, in the order of the configuration."""
-        yield from (*self.retrieval, *self.captions, *self.classification)
+        yield from (*self.retrieval, *self.captions, *self.classification, *self.choices)
 
 
 def build_evaluation_sets(config: EvaluationConfig) -> EvaluationSets:
@@ -111,6 +127,7 @@ def build_evaluation_sets(config: EvaluationConfig) -> EvaluationSets:
         retrieval=[build_retrieval_set(name, one, folder) for name, one in config.retrieval.items()],
         captions=[build_caption_set(name, one, folder) for name, one in config.captions.items()],
         classification=[build_classification_set(name, one, folder) for name, one in config.classification.items()],
+        choices=[build_choice_set(name, one, folder) for name, one in config.choices.items()],
     )
 
 
@@ -234,6 +251,33 @@ def build_classification_set(
     )
 
 
+def build_choice_set(name: str, config: ChoiceSetConfig, data_folder: str | None = None) -> ChoiceSet:
+    """The questions of the rows that satisfy `where`.
+
+    Raises:
+        DataError: A file is missing or damaged, a question has fewer than two options, or an answer is none of them.
+    """
+    context = f"evaluation.choices.{name}"
+    columns = [*([config.question] if config.question else []), config.answer, *config.options]
+    table = _open(config.table, context, data_folder, [*columns, *config.where])
+    rows = _matching(table, config.where, context)
+    cells = {column: table.cells(column, rows) for column in dict.fromkeys(columns)}
+    read = [
+        option_texts(config, {column: values[place] for column, values in cells.items()}, f"{context}: row {row}")
+        for place, row in enumerate(rows)
+    ]
+    return ChoiceSet(
+        name=name,
+        identity=table.identity,
+        interval=config.interval,
+        tie_rule=config.tie_rule.value,
+        language=config.language,
+        images=SelectedImages(table, rows),
+        texts=[texts for texts, _ in read],
+        answers=torch.tensor([answer for _, answer in read]),
+    )
+
+
 def shared_positives(positives: Tensor, captions: Sequence[str]) -> Tensor:
     """The pairs, and those of each image with every other caption that reads as one of its own.
 
@@ -258,7 +302,7 @@ def shared_positives(positives: Tensor, captions: Sequence[str]) -> Tensor:
 
 
 def evaluation_fingerprints(config: EvaluationConfig) -> dict[str, tuple[FileFingerprint, ...]]:
-    """`retrieval.NAME`, `captions.NAME`, `classification.NAME` -> fingerprints of a set's files, without reading them.
+    """`retrieval.NAME`, `captions.NAME`, `classification.NAME`, `choices.NAME` -> fingerprints of a set's files, without reading them.
 
     Raises:
         DataError: A file is missing or damaged.
@@ -266,6 +310,7 @@ def evaluation_fingerprints(config: EvaluationConfig) -> dict[str, tuple[FileFin
     tables = {f"retrieval.{name}": one.table for name, one in config.retrieval.items()}
     tables |= {f"captions.{name}": one.table for name, one in config.captions.items()}
     tables |= {f"classification.{name}": one.table for name, one in config.classification.items()}
+    tables |= {f"choices.{name}": one.table for name, one in config.choices.items()}
     found = {name: sample_fingerprints(table, config.data_folder) for name, table in tables.items()}
     for name, one in config.classification.items():
         if one.classes_file is not None:

@@ -3,14 +3,15 @@
 Shapes: N questions, S image side.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from string import Formatter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data_modules.benchmarks.config import ChoiceSetConfig, check_choice_template
 from data_modules.benchmarks.galleries import table_image
 from data_modules.config_roles import between, check_ranges
 from data_modules.errors import DataError
@@ -38,9 +39,7 @@ class ImageChoiceConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        fields = {name for _, name, _, _ in Formatter().parse(self.template) if name is not None}
-        if "option" not in fields or not fields <= {"option", "question"}:
-            raise ValueError(f"template = {self.template!r} must hold {{option}}, and may hold {{question}}")
+        check_choice_template(self.template)
         if not self.options:
             raise ValueError("options is empty: name the column or columns that hold the options")
 
@@ -67,15 +66,8 @@ def build_image_choice(name: str, config: ImageChoiceConfig, image_size: int) ->
     images, texts, answers = [], [], []
     for number, row in enumerate(table):
         context = f"choices.{name}, row {number}"
-        options = _options(row, config.options, context)
-        answer = _answer(row[config.answer], options, config.answer_base)
-        if len(options) < 2 or answer is None:
-            raise DataError(
-                f"{context}: the answer {row[config.answer]!r} is none of the options {options}; "
-                "check the columns `options` and `answer`, and `answer_base`"
-            )
-        question = _text(row[config.question], "question", context)
-        texts.append([config.template.format(question=question, option=option) for option in options])
+        choices, answer = option_texts(config, row, context)
+        texts.append(choices)
         answers.append(answer)
         images.append(table_image(row[config.image], image_size, f"{context}: the image"))
     if not images:
@@ -83,7 +75,26 @@ def build_image_choice(name: str, config: ImageChoiceConfig, image_size: int) ->
     return ImageChoiceSet(images=torch.from_numpy(np.stack(images)), texts=texts, answers=answers)
 
 
-def _options(row: dict[str, Any], columns: list[str], context: str) -> list[str]:
+def option_texts(
+    config: ImageChoiceConfig | ChoiceSetConfig, row: Mapping[str, Any], context: str
+) -> tuple[list[str], int]:
+    """The texts of a row's options, two or more, and the index of the correct one.
+
+    Raises:
+        DataError: A cell is no text, there are fewer than two options, or the answer is none of them.
+    """
+    options = _options(row, config.options, context)
+    answer = _answer(row[config.answer], options, config.answer_base)
+    if len(options) < 2 or answer is None:
+        raise DataError(
+            f"{context}: the answer {row[config.answer]!r} is none of the options {options}; "
+            "check the columns `options` and `answer`, and `answer_base`"
+        )
+    question = "" if config.question is None else _text(row[config.question], "question", context)
+    return [config.template.format(question=question, option=option) for option in options], answer
+
+
+def _options(row: Mapping[str, Any], columns: list[str], context: str) -> list[str]:
     cells = row[columns[0]] if len(columns) == 1 else [row[column] for column in columns]
     if not isinstance(cells, list):
         raise DataError(f"{context}: the column '{columns[0]}' holds {cells!r}, not a list; name one column per option")

@@ -175,15 +175,67 @@ def _number_sound(number: str, currency: str) -> Sound:
 
 
 _SYMBOLS = {"%": "퍼센트", "‰": "퍼밀", "℃": "도", "℉": "도", "°": "도", "+": "플러스", "&": "앤드"}
-_SYMBOLS |= {"㎞": "미터", "㎝": "미터", "㎜": "미터", "㎏": "그램", "㎎": "그램", "㎡": "미터", "㎥": "미터", "ℓ": "리터"}
+_SYMBOLS |= {
+    "㎞": "미터",
+    "㎝": "미터",
+    "㎜": "미터",
+    "㎏": "그램",
+    "㎎": "그램",
+    "㎡": "미터",
+    "㎥": "미터",
+    "ℓ": "리터",
+}
 _SYMBOLS |= _CURRENCIES | {"㎖": "리터", "㎐": "헤르츠", "㎾": "와트"}
 # Units -> the last word of their reading.
-_UNITS = {"km": "미터", "cm": "미터", "mm": "미터", "kg": "그램", "mg": "그램", "ml": "리터", "mL": "리터", "kph": "아워"}
-_UNITS |= {"km/h": "미터", "m/s": "미터", "kHz": "헤르츠", "MHz": "헤르츠", "GHz": "헤르츠", "kW": "와트", "kWh": "아워"}
-_UNITS |= {"km²": "미터", "m²": "미터", "cm²": "미터", "m³": "미터", "cm³": "미터", "kcal": "칼로리", "°C": "도", "°F": "도"}
+_UNITS = {
+    "km": "미터",
+    "cm": "미터",
+    "mm": "미터",
+    "kg": "그램",
+    "mg": "그램",
+    "ml": "리터",
+    "mL": "리터",
+    "kph": "아워",
+}
+_UNITS |= {
+    "km/h": "미터",
+    "m/s": "미터",
+    "kHz": "헤르츠",
+    "MHz": "헤르츠",
+    "GHz": "헤르츠",
+    "kW": "와트",
+    "kWh": "아워",
+}
+_UNITS |= {
+    "km²": "미터",
+    "m²": "미터",
+    "cm²": "미터",
+    "m³": "미터",
+    "cm³": "미터",
+    "kcal": "칼로리",
+    "°C": "도",
+    "°F": "도",
+}
 _UNITS |= {"KB": "바이트", "MB": "바이트", "GB": "바이트", "TB": "바이트", "px": "픽셀"}
-_UNITS_AFTER_NUMBERS = {"m": "미터", "g": "그램", "t": "톤", "L": "리터", "l": "리터", "W": "와트", "V": "볼트", "h": "시간"}
-_UNITS_AFTER_NUMBERS |= {"s": "초", "min": "분", "ft": "피트", "in": "인치", "Hz": "헤르츠", "cal": "칼로리", "A": "암페어"}
+_UNITS_AFTER_NUMBERS = {
+    "m": "미터",
+    "g": "그램",
+    "t": "톤",
+    "L": "리터",
+    "l": "리터",
+    "W": "와트",
+    "V": "볼트",
+    "h": "시간",
+}
+_UNITS_AFTER_NUMBERS |= {
+    "s": "초",
+    "min": "분",
+    "ft": "피트",
+    "in": "인치",
+    "Hz": "헤르츠",
+    "cal": "칼로리",
+    "A": "암페어",
+}
 _UNIT = re.compile(r"(?<![A-Za-z°/])[A-Za-z°/]+[²³]?$")
 
 
@@ -219,9 +271,27 @@ def _latin_sound(token: str) -> Sound:
     return _word_sound(word)
 
 
-_USUAL_CONSONANT = frozenset("bag big foot good biscuit circuit chocolate technique jpeg".split())
+_USUAL_CONSONANT = frozenset(["bag", "big", "foot", "good", "biscuit", "circuit", "chocolate", "technique", "jpeg"])
 _USUAL_VOWEL = frozenset(
-    "set jet net mat hit kit bat nut dot knit credit edamame guacamole minestrone sesame tamale ukulele".split()
+    [
+        "set",
+        "jet",
+        "net",
+        "mat",
+        "hit",
+        "kit",
+        "bat",
+        "nut",
+        "dot",
+        "knit",
+        "credit",
+        "edamame",
+        "guacamole",
+        "minestrone",
+        "sesame",
+        "tamale",
+        "ukulele",
+    ]
 )
 _ENDINGS: tuple[tuple[str, Sound], ...] = (
     (r"ng|[mn]|[mn]e|[aeiou]mb", Sound.CONSONANT),  # 5항: ring 링, lion 라이언; line 라인, comb 콤

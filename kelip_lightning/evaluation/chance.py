@@ -10,8 +10,15 @@ from math import comb
 
 import torch
 
-from data_modules.benchmarks.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet
+from data_modules.benchmarks.evaluation_sets import (
+    CaptionSet,
+    ChoiceSet,
+    ClassificationSet,
+    EvaluationSets,
+    RetrievalSet,
+)
 from kelip_lightning.evaluation.metric_names import (
+    CHOICE,
     IMAGE_TO_TEXT,
     MATCHED_MINUS_RANDOM,
     MEAN_PER_CLASS_RECALL,
@@ -37,6 +44,9 @@ def chance_levels(sets: EvaluationSets) -> dict[str, float]:
                 levels |= _caption_chance(one)
             case ClassificationSet():
                 levels |= _classification_chance(one)
+            case ChoiceSet():
+                task = join_name(one.name, one.language, CHOICE)
+                levels[at_k(task, 1)] = sum(1 / len(texts) for texts in one.texts) / len(one.texts)
     return levels
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from data_modules.benchmarks.evaluation_sets import (
     CaptionSet,
+    ChoiceSet,
     ClassificationSet,
     EvaluationSet,
     RetrievalSet,
@@ -27,6 +28,7 @@ from kelip_lightning.evaluation.embed import error_context
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.evaluation.tasks import (
     CaptionTask,
+    ChoiceTask,
     ClassificationTask,
     RetrievalTask,
     SetTask,
@@ -103,7 +105,7 @@ def _by_table(sets: Sequence[EvaluationSet]) -> list[list[EvaluationSet]]:
 
 def images_of(one: EvaluationSet) -> SelectedImages | None:
     """The images of a set, if it has any."""
-    return one.images if isinstance(one, RetrievalSet | ClassificationSet) else None
+    return one.images if isinstance(one, RetrievalSet | ClassificationSet | ChoiceSet) else None
 
 
 def _evaluate_group(group: Sequence[EvaluationSet], encoders: Encoders, streaming: Streaming) -> list[SetTask]:
@@ -129,6 +131,8 @@ def _task(one: EvaluationSet, encoders: Encoders, streaming: Streaming) -> SetTa
             return CaptionTask(one, encoders)
         case ClassificationSet():
             return ClassificationTask(one, encoders, streaming.num_examples)
+        case ChoiceSet():
+            return ChoiceTask(one, encoders)
     raise TypeError(f"{type(one).__name__} is no evaluation set")
 
 

@@ -10,10 +10,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data_modules.benchmarks.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSet, RetrievalSet
+from data_modules.benchmarks.evaluation_sets import (
+    CaptionSet,
+    ChoiceSet,
+    ClassificationSet,
+    EvaluationSet,
+    RetrievalSet,
+)
 from kelip_lightning.distributed.sharing import rows_in_blocks
+from kelip_lightning.evaluation.choice import ChoiceAccuracy
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.evaluation.metric_names import (
+    CHOICE,
     IMAGE_TO_TEXT,
     MATCHED_MINUS_RANDOM,
     MEAN_PER_CLASS_RECALL,
@@ -332,6 +340,52 @@ class ClassificationTask(SetTask):
                 correct = set(zip(top.image_ids.tolist(), labels, strict=True))
                 found.append(_examples(self.data, language, top, names, correct, [names[label] for label in labels]))
         return found
+
+
+class ChoiceTask(SetTask):
+    """Multiple-choice questions about images."""
+
+    def __init__(self, data: ChoiceSet, encoders: Encoders) -> None:
+        self.data: ChoiceSet = data
+        counts = torch.tensor([len(texts) for texts in data.texts])
+        self._metric = ChoiceAccuracy(counts, data.answers, tie_rule=data.tie_rule).to(encoders.device)
+        self._value = 0.0
+
+    def texts(self) -> Mapping[str, list[str]]:
+        return {self.data.language: [text for texts in self.data.texts for text in texts]}
+
+    def add_texts(self, language: str, rows: Tensor, ids: Tensor) -> None:
+        self._metric.update(texts=rows, text_ids=ids)
+
+    def add_images(self, rows: Tensor, ids: Tensor) -> None:
+        self._metric.update(images=rows, image_ids=ids)
+
+    def compute(self) -> None:
+        self._value = self._metric.compute().item()
+        self._metric.reset()
+
+    def metrics(self) -> dict[str, float]:
+        return {at_k(self._task, 1): self._value}
+
+    @property
+    def _task(self) -> str:
+        return join_name(self.name, self.data.language, CHOICE)
+
+    def outcomes(self) -> Mapping[str, QueryOutcomes]:
+        return {} if self._metric.outcomes is None else {self._task: self._metric.outcomes}
+
+    def items(self) -> list[TaskItems]:
+        return [
+            TaskItems(
+                task=task,
+                outcomes=outcomes.ranks(self.data.tie_rule),
+                groups=outcomes.ids,
+                texts=[
+                    texts[answer] for texts, answer in zip(self.data.texts, self.data.answers.tolist(), strict=True)
+                ],
+            )
+            for task, outcomes in self.outcomes().items()
+        ]
 
 
 def _examples(

@@ -11,7 +11,7 @@ from kelip_lightning.config.evaluation import EvaluationExperiment
 from kelip_lightning.config.load import load_experiment
 from kelip_lightning.errors import ConfigError
 
-SET_KINDS = ("retrieval", "captions", "classification")
+SET_KINDS = ("retrieval", "captions", "classification", "choices")
 """Sections of evaluation sets."""
 
 
