@@ -29,6 +29,7 @@ def build_fixed_loader(
     num_workers: int,
     *,
     prefetch_factor: int = 2,
+    pin_memory: bool = False,
 ) -> SignalSafeDataLoader:
     """A loader of given batches, in order; `batches` is an iterable of lists of a dataset's indices."""
     return SignalSafeDataLoader(
@@ -37,7 +38,7 @@ def build_fixed_loader(
         num_workers=num_workers,
         multiprocessing_context=START_METHOD if num_workers else None,
         collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         prefetch_factor=prefetch_factor if num_workers else None,
         timeout=LOADER_TIMEOUT_SECONDS if num_workers else 0,
         # Without it, the loader draws its base seed from the global stream.

@@ -148,7 +148,9 @@ def build_loader(
 
     A worker that dies or hangs ends the run with an error. Workers ignore stop signals and end with this process.
     """
-    return build_fixed_loader(dataset, sampler, collate, num_workers, prefetch_factor=4)
+    return build_fixed_loader(
+        dataset, sampler, collate, num_workers, prefetch_factor=4, pin_memory=torch.cuda.is_available()
+    )
 
 
 class StageDataModule(pl.LightningDataModule):

@@ -302,7 +302,7 @@ def shared_positives(positives: Tensor, captions: Sequence[str]) -> Tensor:
 
 
 def evaluation_fingerprints(config: EvaluationConfig) -> dict[str, tuple[FileFingerprint, ...]]:
-    """`retrieval.NAME`, `captions.NAME`, `classification.NAME`, `choices.NAME` -> fingerprints of a set's files, without reading them.
+    """`retrieval.NAME`, ... `choices.NAME` -> fingerprints of a set's files, without reading them.
 
     Raises:
         DataError: A file is missing or damaged.

@@ -73,7 +73,13 @@ def _collate(samples: "list[Tensor | _Unreadable]") -> "Tensor | _Unreadable":
 
 
 def image_batches(
-    images: SelectedImages, preprocess: Preprocess, batches: Sequence[slice], *, num_workers: int, owner: str
+    images: SelectedImages,
+    preprocess: Preprocess,
+    batches: Sequence[slice],
+    *,
+    num_workers: int,
+    owner: str,
+    pin_memory: bool = False,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Batches of preprocessed images; at most a few per worker are in memory.
 
@@ -83,6 +89,7 @@ def image_batches(
         batches: Slices of [0, N).
         num_workers: Loader processes; 0: decoded in this process.
         owner: The images' evaluation sets, for messages.
+        pin_memory: Whether batches are in page-locked memory, for a GPU.
 
     Yields:
         Each slice and its images, (B, 3, H, W).
@@ -94,7 +101,8 @@ def image_batches(
         _Images(images, preprocess),
         [list(range(one.start, one.stop)) for one in batches],
         _collate,
-        min(num_workers, len(batches)),
+        min(num_workers, len(batches) // 2),  # starting a process takes longer than decoding a small batch
+        pin_memory=pin_memory,
     )
     for batch, loaded in zip(batches, loader, strict=True):
         if isinstance(loaded, _Unreadable):

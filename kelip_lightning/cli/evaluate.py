@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kelip_lightning.cli.verb import add_device_argument, load_any_experiment, verb
+from kelip_lightning.cli.verb import add_device_argument, check_syntax, load_any_experiment, verb
 from kelip_lightning.distributed.accelerators import PRECISIONS, choose_device
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.runs.folder import RunFolder
@@ -18,13 +18,14 @@ FORMS = "a run folder, an exported or official folder, open_clip:NAME:PRETRAINED
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("models", metavar="MODEL", nargs="+", help=f"{FORMS}; several give one table")
     parser.add_argument(
-        "overrides",
-        metavar="FILE.yaml dotted.key=value",
-        nargs="*",
-        help="an evaluation file (experiments/evaluation/) or an experiment with evaluation sets, and overrides",
+        "words",
+        metavar="MODEL ... [FILE.yaml] [dotted.key=value ...]",
+        nargs="+",
+        help=f"models ({FORMS}; several give one table); an evaluation file (experiments/evaluation/) or an experiment "
+        "with evaluation sets; overrides of it",
     )
+    parser.set_defaults(overrides=[])
     add_device_argument(parser)
     parser.add_argument(
         "--precision",
@@ -43,11 +44,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
       kelip evaluate runs/emoji
       kelip evaluate runs/emoji experiments/evaluation/paper.yaml evaluation.data_folder=/data/evaluation
-      kelip evaluate runs/a runs/b open_clip:xlm-roberta-base-ViT-B-32:laion5b_s13b_b90k experiments/evaluation/xm3600.yaml
+      kelip evaluate runs/a runs/b open_clip:ViT-B-32:laion2b_s34b_b79k experiments/evaluation/xm3600.yaml
     """
-    words = parse_words([*arguments.models, *arguments.overrides])
+    words = parse_words([*arguments.words, *arguments.overrides])
+    file = words.file or RunFolder.open(Path(words.models[0])).config
+    check_syntax(file)
     device = choose_device(arguments.device)
-    experiment = _load(words)
+    experiment = _load(words, file)
     from kelip_lightning.cli.evaluation_tables import print_evaluations
     from kelip_lightning.inference.evaluate import evaluate_models
 
@@ -89,18 +92,16 @@ def parse_words(words: list[str]) -> Words:
     return Words(models, Path(words[first]) if files else None, overrides)
 
 
-def _load(words: Words) -> "EvaluationExperiment":
+def _load(words: Words, file: Path) -> "EvaluationExperiment":
     """The evaluation sets that the command line names.
 
     Raises:
         ConfigError: A file or an override is wrong, or there are no evaluation sets.
-        RunFolderError: No file is given, and the first model is no run.
     """
     from kelip_lightning.config.evaluation import EvaluationExperiment
     from kelip_lightning.config.experiment import ContrastiveExperiment
     from kelip_lightning.inference.evaluation_file import with_included
 
-    file = words.file or RunFolder.open(Path(words.models[0])).config
     loaded: Any = load_any_experiment(file, words.overrides, on_this_machine=False, stored=words.file is None)
     experiment = getattr(loaded.experiment, "contrastive", loaded.experiment)
     if isinstance(experiment, ContrastiveExperiment):

@@ -80,13 +80,14 @@ def evaluate_sets(sets: Iterable[EvaluationSet], encoders: Encoders, streaming: 
         NonFiniteEmbeddingsError: Embeddings hold NaN or infinity; names the set. On every rank.
         DataError: An image cannot be decoded; names set and key. On every rank.
     """
+    ordered = list(sets)
+    tasks = [task for group in _by_table(ordered) for task in _evaluate_group(group, encoders, streaming)]
     evaluation = Evaluation()
-    for group in _by_table(list(sets)):
-        for task in _evaluate_group(group, encoders, streaming):
-            evaluation.metrics |= task.metrics()
-            evaluation.items += task.items()
-            evaluation.tie_differences |= task.tie_differences()
-            evaluation.examples += task.examples()
+    for task in sorted(tasks, key=lambda task: ordered.index(task.data)):
+        evaluation.metrics |= task.metrics()
+        evaluation.items += task.items()
+        evaluation.tie_differences |= task.tie_differences()
+        evaluation.examples += task.examples()
     return evaluation
 
 
@@ -170,6 +171,7 @@ def _embed_images(tasks: Sequence[SetTask], table: SampleTable, encoders: Encode
         _own_batches(len(union), streaming.batch_size),
         num_workers=streaming.num_workers,
         owner=owner,
+        pin_memory=encoders.device.type == "cuda",
     )
     for batch, pixels in stream:
         rows = _unit_rows(encoders.encode_images(pixels), encoders)

@@ -16,7 +16,7 @@ from data_modules.benchmarks.analogy_queries import (
     build_analogy_set,
     replace_part,
 )
-from data_modules.benchmarks.evaluation_sets import GalleryConfig
+from data_modules.benchmarks.config import GalleryConfig
 from data_modules.errors import DataError
 from data_modules.paths import resolve_path
 

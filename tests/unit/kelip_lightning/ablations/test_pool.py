@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data_modules.benchmarks.evaluation_sets import EvaluationConfig
+from data_modules.benchmarks.config import EvaluationConfig
 from data_modules.errors import DataError
 from data_modules.sources.config import SourceConfig
 from kelip_lightning.ablations.collect import collect

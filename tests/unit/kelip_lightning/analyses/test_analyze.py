@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from data_modules.benchmarks.evaluation_sets import CaptionSetConfig, GalleryConfig, TableConfig
+from data_modules.benchmarks.config import CaptionSetConfig, GalleryConfig, TableConfig
 from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
 from kelip_lightning.analyses.analyze import Encoders, analyze_cross_lingual, untrained_control
 from kelip_lightning.cli import main

@@ -1,23 +1,50 @@
 """A run of a few steps with a stub of the contrastive stage, small enough for every callback test."""
 
+import io
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from data_modules.benchmarks.class_names import ClassNames
 from data_modules.benchmarks.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet
+from data_modules.benchmarks.image_stream import SelectedImages
+from data_modules.benchmarks.sample_table import RowIds
 from data_modules.faults import FaultReport
 from tests.trainers import quiet_trainer
 
 CAPTIONS = {"ko": ["사과", "강아지 얼굴", "도시락"], "en": ["apple", "dog face", "bento box"]}
+
+
+class StoredPictures:
+    """Five random PNG files of 8 x 8 pixels as a `SampleTable` without columns."""
+
+    identity, columns = "pictures", ()
+
+    def __len__(self) -> int:
+        return 5
+
+    def cells(self, column: str, rows: RowIds) -> list[Any]:
+        raise AssertionError(column)
+
+    def keys(self, rows: RowIds) -> list[str]:
+        return [f"picture {row}" for row in rows]
+
+    def image(self, row: int) -> bytes:
+        buffer = io.BytesIO()
+        pixels = np.random.default_rng(row).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(buffer, "PNG")
+        return buffer.getvalue()
 
 
 class ByteTokenizer:
@@ -37,6 +64,7 @@ class StubDualEncoder(nn.Module):
         self.text_layer = nn.Embedding(256, 8)
         self.dropout = nn.Dropout(0.5)
         self.frozen = nn.Dropout(0.5).eval()
+        self.image_encoder = SimpleNamespace(config=SimpleNamespace(image_size=8))
 
     def encode_image(self, images: Tensor, l2norm: bool = True) -> Tensor:
         return nn.functional.normalize(self.dropout(self.image_layer(images.mean(dim=(2, 3)))), dim=-1)
@@ -105,27 +133,33 @@ class StubContrastiveModule(pl.LightningModule):
 
 @pytest.fixture
 def sets() -> EvaluationSets:
-    images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     target = torch.tensor([0, 1, 2, 0, 1])
-    class_names = {language: [[name] for name in names] for language, names in CAPTIONS.items()}
+    images = SelectedImages(StoredPictures(), np.arange(5))
+    pairs = torch.stack([torch.arange(5), target], dim=1)
     return EvaluationSets(
         retrieval=[
             RetrievalSet(
                 name="unseen_design",
+                identity="pictures",
                 images=images,
                 captions=CAPTIONS,
-                target=target,
-                image_keys=list("abcde"),
+                positives=dict.fromkeys(CAPTIONS, pairs),
+                image_concepts=target,
+                caption_concepts=dict.fromkeys(CAPTIONS, torch.arange(3)),
             )
         ],
-        captions=[CaptionSet(name="all_captions", captions=CAPTIONS)],
+        captions=[CaptionSet(name="all_captions", identity="pictures", captions=CAPTIONS)],
         classification=[
             ClassificationSet(
                 name="groups",
+                identity="pictures",
                 images=images,
                 labels=target,
-                class_names=class_names,
-                templates={"ko": ["{} 그림"], "en": ["a {}"]},
+                classes=ClassNames(
+                    ids=CAPTIONS["en"],
+                    names={language: [[name] for name in names] for language, names in CAPTIONS.items()},
+                    templates={"ko": ["{} 그림"], "en": ["a {}"]},
+                ),
             )
         ],
     )

@@ -77,7 +77,7 @@ def train(
             history[step] = {"score": next(metrics or iter(()))}
         return step, history[step]
 
-    evaluation: Any = SimpleNamespace(newest=newest, acts_after=lambda _: True) if metrics else None
+    evaluation: Any = SimpleNamespace(newest=newest, was_at=lambda _: True) if metrics else None
     stage = StageFolder(name="mae", path=folder, metrics_file=folder / "metrics.jsonl")
     checkpoint = CheckpointCallback(
         config or CheckpointConfig(every_n_steps=100), stage, signals=signals, clock=clock, evaluation=evaluation

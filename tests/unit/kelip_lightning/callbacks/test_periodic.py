@@ -13,8 +13,8 @@ from kelip_lightning.callbacks.periodic import PeriodicCallback, evaluation_mode
 
 
 class _Recorder(PeriodicCallback):
-    def __init__(self, every_n_steps: int, before_training: bool = True) -> None:
-        super().__init__(every_n_steps, before_training)
+    def __init__(self, every_n_steps: int) -> None:
+        super().__init__(every_n_steps)
         self.steps: list[int] = []
         self.modes: list[bool] = []
         self.gradients: list[bool] = []
@@ -26,19 +26,11 @@ class _Recorder(PeriodicCallback):
 
 
 @pytest.mark.parametrize(
-    ("steps", "every", "before", "expected"),
-    [
-        (7, 3, True, [0, 3, 6, 7]),
-        (6, 3, True, [0, 3, 6]),
-        (7, 3, False, [3, 6, 7]),
-        (2, 100, True, [0, 2]),
-        (3, 1, True, [0, 1, 2, 3]),
-    ],
+    ("steps", "every", "expected"),
+    [(7, 3, [0, 3, 6, 7]), (6, 3, [0, 3, 6]), (2, 100, [0, 2]), (3, 1, [0, 1, 2, 3])],
 )
-def test_periodic_callback__steps(
-    fit: Callable[..., Any], steps: int, every: int, before: bool, expected: list[int]
-) -> None:
-    recorder = _Recorder(every, before)
+def test_periodic_callback__steps(fit: Callable[..., Any], steps: int, every: int, expected: list[int]) -> None:
+    recorder = _Recorder(every)
     fit([recorder], steps=steps)
     assert recorder.steps == expected
 

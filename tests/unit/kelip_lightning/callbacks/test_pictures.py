@@ -1,5 +1,6 @@
 """The caption panel, in Hangul too, and the reconstruction picture: visible patches exact, predictions in pixels."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,21 +10,23 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from data_modules.benchmarks.config import EvaluationConfig
 from data_modules.benchmarks.evaluation_sets import EvaluationSets
+from kelip_lightning.callbacks.evaluation import EvaluationCallback
 from kelip_lightning.callbacks.pictures import (
-    CaptionPanelCallback,
     ReconstructionCallback,
+    draw_examples,
     panel_rows,
     reconstruct,
-    spread_evenly,
     to_pixels,
 )
 from kelip_lightning.drawing.fonts import load_font
 from kelip_lightning.drawing.panels import PanelRow, RankedCaption, draw_caption_panel, shorten
-from kelip_lightning.evaluation.embed import Embeddings
+from kelip_lightning.evaluation.tasks import TopExamples
 from kelip_lightning.losses.self_supervised import standardize_patches
 from kelip_lightning.models.masked_autoencoder import MaskedReconstruction
 from kelip_lightning.models.patches import keep_lowest, mask_of, patchify
@@ -71,36 +74,41 @@ def test_shorten__keeps_beginning_and_end_within_the_width() -> None:
     assert text.endswith("skin tone")
 
 
-def test_panel_rows__top_captions_and_probabilities(sets: EvaluationSets) -> None:
+def test_panel_rows__the_images_with_their_captions_in_both_languages(sets: EvaluationSets) -> None:
     data = sets.retrieval[0]
-    image_table, text_table = torch.eye(3)[data.target], torch.eye(3)
-    order = {bytes(image.numpy().tobytes()): row for image, row in zip(data.images, image_table, strict=True)}
-    names = [*data.captions["ko"], *data.captions["en"]]
-    embeddings = Embeddings(
-        lambda images: torch.stack([order[bytes(image.numpy().tobytes())] for image in images]),
-        lambda texts: torch.stack([text_table[names.index(text) % 3] for text in texts]),
-    )
-    rows = panel_rows(data, torch.tensor([1, 2]), embeddings, scale=2.0)
-    assert rows[0].true_captions == ["강아지 얼굴", "dog face"]
-    top = rows[0].ranked["ko"][0]
-    assert (top.text, top.right) == ("강아지 얼굴", True)
-    assert top.probability == pytest.approx(np.exp(2) / (np.exp(2) + 2))
-    assert [caption.right for caption in rows[1].ranked["en"]] == [True, False, False]
-    assert sum(caption.probability for caption in rows[1].ranked["en"]) == pytest.approx(1.0)
+    examples = [
+        TopExamples(
+            data=data,
+            language=language,
+            images=images,
+            texts=[[f"{language} {image}"] for image in images],
+            probabilities=[[0.25]] * len(images),
+            correct=[[image == 4] for image in images],
+            true_texts=[f"true {language} {image}" for image in images],
+        )
+        for language, images in (("ko", [1, 4]), ("en", [0, 4]))  # image 1 has no caption in English, 0 none in Korean
+    ]
+    (row,) = panel_rows(examples)
+    assert row.true_captions == ["true ko 4", "true en 4"]
+    assert row.ranked == {
+        language: [RankedCaption(text=f"{language} 4", probability=0.25, right=True)] for language in ("ko", "en")
+    }
+    stored = np.asarray(Image.open(io.BytesIO(data.images.table.image(4))))
+    assert row.image.shape == (96, 96, 3)
+    assert abs(row.image.mean() - stored.mean()) < 3
 
 
-@pytest.mark.parametrize(("items", "shown", "expected"), [(9, 3, [0, 4, 8]), (2, 8, [0, 1]), (5, 1, [0])])
-def test_spread_evenly(items: int, shown: int, expected: list[int]) -> None:
-    assert spread_evenly(items, shown).tolist() == expected
-
-
-def test_caption_panel_callback__writes_one_image_per_period(
+def test_draw_examples__one_image_per_set_and_evaluation(
     fit: Callable[..., Any], sets: EvaluationSets, tmp_path: Path
 ) -> None:
     logger = TensorBoardLogger(tmp_path)
-    fit([CaptionPanelCallback(sets.retrieval[0], every_n_steps=2, num_images=3)], steps=3, logger=logger)
+    callback = EvaluationCallback(
+        sets, EvaluationConfig(every_n_steps=2), on_evaluation=[draw_examples], num_examples=3
+    )
+    fit([callback], steps=3, logger=logger)
     events = EventAccumulator(logger.log_dir).Reload()
-    assert [image.step for image in events.Images("captions/unseen_design")] == [0, 2, 3]
+    for name in ("unseen_design", "groups"):
+        assert [image.step for image in events.Images(f"examples/{name}")] == [0, 2, 3]
 
 
 class _Oracle(nn.Module):

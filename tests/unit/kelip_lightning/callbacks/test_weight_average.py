@@ -20,12 +20,13 @@ class WeightRecorder(PeriodicCallback):
     """The weights in the steps themselves, and those that an evaluation sees."""
 
     def __init__(self) -> None:
-        super().__init__(every_n_steps=1, before_training=False)
+        super().__init__(every_n_steps=1)
         self.trained: list[Tensor] = []
         self.seen: list[Tensor] = []
 
     def act(self, trainer: pl.Trainer, pl_module: Any, step: int) -> None:
-        self.seen.append(pl_module.model.logit_scale.detach().clone())
+        if step:  # there is no average before the first one
+            self.seen.append(pl_module.model.logit_scale.detach().clone())
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *arguments: Any) -> None:
         self.trained.append(pl_module.model.logit_scale.detach().clone())

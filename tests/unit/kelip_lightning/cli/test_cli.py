@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,13 +138,16 @@ def test_evaluate__table_json_and_sets(
 ) -> None:
     asked: list[Any] = []
 
-    def evaluate_run(_: RunFolder, evaluation: Any, __: Any) -> tuple[dict[str, float], dict[str, float]]:
+    def evaluate_models(models: list[str], evaluation: Any, *_: Any) -> Any:
         asked.append(evaluation)
-        return {"eval/a_ko/image_to_text_R@1": 0.5}, {"eval/a_ko/image_to_text_R@1": 0.01}
+        one = SimpleNamespace(metrics={"eval/a_ko/image_to_text_R@1": 0.5}, tie_differences={})
+        chance = {"eval/a_ko/image_to_text_R@1": 0.01}
+        return SimpleNamespace(models=dict.fromkeys(models, one), chance=chance, notes=["3 left out"], missing={})
 
-    replace_module(monkeypatch, "kelip_lightning.inference.evaluate", evaluate_run=evaluate_run)
+    replace_module(monkeypatch, "kelip_lightning.inference.evaluate", evaluate_models=evaluate_models)
     assert main(["evaluate", str(finished)]) == 0
-    assert "50.00 %" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "50.00 %" in shown and "3 left out" in shown
     assert main(["evaluate", str(finished), "--json", "evaluation.every_n_steps=7"]) == 0
     assert json.loads(capsys.readouterr().out)["chance"] == {"eval/a_ko/image_to_text_R@1": 0.01}
     assert list(asked[0].retrieval) == ["a"]

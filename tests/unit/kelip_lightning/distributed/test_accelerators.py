@@ -22,6 +22,8 @@ from kelip_lightning.distributed import accelerators
 from kelip_lightning.distributed.accelerators import choose_device, choose_precision, cpu_features
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.embed import image_encode_function, text_encode_function
+from kelip_lightning.evaluation.suite import Evaluation
+from kelip_lightning.inference import evaluate
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.model_folder import save_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
@@ -153,9 +155,16 @@ VERBS = {"evaluate": 1, "analyze": 2, "predict": 1}
     ("options", "expected"), [([], "cuda"), (["--device", "cuda:1"], "cuda:1"), (["--device", "cpu"], "cpu")]
 )
 def test_verbs__use_the_model_on_the_chosen_device(
-    run: RunFolder, machine: Callable[..., None], moves: list[str], verb: str, options: list[str], expected: str
+    run: RunFolder,
+    machine: Callable[..., None],
+    moves: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    options: list[str],
+    expected: str,
 ) -> None:
     machine(gpus=2)
+    monkeypatch.setattr(evaluate, "evaluate_sets", lambda *_: Evaluation())  # which would compute on the device
     assert main([*command(verb, run), *options]) == 0
     assert moves == VERBS[verb] * [expected]
 
@@ -179,7 +188,7 @@ def test_evaluate__a_machine_without_a_gpu_gives_the_metrics_of_the_cpu(
     found = []
     for options in ([], ["--device", "cpu"]):
         assert main([*command("evaluate", run), *options]) == 0
-        found.append(json.loads(capsys.readouterr().out)["metrics"])
+        found.append(json.loads(capsys.readouterr().out)["models"][str(run.path)]["metrics"])
     assert found[0] == found[1]
     assert set(found[0]) > {"eval/a_ko/image_to_text_R@1", "eval/a_en/image_to_text_R@1"}
 

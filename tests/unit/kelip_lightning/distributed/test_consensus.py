@@ -31,21 +31,21 @@ class _Other:
 
 def test_hold__one_process_evaluates_when_asked() -> None:
     vote, state = StepVote(), {"stop": False}
-    vote.ask(lambda: state["stop"])
+    asked = vote.ask(lambda: state["stop"])
     assert (vote.hold(_trainer(1), YES), vote.hold(_trainer(1), NO)) == (True, False)
     state["stop"] = True
-    assert vote.answers(_trainer(1)) == [True], "as it is now, not as it was at the vote"
+    assert vote.answers(_trainer(1), asked) == [True], "as it is now, not as it was at the vote"
 
 
 def test_hold__one_collective_for_flag_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     other = _Other([1, 0, 1], [0, 0, 0])
     monkeypatch.setattr(dist, "all_reduce", other.all_reduce)
     vote = StepVote()
-    vote.ask(lambda: True, lambda: False)
+    asked = vote.ask(lambda: True, lambda: False)
     assert vote.hold(_trainer(2), NO), "the other's loss is not finite"
-    assert vote.answers(_trainer(2)) == [True, True]
+    assert vote.answers(_trainer(2), asked) == [True, True]
     assert not vote.hold(_trainer(2), NO)
-    assert vote.answers(_trainer(2)) == [True, False]
+    assert vote.answers(_trainer(2), asked) == [True, False]
     assert other.received == [[0, 1, 0], [0, 1, 0]]
 
 
@@ -53,9 +53,21 @@ def test_answers__without_a_new_vote_are_evaluated_now(monkeypatch: pytest.Monke
     other = _Other([0, 0], [1], [1])
     monkeypatch.setattr(dist, "all_reduce", other.all_reduce)
     vote = StepVote()
-    vote.ask(lambda: False)
+    asked = vote.ask(lambda: False)
     vote.hold(_trainer(2), NO)
-    assert vote.answers(_trainer(2)) == [False]
-    assert vote.answers(_trainer(2)) == [True], "what has happened since"
-    assert vote.answers(_trainer(2), anew=True) == [True]
+    assert vote.answers(_trainer(2), asked) == [False]
+    assert vote.answers(_trainer(2), asked) == [True], "what has happened since"
+    assert vote.answers(_trainer(2), asked, anew=True) == [True]
     assert len(other.received) == 3
+
+
+def test_answers__each_asker_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = _Other([0, 0, 1, 0], [1, 1])
+    monkeypatch.setattr(dist, "all_reduce", other.all_reduce)
+    vote = StepVote()
+    first, second = vote.ask(lambda: True), vote.ask(lambda: False, lambda: False)
+    vote.hold(_trainer(2), NO)
+    assert vote.answers(_trainer(2), second) == [True, False]
+    assert vote.answers(_trainer(2), first) == [True], "reading one's answers leaves the others'"
+    assert vote.answers(_trainer(2), second) == [True, True], "evaluated now"
+    assert other.received == [[0, 1, 0, 0], [0, 0]]

@@ -7,6 +7,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from kelip_lightning.evaluation.metrics import (
+    centre,
+    class_embeddings,
+    class_ranks,
+    group_ranks,
+    matched_and_random,
+    matched_minus_random,
+    retrieval_ranks,
+)
 from torch import Tensor, nn
 
 from data_modules.benchmarks.analogy_queries import AnalogyQuery
@@ -22,15 +31,6 @@ from kelip_lightning.evaluation.embed import (
     image_encode_function,
     text_encode_function,
     unit_rows,
-)
-from kelip_lightning.evaluation.metrics import (
-    centre,
-    class_embeddings,
-    class_ranks,
-    group_ranks,
-    matched_and_random,
-    matched_minus_random,
-    retrieval_ranks,
 )
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.statistics.bootstrap import Bootstrap

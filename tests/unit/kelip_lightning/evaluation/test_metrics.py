@@ -5,10 +5,6 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy
-from torchmetrics.retrieval import RetrievalHitRate, RetrievalRecall
-
 from kelip_lightning.evaluation.metrics import (
     class_embeddings,
     class_ranks,
@@ -21,6 +17,9 @@ from kelip_lightning.evaluation.metrics import (
     retrieval_ranks,
     top_k_accuracy,
 )
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy
+from torchmetrics.retrieval import RetrievalHitRate, RetrievalRecall
 
 
 def _features(count: int, width: int, seed: int) -> Tensor:

@@ -7,6 +7,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from kelip_lightning.evaluation.metrics import (
+    class_embeddings,
+    class_ranks,
+    mean_per_class_recall,
+    median_rank,
+    recall_at,
+    retrieval_ranks,
+)
 from torch import Tensor
 
 from data_modules.benchmarks.evaluation_sets import (
@@ -17,14 +25,6 @@ from data_modules.benchmarks.evaluation_sets import (
     image_digests,
 )
 from kelip_lightning.evaluation.embed import Embeddings
-from kelip_lightning.evaluation.metrics import (
-    class_embeddings,
-    class_ranks,
-    mean_per_class_recall,
-    median_rank,
-    recall_at,
-    retrieval_ranks,
-)
 from kelip_lightning.evaluation.suite import chance_levels, evaluate_sets, items_of
 
 NUM_CAPTIONS = 30

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from data_modules.benchmarks.evaluation_sets import EvaluationConfig, RetrievalSetConfig, TableConfig
+from data_modules.benchmarks.config import EvaluationConfig, RetrievalSetConfig, TableConfig
 from data_modules.images.transforms.multi_crop import ViewConfig
 from data_modules.records import ImageTextBatch
 from data_modules.text.tokenizer import BilingualTokenizer
