@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from data_modules.config_roles import PERFORMANCE, at_least, between, check_ranges
