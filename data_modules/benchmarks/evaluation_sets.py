@@ -292,7 +292,9 @@ def _complete_classes(file: str, context: str) -> ClassNames:
         if language not in classes.templates:
             raise DataError(f"{context}.classes_file: {file} has no templates in {language}; add templates.{language}")
         if unnamed := [one for one, names in zip(classes.ids, classes.names[language], strict=True) if not names]:
-            raise DataError(f"{context}.classes_file: {file}: the class '{unnamed[0]}' has no name in {language}; add it")
+            raise DataError(
+                f"{context}.classes_file: {file}: the class '{unnamed[0]}' has no name in {language}; add it"
+            )
     return classes
 
 

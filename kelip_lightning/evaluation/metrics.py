@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data_modules.text.particles import check_template, fill_template
 from kelip_lightning.evaluation.embed import TextEncode, embed_texts, require_finite
 from kelip_lightning.evaluation.metric_names import RECALL_KS, TOP_KS
 
@@ -99,21 +100,22 @@ def class_embeddings(
     Args:
         encode_texts: B texts -> features (B, E).
         class_names: Per class, one or more names.
-        templates: Prompts with `{}` once, which the name replaces.
+        templates: Prompts with `{}` once, which the name replaces, and Korean particles (`particles.fill_template`).
 
     Returns:
         (C, E) float32, unit length.
 
     Raises:
-        ValueError: A class has no name, there is no template, or one lacks its `{}`.
+        ValueError: A class has no name, there is no template, or one is unusable (`check_template`).
     """
-    if not templates or any(template.count("{}") != 1 for template in templates):
-        raise ValueError(f"every template must hold '{{}}' exactly once, got {list(templates)}")
+    if not templates:
+        raise ValueError("zero-shot classification needs at least one template")
+    for template in templates:
+        check_template(template, "zero-shot classification")
     if not class_names or any(not names for names in class_names):
         raise ValueError("every class must have at least one name")
     counts = torch.tensor([len(names) * len(templates) for names in class_names])
-    # replace() and not format(): a class name may itself hold braces.
-    prompts = [template.replace("{}", name) for names in class_names for name in names for template in templates]
+    prompts = [fill_template(template, name) for names in class_names for name in names for template in templates]
     features = embed_texts(encode_texts, prompts)
     owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
     sums = torch.zeros(len(counts), features.shape[1]).index_add_(0, owner, features)

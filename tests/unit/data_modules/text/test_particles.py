@@ -74,7 +74,9 @@ TOSSI_DIFFERS = {
     **dict.fromkeys({*LETTERS, *WORDS}, _NO_READING),  # 외래어 표기법 gives a reading of Latin letters
     **dict.fromkeys(SYMBOLS.keys() - {"₩5,000"}, _NO_READING),  # 오천 and 원 take the same forms
     **dict.fromkeys(("Ⅳ", "Ⅲ", "①", "사과🍎"), _NO_READING),
-    **dict.fromkeys(("ㄱ", "ㄴ", "ㄹ", "ㅁ", "ㅅ", "ㅎ", "ㄲ", "ㅏ", "ㅣ", "ㅢ"), "named by 한글 맞춤법 제4항, unread by tossi"),
+    **dict.fromkeys(
+        ("ㄱ", "ㄴ", "ㄹ", "ㅁ", "ㅅ", "ㅎ", "ㄲ", "ㅏ", "ㅣ", "ㅢ"), "named by 한글 맞춤법 제4항, unread by tossi"
+    ),
     "50%": "tossi skips the sign: 오십 ends in a consonant, 오십 퍼센트 in a vowel",
     "사과[沙果]": "tossi skips round brackets alone",
 }
