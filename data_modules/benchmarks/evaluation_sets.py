@@ -19,7 +19,6 @@ from data_modules.config_roles import REPORTING, at_least, check_ranges
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
 from data_modules.images.transforms.evaluation import evaluation_image
-from data_modules.paths import resolve_path
 from data_modules.records import LANGUAGES
 from data_modules.sources.fingerprint import FileFingerprint, table_fingerprint, text_fingerprint
 from data_modules.sources.tables import as_text, identities, matching_rows, open_table
