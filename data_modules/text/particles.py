@@ -4,9 +4,9 @@ Many Korean particles have two forms, one after a final consonant and one after 
 writes both between braces, `{}{을/를} 찍은 사진`. The form is a function of the last sound of the text before it,
 which for text that is not Hangul is the last sound of its Korean reading: 3 is read 삼, `km` 킬로미터, `book` 북.
 
-Reference: 국립국어원, 표준국어대사전, entries of the particles (조사의 이형태: 은/는, 이/가, 을/를, 과/와, 아/야 after a
-noun with or without 받침; 로 after a vowel and after ㄹ, else 으로); 한글 맞춤법 제4항 (names of the jamo) and 제44항
-(numbers by units of 만); 외래어 표기법 제3장 제1절 (English), in `_word_sound`.
+Reference: 국립국어원, 표준국어대사전, entries of the particles (조사의 이형태: 은/는, 이/가, 을/를, 과/와, 아/야 after
+a noun with or without 받침; 로 after a vowel and after ㄹ, else 으로); 한글 맞춤법 제4항 (names of the jamo) and
+제44항 (numbers by units of 만); 외래어 표기법 제3장 제1절 (English), in `_word_sound`.
 """
 
 import re
@@ -159,8 +159,10 @@ def _character_sound(character: str) -> Sound:
 _NUMBER = re.compile(r"([$₩€£¥]?)\s?([0-9][0-9,]*(?:\.[0-9]+)?)$")
 _CURRENCIES = {"$": "달러", "₩": "원", "€": "유로", "£": "파운드", "¥": "엔"}
 _DIGITS = "영일이삼사오육칠팔구"
-_POWERS = ((48, "극"), (44, "재"), (40, "정"), (36, "간"), (32, "구"), (28, "양"), (24, "자"), (20, "해"), (16, "경"))
-_POWERS += ((12, "조"), (8, "억"), (4, "만"), (3, "천"), (2, "백"), (1, "십"))
+_POWERS = dict(
+    zip((48, 44, 40, 36, 32, 28, 24, 20, 16, 12, 8, 4, 3, 2, 1), "극재정간구양자해경조억만천백십", strict=True)
+)
+"""Power of ten -> its name, the largest first."""
 
 
 def _number_sound(number: str, currency: str) -> Sound:
@@ -170,7 +172,7 @@ def _number_sound(number: str, currency: str) -> Sound:
     zeros = len(digits) - len(digits.rstrip("0"))
     if "." in digits or not digits.strip("0"):
         zeros = 0
-    reading = next((word for power, word in _POWERS if zeros >= power), _DIGITS[int(digits[-1])])
+    reading = next((word for power, word in _POWERS.items() if zeros >= power), _DIGITS[int(digits[-1])])
     return _character_sound(reading)
 
 
