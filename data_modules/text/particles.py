@@ -1,12 +1,12 @@
-"""Korean particles in prompts: a template is filled with a name, and its particles take the form that the name calls for.
+"""Korean particles in prompts: a template is filled with a name, and each particle takes the form that fits it.
 
-Many Korean particles have two forms, one after a final consonant and one after a vowel (사과를, 책을). A template writes
-both between braces, `{}{을/를} 찍은 사진`. The form is a function of the last sound of the text before it, which for text
-that is not Hangul is the last sound of its Korean reading: 3 is read 삼, `km` 킬로미터, `book` 북.
+Many Korean particles have two forms, one after a final consonant and one after a vowel (사과를, 책을). A template
+writes both between braces, `{}{을/를} 찍은 사진`. The form is a function of the last sound of the text before it,
+which for text that is not Hangul is the last sound of its Korean reading: 3 is read 삼, `km` 킬로미터, `book` 북.
 
-Reference: 국립국어원, 표준국어대사전, entries of the particles (은/는, 이/가, 을/를, 과/와, 아/야: `받침 있는/없는 체언 뒤`;
-으로/로: `로` after a vowel and after ㄹ); 한글 맞춤법 제4항 (names of the jamo) and 제44항 (numbers by units of 만);
-외래어 표기법 제3장 제1절 (English), in `_word_sound`.
+Reference: 국립국어원, 표준국어대사전, entries of the particles (조사의 이형태: 은/는, 이/가, 을/를, 과/와, 아/야 after
+a noun with or without 받침; 로 after a vowel and after ㄹ, else 으로); 한글 맞춤법 제4항 (names of the jamo) and
+제44항 (numbers by units of 만); 외래어 표기법 제3장 제1절 (English), in `_word_sound`.
 """
 
 import re
@@ -62,8 +62,8 @@ def check_template(template: str, context: str) -> None:
 def fill_template(template: str, name: str) -> str:
     """The prompt of a name.
 
-    A particle takes its form from the text directly before it: the name in `{}{을/를}`, 사진 in `{} 사진{을/를}`. Braces
-    in the name are text.
+    A particle takes its form from the text directly before it: the name in `{}{을/를}`, 사진 in `{} 사진{을/를}`.
+    Braces in the name are text.
 
     Raises:
         DataError: The template is unusable, see `check_template`.
@@ -91,8 +91,8 @@ def last_sound(text: str) -> Sound:
     hold, unless there is nothing before them: `사과(apple)` ends as 사과. Then the last characters decide:
 
     - Hangul: the final consonant of the last syllable; a single letter by its name (ㄱ 기역).
-    - Numbers: Sino-Korean (3 삼, 10 십, 12,000 만이천), after Latin letters too (V8 팔); decimals digit by digit; `$3` as
-      삼 달러.
+    - Numbers: Sino-Korean (3 삼, 10 십, 12,000 만이천), after Latin letters too (V8 팔); decimals digit by digit;
+      `$3` as 삼 달러.
     - Units and symbols: their reading (% 퍼센트, ℃ 도, km 킬로미터); `m`, `g`, `L` and the like after a number only.
     - Latin letters: see `_latin_sound`.
 
@@ -159,8 +159,10 @@ def _character_sound(character: str) -> Sound:
 _NUMBER = re.compile(r"([$₩€£¥]?)\s?([0-9][0-9,]*(?:\.[0-9]+)?)$")
 _CURRENCIES = {"$": "달러", "₩": "원", "€": "유로", "£": "파운드", "¥": "엔"}
 _DIGITS = "영일이삼사오육칠팔구"
-_POWERS = ((48, "극"), (44, "재"), (40, "정"), (36, "간"), (32, "구"), (28, "양"), (24, "자"), (20, "해"), (16, "경"))
-_POWERS += ((12, "조"), (8, "억"), (4, "만"), (3, "천"), (2, "백"), (1, "십"))
+_POWERS = dict(
+    zip((48, 44, 40, 36, 32, 28, 24, 20, 16, 12, 8, 4, 3, 2, 1), "극재정간구양자해경조억만천백십", strict=True)
+)
+"""Power of ten -> its name, the largest first."""
 
 
 def _number_sound(number: str, currency: str) -> Sound:
@@ -170,7 +172,7 @@ def _number_sound(number: str, currency: str) -> Sound:
     zeros = len(digits) - len(digits.rstrip("0"))
     if "." in digits or not digits.strip("0"):
         zeros = 0
-    reading = next((word for power, word in _POWERS if zeros >= power), _DIGITS[int(digits[-1])])
+    reading = next((word for power, word in _POWERS.items() if zeros >= power), _DIGITS[int(digits[-1])])
     return _character_sound(reading)
 
 
@@ -271,28 +273,9 @@ def _latin_sound(token: str) -> Sound:
     return _word_sound(word)
 
 
-_USUAL_CONSONANT = frozenset(["bag", "big", "foot", "good", "biscuit", "circuit", "chocolate", "technique", "jpeg"])
-_USUAL_VOWEL = frozenset(
-    [
-        "set",
-        "jet",
-        "net",
-        "mat",
-        "hit",
-        "kit",
-        "bat",
-        "nut",
-        "dot",
-        "knit",
-        "credit",
-        "edamame",
-        "guacamole",
-        "minestrone",
-        "sesame",
-        "tamale",
-        "ukulele",
-    ]
-)
+_USUAL_CONSONANT = frozenset({"bag", "big", "foot", "good", "biscuit", "circuit", "chocolate", "technique", "jpeg"})
+_USUAL_VOWEL = frozenset({"set", "jet", "net", "mat", "hit", "kit", "bat", "nut", "dot", "knit", "credit"})
+_USUAL_VOWEL |= {"edamame", "guacamole", "minestrone", "sesame", "tamale", "ukulele"}
 _ENDINGS: tuple[tuple[str, Sound], ...] = (
     (r"ng|[mn]|[mn]e|[aeiou]mb", Sound.CONSONANT),  # 5항: ring 링, lion 라이언; line 라인, comb 콤
     (r"l|le|lle", Sound.RIEUL),  # 6항: hotel 호텔, apple 애플
@@ -303,10 +286,11 @@ _ENDINGS: tuple[tuple[str, Sound], ...] = (
 def _word_sound(word: str) -> Sound:
     """The last sound of a lower-case English word in its usual transliteration, by its spelling.
 
-    After 외래어 표기법 제3장 제1절: final m, n and ng stay final consonants (제5항), final l is ㄹ (제6항), final p, t, k
-    after a short vowel are final consonants (제1항); all other words end in a vowel, since a final b, d, g, s, f, v, sh,
-    ch takes 으 or 이 (bed 베드, bus 버스) and r is not written (car 카). Spelling stands for sound: one vowel letter before
-    p, t, k, c is short and two are long (boat 보트, but `oo` before k is short); a final e is silent (cake 케이크, line 라인).
+    After 외래어 표기법 제3장 제1절: final m, n and ng stay final consonants (제5항), final l is ㄹ (제6항), final p, t,
+    k after a short vowel are final consonants (제1항); all other words end in a vowel, since a final b, d, g, s, f, v,
+    sh, ch takes 으 or 이 (bed 베드, bus 버스) and r is not written (car 카). Spelling stands for sound: one vowel
+    letter before p, t, k, c is short and two are long (boat 보트, but `oo` before k is short); a final e is silent
+    (cake 케이크, line 라인).
 
     Deviation: final b after a short vowel counts as a consonant, as in usage (web 웹, club 클럽). Words whose usage
     departs from the spelling are listed (set 세트, bag 백); the lists are short, so that rare ones are missed.

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kelip_lightning.config.fingerprint import identity_of
-from kelip_lightning.config.renamed import current_name
+from kelip_lightning.config.renamed import current_name, current_value
 from kelip_lightning.config.schema import (
     MANDATORY,
     build_section,
@@ -160,7 +160,7 @@ def to_yaml(tree: Mapping[str, Any]) -> str:
 
 
 def translate(kind: type, values: Any) -> Any:
-    """A plain tree with the old keys of a section class and of all sections below it under their current names."""
+    """A plain tree with the old keys and paths of a section class and of all sections below it as they are now."""
     if not isinstance(values, Mapping):
         return values
     hints, translated = get_type_hints(kind), {}
@@ -172,7 +172,7 @@ def translate(kind: type, values: Any) -> Any:
             value = translate(inner, value)
         elif below is not None and isinstance(value, Mapping):
             value = {entry: translate(below, one) for entry, one in value.items()}
-        translated[name] = value
+        translated[name] = current_value(kind, str(name), value)
     return translated
 
 

@@ -182,6 +182,20 @@ def test_build_classification_set__malformed_classes_file(
         build_classification_set("k", _classification(table, _write_classes(tmp_path, description)), 8)
 
 
+@pytest.mark.parametrize(
+    ("description", "problem"),
+    [
+        (CLASSES | {"classes": {"flat": {"ko": "납작한"}}}, "the class 'flat' has no name in en"),
+        ({"classes": {"flat": {"ko": "납작한"}}, "templates": {"ko": "{}"}}, "has no templates in en"),
+    ],
+)
+def test_build_classification_set__needs_both_languages(
+    table: TableConfig, tmp_path: Path, description: object, problem: str
+) -> None:
+    with pytest.raises(DataError, match=problem):
+        build_classification_set("k", _classification(table, _write_classes(tmp_path, description)), 8)
+
+
 def test_build_classification_set__a_text_is_one_name_and_one_template(table: TableConfig, tmp_path: Path) -> None:
     single = {
         "classes": {"flat": {"ko": "납작한", "en": "flat"}, "round": {"ko": ["둥근"], "en": "round"}},

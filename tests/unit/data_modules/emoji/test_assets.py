@@ -9,7 +9,7 @@ import yaml
 from data_modules.emoji.splits import UNSEEN_DESIGN
 from data_modules.paths import resolve_path
 
-SUBGROUPS = yaml.safe_load(resolve_path("package:assets/emoji_subgroups.yaml").read_text(encoding="utf-8"))
+SUBGROUPS = yaml.safe_load(resolve_path("package:assets/classes/emoji_subgroups.yaml").read_text(encoding="utf-8"))
 
 
 def test_emoji_subgroups__lists_every_large_subgroup(corpus: dict[str, list[dict[str, Any]]]) -> None:

@@ -9,9 +9,9 @@ from data_modules.text.particles import PARTICLES, Sound, check_template, fill_t
 V, R, C = Sound.VOWEL, Sound.RIEUL, Sound.CONSONANT
 
 HANGUL = {
-    "사과": V, "고양이": V, "개": V, "나무": V, "비행기": V, "의자": V, "세계": V, "귀": V, "개나리": V, "아이스크림케이크": V,
-    "책": C, "사람": C, "집": C, "옷": C, "부엌": C, "꽃": C, "잎": C, "밖": C, "강": C, "눈": C, "빛": C, "밥": C, "값": C,
-    "흙": C, "닭": C, "삶": C, "여덟": C, "몫": C, "곧": C, "히읗": C, "자동차 안": C,
+    "사과": V, "고양이": V, "개": V, "나무": V, "비행기": V, "의자": V, "세계": V, "귀": V, "개나리": V, "케이크": V,
+    "책": C, "사람": C, "집": C, "옷": C, "부엌": C, "꽃": C, "잎": C, "밖": C, "강": C, "눈": C, "빛": C, "밥": C,
+    "값": C, "흙": C, "닭": C, "삶": C, "여덟": C, "몫": C, "곧": C, "히읗": C, "자동차 안": C,
     "물": R, "말": R, "별": R, "서울": R, "연필": R, "호텔": R, "거울": R, "달": R, "테이블": R, "얼룩말": R,
     "물고기 떼": V, "빨간 사과": V, "시골 마을": R, "책상 위": V,
     "ㄱ": C, "ㄴ": C, "ㄹ": R, "ㅁ": C, "ㅅ": C, "ㅎ": C, "ㄲ": C, "ㅏ": V, "ㅣ": V, "ㅢ": V,
@@ -74,7 +74,9 @@ TOSSI_DIFFERS = {
     **dict.fromkeys({*LETTERS, *WORDS}, _NO_READING),  # 외래어 표기법 gives a reading of Latin letters
     **dict.fromkeys(SYMBOLS.keys() - {"₩5,000"}, _NO_READING),  # 오천 and 원 take the same forms
     **dict.fromkeys(("Ⅳ", "Ⅲ", "①", "사과🍎"), _NO_READING),
-    **dict.fromkeys(("ㄱ", "ㄴ", "ㄹ", "ㅁ", "ㅅ", "ㅎ", "ㄲ", "ㅏ", "ㅣ", "ㅢ"), "named by 한글 맞춤법 제4항, unread by tossi"),
+    **dict.fromkeys(
+        ("ㄱ", "ㄴ", "ㄹ", "ㅁ", "ㅅ", "ㅎ", "ㄲ", "ㅏ", "ㅣ", "ㅢ"), "named by 한글 맞춤법 제4항, unread by tossi"
+    ),
     "50%": "tossi skips the sign: 오십 ends in a consonant, 오십 퍼센트 in a vowel",
     "사과[沙果]": "tossi skips round brackets alone",
 }

@@ -8,11 +8,12 @@ from typing import get_type_hints
 import pytest
 import yaml
 
+from data_modules.paths import resolve_path
 from kelip_lightning.ablations.config import AblationConfig
 from kelip_lightning.config.analysis import ANALYSES
 from kelip_lightning.config.experiment import SCHEMAS, PretrainExperiment
 from kelip_lightning.config.load import load_experiment, translate
-from kelip_lightning.config.renamed import RENAMED
+from kelip_lightning.config.renamed import MOVED, RENAMED
 from kelip_lightning.config.schema import section_of_mapping, without_none
 from kelip_lightning.errors import ConfigError
 from tests.paths import FIXTURES
@@ -35,6 +36,23 @@ def test_renamed__leads_from_no_key_of_today_to_one() -> None:
     for section, names in RENAMED.items():
         assert not set(names) & fields[section]
         assert set(names.values()) <= fields[section]
+
+
+def test_moved__leads_to_files_of_the_package() -> None:
+    fields = {kind.__name__: set(get_type_hints(kind)) for root in SCHEMAS for kind in _sections(root)}
+    for section, keys in MOVED.items():
+        assert set(keys) <= fields[section]
+        for old, new in (pair for paths in keys.values() for pair in paths.items()):
+            assert resolve_path(new).is_file() and not resolve_path(old).exists()
+
+
+def test_translate__the_path_of_a_file_that_moved() -> None:
+    paths = {"a": "package:assets/emoji_subgroups.yaml", "b": "own.yaml"}
+    trees = [
+        {"contrastive": {"evaluation": {"classification": {k: {"classes_file": v} for k, v in each.items()}}}}
+        for each in (paths, paths | {"a": "package:assets/classes/emoji_subgroups.yaml"})
+    ]
+    assert translate(PretrainExperiment, trees[0]) == trees[1]
 
 
 def test_load_experiment__a_stored_configuration_of_an_earlier_revision() -> None:

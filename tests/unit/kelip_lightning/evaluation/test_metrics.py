@@ -140,23 +140,24 @@ def test_class_embeddings__several_names_are_a_mean_of_normalised_prompts() -> N
     torch.testing.assert_close(ours[0], expected)
 
 
-def test_class_embeddings__braces_in_a_name_are_kept() -> None:
+def test_class_embeddings__keeps_braces_in_a_name_and_fills_particles() -> None:
     seen: list[str] = []
 
     def encode(texts: list[str]) -> Tensor:
         seen.extend(texts)
         return torch.ones(len(texts), 2)
 
-    class_embeddings(encode, [["bowl {with} braces"]], ["a {}"])
-    assert seen == ["a bowl {with} braces"]
+    class_embeddings(encode, [["bowl {with} braces"], ["사과", "책"]], ["a {c}", "{}{을/를}"])
+    expected = {"a bowl {with} braces", "bowl {with} braces를", "a 사과", "사과를", "a 책", "책을"}
+    assert len(seen) == 6 and set(seen) == expected  # texts are embedded by length
 
 
 @pytest.mark.parametrize(
     ("names", "templates", "message"),
     [
-        ([["a"]], [], "exactly once"),
-        ([["a"]], ["no place"], "exactly once"),
-        ([["a"]], ["{} and {}"], "exactly once"),
+        ([["a"]], [], "at least one template"),
+        ([["a"]], ["no place"], "no slots"),
+        ([["a"]], ["{} and {}"], "2 slots"),
         ([["a"], []], ["{}"], "at least one name"),
     ],
 )
