@@ -1,6 +1,6 @@
 """Names and prompt templates of the classes of a zero-shot classification, from a YAML file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ class ClassNames:
 
 
 def read_class_names(file: str, context: str) -> ClassNames:
-    """The classes of a YAML file with `classes`, `templates` and optionally `about` (a text or a mapping).
+    """The classes of a YAML file with `classes`, `templates` and optionally `about` (a text or a mapping)
+    and `shared_names` (names that two classes may have).
 
     A class maps `ko` and `en` to a name or a list of names, and optionally `provenance` to a text or a mapping. The
     languages of a file are the keys of `templates`.
@@ -54,7 +55,7 @@ def read_class_names(file: str, context: str) -> ClassNames:
         raise DataError(f"{at}: two classes have the same id as text; rename one of them")
     names = {language: [one[language] for one in classes.values()] for language in templates}
     for language in templates:
-        _check_distinct(list(classes), names[language], language, at)
+        _check_distinct(list(classes), names[language], language, at, _shared_names(tree, at))
     return ClassNames(ids=list(classes), names=names, templates=templates)
 
 
@@ -67,8 +68,8 @@ def _load(path: Path, at: str) -> dict[str, Any]:
         raise DataError(f"{at} needs {_FORM}; add `templates`")
     if not isinstance(tree.get("classes"), dict) or not tree["classes"]:
         raise DataError(f"{at} needs {_FORM}; it has no classes")
-    if unknown := tree.keys() - {"about", "classes", "templates"}:
-        raise DataError(f"{at} has the unknown key '{min(map(str, unknown))}'; it may hold `about`, {_FORM}")
+    if unknown := tree.keys() - {"about", "classes", "templates", "shared_names"}:
+        raise DataError(f"{at} has the unknown key '{min(map(str, unknown))}'; it may hold `about`, `shared_names`, {_FORM}")
     return tree
 
 
@@ -105,13 +106,20 @@ def _names(one: str, given: object, templates: Mapping[str, object], at: str) ->
         raise DataError(f"{at}: the class '{one}' has an unusable name: {error}; write a name, or a list") from error
 
 
-def _check_distinct(ids: list[str], names: list[list[str]], language: str, at: str) -> None:
+def _shared_names(tree: Mapping[str, Any], at: str) -> set[str]:
+    try:
+        return set(text_list(tree["shared_names"])) if "shared_names" in tree else set()
+    except ValueError as error:
+        raise DataError(f"{at}: shared_names: {error}; list the names that two classes have on purpose") from error
+
+
+def _check_distinct(ids: list[str], names: list[list[str]], language: str, at: str, shared: Set[str]) -> None:
     owners: dict[str, str] = {}
     for one, own in zip(ids, names, strict=True):
         for name in own:
             other = owners.setdefault(name, one)
-            if other != one:
+            if other != one and name not in shared:
                 raise DataError(
                     f"{at}: the {language} name '{name}' belongs to the classes '{other}' and '{one}'; "
-                    "give each its own name, or merge the classes"
+                    "give each its own name, merge the classes, or list the name in `shared_names`"
                 )

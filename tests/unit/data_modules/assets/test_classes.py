@@ -36,7 +36,7 @@ def _read(name: str) -> ClassNames:
 
 def test_classes__every_file_is_tested() -> None:
     files = {file.stem for file in resolve_path("package:assets/classes").iterdir()}
-    assert files == {*COUNTS, "emoji_subgroups"}
+    assert files == {*COUNTS, "emoji_subgroups", "imagenet"}
 
 
 @pytest.mark.parametrize(("name", "count"), COUNTS.items())
