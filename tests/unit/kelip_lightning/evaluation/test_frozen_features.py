@@ -74,16 +74,10 @@ def _naive_knn_rank(row: np.ndarray, label: int, train: np.ndarray, labels: np.n
 def test_knn__equals_naive_loop(k: int, temperature: float, chunk: int) -> None:
     train, test = _rows()
     values, ids, ranks = _computed(KNN(NUM_CLASSES, k, temperature, chunk), train, test)
+    gallery, queries = train[0].double().numpy(), test[0].double().numpy()
     expected = {
-        int(test[2][place]): _naive_knn_rank(
-            test[0][place].double().numpy(),
-            int(test[1][place]),
-            train[0].double().numpy(),
-            train[1].numpy(),
-            k,
-            temperature,
-        )
-        for place in range(NUM_TEST)
+        int(test[2][place]): _naive_knn_rank(row, int(test[1][place]), gallery, train[1].numpy(), k, temperature)
+        for place, row in enumerate(queries)
     }
     assert ids.tolist() == sorted(expected)
     assert dict(zip(ids.tolist(), ranks.tolist(), strict=True)) == expected
@@ -211,8 +205,9 @@ def _work(rank: int, world: int, folder: Path) -> None:
             _update(metric, (test[0][rank::busy], test[1][rank::busy], test[2][rank::busy]), train=False)
         values = {key: value.item() for key, value in metric.compute().items()}
         torch.save((values, *metric.items()), folder / f"{name}-{rank}.pt")
-        if rank == 0:
-            metric.update(torch.full((1, WIDTH), torch.nan), torch.tensor([0]), train=True, ids=torch.tensor([10_001]))
+        # Every rank updates: torchmetrics caches by rank, and a rank with a cached value would not gather.
+        row = torch.full((1, WIDTH), torch.nan if rank == 0 else 0.5)
+        metric.update(row, torch.tensor([0]), train=True, ids=torch.tensor([10_001 + rank]))
         for _ in range(2):  # the gathered state is given up after an error
             with pytest.raises(NonFiniteEmbeddingsError, match="1 of"):
                 metric.compute()
