@@ -12,7 +12,9 @@ they compute. They need neither Lightning nor a model:
     ids, ranks = metric.items()
 
 With ids, the result does not depend on the order of the rows or on the number of ranks. What a row holds is checked
-in `compute`, where every rank sees the same rows and raises the same error.
+in `compute`, where every rank sees the same rows and raises the same error. All ranks call `compute` together; a rank
+may have no rows at all. torchmetrics caches the result on each rank until its next `update`, so between two calls of
+`compute` either every rank updates (with no rows, if it has none) or none does.
 """
 
 from abc import abstractmethod

@@ -205,9 +205,10 @@ def _work(rank: int, world: int, folder: Path) -> None:
             _update(metric, (test[0][rank::busy], test[1][rank::busy], test[2][rank::busy]), train=False)
         values = {key: value.item() for key, value in metric.compute().items()}
         torch.save((values, *metric.items()), folder / f"{name}-{rank}.pt")
-        # Every rank updates: torchmetrics caches by rank, and a rank with a cached value would not gather.
-        row = torch.full((1, WIDTH), torch.nan if rank == 0 else 0.5)
-        metric.update(row, torch.tensor([0]), train=True, ids=torch.tensor([10_001 + rank]))
+        # Every rank updates, all but one with no rows: a rank with a cached result would not gather.
+        rows = int(rank == 0)
+        label = torch.zeros(rows, dtype=torch.int64)
+        metric.update(torch.full((rows, WIDTH), torch.nan), label, train=True, ids=label + 10_001)
         for _ in range(2):  # the gathered state is given up after an error
             with pytest.raises(NonFiniteEmbeddingsError, match="1 of"):
                 metric.compute()
