@@ -144,7 +144,7 @@ def test_linear_probe__a_class_without_training_rows_is_never_predicted() -> Non
 
 @pytest.mark.parametrize("seed", range(3))
 def test_linear_probe__searched_penalty_is_the_best_of_the_whole_grid(seed: int) -> None:
-    """Validation accuracies by scikit-learn on every fourth penalty of the grid; rows are sorted by id before."""
+    """Validation accuracies by scikit-learn on all 97 penalties of the grid; rows are sorted by id before."""
     train, test = _rows(seed, spread=2.5)
     order = train[2].argsort()
     features, labels, held_out = train[0][order], train[1][order], validation_rows(train[2][order])
@@ -153,7 +153,7 @@ def test_linear_probe__searched_penalty_is_the_best_of_the_whole_grid(seed: int)
         l2: SklearnRegression(C=1 / l2, max_iter=300)
         .fit(features[~held_out].numpy(), labels[~held_out].numpy())
         .score(features[held_out].numpy(), labels[held_out].numpy())
-        for l2 in L2_GRID[::4]
+        for l2 in L2_GRID
     }
     probe = LinearProbe(NUM_CLASSES)
     _computed(probe, train, test)
