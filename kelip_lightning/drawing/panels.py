@@ -1,6 +1,6 @@
 """Panels of images and text as uint8 arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +23,7 @@ _ROW_SIDE, _ROW_GAP, _ROW_MARGIN = 64, 8, 16
 _ROW_LABEL, _ROW_LINE, _ROW_TITLE_SIZE = 330, 21, 18
 _ROW_HEADER = 2 * _ROW_MARGIN + _ROW_TITLE_SIZE
 _FRAME, _ROW_RULE = (0, 150, 70), (224, 224, 224)
+_SHARE_COLUMN = 220
 _LANGUAGE_NAMES = {"ko": "한국어 (Korean)", "en": "English"}
 
 
@@ -43,33 +44,50 @@ class PanelRow:
 
     image: np.ndarray
     """uint8 (H, W, 3)."""
-    true_captions: list[str]
+    true_captions: Sequence[str]
     """One per language."""
     ranked: dict[str, list[RankedCaption]]
     """Language -> captions, most probable first."""
 
 
-def draw_caption_panel(rows: list[PanelRow], title: str) -> np.ndarray:
-    """A panel with one row per image: image, true captions, top captions of each language.
+def draw_caption_panel(rows: Sequence[PanelRow], title: str) -> np.ndarray:
+    """`draw_top_matches_panel` for the captions of a retrieval set."""
+    return draw_top_matches_panel(rows, title)
 
-    Correct captions are green; the length of the bar behind a caption is its probability.
+
+def draw_top_matches_panel(rows: Sequence[PanelRow], title: str) -> np.ndarray:
+    """A panel with one row per image: image, true captions or classes, the top ones of each language.
+
+    The correct one is green, with a green square before it; the length of the bar behind a text is its probability.
+    The height of a row fits any number of texts. A language that a row lacks stays empty in it.
+
+    Args:
+        rows: At least one.
+        title: Heading.
 
     Returns:
         uint8 (H, W, 3).
+
+    Raises:
+        ValueError: There is no row.
     """
-    languages = list(rows[0].ranked)
+    if not rows:
+        raise ValueError("a panel must have at least one row, got none")
+    languages = list(dict.fromkeys(language for row in rows for language in row.ranked))
+    num_lines = max(len(texts) for row in rows for texts in (row.true_captions, *row.ranked.values()))
+    height = max(THUMBNAIL, num_lines * _LINE) + 2 * _MARGIN
     width = THUMBNAIL + 3 * _MARGIN + (1 + len(languages)) * (_COLUMN + _MARGIN)
-    canvas = Image.new("RGB", (width, _HEADER + len(rows) * _ROW), "white")
+    canvas = Image.new("RGB", (width, _HEADER + len(rows) * height), "white")
     draw = ImageDraw.Draw(canvas)
     _draw_header(draw, title, languages)
     for place, row in enumerate(rows):
-        top = _HEADER + place * _ROW
+        top = _HEADER + place * height
         draw.line([(0, top), (width, top)], fill=_RULE)
         canvas.paste(thumbnail(row.image), (_MARGIN, top + _MARGIN))
         for line, caption in enumerate(row.true_captions):
             _draw_text(draw, (_column_left(0), top + _MARGIN + line * _LINE), caption, _BLACK)
         for column, language in enumerate(languages, start=1):
-            _draw_ranked(draw, _column_left(column), top + _MARGIN, row.ranked[language])
+            _draw_ranked(draw, _column_left(column), top + _MARGIN, row.ranked.get(language, []))
     return np.asarray(canvas)
 
 
@@ -117,6 +135,8 @@ def _draw_ranked(draw: ImageDraw.ImageDraw, left: int, top: int, captions: list[
         if bar:
             draw.rectangle([left, y - 3, left + bar, y + _LINE - 6], fill=_BAR)
         text = f"{100 * caption.probability:.0f}%  {caption.text}"
+        if caption.right:
+            draw.rectangle([left - 9, y + 4, left - 4, y + 9], fill=_FRAME)
         _draw_text(draw, (left, y), text, _GREEN if caption.right else _BLACK)
 
 
@@ -193,3 +213,73 @@ def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: ImageRow, top
         canvas.paste(thumbnail(image, _ROW_SIDE), (left, top))
         if column in row.right:
             draw.rectangle([left - 3, top - 3, left + _ROW_SIDE + 2, top + _ROW_SIDE + 2], outline=_FRAME, width=3)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ConfusedPair:
+    """Images of one class that were classified as another."""
+
+    language: str
+    """Of the class names that the images were classified with: ko or en."""
+    true: Mapping[str, str]
+    """Language -> name of the true class; a language without a name is left out."""
+    predicted: Mapping[str, str]
+    """Language -> name of the predicted class."""
+    count: int
+    """Images."""
+    share: float
+    """`count` over all images of the true class, in [0, 1]."""
+
+
+def draw_confusion_panel(pairs: Sequence[ConfusedPair], title: str) -> np.ndarray:
+    """A table of confused classes: true class, predicted class, share of the true class's images as a bar.
+
+    One section per language, in the order of `pairs`. Both classes show their names in every language that they have.
+
+    Args:
+        pairs: In the order of the rows. Without one, the panel says that no classes are confused.
+        title: Heading.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    sections: dict[str, list[ConfusedPair]] = {}
+    for pair in pairs:
+        sections.setdefault(pair.language, []).append(pair)
+    num_names = max((len(names) for pair in pairs for names in (pair.true, pair.predicted)), default=1)
+    row_height = max(num_names, 1) * _LINE + _MARGIN
+    width = 2 * (_COLUMN + _MARGIN) + _SHARE_COLUMN + 2 * _MARGIN
+    top = 2 * _MARGIN + _LINE
+    height = top + sum(_LINE + _MARGIN + len(rows) * row_height for rows in sections.values())
+    canvas = Image.new("RGB", (width, height if pairs else height + _LINE + _MARGIN), "white")
+    draw = ImageDraw.Draw(canvas)
+    heading = load_font(_TITLE_SIZE)
+    draw.text((_MARGIN, _MARGIN), shorten(drawable(title), heading, width - 2 * _MARGIN), fill=_BLACK, font=heading)
+    if not pairs:
+        _draw_text(draw, (_MARGIN, top), "혼동 없음 (no confused classes)", _GREY)
+    for language, rows in sections.items():
+        _draw_confusion_header(draw, top, language)
+        top += _LINE + _MARGIN
+        for pair in rows:
+            draw.line([(0, top - _MARGIN // 2), (width, top - _MARGIN // 2)], fill=_RULE)
+            _draw_confused_pair(draw, top, pair)
+            top += row_height
+    return np.asarray(canvas)
+
+
+def _draw_confusion_header(draw: ImageDraw.ImageDraw, top: int, language: str) -> None:
+    names = (f"{_LANGUAGE_NAMES.get(language, language)}: 정답 (true)", "예측 (predicted)", "비율 (share)")
+    for column, name in enumerate(names):
+        _draw_text(draw, (_MARGIN + column * (_COLUMN + _MARGIN), top), name, _GREY)
+
+
+def _draw_confused_pair(draw: ImageDraw.ImageDraw, top: int, pair: ConfusedPair) -> None:
+    for column, names in enumerate((pair.true, pair.predicted)):
+        for line, name in enumerate(names.values()):
+            place = (_MARGIN + column * (_COLUMN + _MARGIN), top + line * _LINE)
+            _draw_text(draw, place, name, _GREY if line else _BLACK)
+    left = _MARGIN + 2 * (_COLUMN + _MARGIN)
+    bar = round(_SHARE_COLUMN * pair.share)
+    if bar:
+        draw.rectangle([left, top - 3, left + bar - 1, top + _LINE - 6], fill=_BAR)
+    _draw_text(draw, (left, top), f"{100 * pair.share:.0f}%  ({pair.count})", _BLACK)
