@@ -117,13 +117,18 @@ def build_model(path_or_name: str | Path = "ViT-B/32") -> tuple[KelipModel, Prep
 
     Reference: navervision/KELIP, `kelip.build_model`.
     """
-    folder = _folder(path_or_name)
+    folder = resolve_folder(path_or_name)
     found = load_model_folder(folder)
     image_size = found.model.image_encoder.config.image_size
     return KelipModel(found.model).eval(), Preprocess(image_size), found.tokenizer or AbsentTokenizer(folder)
 
 
-def _folder(path_or_name: str | Path) -> Path:
+def resolve_folder(path_or_name: str | Path) -> Path:
+    """The folder itself, or the local copy of an official model or a Hugging Face repository.
+
+    Raises:
+        EncoderFileError: It is no folder and cannot be downloaded.
+    """
     path = Path(path_or_name).expanduser()
     if path.exists() or isinstance(path_or_name, Path):
         return path
