@@ -13,8 +13,8 @@ from kelip_lightning.errors import EncoderFileError, RunFolderError
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.inference.build_model import build_model, resolve_folder
 from kelip_lightning.inference.image_files import EvaluationImage
-from kelip_lightning.inference.open_clip_models import HUB, LOCAL, OPEN_CLIP, load_open_clip
 from kelip_lightning.inference.open_clip_models import CONFIG as OPEN_CLIP_CONFIG
+from kelip_lightning.inference.open_clip_models import HUB, LOCAL, OPEN_CLIP, load_open_clip
 from kelip_lightning.inference.precision import InferencePrecision
 from kelip_lightning.inference.reasons import short_reason
 from kelip_lightning.inference.transformers_models import TRANSFORMERS, load_transformers

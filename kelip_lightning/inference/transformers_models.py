@@ -70,7 +70,7 @@ def _load_model(source: str, precision: InferencePrecision) -> Any:
     from transformers import AutoModel
 
     options = {"dtype": precision.dtype, "output_loading_info": True}
-    model, loading = _from_pretrained(AutoModel, source, "a model", **options)
+    model, loading = _from_pretrained(AutoModel, source, "model", **options)
     if not all(hasattr(model, name) for name in ("get_image_features", "get_text_features")):
         raise EncoderFileError(f"{source} is a {type(model).__name__}, which does not embed both images and texts")
     # The library would initialise missing tensors randomly.
@@ -82,7 +82,7 @@ def _load_model(source: str, precision: InferencePrecision) -> Any:
 def _load_part(kind: str, source: str) -> Any:
     import transformers
 
-    what = "an image processor" if kind == "AutoImageProcessor" else "a tokenizer"
+    what = "image processor" if kind == "AutoImageProcessor" else "tokenizer"
     return _from_pretrained(getattr(transformers, kind), source, what)
 
 
@@ -93,13 +93,12 @@ def _from_pretrained(kind: Any, source: str, what: str, **options: Any) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # OSError, ValueError, KeyError, SafetensorError, UnpicklingError, tokenizers' Exception
+        reason = short_reason(error)
         if path.is_dir():
-            raise EncoderFileError(
-                f"{source} holds no {what.split(maxsplit=1)[1]} that transformers can read ({short_reason(error)})"
-            ) from error
+            raise EncoderFileError(f"{source} holds no {what} that transformers can read ({reason})") from error
         raise EncoderFileError(
-            f"{source} is neither a folder nor a repository from which transformers can load {what} "
-            f"({short_reason(error)}); give {TRANSFORMERS}:FOLDER or {TRANSFORMERS}:ORG/NAME"
+            f"{source} is no folder, and transformers can load no {what} of this name from the Hugging Face Hub "
+            f"({reason}); give {TRANSFORMERS}:FOLDER or {TRANSFORMERS}:ORG/NAME"
         ) from error
 
 
