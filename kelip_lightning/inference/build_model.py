@@ -14,6 +14,7 @@ from data_modules.images.decoding import flatten_image
 from data_modules.images.transforms.evaluation import centre_square
 from data_modules.text.tokenizer import TOKENIZER
 from kelip_lightning.errors import EncoderFileError
+from kelip_lightning.inference.reasons import short_reason
 from kelip_lightning.interchange.folder import load_model_folder
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.preprocessing import normalize_images
@@ -141,5 +142,5 @@ def resolve_folder(path_or_name: str | Path) -> Path:
         names = ", ".join(OFFICIAL_NAMES)
         raise EncoderFileError(
             f"{path_or_name} is neither a folder nor a model that could be downloaded from the Hugging Face Hub "
-            f"({str(error).strip().splitlines()[0]}); give a folder, {names}, or a repository"
+            f"({short_reason(error)}); give a folder, {names}, or a repository"
         ) from error

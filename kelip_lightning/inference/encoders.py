@@ -20,15 +20,15 @@ from kelip_lightning.inference.reasons import short_reason
 from kelip_lightning.inference.transformers_models import TRANSFORMERS, load_transformers
 from kelip_lightning.interchange.folder import is_model_folder
 from kelip_lightning.interchange.formats.architecture import read_json
-from kelip_lightning.models.model_folder import WEIGHTS, read_config
+from kelip_lightning.models.model_folder import WEIGHTS
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.runs.folder import RunFolder
 
-FORMS = (
-    f"a run or another folder with a model, ViT-B/32, a Hugging Face repository, {OPEN_CLIP}:NAME:PRETRAINED, "
-    f"{OPEN_CLIP}:{HUB}ORG/NAME, {OPEN_CLIP}:{LOCAL}FOLDER or {TRANSFORMERS}:FOLDER_OR_REPOSITORY"
+PREFIXED_FORMS = (
+    f"{OPEN_CLIP}:NAME:PRETRAINED, {OPEN_CLIP}:{HUB}ORG/NAME, {OPEN_CLIP}:{LOCAL}FOLDER or "
+    f"{TRANSFORMERS}:FOLDER_OR_REPOSITORY"
 )
-"""The forms of MODEL."""
+"""The forms of MODEL for other libraries."""
 
 FLOAT32 = "32"
 _TRANSFORMERS_CONFIG = "config.json"
@@ -50,17 +50,19 @@ def load_encoders(name: str, device: torch.device, precision: str | None = None)
         ValueError: The precision is none of `PRECISIONS`.
     """
     if not name.strip():
-        raise EncoderFileError(f"the name of the model is empty; give {FORMS}")
+        raise EncoderFileError(
+            f"the name of the model is empty; give a folder, ViT-B/32, a repository, {PREFIXED_FORMS}"
+        )
     library, colon, source = name.partition(":")
     if colon and library in (OPEN_CLIP, TRANSFORMERS):
         if not source:
-            raise EncoderFileError(f"{name} names no model; give {FORMS}")
+            raise EncoderFileError(f"{name} names no model; give {PREFIXED_FORMS}")
         chosen = InferencePrecision.choose(precision or FLOAT32, device)
         return (load_open_clip if library == OPEN_CLIP else load_transformers)(source, chosen)
     try:
         folder = resolve_folder(name)
     except EncoderFileError as error:
-        raise EncoderFileError(f"{error}; MODEL is {FORMS}") from error
+        raise EncoderFileError(f"{error}, or for other libraries {PREFIXED_FORMS}") from error
     other = _other_library(folder)
     if other is not None and not is_model_folder(folder):
         return replace(load_encoders(other, device, precision), name=name)
@@ -69,7 +71,11 @@ def load_encoders(name: str, device: torch.device, precision: str | None = None)
         return _our_encoders(name, folder, chosen)
     except EncoderFileError as error:
         # A layout that ours shares with another library, and a model in it that ours cannot represent.
-        hint = f"{other} loads it with its own library" if other is not None else f"MODEL is {FORMS}"
+        hint = (
+            f"{other} loads it with its own library"
+            if other is not None
+            else f"models of other libraries are {PREFIXED_FORMS}"
+        )
         raise EncoderFileError(f"{error}; {hint}") from error
 
 
@@ -123,20 +129,24 @@ def _training_precision(folder: Path) -> str:
         RunFolder.open(folder)
     except RunFolderError as error:
         raise EncoderFileError(str(error)) from error
-    tree = read_config(folder)
-    configured = _value(tree.get("contrastive", tree), "trainer", "precision")
+    tree = _read_yaml(run.config)
+    configured = _value(_value(tree, "contrastive") or tree, "trainer", "precision")
     if configured is None:
         raise EncoderFileError(f"{run.config} has no trainer.precision, so the precision of the run is unknown")
     return str(configured) if str(configured) != AUTO else _planned_precision(run)
 
 
 def _planned_precision(run: RunFolder) -> str:
-    try:
-        plan = yaml.safe_load(run.plan.read_text(encoding="utf-8")) if run.plan.is_file() else None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EncoderFileError(f"{run.plan} is damaged: {short_reason(error)}") from error
+    plan = _read_yaml(run.plan) if run.plan.is_file() else None
     planned = _value(plan, "stages", "contrastive", "precision")
     return {"32-true": FLOAT32}.get(planned, planned) if isinstance(planned, str) else AUTO
+
+
+def _read_yaml(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise EncoderFileError(f"{file} is damaged ({short_reason(error)})") from error
 
 
 def _value(tree: Any, *keys: str) -> Any:

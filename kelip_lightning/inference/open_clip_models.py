@@ -16,6 +16,7 @@ from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.inference.image_files import PillowTransform
 from kelip_lightning.inference.precision import InferencePrecision
 from kelip_lightning.inference.reasons import short_reason
+from kelip_lightning.inference.transformers_models import is_without_words
 
 OPEN_CLIP = "open_clip"
 HUB, LOCAL = "hf-hub:", "local-dir:"
@@ -55,6 +56,10 @@ def load_open_clip(source: str, precision: InferencePrecision) -> Encoders:
         raise
     except Exception as error:  # open_clip wraps every cause, downloads included, in RuntimeError and ValueError
         raise EncoderFileError(f"open_clip cannot load {source} ({short_reason(error)})") from error
+    if (words := getattr(tokenizer, "tokenizer", None)) is not None and is_without_words(words):
+        raise EncoderFileError(
+            f"{source} holds no tokenizer that transformers can read; add the files of the model's own"
+        )
     return _encoders(source, model.eval(), transform, tokenizer, precision)
 
 
@@ -98,12 +103,12 @@ def _checked(open_clip: Any, source: str) -> tuple[str, str | None]:
         return f"{LOCAL}{folder}", None
     name, _, weights = source.partition(":")
     name = name.replace("/", "-")
-    if (config := open_clip.get_model_config(name)) is None:
+    if open_clip.get_model_config(name) is None:
         close = difflib.get_close_matches(name, open_clip.list_models(), n=1)
         hint = f"did you mean {close[0]}?" if close else "open_clip.list_models() lists them"
         raise EncoderFileError(f"open_clip has no model {name}; {hint}")
-    if tag := open_clip.get_pretrained_cfg(name, weights) if weights else None:
-        _check_activation(f"{name}:{weights}", config.get("quick_gelu", False), tag.get("quick_gelu", False))
+    if weights and open_clip.get_pretrained_cfg(name, weights):
+        _check_activation(open_clip, name, weights)
         return name, weights
     if weights and Path(weights).expanduser().is_file():
         return name, str(Path(weights).expanduser())
@@ -114,14 +119,16 @@ def _checked(open_clip: Any, source: str) -> tuple[str, str | None]:
     raise EncoderFileError(f"{OPEN_CLIP}:{source} names no weights; {_tags(open_clip, name)}")
 
 
-def _check_activation(source: str, of_model: bool, of_weights: bool) -> None:
-    if of_model == of_weights:
+def _check_activation(open_clip: Any, name: str, tag: str) -> None:
+    of_model = open_clip.get_model_config(name).get("quick_gelu", False)
+    of_weights = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
+    other = f"{name}-quickgelu" if of_weights else name.removesuffix("-quickgelu")
+    # roberta-ViT-B-32, the only model without a counterpart, is right about itself.
+    if of_model == of_weights or other == name or open_clip.get_model_config(other) is None:
         return
     trained, built = ("QuickGELU", "GELU") if of_weights else ("GELU", "QuickGELU")
-    name, _, tag = source.partition(":")
-    other = f"{name}-quickgelu" if of_weights else name.removesuffix("-quickgelu")
     raise EncoderFileError(
-        f"{OPEN_CLIP}:{source} was trained with {trained}, but the model {name} has {built}; "
+        f"{OPEN_CLIP}:{name}:{tag} was trained with {trained}, but the model {name} has {built}; "
         f"give {OPEN_CLIP}:{other}:{tag}"
     )
 

@@ -36,6 +36,10 @@ def load_transformers(source: str, precision: InferencePrecision) -> Encoders:
     model = _load_model(source, precision)
     processor = _load_part("AutoImageProcessor", source)
     tokenizer = _load_part("AutoTokenizer", source)
+    if is_without_words(tokenizer):
+        raise EncoderFileError(
+            f"{source} holds no tokenizer that transformers can read; add the files of the model's own"
+        )
     transform = functools.partial(_pixel_values, processor=processor)
     _check_transform(source, transform)
     logit_scale = _logit_scale(source, model)
@@ -64,6 +68,11 @@ def load_transformers(source: str, precision: InferencePrecision) -> Encoders:
         logit_scale=logit_scale,
         device=precision.device,
     )
+
+
+def is_without_words(tokenizer: Any) -> bool:
+    """Whether a vocabulary is special tokens alone, as transformers makes it for a folder without tokenizer files."""
+    return set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens)
 
 
 def _load_model(source: str, precision: InferencePrecision) -> Any:
@@ -122,7 +131,7 @@ def _logit_scale(source: str, model: nn.Module) -> float:
             scale = scale.clamp(0.0, largest)
         return float(scale.detach().float().exp())
     if isinstance(temperature := getattr(model, "temperature", None), Tensor):  # ALIGN
-        return 1 / float(temperature)
+        return 1 / float(temperature.detach())
     raise EncoderFileError(f"{source} is a {type(model).__name__}, which has neither logit_scale nor temperature")
 
 

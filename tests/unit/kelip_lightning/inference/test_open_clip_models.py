@@ -161,6 +161,12 @@ def no_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
 
+def no_tokenizer_beside_the_configuration_of_transformers(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    (folder / "config.json").write_text('{"model_type": "clip"}', encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -170,6 +176,7 @@ def no_tokenizer(folder: Path) -> None:
         (no_config, r"has no open_clip_config\.json"),
         (damaged_config, "Could not load valid config"),
         (no_tokenizer, "open_clip cannot load local-dir:"),
+        (no_tokenizer_beside_the_configuration_of_transformers, "holds no tokenizer"),
     ],
 )
 def test_damaged_folder(damage: Callable[[Path], None], message: str, siglip_folder: Path) -> None:
@@ -187,6 +194,7 @@ def test_damaged_folder(damage: Callable[[Path], None], message: str, siglip_fol
         ("ViT-B-32", r"ViT-B-32 names no weights; give open_clip:ViT-B-32:CHECKPOINT .* or one of the tags openai, "),
         ("ViT-B-32:nowhere.pt", r"no weights nowhere\.pt of ViT-B-32, nor is there such a file; .* tags openai, "),
         ("ViT-B-32:openai", "trained with QuickGELU, .* has GELU; give open_clip:ViT-B-32-quickgelu:openai"),
+        ("roberta-ViT-B-32:laion2b_s12b_b32k", r"open_clip cannot load roberta-"),
         ("local-dir:no/where", r"model folder no/where does not exist"),
         ("hf-hub:no/where", r"open_clip cannot load hf-hub:no/where \(.*\)"),
         ("xlm-roberta-base-ViT-B-32:laion5b_s13b_b90k", r"open_clip cannot load xlm-.* \(Failed to download"),
