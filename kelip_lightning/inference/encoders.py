@@ -66,7 +66,9 @@ def load_encoders(name: str, device: torch.device, precision: str | None = None)
     other = _other_library(folder)
     if other is not None and not is_model_folder(folder):
         return replace(load_encoders(other, device, precision), name=name)
-    chosen = InferencePrecision.choose(precision or _training_precision(folder), device)
+    run = _finished_run(folder)
+    trained = FLOAT32 if run is None or precision else _training_precision(run)
+    chosen = InferencePrecision.choose(precision or trained, device)
     try:
         return _our_encoders(name, folder, chosen)
     except EncoderFileError as error:
@@ -114,21 +116,19 @@ def _other_library(folder: Path) -> str | None:
     return f"{TRANSFORMERS}:{folder}" if file.is_file() and "model_type" in read_json(file) else None
 
 
-def _training_precision(folder: Path) -> str:
-    """The precision that the folder's model is evaluated with: for a run, that of its contrastive training.
-
-    `auto` in the configuration is what the machine of the training made of it, as `plan.yaml` records.
-
-    Raises:
-        EncoderFileError: The run has no finished model, or its configuration is damaged.
-    """
+def _finished_run(folder: Path) -> RunFolder | None:
+    """The run in a folder; `None`: the folder is no run. EncoderFileError if the run has no finished model."""
     run = RunFolder(folder)
     if not run.config.is_file() or not run.stages() or (folder / WEIGHTS).is_file():
-        return FLOAT32
+        return None
     try:
-        RunFolder.open(folder)
+        return RunFolder.open(folder)
     except RunFolderError as error:
         raise EncoderFileError(str(error)) from error
+
+
+def _training_precision(run: RunFolder) -> str:
+    """The precision of a run's contrastive training; for `auto`, what `plan.yaml` records that it was there."""
     tree = _read_yaml(run.config)
     configured = _value(_value(tree, "contrastive") or tree, "trainer", "precision")
     if configured is None:
