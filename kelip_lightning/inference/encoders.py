@@ -17,6 +17,7 @@ from kelip_lightning.inference.open_clip_models import CONFIG as OPEN_CLIP_CONFI
 from kelip_lightning.inference.open_clip_models import HUB, LOCAL, OPEN_CLIP, load_open_clip
 from kelip_lightning.inference.precision import InferencePrecision
 from kelip_lightning.inference.reasons import short_reason
+from kelip_lightning.inference.stated_preprocessing import stated_differences
 from kelip_lightning.inference.transformers_models import TRANSFORMERS, load_transformers
 from kelip_lightning.interchange.folder import is_model_folder
 from kelip_lightning.interchange.formats.architecture import read_json
@@ -72,7 +73,7 @@ def load_encoders(name: str, device: torch.device, precision: str | None = None)
     try:
         return _our_encoders(name, folder, chosen)
     except EncoderFileError as error:
-        # A layout that ours shares with another library, and a model in it that ours cannot represent.
+        # In a layout that is another library's too: a model or a preprocessing that this package cannot represent.
         hint = (
             f"{other} loads it with its own library"
             if other is not None
@@ -83,6 +84,10 @@ def load_encoders(name: str, device: torch.device, precision: str | None = None)
 
 def _our_encoders(name: str, folder: Path, precision: InferencePrecision) -> Encoders:
     model, preprocess, tokenizer = build_model(folder)
+    if different := stated_differences(folder, preprocess.image_size):
+        raise EncoderFileError(
+            f"{folder} states another preprocessing than that of this package ({'; '.join(different)})"
+        )
     logit_scale = model.dual_encoder.scale().item()
     model.to(precision.device, precision.dtype)
 

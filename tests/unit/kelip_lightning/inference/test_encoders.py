@@ -206,6 +206,12 @@ def test_damaged_run(damage: Callable[[Path], None], message: str, run: Path) ->
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_unfinished_run__whatever_the_precision(run: Path) -> None:
+    unfinished(run)
+    with pytest.raises(EncoderFileError, match="has no finished model in contrastive/dual_encoder"):
+        load_encoders(str(run), CPU, "32")
+
+
 @pytest.mark.parametrize(
     "name", ["no/where", "ViT-B/32", "timm:vit_base", "/no/where", "", "open_clip:", "transformers:"]
 )
@@ -226,6 +232,21 @@ def test_model_that_ours_cannot_represent__names_its_own_library(tmp_path: Path)
         EncoderFileError, match=f"layer_norm_eps .*; transformers:{tmp_path} loads it with its own library"
     ):
         load_encoders(str(tmp_path), CPU)
+
+
+def test_folder_with_another_preprocessing__names_its_own_library(
+    tmp_path: Path, tiny_dual_encoder: Callable[..., DualEncoder], tiny_tokenizer: BilingualTokenizer
+) -> None:
+    save_dual_encoder(tmp_path / "ours", tiny_dual_encoder(), tiny_tokenizer, "card")
+    folder = tmp_path / "exported"
+    export_model(tmp_path / "ours", ExportFormat.open_clip, folder)
+    file = folder / "open_clip_config.json"
+    file.write_text(file.read_text(encoding="utf-8").replace('"shortest"', '"squash"'), encoding="utf-8")
+    with pytest.raises(
+        EncoderFileError, match=f"resize_mode is squash there, shortest here.*; open_clip:local-dir:{folder} loads it"
+    ):
+        load_encoders(str(folder), CPU)
+    assert load_encoders(f"open_clip:local-dir:{folder}", CPU).encode_texts(["사과"]).shape == (1, 8)
 
 
 def test_official_folder_without_tokenizer__encodes_no_texts() -> None:

@@ -19,6 +19,8 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     CLIPProcessor,
+    FlavaConfig,
+    FlavaModel,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Siglip2Config,
@@ -239,3 +241,12 @@ def test_models_of_texts_alone_and_of_images_of_variable_size(tmp_path: Path) ->
     saved(tmp_path / "naflex", model, Siglip2ImageProcessor(patch_size=8, max_num_patches=16), tiny_tokenizer(12))
     with pytest.raises(EncoderFileError, match=r"gives tensors of shape \(16, 192\) instead of \(3, H, W\)"):
         load_encoders(str(tmp_path / "naflex"), CPU)
+
+
+def test_model_with_a_feature_per_token(tmp_path: Path, image_files: dict[str, bytes]) -> None:
+    config = FlavaConfig(image_config=VISION, text_config=TEXT, multimodal_config=TOWER, projection_dim=8, **TOWER)
+    image_processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    folder = saved(tmp_path / "flava", FlavaModel(config), image_processor, tiny_tokenizer(12))
+    encoders = load_encoders(str(folder), CPU)
+    with pytest.raises(EncoderFileError, match=r"gives features of shape \(1, 17, 8\) instead of one per item"):
+        encoders.encode_images(encoders.preprocess(image_files["rgb"])[None])
