@@ -14,6 +14,7 @@ from data_modules.images.decoding import flatten_image
 from data_modules.images.transforms.evaluation import centre_square
 from data_modules.text.tokenizer import TOKENIZER
 from kelip_lightning.errors import EncoderFileError
+from kelip_lightning.inference.reasons import short_reason
 from kelip_lightning.interchange.folder import load_model_folder
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.preprocessing import normalize_images
@@ -117,13 +118,18 @@ def build_model(path_or_name: str | Path = "ViT-B/32") -> tuple[KelipModel, Prep
 
     Reference: navervision/KELIP, `kelip.build_model`.
     """
-    folder = _folder(path_or_name)
+    folder = resolve_folder(path_or_name)
     found = load_model_folder(folder)
     image_size = found.model.image_encoder.config.image_size
     return KelipModel(found.model).eval(), Preprocess(image_size), found.tokenizer or AbsentTokenizer(folder)
 
 
-def _folder(path_or_name: str | Path) -> Path:
+def resolve_folder(path_or_name: str | Path) -> Path:
+    """The folder itself, or the local copy of an official model or a Hugging Face repository.
+
+    Raises:
+        EncoderFileError: It is no folder and cannot be downloaded.
+    """
     path = Path(path_or_name).expanduser()
     if path.exists() or isinstance(path_or_name, Path):
         return path
@@ -136,5 +142,5 @@ def _folder(path_or_name: str | Path) -> Path:
         names = ", ".join(OFFICIAL_NAMES)
         raise EncoderFileError(
             f"{path_or_name} is neither a folder nor a model that could be downloaded from the Hugging Face Hub "
-            f"({str(error).strip().splitlines()[0]}); give a folder, {names}, or a repository"
+            f"({short_reason(error)}); give a folder, {names}, or a repository"
         ) from error

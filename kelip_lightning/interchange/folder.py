@@ -82,18 +82,30 @@ def load_model_folder(folder: Path) -> LoadedModel:
     """
     if not folder.is_dir():
         raise EncoderFileError(f"model folder {folder} does not exist; give a run folder or a folder with a model")
-    own = RunFolder(folder).dual_encoder
-    ours = own if own.is_dir() else folder
-    if (ours / CONFIG).is_file() and (ours / WEIGHTS).is_file():
+    if (ours := _own_folder(folder)) is not None:
         trained = load_dual_encoder(ours)
         return LoadedModel(model=trained.model, tokenizer=trained.tokenizer)
-    layout = next((name for name, one in _FORMATS.items() if one.recognises(folder)), None)
-    if layout is None:
+    if (layout := _foreign_layout(folder)) is None:
         raise EncoderFileError(
             f"{folder} holds no model that this suite can read: it is neither a finished run, nor has it an "
             "open_clip_config.json, nor a config.json of a CLIPModel or of the official KELIP"
         )
     return load_foreign_model(folder, layout)
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether `load_model_folder` knows the folder's layout; EncoderFileError if its config.json is damaged."""
+    return folder.is_dir() and (_own_folder(folder) is not None or _foreign_layout(folder) is not None)
+
+
+def _own_folder(folder: Path) -> Path | None:
+    own = RunFolder(folder).dual_encoder
+    ours = own if own.is_dir() else folder
+    return ours if (ours / CONFIG).is_file() and (ours / WEIGHTS).is_file() else None
+
+
+def _foreign_layout(folder: Path) -> ExportFormat | None:
+    return next((name for name, one in _FORMATS.items() if one.recognises(folder)), None)
 
 
 def load_foreign_model(folder: Path, name: ExportFormat) -> LoadedModel:
