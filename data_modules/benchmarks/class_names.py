@@ -69,7 +69,9 @@ def _load(path: Path, at: str) -> dict[str, Any]:
     if not isinstance(tree.get("classes"), dict) or not tree["classes"]:
         raise DataError(f"{at} needs {_FORM}; it has no classes")
     if unknown := tree.keys() - {"about", "classes", "templates", "shared_names"}:
-        raise DataError(f"{at} has the unknown key '{min(map(str, unknown))}'; it may hold `about`, `shared_names`, {_FORM}")
+        raise DataError(
+            f"{at} has the unknown key '{min(map(str, unknown))}'; it may hold `about`, `shared_names`, {_FORM}"
+        )
     return tree
 
 

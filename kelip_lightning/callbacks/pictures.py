@@ -12,10 +12,12 @@ from data_modules.images.transforms.evaluation import evaluation_image
 from kelip_lightning.callbacks.periodic import PeriodicCallback
 from kelip_lightning.drawing.panels import (
     THUMBNAIL,
+    ConfusedPair,
     PanelRow,
     RankedCaption,
-    draw_caption_panel,
+    draw_confusion_panel,
     draw_labelled_rows,
+    draw_top_matches_panel,
 )
 from kelip_lightning.evaluation.suite import Evaluation
 from kelip_lightning.evaluation.tasks import TopExamples
@@ -45,8 +47,31 @@ def draw_examples(trainer: pl.Trainer, step: int, evaluation: Evaluation) -> Non
     for one in evaluation.examples:
         by_set.setdefault(one.data.name, []).append(one)
     for name, languages in by_set.items():
-        panel = draw_caption_panel(panel_rows(languages), title=f"{name}, step {step}")
+        panel = draw_top_matches_panel(panel_rows(languages), title=f"{name}, step {step}")
         log_image(trainer, f"examples/{name}", panel, step)
+
+
+def draw_confusions(trainer: pl.Trainer, step: int, evaluation: Evaluation) -> None:
+    """Draw the most confused classes of each zero-shot set, both languages in one panel."""
+    by_set: dict[str, list[ConfusedPair]] = {}
+    for one in evaluation.confusions:
+        names = {
+            language: [own[0] if own else "" for own in every] for language, every in one.data.classes.names.items()
+        }
+        by_set.setdefault(one.data.name, []).extend(
+            ConfusedPair(
+                language=one.language,
+                true={language: every[pair.true] for language, every in names.items() if every[pair.true]},
+                predicted={
+                    language: every[pair.predicted] for language, every in names.items() if every[pair.predicted]
+                },
+                count=pair.count,
+                share=pair.share,
+            )
+            for pair in one.pairs
+        )
+    for name, pairs in by_set.items():
+        log_image(trainer, f"confusions/{name}", draw_confusion_panel(pairs, title=f"{name}, step {step}"), step)
 
 
 def panel_rows(languages: Sequence[TopExamples]) -> list[PanelRow]:

@@ -50,11 +50,6 @@ class PanelRow:
     """Language -> captions, most probable first."""
 
 
-def draw_caption_panel(rows: Sequence[PanelRow], title: str) -> np.ndarray:
-    """`draw_top_matches_panel` for the captions of a retrieval set."""
-    return draw_top_matches_panel(rows, title)
-
-
 def draw_top_matches_panel(rows: Sequence[PanelRow], title: str) -> np.ndarray:
     """A panel with one row per image: image, true captions or classes, the top ones of each language.
 

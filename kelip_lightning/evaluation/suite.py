@@ -31,6 +31,7 @@ from kelip_lightning.evaluation.tasks import (
     ChoiceTask,
     ClassificationTask,
     RetrievalTask,
+    SetConfusions,
     SetTask,
     TaskItems,
     TieDifference,
@@ -54,6 +55,8 @@ class Evaluation:
     """Metric -> its values under both tie rules, where they differ."""
     examples: list[TopExamples] = field(default_factory=list)
     """The best texts of some images of each set and language, for panels."""
+    confusions: list[SetConfusions] = field(default_factory=list)
+    """The most confused classes of each zero-shot set and language, for panels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +68,7 @@ class Streaming:
     num_workers: int = 0
     """Loader processes of each rank."""
     num_examples: int = 0
-    """Images of each set whose best texts are kept."""
+    """Images of each set whose best texts are kept; 0: none, and no confusions."""
 
 
 def evaluate_sets(sets: Iterable[EvaluationSet], encoders: Encoders, streaming: Streaming) -> Evaluation:
@@ -88,6 +91,7 @@ def evaluate_sets(sets: Iterable[EvaluationSet], encoders: Encoders, streaming: 
         evaluation.items += task.items()
         evaluation.tie_differences |= task.tie_differences()
         evaluation.examples += task.examples()
+        evaluation.confusions += task.confusions()
     return evaluation
 
 

@@ -19,6 +19,7 @@ from data_modules.benchmarks.evaluation_sets import (
 )
 from kelip_lightning.distributed.sharing import rows_in_blocks
 from kelip_lightning.evaluation.choice import ChoiceAccuracy
+from kelip_lightning.evaluation.confusions import Confusion, worst_confusions
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.evaluation.metric_names import (
     CHOICE,
@@ -72,6 +73,16 @@ class TopExamples:
     """S correct texts, the first of each image."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetConfusions:
+    """The most confused classes of a set in one language."""
+
+    data: ClassificationSet
+    language: str
+    pairs: list[Confusion]
+    """Numbers of classes as in the set, worst first."""
+
+
 class SetTask(ABC):
     """One set: the suite calls `prepare`, then adds embeddings, then calls `compute`, on all ranks."""
 
@@ -122,6 +133,10 @@ class SetTask(ABC):
 
     def examples(self) -> list[TopExamples]:
         """The shown images, per language."""
+        return []
+
+    def confusions(self) -> list[SetConfusions]:
+        """The most confused classes, per language."""
         return []
 
 
@@ -323,11 +338,15 @@ class ClassificationTask(SetTask):
             )
         return tasks
 
-    def predicted(self, language: str) -> tuple[Tensor, Tensor]:
-        """int64 (N,) each: true and predicted class of every image with a class that is named in the language."""
-        metric, named = self._metrics[language], self._named[language]
-        assert metric.top_matches is not None
-        return named[metric.item_labels], named[metric.top_matches.match_ids[:, 0]]
+    def confusions(self) -> list[SetConfusions]:
+        found = []
+        for language, metric in self._metrics.items():
+            if self._num_examples and metric.top_matches is not None:
+                named = self._named[language]
+                true, predicted = named[metric.item_labels], named[metric.top_matches.match_ids[:, 0]]
+                pairs = worst_confusions(true, predicted, len(self.data.classes.ids))
+                found.append(SetConfusions(data=self.data, language=language, pairs=pairs))
+        return found
 
     def examples(self) -> list[TopExamples]:
         found = []

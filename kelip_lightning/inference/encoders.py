@@ -8,11 +8,11 @@ import torch
 import yaml
 from torch import Tensor
 
+from data_modules.benchmarks.image_stream import EvaluationTransform
 from kelip_lightning.distributed.accelerators import AUTO
 from kelip_lightning.errors import EncoderFileError, RunFolderError
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.inference.build_model import build_model, resolve_folder
-from kelip_lightning.inference.image_files import EvaluationImage
 from kelip_lightning.inference.open_clip_models import CONFIG as OPEN_CLIP_CONFIG
 from kelip_lightning.inference.open_clip_models import HUB, LOCAL, OPEN_CLIP, load_open_clip
 from kelip_lightning.inference.precision import InferencePrecision
@@ -105,7 +105,7 @@ def _our_encoders(name: str, folder: Path, precision: InferencePrecision) -> Enc
 
     return Encoders(
         name=name,
-        preprocess=EvaluationImage(preprocess.image_size),
+        preprocess=EvaluationTransform(preprocess.image_size),
         encode_images=encode_images,
         encode_texts=encode_texts,
         logit_scale=logit_scale,

@@ -3,28 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from data_modules.faults import sample_errors
 from data_modules.images.decoding import decode_image
-from data_modules.images.transforms.evaluation import evaluation_image
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationImage:
-    """The deterministic transform of every evaluation here, `evaluation_image`."""
-
-    image_size: int
-
-    def __call__(self, data: bytes) -> Tensor:
-        """uint8 (3, S, S).
-
-        Raises:
-            SampleFault: The bytes cannot be decoded.
-        """
-        return torch.from_numpy(evaluation_image(data, self.image_size).copy())
 
 
 @dataclass(frozen=True, slots=True)

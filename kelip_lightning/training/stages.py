@@ -20,7 +20,7 @@ from kelip_lightning.callbacks.exact_resume import ExactResumeCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.callbacks.monitoring import HyperparametersCallback, PairProgressBar, ThroughputCallback
 from kelip_lightning.callbacks.non_finite import NonFiniteGuard
-from kelip_lightning.callbacks.pictures import ReconstructionCallback, draw_examples
+from kelip_lightning.callbacks.pictures import ReconstructionCallback, draw_confusions, draw_examples
 from kelip_lightning.callbacks.weight_average import WeightAverageCallback
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
 from kelip_lightning.config.fingerprint import evaluation_fingerprint, settings_without
@@ -120,7 +120,7 @@ def run_contrastive(
         num_workers=experiment.data.num_workers,
         steps_per_epoch=data.order.epoch_length / experiment.data.global_batch_size,
         vote=vote,
-        on_evaluation=[draw_examples],
+        on_evaluation=[draw_examples, draw_confusions],
         num_examples=NUM_SHOWN,
     )
 

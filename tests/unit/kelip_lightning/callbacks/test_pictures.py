@@ -19,13 +19,14 @@ from data_modules.benchmarks.evaluation_sets import EvaluationSets
 from kelip_lightning.callbacks.evaluation import EvaluationCallback
 from kelip_lightning.callbacks.pictures import (
     ReconstructionCallback,
+    draw_confusions,
     draw_examples,
     panel_rows,
     reconstruct,
     to_pixels,
 )
 from kelip_lightning.drawing.fonts import load_font
-from kelip_lightning.drawing.panels import PanelRow, RankedCaption, draw_caption_panel, shorten
+from kelip_lightning.drawing.panels import PanelRow, RankedCaption, draw_top_matches_panel, shorten
 from kelip_lightning.evaluation.tasks import TopExamples
 from kelip_lightning.losses.self_supervised import standardize_patches
 from kelip_lightning.models.masked_autoencoder import MaskedReconstruction
@@ -44,23 +45,23 @@ def _row(text: str, probability: float = 0.0, right: bool = False) -> PanelRow:
     )
 
 
-def test_draw_caption_panel__different_syllables_look_different() -> None:
-    panels = [draw_caption_panel([_row(text)], title="t") for text in ("각", "간", "똠", "펲", "힝", "□")]
+def test_draw_top_matches_panel__different_syllables_look_different() -> None:
+    panels = [draw_top_matches_panel([_row(text)], title="t") for text in ("각", "간", "똠", "펲", "힝", "□")]
     for place, panel in enumerate(panels):
         assert panel.dtype == np.uint8
         assert not any(np.array_equal(panel, other) for other in panels[:place])
 
 
-def test_draw_caption_panel__right_captions_and_probabilities_show() -> None:
-    plain = draw_caption_panel([_row("사과")], title="t")
-    green = draw_caption_panel([_row("사과", right=True)], title="t")
-    barred = draw_caption_panel([_row("사과", probability=0.5)], title="t")
+def test_draw_top_matches_panel__right_captions_and_probabilities_show() -> None:
+    plain = draw_top_matches_panel([_row("사과")], title="t")
+    green = draw_top_matches_panel([_row("사과", right=True)], title="t")
+    barred = draw_top_matches_panel([_row("사과", probability=0.5)], title="t")
     assert not np.array_equal(plain, green)
     assert (barred == np.array([228, 238, 250])).all(axis=-1).sum() > 1000
 
 
-def test_draw_caption_panel__one_row_per_image() -> None:
-    one, three = (draw_caption_panel([_row("사과")] * count, title="t") for count in (1, 3))
+def test_draw_top_matches_panel__one_row_per_image() -> None:
+    one, three = (draw_top_matches_panel([_row("사과")] * count, title="t") for count in (1, 3))
     assert three.shape[0] > one.shape[0]
     assert three.shape[1:] == one.shape[1:]
 
@@ -103,12 +104,13 @@ def test_draw_examples__one_image_per_set_and_evaluation(
 ) -> None:
     logger = TensorBoardLogger(tmp_path)
     callback = EvaluationCallback(
-        sets, EvaluationConfig(every_n_steps=2), on_evaluation=[draw_examples], num_examples=3
+        sets, EvaluationConfig(every_n_steps=2), on_evaluation=[draw_examples, draw_confusions], num_examples=3
     )
     fit([callback], steps=3, logger=logger)
     events = EventAccumulator(logger.log_dir).Reload()
     for name in ("unseen_design", "groups"):
         assert [image.step for image in events.Images(f"examples/{name}")] == [0, 2, 3]
+    assert [image.step for image in events.Images("confusions/groups")] == [0, 2, 3]
 
 
 class _Oracle(nn.Module):
