@@ -1,0 +1,1 @@
+"""Layouts of evaluation sets on disk, each opened as a `SampleTable`."""
