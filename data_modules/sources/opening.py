@@ -101,7 +101,7 @@ def _open_dataset(name: str, config: SourceConfig, shuffle_window: int) -> PairS
         dataset = str(place) if place.exists() else config.files[0]
         with _dataset_errors(f"source '{name}'", config.files[0]):
             return _open_stream(name, config, dataset, config.stream_length, shuffle_window)
-    default = SourceConfig.__dataclass_fields__["split"].default
+    default = str(SourceConfig.__dataclass_fields__["split"].default)
     loaded, version = load_dataset_rows(
         f"source '{name}'", config.files[0], split=config.split, subset=config.subset, default_split=default
     )

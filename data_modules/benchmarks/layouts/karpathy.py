@@ -86,7 +86,8 @@ def _read(file: Path) -> list[dict[str, Any]]:
             raise TypeError("`images` is no list, or empty")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            f"{file} is no JSON of Karpathy's splits, an object with a list `images` ({error!r}); correct files or layout"
+            f"{file} is no JSON of Karpathy's splits, an object with a list `images` ({error!r}); correct files "
+            "or layout"
         ) from error
     for number, image in enumerate(images):
         _check_image(image, f"{file}: image {number}")

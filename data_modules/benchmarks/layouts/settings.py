@@ -44,8 +44,7 @@ def check_settings(config: TableConfig, layout: Layout) -> None:
 
 
 def needed_columns(config: TableConfig, columns: Sequence[str]) -> list[str]:
-    """The columns that must be there: the caller's, those of captions, and `key` and `concept` unless they are the
-    defaults, which are optional."""
+    """The caller's columns, those of captions, and those of `key` and `concept`, whose defaults are optional."""
     named = [name for setting in ("key", "concept") if (name := getattr(config, setting)) != default_of(setting)]
     return list(dict.fromkeys([*columns, *config.captions.values(), *named]))
 

@@ -1,7 +1,7 @@
 """The layouts `table` and `dataset`: rows of Arrow tables, memory-mapped."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class StoredSamples:
         read_cell: Callable[[Any, int], bytes],
     ) -> None:
         self.identity, self.context, self.table = identity, context, table
-        self.columns = list(table.column_names)
+        self.columns: Sequence[str] = list(table.column_names)
         self._key, self._read_cell = key, read_cell
         self._images = table.select_columns([image]) if image is not None else None
         self._image = image
@@ -151,8 +151,8 @@ def open_dataset_samples(
 def dataset_place(config: TableConfig, data_folder: str | None) -> str:
     """The folder of a dataset, below `data_folder` if it is there, or its name on the Hub."""
     name = only_file(config, "one dataset")
-    local = in_folder(name, data_folder)
-    return local if resolve_path(local).exists() else name
+    local = resolve_path(in_folder(name, data_folder))
+    return str(local.resolve()) if local.exists() else name
 
 
 def _check_dataset(name: str, place: Path, config: TableConfig) -> None:
