@@ -112,7 +112,7 @@ def _rows(file: Path, config: TextTableConfig) -> Iterator[tuple[str, list[str]]
         captions = [value] if isinstance(value, str) else [] if value is None else value
         if not isinstance(captions, list) or not all(isinstance(one, str) for one in captions):
             raise DataError(
-                f"{file}, row {row}: the column '{config.captions}' holds {str(value)[:_MAX_PRINTED]!r}, and captions "
+                f"{file}, row {row}: the column '{config.captions}' holds {str(value)[:_MAX_PRINTED]}, and captions "
                 "are a text or a list of texts; correct it, or name another column"
             )
         yield as_text(key), captions

@@ -163,8 +163,9 @@ def _check_dataset(name: str, place: Path, config: TableConfig) -> None:
         raise DataError(f"{place} is {what}, and not a dataset; set layout = {kind.name}")
     if place.is_file():
         hint = "karpathy for Karpathy's JSON" if place.suffix == ".json" else "that of the file"
-        raise DataError(f"{place} is a file, and the layout dataset reads folders and names on the Hub; set layout to "
-                        f"{hint}")  # fmt: skip
+        raise DataError(
+            f"{place} is a file, and the layout dataset reads folders and names on the Hub; set layout to {hint}"
+        )
     for layout, sign in (("clip_benchmark", f"{config.split}/nshards.txt"), ("xtd10", "test_image_names.txt")):
         if (place / sign).is_file():
             raise DataError(f"{place} holds {sign}, and is no Hugging Face dataset; set layout = {layout}")

@@ -303,7 +303,7 @@ def test_image__a_missing_file_is_a_fault(layout: str, tmp_path: Path) -> None:
     for file in [*tmp_path.rglob("*3.[jJ]pg")]:
         file.unlink()
     assert table.image(2) == IMAGES[2]
-    with pytest.raises(SampleFault, match="image_missing: .*3.[jJ]pg"):
+    with pytest.raises(SampleFault, match=r"image_missing: .*3\.[jJ]pg"):
         table.image(3)
 
 
