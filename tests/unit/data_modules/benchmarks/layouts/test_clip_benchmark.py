@@ -42,6 +42,7 @@ def opened(folder: Path, **settings: str) -> SampleTable:
     return open_samples(TableConfig(files=[str(folder)], layout=Layout.clip_benchmark, **settings), "evaluation.x")
 
 
+@pytest.mark.filterwarnings("ignore:WebDataset\\(shardshuffle=:UserWarning")
 @pytest.mark.parametrize("kind", ["retrieval", "classification"])
 def test_open_clip_benchmark__equals_the_reader_of_clip_benchmark(kind: str, tmp_path: Path) -> None:
     builder = pytest.importorskip("clip_benchmark.datasets.builder")

@@ -41,6 +41,6 @@ def test_open_karpathy__unusable_files(content: object, message: str, tmp_path: 
 def test_open_karpathy__image_folder_is_checked_where_images_are_needed(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps({"images": [IMAGE]}))
     config = TableConfig(files=["dataset.json"], layout=Layout.karpathy, image_folder="nowhere")
-    with pytest.raises(DataError, match="image_folder .*/nowhere does not exist"):
+    with pytest.raises(DataError, match=r"image_folder .*/nowhere does not exist"):
         open_samples(config, "evaluation.x", data_folder=str(tmp_path))
     assert len(open_samples(config, "evaluation.x", data_folder=str(tmp_path), needs_images=False)) == 1

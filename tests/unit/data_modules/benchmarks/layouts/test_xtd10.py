@@ -30,7 +30,7 @@ def test_open_xtd10__a_line_is_an_image_whatever_it_holds(tmp_path: Path) -> Non
         (
             "1.jpg\n2.jpg\n",
             {"ko": "가\n"},
-            r"test_1kcaptions_ko\.txt has 1 lines, and test_image_names\.txt 2: each line",
+            r"captions_ko\.txt has 1 lines, and test_image_names\.txt 2: each line",
         ),
         ("1.jpg\n2.jpg\n1.jpg\n", {"ko": "가\n나\n다"}, "image '1.jpg' is listed twice, in rows 0 and 2"),
         ("1.jpg\n\n", {"ko": "가\n나"}, r"test_image_names\.txt: line 2 names the image '', which is empty"),
