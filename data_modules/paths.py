@@ -1,6 +1,7 @@
 """From configured paths and patterns to files."""
 
 import glob
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,16 @@ def resolve_path(path: str) -> Path:
     if path.startswith(PACKAGE_PREFIX):
         return Path(__file__).resolve().parent / path.removeprefix(PACKAGE_PREFIX)
     return Path(path).expanduser()
+
+
+def in_folder(path: str, folder: str | None) -> str:
+    """The path; a relative one is put below the folder, which may be a URL.
+
+    `package:` paths, URLs, absolute paths and those that start with `~` stay as they are; so do all for `None`.
+    """
+    if folder is None or path.startswith((PACKAGE_PREFIX, "~")) or is_url(path) or os.path.isabs(path):
+        return path
+    return f"{folder.rstrip('/')}/{path}" if is_url(folder) else str(resolve_path(folder) / path)
 
 
 def resolve_files(patterns: Sequence[str]) -> list[Path]:

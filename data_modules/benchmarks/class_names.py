@@ -30,9 +30,9 @@ class ClassNames:
 
 
 def read_class_names(file: str, context: str) -> ClassNames:
-    """The classes of a YAML file with `classes`, `templates` and optionally `about` (a text or a mapping)
-    and `shared_names` (names that two classes may have).
+    """The classes of a YAML file with `classes` and `templates`.
 
+    The file may also have `about` (a text or a mapping), and `shared_names` (names that two classes have on purpose).
     A class maps `ko` and `en` to a name or a list of names, and optionally `provenance` to a text or a mapping. The
     languages of a file are the keys of `templates`.
 

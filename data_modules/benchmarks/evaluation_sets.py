@@ -27,7 +27,10 @@ from data_modules.benchmarks.config import (
 from data_modules.benchmarks.image_choice import option_texts
 from data_modules.benchmarks.image_stream import SelectedImages
 from data_modules.benchmarks.layouts.clip_benchmark import read_class_files
-from data_modules.benchmarks.layouts.opening import joined_captions, open_samples, sample_fingerprints
+from data_modules.benchmarks.layouts.fingerprints import sample_fingerprints
+from data_modules.benchmarks.layouts.joined_texts import joined_captions
+from data_modules.benchmarks.layouts.opening import open_samples
+from data_modules.benchmarks.layouts.settings import only_folder
 from data_modules.benchmarks.sample_table import RowIds, SampleTable
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
@@ -407,7 +410,10 @@ def _class_names(config: ClassificationSetConfig, context: str, data_folder: str
         return read_class_names(config.classes_file, f"{context}.classes_file")
     if config.table.layout is not Layout.clip_benchmark:
         raise DataError(f"{context}.classes_file is missing: name a YAML file of class names and templates")
-    names, templates = read_class_files(config.table, data_folder, context)
+    try:
+        names, templates = read_class_files(only_folder(config.table, Layout.clip_benchmark, data_folder))
+    except DataError as error:
+        raise DataError(f"{context}: {error}, or set classes_file") from error
     return ClassNames(
         ids=[str(number) for number in range(len(names))],
         names={"en": [[name] for name in names]},

@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_modules.errors import DataError
-from data_modules.paths import is_url, resolve_files, resolve_path
+from data_modules.paths import is_url, resolve_files, resolve_path, resolve_shards
+from data_modules.sources.blobs import file_state
 from data_modules.sources.config import SourceConfig, SourceFormat, source_format
 from data_modules.sources.opening import open_source
 from data_modules.sources.rows import PairSource
@@ -151,6 +152,25 @@ def table_fingerprint(patterns: Sequence[str]) -> tuple[FileFingerprint, ...]:
     return tuple(_table_file(file, _relative(str(file), root)) for file in resolve_files(patterns))
 
 
+def shard_fingerprint(patterns: Sequence[str]) -> tuple[FileFingerprint, ...]:
+    """Tar files without their index: sizes and blocks of local ones, size and version (an ETag, ...) of remote ones.
+
+    Raises:
+        DataError: A pattern matches nothing, or a file cannot be read.
+    """
+    root = _root(patterns)
+    return tuple(_shard_file(shard, _relative(shard, root)) for shard in resolve_shards(patterns))
+
+
+def _shard_file(shard: str, name: str) -> FileFingerprint:
+    try:
+        state = file_state(shard)
+        digest = state.version.encode() if is_url(shard) else b"".join(_probes(Path(shard), state.size))
+    except Exception as error:  # every filesystem has its own errors
+        raise DataError(f"{shard} cannot be read ({error}); correct the path, or the access rights") from error
+    return FileFingerprint(name=name, size=state.size, digest=short_digest(digest))
+
+
 def text_fingerprint(path: str) -> FileFingerprint:
     """A small text file, by its whole content.
 
@@ -184,18 +204,29 @@ def _described(source: PairSource, config: SourceConfig) -> tuple[str, tuple[Fil
     layout = "dataset" if config.stream_length is None else "stream"
     if not place.exists():
         return layout, (), version
+    files, version = dataset_fingerprint(place, config.split)
+    return layout, files, version
+
+
+def dataset_fingerprint(place: Path, split: str) -> tuple[tuple[FileFingerprint, ...], str]:
+    """Files of a Hugging Face dataset in a local folder, and its own fingerprint if `save_to_disk` wrote it.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    version = ""
     # `Dataset.save_to_disk` writes a `state.json` beside its files.
-    saved = place / config.split if (place / "dataset_dict.json").is_file() else place
+    saved = place / split if (place / "dataset_dict.json").is_file() else place
     if (saved / "state.json").is_file():
         state = json.loads((saved / "state.json").read_text(encoding="utf-8"))
         files, version = [saved / one["filename"] for one in state["_data_files"]], str(state["_fingerprint"])
     else:
         below = [place] if place.is_file() else place.rglob("*")
-        files, version = sorted(file for file in below if file.is_file()), ""
+        files = sorted(file for file in below if file.is_file())
     names = [file.name if file == place else file.relative_to(place).as_posix() for file in files]
     sizes = [file.stat().st_size for file in files]
     found = [FileFingerprint(name=name, size=size) for name, size in zip(names, sizes, strict=True)]
-    return layout, tuple(found), version
+    return tuple(found), version
 
 
 def _table_file(file: Path, name: str) -> FileFingerprint:

@@ -1,7 +1,8 @@
 """Opens a source in the format of its configuration."""
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from data_modules.sources.rows import PairSource
 from data_modules.sources.streaming import StreamSource
 from data_modules.sources.tables import (
     TableSource,
+    check_columns,
     columns_of,
     keep_encoded,
     open_paths_table,
@@ -48,17 +50,41 @@ def open_source(name: str, config: SourceConfig, shuffle_window: int = 0) -> Pai
             return _open_dataset(name, config, shuffle_window)
 
 
+FolderOf = Callable[[int], Path]
+"""Row number -> the folder that image paths are relative to."""
+
+
 def _open_table(name: str, config: SourceConfig) -> TableSource:
-    files = resolve_files(config.files)
-    if all(file.suffix == ".parquet" for file in files) and not stores_paths(files[0], config.image):
-        return TableSource(name, config, open_table(config.files, config.image, columns_of(config)))
+    table, folder_of = open_table_files(f"source '{name}'", config.files, config.image, columns_of(config))
+    return TableSource(name, config, table, folder_of)
+
+
+def open_table_files(
+    owner: str, patterns: Sequence[str], image: str | None, columns: Sequence[str]
+) -> tuple[datasets.Dataset, FolderOf | None]:
+    """The rows of all matching tables, memory-mapped, and their folders if images may be paths.
+
+    Args:
+        owner: Subject of error messages.
+        patterns: Parquet, CSV, TSV or JSONL files, or glob patterns.
+        image: Column of images; `None`: no images are needed.
+        columns: Other columns that must be there.
+
+    Raises:
+        DataError: A pattern matches nothing, a file is damaged, a column is missing, or the columns of files differ.
+    """
+    files = resolve_files(patterns)
+    if all(file.suffix == ".parquet" for file in files) and not (image is not None and stores_paths(files[0], image)):
+        return open_table(patterns, image, columns), None
     tables = [open_paths_table(file) for file in files]
+    for file, table in zip(files, tables, strict=True):
+        check_columns(file, table.column_names, [*([image] if image is not None else []), *columns])
     ends = np.cumsum([len(table) for table in tables])
     try:
-        table = datasets.concatenate_datasets(tables)
+        rows = datasets.concatenate_datasets(tables)
     except (ValueError, TypeError) as error:
-        raise DataError(f"source '{name}': the columns of its tables differ ({error})") from error
-    return TableSource(name, config, table, functools.partial(_folder, [file.parent for file in files], ends))
+        raise DataError(f"{owner}: the columns of its tables differ ({error})") from error
+    return rows, functools.partial(_folder, [file.parent for file in files], ends)
 
 
 def _folder(folders: Sequence[Path], ends: Any, row: int) -> Path:
@@ -69,31 +95,64 @@ def _open_dataset(name: str, config: SourceConfig, shuffle_window: int) -> PairS
     if len(config.files) != 1:
         raise DataError(f"source '{name}': a dataset is one folder or name, not {len(config.files)}; make them sources")
     place = resolve_path(config.files[0])
-    dataset = str(place) if place.exists() else config.files[0]
-    is_saved = (place / "state.json").is_file() or (place / "dataset_dict.json").is_file()
-    if is_saved:
+    if is_saved(place):
         _check_saved(name, config)
-    try:
-        if config.stream_length is not None:
+    if config.stream_length is not None:
+        dataset = str(place) if place.exists() else config.files[0]
+        with _dataset_errors(f"source '{name}'", config.files[0]):
             return _open_stream(name, config, dataset, config.stream_length, shuffle_window)
-        if is_saved:
-            loaded = datasets.load_from_disk(dataset)
+    default = str(SourceConfig.__dataclass_fields__["split"].default)
+    loaded, version = load_dataset_rows(
+        f"source '{name}'", config.files[0], split=config.split, subset=config.subset, default_split=default
+    )
+    return TableSource(name, config, keep_encoded(loaded, config.image), version=version)
+
+
+def is_saved(place: Path) -> bool:
+    """Whether a folder was written by `save_to_disk`."""
+    return (place / "state.json").is_file() or (place / "dataset_dict.json").is_file()
+
+
+def load_dataset_rows(
+    owner: str, dataset: str, *, split: str, subset: str | None, default_split: str
+) -> tuple[datasets.Dataset, str]:
+    """The rows of a Hugging Face dataset, memory-mapped, and its fingerprint, which is empty for a local one.
+
+    Args:
+        owner: Subject of error messages.
+        dataset: Folder, or name on the Hub.
+        split: Name of the split.
+        subset: Configuration name.
+        default_split: A dataset that was saved without splits is also opened with this one.
+
+    Raises:
+        DataError: It cannot be opened, or has no such split.
+    """
+    place = resolve_path(dataset)
+    with _dataset_errors(owner, dataset):
+        if is_saved(place):
+            loaded = datasets.load_from_disk(str(place))
         else:
-            loaded = datasets.load_dataset(dataset, config.subset, split=config.split)
+            loaded = datasets.load_dataset(str(place) if place.exists() else dataset, subset, split=split)
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            raise DataError(f"{owner} has no split '{split}'; it has {', '.join(loaded)}")
+        loaded = loaded[split]
+    elif is_saved(place) and split not in (default_split, str(loaded.split)):
+        raise DataError(f"{owner}: '{dataset}' was saved without splits; remove split = {split}")
+    # That of a local folder depends on its path and times, not its content; casts change it.
+    return loaded, "" if place.exists() else str(loaded._fingerprint)
+
+
+@contextlib.contextmanager
+def _dataset_errors(owner: str, dataset: str) -> Iterator[None]:
+    try:
+        yield
     except DataError:
         raise
     except Exception as error:  # of the hub, of builders, of Arrow, ...
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(f"source '{name}': '{config.files[0]}' cannot be opened as a dataset ({first_line})") from error
-    if isinstance(loaded, datasets.DatasetDict):
-        if config.split not in loaded:
-            raise DataError(f"source '{name}' has no split '{config.split}'; it has {', '.join(loaded)}")
-        loaded = loaded[config.split]
-    elif is_saved and config.split not in ("train", str(loaded.split)):
-        raise DataError(f"source '{name}': '{config.files[0]}' was saved without splits; remove split = {config.split}")
-    # Read before the cast, which changes it. That of a local folder depends on its path and times, not its content.
-    version = "" if place.exists() else str(loaded._fingerprint)
-    return TableSource(name, config, keep_encoded(loaded, config.image), version=version)
+        raise DataError(f"{owner}: '{dataset}' cannot be opened as a dataset ({first_line})") from error
 
 
 def _check_saved(name: str, config: SourceConfig) -> None:

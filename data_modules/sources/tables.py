@@ -4,7 +4,7 @@ import contextlib
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -30,15 +30,15 @@ RESTORE = (
 )
 
 
-def open_table(patterns: Sequence[str], image: str, columns: Sequence[str]) -> datasets.Dataset:
-    """The rows of all matching parquet files, memory-mapped, images left encoded.
+def open_table(patterns: Sequence[str], image: str | None, columns: Sequence[str]) -> datasets.Dataset:
+    """The rows of all matching parquet files, memory-mapped, images left encoded; `image` `None`: none are needed.
 
     Raises:
         DataError: A pattern matches nothing, a file is damaged, or a column is missing.
     """
     files = resolve_files(patterns)
     for file in files:
-        _check_parquet(file, [image, *columns])
+        _check_parquet(file, [*([image] if image is not None else []), *columns])
     try:
         with _no_progress_bars():
             table = datasets.Dataset.from_parquet([str(file) for file in files])
@@ -47,7 +47,7 @@ def open_table(patterns: Sequence[str], image: str, columns: Sequence[str]) -> d
         cause = error.__cause__ or error
         raise DataError(f"one of {names} is damaged, or their columns differ ({cause}); {RESTORE}") from error
     assert isinstance(table, datasets.Dataset)
-    return keep_encoded(table, image)
+    return table if image is None else keep_encoded(table, image)
 
 
 @contextlib.contextmanager
@@ -120,9 +120,15 @@ def _check_parquet(file: Path, columns: Sequence[str]) -> None:
         names = set(pq.read_schema(file).names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{file} is damaged ({_reason(error)}); {RESTORE}") from error
-    for column in columns:
+    check_columns(file, names, columns)
+
+
+def check_columns(place: object, present: Iterable[str], needed: Iterable[str]) -> None:
+    """Raises DataError, with `place` as its subject, if a needed column is missing."""
+    names = sorted(map(str, present))
+    for column in needed:
         if column not in names:
-            raise DataError(f"{file} has no column '{column}'; its columns are {', '.join(sorted(names))}")
+            raise DataError(f"{place} has no column '{column}'; its columns are {', '.join(names)}")
 
 
 def _check_manifest(file: Path) -> None:
@@ -276,29 +282,30 @@ class TableSource:
 
 def require_columns(name: str, config: SourceConfig, present: Sequence[str]) -> None:
     """Raises DataError if a column is missing that the settings name."""
-    for column in columns_of(config):
-        if column not in present:
-            raise DataError(
-                f"source '{name}' has no column '{column}'; its columns are {', '.join(sorted(map(str, present)))}"
-            )
+    check_columns(f"source '{name}'", present, columns_of(config))
 
 
 def _require_texts(name: str, config: SourceConfig, schema: pa.Schema) -> None:
     """Refuses columns whose type cannot hold captions or keywords."""
     for column in (*config.captions.values(), *config.caption_fields, *config.keywords.values()):
         kind = schema.field(column).type
-        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        entry = kind.value_type if is_list else kind
-        if pa.types.is_primitive(entry) or pa.types.is_nested(entry) or pa.types.is_decimal(entry):
-            raise DataError(
-                f"source '{name}': column '{column}' holds {kind}, and captions and keywords are texts or lists of "
-                "texts; name another column"
-            )
+        require_text_type(f"source '{name}'", column, kind)
         if column in config.keywords.values() and config.keyword_separator is None and _is_text(kind):
             raise DataError(
                 f"source '{name}': the keyword column '{column}' holds texts, not lists; name the separator of "
                 "keywords in keyword_separator, for example ','"
             )
+
+
+def require_text_type(owner: str, column: str, kind: pa.DataType) -> None:
+    """Raises DataError, with `owner` as its subject, if a column of this type cannot hold texts or lists of texts."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    entry = kind.value_type if is_list else kind
+    if pa.types.is_primitive(entry) or pa.types.is_nested(entry) or pa.types.is_decimal(entry):
+        raise DataError(
+            f"{owner}: column '{column}' holds {kind}, and captions and keywords are texts or lists of texts; name "
+            "another column"
+        )
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -324,14 +331,23 @@ def row_record(
         cell = row.get(config.key)
         key = ("" if cell is None else encodable(str(cell))) or str(number)
     with sample_errors(key):
-        image, file_name = _image_bytes(row.get(config.image), folder)
+        image, file_name = image_bytes(row.get(config.image), folder)
         texts = {config.image, *config.captions.values(), *config.caption_fields, *config.keywords.values()}
         attributes = [(column, as_text(value)) for column, value in row.items() if column not in texts]
         return make_record(config, key=key, image=image, row=row, pair=pair, file_name=file_name, attributes=attributes)
 
 
-def _image_bytes(cell: object, folder: Path) -> tuple[bytes, str]:
-    """The encoded image and its file name, empty if it has none."""
+def image_bytes(cell: object, folder: Path, *, allows_absolute: bool = False) -> tuple[bytes, str]:
+    """The encoded image of a cell and its file name, empty if it has none.
+
+    Args:
+        cell: Bytes, a struct with `bytes` or `path`, or a path.
+        folder: Folder that image paths are relative to.
+        allows_absolute: Whether a path may be absolute, as in datasets that `datasets` made from a folder of images.
+
+    Raises:
+        SampleFault: There is no image, or its file cannot be read.
+    """
     if isinstance(cell, Mapping):
         if (content := cell.get("bytes")) is not None and content != b"":
             return _checked_bytes(content), str(cell.get("path") or "")
@@ -341,7 +357,7 @@ def _image_bytes(cell: object, folder: Path) -> tuple[bytes, str]:
     if not isinstance(cell, str):
         return _checked_bytes(cell), ""
     path = PurePath(cell)
-    if path.is_absolute() or ".." in path.parts:
+    if (path.is_absolute() and not allows_absolute) or ".." in path.parts:
         raise SampleFault("unsafe_name", f"{cell!r} is absolute or leaves the table's folder")
     try:
         return (folder / path).read_bytes(), path.name

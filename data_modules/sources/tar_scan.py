@@ -6,6 +6,7 @@ Python's `tarfile` reads headers at a seventh of the speed, and gives no offsets
 Deviation: members of a sample need not be adjacent; a second member of the same name is left out and counted.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from data_modules.faults import SampleFault
 from data_modules.paths import is_url
-from data_modules.sources.blobs import file_state, with_retries
+from data_modules.sources.blobs import TIMEOUT_SECONDS, file_state, with_retries
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.rows import language_mark, needs_language_marks, text_fields
 
@@ -146,6 +147,40 @@ def _extended_name(flag: bytes, read_at: ReadAt, position: int, length: int) -> 
     return ""
 
 
+def key_and_ending(name: str) -> tuple[str, str]:
+    """The key of the sample that a member belongs to, and its ending in lower case; empty if it belongs to none.
+
+    The ending is what follows the first dot of the last part of the name: `a/b.seg.png` is the `seg.png` of `a/b`.
+    """
+    folder, slash, base = name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    return (folder + slash + stem, ending.lower()) if stem and ending else ("", "")
+
+
+UNSAFE = "absolute, or it leaves its folder"
+
+
+def is_unsafe(name: str) -> bool:
+    """Whether a member's name is absolute or leaves its folder."""
+    return name.startswith("/") or ".." in name.split("/")[:-1]
+
+
+def member_content(shard: str, part: bytes, size: int) -> tuple[str, bytes]:
+    """Name and content of a member, from its header and the `size` bytes behind it.
+
+    Raises:
+        SampleFault: They are not what the index of the shard describes (`shard_changed`).
+    """
+    header, content = part[:BLOCK], part[BLOCK:]
+    try:
+        fits = is_header(header) and parse_size(header[124:136]) == size == len(content)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise SampleFault("shard_changed", f"{shard} no longer holds the member that its index describes")
+    return header_name(header), content
+
+
 @dataclass(slots=True)
 class ShardScan:
     """The samples of one shard."""
@@ -184,14 +219,30 @@ def scan_shard(config: SourceConfig, path: str) -> ShardScan:
     """The samples of a shard; of one that cannot be read, a single fault."""
     try:
         found = ShardScan(path, *file_state(path, config.read_timeout_seconds))
-        if is_url(path):
-            filesystem, inner = fsspec.core.url_to_fs(path)
-            with filesystem.open(inner, "rb") as stream:
-                return _scan(config, found, functools.partial(_read_stream, stream, config.read_timeout_seconds))
-        with open(path, "rb") as file:
-            return _scan(config, found, lambda start, length: os.pread(file.fileno(), length, start))
+        with open_shard(path, config.read_timeout_seconds) as read_at:
+            return _scan(config, found, read_at)
     except Exception as error:  # every filesystem has its own errors
         return ShardScan(path, faults=[("shard_unreadable", path, str(error) or type(error).__name__)])
+
+
+@contextlib.contextmanager
+def open_shard(path: str, timeout: float = TIMEOUT_SECONDS) -> Iterator[ReadAt]:
+    """A function that reads a local or remote shard.
+
+    Args:
+        path: Path or URL.
+        timeout: Seconds of one remote read before it is abandoned and tried again.
+
+    Raises:
+        Exception: The file cannot be opened; every filesystem has its own errors.
+    """
+    if is_url(path):
+        filesystem, inner = fsspec.core.url_to_fs(path)
+        with filesystem.open(inner, "rb") as stream:
+            yield functools.partial(_read_stream, stream, timeout)
+    else:
+        with open(path, "rb") as file:
+            yield lambda start, length: os.pread(file.fileno(), length, start)
 
 
 def _read_stream(stream: Any, timeout: float, start: int, length: int) -> bytes:
@@ -224,15 +275,14 @@ def _group(found: ShardScan, read_at: ReadAt) -> dict[str, dict[str, Member]]:
     samples: dict[str, dict[str, Member]] = {}
     try:
         for member in read_members(read_at, found.size):
-            folder, _, base = member.name.rpartition("/")
-            stem, dot, ending = base.partition(".")
-            kind = ending.lower() if ending.lower() in (TEXT, JSON) else "image"
-            if not dot or not stem or (kind == "image" and ending.lower() not in IMAGE_ENDINGS):
+            key, ending = key_and_ending(member.name)
+            kind = ending if ending in (TEXT, JSON) else "image"
+            if kind == "image" and ending not in IMAGE_ENDINGS:
                 continue  # other members, such as a .npy or a checksum, are ignored
-            if folder.startswith("/") or member.name.startswith("/") or ".." in folder.split("/"):
-                found.faults.append(("unsafe_name", member.name, "absolute, or it leaves its folder"))
+            if is_unsafe(member.name):
+                found.faults.append(("unsafe_name", member.name, UNSAFE))
                 continue
-            members = samples.setdefault(f"{folder}/{stem}" if folder else stem, {})
+            members = samples.setdefault(key, {})
             if kind in members:
                 found.faults.append(("duplicate_key", member.name, f"again at byte {member.header_block * BLOCK}"))
             else:

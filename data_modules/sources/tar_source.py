@@ -21,10 +21,8 @@ from data_modules.sources.tar_scan import (
     LANGUAGE_SHIFT,
     MAX_TEXT_BYTES,
     TEXT,
-    header_name,
-    is_header,
+    member_content,
     parse_row,
-    parse_size,
 )
 
 _MAX_GAP_BYTES = 64 * 1024
@@ -99,17 +97,7 @@ class TarSource:
             parts = {k: whole[b * BLOCK - first : (b + 1) * BLOCK - first + size] for k, (b, size) in spans.items()}
         else:
             parts = {k: self._reader.read(shard, b * BLOCK, BLOCK + size) for k, (b, size) in spans.items()}
-        return {kind: self._checked(shard, parts[kind], size) for kind, (_, size) in spans.items()}
-
-    def _checked(self, shard: str, part: bytes, size: int) -> tuple[str, bytes]:
-        header, content = part[:BLOCK], part[BLOCK:]
-        try:
-            fits = is_header(header) and parse_size(header[124:136]) == size == len(content)
-        except ValueError:
-            fits = False
-        if not fits:
-            raise SampleFault("shard_changed", f"{shard} no longer holds the member that its index describes")
-        return header_name(header), content
+        return {kind: member_content(shard, parts[kind], size) for kind, (_, size) in spans.items()}
 
     def rows_of(self, language: str) -> Rows:
         """The indices of the pairs in a language; reads the index once if the settings do not give it."""

@@ -38,8 +38,9 @@ from kelip_lightning.evaluation.logistic_regression import (
     validation_rows,
     validation_score,
 )
-from kelip_lightning.evaluation.metric_names import MEAN_PER_CLASS_RECALL
-from kelip_lightning.evaluation.metrics import mean_per_class_recall, top_k_accuracy
+from kelip_lightning.evaluation.metric_names import MEAN_PER_CLASS_RECALL, TOP_KS
+from kelip_lightning.evaluation.ranks import recall_at
+from kelip_lightning.evaluation.zero_shot import mean_per_class
 
 _INTEGER_STATES = ("labels", "ids", "in_train", "widths")
 _NO_ID = torch.iinfo(torch.int64).min
@@ -136,8 +137,9 @@ class _FrozenFeatureMetric(Metric):
             raise
         self._items = evaluation.ids.cpu(), ranks
         labels = evaluation.labels.cpu()
-        values = {f"top{k}": value for k, value in top_k_accuracy(ranks, self.num_classes).items()}
-        values[MEAN_PER_CLASS_RECALL] = mean_per_class_recall(ranks, labels)
+        ks = [k for k in TOP_KS if k <= self.num_classes]
+        values = {f"top{k}": value for k, value in recall_at(ranks, ks).items()}
+        values[MEAN_PER_CLASS_RECALL] = mean_per_class(ranks == 0, labels)
         return {name: torch.tensor(value, dtype=torch.float32, device=self.device) for name, value in values.items()}
 
     def items(self) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.benchmarks.config import EvaluationConfig
-from data_modules.benchmarks.layouts.opening import missing_files
+from data_modules.benchmarks.layouts.availability import missing_files
 from kelip_lightning.config.evaluation import EvaluationExperiment
 from kelip_lightning.config.load import load_experiment
 from kelip_lightning.errors import ConfigError

@@ -1,5 +1,6 @@
 """The inputs of the stages: data modules and evaluation sets, built from an experiment."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.chance import chance_levels
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.training.provenance import keep_tokenizer, kept_tokenizer, normalization_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,8 @@ def read_contrastive_inputs(
     """
     data = build_image_text_data(experiment, sources, run)
     sets = build_evaluation_sets(experiment.evaluation)
+    for note in (note for one in sets for note in one.notes):
+        _log.info(note)
     chance, metric = chance_levels(sets), experiment.checkpoint.best_metric
     if metric is not None and metric not in chance:
         known = ", ".join(sorted(chance)) or "none, because no evaluation set is configured"

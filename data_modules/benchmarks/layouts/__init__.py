@@ -1,1 +1,1 @@
-"""One module per layout of stored evaluation samples, behind `SampleTable`."""
+"""Layouts of evaluation sets on disk, each opened as a `SampleTable`."""

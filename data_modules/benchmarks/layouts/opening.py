@@ -1,40 +1,17 @@
-"""Placeholder until the layouts are merged."""
+"""Opens the samples of an evaluation set in the layout of its configuration."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from data_modules.benchmarks.config import TableConfig, TextTableConfig
-from data_modules.benchmarks.sample_table import RowIds, SampleTable
+from data_modules.benchmarks.config import Layout, TableConfig
+from data_modules.benchmarks.layouts.clip_benchmark import open_clip_benchmark
+from data_modules.benchmarks.layouts.image_folder import open_image_folder
+from data_modules.benchmarks.layouts.karpathy import open_karpathy
+from data_modules.benchmarks.layouts.settings import check_settings, needed_columns, sample_layout
+from data_modules.benchmarks.layouts.shards import open_shard_samples
+from data_modules.benchmarks.layouts.table import open_dataset_samples, open_table_samples
+from data_modules.benchmarks.layouts.xtd10 import open_xtd10
+from data_modules.benchmarks.sample_table import SampleTable
 from data_modules.errors import DataError
-from data_modules.sources.fingerprint import FileFingerprint, table_fingerprint
-from data_modules.sources.tables import as_text, open_table, read_rows
-
-
-class ParquetSamples:
-    def __init__(self, config: TableConfig, columns: Sequence[str]) -> None:
-        self.table = open_table(config.files, config.image, [])
-        self.config = config
-        self.identity = repr((config.files, config.image))
-        self.columns = self.table.column_names
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def cells(self, column: str, rows: RowIds) -> list[Any]:
-        if column not in self.columns:
-            raise DataError(
-                f"{self.config.files[0]} has no column '{column}'; its columns are {', '.join(self.columns)}"
-            )
-        return [row.get(column) for row in read_rows(self.table, [column], rows)]
-
-    def keys(self, rows: RowIds) -> list[str]:
-        if self.config.key in self.columns:
-            return [as_text(one) for one in self.cells(self.config.key, rows)]
-        return [str(row) for row in rows]
-
-    def image(self, row: int) -> bytes:
-        cell = self.table[row][self.config.image]
-        return cell["bytes"] if isinstance(cell, dict) else cell
 
 
 def open_samples(
@@ -45,16 +22,46 @@ def open_samples(
     needs_images: bool = True,
     columns: Sequence[str] = (),
 ) -> SampleTable:
-    return ParquetSamples(config, columns)
+    """The samples of an evaluation set. Files, columns and their types are checked; images are read later.
+
+    Args:
+        config: Files and layout.
+        context: Dotted key of the set (`evaluation.retrieval.coco`), the subject of error messages.
+        data_folder: Folder or URL that relative paths are in; `None`: the working directory.
+        needs_images: Whether images must be there.
+        columns: Columns that the caller reads, besides those of `captions`, `key` and `concept`.
+
+    Raises:
+        DataError: A file is missing, damaged or of another layout, a column is missing or of a wrong type, an image is
+            listed twice, or a setting has no effect in this layout.
+    """
+    try:
+        return _open(config, context, data_folder, needs_images, needed_columns(config, columns))
+    except DataError as error:
+        raise DataError(f"{context}: {error}") from error
 
 
-def joined_captions(config: TextTableConfig, keys: list[str], context: str, data_folder: str | None) -> list[list[str]]:
-    raise NotImplementedError
-
-
-def sample_fingerprints(config: TableConfig, data_folder: str | None) -> tuple[FileFingerprint, ...]:
-    return table_fingerprint(config.files)
-
-
-def missing_files(config: TableConfig, data_folder: str | None) -> list[str]:
-    return []
+def _open(
+    config: TableConfig, context: str, data_folder: str | None, needs_images: bool, needed: list[str]
+) -> SampleTable:
+    layout = sample_layout(config)
+    check_settings(config, layout)
+    image = config.image if needs_images else None
+    match layout:
+        case Layout.shards:
+            found = open_shard_samples(config, context, data_folder, needs_images, needed)
+        case Layout.table:
+            return open_table_samples(config, context, data_folder, image, needed)
+        case Layout.clip_benchmark:
+            found = open_clip_benchmark(config, context, data_folder, needs_images, needed)
+        case Layout.image_folder:
+            found = open_image_folder(config, context, data_folder, needed)
+        case Layout.karpathy:
+            found = open_karpathy(config, context, data_folder, needs_images, needed)
+        case Layout.xtd10:
+            found = open_xtd10(config, context, data_folder, needs_images, needed)
+        case _:
+            return open_dataset_samples(config, context, data_folder, image, needed)
+    for column in config.captions.values():
+        found.require_texts(column)
+    return found
