@@ -44,7 +44,7 @@ class SelectedImages:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def keys(self) -> list[str]:
+    def image_keys(self) -> list[str]:
         """N keys, for messages and panels."""
         return self.table.keys(self.rows)
 

@@ -72,17 +72,19 @@ def _write_classes(folder: Path, description: object) -> str:
 
 def pairs_of(built: RetrievalSet, language: str) -> set[tuple[str, str]]:
     """(key of the image, caption) of all positives."""
-    keys, captions = built.images.keys(), built.captions[language]
+    keys, captions = built.images.image_keys(), built.captions[language]
     return {(keys[image], captions[caption]) for image, caption in built.positives[language].tolist()}
 
 
 def test_build_retrieval_set__positives_are_the_images_with_their_own_captions(table: TableConfig, rows: Rows) -> None:
     built = build_retrieval_set("r", RetrievalSetConfig(table=table, where={"design": ["flat"]}))
-    by_key, keys = {row["key"]: row for row in rows}, built.images.keys()
+    by_key, keys = {row["key"]: row for row in rows}, built.images.image_keys()
     assert sorted(keys) == [f"flat/{concept}" for concept in range(6)]
     for language in ("ko", "en"):
-        assert pairs_of(built, language) == {(key, by_key[key][f"name_{language}"]) for key in built.images.keys()}
-    for key, row in zip(built.images.keys(), built.images.rows, strict=True):
+        assert pairs_of(built, language) == {
+            (key, by_key[key][f"name_{language}"]) for key in built.images.image_keys()
+        }
+    for key, row in zip(built.images.image_keys(), built.images.rows, strict=True):
         assert built.images.table.image(int(row)) == by_key[key]["image"]["bytes"]
     assert (built.notes, built.tie_rule) == ([], "pessimistic")
 
@@ -204,7 +206,7 @@ def test_build_classification_set__labels_and_names(table: TableConfig, classes_
     built = build_classification_set("k", _classification(table, classes_file))
     assert built.labels.dtype == torch.int64
     assert torch.bincount(built.labels, minlength=3).tolist() == [6, 6, 0]
-    assert [key.startswith("flat") for key in built.images.keys()] == (built.labels == 0).tolist()
+    assert [key.startswith("flat") for key in built.images.image_keys()] == (built.labels == 0).tolist()
     assert built.classes.names == {"ko": [["납작한"], ["둥근"], ["유화"]], "en": [["flat", "even"], ["round"], ["oil"]]}
     assert built.classes.templates == CLASSES["templates"]
     assert built.notes == [
