@@ -84,7 +84,7 @@ def test_build_retrieval_set__positives_are_the_images_with_their_own_captions(t
         assert pairs_of(built, language) == {
             (key, by_key[key][f"name_{language}"]) for key in built.images.image_keys()
         }
-    for key, row in zip(built.images.image_keys(), built.images.rows, strict=True):
+    for key, row in zip(keys, built.images.rows, strict=True):
         assert built.images.table.image(int(row)) == by_key[key]["image"]["bytes"]
     assert (built.notes, built.tie_rule) == ([], "pessimistic")
 
