@@ -61,7 +61,7 @@ def only_file(config: TableConfig, what: str) -> str:
         DataError: There are several.
     """
     if len(config.files) != 1:
-        raise DataError(f"files names {len(config.files)} entries, and this layout is {what}: make them sets")
+        raise DataError(f"files names {len(config.files)} entries, and this layout is {what}; make each a set")
     return config.files[0]
 
 

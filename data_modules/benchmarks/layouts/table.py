@@ -74,7 +74,7 @@ class StoredSamples:
         return column_keys(self.cells(self._key, rows), self._key, rows, self.context)
 
     def image(self, row: int) -> bytes:
-        if self._images is None or self._image not in self.columns:
+        if self._images is None:
             raise SampleFault("image_missing", "the set was opened without images", str(row))
         with sample_errors(str(row)):
             return self._read_cell(self._images[int(row)][self._image], int(row))

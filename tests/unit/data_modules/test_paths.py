@@ -6,7 +6,7 @@ import pytest
 
 import data_modules
 from data_modules.errors import DataError
-from data_modules.paths import resolve_files, resolve_path
+from data_modules.paths import in_folder, resolve_files, resolve_path
 
 
 def test_resolve_path__package_home_and_plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -42,3 +42,19 @@ def test_resolve_files__a_path_with_brackets_is_a_file(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "a.parquet").touch()
     assert resolve_files([str(folder / "a.parquet")]) == [folder / "a.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "expected"),
+    [
+        ("a/*.tar", "/data", "/data/a/*.tar"),
+        ("a.tar", "s3://bucket/sets/", "s3://bucket/sets/a.tar"),
+        ("a.tar", None, "a.tar"),
+        ("/other/a.tar", "/data", "/other/a.tar"),
+        ("~/a.tar", "/data", "~/a.tar"),
+        ("package:emoji/noto.parquet", "/data", "package:emoji/noto.parquet"),
+        ("s3://bucket/a.tar", "/data", "s3://bucket/a.tar"),
+    ],
+)
+def test_in_folder__only_relative_paths_move(path: str, folder: str | None, expected: str) -> None:
+    assert in_folder(path, folder) == expected

@@ -79,6 +79,15 @@ def test_cells__that_are_not_text_name_their_row(tmp_path: Path) -> None:
         table.cells("ko", np.array([0, 1]))
 
 
+@pytest.mark.parametrize("needs_images", [True, False])
+def test_open_samples__a_file_that_differs_from_its_manifest(needs_images: bool, tmp_path: Path) -> None:
+    opened(tmp_path / "a.parquet", [{"image": b"x"}])
+    (tmp_path / "manifest.json").write_text('{"files": {"a.parquet": {"sha256": "0"}}}')
+    config = TableConfig(files=["a.parquet"])
+    with pytest.raises(DataError, match=r"evaluation\.x: .*a\.parquet is damaged \(its SHA-256 is not"):
+        open_samples(config, "evaluation.x", data_folder=str(tmp_path), needs_images=needs_images)
+
+
 MEASURE = """
 import resource, sys
 import datasets.config
