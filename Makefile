@@ -77,6 +77,10 @@ dashboard-screenshot: $(VENV)/.base ## screenshots of TensorBoard on runs/ with 
 benchmark-data: $(VENV)/.test ## samples per second and core of the data path, compared with raw decoding and open_clip's loader
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.benchmarks.data $(ARGS)
 
+.PHONY: benchmark-evaluation
+benchmark-evaluation: $(VENV)/.test ## memory of an evaluation of 50,000 pictures and of 5,000 x 25,000 retrieval; one rank and two
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.benchmarks.evaluation $(ARGS)
+
 ##@ Development
 
 .PHONY: test

@@ -81,9 +81,7 @@ def test_build_retrieval_set__positives_are_the_images_with_their_own_captions(t
     by_key, keys = {row["key"]: row for row in rows}, built.images.image_keys()
     assert sorted(keys) == [f"flat/{concept}" for concept in range(6)]
     for language in ("ko", "en"):
-        assert pairs_of(built, language) == {
-            (key, by_key[key][f"name_{language}"]) for key in built.images.image_keys()
-        }
+        assert pairs_of(built, language) == {(key, by_key[key][f"name_{language}"]) for key in keys}
     for key, row in zip(keys, built.images.rows, strict=True):
         assert built.images.table.image(int(row)) == by_key[key]["image"]["bytes"]
     assert (built.notes, built.tie_rule) == ([], "pessimistic")
