@@ -1,24 +1,31 @@
 """Tables of `kelip evaluate`: one model's metrics, several models beside one another, and an evaluation file's own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from kelip_lightning.cli.report import LANGUAGES, format_metric, metrics_table
+from kelip_lightning.config.evaluation import published_rows
 from kelip_lightning.evaluation.metric_names import split_name
 
 if TYPE_CHECKING:
-    from kelip_lightning.config.evaluation import EvaluationExperiment, ResultTableConfig
+    from kelip_lightning.config.evaluation import EvaluationExperiment, PublishedConfig, ResultTableConfig
     from kelip_lightning.inference.evaluate import Results
+
+_FILE_WIDTH = 1000
+"""Columns of text for tables that are not printed on a terminal."""
 
 
 def print_evaluations(results: "Results", experiment: "EvaluationExperiment") -> None:
-    """Print the tables, what was left out, and metrics on which tie rules differ."""
+    """Print the tables, what was left out, metrics on which tie rules differ, and protocols of published results."""
     console = Console()
+    if not console.is_terminal:  # a file has no width that a wide table would have to fit
+        console = Console(width=_FILE_WIDTH)
     columns = {name: one.metrics for name, one in results.models.items()}
-    published = {f"{one.model} [{one.source}]": one.metrics for one in experiment.published}
+    published = published_rows(experiment.published)
     if experiment.tables:
         for table in experiment.tables.values():
             console.print(result_table(table, columns | published))
@@ -26,8 +33,9 @@ def print_evaluations(results: "Results", experiment: "EvaluationExperiment") ->
         ((name, metrics),) = columns.items()
         console.print(metrics_table(metrics, results.chance, name, headline=False))
     else:
-        console.print(comparison_table(columns | published, results.chance))
-    for line in notes_of(results):
+        shared = {name: metrics for name, metrics in published.items() if metrics.keys() & results.chance.keys()}
+        console.print(comparison_table(columns | shared, results.chance))
+    for line in [*notes_of(results), *protocols_of(experiment.published)]:
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -44,13 +52,18 @@ def notes_of(results: "Results") -> list[str]:
     return lines
 
 
+def protocols_of(published: Sequence["PublishedConfig"]) -> list[str]:
+    """What the published results say of their protocol, each sentence once per model and source."""
+    return list(dict.fromkeys(f"{one.name}: {one.protocol}" for one in published if one.protocol))
+
+
 def comparison_table(models: Mapping[str, Mapping[str, float]], chance: Mapping[str, float]) -> Table:
     """A row per metric of the evaluated sets, a column per model; published models last."""
     table = Table(title="Evaluation", title_justify="left")
     for heading in ("evaluation set", "metric", "language"):
         table.add_column(heading)
     for name in (*models, "chance"):
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     for metric, level in chance.items():
         data_set, language, rest = split_name(metric)
         cells = [format_metric(rest, one.get(metric)) for one in models.values()]
@@ -59,7 +72,10 @@ def comparison_table(models: Mapping[str, Mapping[str, float]], chance: Mapping[
 
 
 def result_table(config: "ResultTableConfig", models: Mapping[str, Mapping[str, float]]) -> Table:
-    """A row per model and language with any value, a column per configured metric; percent."""
+    """A row per model and language with any value, a column per configured metric; percent.
+
+    The mean is over the columns in which the row has a value; their number follows in brackets.
+    """
     table = Table(title=config.title, title_justify="left")
     by_language = any("{language}" in metric for metric in config.columns.values())
     for heading in ("model", *(("language",) if by_language else ())):
@@ -75,6 +91,6 @@ def result_table(config: "ResultTableConfig", models: Mapping[str, Mapping[str, 
                 continue
             cells = [format_metric(key, value) for key, value in zip(keys, values, strict=True)]
             if config.mean:
-                cells.append(format_metric(keys[0], sum(found) / len(found)) if len(found) == len(values) else "–")
-            table.add_row(name, *((LANGUAGES[language],) if by_language else ()), *cells)
+                cells.append(f"{format_metric(keys[0], sum(found) / len(found))} ({len(found)})")
+            table.add_row(Text(name), *((LANGUAGES[language],) if by_language else ()), *cells)
     return table

@@ -1,8 +1,11 @@
 """Settings of `kelip evaluate`: sets, where their data comes from, published results, and the tables to print."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from data_modules.benchmarks.config import EvaluationConfig
+from kelip_lightning.config.schema import build_section
 from kelip_lightning.evaluation.metric_names import metric_problem
 
 
@@ -33,6 +36,11 @@ class PublishedConfig:
     metrics: dict[str, float]
     """Metric (eval/SET_ko/zero_shot_top1) -> value; shares in [0, 1]."""
 
+    @property
+    def name(self) -> str:
+        """Model and source, the heading of its row or column."""
+        return f"{self.model} [{self.source}]"
+
     def __post_init__(self) -> None:
         for name, value in self.metrics.items():
             if problem := metric_problem(name):
@@ -50,7 +58,7 @@ class ResultTableConfig:
     columns: dict[str, str]
     """Heading of a column -> metric; `{language}` in it makes a row for each language."""
     mean: bool = False
-    """Whether the last column is the mean of a row; of complete rows only."""
+    """Whether the last column is the mean over the columns that a row has a value in, with their number in brackets."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -63,7 +71,39 @@ class EvaluationExperiment:
     """Further files of this kind, relative to this one; their sets and published results are added."""
     about: DataNoteConfig | None = None
     """Where the data comes from."""
-    published: list[PublishedConfig] = field(default_factory=list)
-    """Published results."""
+    published: list[Any] = field(default_factory=list)
+    """Published results: sections of `model`, `source`, `protocol` and `metrics` (metric -> share in [0, 1]). Those of
+    the same model and source are one row, and must agree."""
     tables: dict[str, ResultTableConfig] = field(default_factory=dict)
     """Name -> table to print instead of the list of all metrics."""
+
+    def __post_init__(self) -> None:
+        """Make every entry of `published` a `PublishedConfig`; configuration files may hold no list of sections."""
+        problems: list[str] = []
+        self.published = [
+            one
+            if isinstance(one, PublishedConfig)
+            else build_section(PublishedConfig, one, f"published.{place}", problems)
+            for place, one in enumerate(self.published)
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        published_rows(self.published)
+
+
+def published_rows(published: Sequence[PublishedConfig]) -> dict[str, dict[str, float]]:
+    """`MODEL [SOURCE]` -> its metrics, those of all entries of the same model and source together.
+
+    Raises:
+        ValueError: Two of these entries have different values of a metric.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    for one in published:
+        row = rows.setdefault(one.name, {})
+        for metric, value in one.metrics.items():
+            if row.setdefault(metric, value) != value:
+                raise ValueError(
+                    f"published has {metric} = {row[metric]} and {value} for {one.name}; "
+                    "remove one, or state another source"
+                )
+    return rows
