@@ -1,5 +1,7 @@
 """Every evaluation file loads, publishes only metrics of its own sets, and the paper's tables come out as printed."""
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,6 @@ from rich.table import Table
 from data_modules.benchmarks.class_names import read_class_names
 from data_modules.errors import DataError
 from data_modules.paths import resolve_path
-from kelip_lightning.cli.evaluate import _load, parse_words
 from kelip_lightning.cli.evaluation_tables import print_evaluations, result_table
 from kelip_lightning.config.evaluation import EvaluationExperiment, published_rows
 from kelip_lightning.config.experiment import SCHEMAS
@@ -33,6 +34,7 @@ CLASSIFICATION = [
 WRITTEN_BY_THE_USER = {"webkorean.yaml", "babel_imagenet_ko.yaml"}
 """Classes files that are private or may not be shipped."""
 KOREAN_ONLY = {"webkorean", "babel_imagenet"}
+DOCUMENT = ROOT / "docs" / "evaluation.md"
 CLASSES = resolve_path("package:assets/classes")
 AVERAGES = {
     ("CLIP ViT-B/32", "English"): (57.6, 13),
@@ -129,6 +131,33 @@ def test_shipped_classes_file__has_both_languages(name: str) -> None:
     assert set(read_class_names(f"package:assets/classes/{name}.yaml", name).templates) == {"ko", "en"}
 
 
+def test_babel_script__writes_the_classes_of_clip_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = pytest.importorskip("clip_benchmark")
+    monkeypatch.chdir(tmp_path)
+    scripts = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
+    exec(next(script for script in scripts if "babel_imagenet" in script), {})
+    classes = read_class_names("babel_imagenet_ko.yaml", "babel_imagenet")
+    folder = Path(package.__file__).parent / "datasets"
+    numbers, names = json.loads((folder / "babel_imagenet.json").read_text(encoding="utf-8"))["KO"]
+    assert classes.ids == [str(number) for number in numbers]
+    assert classes.names == {"ko": [[name] for name in names]}
+    assert len(classes.ids) == 648
+    assert len(classes.templates["ko"]) == 80
+
+
+def test_flickr30k_200_script__writes_a_row_per_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("filenames.txt").write_text("1.jpg\n2.jpg\n", encoding="utf-8")
+    Path("kor_Hang.txt").write_text("개 한 마리\n두 사람\n", encoding="utf-8")
+    scripts = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
+    exec(next(script for script in scripts if "kor_Hang" in script), {})
+    table = [json.loads(line) for line in Path("captions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert table == [
+        {"image": "images/1.jpg", "caption": "개 한 마리"},
+        {"image": "images/2.jpg", "caption": "두 사람"},
+    ]
+
+
 def test_paper__includes_its_17_sets(paper: EvaluationExperiment) -> None:
     assert list(paper.evaluation.classification) == CLASSIFICATION
     assert list(paper.evaluation.retrieval) == ["flickr30k", "coco", "coco_aihub"]
@@ -199,7 +228,9 @@ def test_print_evaluations__published_rows_stand_beside_the_metrics_that_they_sh
 
 
 def test_paper__without_data_is_one_clear_sentence(tmp_path: Path) -> None:
-    experiment = _load(parse_words(["no_model", str(PAPER), f"evaluation.data_folder={tmp_path}"]))
+    overrides = [f"evaluation.data_folder={tmp_path}"]
+    loaded = load_experiment(PAPER, overrides, EvaluationExperiment, on_this_machine=False).experiment
+    experiment = with_included(loaded, PAPER)
     with pytest.raises(DataError) as raised:
         evaluate_models(["no_model"], experiment.evaluation, torch.device("cpu"))
     message = str(raised.value)
