@@ -19,6 +19,7 @@ from kelip_lightning.config.evaluation import EvaluationExperiment, published_ro
 from kelip_lightning.config.experiment import SCHEMAS
 from kelip_lightning.config.load import find_schema, load_experiment
 from kelip_lightning.errors import ConfigError
+from kelip_lightning.evaluation.suite import Evaluation
 from kelip_lightning.inference.evaluate import Results, evaluate_models
 from kelip_lightning.inference.evaluation_file import set_names, with_included
 from tests.paths import ROOT
@@ -213,18 +214,21 @@ def test_print_evaluations__names_missing_sets_sources_and_protocols(
     assert any("57.63 % (13)" in line and "CLIP ViT-B/32 [Ko & Gu 2022, Table 2]" in line for line in lines)
 
 
-def test_print_evaluations__published_rows_stand_beside_the_metrics_that_they_share(
+def test_print_evaluations__published_rows_stand_below_the_evaluated_model(
     write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    metric = "eval/flowers_ko/image_to_text_R@1"
+    metric, unpublished = "eval/flowers_ko/image_to_text_R@1", "eval/flowers_ko/mean_recall"
     # `[open_clip]` would be a style in rich's markup.
     published = [_row({metric: 0.5}, "open_clip"), _row({"eval/other_ko/image_to_text_R@1": 0.25}, "elsewhere")]
     experiment = _load_file(write(published=published))
-    print_evaluations(Results(models={}, chance={metric: 0.1}, notes=[], missing={}), experiment)
-    printed = capsys.readouterr().out
-    assert "a model [open_clip]" in printed
-    assert "50.00 %" in printed
-    assert "elsewhere" not in printed
+    run = Evaluation(metrics={metric: 0.4, unpublished: 0.3})
+    chance = {metric: 0.1, unpublished: 0.1}
+    print_evaluations(Results(models={"runs/a": run}, chance=chance, notes=[], missing={}), experiment)
+    printed = capsys.readouterr().out.splitlines()
+    below = printed[printed.index(next(line for line in printed if "flowers, with published results" in line)) :]
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in below if line.startswith("│")]
+    assert cells == [["runs/a", "Korean", "40.00 %"], ["a model [open_clip]", "Korean", "50.00 %"]]
+    assert not any("elsewhere" in line for line in printed)
 
 
 def test_paper__without_data_is_one_clear_sentence(tmp_path: Path) -> None:
