@@ -12,6 +12,7 @@ import yaml
 from rich.table import Table
 
 from data_modules.benchmarks.class_names import read_class_names
+from data_modules.benchmarks.evaluation_sets import build_evaluation_sets
 from data_modules.errors import DataError
 from data_modules.paths import resolve_path
 from kelip_lightning.cli.evaluation_tables import print_evaluations, result_table
@@ -21,7 +22,8 @@ from kelip_lightning.config.load import find_schema, load_experiment
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.suite import Evaluation
 from kelip_lightning.inference.evaluate import Results, evaluate_models
-from kelip_lightning.inference.evaluation_file import set_names, with_included
+from kelip_lightning.inference.evaluation_file import available_part, set_names, with_included
+from tests.experiments.miniature_sets import NUM_IMAGES, write_miniature
 from tests.paths import ROOT
 
 FOLDER = ROOT / "experiments" / "evaluation"
@@ -32,7 +34,7 @@ CLASSIFICATION = [
     *("fer2013", "food101", "gtsrb", "mnist", "resisc45", "cars", "stl10"),
 ]
 """The columns of the paper's Table 2, in its order."""
-WRITTEN_BY_THE_USER = {"webkorean.yaml", "babel_imagenet_ko.yaml"}
+WRITTEN_BY_THE_USER = {"webkorean_classes.yaml", "babel_imagenet_ko.yaml"}
 """Classes files that are private or may not be shipped."""
 KOREAN_ONLY = {"webkorean", "babel_imagenet"}
 DOCUMENT = ROOT / "docs" / "evaluation.md"
@@ -130,6 +132,34 @@ def test_classes_file__is_shipped_or_written_by_the_user(file: Path) -> None:
 @pytest.mark.parametrize("name", sorted(set(CLASSIFICATION) - KOREAN_ONLY))
 def test_shipped_classes_file__has_both_languages(name: str) -> None:
     assert set(read_class_names(f"package:assets/classes/{name}.yaml", name).templates) == {"ko", "en"}
+
+
+@pytest.mark.parametrize("file", SET_FILES, ids=lambda file: file.stem)
+def test_set_file__opens_data_in_the_layout_that_it_describes(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_miniature(file.stem, tmp_path / "data")
+    evaluation = replace(_load_file(file).evaluation, data_folder=str(tmp_path / "data"))
+    available, missing = available_part(evaluation)
+    assert not missing
+    sets = build_evaluation_sets(available)
+    assert [one.name for one in sets] == set_names(evaluation)
+    for one in (*sets.retrieval, *sets.classification, *sets.choices):
+        assert one.images.table.image(int(one.images.rows[0])).startswith(b"\xff\xd8"), "a JPEG file"
+    for retrieval in sets.retrieval:
+        single = retrieval.name in ("xm3600", "xtd10", "flickr30k_200")
+        for captions in retrieval.captions.values():
+            assert len(captions) == (1 if single else 2) * NUM_IMAGES
+    for classification in sets.classification:
+        assert classification.labels.tolist() == [0, 1]
+    if file.stem == "xm3600":
+        assert sets.retrieval[0].captions == {"ko": ["개", "고양이"], "en": ["a dog", "a cat"]}
+    if file.stem == "cvqa":
+        assert [(one.texts, one.answers.tolist()) for one in sets.choices] == [
+            ([[f"이것은 무엇입니까? {option}" for option in ("떡", "국", "밥", "김치")]], [3]),
+            ([[f"What is this? {option}" for option in ("rice cake", "soup", "rice", "kimchi")]], [3]),
+        ]
 
 
 def test_babel_script__writes_the_classes_of_clip_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
