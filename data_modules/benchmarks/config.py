@@ -186,7 +186,8 @@ class ClassificationSetConfig:
     """Column of class ids or numbers; null: `cls` of the layout clip_benchmark, `class` of image_folder."""
     classes_file: str | None = None
     """YAML with `classes` (id -> language -> names) and `templates` (language -> texts with `{}`), each a text or a
-    list of them; null: the English names and templates in a folder of the layout clip_benchmark."""
+    list of them; relative to `evaluation.data_folder`; null: the English names and templates in a folder of the layout
+    clip_benchmark."""
     where: dict[str, list[str]] = field(default_factory=dict)
     """Conditions on the rows; rows of classes missing from the file are left out and counted."""
     tie_rule: TieRule = TieRule.pessimistic

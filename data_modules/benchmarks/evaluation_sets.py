@@ -34,6 +34,7 @@ from data_modules.benchmarks.layouts.settings import only_folder
 from data_modules.benchmarks.sample_table import RowIds, SampleTable
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
+from data_modules.paths import in_folder
 from data_modules.records import LANGUAGES
 from data_modules.sources.fingerprint import FileFingerprint, text_fingerprint
 from data_modules.sources.tables import as_text
@@ -317,7 +318,7 @@ def evaluation_fingerprints(config: EvaluationConfig) -> dict[str, tuple[FileFin
     found = {name: sample_fingerprints(table, config.data_folder) for name, table in tables.items()}
     for name, one in config.classification.items():
         if one.classes_file is not None:
-            found[f"classification.{name}"] += (text_fingerprint(one.classes_file),)
+            found[f"classification.{name}"] += (text_fingerprint(in_folder(one.classes_file, config.data_folder)),)
     return found
 
 
@@ -407,7 +408,7 @@ def _positives(image_concepts: Tensor, counts: Tensor) -> Tensor:
 
 def _class_names(config: ClassificationSetConfig, context: str, data_folder: str | None) -> ClassNames:
     if config.classes_file is not None:
-        return read_class_names(config.classes_file, f"{context}.classes_file")
+        return read_class_names(in_folder(config.classes_file, data_folder), f"{context}.classes_file")
     if config.table.layout is not Layout.clip_benchmark:
         raise DataError(f"{context}.classes_file is missing: name a YAML file of class names and templates")
     try:

@@ -109,9 +109,9 @@ def _text(cell: object, what: str, context: str) -> str:
 
 
 def _answer(cell: Any, options: list[str], base: int) -> int | None:
-    """Index of the correct option or `None`; the cell is compared as text, then as letter, then as number."""
+    """Index of the correct option or `None`; a text is compared as option, then as letter, then as number."""
     text = str(cell).strip()
-    if text in options:
+    if isinstance(cell, str) and text in options:
         return options.index(text)
     if len(text) == 1 and text.upper() in (letters := "ABCDEFGHIJ"[: len(options)]):
         return letters.index(text.upper())

@@ -1,5 +1,6 @@
 """Settings of `kelip evaluate`: sets, where their data comes from, published results, and the tables to print."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from data_modules.benchmarks.config import EvaluationConfig
@@ -33,6 +34,11 @@ class PublishedConfig:
     metrics: dict[str, float]
     """Metric (eval/SET_ko/zero_shot_top1) -> value; shares in [0, 1]."""
 
+    @property
+    def name(self) -> str:
+        """Model and source, the heading of its row or column."""
+        return f"{self.model} [{self.source}]"
+
     def __post_init__(self) -> None:
         for name, value in self.metrics.items():
             if problem := metric_problem(name):
@@ -50,7 +56,7 @@ class ResultTableConfig:
     columns: dict[str, str]
     """Heading of a column -> metric; `{language}` in it makes a row for each language."""
     mean: bool = False
-    """Whether the last column is the mean of a row; of complete rows only."""
+    """Whether the last column is the mean over the columns that a row has a value in, with their number in brackets."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -64,6 +70,27 @@ class EvaluationExperiment:
     about: DataNoteConfig | None = None
     """Where the data comes from."""
     published: list[PublishedConfig] = field(default_factory=list)
-    """Published results."""
+    """Published results. Entries of the same model and source are one row, and must agree."""
     tables: dict[str, ResultTableConfig] = field(default_factory=dict)
     """Name -> table to print instead of the list of all metrics."""
+
+    def __post_init__(self) -> None:
+        published_rows(self.published)
+
+
+def published_rows(published: Sequence[PublishedConfig]) -> dict[str, dict[str, float]]:
+    """`MODEL [SOURCE]` -> its metrics, those of all entries of the same model and source together.
+
+    Raises:
+        ValueError: Two of these entries have different values of a metric.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    for one in published:
+        row = rows.setdefault(one.name, {})
+        for metric, value in one.metrics.items():
+            if row.setdefault(metric, value) != value:
+                raise ValueError(
+                    f"published has {metric} = {row[metric]} and {value} for {one.name}; "
+                    "remove one, or state another source"
+                )
+    return rows

@@ -37,10 +37,17 @@ def section_of_mapping(hint: Any) -> type | None:
     return found if isinstance(found, type) else None
 
 
+def section_of_list(hint: Any) -> type | None:
+    """The section class of a `list[Section]`, else None."""
+    arguments = get_args(hint)
+    found = arguments[0] if get_origin(hint) is list and is_dataclass(arguments[0]) else None
+    return found if isinstance(found, type) else None
+
+
 def section_below(hint: Any) -> type[Any] | None:
-    """The section class of a field: its type, or that of the entries of its mapping; `None` for plain values."""
+    """The section class of a field: its type, or that of the entries of its mapping or list; `None`: plain values."""
     inner, _ = without_none(hint)
-    below = section_of_mapping(inner) or inner
+    below = section_of_mapping(inner) or section_of_list(inner) or inner
     return below if isinstance(below, type) and is_dataclass(below) else None
 
 
@@ -50,7 +57,8 @@ def dotted_paths(kind: type) -> list[str]:
     for name, hint in get_type_hints(kind).items():
         paths.append(name)
         if below := section_below(hint):
-            middle = f"{name}.*" if section_of_mapping(without_none(hint)[0]) else name
+            inner, _ = without_none(hint)
+            middle = f"{name}.*" if section_of_mapping(inner) or section_of_list(inner) else name
             paths.extend(f"{middle}.{path}" for path in dotted_paths(below))
     return paths
 
@@ -60,6 +68,8 @@ def has_key(kind: type, keys: list[str]) -> bool:
     if not keys:
         return True
     inner, _ = without_none(get_type_hints(kind).get(keys[0]))
+    if section_of_list(inner):
+        return len(keys) == 1  # a list is replaced as a whole
     if below := section_below(inner):
         return has_key(below, keys[2 if section_of_mapping(inner) else 1 :])
     return get_origin(inner) is dict or (inner is not None and len(keys) == 1)
@@ -155,6 +165,8 @@ def _build_value(converter: Any, field: "Field[Any]", hint: Any, given: Any, dot
             for key, one in given.items()
             if one is not None  # `sources.name=null` removes an entry of an extended file
         }
+    if (entries := section_of_list(inner)) and isinstance(given, list):
+        return [build_section(entries, one, join(dotted, str(place)), problems) for place, one in enumerate(given)]
     try:
         OmegaConf.update(converter, field.name, _spelled(given) if _holds_text(inner) else given, merge=False)
         value = converter[field.name]

@@ -58,7 +58,7 @@ def available_part(evaluation: EvaluationConfig) -> tuple[EvaluationConfig, dict
     for kind in SET_KINDS:
         sets: Mapping[str, Any] = getattr(evaluation, kind)
         for name, one in sets.items():
-            absent = missing_files(one.table, evaluation.data_folder)
+            absent = missing_files(one.table, evaluation.data_folder, getattr(one, "classes_file", None))
             if absent:
                 missing[name] = absent[0]
             else:

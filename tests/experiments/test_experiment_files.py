@@ -23,7 +23,7 @@ SCHEMA_OF = {
 FILES = sorted(
     file.relative_to(ROOT)
     for file in (ROOT / "experiments").rglob("*.yaml")
-    if file.parent.name not in ("models", "analyses", "ablations")
+    if file.parent.name not in ("models", "analyses", "ablations", "evaluation")
 )
 RUNNABLE = [file for file in FILES if file.name in SCHEMA_OF]
 
