@@ -11,11 +11,10 @@ from data_modules.paths import expand_braces, in_folder, is_url, resolve_path
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
-def missing_files(config: TableConfig, data_folder: str | None) -> list[str]:
+def missing_files(config: TableConfig, data_folder: str | None, classes_file: str | None = None) -> list[str]:
     """The paths and patterns that match nothing, below `data_folder`; URLs and names on the Hub count as present."""
-    return [
-        place for place in _places(config, data_folder) if not (is_url(place) or glob.glob(str(resolve_path(place))))
-    ]
+    places = [*_places(config, data_folder), *([in_folder(classes_file, data_folder)] if classes_file else [])]
+    return [place for place in places if not (is_url(place) or glob.glob(str(resolve_path(place))))]
 
 
 def _places(config: TableConfig, data_folder: str | None) -> Iterator[str]:
