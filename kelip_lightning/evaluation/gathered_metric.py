@@ -69,7 +69,9 @@ def sorted_once(ids: Tensor) -> Tensor:
 
 
 def require_rows(what: str, rows: Tensor, ids: Tensor, width: int | None = None) -> None:
-    """Raise ValueError unless `rows` are embeddings (B, E) with B ids."""
+    """Raise ValueError unless `rows` are embeddings (B, E) with B integer ids."""
+    if ids.is_floating_point():
+        raise ValueError(f"the ids of {what} must be integers, got {ids.dtype}")
     if rows.ndim != 2 or ids.shape != (len(rows),) or (width is not None and rows.shape[1] != width):
         wanted = f"(B, {'E' if width is None else width})"
         raise ValueError(f"{what} must be {wanted} with B ids, got {tuple(rows.shape)} and {tuple(ids.shape)}")
