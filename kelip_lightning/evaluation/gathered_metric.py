@@ -1,7 +1,8 @@
 """Base class of the metrics whose state is gathered over ranks, and whose blocks of work the ranks share."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,6 +43,15 @@ class GatheredMetric(Metric):
                 if not getattr(self, name):
                     setattr(self, name, [empty.to(self.device)])
         super().sync(*args, **kwargs)
+
+    @contextmanager
+    def sync_context(self, *args: Any, should_unsync: bool = True, **kwargs: Any) -> Iterator[None]:
+        """As in torchmetrics, which would leave the metric without its own rows after an error in `compute`."""
+        self.sync(*args, **kwargs)
+        try:
+            yield
+        finally:
+            self.unsync(should_unsync=self._is_synced and should_unsync)
 
     def _rows(self) -> dict[str, list[Tensor]]:
         return {name: getattr(self, name) for name in self.empty_states(0)}
