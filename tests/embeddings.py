@@ -14,9 +14,7 @@ def trained_rows(owners: Tensor, rows: Tensor, seed: int, noise: float = 0.7) ->
     """Each owner's row with noise, so that it mostly is the nearest one; float32 (len(owners), width)."""
     generator = torch.Generator().manual_seed(seed)
     width = rows.shape[1]
-    return F.normalize(
-        rows[owners] + noise / width**0.5 * torch.randn(len(owners), width, generator=generator), dim=-1
-    )
+    return F.normalize(rows[owners] + noise / width**0.5 * torch.randn(len(owners), width, generator=generator), dim=-1)
 
 
 def tied_rows(count: int, width: int, seed: int) -> Tensor:

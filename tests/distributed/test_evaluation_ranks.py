@@ -279,7 +279,9 @@ def test_rows_in_blocks__in_order_on_every_rank(ranks: list[dict[str, Any]]) -> 
 def test_error_of_one_rank__ends_all_with_its_message(ranks: list[dict[str, Any]]) -> None:
     failing = [found["blocks"]["failing"] for found in ranks]
     assert {message for _, message in failing} == {"the second rank is out of luck"}
-    assert [kind for kind, _ in failing] == ["ValueError" if rank == 1 else "RuntimeError" for rank in range(len(ranks))]
+    assert [kind for kind, _ in failing] == [
+        "ValueError" if rank == 1 else "RuntimeError" for rank in range(len(ranks))
+    ]
 
 
 def test_error_in_compute__leaves_each_rank_its_rows(ranks: list[dict[str, Any]]) -> None:

@@ -148,7 +148,7 @@ def test_nothing_added__is_one_sentence(make: Callable[[], GatheredMetric]) -> N
 
 
 def test_collection__of_both_tie_rules() -> None:
-    """torchmetrics lets metrics of equal states share them."""
+    """Torchmetrics lets metrics of equal states share them."""
     alone = {rule: RetrievalRecall(PAIRS, tie_rule=rule) for rule in TIE_RULES}
     together = MetricCollection({rule: RetrievalRecall(PAIRS, tie_rule=rule) for rule in TIE_RULES})
     for _ in range(2):

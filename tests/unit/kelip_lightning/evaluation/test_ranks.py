@@ -46,7 +46,9 @@ def test_retrieval_ranks__equals_naive_loop(chunk: int) -> None:
 
 @pytest.mark.parametrize("rows", [random_rows, tied_rows])
 @pytest.mark.parametrize(("num_items", "most_correct"), [(9, 1), (40, 5), (150, 3), (700, 4)])
-def test_outcomes__equal_a_naive_loop_and_topk(rows: Callable[[int, int, int], Tensor], num_items: int, most_correct: int) -> None:
+def test_outcomes__equal_a_naive_loop_and_topk(
+    rows: Callable[[int, int, int], Tensor], num_items: int, most_correct: int
+) -> None:
     generator = np.random.default_rng(num_items)
     scores = scores_of(rows(60, 8, 3), rows(num_items, 8, 4))
     right = [set(generator.permutation(num_items)[: generator.integers(1, most_correct + 1)]) for _ in range(60)]

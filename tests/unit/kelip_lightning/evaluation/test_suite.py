@@ -15,13 +15,13 @@ from data_modules.benchmarks.class_names import ClassNames
 from data_modules.benchmarks.evaluation_sets import CaptionSet, ClassificationSet, EvaluationSets, RetrievalSet
 from data_modules.benchmarks.image_stream import SelectedImages
 from data_modules.errors import DataError
+from kelip_lightning.errors import NonFiniteEmbeddingsError
 from kelip_lightning.evaluation.chance import chance_levels
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.evaluation.retrieval import CaptionRetrieval, RetrievalRecall
 from kelip_lightning.evaluation.suite import Evaluation, Streaming, batch_size_of, evaluate_sets
 from kelip_lightning.evaluation.tasks import first_positives, spread_evenly
 from kelip_lightning.evaluation.zero_shot import ZeroShotAccuracy, class_embeddings
-from kelip_lightning.errors import NonFiniteEmbeddingsError
 from tests.sample_tables import MemoryTable, raw_pixels
 
 WIDTH, NUM_CAPTIONS = 12, 30

@@ -109,18 +109,14 @@ def test_topk_rule__equals_clip_benchmark(case: Case, batch: int) -> None:
     found = _computed(metric, case, batch)
     loader = _Batches(case, batch)
     names, tokenize = list(map(str, range(len(case.classes)))), lambda texts: torch.tensor([int(one) for one in texts])
-    theirs = zeroshot_classification.evaluate(
-        _model(case.classes), loader, tokenize, names, ["{c}"], "cpu", amp=False
-    )
+    theirs = zeroshot_classification.evaluate(_model(case.classes), loader, tokenize, names, ["{c}"], "cpu", amp=False)
     assert found["top1"] == pytest.approx(theirs["acc1"], abs=1e-6)
     assert found["mean_per_class_recall"] == pytest.approx(theirs["mean_per_class_recall"], abs=1e-6)
     if len(case.classes) < 5:
         assert "top5" not in found and math.isnan(theirs["acc5"])
     else:
         assert found["top5"] == pytest.approx(theirs["acc5"], abs=1e-6)
-    logits, target = zeroshot_classification.run_classification(
-        _model(), case.classes.T, loader, "cpu", amp=False
-    )
+    logits, target = zeroshot_classification.run_classification(_model(), case.classes.T, loader, "cpu", amp=False)
     hits = logits.topk(min(5, len(case.classes)), dim=1).indices == target[:, None]
     assert metric.outcomes is not None and metric.top_matches is not None
     for column, k in enumerate(metric.ks):
@@ -136,9 +132,7 @@ def test_pessimistic_rule__equals_naive_loop_and_topk_where_nothing_ties(case: C
     metric = ZeroShotAccuracy(case.classes)
     found = _computed(metric, case, 17)
     scores, labels = (case.images @ case.classes.T).numpy(), case.labels.numpy()
-    ranks = np.array(
-        [sum(score >= row[own] for score in row) - 1 for row, own in zip(scores, labels, strict=True)]
-    )
+    ranks = np.array([sum(score >= row[own] for score in row) - 1 for row, own in zip(scores, labels, strict=True)])
     assert metric.outcomes is not None
     assert metric.outcomes.ranks("pessimistic").tolist() == ranks.tolist()
     for k in metric.ks:
@@ -198,7 +192,9 @@ def test_update__refuses_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="zero-shot classification needs images"):
         metric.compute()
     for wrong in (labels + 1, labels - 1, labels[:2], labels[:, None], labels.float()):
-        with pytest.raises(ValueError, match=r"^labels must be integers \(B,\) in \[0, 4\) for the 3 images, got torch"):
+        with pytest.raises(
+            ValueError, match=r"^labels must be integers \(B,\) in \[0, 4\) for the 3 images, got torch"
+        ):
             metric.update(images, wrong)
     for rows in (images[:, :7], images[0]):
         with pytest.raises(ValueError, match=r"images must be \(B, 8\) with B ids"):
