@@ -1,4 +1,4 @@
-"""Evaluation on several ranks: every outcome is that of one process, no rank is idle, and none waits for a failed one."""
+"""Evaluation on several ranks: outcomes are those of one process, no rank is idle, and none waits for a failed one."""
 
 import io
 import json
@@ -183,7 +183,7 @@ def _encode_texts(texts: list[str]) -> Tensor:
     return torch.stack([tied_rows(1, WIDTH, crc32(text.encode()))[0] for text in texts])
 
 
-def _suite(rank: int, world: int, folder: Path, name: str = "all", broken_on: int = -1) -> dict[str, Any]:
+def _suite(rank: int, folder: Path, name: str = "all", broken_on: int = -1) -> dict[str, Any]:
     """Results of all sets, and how many batches of images, texts and prompts this rank embedded."""
     batches = {"images": 0, "texts": 0, "prompts": 0}
     weight = torch.randn(3 * 8 * 8, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -224,10 +224,10 @@ def _work(rank: int, world: int, folder: Path) -> None:
     if world == 3:
         retrieval.block_size = lambda _: 8  # type: ignore[assignment]
         found |= {
-            "all": _suite(rank, world, folder),
-            "few": _suite(rank, world, folder, "few"),
-            "not finite": _raised(lambda: _suite(rank, world, folder, broken_on=1)),
-            "no image": _raised(lambda: _suite(rank, world, folder, "broken")),
+            "all": _suite(rank, folder),
+            "few": _suite(rank, folder, "few"),
+            "not finite": _raised(lambda: _suite(rank, folder, broken_on=1)),
+            "no image": _raised(lambda: _suite(rank, folder, "broken")),
         }
     (folder / f"{world}-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()
@@ -291,7 +291,7 @@ def test_error_in_compute__leaves_each_rank_its_rows(ranks: list[dict[str, Any]]
 
 @pytest.mark.parametrize("name", ["all", "few"])
 def test_suite__equals_one_process_bit_for_bit(three: list[dict[str, Any]], folder: Path, name: str) -> None:
-    expected = _as_json(_suite(0, 1, folder, name)["results"])
+    expected = _as_json(_suite(0, folder, name)["results"])
     metrics, items, examples, _ = expected
     assert len(metrics) == 2 * 2 * 9 + 13 + 2 * 3 and len(items) == 2 * 4 + 5 + 2 and len(examples) == 2 * 2 + 2
     for found in three:
@@ -299,7 +299,7 @@ def test_suite__equals_one_process_bit_for_bit(three: list[dict[str, Any]], fold
 
 
 def test_suite__no_rank_is_idle(three: list[dict[str, Any]], folder: Path) -> None:
-    whole = _suite(0, 1, folder)["batches"]
+    whole = _suite(0, folder)["batches"]
     assert whole == {"images": 5, "texts": 9, "prompts": 14}
     for what, number in whole.items():
         shares = [found["all"]["batches"][what] for found in three]

@@ -249,9 +249,9 @@ def test_require_finite__counts_rows_of_any_float_dtype() -> None:
 
 @pytest.mark.parametrize("error", [NonFiniteEmbeddingsError, DataError])
 def test_error_context__names_the_place_and_keeps_the_class(error: type[Exception]) -> None:
-    with pytest.raises(error, match="^evaluation set a: broken$"), error_context("evaluation set a"):
+    with pytest.raises(error, match=r"^evaluation set a: broken$"), error_context("evaluation set a"):
         raise error("broken")
-    with pytest.raises(KeyError, match="^'other'$"), error_context("evaluation set a"):
+    with pytest.raises(KeyError, match=r"^'other'$"), error_context("evaluation set a"):
         raise KeyError("other")
 
 

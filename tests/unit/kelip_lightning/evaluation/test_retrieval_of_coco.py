@@ -3,7 +3,8 @@
 Its R@K is the share of queries with any correct item among the first K, over the queries that its list of positives
 names, with the original pairs of COCO, those of CxC, or those of ECCV Caption. ECCV Caption names 1,261 images and
 1,332 captions as queries, with positives of each direction by itself; each direction is therefore a metric of its own
-here. (Two of its positives are captions that are not among the 25,000 and cannot be found.) Its mAP@R and R-Precision, and the mean over five folds of 1,000 images, are other metrics.
+here. Two of its positives are captions that are not among the 25,000 and cannot be found. Its mAP@R and R-Precision,
+and the mean over five folds of 1,000 images, are other metrics.
 """
 
 import warnings
