@@ -67,7 +67,7 @@ class RetrievalSet(EvaluationSet):
     captions: dict[str, list[str]]
     """Language -> M captions."""
     positives: dict[str, Tensor]
-    """Language -> int64 (P, 2): pairs (image, caption), each image and each pair once or more."""
+    """Language -> int64 (P, 2): pairs (image, caption), each pair once, each image in one or more."""
     image_concepts: Tensor
     """int64 (N,): images with equal numbers depict the same concept."""
     caption_concepts: dict[str, Tensor]

@@ -3,8 +3,10 @@
 Shapes: N images, M captions, K classes.
 """
 
+import math
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import permutations
 from math import comb
 
@@ -60,8 +62,7 @@ def _retrieval_chance(data: RetrievalSet) -> dict[str, float]:
             counts = torch.unique(pairs[:, column], return_counts=True)[1].tolist()
             task = join_name(data.name, language, direction)
             recalls |= {at_k(task, k): _mean_chance(counts, size, k) for k in RECALL_KS}
-            # Of c correct items among n in random order, the first has the expected rank (n + 1) / (c + 1).
-            medians[f"{task}_{MEDIAN_RANK}"] = sum((size + 1) / (count + 1) for count in counts) / len(counts)
+            medians[f"{task}_{MEDIAN_RANK}"] = _median_chance(counts, size)
         levels |= recalls | medians
         levels[join_name(data.name, language, MEAN_RECALL)] = sum(recalls.values()) / len(recalls)
     return levels
@@ -91,6 +92,13 @@ def _mean_chance(counts: Iterable[int], size: int, k: int) -> float:
     numbers = Counter(counts)
     total = sum(number * chance_of_any(count, size, k) for count, number in numbers.items())
     return total / sum(numbers.values())
+
+
+def _median_chance(counts: Sequence[int], size: int) -> float:
+    """The median, over queries and orders, of the rank from 1 of the first correct one among `size` items."""
+    median = bisect_left(range(1, size), 0.5, key=lambda k: _mean_chance(counts, size, k)) + 1
+    # Half of the ranks are at most k: the median lies between k and the next rank.
+    return median + 0.5 if math.isclose(_mean_chance(counts, size, median), 0.5, rel_tol=1e-12) else float(median)
 
 
 def chance_of_any(num_correct: int, num_items: int, k: int) -> float:

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from kelip_lightning.evaluation.embed import require_finite
-from kelip_lightning.evaluation.gathered_metric import GatheredMetric, require_rows, sorted_once
+from kelip_lightning.evaluation.gathered_metric import GatheredMetric, sorted_once
 from kelip_lightning.evaluation.ranks import QueryOutcomes, checked_tie_rule
 
 
@@ -66,13 +64,8 @@ class ChoiceAccuracy(GatheredMetric):
             ValueError: Shapes do not fit.
             NonFiniteEmbeddingsError: A row holds NaN or infinity.
         """
-        for what, rows, ids in (("image", images, image_ids), ("text", texts, text_ids)):
-            if rows is None or ids is None:
-                continue
-            require_rows(f"{what}s", rows, ids)
-            require_finite(rows, what)
-            getattr(self, f"{what}_rows").append(F.normalize(rows.detach().float(), dim=-1).to(self.device))
-            getattr(self, f"{what}_ids").append(ids.to(self.device))
+        self.add_rows("image", "image", images, image_ids)
+        self.add_rows("text", "text", texts, text_ids)
 
     def compute(self) -> Tensor:
         """The accuracy, float64 scalar.

@@ -1,15 +1,18 @@
 """Base class of the metrics whose state is gathered over ranks, and whose blocks of work the ranks share."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
 from kelip_lightning.distributed.sharing import blocks_of, rows_in_blocks
+from kelip_lightning.evaluation.embed import require_finite
 
 
 class GatheredMetric(Metric):
@@ -43,6 +46,15 @@ class GatheredMetric(Metric):
                     setattr(self, name, [empty.to(self.device)])
         super().sync(*args, **kwargs)
 
+    @contextmanager
+    def sync_context(self, *args: Any, should_unsync: bool = True, **kwargs: Any) -> Iterator[None]:
+        """As in torchmetrics, which would leave the metric without its own rows after an error in `compute`."""
+        self.sync(*args, **kwargs)
+        try:
+            yield
+        finally:
+            self.unsync(should_unsync=self._is_synced and should_unsync)
+
     def _rows(self) -> dict[str, list[Tensor]]:
         return {name: getattr(self, name) for name in self.empty_states(0)}
 
@@ -52,6 +64,22 @@ class GatheredMetric(Metric):
         if isinstance(value, Tensor):
             return value
         return torch.cat(value) if value else self.empty_states(0)[name].to(self.device)
+
+    def add_rows(self, state: str, noun: str, rows: Tensor | None, ids: Tensor | None) -> None:
+        """Add embeddings (B, E), normalised in float32, to the states `STATE_rows` and `STATE_ids`; `None` twice: none.
+
+        Raises:
+            ValueError: One is given without the other, or shapes do not fit.
+            NonFiniteEmbeddingsError: A row holds NaN or infinity; both call a row `noun`.
+        """
+        if rows is None and ids is None:
+            return
+        if rows is None or ids is None:
+            raise ValueError(f"{noun}s and {state}_ids must be given together")
+        require_rows(f"{noun}s", rows, ids)
+        require_finite(rows, noun)
+        getattr(self, f"{state}_rows").append(F.normalize(rows.detach().float(), dim=-1).to(self.device))
+        getattr(self, f"{state}_ids").append(ids.to(self.device, torch.int64))
 
     def in_blocks(self, num_items: int, size: int, compute: Callable[[slice], Tensor]) -> Tensor:
         """As `rows_in_blocks`, among the ranks whose rows are gathered."""
@@ -69,7 +97,9 @@ def sorted_once(ids: Tensor) -> Tensor:
 
 
 def require_rows(what: str, rows: Tensor, ids: Tensor, width: int | None = None) -> None:
-    """Raise ValueError unless `rows` are embeddings (B, E) with B ids."""
+    """Raise ValueError unless `rows` are embeddings (B, E) with B integer ids."""
+    if ids.is_floating_point():
+        raise ValueError(f"the ids of {what} must be integers, got {ids.dtype}")
     if rows.ndim != 2 or ids.shape != (len(rows),) or (width is not None and rows.shape[1] != width):
         wanted = f"(B, {'E' if width is None else width})"
         raise ValueError(f"{what} must be {wanted} with B ids, got {tuple(rows.shape)} and {tuple(ids.shape)}")

@@ -46,7 +46,11 @@ class QueryOutcomes:
     """The k of `topk_hits`, ascending."""
 
     def ranks(self, tie_rule: str) -> Tensor:
-        """int64 (N,), below k exactly where the rule has a hit at k; under topk, exact below the largest k only."""
+        """int64 (N,), below k where the rule has a hit at k; under topk, exact below the largest k only.
+
+        Among many equal scores the items that `torch.topk` finds for a small k need not be among those for a larger
+        one; under topk a hit at the small k then counts at the larger one too, which `recall` does not.
+        """
         ranks = self.pessimistic_ranks
         if tie_rule == "topk":
             for column, k in reversed(list(enumerate(self.ks))):

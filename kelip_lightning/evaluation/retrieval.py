@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from kelip_lightning.evaluation.embed import require_finite
-from kelip_lightning.evaluation.gathered_metric import GatheredMetric, require_rows, sorted_once
+from kelip_lightning.evaluation.gathered_metric import GatheredMetric, sorted_once
 from kelip_lightning.evaluation.metric_names import IMAGE_TO_TEXT, MEAN_RECALL, MEDIAN_RANK, RECALL_KS, TEXT_TO_IMAGE
 from kelip_lightning.evaluation.ranks import (
     QueryOutcomes,
@@ -42,8 +40,9 @@ class TopMatches(NamedTuple):
 class RetrievalRecall(GatheredMetric):
     """Recall@k and median rank in both directions, any number of correct texts per image and images per text.
 
-    A query is a hit at k if any of its correct items is among its first k, as in CLIP and CLIP_benchmark. Texts
-    without an image are part of the gallery, and no queries.
+    A query is a hit at k if any of its correct items is among its first k, as in CLIP, CLIP_benchmark and the recalls
+    of ECCV Caption (Chun et al. 2022, arXiv:2204.03359), whose mAP@R and R-Precision are other metrics. Texts without
+    an image are part of the gallery, and no queries.
 
     Args:
         positives: int64 (P, 2), pairs (image id, text id), on every rank; `None`: an image and a text with equal ids
@@ -107,15 +106,8 @@ class RetrievalRecall(GatheredMetric):
             ValueError: Shapes do not fit.
             NonFiniteEmbeddingsError: A row holds NaN or infinity.
         """
-        for what, rows, ids in (("image", images, image_ids), ("text", texts, text_ids)):
-            if rows is None or ids is None:
-                if rows is not None or ids is not None:
-                    raise ValueError(f"{what}s and {what}_ids must be given together")
-                continue
-            require_rows(f"{what}s", rows, ids)
-            require_finite(rows, what)
-            getattr(self, f"{what}_rows").append(F.normalize(rows.detach().float(), dim=-1).to(self.device))
-            getattr(self, f"{what}_ids").append(ids.to(self.device))
+        self.add_rows("image", "image", images, image_ids)
+        self.add_rows("text", "text", texts, text_ids)
 
     def compute(self) -> dict[str, Tensor]:
         """`image_to_text_R@k`, `text_to_image_R@k`, their median ranks and `mean_recall`, float64 scalars.
@@ -226,13 +218,8 @@ class CaptionRetrieval(GatheredMetric):
             ValueError: Shapes do not fit.
             NonFiniteEmbeddingsError: A row holds NaN or infinity.
         """
-        for language, rows, ids in (("ko", ko, ko_ids), ("en", en, en_ids)):
-            if rows is None or ids is None:
-                continue
-            require_rows(f"{language} captions", rows, ids)
-            require_finite(rows, f"{language} caption")
-            getattr(self, f"{language}_rows").append(F.normalize(rows.detach().float(), dim=-1).to(self.device))
-            getattr(self, f"{language}_ids").append(ids.to(self.device))
+        self.add_rows("ko", "ko caption", ko, ko_ids)
+        self.add_rows("en", "en caption", en, en_ids)
 
     def compute(self) -> dict[str, Tensor]:
         """`ko_to_en_R@k`, `ko_to_en_centred_R@k`, both for en_to_ko too, `matched_minus_random`; float64 scalars.
@@ -248,7 +235,11 @@ class CaptionRetrieval(GatheredMetric):
             if language == "ko":
                 first = kept
         if len(first) < 2 or not torch.equal(first, kept):
-            raise ValueError(f"every caption needs one translation, got {len(first)} in ko and {len(kept)} in en")
+            both = int(torch.isin(first, kept).sum())
+            raise ValueError(
+                f"every caption needs one translation, and two captions are the fewest, got {len(first)} in ko and "
+                f"{len(kept)} in en, {both} of them with equal ids"
+            )
         for suffix, by_language in (("", rows), ("_centred", {name: centre(one) for name, one in rows.items()})):
             for source, target in (("ko", "en"), ("en", "ko")):
                 task = f"{source}_to_{target}{suffix}"

@@ -71,6 +71,7 @@ class Streaming:
     """Images of each set whose best texts are kept; 0: none, and no confusions."""
 
 
+@torch.no_grad()
 def evaluate_sets(sets: Iterable[EvaluationSet], encoders: Encoders, streaming: Streaming) -> Evaluation:
     """Every metric of the sets; images and texts of one table are embedded once. All ranks must call it.
 

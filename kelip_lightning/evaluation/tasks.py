@@ -263,10 +263,12 @@ class ClassificationTask(SetTask):
     def __init__(self, data: ClassificationSet, encoders: Encoders, num_examples: int) -> None:
         self.data: ClassificationSet = data
         self._encoders, self._num_examples = encoders, num_examples
-        self._named = {
-            language: torch.tensor([number for number, own in enumerate(names) if own])
+        named = {
+            language: torch.tensor([number for number, own in enumerate(names) if own], dtype=torch.int64)
             for language, names in data.classes.names.items()
         }
+        # A language in which no image's class has a name has no metrics.
+        self._named = {language: one for language, one in named.items() if bool(torch.isin(data.labels, one).any())}
         self._metrics: dict[str, ZeroShotAccuracy] = {}
         self._values: dict[str, float] = {}
 

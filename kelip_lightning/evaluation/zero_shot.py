@@ -96,25 +96,30 @@ class ZeroShotAccuracy(GatheredMetric):
             added = sum(len(one) for one in self.ids)
             ids = torch.arange(added, added + len(images))
         require_rows("images", images, ids, self.classifier.shape[1])
-        fits = labels.shape == (len(images),)
+        fits = labels.shape == (len(images),) and not labels.is_floating_point()
         if not fits or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes):
+            found = f" from {labels.min()} to {labels.max()}" if labels.numel() else ""
             raise ValueError(
-                f"labels must be (B,) in [0, {self.num_classes}), got {tuple(labels.shape)}: {labels.tolist()[:8]}"
+                f"labels must be integers (B,) in [0, {self.num_classes}) for the {len(images)} images, got "
+                f"{labels.dtype} {tuple(labels.shape)}{found}"
             )
         if not len(images):
             return
         require_finite(images, "image")
         scores = scores_of(F.normalize(images.detach().float(), dim=-1).to(self.device), self.classifier)
-        labels = labels.to(self.device)
-        found = outcomes_of_scores(scores, labels[:, None], ())
-        first = scores.topk(self.ks[-1], dim=1).indices
+        labels = labels.to(self.device, torch.int64)
+        outcomes = outcomes_of_scores(scores, labels[:, None], ())
+        first = scores.topk(max(self.ks, default=0), dim=1).indices
+        found_by = (first == labels[:, None]).cumsum(dim=1) > 0
         shown = scores.topk(min(TOP_SHOWN, self.num_classes), dim=1)
-        self.ids.append(ids.to(self.device))
+        self.ids.append(ids.to(self.device, torch.int64))
         self.labels.append(labels)
-        self.ranks.append(found.ranks)
-        self.hits.append(torch.stack([(first[:, :k] == labels[:, None]).any(dim=1) for k in self.ks], dim=1))
+        self.ranks.append(outcomes.ranks)
+        self.hits.append(found_by[:, [k - 1 for k in self.ks]])
         # argmax and topk may choose different classes of equal score; CLIP_benchmark's recall per class is by argmax.
-        self.top_classes.append(torch.cat([scores.argmax(dim=1, keepdim=True), shown.indices[:, 1:]], dim=1))
+        best = scores.argmax(dim=1, keepdim=True)
+        others = torch.where(shown.indices[:, 1:] == best, shown.indices[:, :1], shown.indices[:, 1:])
+        self.top_classes.append(torch.cat([best, others], dim=1))
         self.top_probabilities.append((self.logit_scale * scores).softmax(dim=1).gather(1, shown.indices))
 
     def compute(self) -> dict[str, Tensor]:
@@ -175,10 +180,11 @@ def class_embeddings(
         (C, E) float32, unit length, on the device of the features.
 
     Raises:
-        ValueError: A class has no name, there is no template, or one lacks its slot.
+        ValueError: A class has no name, or there is no template.
+        DataError: A template is unusable, see `particles.check_template`.
     """
     if not templates:
-        raise ValueError("there must be at least one template")
+        raise ValueError("templates must hold at least one template, got none")
     for template in templates:
         check_template(template, "templates")
     if not class_names or any(not names for names in class_names):

@@ -7,31 +7,29 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from kelip_lightning.evaluation.metrics import (
-    centre,
-    class_embeddings,
-    class_ranks,
-    group_ranks,
-    matched_and_random,
-    matched_minus_random,
-    retrieval_ranks,
-)
 from torch import Tensor, nn
 
 from data_modules.benchmarks.analogy_queries import AnalogyQuery
 from data_modules.benchmarks.word_pairs import WordPair
+from data_modules.errors import DataError
 from kelip_lightning.analyses.analogy import analogy_findings, nearest_images, query_ranks
 from kelip_lightning.analyses.cross_lingual import caption_findings, caption_similarity, gap_findings
 from kelip_lightning.analyses.culture import choice_findings, compare_words, is_known
 from kelip_lightning.analyses.divergence import divergence_test
+from kelip_lightning.errors import NonFiniteEmbeddingsError
 from kelip_lightning.evaluation.embed import (
-    Embeddings,
     embed_images,
     embed_texts,
+    error_context,
     image_encode_function,
+    require_finite,
     text_encode_function,
     unit_rows,
 )
+from kelip_lightning.evaluation.ranks import retrieval_ranks
+from kelip_lightning.evaluation.retrieval import CaptionRetrieval, RetrievalRecall
+from kelip_lightning.evaluation.translations import centre, matched_and_random, matched_minus_random
+from kelip_lightning.evaluation.zero_shot import ZeroShotAccuracy, class_embeddings
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.statistics.bootstrap import Bootstrap
 
@@ -170,8 +168,9 @@ Metric = Callable[[Tensor, Tensor], Any]
 METRICS: dict[str, Metric] = {
     "retrieval_ranks": lambda a, b: retrieval_ranks(a, b, INDEX),
     "retrieval_ranks of float64": lambda a, b: retrieval_ranks(a.double(), b.double(), INDEX),
-    "group_ranks": lambda a, b: group_ranks(a, b, INDEX // 2, INDEX // 2),
-    "class_ranks": lambda a, b: class_ranks(a, b, INDEX),
+    "RetrievalRecall": lambda a, b: RetrievalRecall().update(a, INDEX, b, INDEX),
+    "CaptionRetrieval": lambda a, b: CaptionRetrieval().update(a, INDEX, b, INDEX),
+    "ZeroShotAccuracy": lambda a, b: ZeroShotAccuracy(b).update(a, INDEX),
     "matched_and_random": matched_and_random,
     "matched_minus_random": matched_minus_random,
     "caption_similarity": lambda a, b: caption_similarity(both(a, b)),
@@ -227,28 +226,33 @@ def test_embedding__counts_what_the_encoder_gives(bad: float) -> None:
     def encode_texts(batch: list[str]) -> Tensor:
         return torch.tensor([[1.0, bad if text.startswith("bad") else 1.0] for text in batch])
 
-    embeddings = Embeddings(encode_images, encode_texts)
     of_images = f"{NUM_BAD} of {NUM} image embeddings are not finite"
     of_texts = f"{NUM_BAD} of {NUM} text embeddings are not finite"
     for message, embed in (
         (of_images, lambda: embed_images(encode_images, images, batch_size=2)),
         (of_texts, lambda: embed_texts(encode_texts, texts, batch_size=2)),
-        (of_texts, lambda: embeddings.texts(texts)),
         (of_texts, lambda: class_embeddings(encode_texts, [[text] for text in texts], ["{}"])),
     ):
         with pytest.raises(ValueError, match=message):
             embed()
 
 
-def test_class_ranks__checks_classes_and_images() -> None:
-    """Finite prompts may still have no mean."""
-    classes, images = _rows(1), _rows(0)
-    classes[:NUM_BAD] = math.nan
-    images[5] = math.inf
-    with pytest.raises(ValueError, match=f"{NUM_BAD} of {NUM} class embeddings"):
-        class_ranks(_rows(0), classes, INDEX)
-    with pytest.raises(ValueError, match=f"1 of {NUM} image embeddings"):
-        class_ranks(images, _rows(1), INDEX)
+def test_require_finite__counts_rows_of_any_float_dtype() -> None:
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        rows = _rows(0).to(dtype)
+        require_finite(rows, "image")
+        rows[[1, 5, 9], [0, 3, 7]] = torch.tensor([math.nan, math.inf, -math.inf], dtype=dtype)
+        with pytest.raises(NonFiniteEmbeddingsError, match=f"^3 of {NUM} image embeddings are not finite"):
+            require_finite(rows, "image")
+    require_finite(torch.empty(0, WIDTH), "image")
+
+
+@pytest.mark.parametrize("error", [NonFiniteEmbeddingsError, DataError])
+def test_error_context__names_the_place_and_keeps_the_class(error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"^evaluation set a: broken$"), error_context("evaluation set a"):
+        raise error("broken")
+    with pytest.raises(KeyError, match=r"^'other'$"), error_context("evaluation set a"):
+        raise KeyError("other")
 
 
 def test_message__says_what_and_what_to_do() -> None:
