@@ -1,6 +1,7 @@
 """Tables of `kelip evaluate`: one model's metrics, several models beside one another, and an evaluation file's own."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -24,7 +25,8 @@ def print_evaluations(results: "Results", experiment: "EvaluationExperiment") ->
     console = Console()
     if not console.is_terminal:  # a file has no width that a wide table would have to fit
         console = Console(width=_FILE_WIDTH)
-    columns = {name: one.metrics for name, one in results.models.items()}
+    titles = titles_of(list(results.models))
+    columns = {titles[name]: one.metrics for name, one in results.models.items()}
     published = published_rows(experiment.published)
     tables = experiment.tables.values()
     if not tables and len(columns) == 1:
@@ -36,6 +38,12 @@ def print_evaluations(results: "Results", experiment: "EvaluationExperiment") ->
         console.print(result_table(table, columns | published))
     for line in [*notes_of(results), *protocols_of(experiment.published)]:
         console.print(line, markup=False, soft_wrap=True)
+
+
+def titles_of(models: Sequence[str]) -> dict[str, str]:
+    """Model, as given -> its title: the name of a folder, unless two have the same; else as given."""
+    names = {model: Path(model).resolve().name if Path(model).is_dir() else model for model in models}
+    return {model: name if list(names.values()).count(name) == 1 else model for model, name in names.items()}
 
 
 def notes_of(results: "Results") -> list[str]:

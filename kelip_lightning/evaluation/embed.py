@@ -48,7 +48,7 @@ Precision = Callable[[], AbstractContextManager[Any]]
 
 
 def image_encode_function(model: ImageTextModel, precision: Precision | None = None) -> ImageEncode:
-    """uint8 images (B, 3, H, W) -> (B, E), on the model's device and in the dtype of its parameters.
+    """uint8 images (B, 3, H, W) -> (B, E) float32 unit rows, on the model's device.
 
     Args:
         model: Its parameters may be float32 or bfloat16.
@@ -58,7 +58,8 @@ def image_encode_function(model: ImageTextModel, precision: Precision | None = N
     def encode(images: Tensor) -> Tensor:
         scale = model.logit_scale
         with precision() if precision else torch.autocast(scale.device.type, enabled=False):
-            return model.encode_image(normalize_images(images.to(scale.device)).to(scale.dtype), l2norm=True)
+            features = model.encode_image(normalize_images(images.to(scale.device)).to(scale.dtype), l2norm=False)
+        return F.normalize(features.float(), dim=-1)
 
     return encode
 
@@ -66,12 +67,13 @@ def image_encode_function(model: ImageTextModel, precision: Precision | None = N
 def text_encode_function(
     model: ImageTextModel, tokenizer: TextTokenizer, precision: Precision | None = None
 ) -> TextEncode:
-    """B texts -> (B, E), on the model's device; `precision` as in `image_encode_function`."""
+    """B texts -> (B, E) float32 unit rows, on the model's device; `precision` as in `image_encode_function`."""
 
     def encode(texts: list[str]) -> Tensor:
         device = model.logit_scale.device
         with precision() if precision else torch.autocast(device.type, enabled=False):
-            return model.encode_text(tokenizer.encode(texts).to(device), l2norm=True)
+            features = model.encode_text(tokenizer.encode(texts).to(device), l2norm=False)
+        return F.normalize(features.float(), dim=-1)
 
     return encode
 

@@ -21,6 +21,7 @@ from kelip_lightning.inference.stated_preprocessing import stated_differences
 from kelip_lightning.inference.transformers_models import TRANSFORMERS, load_transformers
 from kelip_lightning.interchange.folder import is_model_folder
 from kelip_lightning.interchange.formats.architecture import read_json
+from kelip_lightning.models.kernels import fast_attention
 from kelip_lightning.models.model_folder import WEIGHTS
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.runs.folder import RunFolder
@@ -94,13 +95,13 @@ def _our_encoders(name: str, folder: Path, precision: InferencePrecision) -> Enc
     @torch.no_grad()
     def encode_images(images: Tensor) -> Tensor:
         pixels = normalize_images(images.to(precision.device)).to(precision.dtype)
-        with precision.autocast():
+        with precision.autocast(), fast_attention(precision.device):
             return model.encode_image(pixels)
 
     @torch.no_grad()
     def encode_texts(texts: list[str]) -> Tensor:
         tokens = tokenizer.encode(texts).to(precision.device)
-        with precision.autocast():
+        with precision.autocast(), fast_attention(precision.device):
             return model.encode_text(tokens)
 
     return Encoders(
@@ -136,9 +137,7 @@ def _training_precision(run: RunFolder) -> str:
     """The precision of a run's contrastive training; for `auto`, what `plan.yaml` records that it was there."""
     tree = _read_yaml(run.config)
     configured = _value(_value(tree, "contrastive") or tree, "trainer", "precision")
-    if configured is None:
-        raise EncoderFileError(f"{run.config} has no trainer.precision, so the precision of the run is unknown")
-    return str(configured) if str(configured) != AUTO else _planned_precision(run)
+    return _planned_precision(run) if configured in (None, AUTO) else str(configured)
 
 
 def _planned_precision(run: RunFolder) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from data_modules.loading import StageDataModule
 from kelip_lightning.callbacks.interruption import SignalWatch, explain_lost_peer
+from kelip_lightning.models.kernels import fast_attention
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.runs.folder import StageFolder
 
@@ -58,14 +59,12 @@ def stage_clock(stage: StageFolder) -> Callable[[], float]:
 def _tuned_kernels(device: torch.device) -> Iterator[None]:
     """Change two defaults of torch, during a fit, that only cost time in these models."""
     deterministic: Any = torch.utils.deterministic  # a module with properties, which type checkers do not see
-    flash, fill = torch.backends.cuda.flash_sdp_enabled(), deterministic.fill_uninitialized_memory
-    # On CPUs, at 5 to 80 tokens, torch's fused attention makes a step 1.4 times as long as the plain one, measured.
-    torch.backends.cuda.enable_flash_sdp(flash and device.type != "cpu")
+    fill = deterministic.fill_uninitialized_memory
     # Deterministic mode fills every new tensor, which only kernels that read uninitialised memory need: a tenth of a
     # step on a CPU, measured.
     deterministic.fill_uninitialized_memory = False
     try:
-        yield
+        with fast_attention(device):
+            yield
     finally:
-        torch.backends.cuda.enable_flash_sdp(flash)
         deterministic.fill_uninitialized_memory = fill

@@ -67,7 +67,7 @@ def test_consolidated_folder__serves_build_model_export_and_evaluate(
     assert (tmp_path / "exported" / "open_clip_model.safetensors").is_file()
     capsys.readouterr()
     assert main(["evaluate", str(run.path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["metrics"] == pytest.approx(reported)
+    assert json.loads(capsys.readouterr().out)["models"][str(run.path)]["metrics"] == pytest.approx(reported)
 
 
 def test_damaged_checkpoint__the_one_before_it_is_consolidated(runs: dict[int, RunFolder], tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def _write_own_classes(file: str, folder_name: str) -> Callable[[str, Path], Non
     def write(_: str, folder: Path) -> None:
         _write_shards(folder / folder_name, "cls", ["0", "1"])
         tree = {"templates": {"ko": "{} 사진"}, "classes": {"0": {"ko": "개"}, "1": {"ko": "고양이"}}}
-        Path(file).write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+        (folder / file).write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
 
     return write
 

@@ -103,7 +103,11 @@ def test_pretrain__leaves_a_complete_record(run: Path) -> None:
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     for stage in ("mae", "contrastive"):
         assert list((run / stage).glob("events.out.tfevents.*"))
-    assert [line["step"] for line in _lines(run) if "eval/unseen_concepts_ko/median_rank" in line] == [0, 4, 6]
+    assert [line["step"] for line in _lines(run) if "eval/unseen_concepts_ko/image_to_text_median_rank" in line] == [
+        0,
+        4,
+        6,
+    ]
     assert [step for stage, step, _ in _losses(run) if stage == "mae"] == list(range(4))
 
 
@@ -122,7 +126,7 @@ def test_evaluate__gives_the_metrics_of_the_last_evaluation(run: Path, capsys: p
     assert main(["evaluate", str(run), "--json"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
-    assert evaluated["metrics"] == pytest.approx(report["metrics"], abs=1e-6)
+    assert evaluated["models"][str(run)]["metrics"] == pytest.approx(report["metrics"], abs=1e-6)
     assert evaluated["chance"] == report["chance"]
 
 

@@ -52,7 +52,7 @@ BROKEN = [
         "contrastive.tokenizer.context_length = 8 cannot hold",
     ),
     (["contrastive.data.captions={name: 0.5, keywords: 0.4}"], "must sum to 1"),
-    (["contrastive.evaluation.retrieval.known.table.captions={fr: x}"], "the language 'fr'"),
+    (["contrastive.evaluation.retrieval.known.table.captions={fr: x}"], "language 'fr' is not known: use ko or en"),
     (["contrastive.evaluation.captions.both={table: {files: [F], captions: {ko: ko}}}"], "both ko and en"),
     (["mae.image_encoder.width=64"], "contrastive.image_encoder.width = 32 must equal mae.image_encoder.width = 64"),
     (["contrastive.init.image_encoder=somewhere"], "would be overridden by the encoder"),

@@ -98,7 +98,7 @@ def test_encode_functions__inputs_follow_the_model(tiny_tokenizer: BilingualToke
         images = image_encode_function(model)(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
         texts = text_encode_function(model, tiny_tokenizer)(["사과", "red apple"])
     assert (str(images.device), images.dtype, images.shape) == ("cuda:1", torch.float32, (2, 3, 32, 32))
-    assert (str(texts.device), texts.dtype) == ("cuda:1", torch.int64)
+    assert (str(texts.device), texts.dtype) == ("cuda:1", torch.float32)
 
 
 @pytest.fixture

@@ -118,7 +118,8 @@ def test_image_encode_function__normalises_and_ignores_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = image_encode_function(model)(images)
     assert model.seen_dtype == torch.float32
-    torch.testing.assert_close(features, model.encode_image(normalize_images(images)))
+    expected = model.encode_image(normalize_images(images))
+    torch.testing.assert_close(features, expected / expected.norm(dim=1, keepdim=True))
 
 
 def test_encode_functions__follow_a_bfloat16_model() -> None:
@@ -127,6 +128,13 @@ def test_encode_functions__follow_a_bfloat16_model() -> None:
     assert model.seen_dtype == torch.bfloat16
     text_encode_function(model, _Tokenizer())(["a", "bc"])
     assert model.seen_dtype == torch.bfloat16
+
+
+def test_encode_functions__enter_the_precision_and_normalise_in_float32() -> None:
+    model, images = _Model(), torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    features = image_encode_function(model, lambda: torch.autocast("cpu", dtype=torch.bfloat16))(images)
+    assert (model.seen_dtype, features.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(2), rtol=0, atol=1e-6)
 
 
 def test_text_encode_function__ignores_autocast() -> None:

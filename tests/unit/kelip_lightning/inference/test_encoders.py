@@ -17,6 +17,7 @@ from data_modules.images.decoding import decode_image
 from data_modules.text.tokenizer import BilingualTokenizer, write_tokenizer_folder
 from kelip_lightning import build_model
 from kelip_lightning.errors import EncoderFileError
+from kelip_lightning.models.kernels import fast_attention
 from kelip_lightning.inference.encoders import load_encoders
 from kelip_lightning.interchange.folder import ExportFormat, export_model
 from kelip_lightning.models.dual_encoder import DualEncoder
@@ -123,7 +124,7 @@ def test_precision__of_the_training_unless_given(
     images = torch.stack([preprocess(decode_image(data)) for data in image_files.values()])
     if computed == "bf16-true":
         model, images = model.to(torch.bfloat16), images.to(torch.bfloat16)
-    with torch.autocast("cpu", torch.bfloat16, enabled=computed == "bf16-mixed"):
+    with torch.autocast("cpu", torch.bfloat16, enabled=computed == "bf16-mixed"), fast_attention(CPU):
         expected = model.encode_image(images), model.encode_text(tokenizer.encode(captions))
     found = torch.stack([encoders.preprocess(data) for data in image_files.values()])
     # A surrounding autocast, such as the trainer's, does not change the precision.
