@@ -24,6 +24,7 @@ from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.embed import image_encode_function, text_encode_function
 from kelip_lightning.evaluation.suite import Evaluation
 from kelip_lightning.inference import evaluate
+from kelip_lightning.inference.build_model import KelipModel
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.model_folder import save_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
@@ -117,7 +118,8 @@ def run(tmp_path: Path, tiny_dual_encoder: Callable[..., DualEncoder], tiny_toke
     config = yaml.safe_dump({"evaluation": {"retrieval": {"a": {"table": table}}}})
     captions = {"captions": {"names": {"table": table}}, "resampling": {"num_resamples": 100}}
     (tmp_path / "cross_lingual.yaml").write_text(yaml.safe_dump(captions), encoding="utf-8")
-    found = RunFolder.create(tmp_path / "run", config=config, overrides=[], plan={})
+    plan = {"stages": {"contrastive": {"precision": "32-true"}}}
+    found = RunFolder.create(tmp_path / "run", config=config, overrides=[], plan=plan)
     save_dual_encoder(found.dual_encoder, tiny_dual_encoder(), tiny_tokenizer, "card")
     return found
 
@@ -127,8 +129,8 @@ def moves(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Devices that models are moved to; without effect, since the machine has no such device."""
     found: list[Any] = []
 
-    def to(module: nn.Module, device: Any) -> nn.Module:
-        if isinstance(module, DualEncoder):
+    def to(module: nn.Module, device: Any, *_: Any) -> nn.Module:
+        if isinstance(module, DualEncoder | KelipModel):
             found.append(str(device))
         return module
 

@@ -17,10 +17,10 @@ from data_modules.images.decoding import decode_image
 from data_modules.text.tokenizer import BilingualTokenizer, write_tokenizer_folder
 from kelip_lightning import build_model
 from kelip_lightning.errors import EncoderFileError
-from kelip_lightning.models.kernels import fast_attention
 from kelip_lightning.inference.encoders import load_encoders
 from kelip_lightning.interchange.folder import ExportFormat, export_model
 from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.models.kernels import fast_attention
 from kelip_lightning.models.model_folder import save_dual_encoder
 from kelip_lightning.models.preprocessing import CLIP_MEAN, CLIP_STD, normalize_images
 from tests.paths import FIXTURES
@@ -172,10 +172,6 @@ def damaged_config(run: Path) -> None:
     (run / "config.yaml").write_text("a: [", encoding="utf-8")
 
 
-def no_precision(run: Path) -> None:
-    (run / "config.yaml").write_text("contrastive: {trainer: {}}", encoding="utf-8")
-
-
 def damaged_plan(run: Path) -> None:
     set_precision(run, "auto", "32-true")
     (run / "plan.yaml").write_text("a: [", encoding="utf-8")
@@ -192,7 +188,6 @@ def nothing_known(run: Path) -> None:
         (unfinished, "has no finished model in contrastive/dual_encoder"),
         (damaged_weights, r"model\.safetensors is damaged"),
         (damaged_config, r"config\.yaml is damaged"),
-        (no_precision, r"config\.yaml has no trainer\.precision"),
         (damaged_plan, r"plan\.yaml is damaged"),
         (
             nothing_known,
