@@ -130,7 +130,7 @@ def _disk_space(stage: Stage, plan: StagePlan, counts: ParameterCounts) -> DiskS
 
 def _evaluation_cost(stage: ContrastiveExperiment, flops: StageFlops) -> EvaluationCost | None:
     evaluation = stage.evaluation
-    if not (evaluation.retrieval or evaluation.captions or evaluation.classification):
+    if not evaluation.has_sets:
         return None
     steps = stage.schedule.max_steps
     every = evaluation.every_n_steps or steps
