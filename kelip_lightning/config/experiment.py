@@ -58,7 +58,8 @@ class TrainerConfig:
     state, also the gradients, or also the parameters (needs the extra `deepspeed`). Only DeepSpeed or not is identity,
     since it differs in bfloat16 arithmetic."""
     timeout_minutes: float = field(default=30.0, metadata=PERFORMANCE | above(0))
-    """Minutes that a process waits for the others before it stops the run; more than a checkpoint of rank zero takes."""
+    """Minutes that a process waits for the others before it stops the run; more than rank zero needs for a
+    checkpoint."""
     accumulate: int = field(default=1, metadata=PERFORMANCE | at_least(1))
     """Number of chunks of a device's batch, to save memory at the cost of one more forward pass; loss and gradient
     are those of the whole batch."""
