@@ -169,16 +169,17 @@ def class_embeddings(
     Args:
         encode_texts: B texts -> features (B, E).
         class_names: Per class, one or more names.
-        templates: Prompts with `{}` once, which the name replaces; particle slots (`{은/는}`) agree with it.
+        templates: Prompts with `{}` or `{c}` once, which the name replaces; particle slots (`{은/는}`) agree with it.
 
     Returns:
         (C, E) float32, unit length, on the device of the features.
 
     Raises:
-        ValueError: A class has no name, there is no template, or one lacks its `{}`.
+        ValueError: A class has no name, or there is no template.
+        DataError: A template is unusable, see `check_template`.
     """
-    if not templates or any(template.count("{}") != 1 for template in templates):
-        raise ValueError(f"every template must hold '{{}}' exactly once, got {list(templates)}")
+    if not templates:
+        raise ValueError("templates must hold at least one template, got none")
     if not class_names or any(not names for names in class_names):
         raise ValueError("every class must have at least one name")
     counts = torch.tensor([len(names) * len(templates) for names in class_names])
