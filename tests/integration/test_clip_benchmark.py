@@ -61,18 +61,6 @@ RETRIEVAL = {
     for theirs, ours in (("image", "text_to_image"), ("text", "image_to_text"))
     for k in (1, 5, 10)
 }
-# clip_benchmark 1.6.2 calls float() on an array of one element, which NumPy 2.4 refuses: there, and only there, its
-# module gets a float() that accepts it. Nothing else of the command is touched.
-COMMAND = """
-import numpy
-from clip_benchmark import cli
-from clip_benchmark.metrics import zeroshot_classification
-try:
-    float(numpy.zeros(1))
-except TypeError:
-    zeroshot_classification.float = lambda one: one.item() if isinstance(one, numpy.ndarray) else float(one)
-cli.main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +111,8 @@ def _clip_benchmark(task: str, kind: str, model: Path, sets: Path, output: Path)
     words = [word for option, values in options.items() for word in (option, *values)]
     # Embeddings and metrics on the CPU in float32, as `--device cpu` below.
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-c", COMMAND, "eval", *words, "--no_amp", "--quiet"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    command = [sys.executable, "-m", "tests.clip_benchmark_command", "eval", *words, "--no_amp", "--quiet"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     return {
         language: json.loads((output / f"{kind}_{language}.json").read_text(encoding="utf-8"))["metrics"]
