@@ -21,6 +21,7 @@ from data_modules.errors import DataError
 from data_modules.paths import resolve_path
 from data_modules.sources.tables import check_columns
 from data_modules.sources.tar_scan import TEXT
+from data_modules.text.particles import check_template
 
 CAPTIONS = "captions"
 CLASS_NAMES_FILE = "classnames.txt"
@@ -92,7 +93,7 @@ def read_class_files(folder: str | Path) -> tuple[list[str], list[str]]:
         folder: The folder of the layout, `package:` and `~` allowed.
 
     Raises:
-        DataError: A file is missing, empty, has a blank line, or a template has no `{c}`.
+        DataError: A file is missing, empty, has a blank line, or a template has no `{c}`, or two, or another slot.
     """
     place = resolve_path(str(folder))
     names, templates = _lines(place / CLASS_NAMES_FILE, "class name"), _lines(place / TEMPLATES_FILE, "template")
@@ -102,6 +103,7 @@ def read_class_files(folder: str | Path) -> tuple[list[str], list[str]]:
                 f"{place / TEMPLATES_FILE}: line {number}, {template!r}, lacks {PLACEHOLDER}, which the class name "
                 "replaces; add it"
             )
+        check_template(template, f"{place / TEMPLATES_FILE}: line {number}")
     return names, templates
 
 

@@ -1,7 +1,6 @@
 """Models of open_clip give the features of open_clip's own functions, and errors are one sentence."""
 
 import importlib.util
-import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -14,32 +13,15 @@ from torch import Tensor
 
 from data_modules.faults import SampleFault
 from data_modules.images.decoding import decode_image
-from data_modules.text.tokenizer import BilingualTokenizer, write_tokenizer_folder
+from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.inference.encoders import load_encoders
+from tests.peer_models import OPEN_CLIP_SIGLIP, OPEN_CLIP_TEXT, OPEN_CLIP_VISION, save_open_clip_siglip
 
 CPU = torch.device("cpu")
 TOLERANCE: dict[str, float] = {"rtol": 0.0, "atol": 1e-6}
-VISION: dict[str, Any] = {"image_size": 32, "patch_size": 8, "width": 16, "head_width": 8, "layers": 2}
-TEXT: dict[str, Any] = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
-CLIP: dict[str, Any] = {"embed_dim": 8, "vision_cfg": VISION, "text_cfg": TEXT}
-SIGLIP: dict[str, Any] = {
-    "embed_dim": 8,
-    "init_logit_bias": -10,
-    "custom_text": True,
-    "vision_cfg": VISION,
-    "text_cfg": TEXT
-    | {
-        "vocab_size": 280,
-        "hf_tokenizer_name": "a name that is not read from a local folder",
-        "tokenizer_kwargs": {"clean": "canonicalize"},
-        "no_causal_mask": True,
-        "pool_type": "last",
-        "proj_bias": True,
-    },
-}
-SQUASHED = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+CLIP: dict[str, Any] = {"embed_dim": 8, "vision_cfg": OPEN_CLIP_VISION, "text_cfg": OPEN_CLIP_TEXT}
 
 
 @pytest.fixture
@@ -60,13 +42,7 @@ def checkpoint(known: str, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def siglip_folder(tmp_path: Path, tiny_tokenizer: BilingualTokenizer) -> Path:
-    folder = tmp_path / "siglip"
-    write_tokenizer_folder(folder, tiny_tokenizer)
-    config = {"model_cfg": SIGLIP, "preprocess_cfg": SQUASHED}
-    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
-    model = open_clip.create_model(f"local-dir:{folder}")
-    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
-    return folder
+    return save_open_clip_siglip(tmp_path / "siglip", tiny_tokenizer)
 
 
 @torch.no_grad()
@@ -104,8 +80,8 @@ def test_local_folder_with_its_own_preprocessing_and_tokenizer(
 def test_slash_in_the_name_is_a_hyphen_for_model_and_tokenizer(
     monkeypatch: pytest.MonkeyPatch, siglip_folder: Path
 ) -> None:
-    text = SIGLIP["text_cfg"] | {"hf_tokenizer_name": str(siglip_folder)}
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Tiny-B-8", SIGLIP | {"text_cfg": text})
+    text = OPEN_CLIP_SIGLIP["text_cfg"] | {"hf_tokenizer_name": str(siglip_folder)}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Tiny-B-8", OPEN_CLIP_SIGLIP | {"text_cfg": text})
     weights = siglip_folder / "open_clip_pytorch_model.bin"
     by_slash, by_hyphen = (load_encoders(f"open_clip:{name}:{weights}", CPU) for name in ("Tiny-B/8", "Tiny-B-8"))
     assert torch.equal(by_slash.encode_texts(["사과"]), by_hyphen.encode_texts(["사과"]))

@@ -4,32 +4,22 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModel,
     AutoProcessor,
     BertConfig,
     BertModel,
-    CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
-    CLIPProcessor,
     FlavaConfig,
     FlavaModel,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
     Siglip2Config,
     Siglip2ImageProcessor,
     Siglip2Model,
-    SiglipConfig,
-    SiglipImageProcessor,
-    SiglipModel,
-    SiglipProcessor,
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
     XLMRobertaConfig,
@@ -40,60 +30,20 @@ from data_modules.faults import SampleFault
 from data_modules.images.decoding import decode_image
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.inference.encoders import load_encoders
+from tests.peer_models import TEXT, TOWER, VISION, save_clip, save_siglip, saved, word_tokenizer
 
 CPU = torch.device("cpu")
 TOLERANCE: dict[str, float] = {"rtol": 0.0, "atol": 1e-6}
-TOWER: dict[str, Any] = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-}
-VISION = TOWER | {"image_size": 32, "patch_size": 8}
-TEXT = TOWER | {
-    "vocab_size": 8,
-    "max_position_embeddings": 12,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-
-
-def tiny_tokenizer(length: int | None) -> PreTrainedTokenizerFast:
-    words = ["<pad>", "<s>", "</s>", "<unk>", "사과", "빨간", "red", "apple"]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
-    limit = {} if length is None else {"model_max_length": length}
-    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, **limit)
-
-
-def saved(folder: Path, model: PreTrainedModel, *parts: Any) -> Path:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    for part in (model, *parts):
-        part.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    image_processor = CLIPImageProcessor(
-        size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}, image_mean=[0.1, 0.2, 0.3]
-    )
-    model = CLIPModel(CLIPConfig(vision_config=VISION, text_config=TEXT, projection_dim=8))
-    return saved(tmp_path / "clip", model, CLIPProcessor(image_processor, tiny_tokenizer(12)))
+    return save_clip(tmp_path / "clip")
 
 
 @pytest.fixture
 def siglip(tmp_path: Path) -> Path:
-    image_processor = SiglipImageProcessor(size={"height": 32, "width": 32})
-    model = SiglipModel(SiglipConfig(vision_config=VISION, text_config=TEXT))
-    return saved(tmp_path / "siglip", model, SiglipProcessor(image_processor, tiny_tokenizer(12)))
+    return save_siglip(tmp_path / "siglip")
 
 
 @torch.no_grad()
@@ -142,7 +92,7 @@ def test_folder_of_another_family_without_prefix_and_positions_after_padding(tmp
     config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=8)
     model = VisionTextDualEncoderModel(config).eval()
     image_processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    folder = saved(tmp_path / "koclip", model, image_processor, tiny_tokenizer(None))
+    folder = saved(tmp_path / "koclip", model, image_processor, word_tokenizer(None))
     encoders = load_encoders(str(folder), CPU)
     assert encoders.name == str(folder)
     # Nine positions, the first of which belongs to padding: <s>, six words, </s>.
@@ -238,7 +188,7 @@ def test_models_of_texts_alone_and_of_images_of_variable_size(tmp_path: Path) ->
         load_encoders(str(tmp_path / "bert"), CPU)
     vision = TOWER | {"patch_size": 8, "num_patches": 16}
     model = Siglip2Model(Siglip2Config(vision_config=vision, text_config=TEXT))
-    saved(tmp_path / "naflex", model, Siglip2ImageProcessor(patch_size=8, max_num_patches=16), tiny_tokenizer(12))
+    saved(tmp_path / "naflex", model, Siglip2ImageProcessor(patch_size=8, max_num_patches=16), word_tokenizer(12))
     with pytest.raises(EncoderFileError, match=r"gives tensors of shape \(16, 192\) instead of \(3, H, W\)"):
         load_encoders(str(tmp_path / "naflex"), CPU)
 
@@ -246,7 +196,7 @@ def test_models_of_texts_alone_and_of_images_of_variable_size(tmp_path: Path) ->
 def test_model_with_a_feature_per_token(tmp_path: Path, image_files: dict[str, bytes]) -> None:
     config = FlavaConfig(image_config=VISION, text_config=TEXT, multimodal_config=TOWER, projection_dim=8, **TOWER)
     image_processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    folder = saved(tmp_path / "flava", FlavaModel(config), image_processor, tiny_tokenizer(12))
+    folder = saved(tmp_path / "flava", FlavaModel(config), image_processor, word_tokenizer(12))
     encoders = load_encoders(str(folder), CPU)
     with pytest.raises(EncoderFileError, match=r"gives features of shape \(1, 17, 8\) instead of one per item"):
         encoders.encode_images(encoders.preprocess(image_files["rgb"])[None])
