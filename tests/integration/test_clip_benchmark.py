@@ -16,8 +16,6 @@ from kelip_lightning.cli import main
 from tests.clip_benchmark_folders import TEMPLATES, read_drawings, write_classification_folder, write_retrieval_folder
 from tests.paths import ROOT
 
-pytest.importorskip("clip_benchmark")
-
 GROUPS = (
     "animal-mammal", "transport-ground", "sky & weather", "heart", "clothing", "person-sport", "food-prepared",
     "geometric", "time", "person-gesture", "face-smiling",

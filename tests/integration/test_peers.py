@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
@@ -29,14 +30,9 @@ from data_modules.text.tokenizer import train_tokenizer
 from kelip_lightning import build_model
 from kelip_lightning.cli import main
 from kelip_lightning.models.preprocessing import CLIP_MEAN, CLIP_STD
+from tests.clip_benchmark_command import accept_arrays_of_one
 from tests.clip_benchmark_folders import Drawing, read_drawings
 from tests.peer_models import save_clip, save_official_kelip, save_open_clip_siglip, save_siglip
-
-pytest.importorskip("clip_benchmark")
-
-from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
-
-from tests.clip_benchmark_command import accept_arrays_of_one
 
 GROUPS = ("animal-mammal", "clothing", "food-prepared", "time", "person-gesture", "face-smiling")
 NAMES = ("animal", "clothes", "food", "clock", "gesture", "smiling face")
