@@ -251,8 +251,8 @@ class EvaluationConfig:
     """Passes over the training mixture between evaluations, fractions allowed; null: not by epochs."""
     data_folder: str | None = field(default=None, metadata=REPORTING)
     """Folder that relative `files` and image folders are in; null: the working directory."""
-    batch_size: int = field(default=256, metadata=REPORTING | at_least(1))
-    """Most images per forward pass of an evaluation; texts: as many."""
+    batch_size: int = field(default=64, metadata=REPORTING | at_least(1))
+    """Most images or texts per forward pass of an evaluation."""
     retrieval: dict[str, RetrievalSetConfig] = field(default_factory=dict)
     """Name -> image–caption retrieval set."""
     captions: dict[str, CaptionSetConfig] = field(default_factory=dict)

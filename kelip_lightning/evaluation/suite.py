@@ -63,7 +63,7 @@ class Evaluation:
 class Streaming:
     """How images and texts are read and batched; results do not depend on the number of workers."""
 
-    batch_size: int = 256
+    batch_size: int = 64
     """Most images or texts of a forward pass."""
     num_workers: int = 0
     """Loader processes of each rank."""

@@ -21,6 +21,10 @@ from kelip_lightning.evaluation.ranks import QueryOutcomes, checked_tie_rule, ou
 from kelip_lightning.evaluation.retrieval import TOP_SHOWN, TopMatches
 
 
+_PROMPTS = 128
+"""Prompts of a forward pass."""
+
+
 class ZeroShotAccuracy(GatheredMetric):
     """Top-k accuracy and mean per-class recall of images against class embeddings.
 
@@ -191,7 +195,7 @@ def class_embeddings(
         raise ValueError("every class must have at least one name")
     counts = torch.tensor([len(names) * len(templates) for names in class_names])
     prompts = [fill_template(template, name) for names in class_names for name in names for template in templates]
-    features = embed_texts(encode_texts, prompts)
+    features = embed_texts(encode_texts, prompts, _PROMPTS)
     counts = counts.to(features.device)
     owner = torch.repeat_interleave(torch.arange(len(counts), device=features.device), counts)
     sums = torch.zeros(len(counts), features.shape[1], device=features.device).index_add_(0, owner, features)

@@ -18,9 +18,10 @@ def normalize_images(images: Tensor) -> Tensor:
     Returns:
         float32, same shape.
     """
-    scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     mean, std = channel_statistics(images.device).unbind()
-    return (scaled - mean) / std
+    if images.dtype == torch.uint8:  # in place: a batch of evaluation images is 0.6 MB of float32 each
+        return images.float().div_(255).sub_(mean).div_(std)
+    return (images.float() - mean).div_(std)
 
 
 def channel_statistics(device: torch.device) -> Tensor:
