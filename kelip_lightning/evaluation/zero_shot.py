@@ -20,7 +20,6 @@ from kelip_lightning.evaluation.metric_names import MEAN_PER_CLASS_RECALL, TOP_K
 from kelip_lightning.evaluation.ranks import QueryOutcomes, checked_tie_rule, outcomes_of_scores, scores_of
 from kelip_lightning.evaluation.retrieval import TOP_SHOWN, TopMatches
 
-
 _PROMPTS = 128
 """Prompts of a forward pass."""
 
