@@ -15,7 +15,7 @@ from kelip_lightning.distributed.consensus import StepVote
 from kelip_lightning.evaluation.embed import image_encode_function, text_encode_function
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.evaluation.suite import Evaluation, Streaming, evaluate_sets
-from kelip_lightning.evaluation.tasks import TaskItems
+from kelip_lightning.evaluation.tasks import TaskItems, TieDifference
 from kelip_lightning.modules.contrastive import ContrastiveModule
 
 _log = logging.getLogger(__name__)
@@ -120,8 +120,6 @@ class EvaluationCallback(PeriodicCallback):
             for logger in trainer.loggers:
                 logger.log_metrics(evaluation.metrics, step)
                 logger.save()
-            for metric, values in evaluation.tie_differences.items():
-                _log.info("step %d: ties change %s: %s", step, metric, values)
             for use in self._on_evaluation:
                 use(trainer, step, evaluation)
         seconds = time.perf_counter() - start
@@ -131,6 +129,10 @@ class EvaluationCallback(PeriodicCallback):
     def items(self) -> list[TaskItems]:
         """Every item's outcome at the last evaluation."""
         return self._last[1].items if self._last else []
+
+    def tie_differences(self) -> dict[str, TieDifference]:
+        """Metric -> its values under both tie rules, where they differ, at the last evaluation."""
+        return self._last[1].tie_differences if self._last else {}
 
     def newest(self) -> tuple[int, dict[str, float]] | None:
         """The last entry of the history; `None` before the first."""

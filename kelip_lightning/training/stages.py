@@ -136,6 +136,7 @@ def run_contrastive(
             "evaluation_seconds": round(evaluation.seconds, 1),
             "metrics": metrics,
             "chance": dict(chance),
+            "tie_rules": {name: dict(values) for name, values in evaluation.tie_differences().items()},
         }
         write_whole(run.report, json.dumps(report, indent=2))
 
