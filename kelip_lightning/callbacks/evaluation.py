@@ -15,7 +15,7 @@ from kelip_lightning.distributed.consensus import StepVote
 from kelip_lightning.evaluation.embed import image_encode_function, text_encode_function
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.evaluation.suite import Evaluation, Streaming, evaluate_sets
-from kelip_lightning.evaluation.tasks import TaskItems, TieDifference
+from kelip_lightning.evaluation.tasks import TaskItems
 from kelip_lightning.modules.contrastive import ContrastiveModule
 
 _log = logging.getLogger(__name__)
@@ -130,9 +130,16 @@ class EvaluationCallback(PeriodicCallback):
         """Every item's outcome at the last evaluation."""
         return self._last[1].items if self._last else []
 
-    def tie_differences(self) -> dict[str, TieDifference]:
-        """Metric -> its values under both tie rules, where they differ, at the last evaluation."""
-        return self._last[1].tie_differences if self._last else {}
+    def report(self) -> dict[str, Any]:
+        """The last evaluation for report.json: step, seconds of all evaluations, metrics, and both tie rules' values."""
+        step, metrics = self.history[-1]
+        ties = self._last[1].tie_differences if self._last else {}
+        return {
+            "step": step,
+            "evaluation_seconds": round(self.seconds, 1),
+            "metrics": metrics,
+            "tie_rules": {name: dict(values) for name, values in ties.items()},
+        }
 
     def newest(self) -> tuple[int, dict[str, float]] | None:
         """The last entry of the history; `None` before the first."""

@@ -128,16 +128,8 @@ def run_contrastive(
         card = model_card(run, "contrastive", facts_of(experiment))
         save_dual_encoder(run.dual_encoder, module.model, data.tokenizer, card)
         write_items(run.items, evaluation.items(), evaluation_fingerprint(experiment.evaluation))
-        step, metrics = evaluation.history[-1]
         # Last and atomically: a run with a report has finished.
-        report = {
-            "step": step,
-            "seconds": round(clock(), 1),
-            "evaluation_seconds": round(evaluation.seconds, 1),
-            "metrics": metrics,
-            "chance": dict(chance),
-            "tie_rules": {name: dict(values) for name, values in evaluation.tie_differences().items()},
-        }
+        report = {"seconds": round(clock(), 1)} | evaluation.report() | {"chance": dict(chance)}
         write_whole(run.report, json.dumps(report, indent=2))
 
     signals, clock = SignalWatch(), stage_clock(stage)
