@@ -131,7 +131,7 @@ class EvaluationCallback(PeriodicCallback):
         return self._last[1].items if self._last else []
 
     def report(self) -> dict[str, Any]:
-        """The last evaluation for report.json: step, seconds of all evaluations, metrics, and both tie rules' values."""
+        """For report.json: step and metrics of the last evaluation, both tie rules' values, seconds of all evaluations."""
         step, metrics = self.history[-1]
         ties = self._last[1].tie_differences if self._last else {}
         return {
