@@ -131,7 +131,7 @@ class EvaluationCallback(PeriodicCallback):
         return self._last[1].items if self._last else []
 
     def report(self) -> dict[str, Any]:
-        """For report.json: step and metrics of the last evaluation, both tie rules' values, seconds of all evaluations."""
+        """For report.json: step, metrics and ties of the last evaluation, seconds of all evaluations."""
         step, metrics = self.history[-1]
         ties = self._last[1].tie_differences if self._last else {}
         return {
