@@ -119,9 +119,16 @@ def _during_evaluation(point: KillPoint) -> None:
 
 
 def _after_evaluation(point: KillPoint) -> None:
-    from kelip_lightning.callbacks.pictures import CaptionPanelCallback
+    from kelip_lightning.callbacks.evaluation import EvaluationCallback
 
-    _before(CaptionPanelCallback, "act", lambda *arguments: arguments[-1] == point.step)
+    original = EvaluationCallback.act
+
+    def act(self: Any, trainer: Any, pl_module: Any, step: int) -> None:
+        original(self, trainer, pl_module, step)
+        if step == point.step:
+            kill_this_process()
+
+    EvaluationCallback.act = act  # type: ignore[method-assign]
 
 
 def _half_written(point: KillPoint) -> None:
