@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data_modules.benchmarks.sample_table import RowIds
+from data_modules.errors import DataError
 from data_modules.faults import SampleFault
 
 
@@ -24,7 +25,7 @@ class MemoryTable:
         return len(self.pixels)
 
     def cells(self, column: str, rows: RowIds) -> list[Any]:
-        raise NotImplementedError
+        raise DataError(f"{self.identity} has no column '{column}'; it has none")
 
     def keys(self, rows: RowIds) -> list[str]:
         return [f"image {row}" for row in rows]

@@ -168,7 +168,7 @@ class CheckpointCallback(pl.Callback):
         newest = self._evaluation.newest() if self._evaluation else None
         if self._config.best_metric is None or newest is None or newest[0] != step:
             return None
-        return newest[1].get(self._config.best_metric)  # None: its set is not due at this step
+        return newest[1].get(self._config.best_metric)  # absent where its set is not due at this step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the last checkpoint, after the other callbacks have evaluated and exported.

@@ -3,21 +3,21 @@
 Shapes: N images, T texts of all images one after another, E embedding width.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kelip_lightning.evaluation.gathered_metric import GatheredMetric, sorted_once
+from kelip_lightning.evaluation.gathered_metric import ImageTextMetric, sorted_once
 from kelip_lightning.evaluation.ranks import QueryOutcomes, checked_tie_rule
 
 
-class ChoiceAccuracy(GatheredMetric):
+class ChoiceAccuracy(ImageTextMetric):
     """The share of images whose nearest text, among their own, is the correct one.
 
     Args:
-        counts: int64 (N,), texts of each image, on every rank; the text ids of image i follow those of image i - 1.
+        counts: int64 (N,), texts of each image, on every rank. Images have the ids 0 to N - 1, and the text ids
+            of image i follow those of image i - 1, from 0.
         answers: int64 (N,), index of each image's correct text among its own.
         tie_rule: `pessimistic`: another text with the score of the correct one is chosen before it. `topk`: the first
             of equal texts is chosen.
@@ -27,11 +27,6 @@ class ChoiceAccuracy(GatheredMetric):
         ValueError: An answer is none of its texts, or the tie rule is unknown.
     """
 
-    image_rows: list[Tensor]
-    image_ids: list[Tensor]
-    text_rows: list[Tensor]
-    text_ids: list[Tensor]
-
     def __init__(self, counts: Tensor, answers: Tensor, *, tie_rule: str = "pessimistic", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if counts.shape != answers.shape or not bool(((answers >= 0) & (answers < counts)).all()):
@@ -40,32 +35,6 @@ class ChoiceAccuracy(GatheredMetric):
         self.counts, self.answers = counts, answers
         self.outcomes: QueryOutcomes | None = None
         """Of the last `compute`, with k = 1."""
-
-    def empty_states(self, width: int) -> Mapping[str, Tensor]:
-        rows, ids = torch.empty(0, width), torch.empty(0, dtype=torch.int64)
-        return {"image_rows": rows, "image_ids": ids, "text_rows": rows, "text_ids": ids}
-
-    def update(
-        self,
-        images: Tensor | None = None,
-        image_ids: Tensor | None = None,
-        texts: Tensor | None = None,
-        text_ids: Tensor | None = None,
-    ) -> None:
-        """Add embeddings; each may be added on any rank, in any order.
-
-        Args:
-            images: (B, E), any float dtype, normalised here in float32.
-            image_ids: int64 (B,), in [0, N).
-            texts: (B', E).
-            text_ids: int64 (B',), in [0, T).
-
-        Raises:
-            ValueError: Shapes do not fit.
-            NonFiniteEmbeddingsError: A row holds NaN or infinity.
-        """
-        self.add_rows("image", "image", images, image_ids)
-        self.add_rows("text", "text", texts, text_ids)
 
     def compute(self) -> Tensor:
         """The accuracy, float64 scalar.

@@ -18,19 +18,16 @@ may have no rows at all. torchmetrics caches the result on each rank until its n
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from kelip_lightning.evaluation.embed import require_finite
+from kelip_lightning.evaluation.gathered_metric import GatheredMetric
 from kelip_lightning.evaluation.logistic_regression import (
     LogisticRegression,
     fit_logistic_regression,
@@ -58,16 +55,11 @@ class _Split:
     """int64 (N,)."""
 
 
-class _FrozenFeatureMetric(Metric):
+class _FrozenFeatureMetric(GatheredMetric):
     """Gathers the rows of both splits; subclasses rank the classes of the evaluation rows.
 
-    States are concatenated over ranks by torchmetrics. Features are stored flat, so that a rank without rows, which
-    does not know E, still takes part with an empty tensor of the right number of dimensions.
+    Features are stored flat with their widths, so that ranks with other widths are found and told.
     """
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
 
     features: list[Tensor]
     labels: list[Tensor]
@@ -81,8 +73,10 @@ class _FrozenFeatureMetric(Metric):
             raise ValueError(f"num_classes and chunk must be at least 1, got {num_classes} and {chunk}")
         self.num_classes, self.chunk = num_classes, chunk
         self._items: tuple[Tensor, Tensor] | None = None
-        for state in ("features", *_INTEGER_STATES):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def empty_states(self, width: int) -> Mapping[str, Tensor]:
+        features, integers = torch.empty(0, dtype=self.dtype), torch.empty(0, dtype=torch.int64)
+        return {"features": features} | dict.fromkeys(_INTEGER_STATES, integers)
 
     def update(self, features: Tensor, labels: Tensor, *, train: bool, ids: Tensor | None = None) -> None:
         """Add rows of one split.
@@ -126,15 +120,9 @@ class _FrozenFeatureMetric(Metric):
             ValueError: A split has no rows; labels lie outside [0, C); widths differ; some rows of a split have ids
                 and others none; rows with one id have different labels.
         """
-        try:
-            with torch.no_grad():
-                train, evaluation = self._splits()
-                ranks = self._class_ranks(train, evaluation).cpu()
-        except ValueError:
-            # torchmetrics keeps the gathered state after an error, and refuses to gather again.
-            if self._is_synced:
-                self.unsync()
-            raise
+        with torch.no_grad():
+            train, evaluation = self._splits()
+            ranks = self._class_ranks(train, evaluation).cpu()
         self._items = evaluation.ids.cpu(), ranks
         labels = evaluation.labels.cpu()
         ks = [k for k in TOP_KS if k <= self.num_classes]
@@ -160,15 +148,6 @@ class _FrozenFeatureMetric(Metric):
         super().reset()
         self._items = None
 
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """As torchmetrics; a rank without rows takes part with empty tensors of the right dtypes."""
-        if not self._is_synced and not len(self.labels):
-            device = torch.device("cpu") if self.compute_on_cpu else self.device
-            self.features.append(torch.empty(0, device=device, dtype=self.dtype))
-            for state in _INTEGER_STATES:
-                getattr(self, state).append(torch.empty(0, device=device, dtype=torch.int64))
-        super().sync(*args, **kwargs)
-
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> torch.nn.Module:
         """Move every state; convert features only: `set_dtype` would turn ids and labels into floats."""
         moved = super()._apply(fn, exclude_state=(*exclude_state, *_INTEGER_STATES))
@@ -182,38 +161,24 @@ class _FrozenFeatureMetric(Metric):
         """Training and evaluation rows."""
         if not len(self.labels):
             raise ValueError("there are no training rows; call update(..., train=True) before compute()")
-        labels, ids, in_train = (dim_zero_cat(state) for state in (self.labels, self.ids, self.in_train))
+        labels, ids, in_train = (self.rows(state) for state in ("labels", "ids", "in_train"))
         for train, name in ((1, "training"), (0, "evaluation")):
             if not bool((in_train == train).any()):
                 raise ValueError(f"there are no {name} rows; call update(..., train={bool(train)}) before compute()")
-        widths = dim_zero_cat(self.widths).unique().tolist()
+        widths = self.rows("widths").unique().tolist()
         if len(widths) > 1:
             raise ValueError(f"all features must have the same width, got {widths}")
         if not (int(labels.min()) >= 0 and int(labels.max()) < self.num_classes):
             raise ValueError(
                 f"labels must lie in [0, {self.num_classes}), got {int(labels.min())} to {int(labels.max())}"
             )
-        features = dim_zero_cat(self.features).view(len(labels), -1)
+        features = self.rows("features").view(len(labels), -1)
         require_finite(features, "training and evaluation")
         train_rows, rows = in_train == 1, in_train == 0
         return (
             _split(features[train_rows], labels[train_rows], ids[train_rows]),
             _split(features[rows], labels[rows], ids[rows]),
         )
-
-    def _over_ranks(self, outcomes: Tensor, part: int, work: Callable[[slice], Tensor]) -> Tensor:
-        """`outcomes` (zeros) filled by `work` in parts of `part` rows; the ranks take turns.
-
-        The parts do not depend on the number of ranks, so the arithmetic of each row does not either.
-        """
-        shared = self._is_synced and dist.is_available() and dist.is_initialized()
-        rank, world = (dist.get_rank(self.process_group), dist.get_world_size(self.process_group)) if shared else (0, 1)
-        for start in range(rank * part, len(outcomes), world * part):
-            rows = slice(start, start + part)
-            outcomes[rows] = work(rows)
-        if not shared:
-            return outcomes
-        return torch.stack(gather_all_tensors(outcomes, group=self.process_group)).sum(dim=0)
 
     @abstractmethod
     def _class_ranks(self, train: _Split, evaluation: _Split) -> Tensor:
@@ -276,7 +241,7 @@ class KNN(_FrozenFeatureMetric):
             similarity, neighbours = _nearest(queries[rows] @ gallery.T, self.k)
             return self._ranks_by_vote(similarity, train.labels[neighbours], evaluation.labels[rows])
 
-        return self._over_ranks(torch.zeros_like(evaluation.labels), self.chunk, ranks)
+        return self.in_blocks(len(evaluation.labels), self.chunk, ranks)
 
     def _ranks_by_vote(self, similarity: Tensor, voted: Tensor, labels: Tensor) -> Tensor:
         """Ranks (B,) from similarities (B, k) and labels (B, k) of the neighbours.
@@ -342,7 +307,7 @@ class LinearProbe(_FrozenFeatureMetric):
             scores = classifier.scores(evaluation.features[rows])
             return (scores >= scores.gather(1, evaluation.labels[rows, None])).sum(dim=1) - 1
 
-        return self._over_ranks(torch.zeros_like(evaluation.labels), self.chunk, ranks)
+        return self.in_blocks(len(evaluation.labels), self.chunk, ranks)
 
     def _searched_l2(self, train: _Split) -> float:
         """The penalty with the best validation accuracy; the ranks share the fits."""
@@ -356,8 +321,7 @@ class LinearProbe(_FrozenFeatureMetric):
             return validation_score(fitted, train.features[held_out], train.labels[held_out])
 
         def evaluate(penalties: Sequence[float]) -> list[tuple[float, float]]:
-            table = torch.zeros(len(penalties), 2, dtype=torch.float64, device=labels.device)
-            scores = self._over_ranks(table, 1, lambda rows: score(penalties[rows.start])[None])
+            scores = self.in_blocks(len(penalties), 1, lambda rows: score(penalties[rows.start])[None])
             return [(accuracy, loss) for accuracy, loss in scores.tolist()]
 
         return search_l2(evaluate)

@@ -41,9 +41,10 @@ class GatheredMetric(Metric):
             widths = [rows[0].shape[1] for rows in self._rows().values() if rows and rows[0].ndim == 2]
             width = torch.tensor(max(widths, default=0), device=self.device)
             dist.all_reduce(width, op=dist.ReduceOp.MAX, group=self.process_group)
+            device = torch.device("cpu") if self.compute_on_cpu else self.device
             for name, empty in self.empty_states(int(width)).items():
                 if not getattr(self, name):
-                    setattr(self, name, [empty.to(self.device)])
+                    setattr(self, name, [empty.to(device)])
         super().sync(*args, **kwargs)
 
     @contextmanager
@@ -86,6 +87,41 @@ class GatheredMetric(Metric):
         if self._is_synced:
             return rows_in_blocks(num_items, size, compute, self.process_group)
         return torch.cat([compute(block) for block in blocks_of(num_items, size)])
+
+
+class ImageTextMetric(GatheredMetric):
+    """A metric of image and text embeddings with ids."""
+
+    image_rows: list[Tensor]
+    image_ids: list[Tensor]
+    text_rows: list[Tensor]
+    text_ids: list[Tensor]
+
+    def empty_states(self, width: int) -> Mapping[str, Tensor]:
+        rows, ids = torch.empty(0, width), torch.empty(0, dtype=torch.int64)
+        return {"image_rows": rows, "image_ids": ids, "text_rows": rows, "text_ids": ids}
+
+    def update(
+        self,
+        images: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        texts: Tensor | None = None,
+        text_ids: Tensor | None = None,
+    ) -> None:
+        """Add embeddings; each may be added on any rank, in any order. An image id that was added before is ignored.
+
+        Args:
+            images: (B, E), any float dtype, normalised here in float32.
+            image_ids: int64 (B,).
+            texts: (B', E).
+            text_ids: int64 (B',).
+
+        Raises:
+            ValueError: Shapes do not fit.
+            NonFiniteEmbeddingsError: A row holds NaN or infinity.
+        """
+        self.add_rows("image", "image", images, image_ids)
+        self.add_rows("text", "text", texts, text_ids)
 
 
 def sorted_once(ids: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kelip_lightning.evaluation.gathered_metric import GatheredMetric, sorted_once
+from kelip_lightning.evaluation.gathered_metric import GatheredMetric, ImageTextMetric, sorted_once
 from kelip_lightning.evaluation.metric_names import IMAGE_TO_TEXT, MEAN_RECALL, MEDIAN_RANK, RECALL_KS, TEXT_TO_IMAGE
 from kelip_lightning.evaluation.ranks import (
     QueryOutcomes,
@@ -37,7 +37,7 @@ class TopMatches(NamedTuple):
     """float32 (S, K), softmax of the scaled cosines over all texts or classes."""
 
 
-class RetrievalRecall(GatheredMetric):
+class RetrievalRecall(ImageTextMetric):
     """Recall@k and median rank in both directions, any number of correct texts per image and images per text.
 
     A query is a hit at k if any of its correct items is among its first k, as in CLIP, CLIP_benchmark and the recalls
@@ -46,7 +46,7 @@ class RetrievalRecall(GatheredMetric):
 
     Args:
         positives: int64 (P, 2), pairs (image id, text id), on every rank; `None`: an image and a text with equal ids
-            are a pair, and several texts of an image all have its id.
+            are a pair, and several texts of an image all have its id. With `positives`, text ids are unique.
         ks: The k of recall@k.
         tie_rule: `pessimistic`: a wrong item with the score of the best correct one is ranked before it. `topk`: as
             `torch.topk` orders them, which is CLIP_benchmark's rule.
@@ -57,11 +57,6 @@ class RetrievalRecall(GatheredMetric):
     Raises:
         ValueError: The tie rule is unknown.
     """
-
-    image_rows: list[Tensor]
-    image_ids: list[Tensor]
-    text_rows: list[Tensor]
-    text_ids: list[Tensor]
 
     def __init__(
         self,
@@ -83,32 +78,6 @@ class RetrievalRecall(GatheredMetric):
         self.top_texts: TopMatches | None = None
         """Of the last `compute`; `None` without `shown_ids`."""
 
-    def empty_states(self, width: int) -> Mapping[str, Tensor]:
-        rows, ids = torch.empty(0, width), torch.empty(0, dtype=torch.int64)
-        return {"image_rows": rows, "image_ids": ids, "text_rows": rows, "text_ids": ids}
-
-    def update(
-        self,
-        images: Tensor | None = None,
-        image_ids: Tensor | None = None,
-        texts: Tensor | None = None,
-        text_ids: Tensor | None = None,
-    ) -> None:
-        """Add embeddings; each may be added on any rank, in any order. An image id that was added before is ignored.
-
-        Args:
-            images: (B, E), any float dtype, normalised here in float32.
-            image_ids: int64 (B,).
-            texts: (B', E).
-            text_ids: int64 (B',), unique unless `positives` is `None`.
-
-        Raises:
-            ValueError: Shapes do not fit.
-            NonFiniteEmbeddingsError: A row holds NaN or infinity.
-        """
-        self.add_rows("image", "image", images, image_ids)
-        self.add_rows("text", "text", texts, text_ids)
-
     def compute(self) -> dict[str, Tensor]:
         """`image_to_text_R@k`, `text_to_image_R@k`, their median ranks and `mean_recall`, float64 scalars.
 
@@ -120,9 +89,9 @@ class RetrievalRecall(GatheredMetric):
         queries, places = torch.unique(pairs[:, 1], return_inverse=True)
         inverse = torch.stack([places, pairs[:, 0]], dim=1)
         self.outcomes = {
-            IMAGE_TO_TEXT: self._outcomes(image_ids, images, texts, padded_positives(pairs, len(images))),
-            TEXT_TO_IMAGE: self._outcomes(
-                text_ids[queries], texts[queries], images, padded_positives(inverse, len(queries))
+            IMAGE_TO_TEXT: _outcomes(self, image_ids, images, texts, padded_positives(pairs, len(images))),
+            TEXT_TO_IMAGE: _outcomes(
+                self, text_ids[queries], texts[queries], images, padded_positives(inverse, len(queries))
             ),
         }
         if self.shown_ids is not None:
@@ -160,14 +129,6 @@ class RetrievalRecall(GatheredMetric):
                 [_places("image", image_ids, positives[:, 0]), _places("text", text_ids, positives[:, 1])], dim=1
             )
         return self.rows("image_rows")[image_order], image_ids, self.rows("text_rows")[text_order], text_ids, pairs
-
-    def _outcomes(self, ids: Tensor, queries: Tensor, gallery: Tensor, correct: Tensor) -> QueryOutcomes:
-        def block(rows: slice) -> Tensor:
-            found = outcomes_of_scores(scores_of(queries[rows], gallery), correct[rows], self.ks)
-            return torch.cat([found.ranks[:, None], found.topk_hits.long()], dim=1)
-
-        whole = self.in_blocks(len(queries), block_size(len(gallery)), block).cpu()
-        return QueryOutcomes(ids.cpu(), whole[:, 0], whole[:, 1:].bool(), self.ks)
 
 
 class CaptionRetrieval(GatheredMetric):
@@ -240,10 +201,11 @@ class CaptionRetrieval(GatheredMetric):
                 f"every caption needs one translation, and two captions are the fewest, got {len(first)} in ko and "
                 f"{len(kept)} in en, {both} of them with equal ids"
             )
+        own = torch.arange(len(first), device=first.device)[:, None]
         for suffix, by_language in (("", rows), ("_centred", {name: centre(one) for name, one in rows.items()})):
             for source, target in (("ko", "en"), ("en", "ko")):
                 task = f"{source}_to_{target}{suffix}"
-                self.outcomes[task] = self._outcomes(first, by_language[source], by_language[target])
+                self.outcomes[task] = _outcomes(self, first, by_language[source], by_language[target], own)
         self.matched_minus_random = matched_minus_random(rows["ko"], rows["en"]).cpu()
         found = {
             f"{task}_R@{k}": outcomes.recall(k, self.tie_rule)
@@ -253,15 +215,26 @@ class CaptionRetrieval(GatheredMetric):
         found["matched_minus_random"] = self.matched_minus_random.mean().item()
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()}
 
-    def _outcomes(self, ids: Tensor, queries: Tensor, gallery: Tensor) -> QueryOutcomes:
-        correct = torch.arange(len(gallery), device=gallery.device)[:, None]
 
-        def block(rows: slice) -> Tensor:
-            found = outcomes_of_scores(scores_of(queries[rows], gallery), correct[rows], self.ks)
-            return torch.cat([found.ranks[:, None], found.topk_hits.long()], dim=1)
+def _outcomes(
+    metric: "RetrievalRecall | CaptionRetrieval", ids: Tensor, queries: Tensor, gallery: Tensor, correct: Tensor
+) -> QueryOutcomes:
+    """The outcomes of all queries, computed in blocks that the ranks share.
 
-        whole = self.in_blocks(len(queries), block_size(len(gallery)), block).cpu()
-        return QueryOutcomes(ids.cpu(), whole[:, 0], whole[:, 1:].bool(), self.ks)
+    Args:
+        metric: Its k, and its ranks.
+        ids: int64 (N,), of the queries.
+        queries: (N, E), unit rows.
+        gallery: (M, E), unit rows.
+        correct: int64 (N, C), correct gallery items, filled up with -1.
+    """
+
+    def block(rows: slice) -> Tensor:
+        found = outcomes_of_scores(scores_of(queries[rows], gallery), correct[rows], metric.ks)
+        return torch.cat([found.ranks[:, None], found.topk_hits.long()], dim=1)
+
+    whole = metric.in_blocks(len(queries), block_size(len(gallery)), block).cpu()
+    return QueryOutcomes(ids.cpu(), whole[:, 0], whole[:, 1:].bool(), metric.ks)
 
 
 def _places(what: str, ids: Tensor, wanted: Tensor) -> Tensor:
