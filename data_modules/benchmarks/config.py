@@ -142,66 +142,54 @@ class IntervalConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class RetrievalSetConfig:
-    """Images and a gallery of captions in one or both languages."""
+class SetConfig:
+    """What all evaluation sets have in common."""
 
     table: TableConfig
-    """Images and captions."""
+    """Images, texts and classes; caption sets need no images."""
     where: dict[str, list[str]] = field(default_factory=dict)
-    """Conditions on the rows whose images are queries."""
+    """Conditions on the rows, of a retrieval set on those whose images are queries; rows of classes missing from a
+    classes file are left out and counted."""
+    tie_rule: TieRule = TieRule.pessimistic
+    """pessimistic (a tie counts as wrong) or topk (as CLIP_benchmark counts; of equal options the first)."""
+    interval: IntervalConfig = field(default_factory=IntervalConfig, metadata=REPORTING)
+    """When this set is evaluated in training; by default with the others."""
+
+
+@dataclass(kw_only=True, slots=True)
+class RetrievalSetConfig(SetConfig):
+    """Images and a gallery of captions in one or both languages."""
+
     gallery: dict[str, list[str]] = field(default_factory=dict)
     """Conditions on the rows whose captions form the gallery; empty: the rows of `where` if `concept` is no column of
     the table, else all rows."""
-    tie_rule: TieRule = TieRule.pessimistic
-    """pessimistic (a tie counts as wrong) or topk (as CLIP_benchmark counts)."""
     use_captions: CaptionChoice = CaptionChoice.all
     """all or first: which captions of an image are used."""
     duplicates: DuplicateRule = DuplicateRule.separate
     """separate or shared: whether equal captions of different images are wrong or right answers."""
-    interval: IntervalConfig = field(default_factory=IntervalConfig, metadata=REPORTING)
-    """When this set is evaluated in training; by default with the others."""
 
 
 @dataclass(kw_only=True, slots=True)
-class CaptionSetConfig:
+class CaptionSetConfig(SetConfig):
     """Captions of the same concepts in both languages, without images: cross-lingual retrieval."""
 
-    table: TableConfig
-    """The captions; an image column is not needed."""
-    where: dict[str, list[str]] = field(default_factory=dict)
-    """Conditions on the rows."""
-    tie_rule: TieRule = TieRule.pessimistic
-    """pessimistic (a tie counts as wrong) or topk (as CLIP_benchmark counts)."""
-    interval: IntervalConfig = field(default_factory=IntervalConfig, metadata=REPORTING)
-    """When this set is evaluated in training; by default with the others."""
-
 
 @dataclass(kw_only=True, slots=True)
-class ClassificationSetConfig:
+class ClassificationSetConfig(SetConfig):
     """Zero-shot classification: images with a class column, and class names with templates per language."""
 
-    table: TableConfig
-    """Images and classes."""
     label: str | None = None
     """Column of class ids or numbers; null: `cls` of the layout clip_benchmark, `class` of image_folder."""
     classes_file: str | None = None
     """YAML with `classes` (id -> language -> names) and `templates` (language -> texts with `{}`), each a text or a
     list of them; relative to `evaluation.data_folder`; null: the English names and templates in a folder of the layout
     clip_benchmark."""
-    where: dict[str, list[str]] = field(default_factory=dict)
-    """Conditions on the rows; rows of classes missing from the file are left out and counted."""
-    tie_rule: TieRule = TieRule.pessimistic
-    """pessimistic (a tie counts as wrong) or topk (as CLIP_benchmark counts)."""
-    interval: IntervalConfig = field(default_factory=IntervalConfig, metadata=REPORTING)
-    """When this set is evaluated in training; by default with the others."""
 
 
 @dataclass(kw_only=True, slots=True)
-class ChoiceSetConfig:
+class ChoiceSetConfig(SetConfig):
     """Questions about images with several answers: the text that is nearest to the image is chosen."""
 
-    table: TableConfig
-    """Images, questions and answers."""
     language: str
     """Language of the texts, ko or en."""
     question: str | None = "question"
@@ -214,12 +202,6 @@ class ChoiceSetConfig:
     """Number of the first option if answers are numbers, 0 or 1."""
     template: str = "{question} {option}"
     """Text of an option that is compared with the image."""
-    where: dict[str, list[str]] = field(default_factory=dict)
-    """Conditions on the rows."""
-    tie_rule: TieRule = TieRule.pessimistic
-    """pessimistic (a tie counts as wrong) or topk (the first of equal options counts)."""
-    interval: IntervalConfig = field(default_factory=IntervalConfig, metadata=REPORTING)
-    """When this set is evaluated in training; by default with the others."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -239,16 +221,9 @@ def check_choice_template(template: str, *, has_question: bool = True) -> None:
 
 
 @dataclass(kw_only=True, slots=True)
-class EvaluationConfig:
-    """Evaluation sets of a run and the evaluation interval."""
+class EvaluationConfig(IntervalConfig):
+    """Evaluation sets, and when those without an interval of their own are evaluated: without any, every 500 steps."""
 
-    every_n_steps: int | None = field(default=None, metadata=REPORTING | at_least(1))
-    """Optimizer steps between evaluations; null: 500 unless every_n_minutes or every_n_epochs is given. Step 0 and the
-    last step are always evaluated."""
-    every_n_minutes: float | None = field(default=None, metadata=REPORTING | above(0))
-    """Minutes of training between evaluations; null: not by time."""
-    every_n_epochs: float | None = field(default=None, metadata=REPORTING | above(0))
-    """Passes over the training mixture between evaluations, fractions allowed; null: not by epochs."""
     data_folder: str | None = field(default=None, metadata=REPORTING)
     """Folder that relative `files` and image folders are in; null: the working directory."""
     batch_size: int = field(default=64, metadata=REPORTING | at_least(1))
@@ -261,9 +236,6 @@ class EvaluationConfig:
     """Name -> zero-shot classification set."""
     choices: dict[str, ChoiceSetConfig] = field(default_factory=dict)
     """Name -> multiple-choice questions about images."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
     @property
     def has_sets(self) -> bool:

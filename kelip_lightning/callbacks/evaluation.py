@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import lightning.pytorch as pl
@@ -202,12 +203,9 @@ class Interval:
 
 def interval_of(config: EvaluationConfig) -> IntervalConfig:
     """The interval of sets without their own."""
-    given = IntervalConfig(
-        every_n_steps=config.every_n_steps,
-        every_n_minutes=config.every_n_minutes,
-        every_n_epochs=config.every_n_epochs,
-    )
-    return given if given.is_given else IntervalConfig(every_n_steps=DEFAULT_STEPS)
+    if not config.is_given:
+        return IntervalConfig(every_n_steps=DEFAULT_STEPS)
+    return IntervalConfig(**{one.name: getattr(config, one.name) for one in fields(IntervalConfig)})
 
 
 def module_encoders(trainer: pl.Trainer, pl_module: ContrastiveModule) -> Encoders:
@@ -216,8 +214,8 @@ def module_encoders(trainer: pl.Trainer, pl_module: ContrastiveModule) -> Encode
     return Encoders(
         name="model in training",
         preprocess=EvaluationTransform(model.image_encoder.config.image_size),
-        encode_images=image_encode_function(model, precision),
-        encode_texts=text_encode_function(model, pl_module.tokenizer, precision),
+        encode_images=image_encode_function(model, precision, l2norm=False),
+        encode_texts=text_encode_function(model, pl_module.tokenizer, precision, l2norm=False),
         logit_scale=model.scale().item(),
         device=model.logit_scale.device,
     )

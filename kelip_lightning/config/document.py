@@ -79,14 +79,16 @@ def section_text(kind: type[Any]) -> str:
 
 
 def attribute_docstrings(kind: type[Any]) -> dict[str, str]:
-    """Field -> the string literal under it.
+    """Field -> the string literal under it, in the class or the one that it inherits the field from.
 
     Raises:
         ValueError: A field has none.
     """
-    tree = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-    assert isinstance(tree, ast.ClassDef)
-    found = dict(_documented(tree.body))
+    found: dict[str, str] = {}
+    for owner in reversed([one for one in kind.__mro__ if is_dataclass(one)]):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        found |= dict(_documented(tree.body))
     missing = [field.name for field in fields(kind) if field.name not in found]
     if missing:
         raise ValueError(f"{kind.__name__}.{missing[0]} has no docstring under it")

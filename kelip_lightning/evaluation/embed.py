@@ -47,33 +47,36 @@ Precision = Callable[[], AbstractContextManager[Any]]
 """Enters the arithmetic of an evaluation, autocast for example."""
 
 
-def image_encode_function(model: ImageTextModel, precision: Precision | None = None) -> ImageEncode:
-    """uint8 images (B, 3, H, W) -> (B, E) float32 unit rows, on the model's device.
+def image_encode_function(
+    model: ImageTextModel, precision: Precision | None = None, *, l2norm: bool = True
+) -> ImageEncode:
+    """uint8 images (B, 3, H, W) -> (B, E), on the model's device.
 
     Args:
         model: Its parameters may be float32 or bfloat16.
         precision: Entered around the model; `None`: autocast is disabled.
+        l2norm: Whether rows are float32 of unit length; else they are as the model gives them.
     """
 
     def encode(images: Tensor) -> Tensor:
         scale = model.logit_scale
         with precision() if precision else torch.autocast(scale.device.type, enabled=False):
             features = model.encode_image(normalize_images(images.to(scale.device)).to(scale.dtype), l2norm=False)
-        return F.normalize(features.float(), dim=-1)
+        return F.normalize(features.float(), dim=-1) if l2norm else features
 
     return encode
 
 
 def text_encode_function(
-    model: ImageTextModel, tokenizer: TextTokenizer, precision: Precision | None = None
+    model: ImageTextModel, tokenizer: TextTokenizer, precision: Precision | None = None, *, l2norm: bool = True
 ) -> TextEncode:
-    """B texts -> (B, E) float32 unit rows, on the model's device; `precision` as in `image_encode_function`."""
+    """B texts -> (B, E), on the model's device; arguments as in `image_encode_function`."""
 
     def encode(texts: list[str]) -> Tensor:
         device = model.logit_scale.device
         with precision() if precision else torch.autocast(device.type, enabled=False):
             features = model.encode_text(tokenizer.encode(texts).to(device), l2norm=False)
-        return F.normalize(features.float(), dim=-1)
+        return F.normalize(features.float(), dim=-1) if l2norm else features
 
     return encode
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from data_modules.benchmarks.evaluation_sets import (
     CaptionSet,
@@ -156,7 +154,7 @@ def _embed_texts(tasks: Sequence[SetTask], encoders: Encoders, streaming: Stream
     number = {text: place for place, text in enumerate(distinct)}
     places = [torch.tensor([number[text] for text in texts]) for _, _, texts in wanted]
     for batch in _own_batches(len(distinct), streaming.batch_size):
-        rows = _unit_rows(encoders.encode_texts(distinct[batch]), encoders)
+        rows = encoders.encode_texts(distinct[batch]).to(encoders.device)
         for (task, language, _), place in zip(wanted, places, strict=True):
             ids = ((place >= batch.start) & (place < batch.stop)).nonzero()[:, 0]
             if len(ids):
@@ -179,13 +177,9 @@ def _embed_images(tasks: Sequence[SetTask], table: SampleTable, encoders: Encode
         pin_memory=encoders.device.type == "cuda",
     )
     for batch, pixels in stream:
-        rows = _unit_rows(encoders.encode_images(pixels), encoders)
+        rows = encoders.encode_images(pixels).to(encoders.device)
         for (task, _), place in zip(users, places, strict=True):
             ids = ((place >= batch.start) & (place < batch.stop)).nonzero()[:, 0]
             if len(ids):
                 with error_context(f"evaluation set {task.name}"):
                     task.add_images(rows[place[ids] - batch.start], ids)
-
-
-def _unit_rows(features: Tensor, encoders: Encoders) -> Tensor:
-    return F.normalize(features.detach().float(), dim=-1).to(encoders.device)

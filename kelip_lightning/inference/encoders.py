@@ -1,16 +1,18 @@
 """`load_encoders`: any model that `kelip evaluate` takes, as functions from images and texts to embeddings."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
 from data_modules.benchmarks.image_stream import EvaluationTransform
 from kelip_lightning.distributed.accelerators import AUTO
 from kelip_lightning.errors import EncoderFileError, RunFolderError
+from kelip_lightning.evaluation.embed import image_encode_function, text_encode_function
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.inference.build_model import build_model, resolve_folder
 from kelip_lightning.inference.open_clip_models import CONFIG as OPEN_CLIP_CONFIG
@@ -23,7 +25,6 @@ from kelip_lightning.interchange.folder import is_model_folder
 from kelip_lightning.interchange.formats.architecture import read_json
 from kelip_lightning.models.kernels import fast_attention
 from kelip_lightning.models.model_folder import WEIGHTS
-from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.runs.folder import RunFolder
 
 PREFIXED_FORMS = (
@@ -92,23 +93,17 @@ def _our_encoders(name: str, folder: Path, precision: InferencePrecision) -> Enc
     logit_scale = model.dual_encoder.scale().item()
     model.to(precision.device, precision.dtype)
 
-    @torch.no_grad()
-    def encode_images(images: Tensor) -> Tensor:
-        pixels = normalize_images(images.to(precision.device)).to(precision.dtype)
+    @contextmanager
+    def arithmetic() -> Iterator[None]:
         with precision.autocast(), fast_attention(precision.device):
-            return model.encode_image(pixels)
+            yield
 
-    @torch.no_grad()
-    def encode_texts(texts: list[str]) -> Tensor:
-        tokens = tokenizer.encode(texts).to(precision.device)
-        with precision.autocast(), fast_attention(precision.device):
-            return model.encode_text(tokens)
-
+    own = model.dual_encoder
     return Encoders(
         name=name,
         preprocess=EvaluationTransform(preprocess.image_size),
-        encode_images=encode_images,
-        encode_texts=encode_texts,
+        encode_images=torch.no_grad()(image_encode_function(own, arithmetic, l2norm=False)),
+        encode_texts=torch.no_grad()(text_encode_function(own, tokenizer, arithmetic, l2norm=False)),
         logit_scale=logit_scale,
         device=precision.device,
     )

@@ -33,8 +33,8 @@ class CountImages:
     def __call__(self) -> None:
         counts: list[int] = []
 
-        def counting(*arguments: Any) -> Any:
-            encode = image_encode_function(*arguments)
+        def counting(*arguments: Any, **options: Any) -> Any:
+            encode = image_encode_function(*arguments, **options)
             counts.append(0)
 
             def encode_and_count(images: Tensor) -> Tensor:

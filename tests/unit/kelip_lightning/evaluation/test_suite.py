@@ -106,10 +106,14 @@ def _evaluate(sets: EvaluationSets, encoders: Encoders | None = None, **streamin
 
 
 @torch.no_grad()
-def _rows_of(images: SelectedImages) -> Tensor:
+def _features_of(images: SelectedImages) -> Tensor:
     table = images.table
     assert isinstance(table, MemoryTable)
-    return F.normalize(_encode_images(table.pixels[torch.from_numpy(images.rows)]).float(), dim=1)
+    return _encode_images(table.pixels[torch.from_numpy(images.rows)])
+
+
+def _rows_of(images: SelectedImages) -> Tensor:
+    return F.normalize(_features_of(images).float(), dim=1)
 
 
 @torch.no_grad()
@@ -145,10 +149,12 @@ def test_values__equal_the_metrics_by_themselves() -> None:
     for data in sets.retrieval:
         for language, captions in data.captions.items():
             retrieval = RetrievalRecall(data.positives[language], tie_rule=data.tie_rule)
-            retrieval.update(_rows_of(data.images), torch.arange(22), _text_rows(captions), torch.arange(NUM_CAPTIONS))
+            retrieval.update(
+                _features_of(data.images), torch.arange(22), _encode_no_grad(captions), torch.arange(NUM_CAPTIONS)
+            )
             expected |= {f"eval/{data.name}_{language}/{name}": one for name, one in retrieval.compute().items()}
     captions_alone, ids = CaptionRetrieval(), torch.arange(NUM_CAPTIONS)
-    captions_alone.update(_text_rows(CAPTIONS["ko"]), ids, _text_rows(CAPTIONS["en"]), ids)
+    captions_alone.update(_encode_no_grad(CAPTIONS["ko"]), ids, _encode_no_grad(CAPTIONS["en"]), ids)
     expected |= {f"eval/all_captions/{name}": value for name, value in captions_alone.compute().items()}
     classified = sets.classification[0]
     for language, names in CLASSES.names.items():
@@ -157,7 +163,7 @@ def test_values__equal_the_metrics_by_themselves() -> None:
         metric = ZeroShotAccuracy(rows)
         known = torch.isin(classified.labels, torch.tensor(named))
         labels = torch.tensor([named.index(one) for one in classified.labels[known].tolist()])
-        metric.update(_rows_of(classified.images)[known], labels)
+        metric.update(_features_of(classified.images)[known], labels)
         for name, value in metric.compute().items():
             expected[f"eval/groups_{language}/{name if name.startswith('mean') else f'zero_shot_{name}'}"] = value
     found = _evaluate(sets, batch_size=5).metrics
