@@ -31,7 +31,7 @@ class SignalSafeDataLoader(DataLoader[Any]):
 
     Python below 3.12 can hang in the child of a fork: while a thread of torch's (that of a gloo collective, for
     example) enters Python, it holds a lock that the child then waits for, for ever (`_PyThreadState_DeleteExcept`;
-    3.12 creates the lock anew first). It happened in 3 of 82 starts of two ranks on a loaded machine.
+    3.12 creates the lock anew first).
     """
 
     def __iter__(self) -> Any:
