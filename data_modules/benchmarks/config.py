@@ -209,15 +209,10 @@ class ChoiceSetConfig(SetConfig):
             raise ValueError(f"language = {self.language!r} must be {' or '.join(LANGUAGES)}")
         if not self.options:
             raise ValueError("options is empty: name the column or columns that hold the options")
-        check_choice_template(self.template, has_question=self.question is not None)
-
-
-def check_choice_template(template: str, *, has_question: bool = True) -> None:
-    """Raise ValueError unless the template holds `{option}`, and `{question}` only if there is one."""
-    slots = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
-    if "option" not in slots or not slots <= ({"option", "question"} if has_question else {"option"}):
-        may = ", and may hold {question}" if has_question else " alone, as there is no question"
-        raise ValueError(f"template = {template!r} must hold {{option}}{may}")
+        slots = {name for _, name, _, _ in Formatter().parse(self.template) if name is not None}
+        if "option" not in slots or not slots <= ({"option", "question"} if self.question else {"option"}):
+            may = ", and may hold {question}" if self.question else " alone, as there is no question"
+            raise ValueError(f"template = {self.template!r} must hold {{option}}{may}")
 
 
 @dataclass(kw_only=True, slots=True)

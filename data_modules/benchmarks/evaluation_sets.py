@@ -255,13 +255,15 @@ def build_classification_set(
     )
 
 
-def build_choice_set(name: str, config: ChoiceSetConfig, data_folder: str | None = None) -> ChoiceSet:
-    """The questions of the rows that satisfy `where`.
+def build_choice_set(
+    name: str, config: ChoiceSetConfig, data_folder: str | None = None, section: str = "evaluation.choices"
+) -> ChoiceSet:
+    """The questions of the rows that satisfy `where`; `section` holds the set, for messages.
 
     Raises:
         DataError: A file is missing or damaged, a question has fewer than two options, or an answer is none of them.
     """
-    context = f"evaluation.choices.{name}"
+    context = f"{section}.{name}"
     columns = [*([config.question] if config.question else []), config.answer, *config.options]
     table = _open(config.table, context, data_folder, [*columns, *config.where])
     rows = _matching(table, config.where, context)

@@ -1,83 +1,13 @@
-"""Multiple-choice questions about images, from a parquet table (K-Viscuit, for example).
-
-Shapes: N questions, S image side.
-"""
+"""The questions of a multiple-choice set: texts of the options, and which one is correct."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from data_modules.benchmarks.config import ChoiceSetConfig, check_choice_template
-from data_modules.benchmarks.galleries import table_image
-from data_modules.config_roles import between, check_ranges
+from data_modules.benchmarks.config import ChoiceSetConfig
 from data_modules.errors import DataError
-from data_modules.sources.tables import open_table
 
 
-@dataclass(kw_only=True, slots=True)
-class ImageChoiceConfig:
-    """A parquet table with an image, a question, its options and the correct option in each row."""
-
-    files: list[str]
-    """Parquet files or glob patterns."""
-    image: str = "image"
-    """Column of encoded images."""
-    question: str = "question"
-    """Column of the question."""
-    options: list[str]
-    """One column of lists of texts, or several columns of one text each."""
-    answer: str = "answer"
-    """Column of the correct option: its number (see answer_base), its letter (A, B, ...) or its text."""
-    answer_base: int = field(default=0, metadata=between(0, 1))
-    """Number of the first option if answers are numbers, 0 or 1."""
-    template: str = "{question} {option}"
-    """Text of an option that is compared with the image."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        check_choice_template(self.template)
-        if not self.options:
-            raise ValueError("options is empty: name the column or columns that hold the options")
-
-
-@dataclass(kw_only=True, slots=True)
-class ImageChoiceSet:
-    """Decoded images and the texts of their options."""
-
-    images: Tensor
-    """uint8 (N, 3, S, S)."""
-    texts: list[list[str]]
-    """N lists of two or more texts."""
-    answers: list[int]
-    """N indices of the correct text."""
-
-
-def build_image_choice(name: str, config: ImageChoiceConfig, image_size: int) -> ImageChoiceSet:
-    """Read every question and decode its image.
-
-    Raises:
-        DataError: A file or column is missing, a question has fewer than two options, or an answer is none of them.
-    """
-    table = open_table(config.files, config.image, [config.question, config.answer, *config.options])
-    images, texts, answers = [], [], []
-    for number, row in enumerate(table):
-        context = f"choices.{name}, row {number}"
-        choices, answer = option_texts(config, row, context)
-        texts.append(choices)
-        answers.append(answer)
-        images.append(table_image(row[config.image], image_size, f"{context}: the image"))
-    if not images:
-        raise DataError(f"choices.{name}: {', '.join(config.files)} holds no question")
-    return ImageChoiceSet(images=torch.from_numpy(np.stack(images)), texts=texts, answers=answers)
-
-
-def option_texts(
-    config: ImageChoiceConfig | ChoiceSetConfig, row: Mapping[str, Any], context: str
-) -> tuple[list[str], int]:
+def option_texts(config: ChoiceSetConfig, row: Mapping[str, Any], context: str) -> tuple[list[str], int]:
     """The texts of a row's options, two or more, and the index of the correct one.
 
     Raises:

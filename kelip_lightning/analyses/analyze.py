@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from data_modules.benchmarks.analogy_queries import build_analogy_set
-from data_modules.benchmarks.evaluation_sets import build_caption_set
+from data_modules.benchmarks.evaluation_sets import build_caption_set, build_choice_set
 from data_modules.benchmarks.galleries import build_image_gallery
-from data_modules.benchmarks.image_choice import build_image_choice
+from data_modules.benchmarks.image_stream import EvaluationTransform, SelectedImages, image_batches
 from data_modules.benchmarks.word_pairs import nonsense_words, read_word_pairs
 from data_modules.records import LANGUAGES
 from kelip_lightning.analyses import analogy, cross_lingual, culture
@@ -22,6 +22,7 @@ from kelip_lightning.config.analysis import (
     CultureAnalysis,
     ResamplingConfig,
 )
+from kelip_lightning.distributed.sharing import blocks_of
 from kelip_lightning.evaluation.embed import (
     ImageEncode,
     TextEncode,
@@ -34,6 +35,9 @@ from kelip_lightning.evaluation.zero_shot import class_embeddings
 from kelip_lightning.models.model_folder import TrainedModel, fresh_dual_encoder, load_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.statistics.bootstrap import Bootstrap
+
+_BATCH = 64
+"""Images that are decoded together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +121,7 @@ def analyze_culture(model: Encoders, settings: CultureAnalysis) -> Outcome:
     pairs = read_word_pairs(settings.word_pairs)
     gallery = build_image_gallery(settings.gallery, model.image_size)
     culture.check_enough(pairs, len(gallery.keys), settings.top_k)
-    choices = [build_image_choice(name, one, model.image_size) for name, one in settings.choices.items()]
+    choices = [build_choice_set(name, one, section="choices") for name, one in settings.choices.items()]
     bootstrap = _bootstrap(settings.resampling)
     words, nonsense = {}, {}
     for language in LANGUAGES:
@@ -129,11 +133,11 @@ def analyze_culture(model: Encoders, settings: CultureAnalysis) -> Outcome:
     findings, first = culture.compare_words(
         pairs, words, nonsense, images, bootstrap, settings.top_k, settings.num_draws
     )
-    for name, one in zip(settings.choices, choices, strict=True):
+    for one in choices:
         options = embed_texts(model.texts, [text for texts in one.texts for text in texts])
         counts = [len(texts) for texts in one.texts]
-        questions = embed_images(model.images, one.images)
-        findings.extend(choice_findings(name, questions, options, counts, one.answers, bootstrap))
+        questions = _embed_stored(model, one.images, f"choices.{one.name}")
+        findings.extend(choice_findings(one.name, questions, options, counts, one.answers.tolist(), bootstrap))
     return Outcome(findings=findings, plots=culture_plots(findings, pairs, first, gallery.images, settings.num_shown))
 
 
@@ -154,6 +158,13 @@ def analyze_analogy(model: Encoders, settings: AnalogyAnalysis) -> Outcome:
         outcome.findings.extend(findings)
         outcome.plots |= analogy_plots(findings, one, images, texts, settings.num_shown)
     return outcome
+
+
+def _embed_stored(model: Encoders, images: SelectedImages, owner: str) -> Tensor:
+    """(N, E) unit rows of images that are decoded a batch at a time."""
+    batches = blocks_of(len(images), _BATCH)
+    stream = image_batches(images, EvaluationTransform(model.image_size), batches, num_workers=0, owner=owner)
+    return torch.cat([embed_images(model.images, pixels) for _, pixels in stream])
 
 
 def _by_language(encode: TextEncode, captions: dict[str, list[str]]) -> dict[str, Tensor]:

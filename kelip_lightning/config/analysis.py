@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 
 from data_modules.benchmarks.analogy_queries import AnalogySetConfig
-from data_modules.benchmarks.config import CaptionSetConfig, GalleryConfig
-from data_modules.benchmarks.image_choice import ImageChoiceConfig
+from data_modules.benchmarks.config import CaptionSetConfig, ChoiceSetConfig, GalleryConfig
 from data_modules.config_roles import REPORTING, at_least, check_ranges
 from data_modules.records import LANGUAGES
 
@@ -58,7 +57,7 @@ class CultureAnalysis:
     """Draws of the null distribution per pair; 1 / num_draws should be far below 0.05 / number of pairs."""
     num_shown: int = field(default=12, metadata=REPORTING | at_least(0))
     """Pairs in the plot, smallest p-values first."""
-    choices: dict[str, ImageChoiceConfig] = field(default_factory=dict)
+    choices: dict[str, ChoiceSetConfig] = field(default_factory=dict)
     """Name -> multiple-choice questions about images (such as K-Viscuit)."""
     resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
     """Bootstrap; its seed is also used for the null draws."""

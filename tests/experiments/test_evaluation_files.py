@@ -96,7 +96,7 @@ def _metrics_of(experiment: EvaluationExperiment) -> set[str]:
         for language in ["ko"] if name in KOREAN_ONLY else ["ko", "en"]:
             rests = ("zero_shot_top1", "zero_shot_top5", "mean_per_class_recall")
             found |= {f"eval/{name}_{language}/{rest}" for rest in rests}
-    for name, choice in getattr(evaluation, "choices", {}).items():
+    for name, choice in evaluation.choices.items():
         found.add(f"eval/{name}_{choice.language}/choice_top1")
     return found
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from data_modules.benchmarks.image_choice import ImageChoiceConfig, ImageChoiceSet, build_image_choice
+from data_modules.benchmarks.config import ChoiceSetConfig, TableConfig
+from data_modules.benchmarks.evaluation_sets import ChoiceSet, build_choice_set
+from data_modules.benchmarks.image_stream import EvaluationTransform, image_batches
 from data_modules.errors import DataError
 
 Rows = list[dict[str, Any]]
@@ -13,13 +15,14 @@ OPTIONS = ["한복", "기모노", "치파오"]
 
 
 @pytest.fixture
-def build(picture: bytes, write_table: Callable[[Rows, str], str]) -> Callable[..., ImageChoiceSet]:
+def build(picture: bytes, write_table: Callable[[Rows, str], str]) -> Callable[..., ChoiceSet]:
     """The set of a table with one row per answer; `more` changes or adds columns."""
 
-    def build(answers: list[Any], more: dict[str, Any] | None = None, **options: Any) -> ImageChoiceSet:
+    def build(answers: list[Any], more: dict[str, Any] | None = None, **options: Any) -> ChoiceSet:
         row = {"image": {"bytes": picture}, "question": "무슨 옷인가요?", "options": OPTIONS} | (more or {})
         file = write_table([row | {"answer": answer} for answer in answers], "quiz.parquet")
-        return build_image_choice("quiz", ImageChoiceConfig(**{"files": [file], "options": ["options"]} | options), 16)
+        given = {"table": TableConfig(files=[file]), "language": "ko", "options": ["options"]}
+        return build_choice_set("quiz", ChoiceSetConfig(**given | options), section="choices")
 
     return build
 
@@ -29,13 +32,14 @@ def build(picture: bytes, write_table: Callable[[Rows, str], str]) -> Callable[.
     [([0, 2], 0), ([1, 3], 1), (["A", "c"], 0), (["한복", "치파오"], 0), (["0", "2"], 0)],
     ids=["numbers from 0", "numbers from 1", "letters", "texts", "digits"],
 )
-def test_build_image_choice__answers_in_every_form(
-    build: Callable[..., ImageChoiceSet], answers: list[Any], base: int
+def test_build_choice_set__answers_in_every_form(
+    build: Callable[..., ChoiceSet], picture: bytes, answers: list[Any], base: int
 ) -> None:
     built = build(answers, answer_base=base)
-    assert built.answers == [0, 2]
+    assert built.answers.tolist() == [0, 2]
     assert built.texts[0][1] == "무슨 옷인가요? 기모노"
-    assert built.images.shape == (2, 3, 16, 16)
+    assert len(built.images) == 2
+    assert all(built.images.table.image(int(row)) == picture for row in built.images.rows)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +50,8 @@ def test_build_image_choice__answers_in_every_form(
     ],
     ids=["template", "numbers"],
 )
-def test_build_image_choice__options_in_columns(
-    build: Callable[..., ImageChoiceSet],
+def test_build_choice_set__options_in_columns(
+    build: Callable[..., ChoiceSet],
     answer: str,
     columns: dict[str, Any],
     template: str,
@@ -55,12 +59,12 @@ def test_build_image_choice__options_in_columns(
     correct: int,
 ) -> None:
     built = build([answer], columns, options=list(columns), template=template)
-    assert (built.texts, built.answers) == ([texts], [correct])
+    assert (built.texts, built.answers.tolist()) == ([texts], [correct])
 
 
 @pytest.mark.parametrize("answer", [3, -1, "D", "저고리", None])
-def test_build_image_choice__an_answer_that_is_no_option(build: Callable[..., ImageChoiceSet], answer: Any) -> None:
-    with pytest.raises(DataError, match=r"choices\.quiz, row 0: the answer .* is none of the options"):
+def test_build_choice_set__an_answer_that_is_no_option(build: Callable[..., ChoiceSet], answer: Any) -> None:
+    with pytest.raises(DataError, match=r"choices\.quiz: row 0: the answer .* is none of the options"):
         build([answer])
 
 
@@ -74,15 +78,24 @@ def test_build_image_choice__an_answer_that_is_no_option(build: Callable[..., Im
         ({"options": "한복"}, "holds '한복', not a list"),
         ({"question": None}, "question None is no text"),
         ({"question": ["무슨", "옷"]}, "is no text"),
-        ({"image": {"bytes": b"nothing"}}, "image"),
-        ({"image": {"bytes": None}}, "image"),
     ],
 )
-def test_build_image_choice__cells_that_are_no_texts_or_images(
-    build: Callable[..., ImageChoiceSet], changes: dict[str, Any], message: str
+def test_build_choice_set__cells_that_are_no_texts(
+    build: Callable[..., ChoiceSet], changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(DataError, match=rf"choices\.quiz, row 0: .*{message}"):
+    with pytest.raises(DataError, match=rf"choices\.quiz: row 0: .*{message}"):
         build([0], changes)
+
+
+@pytest.mark.parametrize("image", [{"bytes": b"nothing"}, {"bytes": None}])
+def test_build_choice_set__an_unusable_image_is_named_when_it_is_read(
+    build: Callable[..., ChoiceSet], image: dict[str, Any]
+) -> None:
+    stream = image_batches(
+        build([0], {"image": image}).images, EvaluationTransform(16), [slice(0, 1)], num_workers=0, owner="choices.quiz"
+    )
+    with pytest.raises(DataError, match=r"choices\.quiz: image '0' cannot be used \(image_.*; replace it"):
+        list(stream)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +107,6 @@ def test_build_image_choice__cells_that_are_no_texts_or_images(
         ({"options": []}, "options is empty"),
     ],
 )
-def test_image_choice_config__rules(options: dict[str, Any], message: str) -> None:
+def test_choice_set_config__rules(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ImageChoiceConfig(**{"files": ["a"], "options": ["options"]} | options)
+        ChoiceSetConfig(**{"table": TableConfig(files=["a"]), "language": "ko", "options": ["options"]} | options)

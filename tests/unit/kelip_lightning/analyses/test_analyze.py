@@ -91,7 +91,7 @@ def settings_of(question: str, table: str, folder: Path) -> dict[str, Any]:
         "controls": {"sky": [[f"별{i}", f"star {i}"] for i in range(21)]},
     }
     (folder / "words.yaml").write_text(yaml.safe_dump(words, allow_unicode=True), encoding="utf-8")
-    choices = {"quiz": {"files": [table], "options": ["options"]}}
+    choices = {"quiz": {"table": {"files": [table]}, "language": "ko", "options": ["options"]}}
     return {"word_pairs": str(folder / "words.yaml"), "gallery": gallery, "num_draws": 999, "choices": choices}
 
 
