@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         PretrainExperiment,
     )
     from kelip_lightning.config.load import LoadedExperiment
-    from kelip_lightning.planning.stage_plan import OpenedSources
+    from kelip_lightning.training.inputs import OpenedData
 
 Schema = TypeVar("Schema", bound="MaskedPretrainExperiment | ContrastiveExperiment | PretrainExperiment")
 
@@ -45,14 +45,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(
-    arguments: argparse.Namespace, schema: type[Schema], body: Callable[[Schema, RunFolder, "OpenedSources"], Metrics]
+    arguments: argparse.Namespace, schema: type[Schema], body: Callable[[Schema, RunFolder, "OpenedData"], Metrics]
 ) -> tuple[RunFolder, Metrics]:
     """Load and check the experiment, create or reopen its run folder, train.
 
     Args:
         arguments: Of a training verb.
         schema: Class of the experiment.
-        body: Trains on the opened sources and returns the final metrics.
+        body: Trains on the opened data and returns the final metrics.
 
     Raises:
         ConfigError, DataError, RunFolderError, CheckpointError, EncoderFileError: Before training.
@@ -60,7 +60,8 @@ def _train(
     """
     from kelip_lightning.cli.report import print_plan, read_report
     from kelip_lightning.config.load import load_experiment
-    from kelip_lightning.planning.stage_plan import count_samples, make_plan, open_stages
+    from kelip_lightning.planning.stage_plan import count_samples, make_plan
+    from kelip_lightning.training.inputs import open_data
     from kelip_lightning.training.provenance import check_data, describe_data
     from kelip_lightning.training.resume import record_resumption
 
@@ -74,8 +75,9 @@ def _train(
         if is_first_process():
             print(f"{run.path} has finished already")
         return run, read_report(run).get("metrics", {})
-    opened = open_stages(experiment)
-    plan, data = make_plan(experiment, count_samples(experiment, opened)), describe_data(experiment, opened)
+    opened = open_data(experiment)
+    plan = make_plan(experiment, count_samples(experiment, opened.sources))
+    data = describe_data(experiment, opened.sources)
     run = run or RunFolder.create(
         Path(experiment.output_dir) / experiment.name,
         config=loaded.resolved,

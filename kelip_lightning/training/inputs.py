@@ -12,9 +12,10 @@ from data_modules.image_text import ImageTextDataModule
 from data_modules.order.sampling import Draw
 from data_modules.sources.rows import PairSource
 from data_modules.text.normalization import NORMALIZATION
-from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
+from kelip_lightning.config.experiment import ContrastiveExperiment, Experiment, MaskedPretrainExperiment
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.chance import chance_levels
+from kelip_lightning.planning.stage_plan import OpenedSources, open_stages, stages_of
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.training.provenance import keep_tokenizer, kept_tokenizer, normalization_of
 
@@ -22,14 +23,34 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ContrastiveInputs:
-    """Everything that contrastive training reads, opened and checked."""
+class OpenedData:
+    """The files that an experiment reads, opened and checked before its run folder is made."""
 
-    data: ImageTextDataModule
-    """With its tokenizer."""
+    sources: OpenedSources
     sets: EvaluationSets
+    """Of contrastive training."""
     chance: Mapping[str, float]
     """Metric of the evaluation -> its chance level."""
+
+
+def open_data(experiment: Experiment) -> OpenedData:
+    """Open every source and every evaluation set, and check the best checkpoint's metric.
+
+    Raises:
+        DataError: A file is missing or damaged, or not as configured.
+        ConfigError: `checkpoint.best_metric` is no metric of the evaluation.
+    """
+    contrastive = stages_of(experiment).get("contrastive")
+    if not isinstance(contrastive, ContrastiveExperiment):
+        return OpenedData(sources=open_stages(experiment), sets=EvaluationSets(), chance={})
+    sets = build_evaluation_sets(contrastive.evaluation)
+    for note in (note for one in sets for note in one.notes):
+        _log.info(note)
+    chance, metric = chance_levels(sets), contrastive.checkpoint.best_metric
+    if metric is not None and metric not in chance:
+        known = ", ".join(sorted(chance)) or "none, because no evaluation set is configured"
+        raise ConfigError([f"checkpoint.best_metric = {metric!r} is no metric of this evaluation; those are {known}"])
+    return OpenedData(sources=open_stages(experiment), sets=sets, chance=chance)
 
 
 def build_image_data(
@@ -74,27 +95,6 @@ def build_image_text_data(
     if run is not None and kept is None:
         keep_tokenizer(run, data.tokenizer)
     return data
-
-
-def read_contrastive_inputs(
-    experiment: ContrastiveExperiment, run: RunFolder, sources: Sequence[PairSource] | None = None
-) -> ContrastiveInputs:
-    """Build the data module with the run's tokenizer, open the evaluation sets, check the best checkpoint's metric.
-
-    Raises:
-        DataError: A file is missing, damaged, or not as configured.
-        RunFolderError: The run's tokenizer was replaced.
-        ConfigError: `checkpoint.best_metric` is no metric of the evaluation.
-    """
-    data = build_image_text_data(experiment, sources, run)
-    sets = build_evaluation_sets(experiment.evaluation)
-    for note in (note for one in sets for note in one.notes):
-        _log.info(note)
-    chance, metric = chance_levels(sets), experiment.checkpoint.best_metric
-    if metric is not None and metric not in chance:
-        known = ", ".join(sorted(chance)) or "none, because no evaluation set is configured"
-        raise ConfigError([f"checkpoint.best_metric = {metric!r} is no metric of this evaluation; those are {known}"])
-    return ContrastiveInputs(data=data, sets=sets, chance=chance)
 
 
 def shown_images(data: ImageDataModule, count: int) -> tuple[Tensor, Tensor]:

@@ -38,13 +38,13 @@ from kelip_lightning.models.model_folder import (
 from kelip_lightning.models.self_supervision import build_branch
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
-from kelip_lightning.planning.stage_plan import OpenedSources, Stage
+from kelip_lightning.planning.stage_plan import Stage
 from kelip_lightning.runs.folder import RunFolder, StageFolder, write_whole
 from kelip_lightning.runs.items import write_items
 from kelip_lightning.runs.metrics_file import MetricsFileLogger
 from kelip_lightning.runs.model_card import model_card
 from kelip_lightning.training.fit import disable_lightning_signals, fit_stage, stage_clock
-from kelip_lightning.training.inputs import ContrastiveInputs, build_image_data, read_contrastive_inputs, shown_images
+from kelip_lightning.training.inputs import OpenedData, build_image_data, build_image_text_data, shown_images
 from kelip_lightning.training.resume import open_stage
 
 _log = logging.getLogger(__name__)
@@ -53,28 +53,26 @@ NUM_SHOWN = 8
 """Images in a TensorBoard picture."""
 
 
-def run_pretrain(experiment: PretrainExperiment, run: RunFolder, opened: OpenedSources) -> dict[str, float]:
+def run_pretrain(experiment: PretrainExperiment, run: RunFolder, opened: OpenedData) -> dict[str, float]:
     """MAE pre-training (if configured), encoder export, contrastive training; returns the final metrics.
 
-    A resumed run continues in the stage in which it was interrupted. The sources come from `open_stages`.
+    A resumed run continues in the stage in which it was interrupted. `opened` comes from `open_data`.
     """
     contrastive = experiment.contrastive
     # Before MAE pre-training, so that an error in the inputs of the second stage is raised before the first is trained.
-    inputs = read_contrastive_inputs(contrastive, run, opened["contrastive"])
+    data = build_image_text_data(contrastive, opened.sources["contrastive"], run)
     if experiment.mae is not None:
         if not (run.resumed and run.has_finished("mae")):
             run_masked_pretrain(experiment.mae, run, opened)
         init = replace(contrastive.init, image_encoder=str(run.image_encoder))
         contrastive = replace(contrastive, init=init)
-    return run_contrastive(contrastive, run, opened, inputs)
+    return run_contrastive(contrastive, run, opened, data)
 
 
-def run_masked_pretrain(
-    experiment: MaskedPretrainExperiment, run: RunFolder, opened: OpenedSources
-) -> dict[str, float]:
+def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder, opened: OpenedData) -> dict[str, float]:
     """MAE pre-training; exports the encoder to `mae/image_encoder` and returns the last training metrics."""
     stage = open_stage(run, "mae", experiment.trainer)
-    data = build_image_data(experiment, opened["mae"])
+    data = build_image_data(experiment, opened.sources["mae"])
     module = build_masked_pretrain_module(experiment)
 
     def export() -> None:
@@ -97,25 +95,24 @@ def run_masked_pretrain(
 
 
 def run_contrastive(
-    experiment: ContrastiveExperiment, run: RunFolder, opened: OpenedSources, inputs: ContrastiveInputs | None = None
+    experiment: ContrastiveExperiment, run: RunFolder, opened: OpenedData, data: ImageTextDataModule | None = None
 ) -> dict[str, float]:
     """Contrastive training; exports `contrastive/dual_encoder`, writes items and report, returns the final metrics.
 
     Args:
         experiment: The stage.
         run: Where it writes.
-        opened: Its sources, from `open_stages`.
-        inputs: From `read_contrastive_inputs`; `None`: they are read here.
+        opened: From `open_data`.
+        data: From `build_image_text_data`; `None`: it is built here.
     """
     stage = open_stage(run, "contrastive", experiment.trainer)
     if experiment.init.image_encoder is not None:
         check_image_encoder(Path(experiment.init.image_encoder), experiment.image_encoder)
-    inputs = inputs or read_contrastive_inputs(experiment, run, opened["contrastive"])
-    data, sets, chance = inputs.data, inputs.sets, inputs.chance
+    data = data or build_image_text_data(experiment, opened.sources["contrastive"], run)
     module = build_contrastive_module(experiment, data)
     vote = StepVote()
     evaluation = EvaluationCallback(
-        sets,
+        opened.sets,
         experiment.evaluation,
         num_workers=experiment.data.num_workers,
         steps_per_epoch=data.order.epoch_length / experiment.data.global_batch_size,
@@ -129,7 +126,7 @@ def run_contrastive(
         save_dual_encoder(run.dual_encoder, module.model, data.tokenizer, card)
         write_items(run.items, evaluation.items(), evaluation_fingerprint(experiment.evaluation))
         # Last and atomically: a run with a report has finished.
-        report = {"seconds": round(clock(), 1)} | evaluation.report() | {"chance": dict(chance)}
+        report = {"seconds": round(clock(), 1)} | evaluation.report() | {"chance": dict(opened.chance)}
         write_whole(run.report, json.dumps(report, indent=2))
 
     signals, clock = SignalWatch(), stage_clock(stage)
@@ -141,7 +138,7 @@ def run_contrastive(
         PairProgressBar("contrastive"),
         evaluation,
         DataHealthCallback(stage.bad_samples, experiment.data.corrupt_samples, data.sources),
-        HyperparametersCallback(settings_without(Role.reporting, experiment), sorted(chance)),
+        HyperparametersCallback(settings_without(Role.reporting, experiment), sorted(opened.chance)),
         ExportCallback(export),
         evaluation=evaluation,
         vote=vote,

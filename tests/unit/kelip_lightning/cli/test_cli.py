@@ -83,7 +83,7 @@ def test_pretrain__three_mistakes_three_sentences(
 
 def pretend_to_train(experiment: Any, run: RunFolder, opened: Any) -> dict[str, float]:
     """Replaces training."""
-    assert [source.name for source in opened["contrastive"]] == ["plain", "skin_tones"]
+    assert [source.name for source in opened.sources["contrastive"]] == ["plain", "skin_tones"]
     assert run.read_status()["state"] == "running"
     stage = run.stage("contrastive")
     stage.checkpoints.mkdir(parents=True)
