@@ -44,10 +44,6 @@ class SelectedImages:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def image_keys(self) -> list[str]:
-        """N keys, for messages and panels."""
-        return self.table.keys(self.rows)
-
 
 class _Unreadable(NamedTuple):
     """Sent by a worker in place of an image: an exception would arrive with the worker's traceback as its message."""

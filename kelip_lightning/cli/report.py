@@ -82,11 +82,6 @@ def _label(metric: str) -> str:
     return metric.replace("_to_", " → ").replace("_", " ")
 
 
-def print_metrics(metrics: Mapping[str, float], chance: Mapping[str, float], title: str) -> None:
-    """Print all metrics of an evaluation."""
-    Console().print(metrics_table(metrics, chance, title, headline=False))
-
-
 def print_result(run: RunFolder, metrics: Mapping[str, float]) -> None:
     """Print the main metrics of a finished run, and its files and next commands."""
     console = Console(highlight=False)

@@ -34,6 +34,7 @@ from data_modules.benchmarks.evaluation_sets import (
     evaluation_fingerprints,
     shared_positives,
 )
+from data_modules.benchmarks.image_stream import SelectedImages
 from data_modules.errors import DataError
 
 Rows = list[dict[str, Any]]
@@ -70,15 +71,19 @@ def _write_classes(folder: Path, description: object) -> str:
     return str(file)
 
 
+def keys_of(images: SelectedImages) -> list[str]:
+    return images.table.keys(images.rows)
+
+
 def pairs_of(built: RetrievalSet, language: str) -> set[tuple[str, str]]:
     """(key of the image, caption) of all positives."""
-    keys, captions = built.images.image_keys(), built.captions[language]
+    keys, captions = keys_of(built.images), built.captions[language]
     return {(keys[image], captions[caption]) for image, caption in built.positives[language].tolist()}
 
 
 def test_build_retrieval_set__positives_are_the_images_with_their_own_captions(table: TableConfig, rows: Rows) -> None:
     built = build_retrieval_set("r", RetrievalSetConfig(table=table, where={"design": ["flat"]}))
-    by_key, keys = {row["key"]: row for row in rows}, built.images.image_keys()
+    by_key, keys = {row["key"]: row for row in rows}, keys_of(built.images)
     assert sorted(keys) == [f"flat/{concept}" for concept in range(6)]
     for language in ("ko", "en"):
         assert pairs_of(built, language) == {(key, by_key[key][f"name_{language}"]) for key in keys}
@@ -204,7 +209,7 @@ def test_build_classification_set__labels_and_names(table: TableConfig, classes_
     built = build_classification_set("k", _classification(table, classes_file))
     assert built.labels.dtype == torch.int64
     assert torch.bincount(built.labels, minlength=3).tolist() == [6, 6, 0]
-    assert [key.startswith("flat") for key in built.images.image_keys()] == (built.labels == 0).tolist()
+    assert [key.startswith("flat") for key in keys_of(built.images)] == (built.labels == 0).tolist()
     assert built.classes.names == {"ko": [["납작한"], ["둥근"], ["유화"]], "en": [["flat", "even"], ["round"], ["oil"]]}
     assert built.classes.templates == CLASSES["templates"]
     assert built.notes == [
