@@ -164,7 +164,7 @@ def build_retrieval_set(name: str, config: RetrievalSetConfig, data_folder: str 
     if not kept.any():
         raise DataError(f"{context}: no image with captions satisfies `where`; correct `where` or the caption columns")
     rows, image_concepts = rows[kept], torch.from_numpy(concept_of[kept])
-    _check_unique(table.keys(rows), context)
+    table.keys(rows)  # refuses an image that is listed twice, before any is decoded
     captions, caption_concepts, positives = {}, {}, {}
     for language, cells in texts.items():
         captions[language] = [text for cell in cells for text in cell]
@@ -234,7 +234,7 @@ def build_classification_set(
     if not kept.any():
         raise DataError(f"{context}: no image has one of the {len(classes.ids)} classes; check `label`")
     rows, labels = rows[kept], found[kept]
-    _check_unique(table.keys(rows), context)
+    table.keys(rows)  # refuses an image that is listed twice, before any is decoded
     notes = _left_out(context, int((~kept).sum()), len(kept), "images of classes that the classes file does not name")
     without = sorted(set(range(len(classes.ids))) - set(labels.tolist()))
     if without:
@@ -431,17 +431,6 @@ def _labels(table: SampleTable, column: str, rows: RowIds, ids: Sequence[str]) -
     if not any(cell in by_id for cell in set(cells)):
         by_id = {str(number): number for number in range(len(ids))}
     return np.array([by_id.get(cell, -1) for cell in cells], dtype=np.int64)
-
-
-def _check_unique(keys: Sequence[str], context: str) -> None:
-    seen: set[str] = set()
-    for key in keys:
-        if key in seen:
-            raise DataError(
-                f"{context}: the image '{key}' is listed twice; give one row per image, with its captions as a list, "
-                "or name a column of unique values as `key`"
-            )
-        seen.add(key)
 
 
 def _left_out(context: str, number: int, total: int, what: str) -> list[str]:

@@ -75,7 +75,7 @@ class EvaluationCallback(PeriodicCallback):
         self._due: list[EvaluationSet] = []
         self._last: tuple[int, Evaluation] | None = None
         if any(one.by_time for one in self._intervals):
-            self._questions = self._vote.ask(*(self._asks_for(one) for one in self._intervals if one.by_time))
+            self._questions = self._vote.ask(*map(self._asks_for, self._intervals))
 
     def _asks_for(self, interval: "Interval") -> Callable[[], bool]:
         return lambda: self._is_global_zero and interval.is_time()
@@ -90,13 +90,12 @@ class EvaluationCallback(PeriodicCallback):
 
     def acts_after(self, trainer: pl.Trainer) -> bool:
         """Whether some set's interval ends at this step; the same on every rank, which all must ask once a step."""
-        answers = iter(self._vote.answers(trainer, self._questions) if len(self._questions) else ())
-        due = [
-            next(answers) or interval.is_step(trainer.global_step) if interval.by_time
-            else interval.is_step(trainer.global_step)
-            for interval in self._intervals
-        ]  # fmt: skip
-        self._due = [one for one, is_due in zip(self._sets, due, strict=True) if is_due]
+        timed = self._vote.answers(trainer, self._questions) if self._questions else [False] * len(self._sets)
+        self._due = [
+            one
+            for one, interval, is_time in zip(self._sets, self._intervals, timed, strict=True)
+            if is_time or interval.is_step(trainer.global_step)
+        ]
         return bool(self._due)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

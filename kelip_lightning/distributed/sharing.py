@@ -75,9 +75,8 @@ def raised_together(group: Any = None) -> Iterator[None]:
     if is_distributed():
         found: list[Any] = [None] * dist.get_world_size(group)
         kind = next((at for at, one in enumerate(_RAISED_ALIKE) if isinstance(error, one)), None)
-        dist.all_gather_object(
-            found, None if error is None else (kind, f"{error}" or type(error).__name__), group=group
-        )
+        own = None if error is None else (kind, str(error) or type(error).__name__)
+        dist.all_gather_object(found, own, group=group)
         first = next((one for one in found if one is not None), None)
         if error is None and first is not None:
             raise (RuntimeError if first[0] is None else _RAISED_ALIKE[first[0]])(first[1])
