@@ -6,6 +6,7 @@ from data_modules.benchmarks.analogy_queries import AnalogySetConfig
 from data_modules.benchmarks.config import CaptionSetConfig, ChoiceSetConfig, GalleryConfig
 from data_modules.config_roles import REPORTING, at_least, check_ranges
 from data_modules.records import LANGUAGES
+from data_modules.text.particles import check_template
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,7 +51,7 @@ class CultureAnalysis:
     gallery: GalleryConfig
     """Images that are ranked under every word."""
     templates: dict[str, list[str]] = field(default_factory=_bare_templates)
-    """Language -> prompt templates with `{}` for the word; their embeddings are averaged."""
+    """Language -> prompt templates with `{}` for the word, `{은/는}` for a particle; embeddings are averaged."""
     top_k: int = field(default=10, metadata=at_least(1))
     """Number of top-ranked images that are compared and shown."""
     num_draws: int = field(default=9999, metadata=at_least(999))
@@ -74,7 +75,7 @@ class AnalogyAnalysis:
     sets: dict[str, AnalogySetConfig]
     """Name -> gallery and relations."""
     templates: dict[str, list[str]] = field(default_factory=_bare_templates)
-    """Language -> prompt templates with `{}` for the term's word."""
+    """Language -> prompt templates with `{}` for the term's word, `{은/는}` for a particle."""
     num_shown: int = field(default=2, metadata=REPORTING | at_least(0))
     """Queries of each relation in the plot."""
     resampling: ResamplingConfig = field(default_factory=ResamplingConfig)
@@ -101,5 +102,4 @@ def _check_templates(templates: dict[str, list[str]]) -> None:
     if set(templates) != set(LANGUAGES) or not all(templates.values()):
         raise ValueError(f"templates must be given in {' and '.join(LANGUAGES)}, one or more each")
     for one in (template for sentences in templates.values() for template in sentences):
-        if one.count("{}") != 1:
-            raise ValueError(f"templates holds {one!r}, which must hold {{}} exactly once")
+        check_template(one, "templates")

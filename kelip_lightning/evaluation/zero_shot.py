@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_modules.text.particles import check_template, fill_template
+from data_modules.text.particles import fill_template
 from kelip_lightning.evaluation.embed import TextEncode, embed_texts, require_finite
 from kelip_lightning.evaluation.gathered_metric import GatheredMetric, require_rows, sorted_once
 from kelip_lightning.evaluation.metric_names import MEAN_PER_CLASS_RECALL, TOP_KS
@@ -184,12 +184,10 @@ def class_embeddings(
 
     Raises:
         ValueError: A class has no name, or there is no template.
-        DataError: A template is unusable, see `particles.check_template`.
+        DataError: A template is unusable, see `particles.fill_template`.
     """
     if not templates:
         raise ValueError("templates must hold at least one template, got none")
-    for template in templates:
-        check_template(template, "templates")
     if not class_names or any(not names for names in class_names):
         raise ValueError("every class must have at least one name")
     counts = torch.tensor([len(names) * len(templates) for names in class_names])

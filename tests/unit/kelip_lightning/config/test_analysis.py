@@ -16,7 +16,8 @@ GALLERY: Any = None
     ("options", "message"),
     [
         ({"templates": {"ko": ["{}"]}}, "templates must be given in ko and en"),
-        ({"templates": {"ko": ["{}"], "en": ["a photo"]}}, "must hold {} exactly once"),
+        ({"templates": {"ko": ["{}"], "en": ["a photo"]}}, "templates: the template 'a photo' has no slots"),
+        ({"templates": {"ko": ["{}{는/은}"], "en": ["{}"]}}, "has the unknown slot {는/은}"),
     ],
 )
 def test_culture_analysis__rules(options: dict[str, Any], message: str) -> None:
