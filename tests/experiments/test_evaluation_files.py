@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import clip_benchmark
 import pytest
 import torch
 import yaml
@@ -163,12 +164,11 @@ def test_set_file__opens_data_in_the_layout_that_it_describes(
 
 
 def test_babel_script__writes_the_classes_of_clip_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = pytest.importorskip("clip_benchmark")
     monkeypatch.chdir(tmp_path)
     scripts = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
     exec(next(script for script in scripts if "babel_imagenet" in script), {})
     classes = read_class_names("babel_imagenet_ko.yaml", "babel_imagenet")
-    folder = Path(package.__file__).parent / "datasets"
+    folder = Path(clip_benchmark.__file__).parent / "datasets"
     numbers, names = json.loads((folder / "babel_imagenet.json").read_text(encoding="utf-8"))["KO"]
     assert classes.ids == [str(number) for number in numbers]
     assert classes.names == {"ko": [[name] for name in names]}

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
+from clip_benchmark.datasets import builder
 
 from data_modules.benchmarks.config import Layout, TableConfig
 from data_modules.benchmarks.layouts.clip_benchmark import read_class_files
@@ -45,7 +46,6 @@ def opened(folder: Path, **settings: str) -> SampleTable:
 @pytest.mark.filterwarnings("ignore:WebDataset\\(shardshuffle=:UserWarning")
 @pytest.mark.parametrize("kind", ["retrieval", "classification"])
 def test_open_clip_benchmark__equals_the_reader_of_clip_benchmark(kind: str, tmp_path: Path) -> None:
-    builder = pytest.importorskip("clip_benchmark.datasets.builder")
     folder = write_folder(tmp_path / "set", kind)
     expected = list(builder.build_wds_dataset("set", transform=np.asarray, split="test", data_dir=str(folder)))
     table, rows = opened(folder), np.arange(NUM_SAMPLES)
