@@ -1,7 +1,7 @@
 """The LightningDataModule of MAE pre-training."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -9,35 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from data_modules.config_roles import PERFORMANCE, at_least, check_ranges
+from data_modules.config import ImageDataConfig
+from data_modules.images.config import MaskedImageConfig
 from data_modules.images.decoding import open_image
-from data_modules.images.transforms.masked_image import MaskedImage, MaskedImageConfig
-from data_modules.loading import CorruptSampleConfig, Loaded, PairDataset, StageDataModule, build_loader, open_sources
-from data_modules.order.mixture import OrderConfig, build_order, check_streams
+from data_modules.images.transforms.masked_image import MaskedImage
+from data_modules.loading import Loaded, PairDataset, StageDataModule, build_loader, open_sources
+from data_modules.order.mixture import build_order
 from data_modules.order.sampling import Draw, Order
 from data_modules.records import ImageBatch, PairRecord
-from data_modules.sources.config import SourceConfig
 from data_modules.sources.rows import PairSource
-
-
-@dataclass(kw_only=True, slots=True)
-class ImageDataConfig:
-    """The images of MAE pre-training; captions are not read."""
-
-    sources: dict[str, SourceConfig]
-    """Name -> source; name one language in `captions`, so that each image comes once per epoch."""
-    global_batch_size: int = field(default=256, metadata=at_least(1))
-    """Images of one optimizer step over all devices and accumulation steps."""
-    num_workers: int = field(default=1, metadata=PERFORMANCE | at_least(0))
-    """`DataLoader` workers per device; the order of samples does not depend on it."""
-    order: OrderConfig = field(default_factory=OrderConfig)
-    """Mixture of sources and languages, and shuffling."""
-    corrupt_samples: CorruptSampleConfig = field(default_factory=CorruptSampleConfig)
-    """Handling of samples that cannot be used."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        check_streams(self.sources, self.order)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The LightningDataModule of contrastive training."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -9,45 +9,21 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from data_modules.config_roles import PERFORMANCE, at_least, check_ranges
+from data_modules.config import ImageTextDataConfig
+from data_modules.images.config import MultiCropConfig
 from data_modules.images.decoding import open_image
-from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig
-from data_modules.loading import CorruptSampleConfig, Loaded, PairDataset, StageDataModule, build_loader, open_sources
-from data_modules.order.mixture import OrderConfig, build_order, check_streams
+from data_modules.images.transforms.multi_crop import MultiCrop
+from data_modules.languages import LANGUAGES
+from data_modules.loading import Loaded, PairDataset, StageDataModule, build_loader, open_sources
+from data_modules.order.mixture import build_order
 from data_modules.order.sampling import Draw, Order
-from data_modules.records import LANGUAGES, ImageTextBatch, PairRecord
-from data_modules.sources.config import SourceConfig
-from data_modules.sources.languages import LanguageRule, apply_language_rule, check_rule
+from data_modules.records import ImageTextBatch, PairRecord
+from data_modules.sources.languages import apply_language_rule
 from data_modules.sources.rows import PairSource
-from data_modules.text.captions import CaptionConfig, CaptionSampler
+from data_modules.text.captions import CaptionSampler
+from data_modules.text.config import TokenizerConfig
 from data_modules.text.normalization import NORMALIZATION
-from data_modules.text.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
-
-
-@dataclass(kw_only=True, slots=True)
-class ImageTextDataConfig:
-    """The pair set of contrastive training."""
-
-    sources: dict[str, SourceConfig]
-    """Name -> source; the pair set is their weighted mixture."""
-    captions: CaptionConfig = field(default_factory=CaptionConfig)
-    """Sampling of captions."""
-    languages: LanguageRule = LanguageRule.both
-    """Language of a pair: both (every image with all its captions), by_image, by_concept, by_design (a hash of its key,
-    concept or design assigns one language), ko or en (one language only)."""
-    global_batch_size: int = field(default=128, metadata=at_least(1))
-    """Pairs of one optimizer step over all devices and accumulation steps."""
-    num_workers: int = field(default=1, metadata=PERFORMANCE | at_least(0))
-    """`DataLoader` workers per device; the order of samples does not depend on it."""
-    order: OrderConfig = field(default_factory=OrderConfig)
-    """Mixture of sources and languages, and shuffling."""
-    corrupt_samples: CorruptSampleConfig = field(default_factory=CorruptSampleConfig)
-    """Handling of samples that cannot be used."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        check_streams(self.sources, self.order)
-        check_rule(self.sources, self.languages)
+from data_modules.text.tokenizer import BilingualTokenizer, build_tokenizer
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import lightning.pytorch as pl
@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data_modules.config_roles import PERFORMANCE, at_least, between, check_ranges
+from data_modules.config import CorruptSampleConfig
 from data_modules.errors import DataError
 from data_modules.faults import SKIPPED, FaultReport, SampleFault, printable, sample_errors
-from data_modules.images.decoding import MAX_IMAGE_PIXELS
 from data_modules.loader import SignalSafeDataLoader, build_fixed_loader
 from data_modules.order.sampling import Draw, Order, RankBatchSampler
 from data_modules.records import PairRecord
@@ -26,19 +25,6 @@ Batch = TypeVar("Batch")
 
 MAX_REPLACEMENTS = 24
 """Replacements tried for a corrupt sample; the last one is 2^23 places behind it, beyond any bad shard."""
-
-
-@dataclass(kw_only=True, slots=True)
-class CorruptSampleConfig:
-    """Handling of samples that cannot be used."""
-
-    max_share: float = field(default=0.01, metadata=PERFORMANCE | between(0, 1))
-    """Fraction of skipped samples, in [0, 1], above which the run stops; checked from 10 / max_share samples on."""
-    max_image_pixels: int = field(default=MAX_IMAGE_PIXELS, metadata=at_least(1))
-    """Larger images are skipped before they are decoded."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def open_sources(

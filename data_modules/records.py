@@ -11,9 +11,6 @@ from torch import Tensor
 
 from data_modules.faults import FaultReport
 
-LANGUAGES: tuple[str, ...] = ("ko", "en")
-"""Language codes; a language's position here is its index in `ImageTextBatch.languages`."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairRecord:

@@ -24,10 +24,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from data_modules.faults import SampleFault
+from data_modules.images.config import MAX_IMAGE_PIXELS
 
 WHITE = (255, 255, 255)
-MAX_IMAGE_PIXELS = 1 << 26
-"""Default limit (8192 x 8192 pixels); larger images are treated as decompression bombs."""
 MAX_REDUCTION = 8
 """Largest factor by which libjpeg reduces an image while decoding."""
 FORMATS = {

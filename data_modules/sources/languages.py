@@ -9,7 +9,6 @@ trees and graphs"), without reading rows.
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,14 @@ from numpy.typing import NDArray
 
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault
-from data_modules.records import LANGUAGES, PairRecord
-from data_modules.sources.config import SourceConfig, SourceKind, source_kind
-from data_modules.sources.rows import EveryNth, Ids, PairSource, Rows, languages_of, needs_language_marks
+from data_modules.languages import LANGUAGES
+from data_modules.records import PairRecord
+from data_modules.sources.config import (
+    LanguageRule,
+    SourceConfig,
+    needs_language_marks,
+)
+from data_modules.sources.rows import EveryNth, Ids, PairSource, Rows, languages_of
 
 Marks = Callable[[int, int], NDArray[Any]]
 """Rows [start, stop) -> index of each one's language in `LANGUAGES`, or any other number."""
@@ -118,36 +122,8 @@ class LanguageRows:
         return self._found[language]
 
 
-class LanguageRule(Enum):
-    """What decides the language of a pair."""
-
-    both = "both"
-    """Nothing: every image is paired with captions of every language that it has."""
-    by_image = "by_image"
-    """A hash of the image's key: each image is paired with one language."""
-    by_concept = "by_concept"
-    """A hash of the column `concept`: each concept is paired with one language."""
-    by_design = "by_design"
-    """A hash of the column `design`: each style of drawing is paired with one language."""
-    ko = "ko"
-    """Korean only."""
-    en = "en"
-    """English only."""
-
-
-_COLUMN_OF = {LanguageRule.by_concept: "concept", LanguageRule.by_design: "design"}
 _ROWS_TRIED = 32
 """Rows that are read to find a source's columns."""
-
-
-def check_rule(sources: Mapping[str, SourceConfig], rule: LanguageRule) -> None:
-    """Raises ValueError if the rule reads a column and a source has none."""
-    for name, source in sources.items():
-        if rule in _COLUMN_OF and source_kind(source) is SourceKind.shards:
-            raise ValueError(
-                f"languages = {rule.name} reads the column '{_COLUMN_OF[rule]}', and source '{name}' is shards, which "
-                "have none: use by_image, or a table"
-            )
 
 
 def hashed_language(value: str) -> str:
@@ -170,13 +146,13 @@ class OneLanguageSource:
         self._source = source
         self._rule = rule
         self._languages = languages_of(config)
-        if rule in _COLUMN_OF:
+        if rule.column is not None:
             if len(self._languages) < len(LANGUAGES):
                 raise DataError(
                     f"data.languages = {rule.name}: source '{self.name}' has captions in one language only, and the "
                     "rule needs both; add the other one, or use by_image"
                 )
-            self._require_column(_COLUMN_OF[rule])
+            self._require_column(rule.column)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -207,8 +183,8 @@ class OneLanguageSource:
     def _language_of(self, record: PairRecord) -> str:
         if self._rule.name in LANGUAGES:
             return self._rule.name
-        is_by_image = self._rule is LanguageRule.by_image
-        return hashed_language(record.key if is_by_image else record.attributes[_COLUMN_OF[self._rule]])
+        column = self._rule.column
+        return hashed_language(record.key if column is None else record.attributes[column])
 
     def _require_column(self, column: str) -> None:
         """Checks the first usable row; all rows have the same columns."""

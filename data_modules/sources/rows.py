@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.faults import FaultReport, SampleFault, sample_errors
-from data_modules.records import LANGUAGES, PairRecord
+from data_modules.languages import LANGUAGES
+from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.text.cleaning import clean_texts, detect_language, language_code, split_keywords
 
@@ -75,11 +76,6 @@ def pairs_per_row(config: SourceConfig) -> int:
 def languages_of(config: SourceConfig) -> list[str]:
     """The languages of `captions` in the order of `LANGUAGES`: pair i of a row is in language i."""
     return [language for language in LANGUAGES if language in config.captions]
-
-
-def needs_language_marks(config: SourceConfig) -> bool:
-    """Whether the language is known only from the rows."""
-    return not config.captions and (config.language_field is not None or config.language == "detect")
 
 
 def text_fields(config: SourceConfig) -> list[str]:

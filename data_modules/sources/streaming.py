@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault
 from data_modules.records import PairRecord
-from data_modules.sources.config import SourceConfig
+from data_modules.sources.config import SourceConfig, needs_language_marks
 from data_modules.sources.languages import LanguageRows
-from data_modules.sources.rows import Rows, needs_language_marks, pairs_per_row, row_texts
+from data_modules.sources.rows import Rows, pairs_per_row, row_texts
 from data_modules.sources.tables import require_columns, row_record, satisfies
 
 _log = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from data_modules.errors import DataError
 from data_modules.json_lines import append_json_lines, read_json_lines, replace_json_lines
 from data_modules.paths import is_url
 from data_modules.sources.blobs import BlobReader, file_state
-from data_modules.sources.config import SourceConfig
-from data_modules.sources.rows import needs_language_marks, text_fields
+from data_modules.sources.config import SourceConfig, needs_language_marks
+from data_modules.sources.rows import text_fields
 from data_modules.sources.tar_scan import ROW_FIELDS, TEXT, ShardScan, scan_shard
 
 MAGIC = b"KELIPIX1"

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from data_modules.faults import SampleFault
 from data_modules.paths import is_url
 from data_modules.sources.blobs import TIMEOUT_SECONDS, file_state, with_retries
-from data_modules.sources.config import SourceConfig
-from data_modules.sources.rows import language_mark, needs_language_marks, text_fields
+from data_modules.sources.config import SourceConfig, needs_language_marks
+from data_modules.sources.rows import language_mark, text_fields
 
 BLOCK = 512
 _MAX_NAME_BYTES = 1 << 20

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_modules.config_roles import Role
-from data_modules.records import LANGUAGES
+from data_modules.languages import LANGUAGES
 from kelip_lightning.ablations.config import AblationConfig, ScaleConfig, load_ablation
 from kelip_lightning.config.experiment import ContrastiveExperiment, Experiment, PretrainExperiment
 from kelip_lightning.config.fingerprint import role_of_key, training_fingerprint

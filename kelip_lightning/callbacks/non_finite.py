@@ -3,8 +3,6 @@
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from data_modules.config_roles import PERFORMANCE, at_least, check_ranges
+from kelip_lightning.callbacks.config import NonFiniteConfig, NonFinitePolicy
 from kelip_lightning.distributed.consensus import StepVote, gather_objects
 from kelip_lightning.errors import NonFiniteError
 
@@ -20,26 +18,6 @@ _log = logging.getLogger(__name__)
 
 _NAMED = 20
 """Parameters that a report lists by name."""
-
-
-class NonFinitePolicy(Enum):
-    """stop: end the run; skip: skip the step and continue."""
-
-    stop = "stop"
-    skip = "skip"
-
-
-@dataclass(kw_only=True, slots=True)
-class NonFiniteConfig:
-    """What happens when a loss or a gradient is not finite; in either case it never reaches the weights."""
-
-    policy: NonFinitePolicy = field(default=NonFinitePolicy.stop, metadata=PERFORMANCE)
-    """stop, or skip: the step takes no update, and training continues with the next batch."""
-    max_skipped: int = field(default=10, metadata=PERFORMANCE | at_least(0))
-    """Steps that a stage may skip before it stops, >= 0."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class NonFiniteGuard(pl.Callback):

@@ -45,7 +45,8 @@ def tokenizer(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from data_modules.errors import DataError
-    from data_modules.text.tokenizer import TokenizerConfig, train_tokenizer, write_tokenizer_folder
+    from data_modules.text.config import TokenizerConfig
+    from data_modules.text.tokenizer import train_tokenizer, write_tokenizer_folder
 
     output = Path(arguments.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

@@ -1,26 +1,25 @@
-"""The experiments and their sections. Each section class is defined in the module that it configures."""
+"""The experiments and their sections. The section classes of a package are in its `config.py`."""
 
 import re
 from dataclasses import dataclass, field
 
 from data_modules.benchmarks.config import EvaluationConfig
+from data_modules.config import ImageDataConfig, ImageTextDataConfig
 from data_modules.config_roles import PERFORMANCE, REPORTING, above, at_least, between, check_ranges, counted_as
-from data_modules.image import ImageDataConfig
-from data_modules.image_text import ImageTextDataConfig
-from data_modules.images.transforms.masked_image import MaskedImageConfig
-from data_modules.images.transforms.multi_crop import MultiCropConfig
-from data_modules.text.tokenizer import TokenizerConfig
-from kelip_lightning.callbacks.checkpointing import CheckpointConfig
-from kelip_lightning.callbacks.non_finite import NonFiniteConfig
+from data_modules.images.config import MaskedImageConfig, MultiCropConfig
+from data_modules.text.config import TokenizerConfig
+from kelip_lightning.callbacks.config import CheckpointConfig, NonFiniteConfig
 from kelip_lightning.config.evaluation import EvaluationExperiment
 from kelip_lightning.distributed.accelerators import PRECISIONS, STRATEGIES, is_deepspeed
-from kelip_lightning.losses.contrastive import ContrastiveLossConfig
-from kelip_lightning.models.dual_encoder import DualEncoderConfig
-from kelip_lightning.models.image_encoder import ImageEncoderConfig
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderConfig
-from kelip_lightning.models.self_supervision import SelfSupervisionConfig
-from kelip_lightning.models.text_encoder import TextEncoderConfig
-from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
+from kelip_lightning.losses.config import ContrastiveLossConfig
+from kelip_lightning.models.config import (
+    DualEncoderConfig,
+    ImageEncoderConfig,
+    MaskedAutoencoderConfig,
+    SelfSupervisionConfig,
+    TextEncoderConfig,
+)
+from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 
 ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu")
 

@@ -1,6 +1,6 @@
 """From a YAML file and overrides to a checked experiment: reading, `extends`, overrides, types, rules, differences.
 
-The rules, which import torch, are imported where they run, so that a file's syntax is checked without waiting for it.
+Rules that import torch run last, so that most problems are told without waiting for it.
 """
 
 import difflib
@@ -26,6 +26,7 @@ from kelip_lightning.config.schema import (
     to_plain,
     without_none,
 )
+from kelip_lightning.config.validate import heavy_rules, rules
 from kelip_lightning.errors import ConfigError
 
 Schema = TypeVar("Schema")
@@ -234,12 +235,11 @@ def check_on_this_machine(experiment: Any) -> None:
 
 
 def _apply_rules(experiment: Any, on_this_machine: bool, problems: list[str]) -> None:
-    from kelip_lightning.config.validate import rules
-
-    for rule in rules(experiment, on_this_machine):
-        run_rule(rule, problems)
-    if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
+    for rules_of in (rules, heavy_rules):
+        for rule in rules_of(experiment, on_this_machine):
+            run_rule(rule, problems)
+        if problems:
+            raise ConfigError(list(dict.fromkeys(problems)))
 
 
 def find_schema(path: Path | str, schemas: Sequence[type[Any]]) -> type[Any]:

@@ -4,39 +4,16 @@ Shapes: V global views, V' local views, B pairs, E embed_dim, T tokens.
 """
 
 import math
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_modules.config_roles import above, at_least, between, check_ranges
+from kelip_lightning.models.config import DualEncoderConfig
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.sample_noise import view_seeds
 from kelip_lightning.models.text_encoder import TextTower
-
-
-@dataclass(kw_only=True, slots=True)
-class DualEncoderConfig:
-    """The joint space."""
-
-    embed_dim: int = field(default=512, metadata=at_least(1))
-    """Width of the joint space (paper: 512)."""
-    initial_temperature: float = field(default=0.07, metadata=between(0, 1, "right"))
-    """exp(-logit_scale) at the start (paper: 0.07)."""
-    max_logit_scale: float = field(default=100.0, metadata=above(0))
-    """Upper bound of exp(logit_scale); the parameter is clamped after each step and keeps its gradient (CLIP: 100)."""
-    initial_logit_bias: float | None = None
-    """Initial value of the learned bias, needed with loss.kind = sigmoid (SigLIP: -10); must be null with info_nce."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.initial_temperature * self.max_logit_scale < 1:
-            raise ValueError(
-                f"initial_temperature = {self.initial_temperature} must be at least 1 / max_logit_scale = "
-                f"{1 / self.max_logit_scale:.4g}, the lowest that training allows; change one"
-            )
 
 
 class PairFeatures(NamedTuple):  # ZeRO-3 finds tensors in tuples, not in dataclasses

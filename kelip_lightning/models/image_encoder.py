@@ -3,8 +3,7 @@
 Shapes: B batch, C/H/W image, N patches, K kept patches, L tokens, D width.
 """
 
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -13,103 +12,10 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from data_modules.config_roles import above, at_least, between, check_ranges
+from kelip_lightning.models.config import ImageEncoderConfig, Pooling, PositionResampling
 from kelip_lightning.models.patches import keep_lowest, take_rows
 from kelip_lightning.models.sample_noise import PATCHES, noisy_block, uniform
 from kelip_lightning.models.vision_transformer import add_positions, sizes_of, timm_vision_transformer
-
-
-class Pooling(Enum):
-    """Pooling of tokens into one feature."""
-
-    cls = "cls"
-    mean = "mean"
-
-
-class Activation(Enum):
-    """The non-linearity of the MLPs; `quick_gelu` is CLIP's and KELIP's x * sigmoid(1.702 x)."""
-
-    gelu = "gelu"
-    quick_gelu = "quick_gelu"
-
-
-class PositionResampling(Enum):
-    """Resampling of position embeddings for other image sizes."""
-
-    timm = "timm"
-    official = "official"
-
-
-@dataclass(kw_only=True, slots=True)
-class ImageEncoderConfig:
-    """Dimensions of the Vision Transformer (defaults: ViT-B/32 as in the paper)."""
-
-    image_size: int = field(default=224, metadata=at_least(1))
-    """Side in pixels for which position embeddings are stored; other sizes resample them."""
-    patch_size: int = field(default=32, metadata=at_least(1))
-    """Side of a patch in pixels."""
-    width: int = field(default=768, metadata=at_least(1))
-    """Token width."""
-    depth: int = field(default=12, metadata=at_least(1))
-    """Number of transformer blocks."""
-    num_heads: int = field(default=12, metadata=at_least(1))
-    """Attention heads; must divide width."""
-    mlp_ratio: float = field(default=4.0, metadata=above(0))
-    """Hidden width of an MLP over the token width."""
-    pooling: Pooling = Pooling.cls
-    """cls: the class token (paper); mean: the mean of the patch tokens."""
-    activation: Activation = Activation.quick_gelu
-    """Non-linearity of the MLPs (paper: quick_gelu)."""
-    pre_norm: bool = True
-    """A LayerNorm before the blocks and no bias in the patch embedding (paper: yes)."""
-    position_resampling: PositionResampling = PositionResampling.timm
-    """timm: bicubic with antialiasing; official: as the official KELIP code, set when its weights are loaded."""
-    timm_name: str | None = None
-    """A Vision Transformer of timm by name, for example `vit_small_patch16_224`, for more than the sizes (register
-    tokens, layer scale, ...); patch_size, width, depth, num_heads, mlp_ratio, activation and pre_norm must be that
-    model's own. Null: the plain one of these sizes."""
-    drop_path_rate: float = field(default=0.0, metadata=between(0, 1, "left"))
-    """Stochastic depth of the last block, in [0, 1); earlier blocks get less, the first none."""
-    dropout_rate: float = field(default=0.0, metadata=between(0, 1, "left"))
-    """Dropout of what each attention and MLP adds to the tokens, in [0, 1)."""
-    patch_drop_rate: float = field(default=0.0, metadata=between(0, 1, "left"))
-    """Share of patch tokens dropped in contrastive training, in [0, 1) (FLIP, arXiv:2212.00794), of global crops and of
-    the views of a self-supervised loss; local crops and evaluation keep all patches."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size = {self.image_size} must be a multiple of patch_size = {self.patch_size}; change one"
-            )
-        if self.width % self.num_heads or self.width % 4:
-            raise ValueError(
-                f"width = {self.width} must be a multiple of num_heads = {self.num_heads} and of 4; change one"
-            )
-        if self.timm_name is not None:
-            self._check_timm_model(self.timm_name)
-
-    def _check_timm_model(self, name: str) -> None:
-        """The other fields must equal the timm model's sizes, so that none of them is ignored."""
-        with torch.device("meta"):
-            model = timm_vision_transformer(name, img_size=self.image_size)
-        ours = {key: getattr(self, key) for key in sizes_of(model)} | {"activation": self.activation.name}
-        if wrong := {key: value for key, value in sizes_of(model).items() if value != ours[key]}:
-            wanted = " ".join(f"image_encoder.{key}={str(value).lower()}" for key, value in wrong.items())
-            raise ValueError(f"timm_name = {name} has other sizes than the fields beside it; set {wanted}")
-        if self.position_resampling is PositionResampling.official:
-            raise ValueError("position_resampling = official belongs to KELIP's own encoder; use timm with timm_name")
-        if (self.drop_path_rate or self.dropout_rate) and not all(type(block) is Block for block in model.blocks):
-            raise ValueError(
-                f"drop_path_rate and dropout_rate must be 0 for timm_name = {name}, whose blocks are no plain `Block`"
-            )
-        if self.pooling is Pooling.cls and not model.has_class_token:
-            raise ValueError(f"pooling = cls, but timm_name = {name} has no class token; use pooling=mean")
-
-    @property
-    def num_patches(self) -> int:
-        """Patches of an image of the stored size."""
-        return (self.image_size // self.patch_size) ** 2
 
 
 class ImageEncoder(nn.Module):
@@ -202,8 +108,14 @@ class ImageEncoder(nn.Module):
 
 
 def build_vision_transformer(config: ImageEncoderConfig) -> VisionTransformer:
-    """The configured network with random weights; its output is every token of the last block."""
+    """The configured network with random weights; its output is every token of the last block.
+
+    Raises:
+        ValueError: See `timm_problem`.
+    """
     if config.timm_name is not None:
+        if problem := timm_problem(config):
+            raise ValueError(problem)
         return timm_vision_transformer(config.timm_name, img_size=config.image_size)
     # Pooling is done in ImageEncoder.forward, after the final norm.
     return VisionTransformer(
@@ -220,3 +132,30 @@ def build_vision_transformer(config: ImageEncoderConfig) -> VisionTransformer:
         act_layer=config.activation.value,
         norm_layer=partial(nn.LayerNorm, eps=1e-5),
     )
+
+
+def timm_problem(config: ImageEncoderConfig) -> str | None:
+    """Error message if timm has no `timm_name`, or a model that the other fields do not fit; `None` if it does.
+
+    The other fields must equal the sizes of timm's model, so that none of them is ignored.
+    """
+    if config.timm_name is None:
+        return None
+    try:
+        with torch.device("meta"):
+            model = timm_vision_transformer(config.timm_name, img_size=config.image_size)
+    except ValueError as error:
+        return str(error)
+    return next(_mismatches(model, config), None)
+
+
+def _mismatches(model: VisionTransformer, config: ImageEncoderConfig) -> Iterator[str]:
+    name, sizes = config.timm_name, sizes_of(model)
+    ours = {key: getattr(config, key) for key in sizes} | {"activation": config.activation.name}
+    if wrong := {key: value for key, value in sizes.items() if value != ours[key]}:
+        wanted = " ".join(f"image_encoder.{key}={str(value).lower()}" for key, value in wrong.items())
+        yield f"timm_name = {name} has other sizes than the fields beside it; set {wanted}"
+    if (config.drop_path_rate or config.dropout_rate) and not all(type(block) is Block for block in model.blocks):
+        yield f"drop_path_rate and dropout_rate must be 0 for timm_name = {name}, whose blocks are no plain `Block`"
+    if config.pooling is Pooling.cls and not model.has_class_token:
+        yield f"pooling = cls, but timm_name = {name} has no class token; use pooling=mean"

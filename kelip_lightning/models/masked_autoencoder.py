@@ -7,8 +7,6 @@ Shapes: B batch, N patches, K kept, D encoder width, d decoder width, P values o
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
 from functools import partial
 from typing import NamedTuple
 
@@ -19,50 +17,10 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from data_modules.config_roles import at_least, between, check_ranges
+from kelip_lightning.models.config import MaskedAutoencoderConfig, MaskedAutoencoderVariant
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.patches import keep_lowest, mask_of, put_rows, take_rows
 from kelip_lightning.models.preprocessing import normalize_images
-
-
-class MaskedAutoencoderVariant(Enum):
-    """Variant of the masked autoencoder."""
-
-    he = "he"
-    official = "official"
-
-
-@dataclass(kw_only=True, slots=True)
-class MaskedAutoencoderConfig:
-    """Masking and decoder (defaults: He et al. 2022)."""
-
-    variant: MaskedAutoencoderVariant = MaskedAutoencoderVariant.he
-    """he: as He et al. 2022; official: as the code that ships with the official KELIP, without class token in the
-    encoder, with a causal decoder and a final tanh. The default is he: its decoder sees every patch, and it trains the
-    class token and every other exported weight; no metric of the official one is published."""
-
-    mask_ratio: float = field(default=0.75, metadata=between(0, 1, "neither"))
-    """Share of patches hidden from the encoder, in (0, 1) (paper: 0.75 "following MAE")."""
-    norm_pix_loss: bool = True
-    """Whether each target patch is standardised by its own mean and standard deviation."""
-    decoder_width: int = field(default=512, metadata=at_least(1))
-    """Token width of the decoder; a multiple of 4 and of decoder_num_heads."""
-    decoder_depth: int = field(default=8, metadata=at_least(1))
-    """Blocks of the decoder."""
-    decoder_num_heads: int = field(default=16, metadata=at_least(1))
-    """Attention heads of the decoder."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.decoder_width % self.decoder_num_heads or self.decoder_width % 4:
-            raise ValueError(
-                f"decoder_width = {self.decoder_width} must be a multiple of decoder_num_heads = "
-                f"{self.decoder_num_heads} and of 4; change one"
-            )
-        if self.variant is MaskedAutoencoderVariant.official and self.norm_pix_loss:
-            raise ValueError(
-                "norm_pix_loss = true does not fit variant = official, which predicts pixels by a tanh; set it to false"
-            )
 
 
 class MaskedReconstruction(NamedTuple):  # ZeRO-3 finds tensors in tuples, not in dataclasses

@@ -19,18 +19,16 @@ from torch import Tensor
 
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.errors import EncoderFileError
-from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
-from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
-from kelip_lightning.models.text_encoder import HuggingFaceTextEncoder, TextEncoderConfig, build_text_encoder
+from kelip_lightning.models.config import REGULARISATION, DualEncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.models.image_encoder import ImageEncoder, timm_problem
+from kelip_lightning.models.text_encoder import HuggingFaceTextEncoder, build_text_encoder
 
 Config = TypeVar("Config")
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.yaml", "tokenizer.json"
 TEXT_RECORD = "text_encoder_record"
 """Key in config.yaml of a text encoder's `record()`."""
-
-REGULARISATION = ("drop_path_rate", "dropout_rate", "patch_drop_rate")
-"""Fields that affect training but not weights: they may differ between the stages."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,7 +136,7 @@ def load_dual_encoder(folder: Path) -> TrainedModel:
     tokenizer = BilingualTokenizer.from_file(folder / TOKENIZER, int(config["context_length"]))
     with torch.random.fork_rng(devices=[]):
         model = fresh_dual_encoder(
-            config_from_dict(ImageEncoderConfig, config["image_encoder"], folder),
+            _stored_image_encoder(config["image_encoder"], folder),
             config_from_dict(TextEncoderConfig, config["text_encoder"], folder),
             config_from_dict(DualEncoderConfig, config["dual_encoder"], folder),
             tokenizer,
@@ -150,6 +148,13 @@ def load_dual_encoder(folder: Path) -> TrainedModel:
     weights["logit_scale"] = weights["logit_scale"].clamp(max=math.log(model.config.max_logit_scale))
     model.load_state_dict(weights, strict=True)
     return TrainedModel(model=model.eval(), tokenizer=tokenizer)
+
+
+def _stored_image_encoder(values: Mapping[str, Any], folder: Path) -> ImageEncoderConfig:
+    config = config_from_dict(ImageEncoderConfig, values, folder)
+    if problem := timm_problem(config):
+        raise EncoderFileError(f"{folder}: {problem}")
+    return config
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

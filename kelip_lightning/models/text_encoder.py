@@ -4,8 +4,6 @@ Shapes: B captions, T tokens, D width.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -23,49 +21,8 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from data_modules.config_roles import above, at_least, check_ranges
 from kelip_lightning.errors import ConfigError
-from kelip_lightning.models.image_encoder import Activation
-
-
-class TextPooling(Enum):
-    """Token or tokens that the feature of a caption is read from."""
-
-    end = "end"
-    mean = "mean"
-    first = "first"
-
-
-@dataclass(kw_only=True, slots=True)
-class TextEncoderConfig:
-    """Dimensions of the text transformer (defaults: as in the paper)."""
-
-    width: int = field(default=512, metadata=at_least(1))
-    """Token width."""
-    depth: int = field(default=12, metadata=at_least(1))
-    """Number of transformer blocks."""
-    num_heads: int = field(default=8, metadata=at_least(1))
-    """Attention heads; must divide width."""
-    mlp_ratio: float = field(default=4.0, metadata=above(0))
-    """Hidden width of an MLP over the token width."""
-    activation: Activation = Activation.quick_gelu
-    """Non-linearity of the MLPs (paper: quick_gelu); a Hugging Face model keeps its own."""
-    pooling: TextPooling = TextPooling.end
-    """end: the end token (paper); mean (of all tokens but the padding) and first: for a Hugging Face model."""
-    hf_model: str | None = None
-    """A Hugging Face text model instead of CLIP's, for example `FacebookAI/xlm-roberta-base`: a name on the Hub or a
-    folder with a config.json; width, depth, num_heads and mlp_ratio must be that model's own. Null: CLIP's."""
-    hf_weights: bool = False
-    """Whether training starts from the trained weights of hf_model, which needs its tokenizer in tokenizer.file."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.width % self.num_heads:
-            raise ValueError(f"width = {self.width} must be a multiple of num_heads = {self.num_heads}; change one")
-        if self.hf_model is None and self.pooling is not TextPooling.end:
-            raise ValueError(f"pooling = {self.pooling.name} needs hf_model; CLIP's own text encoder pools at the end")
-        if self.hf_model is None and self.hf_weights:
-            raise ValueError("hf_weights = true needs hf_model, the model with these weights")
+from kelip_lightning.models.config import TextEncoderConfig, TextPooling
 
 
 class TokenSpec(TypedDict):

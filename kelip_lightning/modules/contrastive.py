@@ -9,16 +9,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from data_modules.records import LANGUAGES, ImageTextBatch
+from data_modules.languages import LANGUAGES
+from data_modules.records import ImageTextBatch
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.distributed.gather import gather_rows, is_distributed
-from kelip_lightning.losses.contrastive import ContrastiveLoss, ContrastiveLossConfig, bias_problem, contrastive_loss
+from kelip_lightning.losses.config import ContrastiveLossConfig, bias_problem
+from kelip_lightning.losses.contrastive import ContrastiveLoss, contrastive_loss
 from kelip_lightning.losses.self_supervised import byol_loss, nt_xent, target_momentum
 from kelip_lightning.models.dual_encoder import DualEncoder, PairFeatures
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.models.self_supervision import ByolBranch, SelfSupervisedBranch
 from kelip_lightning.modules.stage import Ratios, StageModule
-from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
+from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 
 
 class ContrastiveModule(StageModule):

@@ -10,7 +10,7 @@ from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase
 from kelip_lightning.models.patches import patchify
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.modules.stage import StageModule
-from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
+from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 
 
 class MaskedPretrainModule(StageModule):

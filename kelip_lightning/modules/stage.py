@@ -14,14 +14,8 @@ from transformers import PreTrainedModel
 from kelip_lightning.distributed.gather import global_ratios
 from kelip_lightning.errors import CheckpointError
 from kelip_lightning.models.image_encoder import ImageEncoder
-from kelip_lightning.optim.optimizers import (
-    OptimizerConfig,
-    ScheduleConfig,
-    build_optimizer,
-    build_schedule,
-    parameter_groups,
-    regroup_state,
-)
+from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
+from kelip_lightning.optim.optimizers import build_optimizer, build_schedule, parameter_groups, regroup_state
 
 Ratios = dict[str, tuple[Tensor, Tensor | float]]
 """Name -> this rank's terms of the numerator and denominator of a metric of the global batch, scalars."""

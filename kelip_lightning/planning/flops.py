@@ -19,9 +19,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
-from kelip_lightning.models.image_encoder import Activation
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderVariant
-from kelip_lightning.models.self_supervision import SelfSupervisedBranch, SelfSupervisionMethod
+from kelip_lightning.models.config import Activation, MaskedAutoencoderVariant, SelfSupervisionMethod
+from kelip_lightning.models.self_supervision import SelfSupervisedBranch
 from kelip_lightning.planning.stage_plan import Stage, build_on_meta, tokens_per_crop
 
 CHANNELS = 3

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
-from kelip_lightning.losses.contrastive import ContrastiveKind
-from kelip_lightning.losses.tiles import MatmulPrecision
-from kelip_lightning.models.self_supervision import SelfSupervisionMethod
-from kelip_lightning.optim.optimizers import OptimizerName, group_kinds
+from kelip_lightning.losses.config import ContrastiveKind, MatmulPrecision
+from kelip_lightning.models.config import SelfSupervisionMethod
+from kelip_lightning.optim.config import OptimizerName
+from kelip_lightning.optim.optimizers import group_kinds
 from kelip_lightning.optim.roles import Role, roles_of
 from kelip_lightning.planning.flops import CHANNELS, Pass, passes_of
 from kelip_lightning.planning.stage_plan import (

@@ -22,12 +22,13 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
+from data_modules.config import ImageTextDataConfig
+from data_modules.image_text import ImageTextDataModule
+from data_modules.images.config import MultiCropConfig
 from data_modules.images.decoding import WHITE, open_image
 from data_modules.images.transforms.crops import Crop, cut_crops
-from data_modules.images.transforms.multi_crop import MultiCropConfig
 from data_modules.sources.config import SourceConfig
-from data_modules.text.tokenizer import TokenizerConfig
+from data_modules.text.config import TokenizerConfig
 from tests.benchmarks import seconds_of, single_threaded
 from tests.unit.data_modules.corpora import write_tar
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kelip_lightning.losses.contrastive import ContrastiveKind, contrastive_loss
-from kelip_lightning.losses.tiles import MatmulPrecision
+from kelip_lightning.losses.config import ContrastiveKind, MatmulPrecision
+from kelip_lightning.losses.contrastive import contrastive_loss
 from tests.benchmarks import seconds_of, single_threaded
 
 MEBIBYTE = 2**20

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import NamedTuple
 
 import numpy as np
@@ -13,22 +12,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from data_modules.images.config import Background
 from data_modules.images.decoding import MAX_REDUCTION, WHITE, EncodedImage, decode, open_image, to_array
 
 Box = tuple[float, float, float, float]
 Pixels = NDArray[np.uint8]
 
 _MAX_LOG_ASPECT = math.log(4 / 3)
-
-
-class Background(Enum):
-    """Colour behind transparent pixels; opaque images do not change."""
-
-    white = "white"
-    light = "light"
-    """A random light colour per sample, each channel uniform in 192..255."""
-    random = "random"
-    """A random colour per sample, each channel uniform in 0..255."""
 
 
 class CropDistribution(NamedTuple):
@@ -54,12 +44,6 @@ class Crop:
     """Side of the result in pixels."""
     flip: bool
     """Whether it is flipped horizontally."""
-
-
-def check_scales(name: str, low: float, high: float) -> None:
-    """Raise ValueError unless low <= high."""
-    if low > high:
-        raise ValueError(f"{name}_min = {low} must not exceed {name}_max = {high}")
 
 
 def random_crops(

@@ -4,34 +4,12 @@ Reference: He et al. 2022 (arXiv:2111.06377): random resized crop of scale (0.2,
 Deviation: no flip by default, since the same encoder is later trained on captions that name directions.
 """
 
-from dataclasses import dataclass, field
-
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.config_roles import at_least, between, check_ranges
+from data_modules.images.config import MaskedImageConfig
 from data_modules.images.decoding import EncodedImage
-from data_modules.images.transforms.crops import Background, CropDistribution, Pixels, check_scales, random_crops
-
-
-@dataclass(kw_only=True, slots=True)
-class MaskedImageConfig:
-    """One crop per image for MAE pre-training."""
-
-    image_size: int = field(default=224, metadata=at_least(1))
-    """Side of the crop in pixels."""
-    scale_min: float = field(default=0.2, metadata=between(0, 1, "right"))
-    """Smallest area share of the crop, in (0, 1] (He et al.: 0.2)."""
-    scale_max: float = field(default=1.0, metadata=between(0, 1, "right"))
-    """Largest area share of the crop, in (0, 1]."""
-    flip: float = field(default=0.0, metadata=between(0, 1))
-    """Probability of a horizontal flip."""
-    background: Background = Background.white
-    """Colour behind transparent pixels: white, light (random light colours) or random."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        check_scales("scale", self.scale_min, self.scale_max)
+from data_modules.images.transforms.crops import CropDistribution, Pixels, random_crops
 
 
 class MaskedImage:

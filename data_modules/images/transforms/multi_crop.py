@@ -7,74 +7,14 @@ app. A.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from data_modules.config_roles import at_least, between, check_ranges, counted_as
+from data_modules.images.config import MultiCropConfig
 from data_modules.images.decoding import EncodedImage
-from data_modules.images.transforms.crops import Background, CropDistribution, Pixels, check_scales, random_crops
-from data_modules.images.transforms.strong import StrongConfig, augment
-
-
-@dataclass(kw_only=True, slots=True)
-class ViewConfig:
-    """Views of one image, of the global crops' size, for a self-supervised loss; they have no caption."""
-
-    num_views: int = field(default=0, metadata=at_least(0))
-    """Views per image: 2 if self_supervision.method is set (SLIP), else 0."""
-    scale_min: float = field(default=0.08, metadata=between(0, 1, "right"))
-    """Smallest area share of a view, in (0, 1] (SLIP: 0.08)."""
-    scale_max: float = field(default=1.0, metadata=between(0, 1, "right"))
-    """Largest area share of a view, in (0, 1] (SLIP: 1)."""
-    flip: float = field(default=0.5, metadata=between(0, 1))
-    """Probability of a horizontal flip (SLIP: 0.5)."""
-    strong: StrongConfig = field(
-        default_factory=lambda: StrongConfig(color_jitter=0.8, grayscale=0.2, gaussian_blur=0.5)
-    )
-    """Strong augmentation of every view; SLIP's color_jitter 0.8, grayscale 0.2 and gaussian_blur 0.5 by default."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        check_scales("scale", self.scale_min, self.scale_max)
-
-
-@dataclass(kw_only=True, slots=True)
-class MultiCropConfig:
-    """Crops of one image; scales are shares of the image's area."""
-
-    image_size: int = field(default=224, metadata=at_least(1))
-    """Side of a global crop in pixels (paper: 224)."""
-    num_global_crops: int = field(default=2, metadata=at_least(1))
-    """Global crops per image, >= 1 (unpublished; SwAV's number)."""
-    global_scale_min: float = field(default=0.4, metadata=between(0, 1, "right"))
-    """Smallest area share of a global crop, in (0, 1]."""
-    global_scale_max: float = field(default=1.0, metadata=between(0, 1, "right"))
-    """Largest area share of a global crop, in (0, 1]."""
-    local_size: int = field(default=96, metadata=at_least(1))
-    """Side of a local crop in pixels (paper: 96)."""
-    num_local_crops: int = field(default=4, metadata=at_least(0))
-    """Local crops per image, >= 0 (unpublished)."""
-    local_scale_min: float = field(default=0.1, metadata=between(0, 1, "right"))
-    """Smallest area share of a local crop, in (0, 1]."""
-    local_scale_max: float = field(default=0.4, metadata=between(0, 1, "right"))
-    """Largest area share of a local crop, in (0, 1]."""
-    flip: float = field(default=0.0, metadata=between(0, 1))
-    """Probability of a horizontal flip; 0 because captions name directions and written characters."""
-    background: Background = Background.white
-    """Colour behind transparent pixels: white, light (random light colours) or random."""
-    strong: StrongConfig = field(default_factory=StrongConfig)
-    """Colour jitter, greyscale, blur and RandAugment of every crop; off by default (the paper: they harm retrieval)."""
-    views: ViewConfig = field(
-        default_factory=ViewConfig, metadata=counted_as(lambda section: section if section.num_views else None)
-    )
-    """Further crops of each image for a self-supervised loss; the other keys have no effect if num_views is 0."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        check_scales("global_scale", self.global_scale_min, self.global_scale_max)
-        check_scales("local_scale", self.local_scale_min, self.local_scale_max)
+from data_modules.images.transforms.crops import CropDistribution, Pixels, random_crops
+from data_modules.images.transforms.strong import augment
 
 
 class ImageCrops(NamedTuple):

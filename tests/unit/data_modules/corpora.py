@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from data_modules.faults import FaultReport
-from data_modules.records import LANGUAGES, PairRecord
+from data_modules.languages import LANGUAGES
+from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import Marked, marked_rows
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from data_modules.config import CorruptSampleConfig, ImageTextDataConfig
 from data_modules.errors import DataError
 from data_modules.faults import REPAIRED, SKIPPED
-from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
-from data_modules.images.transforms.multi_crop import MultiCropConfig
-from data_modules.loading import CorruptSampleConfig
+from data_modules.image_text import ImageTextDataModule
+from data_modules.images.config import MultiCropConfig
 from data_modules.order.sampling import Draw
 from data_modules.sources.config import SourceConfig
-from data_modules.text.tokenizer import TokenizerConfig
+from data_modules.text.config import TokenizerConfig
 from tests.paths import ROOT
 from tests.unit.data_modules.corpora import faulty_members, members, picture, samples, write_csv, write_tar
 

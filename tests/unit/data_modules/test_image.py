@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.image import ImageDataConfig, ImageDataModule
-from data_modules.images.transforms.masked_image import MaskedImage, MaskedImageConfig
+from data_modules.config import ImageDataConfig
+from data_modules.image import ImageDataModule
+from data_modules.images.config import MaskedImageConfig
+from data_modules.images.transforms.masked_image import MaskedImage
 from data_modules.order.sampling import Draw
 from data_modules.sources.config import SourceConfig
 

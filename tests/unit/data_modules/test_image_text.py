@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule, training_texts
-from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig, ViewConfig
+from data_modules.config import ImageTextDataConfig, OrderConfig
+from data_modules.image_text import ImageTextDataModule, training_texts
+from data_modules.images.config import MultiCropConfig, ViewConfig
+from data_modules.images.transforms.multi_crop import MultiCrop
+from data_modules.languages import LANGUAGES
 from data_modules.loading import open_sources
-from data_modules.order.mixture import OrderConfig
 from data_modules.order.sampling import Draw
-from data_modules.records import LANGUAGES, ImageTextBatch
+from data_modules.records import ImageTextBatch
 from data_modules.sources.config import SourceConfig
-from data_modules.text.captions import CaptionConfig, CaptionSampler
-from data_modules.text.tokenizer import TokenizerConfig
+from data_modules.text.captions import CaptionSampler
+from data_modules.text.config import CaptionConfig, TokenizerConfig
 from tests.unit.data_modules.corpora import FORMATS, samples, write_source
 
 Rows = list[dict[str, Any]]

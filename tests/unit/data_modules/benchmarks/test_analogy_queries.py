@@ -9,14 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_modules.benchmarks.analogy_queries import (
-    AnalogySetConfig,
-    RelationConfig,
-    TermConfig,
-    build_analogy_set,
-    replace_part,
-)
-from data_modules.benchmarks.config import GalleryConfig
+from data_modules.benchmarks.analogy_queries import build_analogy_set, replace_part
+from data_modules.benchmarks.config import AnalogySetConfig, GalleryConfig, RelationConfig, TermConfig
 from data_modules.errors import DataError
 from data_modules.paths import resolve_path
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_modules.config import OrderConfig
 from data_modules.errors import DataError
-from data_modules.order.mixture import OrderConfig, SingleLanguageOrder, build_order
+from data_modules.languages import LANGUAGES
+from data_modules.order.mixture import SingleLanguageOrder, build_order
 from data_modules.order.sampling import BatchOrder, Order
-from data_modules.records import LANGUAGES
 from data_modules.sources.config import SourceConfig
 from tests.unit.data_modules.corpora import FakeSource
 

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_modules.config import ImageTextDataConfig
 from data_modules.errors import DataError
 from data_modules.faults import SKIPPED, FaultReport
-from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
-from data_modules.images.transforms.multi_crop import MultiCropConfig
+from data_modules.image_text import ImageTextDataModule
+from data_modules.images.config import MultiCropConfig
 from data_modules.loading import PairDataset
 from data_modules.order.sampling import Draw
 from data_modules.records import ImageTextBatch
@@ -24,7 +25,7 @@ from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
 from data_modules.sources.rows import PairSource
 from data_modules.sources.streaming import StreamSource
-from data_modules.text.tokenizer import TokenizerConfig
+from data_modules.text.config import TokenizerConfig
 from tests.unit.data_modules.corpora import members, picture, samples, write_csv, write_tar
 
 GOOD = samples(3)

@@ -9,24 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_modules.config import ImageTextDataConfig, OrderConfig
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
-from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
-from data_modules.images.transforms.multi_crop import MultiCropConfig
-from data_modules.order.mixture import OrderConfig, build_order
-from data_modules.records import LANGUAGES, PairRecord
-from data_modules.sources.config import SourceConfig
-from data_modules.sources.languages import (
-    LanguageRule,
-    OneLanguageSource,
-    apply_language_rule,
-    hashed_language,
-    marked_rows,
-)
+from data_modules.image_text import ImageTextDataModule
+from data_modules.images.config import MultiCropConfig
+from data_modules.languages import LANGUAGES
+from data_modules.order.mixture import build_order
+from data_modules.records import PairRecord
+from data_modules.sources.config import LanguageRule, SourceConfig
+from data_modules.sources.languages import OneLanguageSource, apply_language_rule, hashed_language, marked_rows
 from data_modules.sources.opening import open_source
 from data_modules.sources.tar_index import ShardIndex
 from data_modules.sources.tar_source import TarSource
-from data_modules.text.tokenizer import TokenizerConfig
+from data_modules.text.config import TokenizerConfig
 from tests.unit.data_modules.corpora import FakeSource, samples, write_shards
 
 Rows = list[dict[str, Any]]

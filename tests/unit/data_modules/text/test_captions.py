@@ -10,7 +10,8 @@ import yaml
 
 from data_modules.errors import DataError
 from data_modules.records import PairRecord
-from data_modules.text.captions import FORMS, PLAIN_TEMPLATES, CaptionConfig, CaptionSampler, load_templates
+from data_modules.text.captions import FORMS, PLAIN_TEMPLATES, CaptionSampler, load_templates
+from data_modules.text.config import CaptionConfig
 
 WORDS = ("red", "fruit", "food", "sweet", "tree", "round", "pie")
 NUM_DRAWS = 5000

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data_modules.errors import DataError
+from data_modules.text.config import TokenizerConfig
 from data_modules.text.tokenizer import (
     BilingualTokenizer,
-    TokenizerConfig,
     build_tokenizer,
     read_tokenizer_folder,
     train_tokenizer,

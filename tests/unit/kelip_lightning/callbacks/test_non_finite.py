@@ -9,7 +9,8 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from kelip_lightning.callbacks.non_finite import NonFiniteConfig, NonFiniteGuard, NonFinitePolicy
+from kelip_lightning.callbacks.config import NonFiniteConfig, NonFinitePolicy
+from kelip_lightning.callbacks.non_finite import NonFiniteGuard
 from kelip_lightning.errors import NonFiniteError
 
 Fit = Callable[..., tuple[pl.Trainer, Any]]

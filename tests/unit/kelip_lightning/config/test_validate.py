@@ -9,9 +9,9 @@ from kelip_lightning.config import validate
 from kelip_lightning.config.experiment import ContrastiveExperiment, PretrainExperiment
 from kelip_lightning.config.load import load_experiment
 from kelip_lightning.errors import ConfigError
-from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
+from kelip_lightning.models.config import ImageEncoderConfig, SelfSupervisionMethod
+from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.model_folder import save_image_encoder
-from kelip_lightning.models.self_supervision import SelfSupervisionMethod
 from kelip_lightning.planning.stage_plan import make_stage_plan
 
 

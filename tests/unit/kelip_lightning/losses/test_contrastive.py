@@ -8,7 +8,8 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-from kelip_lightning.losses.contrastive import ContrastiveKind, ContrastiveLossConfig, contrastive_loss
+from kelip_lightning.losses.config import ContrastiveKind, ContrastiveLossConfig
+from kelip_lightning.losses.contrastive import contrastive_loss
 
 INFO_NCE, SIGMOID = ContrastiveKind
 B, E = 5, 4

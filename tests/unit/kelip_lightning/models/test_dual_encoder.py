@@ -8,9 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from data_modules.text.tokenizer import BilingualTokenizer
-from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
-from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
-from kelip_lightning.models.text_encoder import TextEncoder, TextEncoderConfig
+from kelip_lightning.models.config import DualEncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.text_encoder import TextEncoder
 
 TinyDualEncoder = Callable[..., DualEncoder]
 

@@ -8,7 +8,8 @@ import torch
 from timm.models import create_model
 from torch import Tensor
 
-from kelip_lightning.models.image_encoder import Activation, ImageEncoder, ImageEncoderConfig, Pooling
+from kelip_lightning.models.config import Activation, ImageEncoderConfig, Pooling
+from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.sample_noise import PATCHES, uniform
 
 TinyConfig = Callable[..., ImageEncoderConfig]

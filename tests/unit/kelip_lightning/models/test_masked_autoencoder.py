@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kelip_lightning.losses.self_supervised import masked_mse
-from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
+from kelip_lightning.models.config import ImageEncoderConfig, MaskedAutoencoderConfig, MaskedAutoencoderVariant
+from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.masked_autoencoder import (
     MaskedAutoencoder,
-    MaskedAutoencoderConfig,
-    MaskedAutoencoderVariant,
     OfficialMaskedAutoencoder,
     build_masked_autoencoder,
 )

@@ -16,8 +16,9 @@ from data_modules.errors import DataError
 from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.models import model_folder
+from kelip_lightning.models.config import Activation, ImageEncoderConfig, Pooling
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.image_encoder import Activation, ImageEncoder, ImageEncoderConfig, Pooling
+from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.model_folder import (
     check_image_encoder,
     check_tensors,

@@ -6,14 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from kelip_lightning.models.config import SelfSupervisionConfig, SelfSupervisionMethod
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.self_supervision import (
-    ByolBranch,
-    SelfSupervisionConfig,
-    SelfSupervisionMethod,
-    build_branch,
-)
-from kelip_lightning.optim.optimizers import OptimizerConfig, OptimizerName, parameter_groups
+from kelip_lightning.models.self_supervision import ByolBranch, build_branch
+from kelip_lightning.optim.config import OptimizerConfig, OptimizerName
+from kelip_lightning.optim.optimizers import parameter_groups
 
 TinyDualEncoder = Callable[..., DualEncoder]
 

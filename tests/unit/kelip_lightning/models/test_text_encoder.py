@@ -19,10 +19,16 @@ from transformers import (
 
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.errors import ConfigError
-from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
-from kelip_lightning.models.image_encoder import Activation, ImageEncoderConfig
+from kelip_lightning.models.config import (
+    Activation,
+    DualEncoderConfig,
+    ImageEncoderConfig,
+    TextEncoderConfig,
+    TextPooling,
+)
+from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.model_folder import build_dual_encoder, load_dual_encoder, save_dual_encoder
-from kelip_lightning.models.text_encoder import HuggingFaceTextEncoder, TextEncoder, TextEncoderConfig, TextPooling
+from kelip_lightning.models.text_encoder import HuggingFaceTextEncoder, TextEncoder
 
 VOCAB, PAD, START, END = 40, 0, 38, 39
 

@@ -10,14 +10,15 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 from torch.nn import functional as F
 
-from kelip_lightning.models.image_encoder import (
+from kelip_lightning.models.config import (
     Activation,
-    ImageEncoder,
     ImageEncoderConfig,
+    MaskedAutoencoderConfig,
     Pooling,
     PositionResampling,
 )
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
 from kelip_lightning.models.vision_transformer import Grid, add_positions, resample_positions
 
 TINY_TIMM: dict[str, Any] = {
@@ -115,7 +116,7 @@ def test_timm_name__other_prefixes_than_one_class_token(options: dict[str, Any],
 )
 def test_timm_name__mismatches(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ImageEncoderConfig(**TINY_TIMM | options)
+        ImageEncoder(ImageEncoderConfig(**TINY_TIMM | options))
 
 
 GRIDS: list[tuple[Grid, Grid]] = [((7, 7), (3, 3)), ((4, 4), (6, 6)), ((16, 16), (37, 37)), ((14, 14), (6, 9))]

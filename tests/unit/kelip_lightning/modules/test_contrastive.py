@@ -18,17 +18,13 @@ from torch.utils.data import DataLoader
 from data_modules.records import ImageTextBatch
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.callbacks.weight_average import WeightAverageCallback
-from kelip_lightning.losses.contrastive import ContrastiveKind, ContrastiveLossConfig
+from kelip_lightning.losses.config import ContrastiveKind, ContrastiveLossConfig
+from kelip_lightning.models.config import SelfSupervisionConfig, SelfSupervisionMethod
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.preprocessing import normalize_images
-from kelip_lightning.models.self_supervision import (
-    ByolBranch,
-    SelfSupervisionConfig,
-    SelfSupervisionMethod,
-    build_branch,
-)
+from kelip_lightning.models.self_supervision import ByolBranch, build_branch
 from kelip_lightning.modules.contrastive import ContrastiveModule
-from kelip_lightning.optim.optimizers import OptimizerConfig, OptimizerName, ScheduleConfig
+from kelip_lightning.optim.config import OptimizerConfig, OptimizerName, ScheduleConfig
 from tests.trainers import quiet_trainer
 
 TEXTS = ["사과", "red apple", "빨간 사과", "green apple", "apple"]

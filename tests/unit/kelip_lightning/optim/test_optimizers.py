@@ -12,10 +12,8 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.optim.config import OptimizerConfig, OptimizerName, ScheduleConfig
 from kelip_lightning.optim.optimizers import (
-    OptimizerConfig,
-    OptimizerName,
-    ScheduleConfig,
     build_optimizer,
     build_schedule,
     group_kinds,

@@ -10,14 +10,16 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_modules.images.transforms.multi_crop import ViewConfig
+from data_modules.images.config import ViewConfig
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
-from kelip_lightning.losses.contrastive import ContrastiveKind, contrastive_loss
+from kelip_lightning.losses.config import ContrastiveKind
+from kelip_lightning.losses.contrastive import contrastive_loss
 from kelip_lightning.losses.self_supervised import nt_xent
+from kelip_lightning.models.config import MaskedAutoencoderVariant, SelfSupervisionMethod
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import ImageEncoder
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase, MaskedAutoencoderVariant
-from kelip_lightning.models.self_supervision import ByolBranch, SelfSupervisionMethod, build_branch
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase
+from kelip_lightning.models.self_supervision import ByolBranch, build_branch
 from kelip_lightning.planning.flops import count_flops, evaluation_flops
 
 Contrastive = Callable[..., ContrastiveExperiment]

@@ -11,13 +11,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
-from kelip_lightning.losses.contrastive import ContrastiveKind, contrastive_loss
-from kelip_lightning.losses.tiles import MatmulPrecision
+from kelip_lightning.losses.config import ContrastiveKind, MatmulPrecision
+from kelip_lightning.losses.contrastive import contrastive_loss
+from kelip_lightning.models.config import Activation, SelfSupervisionConfig, SelfSupervisionMethod
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.image_encoder import Activation
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
-from kelip_lightning.models.self_supervision import SelfSupervisionConfig, SelfSupervisionMethod
-from kelip_lightning.optim.optimizers import OptimizerConfig, OptimizerName, build_optimizer
+from kelip_lightning.optim.config import OptimizerConfig, OptimizerName
+from kelip_lightning.optim.optimizers import build_optimizer
 from kelip_lightning.planning.flops import Pass, passes_of
 from kelip_lightning.planning.memory import (
     ElementSizes,

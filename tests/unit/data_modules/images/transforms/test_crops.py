@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from data_modules.images.config import Background
 from data_modules.images.decoding import EncodedImage, decode_image, open_image
 from data_modules.images.transforms.crops import (
-    Background,
     Crop,
     choose_reduction,
     crop_resized,

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_modules.images.transforms.crops import Background
-from data_modules.images.transforms.masked_image import MaskedImage, MaskedImageConfig
+from data_modules.images.config import Background, MaskedImageConfig
+from data_modules.images.transforms.masked_image import MaskedImage
 
 
 def _apply(picture: bytes, seed: int = 0, **options: Any) -> tuple[np.ndarray, np.ndarray]:

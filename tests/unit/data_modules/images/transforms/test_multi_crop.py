@@ -7,11 +7,12 @@ import pytest
 
 from data_modules.errors import DataError
 from data_modules.images import decoding
+from data_modules.images.config import Background, MultiCropConfig, StrongConfig, ViewConfig
 from data_modules.images.decoding import decode_image
 from data_modules.images.transforms import crops as crops_of_files
-from data_modules.images.transforms.crops import Background, crop_resized, sample_box
-from data_modules.images.transforms.multi_crop import ImageCrops, MultiCrop, MultiCropConfig, ViewConfig
-from data_modules.images.transforms.strong import StrongConfig, augment
+from data_modules.images.transforms.crops import crop_resized, sample_box
+from data_modules.images.transforms.multi_crop import ImageCrops, MultiCrop
+from data_modules.images.transforms.strong import augment
 
 JITTER = StrongConfig(color_jitter=1.0)
 

@@ -10,15 +10,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 from torchvision.transforms.autoaugment import RandAugment, _apply_op
 
-from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig
-from data_modules.images.transforms.strong import (
-    NUM_BINS,
-    OPERATIONS,
-    StrongConfig,
-    augment,
-    rand_augment,
-    shift_hue,
-)
+from data_modules.images.config import NUM_BINS, MultiCropConfig, StrongConfig
+from data_modules.images.transforms.multi_crop import MultiCrop
+from data_modules.images.transforms.strong import OPERATIONS, augment, rand_augment, shift_hue
 
 
 @pytest.fixture
