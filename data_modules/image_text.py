@@ -113,10 +113,12 @@ class ImageTextDataModule(StageDataModule):
         """One batch; captions are tokenized together and padded to the longest."""
         samples = [one.sample for one in loaded]
         captions = [sample.caption for sample in samples]
+        tokens = self.tokenizer.encode(captions)
         return ImageTextBatch(
             global_crops=torch.from_numpy(np.stack([sample.global_crops for sample in samples], axis=1)),
             local_crops=torch.from_numpy(np.stack([sample.local_crops for sample in samples], axis=1)),
-            tokens=self.tokenizer.encode(captions),
+            tokens=tokens,
+            token_counts=self.tokenizer.count_encoded(tokens),
             languages=torch.tensor([sample.language for sample in samples]),
             sample_ids=torch.tensor([sample.sample_id for sample in samples]),
             sample_seeds=torch.tensor([sample.sample_seed for sample in samples]),

@@ -78,5 +78,8 @@ class ImageTextBatch(Batch):
     """int64 (B,), index into `LANGUAGES`."""
     captions: list[str]
     """The sampled captions, for logs."""
+    token_counts: list[int] = field(default_factory=list)
+    """Tokens of each caption, start and end included, which the host knows without reading the device; empty: not
+    counted."""
     views: Tensor = field(default_factory=lambda: torch.empty(0, 0, 3, 0, 0, dtype=torch.uint8))
     """uint8 (V'', B, 3, H, W), V'' = 2 strongly augmented crops for a self-supervised loss, or 0."""

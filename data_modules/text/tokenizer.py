@@ -122,6 +122,11 @@ class BilingualTokenizer:
             row[: len(row_ids)] = row_ids
         return torch.from_numpy(tokens)
 
+    def count_encoded(self, tokens: Tensor) -> list[int]:
+        """Tokens of each encoded text, start and end included; `tokens` as from `encode`."""
+        counts: list[int] = ((tokens == self.eot_id).int().argmax(dim=1) + 1).tolist()
+        return counts
+
     def _prepared(self, texts: object) -> list[str]:
         batch = _checked_texts(texts)
         if self.normalization == NORMALIZATION:

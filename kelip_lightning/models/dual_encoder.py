@@ -50,14 +50,17 @@ class DualEncoder(nn.Module):
     def encode_image(self, images_BCHW: Tensor, l2norm: bool = True, seeds_B: Tensor | None = None) -> Tensor:
         """Image features, float32 (B, E), of unit length if l2norm.
 
-        Images are standardised, float; int64 seeds enable the encoder's dropout.
+        Images are uint8, or standardised floats; int64 seeds enable the encoder's dropout.
         """
         features_BE = self.image_projection(self.image_encoder(images_BCHW, seeds_B)).float()
         return F.normalize(features_BE, dim=-1) if l2norm else features_BE
 
-    def encode_text(self, tokens_BT: Tensor, l2norm: bool = True) -> Tensor:
-        """Text features, float32 (B, E), of unit length if l2norm; tokens are int64."""
-        features_BE = self.text_projection(self.text_encoder(tokens_BT)).float()
+    def encode_text(self, tokens_BT: Tensor, l2norm: bool = True, num_tokens: int | None = None) -> Tensor:
+        """Text features, float32 (B, E), of unit length if l2norm.
+
+        Tokens are int64; num_tokens is their number without padding, if the host knows it.
+        """
+        features_BE = self.text_projection(self.text_encoder(tokens_BT, num_tokens)).float()
         return F.normalize(features_BE, dim=-1) if l2norm else features_BE
 
     def scale(self) -> Tensor:
@@ -68,21 +71,27 @@ class DualEncoder(nn.Module):
         return self.logit_scale.float().exp()
 
     def forward(
-        self, global_VBCHW: Tensor, local_VBCHW: Tensor, tokens_BT: Tensor, seeds_B: Tensor | None = None
+        self,
+        global_VBCHW: Tensor,
+        local_VBCHW: Tensor,
+        tokens_BT: Tensor,
+        seeds_B: Tensor | None = None,
+        num_tokens: int | None = None,
     ) -> PairFeatures:
         """Features of every crop and caption; one pass of the image encoder per resolution.
 
         Args:
-            global_VBCHW: Standardised crops of the stored size.
-            local_VBCHW: Standardised local crops, V' >= 0.
+            global_VBCHW: Crops of the stored size, uint8 or standardised.
+            local_VBCHW: Local crops, V' >= 0.
             tokens_BT: int64.
             seeds_B: int64 seeds of the samples' dropout, which differs between crops; `None` disables it.
+            num_tokens: Number of tokens without padding, if the host knows it; else reading it synchronises.
         """
         num_global = len(global_VBCHW)
         return PairFeatures(
             global_VBE=self._encode_views(global_VBCHW, 0, seeds_B),
             local_VBE=self._encode_views(local_VBCHW, num_global, seeds_B),
-            text_BE=self.encode_text(tokens_BT),
+            text_BE=self.encode_text(tokens_BT, num_tokens=num_tokens),
             logit_scale=self.scale(),
             logit_bias=None if self.logit_bias is None else self.logit_bias.float(),
         )

@@ -12,10 +12,18 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kelip_lightning.models.blocks import is_plain, normalize, run_block
 from kelip_lightning.models.config import ImageEncoderConfig, Pooling, PositionResampling
-from kelip_lightning.models.patches import keep_lowest, take_rows
+from kelip_lightning.models.patches import keep_lowest, patchify, take_rows
+from kelip_lightning.models.preprocessing import normalize_patches
 from kelip_lightning.models.sample_noise import PATCHES, noisy_block, uniform
-from kelip_lightning.models.vision_transformer import add_positions, sizes_of, timm_vision_transformer
+from kelip_lightning.models.vision_transformer import (
+    add_positions,
+    embed_patches,
+    sizes_of,
+    timm_vision_transformer,
+    with_patch_projection,
+)
 
 
 class ImageEncoder(nn.Module):
@@ -49,52 +57,57 @@ class ImageEncoder(nn.Module):
         """Normalised tokens after the last block, prefix tokens first.
 
         Args:
-            images_BCHW: Standardised images, float; sides must be multiples of the patch size.
+            images_BCHW: uint8 pixels, or standardised images, float; sides must be multiples of the patch size.
             keep_BK: int64 unique indices of the patches to encode, in raster order; `None` for every patch.
             seeds_B: int64 seeds of dropout and stochastic depth; `None` disables both.
 
         Returns:
             (B, num_prefix_tokens + K, D).
         """
-        tokens_BLD = self.embed(images_BCHW)
-        if keep_BK is not None:
-            prefix = self.num_prefix_tokens
-            tokens_BLD = torch.cat([tokens_BLD[:, :prefix], take_rows(tokens_BLD[:, prefix:], keep_BK)], dim=1)
-        return self.run_blocks(tokens_BLD, seeds_B)
+        return self.run_blocks(self.embed(images_BCHW, keep_BK), seeds_B)
 
-    def embed(self, images_BCHW: Tensor) -> Tensor:
-        """Prefix tokens and patch embeddings with positions, as they enter the blocks."""
-        vit = self.vit
-        # Weights are bfloat16 under bf16-true and DeepSpeed; images are not.
-        patches_BHWD = vit.patch_embed(images_BCHW.to(vit.patch_embed.proj.weight.dtype))
-        official = self.config.position_resampling is PositionResampling.official
-        return add_positions(vit, patches_BHWD, official=official)
+    def embed(self, images_BCHW: Tensor, keep_BK: Tensor | None = None) -> Tensor:
+        """Prefix tokens and patch embeddings with positions, as they enter the blocks; arguments as of `tokens`."""
+        size = self.config.patch_size
+        height, width = images_BCHW.shape[2:]
+        if height % size or width % size:
+            raise ValueError(f"the sides of images, {height} x {width}, must be multiples of patch_size = {size}")
+        patches_BKP = patchify(images_BCHW, size)
+        if keep_BK is not None:
+            patches_BKP = take_rows(patches_BKP, keep_BK)
+        if patches_BKP.dtype == torch.uint8:
+            patches_BKP = normalize_patches(patches_BKP)
+        return add_positions(
+            self.vit,
+            embed_patches(self.vit, patches_BKP),
+            (height // size, width // size),
+            keep_BK,
+            official=self.config.position_resampling is PositionResampling.official,
+        )
 
     def run_blocks(self, tokens_BLD: Tensor, seeds_B: Tensor | None = None) -> Tensor:
         """Norms and all blocks on embedded tokens, (B, L, D); seeds as in `tokens`."""
-        tokens_BLD = self.vit.norm_pre(tokens_BLD)
+        tokens_BLD = normalize(self.vit.norm_pre, tokens_BLD)
         run = self._run_block
         if self.gradient_checkpointing and torch.is_grad_enabled():
             run = partial(checkpoint, self._run_block, use_reentrant=False, preserve_rng_state=False)
         for index, block in enumerate(self.vit.blocks):
             tokens_BLD = run(block, index, tokens_BLD, seeds_B)
-        result: Tensor = self.vit.norm(tokens_BLD)
-        return result
+        return normalize(self.vit.norm, tokens_BLD)
 
     def _run_block(self, block: nn.Module, index: int, tokens_BLD: Tensor, seeds_B: Tensor | None) -> Tensor:
         config = self.config
         path_rate = config.drop_path_rate * index / max(1, config.depth - 1)
         if seeds_B is None or not (path_rate or config.dropout_rate):
-            result: Tensor = block(tokens_BLD)
-            return result
-        assert isinstance(block, Block), f"no dropout inside {type(block).__name__}"
+            return run_block(block, tokens_BLD)
+        assert is_plain(block), f"no dropout inside {type(block).__name__}"
         return noisy_block(block, tokens_BLD, seeds_B, index, path_rate=path_rate, dropout_rate=config.dropout_rate)
 
     def forward(self, images_BCHW: Tensor, seeds_B: Tensor | None = None) -> Tensor:
         """One feature per image, (B, D).
 
         Args:
-            images_BCHW: Standardised images, float.
+            images_BCHW: uint8 pixels, or standardised images, float.
             seeds_B: int64 seeds of dropout, stochastic depth and patch dropout (on images of the stored size); `None`
                 disables all three, in training mode too.
         """
@@ -118,7 +131,7 @@ def build_vision_transformer(config: ImageEncoderConfig) -> VisionTransformer:
             raise ValueError(problem)
         return timm_vision_transformer(config.timm_name, img_size=config.image_size)
     # Pooling is done in ImageEncoder.forward, after the final norm.
-    return VisionTransformer(
+    plain = VisionTransformer(
         img_size=config.image_size,
         patch_size=config.patch_size,
         embed_dim=config.width,
@@ -132,6 +145,7 @@ def build_vision_transformer(config: ImageEncoderConfig) -> VisionTransformer:
         act_layer=config.activation.value,
         norm_layer=partial(nn.LayerNorm, eps=1e-5),
     )
+    return with_patch_projection(plain)
 
 
 def timm_problem(config: ImageEncoderConfig) -> str | None:

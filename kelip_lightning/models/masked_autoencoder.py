@@ -17,9 +17,10 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kelip_lightning.models.blocks import normalize, run_block
 from kelip_lightning.models.config import MaskedAutoencoderConfig, MaskedAutoencoderVariant
 from kelip_lightning.models.image_encoder import ImageEncoder
-from kelip_lightning.models.patches import keep_lowest, mask_of, put_rows, take_rows
+from kelip_lightning.models.patches import keep_lowest, mask_of, put_rows
 from kelip_lightning.models.preprocessing import normalize_images
 
 
@@ -53,7 +54,7 @@ class MaskedAutoencoderBase(nn.Module):
         return self.config.norm_pix_loss
 
     def forward(self, images_BCHW: Tensor, noise_BN: Tensor, seeds_B: Tensor | None = None) -> MaskedReconstruction:
-        """Reconstruct standardised images; int64 seeds enable the encoder's dropout and stochastic depth."""
+        """Reconstruct images, uint8 or standardised; int64 seeds enable the encoder's dropout and stochastic depth."""
         keep_BK = keep_lowest(noise_BN, self.config.mask_ratio)
         mask_BN = mask_of(keep_BK, noise_BN.shape[1])
         prediction_BNP = self._decode(self._encode(images_BCHW, keep_BK, seeds_B), keep_BK, mask_BN)
@@ -116,12 +117,11 @@ class MaskedAutoencoder(MaskedAutoencoderBase):
     def _decode(self, visible_BLd: Tensor, keep_BK: Tensor, mask_BN: Tensor) -> Tensor:
         prefix = self.encoder.num_prefix_tokens
         patches_BNd = self._fill_in(visible_BLd[:, prefix:], keep_BK, mask_BN)
-        # DeepSpeed casts parameters to bfloat16, but not buffers.
-        patches_BNd = patches_BNd + self.decoder_positions.to(self.mask_token.dtype)
+        patches_BNd = patches_BNd + self.decoder_positions.to(patches_BNd.dtype)
         decoded_BLd = torch.cat([visible_BLd[:, :prefix], patches_BNd], dim=1)
         for block in self.decoder_blocks:
-            decoded_BLd = self._run_decoder_block(block, decoded_BLd)
-        prediction_BNP: Tensor = self.decoder_pixels(self.decoder_norm(decoded_BLd[:, prefix:])).float()
+            decoded_BLd = self._run_decoder_block(partial(run_block, block), decoded_BLd)
+        prediction_BNP: Tensor = self.decoder_pixels(normalize(self.decoder_norm, decoded_BLd[:, prefix:])).float()
         return prediction_BNP
 
 
@@ -181,8 +181,8 @@ class OfficialMaskedAutoencoder(MaskedAutoencoderBase):
 
     def _encode(self, images_BCHW: Tensor, keep_BK: Tensor, seeds_B: Tensor | None) -> Tensor:
         """Without the class token, (B, K, d)."""
-        patches_BND = self.encoder.embed(images_BCHW)[:, self.encoder.num_prefix_tokens :]
-        visible_BKd: Tensor = self.projection(self.encoder.run_blocks(take_rows(patches_BND, keep_BK), seeds_B))
+        patches_BKD = self.encoder.embed(images_BCHW, keep_BK)[:, self.encoder.num_prefix_tokens :]
+        visible_BKd: Tensor = self.projection(self.encoder.run_blocks(patches_BKD, seeds_B))
         return visible_BKd
 
     def _decode(self, visible_BLd: Tensor, keep_BK: Tensor, mask_BN: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.models.config import REGULARISATION, DualEncoderConfig, ImageEncoderConfig, TextEncoderConfig
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import ImageEncoder, timm_problem
-from kelip_lightning.models.text_encoder import HuggingFaceTextEncoder, build_text_encoder
+from kelip_lightning.models.text_encoder import build_text_encoder
 
 Config = TypeVar("Config")
 
@@ -74,7 +74,6 @@ def build_dual_encoder(
     """As `fresh_dual_encoder`, with the trained weights of a Hugging Face text model under `hf_weights`."""
     model = fresh_dual_encoder(image, text, joint, tokenizer)
     if text.hf_weights:
-        assert isinstance(model.text_encoder, HuggingFaceTextEncoder)
         model.text_encoder.load_trained_weights()
     return model
 

@@ -38,7 +38,7 @@ class SelfSupervisedBranch(nn.Module):
 
         Args:
             encoder: The model's image encoder.
-            views_VBCHW: Standardised images of the stored size.
+            views_VBCHW: Images of the stored size, uint8 or standardised.
             seeds_B: int64 seeds of the encoder's dropout.
             first_view: Index of the first view among all crops of a sample, whose dropout must differ.
         """

@@ -17,7 +17,6 @@ from kelip_lightning.losses.config import ContrastiveLossConfig, bias_problem
 from kelip_lightning.losses.contrastive import ContrastiveLoss, contrastive_loss
 from kelip_lightning.losses.self_supervised import byol_loss, nt_xent, target_momentum
 from kelip_lightning.models.dual_encoder import DualEncoder, PairFeatures
-from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.models.self_supervision import ByolBranch, SelfSupervisedBranch
 from kelip_lightning.modules.stage import Ratios, StageModule
 from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
@@ -120,7 +119,7 @@ class ContrastiveModule(StageModule):
         online_VBE = torch.cat([encode(*chunk) for chunk in zip(views, seeds, strict=True)], dim=1)
         targets_VBE = None
         if isinstance(branch, ByolBranch):
-            targets_VBE = torch.cat([branch.targets(normalize_images(chunk)) for chunk in views], dim=1)
+            targets_VBE = torch.cat([branch.targets(chunk) for chunk in views], dim=1)
         gather = gather_rows if is_distributed() else None
         with torch.autocast(batch.views.device.type, enabled=False):
             if targets_VBE is not None:
@@ -135,18 +134,21 @@ class ContrastiveModule(StageModule):
             )
 
     def _encode_views(self, branch: SelfSupervisedBranch, first_view: int, views: Tensor, seeds: Tensor) -> Tensor:
-        online_VBE: Tensor = branch(self.model.image_encoder, normalize_images(views), seeds, first_view)
+        online_VBE: Tensor = branch(self.model.image_encoder, views, seeds, first_view)
         return online_VBE
 
     def _features(self, batch: ImageTextBatch) -> PairFeatures:
         """Features of the whole batch, in `accumulate` chunks."""
         if self.accumulate == 1:
-            return self._encode(batch.global_crops, batch.local_crops, batch.tokens, batch.sample_seeds)
+            return self._encode(
+                batch.global_crops, batch.local_crops, batch.tokens, batch.sample_seeds, batch.token_counts
+            )
         chunks = zip(
             batch.global_crops.chunk(self.accumulate, dim=1),
             batch.local_crops.chunk(self.accumulate, dim=1),
             batch.tokens.chunk(self.accumulate),
             batch.sample_seeds.chunk(self.accumulate),
+            _chunks(batch.token_counts, len(batch.tokens), self.accumulate),
             strict=True,
         )
         # The towers do not use torch's random stream, so its state need not be preserved.
@@ -160,11 +162,18 @@ class ContrastiveModule(StageModule):
             logit_bias=parts[0].logit_bias,
         )
 
-    def _encode(self, global_crops: Tensor, local_crops: Tensor, tokens: Tensor, seeds: Tensor) -> PairFeatures:
-        features: PairFeatures = self.model(
-            normalize_images(global_crops), normalize_images(local_crops), tokens, seeds
-        )
+    def _encode(
+        self, global_crops: Tensor, local_crops: Tensor, tokens: Tensor, seeds: Tensor, token_counts: list[int]
+    ) -> PairFeatures:
+        num_tokens = sum(token_counts) or None
+        features: PairFeatures = self.model(global_crops, local_crops, tokens, seeds, num_tokens)
         return features
+
+
+def _chunks(counts: list[int], batch_size: int, number: int) -> list[list[int]]:
+    """The counts of each chunk of a batch, as `Tensor.chunk` cuts it; empty lists if there are none."""
+    size = -(-batch_size // number)
+    return [counts[start : start + size] for start in range(0, batch_size, size)]
 
 
 def _ratios_of(loss: ContrastiveLoss, logit_scale: Tensor, languages: Tensor) -> Ratios:

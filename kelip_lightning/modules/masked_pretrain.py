@@ -49,7 +49,7 @@ class MaskedPretrainModule(StageModule):
 
     def _loss(self, images: Tensor, noise: Tensor, seeds: Tensor) -> Tensor:
         standardized = normalize_images(images)
-        reconstruction = self.model(standardized, noise, seeds)
+        reconstruction = self.model(images, noise, seeds)
         with torch.autocast(images.device.type, enabled=False):
             target = patchify(standardized, self.model.patch_size)
             if self.model.norm_pix_loss:

@@ -9,11 +9,11 @@ import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers import PreTrainedModel
 
 from kelip_lightning.distributed.gather import global_ratios
 from kelip_lightning.errors import CheckpointError
 from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.text_encoder import TextTower
 from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 from kelip_lightning.optim.optimizers import build_optimizer, build_schedule, parameter_groups, regroup_state
 
@@ -126,5 +126,5 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
     for part in model.modules():
         if isinstance(part, ImageEncoder):
             part.gradient_checkpointing = True
-        elif isinstance(part, PreTrainedModel):
-            part.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+        elif isinstance(part, TextTower):
+            part.enable_gradient_checkpointing()

@@ -8,13 +8,13 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from timm.optim import Muon
 from torch import nn
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from kelip_lightning.optim.config import OptimizerConfig, OptimizerName, ScheduleConfig
+from kelip_lightning.optim.muon import BatchedMuon
 from kelip_lightning.optim.roles import Role, layers_above, roles_of
 
 
@@ -80,9 +80,11 @@ def build_optimizer(
     optimizer: Optimizer
     if config.name is OptimizerName.muon:
         # match_rms_adamw scales Muon's updates to AdamW's, so that both use one learning rate.
-        optimizer = Muon(groups, **common, nesterov=True, adjust_lr_fn="match_rms_adamw")
+        optimizer = BatchedMuon(
+            groups, **common, nesterov=True, ns_coefficients="quintic", adjust_lr_fn="match_rms_adamw"
+        )
     else:
-        optimizer = AdamW(groups, **common, fused=torch.cuda.is_available())
+        optimizer = AdamW(groups, **common, fused=True)
     # In the optimizer's step: under DeepSpeed its parameters are slices of float32 copies, from which weights are made.
     optimizer.register_step_post_hook(_apply_upper_bounds)
     return optimizer

@@ -1,0 +1,107 @@
+"""The branches of timm's transformer blocks, with fewer kernels than timm's own forward passes.
+
+Layers are called as modules, so that hooks of ZeRO-3, which gathers their parameters, run. Tokens keep their dtype:
+under autocast the residual stream is bfloat16, as in open_clip.
+
+Shapes: B batch, L tokens, D width.
+"""
+
+from typing import Any, TypeGuard
+
+import torch
+from timm.layers import Mlp
+from timm.layers.activations import QuickGELU
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kelip_lightning.models.attention import attend
+
+_SLOPE = 1.702
+"""CLIP's constant: quick_gelu(x) = x * sigmoid(1.702 x)."""
+
+
+def compute_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype of matrix products with this weight: autocast's, or the weight's own."""
+    if not weight.is_meta and torch.is_autocast_enabled(weight.device.type):
+        return torch.get_autocast_dtype(weight.device.type)
+    return weight.dtype
+
+
+def quick_gelu(values: Tensor) -> Tensor:
+    """CLIP's x * sigmoid(1.702 x), of any shape; the backward pass keeps the input alone."""
+    if torch.compiler.is_compiling():  # which fuses the formula
+        return values * torch.sigmoid(_SLOPE * values)
+    activated: Tensor = _QuickGELU.apply(values)
+    return activated
+
+
+class _QuickGELU(torch.autograd.Function):
+    """By torch's SiLU, one kernel each way: quick_gelu(x) = silu(1.702 x) / 1.702."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        ctx.save_for_backward(values)
+        return F.silu(values * _SLOPE, inplace=True).mul_(1 / _SLOPE)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+        (values,) = ctx.saved_tensors
+        gradient: Tensor = torch.ops.aten.silu_backward(upstream[0], values * _SLOPE)
+        return gradient
+
+
+def normalize(norm: nn.Module, tokens: Tensor) -> Tensor:
+    """The LayerNorm of tokens in their dtype, with statistics in float32.
+
+    Autocast would compute it in float32 and keep a float32 copy of the tokens for the backward pass.
+    Deviation: outside of CPUs, whose kernel takes two dtypes, gains and biases are rounded to the tokens' dtype.
+    """
+    if not isinstance(norm, nn.LayerNorm):
+        other: Tensor = norm(tokens).to(tokens.dtype)
+        return other
+    if tokens.is_meta or not norm.elementwise_affine or norm.weight.dtype == tokens.dtype:
+        same: Tensor = norm(tokens)
+        return same
+    with torch.autocast(tokens.device.type, enabled=False):
+        if tokens.device.type == "cpu":
+            mixed: Tensor = norm(tokens)
+            return mixed
+        parameters = {name: one.to(tokens.dtype) for name, one in norm.named_parameters()}
+        return F.layer_norm(tokens, norm.normalized_shape, **parameters, eps=norm.eps)
+
+
+def is_plain(block: nn.Module) -> TypeGuard[Block]:
+    """Whether it is a `Block` of timm with nothing but attention, an MLP and layer scale."""
+    if type(block) is not Block or type(block.attn) is not Attention or type(block.mlp) is not Mlp:
+        return False
+    attention: Any = block.attn
+    extras = (attention.q_norm, attention.k_norm, attention.norm, block.mlp.norm)
+    return getattr(attention, "gate", None) is None and all(isinstance(one, nn.Identity) for one in extras)
+
+
+def attention_branch(block: Block, tokens_BLD: Tensor) -> Tensor:
+    """What the attention of a plain block adds to its tokens."""
+    attention: Any = block.attn
+    mixed_BLD = attend(attention.qkv(normalize(block.norm1, tokens_BLD)), attention.num_heads)
+    change: Tensor = block.ls1(attention.proj(mixed_BLD))
+    return change
+
+
+def mlp_branch(block: Block, tokens_BLD: Tensor) -> Tensor:
+    """What the MLP of a plain block adds to its tokens."""
+    mlp: Any = block.mlp
+    hidden_BLF = mlp.fc1(normalize(block.norm2, tokens_BLD))
+    hidden_BLF = quick_gelu(hidden_BLF) if isinstance(mlp.act, QuickGELU) else mlp.act(hidden_BLF)
+    change: Tensor = block.ls2(mlp.fc2(hidden_BLF))
+    return change
+
+
+def run_block(block: nn.Module, tokens_BLD: Tensor) -> Tensor:
+    """The output of a block, (B, L, D), without dropout and stochastic depth."""
+    if not is_plain(block):
+        result: Tensor = block(tokens_BLD)
+        return result
+    tokens_BLD = tokens_BLD + attention_branch(block, tokens_BLD)
+    return tokens_BLD + mlp_branch(block, tokens_BLD)
