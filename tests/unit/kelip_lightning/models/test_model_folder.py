@@ -20,18 +20,15 @@ from kelip_lightning.models.config import Activation, ImageEncoderConfig, Poolin
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.model_folder import (
-    check_image_encoder,
     check_tensors,
-    config_from_dict,
-    config_to_dict,
     load_dual_encoder,
     load_image_encoder,
-    read_config,
     read_weights,
     save_dual_encoder,
     save_image_encoder,
     write_folder,
 )
+from kelip_lightning.models.stored_config import check_image_encoder, config_from_dict, config_to_dict, read_config
 
 
 class Colour(Enum):
