@@ -1,5 +1,7 @@
-"""Settings of the models: values that are refused."""
+"""Settings of the models: values that are refused, and what follows from the others."""
 
+import math
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from kelip_lightning.models.config import (
     SelfSupervisionConfig,
     TextEncoderConfig,
     TextPooling,
+    num_kept,
 )
 
 
@@ -88,3 +91,9 @@ def test_masked_autoencoder_config__bad_values(options: dict[str, Any], message:
 def test_self_supervision_config__bad_values(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SelfSupervisionConfig(**options)
+
+
+@pytest.mark.parametrize("ratio", ["0.1", "0.25", "0.3", "0.5", "0.6", "0.75", "0.9", "0.95"])
+@pytest.mark.parametrize("num_patches", [1, 10, 16, 49, 100, 196, 576])
+def test_num_kept__as_in_exact_arithmetic(num_patches: int, ratio: str) -> None:
+    assert num_kept(num_patches, float(ratio)) == max(1, math.floor(num_patches * (1 - Fraction(ratio))))

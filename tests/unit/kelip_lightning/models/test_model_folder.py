@@ -249,6 +249,13 @@ def test_load_dual_encoder__another_tokenizer(stored: tuple[DualEncoder, Path]) 
         load_dual_encoder(stored[1])
 
 
+def test_load_dual_encoder__a_model_that_timm_does_not_have(stored: tuple[DualEncoder, Path]) -> None:
+    file = stored[1] / "config.yaml"
+    file.write_text(file.read_text(encoding="utf-8").replace("timm_name: null", "timm_name: vit_of_old"), "utf-8")
+    with pytest.raises(EncoderFileError, match=r"dual_encoder: timm_name = vit_of_old is no Vision Transformer"):
+        load_dual_encoder(stored[1])
+
+
 def test_load_dual_encoder__missing_tokenizer(stored: tuple[DualEncoder, Path]) -> None:
     (stored[1] / "tokenizer.json").unlink()
     with pytest.raises(DataError, match=r"tokenizer file .* does not exist"):
