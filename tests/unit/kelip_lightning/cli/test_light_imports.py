@@ -191,6 +191,24 @@ def test_analyze(tmp_path: Path, finished: str, words: list[str], message: str) 
     assert_told(kelip(tmp_path, "analyze", "culture", finished, *words), message)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data", "index", "FILE"],
+        ["data", "inspect", "FILE"],
+        ["data", "pack", "FILE", "packed"],
+        ["tokenizer", "train", "FILE", "--vocab-size", "300", "--output", "trained"],
+        ["tokenizer", "inspect", "nowhere", "FILE"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_data_and_tokenizer(tmp_path: Path, words: list[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"extends: {ROOT / CONTRASTIVE}\noptimizer: {{lernrate: 1}}\n", encoding="utf-8")
+    ended = kelip(tmp_path, *(str(file) if word == "FILE" else word for word in words))
+    assert_told(ended, "optimizer.lernrate is not a known key; did you mean optimizer.learning_rate?")
+
+
 STUDY: dict[str, Any] = {
     "question": "Which?",
     "paper": "Unknown.",
