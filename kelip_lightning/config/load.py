@@ -182,11 +182,14 @@ class LoadedExperiment(Generic[Schema]):
     """A checked experiment with its origin."""
 
     experiment: Schema
-    resolved: str
-    """YAML with every value, defaults included; loads to the same experiment."""
     overrides: list[str]
     base_diff: list[str]
     """`key: old -> new` against the extended file, or against the file itself if it extends nothing."""
+
+    @property
+    def resolved(self) -> str:
+        """YAML with every value, defaults included; loads to the same experiment."""
+        return to_yaml(to_plain(self.experiment))
 
 
 def load_experiment(
@@ -223,7 +226,6 @@ def load_experiment(
     base = build_section(schema, _share_place(schema, inherited or tree), "", [])
     return LoadedExperiment(
         experiment=experiment,
-        resolved=to_yaml(to_plain(experiment)),
         overrides=list(overrides),
         base_diff=difference(base, experiment),
     )
