@@ -5,7 +5,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib import metadata
+from typing import Any
 
 from kelip_lightning.cli import (
     ablate,
@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"kelip {_version()}")
+    parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the installed version")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in VERBS:
         sub = verbs.add_parser(
@@ -105,8 +105,13 @@ def configure_logging() -> None:
     warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\). is deprecated")
 
 
-def _version() -> str:
-    try:
-        return metadata.version("kelip-lightning")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
+class _PrintVersion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        from importlib import metadata  # here, as importing it takes a sixth of the time of --help
+
+        try:
+            version = metadata.version("kelip-lightning")
+        except metadata.PackageNotFoundError:
+            version = "(not installed)"
+        print(f"kelip {version}")
+        parser.exit()

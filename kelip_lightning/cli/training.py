@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from data_modules.loader_process import SCHEDULER_SIGNALS
 from kelip_lightning.cli import failures
-from kelip_lightning.cli.verb import add_experiment_arguments, check_syntax, verb
+from kelip_lightning.cli.verb import add_experiment_arguments, verb
 from kelip_lightning.errors import RunFolderError, Terminated
 from kelip_lightning.runs.folder import RunFolder, is_first_process, was_interrupted
 
@@ -44,14 +44,29 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _load(arguments: argparse.Namespace, schema: type[Schema]) -> "LoadedExperiment[Schema]":
+    """The experiment of a training verb; of a run to resume, what it names is checked later.
+
+    Raises:
+        ConfigError, RunFolderError: It cannot run as configured; most problems are found before torch is imported.
+    """
+    from kelip_lightning.config.load import load_experiment
+
+    if arguments.accept_changed_data and not arguments.resume:
+        raise RunFolderError("--accept-changed-data needs --resume: a new run has no earlier data")
+    return load_experiment(arguments.file, arguments.overrides, schema, on_this_machine=not arguments.resume)
+
+
 def _train(
-    arguments: argparse.Namespace, schema: type[Schema], body: Callable[[Schema, RunFolder, "OpenedData"], Metrics]
+    arguments: argparse.Namespace,
+    loaded: "LoadedExperiment[Schema]",
+    body: Callable[[Schema, RunFolder, "OpenedData"], Metrics],
 ) -> tuple[RunFolder, Metrics]:
-    """Load and check the experiment, create or reopen its run folder, train.
+    """Create or reopen the run folder of an experiment, and train.
 
     Args:
         arguments: Of a training verb.
-        schema: Class of the experiment.
+        loaded: The experiment.
         body: Trains on the opened data and returns the final metrics.
 
     Raises:
@@ -59,15 +74,11 @@ def _train(
         StoppedError: By a signal, a full disk, a value that is not finite, or a process that died.
     """
     from kelip_lightning.cli.report import print_plan, read_report
-    from kelip_lightning.config.load import load_experiment
     from kelip_lightning.planning.stage_plan import count_samples, make_plan
     from kelip_lightning.training.inputs import open_data
     from kelip_lightning.training.provenance import check_data, describe_data
     from kelip_lightning.training.resume import record_resumption
 
-    if arguments.accept_changed_data and not arguments.resume:
-        raise RunFolderError("--accept-changed-data needs --resume: a new run has no earlier data")
-    loaded = load_experiment(arguments.file, arguments.overrides, schema, on_this_machine=not arguments.resume)
     experiment = loaded.experiment
     run, changes = _resumed_run(arguments.resume, loaded) if arguments.resume else (None, [])
     resumed = run is not None
@@ -147,11 +158,12 @@ def pretrain(arguments: argparse.Namespace) -> int:
       kelip pretrain experiments/emoji/pretrain.yaml name=no-mae mae=null
       kelip pretrain experiments/emoji/pretrain.yaml name=wider image_encoder.width=256 image_encoder.num_heads=4
     """
-    check_syntax(arguments.file)
     from kelip_lightning.config.experiment import PretrainExperiment
+
+    loaded = _load(arguments, PretrainExperiment)
     from kelip_lightning.training.stages import run_pretrain
 
-    return _print_result(*_train(arguments, PretrainExperiment, run_pretrain))
+    return _print_result(*_train(arguments, loaded, run_pretrain))
 
 
 @verb(_add_arguments)
@@ -164,11 +176,12 @@ def mae(arguments: argparse.Namespace) -> int:
 
       kelip mae experiments/emoji/mae.yaml schedule.max_steps=600
     """
-    check_syntax(arguments.file)
     from kelip_lightning.config.experiment import MaskedPretrainExperiment
+
+    loaded = _load(arguments, MaskedPretrainExperiment)
     from kelip_lightning.training.stages import run_masked_pretrain
 
-    run, metrics = _train(arguments, MaskedPretrainExperiment, run_masked_pretrain)
+    run, metrics = _train(arguments, loaded, run_masked_pretrain)
     if is_first_process():
         if (loss := metrics.get("train/loss")) is not None:
             print(f"last reconstruction loss {loss:.4f}")
@@ -188,11 +201,12 @@ def contrastive(arguments: argparse.Namespace) -> int:
 
       kelip contrastive experiments/emoji/contrastive.yaml init.image_encoder=runs/NAME/mae/image_encoder
     """
-    check_syntax(arguments.file)
     from kelip_lightning.config.experiment import ContrastiveExperiment
+
+    loaded = _load(arguments, ContrastiveExperiment)
     from kelip_lightning.training.stages import run_contrastive
 
-    return _print_result(*_train(arguments, ContrastiveExperiment, run_contrastive))
+    return _print_result(*_train(arguments, loaded, run_contrastive))
 
 
 def _print_result(run: RunFolder, metrics: Metrics) -> int:

@@ -4,7 +4,7 @@ Rules that import torch run last, so that most problems are told without waiting
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
@@ -182,11 +182,14 @@ class LoadedExperiment(Generic[Schema]):
     """A checked experiment with its origin."""
 
     experiment: Schema
-    resolved: str
-    """YAML with every value, defaults included; loads to the same experiment."""
     overrides: list[str]
     base_diff: list[str]
     """`key: old -> new` against the extended file, or against the file itself if it extends nothing."""
+
+    @property
+    def resolved(self) -> str:
+        """YAML with every value, defaults included; loads to the same experiment."""
+        return to_yaml(to_plain(self.experiment))
 
 
 def load_experiment(
@@ -196,6 +199,7 @@ def load_experiment(
     *,
     on_this_machine: bool = True,
     stored: bool = False,
+    heavy: bool = True,
 ) -> LoadedExperiment[Schema]:
     """Read, merge, type and check an experiment.
 
@@ -206,20 +210,22 @@ def load_experiment(
         schema: Class of the experiment.
         on_this_machine: Whether the files, folders and devices that the experiment names must exist.
         stored: Whether the file is a run's stored configuration: renamed keys are translated instead of refused.
+        heavy: Whether the rules that import torch or timm run too; if not, `check_heavy_rules` must follow.
 
     Raises:
-        ConfigError: All problems together, one sentence each.
+        ConfigError: All problems together, one sentence each; those of the heavy rules only if there are no others.
     """
     tree, inherited = read_experiment_file(Path(path))
     tree = translate(schema, tree) if stored else tree
     problems: list[str] = []
     changed = _share_place(schema, _apply(overrides, tree, schema, problems))
     experiment = build_section(schema, changed, "", problems)
-    _apply_rules(experiment, on_this_machine, problems)
+    _run_rules(rules(experiment, on_this_machine), problems)
+    if heavy:
+        check_heavy_rules(experiment, on_this_machine=on_this_machine)
     base = build_section(schema, _share_place(schema, inherited or tree), "", [])
     return LoadedExperiment(
         experiment=experiment,
-        resolved=to_yaml(to_plain(experiment)),
         overrides=list(overrides),
         base_diff=difference(base, experiment),
     )
@@ -231,15 +237,29 @@ def check_on_this_machine(experiment: Any) -> None:
     Raises:
         ConfigError: All problems together, one sentence each.
     """
-    _apply_rules(experiment, True, [])
+    _run_rules(rules(experiment, on_this_machine=True), [])
+    check_heavy_rules(experiment, on_this_machine=True)
 
 
-def _apply_rules(experiment: Any, on_this_machine: bool, problems: list[str]) -> None:
-    for rules_of in (rules, heavy_rules):
-        for rule in rules_of(experiment, on_this_machine):
-            run_rule(rule, problems)
-        if problems:
-            raise ConfigError(list(dict.fromkeys(problems)))
+def check_heavy_rules(experiment: Any, *, on_this_machine: bool) -> None:
+    """Check an experiment that meets all other rules with those that import torch or timm.
+
+    Args:
+        experiment: A loaded experiment.
+        on_this_machine: Whether the devices that it names must exist.
+
+    Raises:
+        ConfigError: All problems together, one sentence each.
+    """
+    _run_rules(heavy_rules(experiment, on_this_machine), [])
+
+
+def _run_rules(found: Sequence[Callable[[], Iterable[str]]], problems: list[str]) -> None:
+    """Run every rule; raise ConfigError if any, or an earlier check, has found a problem."""
+    for rule in found:
+        run_rule(rule, problems)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
 
 
 def find_schema(path: Path | str, schemas: Sequence[type[Any]]) -> type[Any]:

@@ -25,6 +25,7 @@ from kelip_lightning.distributed.accelerators import is_deepspeed
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.losses.config import bias_problem
 from kelip_lightning.models.config import REGULARISATION, SelfSupervisionMethod, num_kept
+from kelip_lightning.models.stored_config import check_image_encoder
 from kelip_lightning.optim.config import OptimizerName
 
 Stage = MaskedPretrainExperiment | ContrastiveExperiment
@@ -71,7 +72,7 @@ def _rules_for(experiment: object, on_this_machine: bool) -> Sequence[Rule]:
     elif isinstance(experiment, ContrastiveExperiment):
         found = [*on_data, crop_fits, local_crops_fit, negatives_exist, loss_fits, locks_fit, views_fit]
         found += [self_supervision_can_learn, captions_fit, text_weights_need_tokenizer, evaluation_languages]
-        on_machine = [evaluation_files_exist, *on_machine, text_files_exist]
+        on_machine = [evaluation_files_exist, *on_machine, text_files_exist, initial_encoder_fits]
     else:
         return []
     return [*found, *on_machine] if on_this_machine else found
@@ -80,10 +81,7 @@ def _rules_for(experiment: object, on_this_machine: bool) -> Sequence[Rule]:
 def _heavy_rules_for(experiment: object, on_this_machine: bool) -> Sequence[Rule]:
     if not isinstance(experiment, MaskedPretrainExperiment | ContrastiveExperiment):
         return []
-    on_machine: list[Rule] = [devices_exist]
-    if isinstance(experiment, ContrastiveExperiment):
-        on_machine.append(initial_encoder_fits)
-    return [timm_model_fits, *on_machine] if on_this_machine else [timm_model_fits]
+    return [timm_model_fits, devices_exist] if on_this_machine else [timm_model_fits]
 
 
 def batch_divides(stage: Stage, at: str) -> Iterator[str]:
@@ -302,14 +300,21 @@ def initial_encoder_fits(stage: ContrastiveExperiment, at: str) -> Iterator[str]
     """The folder `init.image_encoder` holds the configured encoder."""
     if stage.init.image_encoder is None:
         return
-    from kelip_lightning.models.model_folder import check_image_encoder
-
     folder = Path(stage.init.image_encoder)
     try:
         check_image_encoder(folder, stage.image_encoder)
     except EncoderFileError as error:
         text = str(error)
         yield f"{at}{text}" if text.startswith("init.") else f"{at}init.image_encoder = {folder}: {text}"
+
+
+def deepspeed_is_installed(stage: Stage, at: str) -> Iterator[str]:
+    """DeepSpeed is installed where the strategy needs it."""
+    if is_deepspeed(stage.trainer.strategy) and find_spec("deepspeed") is None:
+        yield (
+            f"{at}trainer.strategy = {stage.trainer.strategy} needs DeepSpeed, which is not installed; "
+            "install kelip-lightning[deepspeed], or use ddp"
+        )
 
 
 def timm_model_fits(stage: Stage, at: str) -> Iterator[str]:
@@ -320,15 +325,6 @@ def timm_model_fits(stage: Stage, at: str) -> Iterator[str]:
 
     if problem := timm_problem(stage.image_encoder):
         yield f"{at}image_encoder.{problem}"
-
-
-def deepspeed_is_installed(stage: Stage, at: str) -> Iterator[str]:
-    """DeepSpeed is installed where the strategy needs it."""
-    if is_deepspeed(stage.trainer.strategy) and find_spec("deepspeed") is None:
-        yield (
-            f"{at}trainer.strategy = {stage.trainer.strategy} needs DeepSpeed, which is not installed; "
-            "install kelip-lightning[deepspeed], or use ddp"
-        )
 
 
 def devices_exist(stage: Stage, at: str) -> Iterator[str]:

@@ -73,6 +73,7 @@ class ImageEncoderConfig:
             raise ValueError(
                 f"width = {self.width} must be a multiple of num_heads = {self.num_heads} and of 4; change one"
             )
+        # Whether timm has this model, and of these sizes, is checked by `image_encoder.timm_problem`.
         if self.timm_name is not None and self.position_resampling is PositionResampling.official:
             raise ValueError("position_resampling = official belongs to KELIP's own encoder; use timm with timm_name")
 
@@ -189,7 +190,7 @@ class MaskedAutoencoderConfig:
 
 
 def num_kept(num_patches: int, mask_ratio: float) -> int:
-    """Number of visible patches: floor(N * (1 - mask_ratio)), at least 1, as in the code of He et al. 2022."""
+    """Number of visible patches: floor(num_patches * (1 - mask_ratio)), at least 1, as in the code of He et al."""
     return max(1, int(num_patches * (1 - mask_ratio) + 1e-9))  # 10 * (1 - 0.9) is 0.999... in floating point
 
 

@@ -30,12 +30,12 @@ from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.masked_autoencoder import build_masked_autoencoder
 from kelip_lightning.models.model_folder import (
     build_dual_encoder,
-    check_image_encoder,
     load_image_encoder,
     save_dual_encoder,
     save_image_encoder,
 )
 from kelip_lightning.models.self_supervision import build_branch
+from kelip_lightning.models.stored_config import check_image_encoder
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 from kelip_lightning.planning.stage_plan import Stage

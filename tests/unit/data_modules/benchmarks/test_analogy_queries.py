@@ -90,16 +90,6 @@ def test_replace_part(key: str, expected: str | None) -> None:
     assert replace_part(key, "-", {"m": "w"}) == expected
 
 
-def test_relation_config__changes_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="changes names 'child'"):
-        RelationConfig(terms=GENDER.terms, changes={"man": "child"})
-    short = TermConfig(parts=["w"], ko=["여자"], en=["woman"])
-    with pytest.raises(ValueError, match="as many parts"):
-        RelationConfig(terms={"man": MAN, "woman": short}, changes={"man": "woman"})
-    with pytest.raises(ValueError, match="parts is empty"):
-        TermConfig(parts=[], ko=["여자"], en=["woman"])
-
-
 def test_replace_part__names_of_the_corpus_change_as_the_code_points_do() -> None:
     """The rule on code points against the names that Unicode gives, an independent source."""
     table = pq.read_table(resolve_path("package:emoji/twemoji.parquet"), columns=["concept", "name_en", "subgroup"])

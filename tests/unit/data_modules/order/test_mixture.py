@@ -115,21 +115,6 @@ def test_single_language_batches__turns_follow_the_sizes_evenly() -> None:
     assert np.abs(np.cumsum(turns) - ideal).max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"temperature": 0.5}, "temperature = 0.5 must be at least 1"),
-        ({"language_weights": {"fr": 1.0}}, "language_weights names 'fr'"),
-        ({"language_weights": {"ko": 0.0}}, r"language_weights\.ko = 0\.0"),
-        ({"shuffle_window": -1}, "shuffle_window = -1"),
-        ({"run_length": 0}, "run_length = 0"),
-    ],
-)
-def test_order_config__bad_values(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        OrderConfig(**options)
-
-
 def test_build_order__a_language_without_pairs() -> None:
     configs = {"korean": SourceConfig(files=["x"], caption_fields=["txt"])}
     with pytest.raises(DataError, match="asks for pairs in 'en'"):

@@ -275,14 +275,6 @@ def test_build_tokenizer__trained_or_read(file: Path) -> None:
     assert trained.to_json() == read.to_json() == TOKENIZER.to_json()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"), [({"vocab_size": 258}, "vocab_size = 258"), ({"context_length": 2}, "context_length = 2")]
-)
-def test_tokenizer_config__bad_values(options: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TokenizerConfig(**options)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_tokenizer_folder(tmp_path / "tokenizer", TOKENIZER)

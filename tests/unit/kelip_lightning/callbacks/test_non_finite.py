@@ -59,8 +59,3 @@ def test_skip__not_for_ever(fit: Fit, tmp_path: Path) -> None:
     again = NonFiniteGuard(NonFiniteConfig(), tmp_path)
     again.load_state_dict(guard.state_dict())
     assert again.num_skipped == 3
-
-
-def test_config__rejects_a_negative_number() -> None:
-    with pytest.raises(ValueError, match="max_skipped = -1"):
-        NonFiniteConfig(max_skipped=-1)

@@ -112,17 +112,6 @@ def test_parameters__the_defaults_are_the_published_model() -> None:
     assert sum(p.numel() for p in model.parameters()) == 176_575_233
 
 
-@pytest.mark.parametrize("temperature", [0.0, -0.1, 1.5])
-def test_dual_encoder_config__bad_temperature(temperature: float) -> None:
-    with pytest.raises(ValueError, match=f"initial_temperature = {temperature}"):
-        DualEncoderConfig(initial_temperature=temperature)
-
-
-def test_dual_encoder_config__a_temperature_below_what_the_bound_allows() -> None:
-    with pytest.raises(ValueError, match=r"initial_temperature = 0\.005 must be at least 1 / max_logit_scale = 0\.01"):
-        DualEncoderConfig(initial_temperature=0.005)
-
-
 def test_forward__bfloat16_weights_give_float32_features(tiny_dual_encoder: Callable[..., DualEncoder]) -> None:
     model = tiny_dual_encoder()
     crops, tokens = torch.randn(2, 3, 3, 32, 32), torch.tensor([[277, 5, 278], [277, 6, 278], [277, 7, 278]])

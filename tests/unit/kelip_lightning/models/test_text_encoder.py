@@ -117,11 +117,6 @@ def test_text_encoder__dimensions_follow_the_configuration() -> None:
     assert model.clip.config.hidden_act == "gelu"
 
 
-def test_text_encoder_config__bad_width() -> None:
-    with pytest.raises(ValueError, match="width = 10 must be a multiple of num_heads = 3"):
-        TextEncoderConfig(width=10, num_heads=3)
-
-
 def test_initial_statistics__are_clips() -> None:
     width, depth = 128, 3
     config = TextEncoderConfig(width=width, depth=depth, num_heads=4)
@@ -266,12 +261,3 @@ def test_trained_weights__none_there(tmp_path: Path) -> None:
     encoder = HuggingFaceTextEncoder(_config(tmp_path, hf_weights=True), **TOKENS)
     with pytest.raises(ConfigError, match="holds no model that transformers can read"):
         encoder.load_trained_weights()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"pooling": TextPooling.mean}, "pooling = mean needs hf_model"), ({"hf_weights": True}, "needs hf_model")],
-)
-def test_config__settings_that_need_a_hugging_face_model(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TextEncoderConfig(**options)

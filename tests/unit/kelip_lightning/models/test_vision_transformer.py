@@ -110,7 +110,6 @@ def test_timm_name__other_prefixes_than_one_class_token(options: dict[str, Any],
         ({"timm_name": "vit_tiny_patch16_224.augreg_in21k"}, "give vit_tiny_patch16_224"),
         ({"width": 384, "num_heads": 6}, r"set image_encoder\.width=192 image_encoder\.num_heads=3"),
         ({"activation": Activation.quick_gelu, "pre_norm": True}, r"activation=gelu image_encoder\.pre_norm=false"),
-        ({"position_resampling": PositionResampling.official}, "position_resampling = official"),
         (NO_CLASS_TOKEN, "has no class token; use pooling=mean"),
     ],
 )

@@ -27,8 +27,8 @@ from kelip_lightning.models.config import (
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder, build_masked_autoencoder
-from kelip_lightning.models.model_folder import config_from_dict, config_to_dict
 from kelip_lightning.models.self_supervision import build_branch
+from kelip_lightning.models.stored_config import config_from_dict, config_to_dict
 from kelip_lightning.models.text_encoder import TextEncoder, build_text_encoder
 from kelip_lightning.optim.config import OptimizerConfig, OptimizerName
 from kelip_lightning.optim.optimizers import parameter_groups

@@ -45,12 +45,3 @@ def test_masked_image__light_background_shows(encode_clear: bytes) -> None:
     image, _ = _apply(encode_clear, background=Background.light)
     assert image.min() >= 192
     assert (image == image[:, :1, :1]).all()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"scale_min": 0.0}, "scale_min = 0.0"), ({"flip": -0.1}, "flip = -0.1 must be in")],
-)
-def test_masked_image_config__bad_values(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        MaskedImageConfig(**options)

@@ -88,22 +88,3 @@ def test_views__one_decoding_for_all(picture: bytes, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(crops_of_files, "decode", decode)
     _cut(picture, views=ViewConfig(num_views=2))
     assert calls == [1]
-
-
-@pytest.mark.parametrize(
-    ("config", "options", "message"),
-    [
-        (MultiCropConfig, {"num_global_crops": 0}, "num_global_crops = 0 must be at least 1"),
-        (MultiCropConfig, {"num_local_crops": -1}, "num_local_crops = -1 must be at least 0"),
-        (MultiCropConfig, {"global_scale_min": 0.0}, "global_scale_min = 0.0"),
-        (MultiCropConfig, {"local_scale_min": 0.5}, "local_scale_min = 0.5 must not exceed"),
-        (MultiCropConfig, {"global_scale_max": 1.1}, "global_scale_max = 1.1"),
-        (MultiCropConfig, {"flip": 1.5}, "flip = 1.5 must be in"),
-        (ViewConfig, {"num_views": -1}, "num_views = -1 must be at least 0"),
-        (ViewConfig, {"scale_min": 0.0}, "scale_min = 0.0"),
-        (ViewConfig, {"flip": 2.0}, "flip = 2.0 must be in"),
-    ],
-)
-def test_multi_crop_config__bad_values(config: type[Any], options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        config(**options)
