@@ -74,7 +74,9 @@ def _train(
         StoppedError: By a signal, a full disk, a value that is not finite, or a process that died.
     """
     from kelip_lightning.cli.report import print_plan, read_report
+    from kelip_lightning.distributed.local_ranks import forked_ranks
     from kelip_lightning.planning.stage_plan import count_samples, make_plan
+    from kelip_lightning.training.fit import num_forked_ranks
     from kelip_lightning.training.inputs import open_data
     from kelip_lightning.training.provenance import check_data, describe_data
     from kelip_lightning.training.resume import record_resumption
@@ -102,13 +104,22 @@ def _train(
         record_resumption(run, loaded.overrides, changes)
     if is_first_process():
         print_plan(plan, run)
-    try:
-        with run.recorded():
-            metrics = body(experiment, run, opened)
-    except BaseException as error:
-        if (known := failures.stopped(error, run)) is None:
-            raise
-        raise known from error
+
+    def train() -> Metrics:
+        try:
+            with run.recorded():
+                return body(experiment, run, opened)
+        except BaseException as error:
+            if (known := failures.stopped(error, run)) is None:
+                raise
+            raise known from error
+
+    def train_as_other_rank() -> int:
+        train()
+        return 0
+
+    with forked_ranks(num_forked_ranks(experiment), lambda: failures.guarded(train_as_other_rank)):
+        metrics = train()
     return run, metrics
 
 

@@ -10,7 +10,7 @@ from data_modules.images.config import MaskedImageConfig, MultiCropConfig
 from data_modules.text.config import TokenizerConfig
 from kelip_lightning.callbacks.config import CheckpointConfig, NonFiniteConfig
 from kelip_lightning.config.evaluation import EvaluationExperiment
-from kelip_lightning.distributed.accelerators import PRECISIONS, STRATEGIES, is_deepspeed
+from kelip_lightning.distributed.accelerators import AUTO, PRECISIONS, STRATEGIES, is_deepspeed
 from kelip_lightning.losses.config import ContrastiveLossConfig
 from kelip_lightning.models.config import (
     DualEncoderConfig,
@@ -48,8 +48,9 @@ class TrainerConfig:
     """
     accelerator: str = "auto"
     """auto (a GPU if there is one), cpu or gpu; decides `precision: auto`."""
-    devices: int = field(default=1, metadata=PERFORMANCE | at_least(1))
-    """Processes per node, one per GPU."""
+    devices: int | str = field(default=1, metadata=PERFORMANCE | at_least(1))
+    """Processes per node, one per GPU; auto: one per GPU of this machine or, without one, one per CPU core with at
+    least 32 samples of a global batch each, which is faster than several threads in one process."""
     num_nodes: int = field(default=1, metadata=PERFORMANCE | at_least(1))
     """Number of nodes."""
     strategy: str = field(default="auto", metadata=counted_as(is_deepspeed))
@@ -71,7 +72,8 @@ class TrainerConfig:
     log_every_n_steps: int = field(default=10, metadata=REPORTING | at_least(1))
     """Optimizer steps between log entries."""
     num_threads: int | None = field(default=None, metadata=PERFORMANCE | at_least(1))
-    """CPU threads of the training process; null: torch's default."""
+    """CPU threads of a training process; null: torch's default, and with devices = auto on a CPU the cores of a
+    process."""
     deterministic: bool = field(default=True, metadata=PERFORMANCE)
     """Whether to use deterministic algorithms."""
 
@@ -83,11 +85,18 @@ class TrainerConfig:
             raise ValueError(f"accelerator = {self.accelerator!r} must be one of {', '.join(ACCELERATORS)}")
         if self.strategy not in STRATEGIES:
             raise ValueError(f"strategy = {self.strategy!r} must be one of {', '.join(STRATEGIES)}")
+        if isinstance(self.devices, str) and self.devices != AUTO:
+            raise ValueError(f"devices = {self.devices!r} must be a whole number of at least 1, or auto")
 
     @property
     def num_processes(self) -> int:
         """World size: devices x nodes."""
-        return self.devices * self.num_nodes
+        return self.num_devices * self.num_nodes
+
+    @property
+    def num_devices(self) -> int:
+        """Processes per node; loading replaces auto, unless the file has other mistakes."""
+        return self.devices if isinstance(self.devices, int) else 1
 
     @property
     def num_chunks(self) -> int:

@@ -13,6 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kelip_lightning.config.devices import with_devices
 from kelip_lightning.config.fingerprint import identity_of
 from kelip_lightning.config.renamed import current_name, current_value
 from kelip_lightning.config.schema import (
@@ -182,6 +183,8 @@ class LoadedExperiment(Generic[Schema]):
     """A checked experiment with its origin."""
 
     experiment: Schema
+    """With a number of devices where `written` has auto."""
+    written: Schema
     overrides: list[str]
     base_diff: list[str]
     """`key: old -> new` against the extended file, or against the file itself if it extends nothing."""
@@ -189,7 +192,7 @@ class LoadedExperiment(Generic[Schema]):
     @property
     def resolved(self) -> str:
         """YAML with every value, defaults included; loads to the same experiment."""
-        return to_yaml(to_plain(self.experiment))
+        return to_yaml(to_plain(self.written))
 
 
 def load_experiment(
@@ -219,15 +222,17 @@ def load_experiment(
     tree = translate(schema, tree) if stored else tree
     problems: list[str] = []
     changed = _share_place(schema, _apply(overrides, tree, schema, problems))
-    experiment = build_section(schema, changed, "", problems)
+    written = build_section(schema, changed, "", problems)
+    experiment = written if problems else with_devices(written)
     _run_rules(rules(experiment, on_this_machine), problems)
     if heavy:
         check_heavy_rules(experiment, on_this_machine=on_this_machine)
     base = build_section(schema, _share_place(schema, inherited or tree), "", [])
     return LoadedExperiment(
         experiment=experiment,
+        written=written,
         overrides=list(overrides),
-        base_diff=difference(base, experiment),
+        base_diff=difference(base, written),
     )
 
 

@@ -335,7 +335,7 @@ def devices_exist(stage: Stage, at: str) -> Iterator[str]:
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if trainer.accelerator == "gpu" and not available:
         yield f"{at}trainer.accelerator = gpu, but torch finds no GPU; use auto or cpu"
-    elif trainer.accelerator != "cpu" and 0 < available < trainer.devices:
+    elif trainer.accelerator != "cpu" and 0 < available < trainer.num_devices:
         key = f"{at}trainer.devices"
         yield f"{key} = {trainer.devices}, but this machine has {available} GPU(s); use fewer"
 

@@ -105,4 +105,5 @@ def build_strategy(name: str, accelerator: str, *, num_processes: int, timeout: 
         return name
     from lightning.pytorch.strategies import DDPStrategy
 
-    return DDPStrategy(timeout=timeout)
+    # Gradients live in the buckets that are reduced, so that they are not copied.
+    return DDPStrategy(timeout=timeout, gradient_as_bucket_view=True)

@@ -11,8 +11,12 @@ import torch
 
 from data_modules.loading import StageDataModule
 from kelip_lightning.callbacks.interruption import SignalWatch, explain_lost_peer
+from kelip_lightning.config.experiment import Experiment
+from kelip_lightning.distributed.accelerators import is_deepspeed, uses_cuda
+from kelip_lightning.distributed.local_ranks import can_fork_ranks
 from kelip_lightning.models.kernels import fast_attention
 from kelip_lightning.modules.stage import StageModule
+from kelip_lightning.planning.stage_plan import stages_of
 from kelip_lightning.runs.folder import StageFolder
 
 
@@ -37,6 +41,17 @@ def fit_stage(
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
         # weights_only: nothing in a checkpoint is executed.
         trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
+
+
+def num_forked_ranks(experiment: Experiment) -> int:
+    """Ranks that the command line forks: all of a run on the CPU of this machine, each with one thread; else 1."""
+    trainers = [stage.trainer for stage in stages_of(experiment).values()]
+    worlds = {(one.num_devices, one.num_nodes) for one in trainers}
+    threads = max(one.num_threads or torch.get_num_threads() for one in trainers)
+    on_gpus = any(uses_cuda(one.accelerator) or is_deepspeed(one.strategy) for one in trainers)
+    if len(worlds) > 1 or max(one.num_nodes for one in trainers) > 1 or on_gpus or not can_fork_ranks(threads):
+        return 1
+    return trainers[0].num_devices
 
 
 def disable_lightning_signals(trainer: pl.Trainer) -> None:
