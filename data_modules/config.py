@@ -6,13 +6,7 @@ from dataclasses import dataclass, field
 from data_modules.config_roles import PERFORMANCE, above, at_least, between, check_ranges
 from data_modules.images.config import MAX_IMAGE_PIXELS
 from data_modules.languages import LANGUAGES
-from data_modules.sources.config import (
-    LanguageRule,
-    SourceConfig,
-    SourceKind,
-    needs_language_marks,
-    source_kind,
-)
+from data_modules.sources.config import LanguageRule, SourceConfig, SourceKind, needs_language_marks, source_kind
 from data_modules.text.config import CaptionConfig
 
 

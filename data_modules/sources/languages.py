@@ -18,11 +18,7 @@ from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault
 from data_modules.languages import LANGUAGES
 from data_modules.records import PairRecord
-from data_modules.sources.config import (
-    LanguageRule,
-    SourceConfig,
-    needs_language_marks,
-)
+from data_modules.sources.config import LanguageRule, SourceConfig, needs_language_marks
 from data_modules.sources.rows import EveryNth, Ids, PairSource, Rows, languages_of
 
 Marks = Callable[[int, int], NDArray[Any]]

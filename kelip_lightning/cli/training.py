@@ -16,11 +16,7 @@ from kelip_lightning.errors import RunFolderError, Terminated
 from kelip_lightning.runs.folder import RunFolder, is_first_process, was_interrupted
 
 if TYPE_CHECKING:
-    from kelip_lightning.config.experiment import (
-        ContrastiveExperiment,
-        MaskedPretrainExperiment,
-        PretrainExperiment,
-    )
+    from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
     from kelip_lightning.config.load import LoadedExperiment
     from kelip_lightning.training.inputs import OpenedData
 

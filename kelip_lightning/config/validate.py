@@ -16,11 +16,7 @@ from data_modules.languages import LANGUAGES
 from data_modules.paths import resolve_files, resolve_path, resolve_shards
 from data_modules.sources.config import SourceFormat, source_format
 from kelip_lightning.config.evaluation import EvaluationExperiment
-from kelip_lightning.config.experiment import (
-    ContrastiveExperiment,
-    MaskedPretrainExperiment,
-    PretrainExperiment,
-)
+from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
 from kelip_lightning.distributed.accelerators import is_deepspeed
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.losses.config import bias_problem

@@ -4,13 +4,7 @@ from typing import Any
 
 import pytest
 
-from data_modules.benchmarks.config import (
-    ChoiceSetConfig,
-    EvaluationConfig,
-    RelationConfig,
-    TableConfig,
-    TermConfig,
-)
+from data_modules.benchmarks.config import ChoiceSetConfig, EvaluationConfig, RelationConfig, TableConfig, TermConfig
 
 
 def test_evaluation_config__bad_interval() -> None:
