@@ -1,6 +1,7 @@
 """`kelip pretrain|mae|contrastive FILE`: load and check an experiment, create its run folder, train."""
 
 import argparse
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -111,6 +112,8 @@ def _train(
             raise known from error
 
     def train_as_other_rank() -> int:
+        for name in ("kelip_lightning", "data_modules"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         train()
         return 0
 

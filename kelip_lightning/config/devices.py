@@ -24,11 +24,11 @@ def with_devices(experiment: Experiment) -> Experiment:
     samples = (
         one.data.global_batch_size // (one.trainer.num_nodes * one.trainer.accumulate) for one in stages.values()
     )
-    number = choose_devices(next(iter(stages.values())).trainer.accelerator, gcd(*samples))
+    number, threads = choose_devices(next(iter(stages.values())).trainer.accelerator, gcd(*samples))
     changed: Any = experiment
     for name, stage in stages.items():
-        threads = stage.trainer.num_threads or max(1, usable_cores() // number)
-        stage = replace(stage, trainer=replace(stage.trainer, devices=number, num_threads=threads))
+        trainer = replace(stage.trainer, devices=number, num_threads=stage.trainer.num_threads or threads)
+        stage = replace(stage, trainer=trainer)
         changed = replace(changed, **{name: stage}) if name else stage
     result: Experiment = changed
     return result
@@ -42,23 +42,28 @@ def _stages(experiment: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if hasattr(value, "trainer")}
 
 
-def choose_devices(accelerator: str, samples_per_node: int) -> int:
-    """The processes of a node: as a launcher has started them, one per GPU, or those that suit its CPU.
+def choose_devices(accelerator: str, samples_per_node: int) -> tuple[int, int | None]:
+    """The processes of a node, as a launcher has started them, one per GPU or as suits its CPU; and their threads.
 
     Args:
         accelerator: `trainer.accelerator`.
         samples_per_node: Samples of a node's chunk of a global batch; a multiple of the result.
+
+    Returns:
+        Processes, and threads of each; `None`: torch's default.
     """
     launched = next((os.environ[name] for name in _LOCAL_WORLD_SIZES if name in os.environ), "")
     if launched.isdecimal() and int(launched):
-        return int(launched)
+        return int(launched), None
     if accelerator != "cpu" and Path("/dev/nvidiactl").exists():
         import torch
 
         if torch.cuda.is_available():
-            return torch.cuda.device_count()
-    most = min(usable_cores(), samples_per_node // MIN_SAMPLES)
-    return max((number for number in range(1, most + 1) if samples_per_node % number == 0), default=1)
+            return torch.cuda.device_count(), None
+    cores = usable_cores()
+    most = min(cores, samples_per_node // MIN_SAMPLES)
+    number = max((one for one in range(1, most + 1) if samples_per_node % one == 0), default=1)
+    return number, cores // number
 
 
 def usable_cores() -> int:
