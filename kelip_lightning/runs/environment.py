@@ -27,6 +27,7 @@ PACKAGES: tuple[str, ...] = (
     "safetensors",
     "tensorboard",
     "deepspeed",
+    "open_clip_torch",
 )
 """Packages whose versions are recorded, if installed."""
 

@@ -1,0 +1,128 @@
+"""`kelip benchmark step`: measurements of speed and memory that anyone can repeat."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kelip_lightning.cli.verb import positive_count, verb
+
+if TYPE_CHECKING:
+    from kelip_lightning.benchmarks.step.setting import StepSetting
+
+FOLDER = Path("runs/benchmarks")
+MODELS: dict[str, dict[str, Any]] = {
+    "vit_b32": {"captions": "cc3m_like", "batch": 32},
+    "emoji": {"captions": "emoji", "batch": 256},
+    "tiny": {"captions": "cc3m_like", "batch": 8},
+}
+"""Model -> defaults of the options that depend on it; `tiny` is the model of --smoke."""
+LENGTH = {"rounds": 7, "warmup": 2, "steps": 4}
+SMOKE_LENGTH = {"rounds": 1, "warmup": 1, "steps": 2}
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
+    _add_step_arguments(actions.add_parser("step", help="the training step beside open_clip's and a plain PyTorch one"))
+
+
+def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output", type=Path, default=FOLDER, metavar="FOLDER", help=f"folder of the JSON and the plot ({FOLDER})"
+    )
+    parser.add_argument("--smoke", action="store_true", help="defaults that take seconds, to test the command")
+
+
+def _add_step_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", choices=["vit_b32", "emoji"], help="sizes of the towers (default: vit_b32)")
+    parser.add_argument("--batch", type=positive_count, metavar="N", help="pairs of a step (vit_b32: 32, emoji: 256)")
+    parser.add_argument(
+        "--captions",
+        choices=["emoji", "cc3m_like"],
+        help="distribution of caption lengths (default: emoji for the model emoji, else cc3m_like)",
+    )
+    parser.add_argument(
+        "--local-crops", type=_count, default=0, metavar="N", help="beside the global crop (default: 0)"
+    )
+    parser.add_argument(
+        "--precision", choices=["auto", "32", "bf16-mixed"], default="auto", help="arithmetic, as trainer.precision"
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
+    parser.add_argument("--threads", type=positive_count, metavar="N", help="CPU threads (default: torch's)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile for every contestant")
+    parser.add_argument("--rounds", type=positive_count, metavar="N", help="fresh processes (default: 7)")
+    parser.add_argument("--warmup", type=positive_count, metavar="N", help="steps before the timed ones (default: 2)")
+    parser.add_argument("--steps", type=positive_count, metavar="N", help="timed steps of a round (default: 4)")
+    _add_common_arguments(parser)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 0")
+    return int(text)
+
+
+@verb(_add_arguments)
+def benchmark(arguments: argparse.Namespace) -> int:
+    """Measure speed and memory, beside other libraries where they do the same.
+
+    step: our step as the Trainer takes it (ours); open_clip's model and loss in its loop, captions padded to the
+    context (open_clip_77) or to the longest of the batch (open_clip_longest); and plain PyTorch (plain). All start from
+    the same weights, train on the same batches with the same optimizer, and are compared gradient by gradient first.
+    Prints a table, writes step.json and step.png.
+
+      kelip benchmark step --threads 2
+      kelip benchmark step --model emoji --precision bf16-mixed
+      kelip benchmark step --smoke
+
+    See docs/performance.md.
+    """
+    return _step(arguments)
+
+
+def _step(arguments: argparse.Namespace) -> int:
+    from kelip_lightning.benchmarks.step.benchmark import run_step_benchmark
+    from kelip_lightning.benchmarks.step.report import write_report
+    from kelip_lightning.cli.benchmark_tables import print_step_report
+
+    length = SMOKE_LENGTH if arguments.smoke else LENGTH
+    given = {name: getattr(arguments, name) or default for name, default in length.items()}
+    report = run_step_benchmark(_step_setting(arguments), **given, progress=_print_progress)
+    print_step_report(report, write_report(report, arguments.output))
+    if not report.agrees:
+        _print_progress("the contestants do not take the same step, so their times cannot be compared")
+        return 1
+    return 0
+
+
+def _step_setting(arguments: argparse.Namespace) -> "StepSetting":
+    import torch
+
+    from kelip_lightning.benchmarks.step.captions import Captions
+    from kelip_lightning.benchmarks.step.setting import ModelName, StepSetting
+    from kelip_lightning.distributed.accelerators import AUTO, choose_device, choose_precision
+    from kelip_lightning.errors import ConfigError
+
+    model = arguments.model or ("tiny" if arguments.smoke else "vit_b32")
+    defaults = MODELS[model]
+    if arguments.device != AUTO:
+        device = choose_device(arguments.device).type
+    else:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return StepSetting(
+            model=ModelName[model],
+            batch=arguments.batch or defaults["batch"],
+            captions=Captions[arguments.captions or defaults["captions"]],
+            local_crops=arguments.local_crops,
+            precision=choose_precision(arguments.precision, "gpu" if device == "cuda" else "cpu"),
+            device=device,
+            threads=arguments.threads,
+            compile=arguments.compile,
+        )
+    except ValueError as error:
+        raise ConfigError([f"--{error}"]) from error
+
+
+def _print_progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

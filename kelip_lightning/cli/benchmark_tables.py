@@ -1,0 +1,97 @@
+"""Tables of `kelip benchmark`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kelip_lightning.benchmarks.ratios import Ratio
+from kelip_lightning.benchmarks.step.agreement import TOLERANCE
+from kelip_lightning.benchmarks.step.captions import CaptionLengths
+from kelip_lightning.benchmarks.step.ceiling import product_shapes
+from kelip_lightning.benchmarks.step.report import QUANTILES, StepReport
+
+WIDTH = 100
+UNKNOWN = "–"
+
+
+def print_step_report(report: StepReport, files: Sequence[Path]) -> None:
+    """Caption lengths, agreement, rates and ratios, the share of the ceiling."""
+    console, plan = Console(highlight=False), report.plan
+    console.width = min(console.width, WIDTH)
+    setting = plan.setting
+    crops = f", {setting.local_crops} local crops" if setting.local_crops else ""
+    compiled = ", compiled" if setting.compile else ""
+    console.print(
+        f"{setting.model.name}, batch {setting.batch}{crops}, {setting.precision}{compiled}, {setting.device}, "
+        f"captions {setting.captions.name}; {len(report.rounds)} round(s) of {plan.warmup} + {plan.steps} steps"
+    )
+    console.print(_captions_table(report.captions))
+    console.print(_agreement_table(report))
+    console.print(_rates_table(report))
+    for line in _ceiling_lines(report):
+        console.print(line)
+    for note in report.notes:
+        console.print(f"note: {escape(note)}")
+    console.print(f"written: {', '.join(map(str, files))}", soft_wrap=True, markup=False)
+
+
+def _captions_table(captions: Sequence[CaptionLengths]) -> Table:
+    columns = ["captions", "mean", *(f"{level:.0%}" for level in QUANTILES)]
+    descriptions = "\n".join(f"{one.name}: {one.description}" for one in captions)
+    table = _table("Caption lengths in tokens, start and end included", descriptions, columns)
+    for one in captions:
+        table.add_row(one.name, f"{one.mean:.1f}", *(str(one.quantile(level)) for level in QUANTILES))
+    return table
+
+
+def _agreement_table(report: StepReport) -> Table:
+    title = f"One step in float32, ours against each: errors must be at most {TOLERANCE:g}"
+    table = _table(title, "", ["contestant", "loss", "its loss", "error", "gradient error", "agrees"])
+    for one in report.agreements:
+        verdict = "yes" if one.holds else f"NO: {escape(one.worst_parameter)}"
+        losses = (f"{one.our_loss:.6f}", f"{one.peer_loss:.6f}")
+        table.add_row(one.peer, *losses, f"{one.loss_error:.1e}", f"{one.gradient_error:.1e}", verdict)
+    return table
+
+
+def _rates_table(report: StepReport) -> Table:
+    caption = "median over the rounds; ours / it: geometric mean, t-interval over the rounds"
+    columns = ["contestant", "pairs/s", "ours / it", "95 % interval", "peak MiB"]
+    table = _table("Steps", caption, columns)
+    for one in report.summaries():
+        peak = UNKNOWN if one.peak_mebibytes is None else f"{one.peak_mebibytes:,.0f}"
+        table.add_row(one.name, f"{one.pairs_per_second:,.1f}", *ratio_cells(one.ours_over_it), peak)
+    return table
+
+
+def ratio_cells(ratio: Ratio | None) -> tuple[str, str]:
+    """The value and the interval of a ratio."""
+    if ratio is None:
+        return UNKNOWN, UNKNOWN
+    interval = UNKNOWN if ratio.low is None else f"{ratio.low:.3f} to {ratio.high:.3f}"
+    return f"{ratio.value:.3f}", interval
+
+
+def _ceiling_lines(report: StepReport) -> list[str]:
+    rounds = report.rounds
+    mean, longest = (
+        sum(getattr(one, name) for one in rounds) / len(rounds) for name in ("caption_tokens", "longest_tokens")
+    )
+    shapes = product_shapes(report.plan.setting)
+    named = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in shapes.items())
+    return [
+        f"captions of the batches: {mean:.1f} tokens, the longest of a batch {longest:.1f}",
+        f"ours: {report.flops_per_second() / 1e9:,.1f} GFLOP/s, {report.share_of_ceiling():.1%} of the ceiling of "
+        f"{report.ceiling() / 1e9:,.1f} GFLOP/s",
+        f"ceiling: the fastest of the products (m x k by k x n) {named}",
+    ]
+
+
+def _table(title: str, caption: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left")
+    return table
