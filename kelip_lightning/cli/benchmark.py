@@ -19,6 +19,9 @@ MODELS: dict[str, dict[str, Any]] = {
 """Model -> defaults of the options that depend on it; `tiny` is the model of --smoke."""
 LENGTH = {"rounds": 7, "warmup": 2, "steps": 4}
 SMOKE_LENGTH = {"rounds": 1, "warmup": 1, "steps": 2}
+GROWTH_LENGTH = {"rounds": 3, "warmup": 1, "steps": 2}
+GROWTH_BATCH = {"vit_b32": 32, "emoji": 32, "tiny": 8}
+"""The smallest of four batches."""
 COMPILED_WARMUP = 5
 """All four batches of a round once, and the first again: their captions have different lengths to compile for."""
 
@@ -52,9 +55,16 @@ def _add_step_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--threads", type=positive_count, metavar="N", help="CPU threads (default: torch's)")
     parser.add_argument("--compile", action="store_true", help="torch.compile for every contestant")
-    parser.add_argument("--rounds", type=positive_count, metavar="N", help="fresh processes (default: 7)")
-    parser.add_argument("--warmup", type=positive_count, metavar="N", help="untimed steps (default: 2, compiled 5)")
-    parser.add_argument("--steps", type=positive_count, metavar="N", help="timed steps (default: 4)")
+    parser.add_argument(
+        "--growth",
+        action="store_true",
+        help="measure ours alone: batches of N to 8 N, twice the depth, MAE pre-training, multi-crop (default N: 32)",
+    )
+    parser.add_argument("--rounds", type=positive_count, metavar="N", help="fresh processes (default: 7, growth 3)")
+    parser.add_argument(
+        "--warmup", type=positive_count, metavar="N", help="untimed steps (default: 2, growth 1, compiled 5)"
+    )
+    parser.add_argument("--steps", type=positive_count, metavar="N", help="timed steps (default: 4, growth 2)")
     _add_common_arguments(parser)
 
 
@@ -71,10 +81,12 @@ def benchmark(arguments: argparse.Namespace) -> int:
     step: our step as the Trainer takes it (ours); open_clip's model and loss in its loop, captions padded to the
     context (open_clip_77) or to the longest of the batch (open_clip_longest); and plain PyTorch (plain). All start from
     the same weights, train on the same batches with the same optimizer, and are compared gradient by gradient first.
-    Prints a table, writes step.json and step.png.
+    Prints a table, writes step.json and step.png. With --growth: how the cost of our step grows, beside its counted
+    operations; growth.json and growth.png.
 
       kelip benchmark step --threads 2
       kelip benchmark step --model emoji --precision bf16-mixed
+      kelip benchmark step --model emoji --growth
       kelip benchmark step --smoke
 
     See docs/performance.md.
@@ -87,11 +99,10 @@ def _step(arguments: argparse.Namespace) -> int:
     from kelip_lightning.benchmarks.step.report import write_report
     from kelip_lightning.cli.benchmark_tables import print_step_report
 
-    length = SMOKE_LENGTH if arguments.smoke else LENGTH
-    if arguments.compile:
-        length = length | {"warmup": COMPILED_WARMUP}
-    given = {name: getattr(arguments, name) or default for name, default in length.items()}
-    report = run_step_benchmark(_step_setting(arguments), **given, progress=_print_progress)
+    if arguments.growth:
+        return _growth(arguments)
+    length = _length(arguments, LENGTH)
+    report = run_step_benchmark(_step_setting(arguments), **length, progress=_print_progress)
     print_step_report(report, write_report(report, arguments.output))
     for one in (one for one in report.agreements if not one.holds):
         _print_progress(
@@ -99,6 +110,29 @@ def _step(arguments: argparse.Namespace) -> int:
             f"{one.loss_error:.1e}, the gradient of {one.worst_parameter} by {one.gradient_error:.1e}"
         )
     return 0 if report.agrees else 1
+
+
+def _growth(arguments: argparse.Namespace) -> int:
+    from kelip_lightning.benchmarks.step.benchmark import run_growth_benchmark
+    from kelip_lightning.benchmarks.step.growth_report import write_growth_report
+    from kelip_lightning.cli.benchmark_tables import print_growth_report
+    from kelip_lightning.errors import ConfigError
+
+    if arguments.local_crops:
+        raise ConfigError(["--local-crops has no effect with --growth, which measures 4 beside 2 global crops"])
+    length = _length(arguments, GROWTH_LENGTH)
+    report = run_growth_benchmark(_step_setting(arguments), **length, progress=_print_progress)
+    print_growth_report(report, write_growth_report(report, arguments.output))
+    return 0
+
+
+def _length(arguments: argparse.Namespace, defaults: dict[str, int]) -> dict[str, int]:
+    """Rounds, warm-up and steps: those given, else the defaults."""
+    if arguments.smoke:
+        defaults = SMOKE_LENGTH
+    if arguments.compile:
+        defaults = defaults | {"warmup": COMPILED_WARMUP}
+    return {name: getattr(arguments, name) or default for name, default in defaults.items()}
 
 
 def _step_setting(arguments: argparse.Namespace) -> "StepSetting":
@@ -118,7 +152,7 @@ def _step_setting(arguments: argparse.Namespace) -> "StepSetting":
     try:
         return StepSetting(
             model=ModelName[model],
-            batch=arguments.batch or defaults["batch"],
+            batch=arguments.batch or (GROWTH_BATCH[model] if arguments.growth else defaults["batch"]),
             captions=Captions[arguments.captions or defaults["captions"]],
             local_crops=arguments.local_crops,
             precision=choose_precision(arguments.precision, "gpu" if device == "cuda" else "cpu"),

@@ -12,7 +12,9 @@ from kelip_lightning.benchmarks.ratios import Ratio
 from kelip_lightning.benchmarks.step.agreement import TOLERANCE
 from kelip_lightning.benchmarks.step.captions import CaptionLengths
 from kelip_lightning.benchmarks.step.ceiling import product_shapes
+from kelip_lightning.benchmarks.step.growth_report import CaseSummary, GrowthReport
 from kelip_lightning.benchmarks.step.report import QUANTILES, StepReport
+from kelip_lightning.benchmarks.step.setting import StepSetting
 
 WIDTH = 100
 UNKNOWN = "–"
@@ -20,15 +22,8 @@ UNKNOWN = "–"
 
 def print_step_report(report: StepReport, files: Sequence[Path]) -> None:
     """Caption lengths, agreement, rates and ratios, the share of the ceiling."""
-    console, plan = Console(highlight=False), report.plan
-    console.width = min(console.width, WIDTH)
-    setting = plan.setting
-    crops = f", {setting.local_crops} local crops" if setting.local_crops else ""
-    compiled = ", compiled" if setting.compile else ""
-    console.print(
-        f"{setting.model.name}, batch {setting.batch}{crops}, {setting.precision}{compiled}, {setting.device}, "
-        f"captions {setting.captions.name}; {len(report.rounds)} round(s) of {plan.warmup} + {plan.steps} steps"
-    )
+    console, plan = _console(), report.plan
+    console.print(_heading(plan.setting, len(report.rounds), plan.warmup, plan.steps))
     console.print(_captions_table(report.captions))
     console.print(_agreement_table(report))
     console.print(_rates_table(report))
@@ -36,6 +31,53 @@ def print_step_report(report: StepReport, files: Sequence[Path]) -> None:
     console.print(_batches_line(report))
     for note in report.notes:
         console.print(f"note: {escape(note)}")
+    _print_files(console, files)
+
+
+def print_growth_report(report: GrowthReport, files: Sequence[Path]) -> None:
+    """Cost per sample of each case, and its time over counted operations."""
+    console = _console()
+    console.print(_heading(report.setting, len(report.rounds), report.warmup, report.steps))
+    caption = (
+        "sample: a pair, of MAE an image; a section's first row is the reference of its other rows\n"
+        "time / counted: geometric mean, 95 % t-interval over the rounds"
+    )
+    columns = ["case", "ms", "GFLOP", "time", "counted", "time / counted"]
+    table = _table("Cost per sample, and its ratio to the reference's", caption, columns)
+    for one in report.summaries():
+        if one.reference is None:
+            table.add_section()
+        time, counted = (UNKNOWN if ratio is None else f"{ratio:.3f}" for ratio in _ratios(one))
+        interval = " ".join(dict.fromkeys(ratio_cells(one.time_over_counted)))
+        table.add_row(one.name, f"{1000 * one.seconds:,.2f}", f"{one.flops / 1e9:,.2f}", time, counted, interval)
+    console.print(table)
+    for case, one in zip(report.cases, report.summaries(), strict=True):
+        if one.within_tolerance is not None:
+            verdict = "yes" if one.within_tolerance else "NO"
+            console.print(f"{one.name}: time and counted operations agree within {case.tolerance:.0%}: {verdict}")
+    _print_files(console, files)
+
+
+def _ratios(one: CaseSummary) -> tuple[float | None, float | None]:
+    return None if one.time_ratio is None else one.time_ratio.value, one.counted_ratio
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    console.width = min(console.width, WIDTH)
+    return console
+
+
+def _heading(setting: StepSetting, rounds: int, warmup: int, steps: int) -> str:
+    crops = f", {setting.local_crops} local crops" if setting.local_crops else ""
+    compiled = ", compiled" if setting.compile else ""
+    return (
+        f"{setting.model.name}, batch {setting.batch}{crops}, {setting.precision}{compiled}, {setting.device}, "
+        f"captions {setting.captions.name}; {rounds} round(s) of {warmup} + {steps} steps"
+    )
+
+
+def _print_files(console: Console, files: Sequence[Path]) -> None:
     console.print(f"written: {', '.join(map(str, files))}", soft_wrap=True, markup=False)
 
 
@@ -72,7 +114,7 @@ def ratio_cells(ratio: Ratio | None) -> tuple[str, str]:
     """The value and the interval of a ratio."""
     if ratio is None:
         return UNKNOWN, UNKNOWN
-    interval = UNKNOWN if ratio.low is None else f"{ratio.low:.3f} to {ratio.high:.3f}"
+    interval = UNKNOWN if ratio.low is None else f"[{ratio.low:.3f}, {ratio.high:.3f}]"
     return f"{ratio.value:.3f}", interval
 
 

@@ -10,7 +10,7 @@ from data_modules.records import ImageTextBatch
 from kelip_lightning.benchmarks.step.batches import float_batch, make_batches
 from kelip_lightning.benchmarks.step.captions import CaptionLengths
 from kelip_lightning.benchmarks.step.peers import build_peer, entries_of, width_of
-from kelip_lightning.benchmarks.step.setting import StepSetting
+from kelip_lightning.benchmarks.step.setting import StepSetting, experiment_of
 from kelip_lightning.benchmarks.step.trainer_steps import GradientsCallback, build_module, fit
 from kelip_lightning.interchange.formats.key_map import Entry, Tensors, to_theirs
 
@@ -52,7 +52,7 @@ def compare_steps(setting: StepSetting, lengths: CaptionLengths, peers: Sequence
     # Copies, since the step changes the module's.
     weights = {name: one.clone() for name, one in to_theirs(entries, dict(module.model.state_dict())).items()}
     ours = GradientsCallback()
-    fit(setting, module, [batch], 1, ours)
+    fit(experiment_of(setting, 1), module, [batch], 1, ours)
     return [_compare(name, setting, weights, batch, entries, ours) for name in peers]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data_modules.loading import StageDataModule
-from data_modules.records import ImageTextBatch
+from data_modules.records import Batch, ImageTextBatch
 from data_modules.text.tokenizer import END, PAD, START, BilingualTokenizer
 from kelip_lightning.benchmarks.step.captions import CaptionLengths
 from kelip_lightning.benchmarks.step.setting import LOCAL_SIZE, PAD_ID, StepSetting, architecture_of
@@ -72,9 +72,8 @@ def plain_tokenizer(sizes: Architecture) -> BilingualTokenizer:
 class FixedBatches(StageDataModule):
     """The same batches in turn, `max_steps` of them."""
 
-    def __init__(self, batches: Sequence[ImageTextBatch], tokenizer: BilingualTokenizer, max_steps: int) -> None:
+    def __init__(self, batches: Sequence[Batch], max_steps: int) -> None:
         super().__init__(seed=0, max_steps=max_steps)
-        self.tokenizer = tokenizer
         self._batches = [batch.pin_memory() if torch.cuda.is_available() else batch for batch in batches]
 
     def train_dataloader(self) -> "InTurn":
@@ -85,13 +84,13 @@ class FixedBatches(StageDataModule):
 class InTurn:
     """An iterable of `length` batches."""
 
-    def __init__(self, batches: Sequence[ImageTextBatch], length: int) -> None:
+    def __init__(self, batches: Sequence[Batch], length: int) -> None:
         self._batches, self._length = batches, length
 
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[ImageTextBatch]:
+    def __iter__(self) -> Iterator[Batch]:
         # A new object each time, as from a loader: Lightning moves the fields of the one it gets to the device.
         return (replace(self._batches[step % len(self._batches)]) for step in range(self._length))
 

@@ -1,9 +1,11 @@
-"""A step benchmark from its setting to its report."""
+"""The step benchmarks from their setting to their report."""
 
 from data_modules.loading import open_sources
 from kelip_lightning.benchmarks.processes import Progress, in_fresh_process
 from kelip_lightning.benchmarks.step.agreement import compare_steps
 from kelip_lightning.benchmarks.step.captions import CaptionLengths, cc3m_like_lengths, emoji_lengths
+from kelip_lightning.benchmarks.step.growth import growth_cases, run_growth
+from kelip_lightning.benchmarks.step.growth_report import GrowthReport
 from kelip_lightning.benchmarks.step.peers import OURS, peers_of
 from kelip_lightning.benchmarks.step.report import StepReport
 from kelip_lightning.benchmarks.step.rounds import RoundPlan, run_rounds
@@ -35,6 +37,17 @@ def run_step_benchmark(setting: StepSetting, *, rounds: int, warmup: int, steps:
     plan = RoundPlan(setting=setting, lengths=lengths, contestants=[OURS, *peers], warmup=warmup, steps=steps)
     done = run_rounds(plan, rounds, progress)
     return StepReport(plan=plan, captions=captions, agreements=agreements, rounds=done, notes=notes)
+
+
+def run_growth_benchmark(
+    setting: StepSetting, *, rounds: int, warmup: int, steps: int, progress: Progress
+) -> GrowthReport:
+    """Measure how the cost of our step grows from this setting; arguments and errors as of `run_step_benchmark`."""
+    captions = caption_lengths(is_test=setting.model is ModelName.tiny)
+    (lengths,) = (one for one in captions if one.name == setting.captions.name)
+    cases = growth_cases(setting)
+    done = run_growth(cases, lengths, rounds=rounds, warmup=warmup, steps=steps, progress=progress)
+    return GrowthReport(setting=setting, warmup=warmup, steps=steps, cases=cases, rounds=done)
 
 
 def caption_lengths(*, is_test: bool) -> list[CaptionLengths]:

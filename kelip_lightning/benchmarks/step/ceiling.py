@@ -66,7 +66,7 @@ def count_step(setting: StepSetting, model: DualEncoder, batches: Sequence[Image
     Those that are done: the text encoder's are counted while it encodes the batch's captions, so that its padding
     counts if it computes padding, and does not if it leaves it out.
     """
-    counted = count_flops(experiment_of(setting, max_steps=1))
+    counted = count_flops(experiment_of(setting, num_steps=1))
     passes = {one.name: one for one in counted.passes}
     images = sum(one.times * one.forward for name, one in passes.items() if name != "caption")
     totals = []

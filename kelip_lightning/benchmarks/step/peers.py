@@ -79,7 +79,7 @@ def train(peer: Peer, setting: StepSetting, batches: Sequence[FloatBatch], clock
 
     Learning rate, copy to the device, autocast, backward pass, clipping, optimizer step, clamping of the logit scale.
     """
-    experiment, device = experiment_of(setting, clock.num_steps + 1), torch.device(setting.device)
+    experiment, device = experiment_of(setting, clock.num_steps), torch.device(setting.device)
     config, schedule = experiment.optimizer, experiment.schedule
     optimizer = build_optimizer(peer.network, setting, clock.num_steps)
     forward = torch.compile(peer.network) if setting.compile else peer.network
@@ -104,7 +104,7 @@ def train(peer: Peer, setting: StepSetting, batches: Sequence[FloatBatch], clock
 
 def build_optimizer(network: nn.Module, setting: StepSetting, num_steps: int) -> Optimizer:
     """Our AdamW over a peer's parameters: those decay whose counterparts decay in our training."""
-    experiment = experiment_of(setting, num_steps + 1)
+    experiment = experiment_of(setting, num_steps)
     config, kinds = experiment.optimizer, group_kinds(build_on_meta(experiment), experiment.optimizer)
     decays = {theirs: kinds[one.ours[0]].decays for one in entries_of(setting) for theirs in one.theirs}
     groups = [

@@ -15,6 +15,7 @@ from kelip_lightning.benchmarks.step.captions import CaptionLengths
 from kelip_lightning.benchmarks.step.ceiling import product_shapes
 from kelip_lightning.benchmarks.step.peers import OURS
 from kelip_lightning.benchmarks.step.rounds import Round, RoundPlan, pairs_per_second
+from kelip_lightning.benchmarks.step.setting import plain_values
 from kelip_lightning.drawing.charts import ChartRow, interval_chart
 from kelip_lightning.runs.environment import describe_environment
 from kelip_lightning.runs.folder import write_whole
@@ -88,7 +89,7 @@ class StepReport:
         """Plain values."""
         return {
             "environment": describe_environment(),
-            "setting": _plain(asdict(self.plan.setting)),
+            "setting": plain_values(self.plan.setting),
             "warmup": self.plan.warmup,
             "steps": self.plan.steps,
             "notes": self.notes,
@@ -137,7 +138,3 @@ def _captions(lengths: CaptionLengths) -> dict[str, Any]:
 def _median(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return median(known) if known else None
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: getattr(value, "name", value) for key, value in values.items()}

@@ -13,7 +13,7 @@ from kelip_lightning.benchmarks.step.captions import CaptionLengths
 from kelip_lightning.benchmarks.step.ceiling import count_step, product_rates
 from kelip_lightning.benchmarks.step.clock import StepClock, StepTimes
 from kelip_lightning.benchmarks.step.peers import OURS, build_peer, entries_of, train, width_of
-from kelip_lightning.benchmarks.step.setting import PAD_ID, StepSetting
+from kelip_lightning.benchmarks.step.setting import PAD_ID, StepSetting, experiment_of
 from kelip_lightning.benchmarks.step.trainer_steps import StopCallback, build_module, fit
 from kelip_lightning.interchange.formats.key_map import Tensors, to_theirs
 
@@ -110,7 +110,7 @@ def _measure(name: str, plan: RoundPlan, weights: Tensors, batches: Sequence[Ima
     if name == OURS:
         memory = PeakMemory(device)
         module = build_module(setting, clock.num_steps)
-        fit(setting, module, batches, clock.num_steps, StopCallback(clock))
+        fit(experiment_of(setting, clock.num_steps), module, batches, clock.num_steps, StopCallback(clock))
     else:
         inputs = [float_batch(batch, width_of(name, setting)) for batch in batches]
         memory = PeakMemory(device)

@@ -1,7 +1,8 @@
 """What a step benchmark measures: the model's sizes, and the experiment that trains it."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
+from typing import Any
 
 from data_modules.config_roles import at_least, check_ranges
 from data_modules.image_text import ImageTextDataConfig
@@ -116,6 +117,11 @@ class StepSetting:
         return self.global_crops + self.local_crops > 1
 
 
+def plain_values(setting: StepSetting) -> dict[str, Any]:
+    """Field -> value, of choices the name."""
+    return {key: value.name if isinstance(value, Enum) else value for key, value in asdict(setting).items()}
+
+
 def architecture_of(setting: StepSetting) -> Architecture:
     """The sizes of the model."""
     sizes, factor = MODELS[setting.model], setting.depth_factor
@@ -126,8 +132,11 @@ def architecture_of(setting: StepSetting) -> Architecture:
     )
 
 
-def experiment_of(setting: StepSetting, max_steps: int) -> ContrastiveExperiment:
-    """The contrastive experiment of these sizes, with AdamW and clipping as by default; nothing is logged or saved."""
+def experiment_of(setting: StepSetting, num_steps: int) -> ContrastiveExperiment:
+    """The contrastive experiment of these sizes, with AdamW and clipping as by default, of which `num_steps` are taken.
+
+    Nothing is logged or saved.
+    """
     sizes = architecture_of(setting)
     return ContrastiveExperiment(
         name="benchmark",
@@ -145,10 +154,15 @@ def experiment_of(setting: StepSetting, max_steps: int) -> ContrastiveExperiment
         text_encoder=sizes.text,
         dual_encoder=DualEncoderConfig(embed_dim=sizes.embed_dim),
         optimizer=OptimizerConfig(),
-        schedule=ScheduleConfig(max_steps=max_steps),
+        schedule=schedule_of(num_steps),
         trainer=trainer_of(setting),
         checkpoint=CheckpointConfig(every_n_steps=None),
     )
+
+
+def schedule_of(num_steps: int) -> ScheduleConfig:
+    """One step longer than what is taken, since the last step of a stage is logged and saved."""
+    return ScheduleConfig(max_steps=num_steps + 1)
 
 
 def trainer_of(setting: StepSetting) -> TrainerConfig:

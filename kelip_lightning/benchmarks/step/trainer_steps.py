@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data_modules.loading import open_sources
-from data_modules.records import ImageTextBatch
+from data_modules.records import Batch
 from kelip_lightning.benchmarks.step.batches import FixedBatches, plain_tokenizer
 from kelip_lightning.benchmarks.step.clock import StepClock
 from kelip_lightning.benchmarks.step.setting import StepSetting, architecture_of, experiment_of
@@ -20,6 +20,8 @@ from kelip_lightning.callbacks.data_health import DataHealthCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.callbacks.monitoring import PairProgressBar
 from kelip_lightning.modules.contrastive import ContrastiveModule
+from kelip_lightning.modules.stage import StageModule
+from kelip_lightning.planning.stage_plan import Stage
 from kelip_lightning.runs.folder import StageFolder
 from kelip_lightning.training.fit import fit_stage, stage_clock
 from kelip_lightning.training.stages import build_contrastive_module, build_trainer
@@ -61,24 +63,25 @@ class GradientsCallback(pl.Callback):
 
 def build_module(setting: StepSetting, num_steps: int) -> ContrastiveModule:
     """The module of these sizes, with the weights that every contestant starts from."""
-    experiment = experiment_of(setting, _max_steps(num_steps))
-    return build_contrastive_module(experiment, plain_tokenizer(architecture_of(setting)))
+    return build_contrastive_module(experiment_of(setting, num_steps), plain_tokenizer(architecture_of(setting)))
 
 
 def fit(
-    setting: StepSetting,
-    module: ContrastiveModule,
-    batches: Sequence[ImageTextBatch],
-    num_steps: int,
-    *callbacks: pl.Callback,
+    experiment: Stage, module: StageModule, batches: Sequence[Batch], num_steps: int, *callbacks: pl.Callback
 ) -> None:
-    """Train `num_steps` steps with the callbacks of a run that act on every step, and these."""
-    experiment = experiment_of(setting, _max_steps(num_steps))
-    data = FixedBatches(batches, module.tokenizer, num_steps)
+    """Train on the batches in turn, with the callbacks of a run that act on every step, and these.
+
+    Args:
+        experiment: Of more than `num_steps` steps.
+        module: Its module.
+        batches: Of one device.
+        num_steps: Steps after which one of the callbacks stops the fit.
+        callbacks: The last ones.
+    """
     sources = open_sources(experiment.data.sources)
     with tempfile.TemporaryDirectory() as place, _restored_settings(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The number of training batches")  # logging is off on purpose
-        stage = StageFolder(name="contrastive", path=Path(place), metrics_file=Path(place) / "metrics.jsonl")
+        stage = StageFolder(name="benchmark", path=Path(place), metrics_file=Path(place) / "metrics.jsonl")
         signals = SignalWatch()
         trainer = build_trainer(
             experiment,
@@ -89,12 +92,7 @@ def fit(
             DataHealthCallback(stage.bad_samples, experiment.data.corrupt_samples, sources),
             *callbacks,
         )
-        fit_stage(trainer, module, data, stage, signals)
-
-
-def _max_steps(num_steps: int) -> int:
-    """Of the schedule: one more than is taken, since the last step of a stage is logged and saved."""
-    return num_steps + 1
+        fit_stage(trainer, module, FixedBatches(batches, num_steps), stage, signals)
 
 
 @contextmanager

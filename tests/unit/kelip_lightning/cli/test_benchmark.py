@@ -11,6 +11,8 @@ from kelip_lightning.benchmarks.step import benchmark
 from kelip_lightning.benchmarks.step.agreement import Agreement
 from kelip_lightning.benchmarks.step.captions import CaptionLengths, Captions, cc3m_like_lengths
 from kelip_lightning.benchmarks.step.clock import StepTimes
+from kelip_lightning.benchmarks.step.growth import GrowthRound, growth_cases
+from kelip_lightning.benchmarks.step.growth_report import GrowthReport
 from kelip_lightning.benchmarks.step.report import StepReport
 from kelip_lightning.benchmarks.step.rounds import Measured, Round, RoundPlan
 from kelip_lightning.benchmarks.step.setting import ModelName, StepSetting
@@ -141,3 +143,26 @@ def test_step__one_pair_is_refused(asked: list[Any], capsys: pytest.CaptureFixtu
     assert main(["benchmark", "step", "--device", "cpu", "--batch", "1"]) == 2
     assert "--batch = 1 must be at least 2" in capsys.readouterr().err
     assert not asked
+
+
+def test_growth__prints_a_row_per_case_and_refuses_crops(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pretend(setting: StepSetting, *, rounds: int, warmup: int, steps: int, **_: Any) -> GrowthReport:
+        cases = growth_cases(setting)
+        seconds = {case.name: 0.001 * (1 + place) for place, case in enumerate(cases)}
+        flops = {case.name: 2e9 for case in cases}
+        done = [GrowthRound(number=one, order=[], seconds=seconds, flops=flops) for one in range(rounds)]
+        return GrowthReport(setting=setting, warmup=warmup, steps=steps, cases=cases, rounds=done)
+
+    monkeypatch.setattr(benchmark, "run_growth_benchmark", pretend)
+    monkeypatch.setenv("COLUMNS", "180")
+    words = ["benchmark", "step", "--device", "cpu", "--growth", "--output", str(tmp_path)]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "batch 32" in shown and "batch 256" in shown and "3 round(s) of 1 + 2 steps" in shown
+    assert "MAE, 75%: time and counted operations agree within 15%: NO" in shown
+    assert max(len(line) for line in shown.splitlines() if not line.startswith("written:")) <= 100
+    assert {file.name for file in tmp_path.iterdir()} == {"growth.json", "growth.png"}
+    assert main([*words, "--local-crops", "4"]) == 2
+    assert "--local-crops has no effect with --growth" in capsys.readouterr().err

@@ -67,7 +67,7 @@ def test_plain_tokenizer__has_the_ids_of_the_model() -> None:
 
 def test_fixed_batches__come_in_turn(tiny_setting: Setting, lengths: CaptionLengths) -> None:
     batches = make_batches(tiny_setting(), lengths, 0)
-    loader = FixedBatches(batches, plain_tokenizer(TINY), max_steps=6).train_dataloader()
+    loader = FixedBatches(batches, max_steps=6).train_dataloader()
     found = [int(batch.sample_ids[0]) for batch in loader]
     assert len(loader) == 6
     assert found == [0, 4, 8, 12, 0, 4]

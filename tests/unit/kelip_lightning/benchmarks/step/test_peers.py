@@ -22,7 +22,7 @@ from kelip_lightning.benchmarks.step.peers import (
     train,
     width_of,
 )
-from kelip_lightning.benchmarks.step.setting import StepSetting
+from kelip_lightning.benchmarks.step.setting import StepSetting, experiment_of
 from kelip_lightning.benchmarks.step.trainer_steps import StopCallback, build_module, fit
 from kelip_lightning.interchange.formats.key_map import Tensors, to_theirs
 from kelip_lightning.optim.optimizers import group_kinds
@@ -44,7 +44,7 @@ def test_train__ends_at_our_weights(
     setting = tiny_setting(global_crops=crops[0], local_crops=crops[1])
     batches = make_batches(setting, lengths, 0)
     ours, start = build_module(setting, 3), _weights(setting)
-    fit(setting, ours, batches, 3, StopCallback(StepClock(CPU, 1, 2)))
+    fit(experiment_of(setting, 3), ours, batches, 3, StopCallback(StepClock(CPU, 1, 2)))
     peer = build_peer(name, setting, start)
     train(peer, setting, [float_batch(one, width_of(name, setting)) for one in batches], StepClock(CPU, 1, 2))
     expected = to_theirs(entries_of(setting), dict(ours.model.state_dict()))

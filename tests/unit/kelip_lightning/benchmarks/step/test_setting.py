@@ -50,7 +50,7 @@ def test_vit_b32__is_open_clip_s() -> None:
 
 
 def test_experiment_of__neither_logs_nor_saves_and_clips_as_by_default(tiny_setting: Setting) -> None:
-    experiment = experiment_of(tiny_setting(local_crops=2, threads=3, precision="bf16-mixed"), max_steps=11)
+    experiment = experiment_of(tiny_setting(local_crops=2, threads=3, precision="bf16-mixed"), num_steps=10)
     assert experiment.checkpoint.every_n_steps is None
     assert experiment.trainer.log_every_n_steps > experiment.schedule.max_steps == 11
     assert experiment.optimizer.gradient_clip_norm == 1.0

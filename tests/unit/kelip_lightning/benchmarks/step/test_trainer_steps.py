@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from kelip_lightning.benchmarks.step.batches import make_batches
 from kelip_lightning.benchmarks.step.captions import CaptionLengths
 from kelip_lightning.benchmarks.step.clock import StepClock
-from kelip_lightning.benchmarks.step.setting import StepSetting
+from kelip_lightning.benchmarks.step.setting import StepSetting, experiment_of
 from kelip_lightning.benchmarks.step.trainer_steps import GradientsCallback, StopCallback, build_module, fit
 
 Setting = Callable[..., StepSetting]
@@ -18,7 +18,7 @@ def test_fit__takes_the_steps_of_the_clock(tiny_setting: Setting, lengths: Capti
     setting = tiny_setting()
     clock, module = StepClock(torch.device("cpu"), 1, 4), build_module(setting, 5)
     before = module.model.image_projection.weight.detach().clone()
-    fit(setting, module, make_batches(setting, lengths, 0), 5, StopCallback(clock))
+    fit(experiment_of(setting, 5), module, make_batches(setting, lengths, 0), 5, StopCallback(clock))
     assert len(clock.times().seconds_per_step) == 4
     assert not torch.equal(before, module.model.image_projection.weight)
 
@@ -26,7 +26,7 @@ def test_fit__takes_the_steps_of_the_clock(tiny_setting: Setting, lengths: Capti
 def test_fit__restores_the_settings_of_torch(tiny_setting: Setting, lengths: CaptionLengths) -> None:
     flash = torch.backends.cuda.flash_sdp_enabled()
     setting = tiny_setting()
-    fit(setting, build_module(setting, 2), make_batches(setting, lengths, 0), 2, GradientsCallback())
+    fit(experiment_of(setting, 1), build_module(setting, 1), make_batches(setting, lengths, 0), 1, GradientsCallback())
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     assert torch.backends.cuda.flash_sdp_enabled() is flash
@@ -39,7 +39,7 @@ def test_gradients_callback__keeps_loss_and_gradients_before_clipping(
     batch = make_batches(setting, lengths, 0)[0]
     module, kept = build_module(setting, 1), GradientsCallback()
     reference = build_module(setting, 1).model
-    fit(setting, module, [batch], 1, kept)
+    fit(experiment_of(setting, 1), module, [batch], 1, kept)
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
     deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
     images = (batch.global_crops[0] / 255 - mean) / deviation
