@@ -73,6 +73,12 @@ ablation-cross-lingual: $(VENV)/.base ## the study of Korean and English caption
 dashboard-screenshot: $(VENV)/.base ## screenshots of TensorBoard on runs/ with headless Chromium, into runs/dashboard/
 	$(BIN)/python -m tests.dashboard.screenshot --logdir runs --output runs/dashboard $(ARGS)
 
+BENCHMARKS := runs/benchmarks
+
+.PHONY: benchmark
+benchmark: $(VENV)/.test ## our training step beside open_clip's, into runs/benchmarks/ (ARGS="--threads 2")
+	$(BIN)/kelip benchmark step --output $(BENCHMARKS) $(ARGS)
+
 .PHONY: benchmark-data
 benchmark-data: $(VENV)/.test ## samples per second and core of the data path, compared with raw decoding and open_clip's loader
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.benchmarks.data $(ARGS)

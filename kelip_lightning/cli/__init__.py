@@ -10,6 +10,7 @@ from typing import Any
 from kelip_lightning.cli import (
     ablate,
     analyze,
+    benchmark,
     compare,
     consolidate,
     data,
@@ -38,6 +39,7 @@ VERBS = (
     tokenizer.tokenizer,
     data.data,
     plan.plan,
+    benchmark.benchmark,
     show_config.show_config,
 )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from data_modules.errors import DataError
 from kelip_lightning.errors import (
+    BenchmarkError,
     CheckpointError,
     CheckpointWriteError,
     ConfigError,
@@ -56,6 +57,8 @@ def guarded(verb: Callable[[], int]) -> int:
             # Lightning's launcher kills every process as soon as one that it started fails.
             return 0 if is_child_of_first_process() else stopped.exit_code
         return _print_failure(str(stopped), stopped.exit_code)
+    except BenchmarkError as error:
+        return _print_failure(str(error), 1)
     except Terminated as terminated:
         return _print_failure(str(terminated), REQUEUE)
     except KeyboardInterrupt:

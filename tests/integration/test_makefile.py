@@ -20,6 +20,7 @@ COMMANDS = {
     "ablation-augmentation": ".venv/bin/kelip ablate experiments/ablations/augmentation.yaml --resume seed=1",
     "ablation-cross-lingual": ".venv/bin/kelip ablate experiments/ablations/cross_lingual.yaml --resume seed=1",
     "dashboard-screenshot": ".venv/bin/python -m tests.dashboard.screenshot --logdir runs",
+    "benchmark": ".venv/bin/kelip benchmark step --output runs/benchmarks seed=1",
     "benchmark-data": "-m tests.benchmarks.data seed=1",
     "benchmark-evaluation": "-m tests.benchmarks.evaluation seed=1",
     "test": ".venv/bin/python -m pytest -n 2 seed=1",

@@ -102,7 +102,7 @@ def _processes(world: int) -> Iterator[None]:
 def _build(config: Any) -> tuple[StageModule, Any]:
     if not hasattr(config, "masked_autoencoder"):
         data = build_image_text_data(config)
-        return stages.build_contrastive_module(config, data), data
+        return stages.build_contrastive_module(config, data.tokenizer), data
     return stages.build_masked_pretrain_module(config), build_image_data(config)
 
 
