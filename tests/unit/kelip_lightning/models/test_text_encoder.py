@@ -158,8 +158,7 @@ def test_forward__tokens_are_bfloat16_under_autocast(encoder: TextEncoder) -> No
     assert {one.dtype for one in found[1:]} == {torch.float32}
     ours, library_errors = ([_error(*pair) for pair in zip(many, exact, strict=True)] for many in (found, others))
     assert ours[0] < 2 * library_errors[0] < 2**-5
-    assert max(ours) < 2 * max(library_errors) < 2**-3
-    assert sum(ours) < 1.5 * sum(library_errors)
+    assert sum(ours) < 2 * sum(library_errors) < len(ours) * 2**-3
 
 
 def value_and_gradients(
