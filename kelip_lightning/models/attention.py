@@ -199,11 +199,10 @@ class _PackedAttention(torch.autograd.Function):
 def _attention(qkv: Tensor, mask_GLL: Tensor | None) -> tuple[Tensor, Tensor]:
     """The softmax of the scaled scores, (G, L, L), and the values that it mixes, (G, L, d).
 
-    Scores have the dtype of the queries; their softmax is computed in float32.
+    Scores have the dtype of the queries; their softmax is computed in float32 or wider.
     """
     query_GLd, key_GLd, value_GLd = qkv
-    scores_GLL = torch.bmm(query_GLd, key_GLd.transpose(1, 2))
-    scores = scores_GLL.float().mul_(query_GLd.shape[2] ** -0.5)
+    scores = _at_least_float32(torch.bmm(query_GLd, key_GLd.transpose(1, 2))).mul_(query_GLd.shape[2] ** -0.5)
     if mask_GLL is not None:
         scores += mask_GLL
     if scores.shape[2] <= _SHORT:
@@ -226,12 +225,16 @@ def _attention_backward(qkv: Tensor, shares_GLL: Tensor, gradient_GLd: Tensor, g
 
 
 def _softmax_backward(shares_GLL: Tensor, gradient_GLL: Tensor) -> Tensor:
-    """The gradient of the scores, s * (g - sum(s * g)), computed in float32."""
+    """The gradient of the scores, s * (g - sum(s * g)), computed in float32 or wider."""
     if shares_GLL.shape[2] > _SHORT:
         long: Tensor = torch.ops.aten._softmax_backward_data(gradient_GLL, shares_GLL, 2, shares_GLL.dtype)
         return long
-    shares, gradient = shares_GLL.float(), gradient_GLL.float().mul_(shares_GLL)
+    shares, gradient = _at_least_float32(shares_GLL), _at_least_float32(gradient_GLL).mul_(shares_GLL)
     return gradient.addcmul_(shares, gradient.sum(dim=2, keepdim=True), value=-1).to(shares_GLL.dtype)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _causal_mask(length: int) -> Tensor:
