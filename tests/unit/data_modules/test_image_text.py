@@ -58,6 +58,7 @@ def test_train_dataloader__shapes_and_order(config: ImageTextDataConfig) -> None
         assert batch.sample_ids.tolist() == data.order.batch(step).tolist()
         assert batch.languages.tolist() == [sample_id % 2 for sample_id in batch.sample_ids.tolist()]
         assert torch.equal(batch.tokens, data.tokenizer.encode(batch.captions))
+        assert batch.token_counts == [number + 2 for number in data.tokenizer.count_tokens(batch.captions)]
 
 
 def test_train_dataloader__no_local_crops(config: ImageTextDataConfig) -> None:
