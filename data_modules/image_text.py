@@ -1,22 +1,23 @@
 """The LightningDataModule of contrastive training."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data_modules.config import ImageTextDataConfig
+from data_modules.faults import FaultReport
 from data_modules.images.config import MultiCropConfig
 from data_modules.images.decoding import open_image
+from data_modules.images.transforms.crops import SampledCrops
 from data_modules.images.transforms.multi_crop import MultiCrop
 from data_modules.languages import LANGUAGES
-from data_modules.loading import Loaded, PairDataset, StageDataModule, build_loader, open_sources
+from data_modules.loading import PairDataset, StageDataModule, build_loader, open_sources
 from data_modules.order.mixture import build_order
-from data_modules.order.sampling import Draw, Order
+from data_modules.order.sampling import Order
 from data_modules.records import ImageTextBatch, PairRecord
 from data_modules.sources.languages import apply_language_rule
 from data_modules.sources.rows import PairSource
@@ -26,23 +27,64 @@ from data_modules.text.normalization import NORMALIZATION
 from data_modules.text.tokenizer import BilingualTokenizer, build_tokenizer
 
 
-@dataclass(slots=True, kw_only=True)
-class PairSample:
-    """One pair before collation."""
-
-    global_crops: NDArray[np.uint8]
-    local_crops: NDArray[np.uint8]
-    views: NDArray[np.uint8]
-    caption: str
-    language: int
-    sample_id: int
-    sample_seed: int
-
-
 def training_texts(sources: Sequence[PairSource], max_pairs: int) -> Iterator[str]:
     """Training texts of a tokenizer: of every n-th row of each source, so that at most `max_pairs` pairs are read."""
     every = max(1, -(-sum(map(len, sources)) // max_pairs))
     return (text for source in sources for _, text in source.captions(every))
+
+
+class ImageTextBatchWriter:
+    """An `ImageTextBatch` that is being filled.
+
+    Args:
+        crops: Cuts the images.
+        captions: Samples the captions.
+        tokenizer: Encodes the captions of the finished batch.
+        max_image_pixels: Larger images are faults.
+        num_samples: Size of the batch.
+    """
+
+    def __init__(
+        self,
+        crops: MultiCrop,
+        captions: CaptionSampler,
+        tokenizer: BilingualTokenizer,
+        *,
+        max_image_pixels: int,
+        num_samples: int,
+    ) -> None:
+        self._crops, self._sample_caption, self._tokenizer = crops, captions, tokenizer
+        self._max_image_pixels = max_image_pixels
+        self._pixels = crops.new_batch(num_samples)
+        self._captions, self._languages = [""] * num_samples, [0] * num_samples
+        self._sampled: dict[int, SampledCrops] = {}
+
+    def sample(self, place: int, record: PairRecord, generator: np.random.Generator, repairs: list[str]) -> None:
+        """The caption first, then the crops."""
+        self._captions[place] = self._sample_caption(record, generator)
+        self._languages[place] = LANGUAGES.index(record.language)
+        image = open_image(record.image, record.file_name, repairs, self._max_image_pixels)
+        self._sampled[place] = self._crops.sample(image, generator)
+
+    def write(self, place: int) -> None:
+        """Decode the image and write its crops."""
+        self._crops.write(self._sampled.pop(place), self._pixels.slots[place])
+
+    def finish(self, ids: Tensor, seeds: Tensor, faults: list[FaultReport]) -> ImageTextBatch:
+        """The batch; captions are tokenized together and padded to the longest."""
+        tokens = self._tokenizer.encode(self._captions)
+        return ImageTextBatch(
+            global_crops=self._pixels.global_crops,
+            local_crops=self._pixels.local_crops,
+            views=self._pixels.views,
+            tokens=tokens,
+            token_counts=self._tokenizer.count_encoded(tokens),
+            languages=torch.tensor(self._languages),
+            captions=self._captions,
+            sample_ids=ids,
+            sample_seeds=seeds,
+            faults=faults,
+        )
 
 
 class ImageTextDataModule(StageDataModule):
@@ -85,44 +127,19 @@ class ImageTextDataModule(StageDataModule):
         return build_order(self.sources, config.sources, config.global_batch_size, self.seed, config.order)
 
     @cached_property
-    def dataset(self) -> PairDataset[PairSample]:
-        return PairDataset(self.sources, self.make_sample, self.seed)
+    def dataset(self) -> PairDataset[ImageTextBatch]:
+        return PairDataset(self.sources, self.new_batch, self.seed)
 
     def train_dataloader(self) -> "DataLoader[ImageTextBatch]":
         """The remaining batches of this rank; the whole run is one Lightning epoch."""
-        return build_loader(self.dataset, self.build_sampler(self.order), self.collate, self.config.num_workers)
+        return build_loader(self.dataset, self.build_sampler(self.order), self.config.num_workers)
 
-    def make_sample(
-        self, draw: Draw, record: PairRecord, generator: np.random.Generator, repairs: list[str]
-    ) -> PairSample:
-        """Samples the caption first, then the crops, from the sample's own stream."""
-        caption = self._captions(record, generator)
-        encoded = open_image(record.image, record.file_name, repairs, self.config.corrupt_samples.max_image_pixels)
-        crops = self._crops(encoded, generator)
-        return PairSample(
-            global_crops=crops.global_crops,
-            local_crops=crops.local_crops,
-            views=crops.views,
-            caption=caption,
-            language=LANGUAGES.index(record.language),
-            sample_id=draw.sample_id,
-            sample_seed=draw.model_seed(self.seed),
-        )
-
-    def collate(self, loaded: list[Loaded[PairSample]]) -> ImageTextBatch:
-        """One batch; captions are tokenized together and padded to the longest."""
-        samples = [one.sample for one in loaded]
-        captions = [sample.caption for sample in samples]
-        tokens = self.tokenizer.encode(captions)
-        return ImageTextBatch(
-            global_crops=torch.from_numpy(np.stack([sample.global_crops for sample in samples], axis=1)),
-            local_crops=torch.from_numpy(np.stack([sample.local_crops for sample in samples], axis=1)),
-            tokens=tokens,
-            token_counts=self.tokenizer.count_encoded(tokens),
-            languages=torch.tensor([sample.language for sample in samples]),
-            sample_ids=torch.tensor([sample.sample_id for sample in samples]),
-            sample_seeds=torch.tensor([sample.sample_seed for sample in samples]),
-            captions=captions,
-            views=torch.from_numpy(np.stack([sample.views for sample in samples], axis=1)),
-            faults=[fault for one in loaded for fault in one.faults],
+    def new_batch(self, num_samples: int) -> ImageTextBatchWriter:
+        """A batch without its samples."""
+        return ImageTextBatchWriter(
+            self._crops,
+            self._captions,
+            self.tokenizer,
+            max_image_pixels=self.config.corrupt_samples.max_image_pixels,
+            num_samples=num_samples,
         )

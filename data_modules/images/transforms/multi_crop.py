@@ -10,22 +10,32 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from data_modules.images.config import MultiCropConfig
 from data_modules.images.decoding import EncodedImage
-from data_modules.images.transforms.crops import CropDistribution, Pixels, random_crops
+from data_modules.images.transforms.crops import (
+    CropDistribution,
+    SampledCrops,
+    empty_crops,
+    sample_crops,
+    slots_by_image,
+    write_crops,
+)
 from data_modules.images.transforms.strong import augment
 
 
-class ImageCrops(NamedTuple):
-    """The crops of one image, uint8 (number, 3, side, side) each; there may be no local crops and no views."""
+class CropBatch(NamedTuple):
+    """Memory of the crops of B images, uint8 (number, B, 3, side, side) each; no crops of a kind: number = 0."""
 
-    global_crops: Pixels
+    global_crops: Tensor
     """Of side image_size."""
-    local_crops: Pixels
+    local_crops: Tensor
     """Of side local_size."""
-    views: Pixels
+    views: Tensor
     """Of side image_size."""
+    slots: list[list[Tensor]]
+    """Of each image, the memory of its crops, uint8 (3, side, side) each: global, local, views."""
 
 
 class MultiCrop:
@@ -40,32 +50,33 @@ class MultiCrop:
             CropDistribution(views.num_views, size, views.scale_min, views.scale_max, views.flip),
         )
 
-    def __call__(self, data: bytes | EncodedImage, generator: np.random.Generator) -> ImageCrops:
+    def new_batch(self, num_images: int) -> CropBatch:
+        """Uninitialised memory for the crops of a batch."""
+        global_crops, local_crops, views = crops = empty_crops(self._distributions, num_images)
+        return CropBatch(global_crops, local_crops, views, slots_by_image(crops))
+
+    def sample(self, image: EncodedImage, generator: np.random.Generator) -> SampledCrops:
         """The crops of an image file, from the sample's random stream.
 
         Views are sampled last: boxes and colours of the crops do not depend on them. If a small view requires a larger
         decoding of a large JPEG, the crops' pixels differ by resampling.
+        """
+        return sample_crops(image, self._distributions, self.config.background, generator)
+
+    def write(self, sampled: SampledCrops, slots: Sequence[Tensor]) -> None:
+        """Decode an image and write its crops to its slots of a batch.
 
         Raises:
             SampleFault: The bytes cannot be decoded.
         """
         config, views = self.config, self.config.views
-        num_global, num_crops = config.num_global_crops, config.num_global_crops + config.num_local_crops
-        crops = random_crops(data, self._distributions, config.background, generator)
-        if not config.strong.is_off or (views.num_views and not views.strong.is_off):
-            # Separate streams, derived from the sample's: the boxes do not depend on strong augmentation.
-            of_crops, of_views = generator.spawn(2)
-            crops = [
-                *(augment(crop, config.strong, of_crops) for crop in crops[:num_crops]),
-                *(augment(view, views.strong, of_views) for view in crops[num_crops:]),
-            ]
-        return ImageCrops(
-            _stack(crops[:num_global], config.image_size),
-            _stack(crops[num_global:num_crops], config.local_size),
-            _stack(crops[num_crops:], config.image_size),
-        )
-
-
-def _stack(crops: Sequence[Pixels], side: int) -> Pixels:
-    # np.stack keeps the channels-last memory layout of the decoders; np.array would copy into another.
-    return np.stack(crops) if crops else np.empty((0, 3, side, side), dtype=np.uint8)
+        write_crops(sampled, slots)
+        if config.strong.is_off and (not views.num_views or views.strong.is_off):
+            return
+        # Separate streams, derived from the sample's: the boxes do not depend on strong augmentation.
+        of_crops, of_views = sampled.generator.spawn(2)
+        num_crops = config.num_global_crops + config.num_local_crops
+        for slot in slots[:num_crops]:
+            augment(slot, config.strong, of_crops)
+        for slot in slots[num_crops:]:
+            augment(slot, views.strong, of_views)

@@ -157,8 +157,10 @@ def test_count_flops__nt_xent_equals_torch_s_counter(contrastive: Contrastive) -
 
 
 def unused_flops(tokens: int, width: int, *, projections: int) -> int:
-    """Forward operations of a last block on all tokens but one: projections (that of the output; of packed captions
-    that of the queries too), an MLP of four times the width, scores and weighted sums."""
+    """Forward operations of a last block on all tokens but one.
+
+    Projections (of the output; of packed captions of the queries too), an MLP of four times the width, scores and sums.
+    """
     return (tokens - 1) * (2 * (projections + 8) * width**2 + 4 * tokens * width)
 
 
