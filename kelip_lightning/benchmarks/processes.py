@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +18,9 @@ from kelip_lightning.errors import BenchmarkError
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+
+_DIED = "a process of the benchmark died, most likely because memory ran out; give smaller sizes, such as --batch"
+_LOCALHOST = "127.0.0.1"
 
 Progress = Callable[[str], None]
 """Receives a line for the user while a benchmark runs."""
@@ -40,9 +44,34 @@ def in_fresh_process(
         try:
             return pool.submit(_quietly, threads, partial(work, *args, **kwargs)).result()
         except BrokenProcessPool as error:
-            raise BenchmarkError(
-                "a process of the benchmark died, most likely because memory ran out; give a smaller --batch or model"
-            ) from error
+            raise BenchmarkError(_DIED) from error
+
+
+def in_ranks(
+    world: int, work: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+) -> list[Result]:
+    """The results of a function in `world` new interpreters at once, one thread each, by rank.
+
+    The environment of each has the rank, the size of the world and an address for `torch.distributed`.
+
+    Raises:
+        BenchmarkError: A process died.
+    """
+    with socket.socket() as probe:
+        probe.bind((_LOCALHOST, 0))
+        port = probe.getsockname()[1]
+    with ProcessPoolExecutor(world, mp_context=get_context("spawn")) as pool:
+        whole = partial(work, *args, **kwargs)
+        try:
+            return [one.result() for one in [pool.submit(_as_rank, rank, world, port, whole) for rank in range(world)]]
+        except BrokenProcessPool as error:
+            raise BenchmarkError(_DIED) from error
+
+
+def _as_rank(rank: int, world: int, port: int, work: Callable[[], Result]) -> Result:
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": world, "MASTER_PORT": port}
+    os.environ |= {name: str(number) for name, number in numbers.items()} | {"MASTER_ADDR": _LOCALHOST}
+    return _quietly(1, work)
 
 
 def _quietly(threads: int | None, work: Callable[[], Result]) -> Result:

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kelip_lightning.benchmarks.evaluation import EvaluationCost, EvaluationSetting, described_peaks
+from kelip_lightning.benchmarks.loss import LossCost, LossSetting
 from kelip_lightning.benchmarks.ratios import Ratio
 from kelip_lightning.benchmarks.step.agreement import TOLERANCE
 from kelip_lightning.benchmarks.step.captions import CaptionLengths
@@ -58,6 +60,40 @@ def print_growth_report(report: GrowthReport, files: Sequence[Path]) -> None:
     _print_files(console, files)
 
 
+def print_loss_report(setting: LossSetting, costs: Sequence[LossCost], files: Sequence[Path]) -> None:
+    """Peak memory and time of each case."""
+    console = _console()
+    table = _table(
+        f"InfoNCE of {setting.local:,} x {setting.total:,} pairs, width {setting.width}, {setting.precision.name}, "
+        f"{setting.device}",
+        "forward and backward; MiB above the features",
+        ["case", "peak MiB", "without the features' gradients", "seconds"],
+    )
+    for one in costs:
+        peaks = (one.peak_mebibytes, one.peak_mebibytes and one.peak_mebibytes - one.gradient_mebibytes)
+        cells = [UNKNOWN if peak is None else f"{peak:,.0f}" for peak in peaks]
+        table.add_row(one.name, *cells, f"{one.seconds:.2f}")
+    console.print(table)
+    _print_files(console, files)
+
+
+def print_evaluation_report(setting: EvaluationSetting, cost: EvaluationCost, files: Sequence[Path]) -> None:
+    """Memory and time by the number of ranks."""
+    console = _console()
+    caption = "MiB of a rank and its loader process above the model; seconds with one thread a rank"
+    columns = ["evaluation", "unit", *(f"{world} rank(s)" for world in cost.seconds), "ratio"]
+    table = _table("Evaluation", caption, columns)
+    for name, peaks in described_peaks(setting, cost).items():
+        table.add_row(name, "MiB", *(f"{peak:,.0f}" for peak in peaks.values()), f"{peaks[2] / peaks[1]:.2f}")
+    seconds = cost.seconds
+    numbers = (f"{one:.1f}" for one in seconds.values())
+    table.add_row(f"{setting.timed:,} pictures", "s", *numbers, f"{seconds[2] / seconds[1]:.2f}")
+    console.print(table)
+    same = "yes" if cost.same_outcomes else "NO"
+    console.print(f"outcomes of two ranks equal those of one, item by item: {same}")
+    _print_files(console, files)
+
+
 def _ratios(one: CaseSummary) -> tuple[float | None, float | None]:
     return None if one.time_ratio is None else one.time_ratio.value, one.counted_ratio
 
@@ -101,12 +137,16 @@ def _agreement_table(report: StepReport) -> Table:
 
 
 def _rates_table(report: StepReport) -> Table:
-    caption = "median over the rounds; ours / it: geometric mean, t-interval over the rounds"
-    columns = ["contestant", "pairs/s", "ours / it", "95 % interval", "peak MiB"]
+    caption = (
+        "median over the rounds; ours / it: geometric mean, t-interval over the rounds\n"
+        "by CPU time: the same ratio of processor seconds, which other processes hardly change"
+    )
+    columns = ["contestant", "pairs/s", "ours / it", "95 % interval", "by CPU time", "peak MiB"]
     table = _table("Steps", caption, columns)
     for one in report.summaries():
         peak = UNKNOWN if one.peak_mebibytes is None else f"{one.peak_mebibytes:,.0f}"
-        table.add_row(one.name, f"{one.pairs_per_second:,.1f}", *ratio_cells(one.ours_over_it), peak)
+        by_processor, _ = ratio_cells(one.ours_over_it_by_processor)
+        table.add_row(one.name, f"{one.pairs_per_second:,.1f}", *ratio_cells(one.ours_over_it), by_processor, peak)
     return table
 
 

@@ -1,20 +1,16 @@
 """The report of how the cost of a step grows: time over counted operations of each case, as JSON and as a plot."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from PIL import Image
-
 from kelip_lightning.benchmarks.ratios import Ratio, ratio_of
 from kelip_lightning.benchmarks.step.growth import Case, GrowthRound
 from kelip_lightning.benchmarks.step.setting import StepSetting, plain_values
-from kelip_lightning.drawing.charts import ChartRow, interval_chart
-from kelip_lightning.runs.environment import describe_environment
-from kelip_lightning.runs.folder import write_whole
+from kelip_lightning.benchmarks.writing import write_benchmark
+from kelip_lightning.drawing.charts import ChartRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +50,6 @@ class GrowthReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "environment": describe_environment(),
             "setting": plain_values(self.setting),
             "warmup": self.warmup,
             "steps": self.steps,
@@ -91,12 +86,8 @@ def summarise(case: Case, rounds: Sequence[GrowthRound]) -> CaseSummary:
 
 def write_growth_report(report: GrowthReport, folder: Path) -> list[Path]:
     """Write growth.json and growth.png; returns both."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / "growth.json", folder / "growth.png"]
-    write_whole(files[0], json.dumps(report.to_dict(), indent=1) + "\n")
     title = f"Time over counted operations of our step: {report.setting.model.name}, {report.setting.precision}"
-    Image.fromarray(interval_chart(chart_rows(report.summaries()), title)).save(files[1])
-    return files
+    return write_benchmark(folder, "growth", report.to_dict(), chart_rows(report.summaries()), title)
 
 
 def chart_rows(summaries: Sequence[CaseSummary]) -> list[ChartRow]:

@@ -1,13 +1,10 @@
 """The report of a step benchmark: rates, ratios, the share of the ceiling, as JSON and as a plot."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-from PIL import Image
 
 from kelip_lightning.benchmarks.ratios import Ratio, ratio_of
 from kelip_lightning.benchmarks.step.agreement import TOLERANCE, Agreement
@@ -16,9 +13,8 @@ from kelip_lightning.benchmarks.step.ceiling import product_shapes
 from kelip_lightning.benchmarks.step.peers import OURS
 from kelip_lightning.benchmarks.step.rounds import Round, RoundPlan, pairs_per_second
 from kelip_lightning.benchmarks.step.setting import plain_values
-from kelip_lightning.drawing.charts import ChartRow, interval_chart
-from kelip_lightning.runs.environment import describe_environment
-from kelip_lightning.runs.folder import write_whole
+from kelip_lightning.benchmarks.writing import write_benchmark
+from kelip_lightning.drawing.charts import ChartRow
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 """Of caption lengths."""
@@ -33,6 +29,8 @@ class ContestantSummary:
     """Median over the rounds."""
     ours_over_it: Ratio | None
     """Our pairs per second over its; `None` for ourselves."""
+    ours_over_it_by_processor: Ratio | None
+    """Its processor seconds over ours, which other processes of the machine hardly change; `None` on a GPU too."""
     peak_mebibytes: float | None
     """Median over the rounds."""
 
@@ -57,11 +55,16 @@ class StepReport:
     def summaries(self) -> list[ContestantSummary]:
         """One per contestant, ourselves first."""
         rates = {name: self._rates(name) for name in self.plan.contestants}
+        processor = {name: self._processor_seconds(name) for name in self.plan.contestants}
+        on_cpu = self.plan.setting.device == "cpu"
         return [
             ContestantSummary(
                 name=name,
                 pairs_per_second=median(rates[name]),
                 ours_over_it=None if name == OURS else ratio_of(rates[OURS], rates[name]),
+                ours_over_it_by_processor=(
+                    ratio_of(processor[name], processor[OURS]) if on_cpu and name != OURS else None
+                ),
                 peak_mebibytes=_median([one.contestants[name].peak_mebibytes for one in self.rounds]),
             )
             for name in self.plan.contestants
@@ -82,13 +85,15 @@ class StepReport:
     def _rates(self, name: str) -> list[float]:
         return [pairs_per_second(self.plan, one, name) for one in self.rounds]
 
+    def _processor_seconds(self, name: str) -> list[float]:
+        return [one.contestants[name].times.processor_seconds for one in self.rounds]
+
     def _flops_per_second(self, done: Round) -> float:
         return done.flops * self.plan.steps / done.contestants[OURS].times.seconds
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "environment": describe_environment(),
             "setting": plain_values(self.plan.setting),
             "warmup": self.plan.warmup,
             "steps": self.plan.steps,
@@ -112,13 +117,9 @@ class StepReport:
 
 def write_report(report: StepReport, folder: Path) -> list[Path]:
     """Write step.json and step.png; returns both."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / "step.json", folder / "step.png"]
-    write_whole(files[0], json.dumps(report.to_dict(), indent=1) + "\n")
     setting = report.plan.setting
     title = f"Pairs per second, ours over each: {setting.model.name}, batch {setting.batch}, {setting.precision}"
-    Image.fromarray(interval_chart(chart_rows(report.summaries()), title)).save(files[1])
-    return files
+    return write_benchmark(folder, "step", report.to_dict(), chart_rows(report.summaries()), title)
 
 
 def chart_rows(summaries: Sequence[ContestantSummary]) -> list[ChartRow]:

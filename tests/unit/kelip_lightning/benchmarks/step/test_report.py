@@ -20,7 +20,7 @@ OURS, THEIRS = [1.0, 2.0, 1.6], [2.0, 3.0, 4.0]
 
 
 def _measured(seconds: float, peak: float | None) -> Measured:
-    times = StepTimes(seconds=seconds, processor_seconds=seconds, seconds_per_step=[seconds], last_loss=1.0)
+    times = StepTimes(seconds=seconds, processor_seconds=seconds**2, seconds_per_step=[seconds], last_loss=1.0)
     return Measured(times=times, peak_mebibytes=peak)
 
 
@@ -53,7 +53,14 @@ def test_summaries__medians_and_ratios_by_round(report: StepReport) -> None:
     assert plain.pairs_per_second == np.median([20 / seconds for seconds in THEIRS])
     assert ours.ours_over_it is None and plain.ours_over_it is not None
     assert plain.ours_over_it.value == pytest.approx(np.exp(np.log(np.divide(THEIRS, OURS)).mean()))
+    assert ours.ours_over_it_by_processor is None and plain.ours_over_it_by_processor is not None
+    assert plain.ours_over_it_by_processor.value == pytest.approx(plain.ours_over_it.value**2)
     assert (ours.peak_mebibytes, plain.peak_mebibytes) == (29.0, None)
+
+
+def test_summaries__no_processor_time_on_a_gpu(report: StepReport) -> None:
+    report.plan.setting.device = "cuda"
+    assert [one.ours_over_it_by_processor for one in report.summaries()] == [None, None]
 
 
 def test_share_of_ceiling__is_of_the_same_round(report: StepReport) -> None:
