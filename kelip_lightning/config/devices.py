@@ -1,37 +1,61 @@
-"""The number of processes of `trainer.devices: auto`; imports torch only on a machine with an NVIDIA GPU."""
+"""The processes that `trainer.devices: auto` stands for, and the CPU threads of each process."""
 
-import os
+from collections.abc import Sequence
 from dataclasses import fields, replace
-from math import gcd
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from kelip_lightning.distributed.accelerators import AUTO
+from kelip_lightning.distributed.accelerators import AUTO, num_gpus
+from kelip_lightning.distributed.cores import usable_cores
+from kelip_lightning.distributed.launchers import has_external_launcher, num_launched
+
+if TYPE_CHECKING:
+    from kelip_lightning.config.experiment import TrainerConfig
 
 Experiment = TypeVar("Experiment")
 
 MIN_SAMPLES = 32
-"""Samples of a global batch that a process of a CPU gets at least."""
-_LOCAL_WORLD_SIZES = ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE")
-"""Set by torchrun and by Slurm."""
+"""Samples of a forward pass that a process of a CPU gets at least: with fewer, a second process gains little."""
 
 
 def with_devices(experiment: Experiment) -> Experiment:
-    """The experiment with numbers of devices instead of auto, the same in every stage, and of threads."""
-    stages = {name: stage for name, stage in _stages(experiment).items() if stage.trainer.devices == AUTO}
-    if not stages:
+    """The experiment with a number in place of auto, the same in every stage: one command starts all processes.
+
+    Args:
+        experiment: Of one stage or several, or without any.
+    """
+    stages = _stages(experiment)
+    automatic = {name: stage for name, stage in stages.items() if stage.trainer.devices == AUTO}
+    if not automatic:
         return experiment
-    samples = (
-        one.data.global_batch_size // (one.trainer.num_nodes * one.trainer.accumulate) for one in stages.values()
-    )
-    number, threads = choose_devices(next(iter(stages.values())).trainer.accelerator, gcd(*samples))
-    changed: Any = experiment
-    for name, stage in stages.items():
-        trainer = replace(stage.trainer, devices=number, num_threads=stage.trainer.num_threads or threads)
-        stage = replace(stage, trainer=trainer)
-        changed = replace(changed, **{name: stage}) if name else stage
-    result: Experiment = changed
-    return result
+    given = [stage.trainer.devices for name, stage in stages.items() if name not in automatic]
+    number = given[0] if given else choose_devices([stage.trainer for stage in automatic.values()], _samples(automatic))
+    return _with_trainers(experiment, {name: {"devices": number} for name in automatic})
+
+
+def with_threads(experiment: Experiment) -> Experiment:
+    """The experiment with the number of threads that each process will have; may import torch.
+
+    `num_threads: null` becomes an equal share of the cores where this command itself starts several processes on a
+    CPU. Elsewhere it stays: it is torch's default, which launchers set by OMP_NUM_THREADS.
+    """
+    changed = {
+        name: {"num_threads": max(1, usable_cores() // stage.trainer.num_devices)}
+        for name, stage in _stages(experiment).items()
+        if stage.trainer.num_threads is None and _shares_cpu(stage.trainer)
+    }
+    return _with_trainers(experiment, changed)
+
+
+def _shares_cpu(trainer: "TrainerConfig") -> bool:
+    return trainer.num_devices > 1 and not has_external_launcher() and not num_gpus(trainer.accelerator)
+
+
+def _samples(stages: dict[str, Any]) -> list[int]:
+    """Of each stage, the samples of a node in one forward pass."""
+    return [
+        stage.data.global_batch_size // (stage.trainer.num_nodes * stage.trainer.accumulate)
+        for stage in stages.values()
+    ]
 
 
 def _stages(experiment: Any) -> dict[str, Any]:
@@ -42,32 +66,31 @@ def _stages(experiment: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if hasattr(value, "trainer")}
 
 
-def choose_devices(accelerator: str, samples_per_node: int) -> tuple[int, int | None]:
-    """The processes of a node, as a launcher has started them, one per GPU or as suits its CPU; and their threads.
+def _with_trainers(experiment: Experiment, changes: dict[str, dict[str, Any]]) -> Experiment:
+    """A copy with other values in the trainer of some stages."""
+    changed: Any = experiment
+    stages = _stages(experiment)
+    for name, values in changes.items():
+        stage = replace(stages[name], trainer=replace(stages[name].trainer, **values))
+        changed = replace(changed, **{name: stage}) if name else stage
+    result: Experiment = changed
+    return result
+
+
+def choose_devices(trainers: Sequence["TrainerConfig"], samples: Sequence[int]) -> int:
+    """The processes of a node: those that a launcher has started, one per GPU, or those that suit its CPU.
+
+    On a CPU it is the largest divisor of all `samples` that leaves each process `MIN_SAMPLES` of them and `num_threads`
+    cores, 1 if that is null.
 
     Args:
-        accelerator: `trainer.accelerator`.
-        samples_per_node: Samples of a node's chunk of a global batch; a multiple of the result.
-
-    Returns:
-        Processes, and threads of each; `None`: torch's default.
+        trainers: Of the stages, all with `devices: auto`.
+        samples: Of each stage, the samples of a node in one forward pass.
     """
-    launched = next((os.environ[name] for name in _LOCAL_WORLD_SIZES if name in os.environ), "")
-    if launched.isdecimal() and int(launched):
-        return int(launched), None
-    if accelerator != "cpu" and Path("/dev/nvidiactl").exists():
-        import torch
-
-        if torch.cuda.is_available():
-            return torch.cuda.device_count(), None
-    cores = usable_cores()
-    most = min(cores, samples_per_node // MIN_SAMPLES)
-    number = max((one for one in range(1, most + 1) if samples_per_node % one == 0), default=1)
-    return number, cores // number
-
-
-def usable_cores() -> int:
-    """CPU cores of this process: those that it may run on, at most OMP_NUM_THREADS."""
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, int(limit))) if limit.isdecimal() else cores
+    if (launched := num_launched(trainers[0].num_nodes)) is not None:
+        return launched
+    if gpus := max(num_gpus(trainer.accelerator) for trainer in trainers):
+        return gpus
+    cores = usable_cores() // max(trainer.num_threads or 1 for trainer in trainers)
+    most = min(cores, min(samples) // MIN_SAMPLES)
+    return next((one for one in range(most, 1, -1) if not any(number % one for number in samples)), 1)

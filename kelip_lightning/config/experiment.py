@@ -48,9 +48,10 @@ class TrainerConfig:
     """
     accelerator: str = "auto"
     """auto (a GPU if there is one), cpu or gpu; decides `precision: auto`."""
-    devices: int | str = field(default=1, metadata=PERFORMANCE | at_least(1))
-    """Processes per node, one per GPU; auto: one per GPU of this machine or, without one, one per CPU core with at
-    least 32 samples of a global batch each, which is faster than several threads in one process."""
+    devices: int | str = field(default=1, metadata=PERFORMANCE | at_least(1, word=AUTO))
+    """Processes per node, one per GPU; auto: as many as the launcher has started, or one per GPU of this machine, or
+    without a GPU one per CPU core, as long as each gets 32 samples of a forward pass and an equal share. Several
+    processes on a CPU train faster than as many threads of one. OMP_NUM_THREADS limits the cores of the whole run."""
     num_nodes: int = field(default=1, metadata=PERFORMANCE | at_least(1))
     """Number of nodes."""
     strategy: str = field(default="auto", metadata=counted_as(is_deepspeed))
@@ -72,8 +73,8 @@ class TrainerConfig:
     log_every_n_steps: int = field(default=10, metadata=REPORTING | at_least(1))
     """Optimizer steps between log entries."""
     num_threads: int | None = field(default=None, metadata=PERFORMANCE | at_least(1))
-    """CPU threads of a training process; null: torch's default, and with devices = auto on a CPU the cores of a
-    process."""
+    """CPU threads of a training process; null: torch's default, and of several processes that this command starts on a
+    CPU an equal share of its cores. With one thread each they start at once, as forks of the first process."""
     deterministic: bool = field(default=True, metadata=PERFORMANCE)
     """Whether to use deterministic algorithms."""
 
@@ -85,8 +86,6 @@ class TrainerConfig:
             raise ValueError(f"accelerator = {self.accelerator!r} must be one of {', '.join(ACCELERATORS)}")
         if self.strategy not in STRATEGIES:
             raise ValueError(f"strategy = {self.strategy!r} must be one of {', '.join(STRATEGIES)}")
-        if isinstance(self.devices, str) and self.devices != AUTO:
-            raise ValueError(f"devices = {self.devices!r} must be a whole number of at least 1, or auto")
 
     @property
     def num_processes(self) -> int:
@@ -95,7 +94,7 @@ class TrainerConfig:
 
     @property
     def num_devices(self) -> int:
-        """Processes per node; loading replaces auto, unless the file has other mistakes."""
+        """Processes per node; 1 for auto, which `with_devices` replaces before anything is trained."""
         return self.devices if isinstance(self.devices, int) else 1
 
     @property

@@ -183,8 +183,7 @@ class LoadedExperiment(Generic[Schema]):
     """A checked experiment with its origin."""
 
     experiment: Schema
-    """With a number of devices where `written` has auto."""
-    written: Schema
+    """As the file and the overrides say: `with_devices` replaces `trainer.devices: auto`."""
     overrides: list[str]
     base_diff: list[str]
     """`key: old -> new` against the extended file, or against the file itself if it extends nothing."""
@@ -192,7 +191,7 @@ class LoadedExperiment(Generic[Schema]):
     @property
     def resolved(self) -> str:
         """YAML with every value, defaults included; loads to the same experiment."""
-        return to_yaml(to_plain(self.written))
+        return to_yaml(to_plain(self.experiment))
 
 
 def load_experiment(
@@ -211,7 +210,8 @@ def load_experiment(
         overrides: `dotted.key=value`, later ones win. For an experiment of stages, a key that it does not
             have itself goes to every stage that has it.
         schema: Class of the experiment.
-        on_this_machine: Whether the files, folders and devices that the experiment names must exist.
+        on_this_machine: Whether the files, folders and devices that the experiment names must exist, and the rules must
+            hold for the number of devices that auto stands for here.
         stored: Whether the file is a run's stored configuration: renamed keys are translated instead of refused.
         heavy: Whether the rules that import torch or timm run too; if not, `check_heavy_rules` must follow.
 
@@ -222,22 +222,24 @@ def load_experiment(
     tree = translate(schema, tree) if stored else tree
     problems: list[str] = []
     changed = _share_place(schema, _apply(overrides, tree, schema, problems))
-    written = build_section(schema, changed, "", problems)
-    experiment = written if problems else with_devices(written)
-    _run_rules(rules(experiment, on_this_machine), problems)
+    experiment = build_section(schema, changed, "", problems)
+    checked = with_devices(experiment) if on_this_machine and not problems else experiment
+    _run_rules(rules(checked, on_this_machine), problems)
     if heavy:
-        check_heavy_rules(experiment, on_this_machine=on_this_machine)
+        check_heavy_rules(checked, on_this_machine=on_this_machine)
     base = build_section(schema, _share_place(schema, inherited or tree), "", [])
     return LoadedExperiment(
         experiment=experiment,
-        written=written,
         overrides=list(overrides),
-        base_diff=difference(base, written),
+        base_diff=difference(base, experiment),
     )
 
 
 def check_on_this_machine(experiment: Any) -> None:
-    """Check that the files, folders and devices that a loaded experiment names exist.
+    """Check that the files, folders and devices that a loaded experiment names exist, as `load_experiment` does.
+
+    Args:
+        experiment: After `with_devices`.
 
     Raises:
         ConfigError: All problems together, one sentence each.

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data_modules.config_roles import range_problems
+from data_modules.config_roles import range_of, range_problems
 from kelip_lightning.config.renamed import current_name
 
 Section = TypeVar("Section")
@@ -26,7 +26,7 @@ _UNSET: Any = object()
 
 def without_none(hint: Any) -> tuple[Any, bool]:
     """The type without `| None`, and whether it had one."""
-    if get_origin(hint) not in (Union, types.UnionType):
+    if get_origin(hint) not in (Union, types.UnionType) or types.NoneType not in get_args(hint):
         return hint, False
     return next(one for one in get_args(hint) if one is not types.NoneType), True
 
@@ -177,12 +177,16 @@ def _build_value(kind: type, field: "Field[Any]", hint: Any, given: Any, dotted:
         }
     if (entries := section_of_list(inner)) and isinstance(given, list):
         return [build_section(entries, one, join(dotted, str(place)), problems) for place, one in enumerate(given)]
-    converter = _converter(kind)
+    converter, limits = _converter(kind), range_of(field)
+    word = limits.word if limits else None
+    if word is not None and isinstance(given, str) and given.isdecimal():
+        given = int(given)
     try:
         OmegaConf.update(converter, field.name, _spelled(given) if _holds_text(inner) else given, merge=False)
         value = converter[field.name]
     except OmegaConfBaseException:
-        problems.append(f"{dotted} = {shown(given)} must be {_describe(hint)}")
+        expected = f"a whole number of {limits.rule}" if limits and word else _describe(hint)
+        problems.append(f"{dotted} = {shown(given)} must be {expected}")
         return _UNSET
     value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     out_of_range = list(range_problems(field, value, dotted))
@@ -191,7 +195,7 @@ def _build_value(kind: type, field: "Field[Any]", hint: Any, given: Any, dotted:
 
 
 def _holds_text(hint: Any) -> bool:
-    arguments = get_args(hint)
+    arguments = () if isinstance(hint, types.UnionType) else get_args(hint)
     return _holds_text(arguments[-1]) if arguments else hint is str
 
 

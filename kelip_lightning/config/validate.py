@@ -17,7 +17,7 @@ from data_modules.paths import resolve_files, resolve_path, resolve_shards
 from data_modules.sources.config import SourceFormat, source_format
 from kelip_lightning.config.evaluation import EvaluationExperiment
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
-from kelip_lightning.distributed.accelerators import is_deepspeed
+from kelip_lightning.distributed.accelerators import AUTO, is_deepspeed
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.losses.config import bias_problem
 from kelip_lightning.models.config import REGULARISATION, SelfSupervisionMethod, num_kept
@@ -208,10 +208,17 @@ def evaluation_languages(experiment: ContrastiveExperiment | EvaluationExperimen
 
 
 def stages_fit(experiment: PretrainExperiment) -> Iterator[str]:
-    """Both stages configure the same image encoder, and contrastive training starts from the exported one."""
+    """Both stages have the same image encoder and processes, and contrastive training starts from the exported one."""
     mae, contrastive = experiment.mae, experiment.contrastive
     if mae is None:
         return
+    for key in ("devices", "num_nodes"):
+        ours, theirs = getattr(contrastive.trainer, key), getattr(mae.trainer, key)
+        if ours != theirs and AUTO not in (ours, theirs):
+            yield (
+                f"contrastive.trainer.{key} = {ours} must equal mae.trainer.{key} = {theirs}, as one command starts "
+                f"the processes of both stages; trainer.{key}=VALUE sets both"
+            )
     for field in fields(contrastive.image_encoder):
         ours = getattr(contrastive.image_encoder, field.name)
         theirs = getattr(mae.image_encoder, field.name)
