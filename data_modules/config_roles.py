@@ -80,7 +80,9 @@ def at_least(low: float, reason: str = "", *, word: str | None = None) -> dict[s
     if word is None:
         return found
     limits: Range = found[_RANGE]
-    return {_RANGE: replace(limits, rule=f"{limits.rule}, or {word}", notation=f"{limits.notation}, `{word}`", word=word)}
+    return {
+        _RANGE: replace(limits, rule=f"{limits.rule}, or {word}", notation=f"{limits.notation}, `{word}`", word=word)
+    }
 
 
 def above(low: float, reason: str = "") -> dict[str, Any]:

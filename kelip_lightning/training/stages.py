@@ -40,6 +40,7 @@ from kelip_lightning.models.stored_config import check_image_encoder
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 from kelip_lightning.planning.stage_plan import Stage
+from kelip_lightning.planning.utilization import step_cost
 from kelip_lightning.runs.folder import RunFolder, StageFolder, write_whole
 from kelip_lightning.runs.items import write_items
 from kelip_lightning.runs.metrics_file import MetricsFileLogger
@@ -199,7 +200,7 @@ def build_trainer(
     config = experiment.trainer
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    vote, throughput = vote or StepVote(), ThroughputCallback()
+    vote, throughput = vote or StepVote(), ThroughputCallback(step_cost(experiment))
     checkpoint = CheckpointCallback(
         experiment.checkpoint, stage, signals=signals, clock=clock, evaluation=evaluation, vote=vote
     )
