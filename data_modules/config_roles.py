@@ -80,9 +80,8 @@ def at_least(low: float, reason: str = "", *, word: str | None = None) -> dict[s
     if word is None:
         return found
     limits: Range = found[_RANGE]
-    return {
-        _RANGE: replace(limits, rule=f"{limits.rule}, or {word}", notation=f"{limits.notation}, `{word}`", word=word)
-    }
+    rule, notation = f"{limits.rule}, or {word}", f"{limits.notation}, `{word}`"
+    return {_RANGE: replace(limits, rule=rule, notation=notation, word=word)}
 
 
 def above(low: float, reason: str = "") -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """The command line: `kelip VERB FILE.yaml [dotted.key=value ...]`, one file per verb; training.py has three."""
 
 import argparse
-import logging
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +21,7 @@ from kelip_lightning.cli import (
     training,
 )
 from kelip_lightning.cli.failures import guarded
-from kelip_lightning.runs.folder import is_first_process
+from kelip_lightning.cli.logs import configure_logging
 
 VERBS = (
     training.pretrain,
@@ -91,20 +89,6 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     if extra:
         arguments.overrides.extend(extra)
     return arguments
-
-
-def configure_logging() -> None:
-    """Log the suite's messages to stderr, from the first process only, and raise Lightning's level to WARNING."""
-    for name in ("kelip_lightning", "data_modules"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO if is_first_process() else logging.WARNING)
-        if not logger.handlers:  # not the root logger's: Lightning's messages have their own handler already
-            logger.addHandler(logging.StreamHandler())
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        # This child logger, since importing Lightning sets the level of its parent.
-        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
-    # Lightning 2.6 with torch 2.14 and newer: not actionable for a user.
-    warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\). is deprecated")
 
 
 class _PrintVersion(argparse.Action):

@@ -1,17 +1,19 @@
 """`kelip pretrain|mae|contrastive FILE`: load and check an experiment, create its run folder, train."""
 
 import argparse
-import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from data_modules.loader_process import SCHEDULER_SIGNALS
 from kelip_lightning.cli import failures
+from kelip_lightning.cli.logs import configure_logging
 from kelip_lightning.cli.verb import add_experiment_arguments, verb
 from kelip_lightning.errors import RunFolderError, Terminated
 from kelip_lightning.runs.folder import RunFolder, is_first_process, was_interrupted
@@ -19,6 +21,7 @@ from kelip_lightning.runs.folder import RunFolder, is_first_process, was_interru
 if TYPE_CHECKING:
     from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
     from kelip_lightning.config.load import LoadedExperiment
+    from kelip_lightning.distributed.local_ranks import OtherRanks
     from kelip_lightning.training.inputs import OpenedData
 
 Schema = TypeVar("Schema", bound="MaskedPretrainExperiment | ContrastiveExperiment | PretrainExperiment")
@@ -71,6 +74,7 @@ def _train(
         StoppedError: By a signal, a full disk, a value that is not finite, or a process that died.
     """
     from kelip_lightning.cli.report import print_plan, read_report
+    from kelip_lightning.config.devices import with_devices, with_threads
     from kelip_lightning.distributed.local_ranks import forked_ranks
     from kelip_lightning.planning.stage_plan import count_samples, make_plan
     from kelip_lightning.training.fit import num_forked_ranks
@@ -78,8 +82,8 @@ def _train(
     from kelip_lightning.training.provenance import check_data, describe_data
     from kelip_lightning.training.resume import record_resumption
 
-    experiment = loaded.experiment
-    run, changes = _resumed_run(arguments.resume, loaded) if arguments.resume else (None, [])
+    experiment = with_threads(with_devices(loaded.experiment))
+    run, changes = _resumed_run(arguments.resume, loaded, experiment) if arguments.resume else (None, [])
     resumed = run is not None
     if run is not None and run.has_finished("mae" if hasattr(experiment, "masked_autoencoder") else "contrastive"):
         if is_first_process():
@@ -102,33 +106,58 @@ def _train(
     if is_first_process():
         print_plan(plan, run)
 
-    def train() -> Metrics:
-        try:
-            with run.recorded():
-                return body(experiment, run, opened)
-        except BaseException as error:
-            if (known := failures.stopped(error, run)) is None:
-                raise
-            raise known from error
-
-    def train_as_other_rank() -> int:
-        for name in ("kelip_lightning", "data_modules"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        train()
-        return 0
-
-    with forked_ranks(num_forked_ranks(experiment), lambda: failures.guarded(train_as_other_rank)):
+    train = partial(_recorded, run, partial(body, experiment, run, opened))
+    with forked_ranks(num_forked_ranks(experiment), _other_ranks(experiment, train)):
         metrics = train()
     return run, metrics
 
 
-def _resumed_run(wanted: str, loaded: "LoadedExperiment[Schema]") -> tuple[RunFolder | None, list[str]]:
-    """The run to resume, its settings and tokenizer checked, and the changes; `None`: `auto` finds no run."""
+def _recorded(run: RunFolder, train: Callable[[], Metrics]) -> Metrics:
+    """Train, and record the run's status.
+
+    Raises:
+        StoppedError: Instead of an expected failure.
+    """
+    try:
+        with run.recorded():
+            return train()
+    except BaseException as error:
+        if (known := failures.stopped(error, run)) is None:
+            raise
+        raise known from error
+
+
+def _other_ranks(experiment: Schema, train: Callable[[], Metrics]) -> "OtherRanks":
+    """The ranks that are forks: they print warnings, and errors that the first rank does not have."""
+    from kelip_lightning.distributed.local_ranks import OtherRanks
+    from kelip_lightning.planning.stage_plan import stages_of
+
+    def run() -> None:
+        configure_logging()
+        try:
+            train()
+        except failures.StoppedError as stopped:
+            if not isinstance(stopped.__cause__, failures.RAISED_ON_ALL_RANKS):
+                raise
+
+    minutes = max(stage.trainer.timeout_minutes for stage in stages_of(experiment).values())
+    return OtherRanks(run=run, report=failures.report, timeout=timedelta(minutes=minutes))
+
+
+def _resumed_run(
+    wanted: str, loaded: "LoadedExperiment[Schema]", experiment: Schema
+) -> tuple[RunFolder | None, list[str]]:
+    """The run to resume, its settings and tokenizer checked, and the changes; `None`: `auto` finds no run.
+
+    Args:
+        wanted: The run, as in `find_run`.
+        loaded: The experiment as written, whose settings are compared with the run's.
+        experiment: The same with the devices of this machine.
+    """
     from kelip_lightning.config.load import check_on_this_machine
     from kelip_lightning.training.provenance import refuse_other_tokenizer, with_own_tokenizer
     from kelip_lightning.training.resume import find_run, refuse_other_settings
 
-    experiment = loaded.experiment
     run = find_run(wanted, Path(experiment.output_dir) / experiment.name)
     if run is None:
         check_on_this_machine(experiment)

@@ -23,14 +23,13 @@ def step_cost(stage: Stage) -> StepCost:
     passes = count_flops(stage).passes
     captions = sum(one.training for one in passes if one.name == "caption")
     context_length = stage.tokenizer.context_length if isinstance(stage, ContrastiveExperiment) else 1
-    dtype = (
-        torch.bfloat16 if choose_precision(stage.trainer.precision, stage.trainer.accelerator) != "32-true" else None
-    )
+    precision = choose_precision(stage.trainer.precision, stage.trainer.accelerator)
+    dtype = torch.float32 if precision == "32-true" else torch.bfloat16
     on_gpu = stage.trainer.accelerator != "cpu" and torch.cuda.is_available()
     return StepCost(
         per_sample=sum(one.training for one in passes) - captions,
         per_token=captions / context_length,
-        peak=device_peak(torch.device("cuda" if on_gpu else "cpu"), dtype or torch.float32),
+        peak=device_peak(torch.device("cuda" if on_gpu else "cpu"), dtype),
     )
 
 

@@ -44,14 +44,15 @@ def fit_stage(
 
 
 def num_forked_ranks(experiment: Experiment) -> int:
-    """Ranks that the command line forks: all of a run on the CPU of this machine, each with one thread; else 1."""
+    """Ranks that the command line forks: all of a run on the CPU of this machine, each with one thread; else 1.
+
+    Args:
+        experiment: After `with_devices` and `with_threads`.
+    """
     trainers = [stage.trainer for stage in stages_of(experiment).values()]
-    worlds = {(one.num_devices, one.num_nodes) for one in trainers}
-    threads = max(one.num_threads or torch.get_num_threads() for one in trainers)
-    on_gpus = any(uses_cuda(one.accelerator) or is_deepspeed(one.strategy) for one in trainers)
-    if len(worlds) > 1 or max(one.num_nodes for one in trainers) > 1 or on_gpus or not can_fork_ranks(threads):
-        return 1
-    return trainers[0].num_devices
+    one_thread = all(one.num_nodes == one.num_threads == 1 for one in trainers)
+    elsewhere = any(uses_cuda(one.accelerator) or is_deepspeed(one.strategy) for one in trainers)
+    return trainers[0].num_devices if one_thread and not elsewhere and can_fork_ranks() else 1
 
 
 def disable_lightning_signals(trainer: pl.Trainer) -> None:

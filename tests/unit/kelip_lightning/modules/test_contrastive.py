@@ -293,7 +293,13 @@ def test_training_step__logs(module: ContrastiveModule, record_logs: RecordLogs)
         "train/temperature",
         "train/contrastive_accuracy_ko",
         "train/contrastive_accuracy_en",
+        "train/padding_share_ko",
+        "train/padding_share_en",
     }
+    ends = [row.index(module.tokenizer.eot_id) + 1 for row in batch.tokens.tolist()]
+    for language, rows in {"ko": [0, 2], "en": [1, 3, 4]}.items():
+        share = 1 - sum(ends[row] for row in rows) / (len(rows) * batch.tokens.shape[1])
+        assert logged[f"train/padding_share_{language}"] == pytest.approx(share)
     assert logged["train/loss"] == loss.item()
     assert logged["train/temperature"] == pytest.approx(0.07)
     combined = (2 * logged["train/loss_global_crops"] + 1.5 * logged["train/loss_local_crops"]) / 3.5
