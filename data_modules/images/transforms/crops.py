@@ -1,10 +1,10 @@
 """Random resized crops of an image file: header, crop boxes, decoding at the size that the boxes need, crops."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -87,6 +87,43 @@ def empty_crops(distributions: Sequence[CropDistribution], num_images: int) -> l
 def slots_by_image(crops: Sequence[Tensor]) -> list[list[Tensor]]:
     """Views of the memory of each image's crops, uint8 (3, size, size) each, in the order of the distributions."""
     return [list(slots) for slots in zip(*(one.unbind() for group in crops for one in group.unbind()), strict=True)]
+
+
+class CropWriter(Protocol):
+    """Receives the crops of the images of a batch."""
+
+    @property
+    def crops(self) -> Sequence[Tensor]:
+        """Those of each distribution, uint8 (V, B, 3, size, size), or empty ones that the device fills."""
+
+    def write(self, place: int, sampled: SampledCrops) -> None:
+        """Decode the image at this place of the batch, no larger than its crops need.
+
+        Raises:
+            SampleFault: The bytes cannot be decoded.
+        """
+
+
+class CutWriter:
+    """A `CropWriter` that cuts the crops.
+
+    Args:
+        distributions: Those of the crops, in order.
+        num_images: Size of the batch.
+        write: Writes the crops of one image to its slots.
+    """
+
+    def __init__(
+        self,
+        distributions: Sequence[CropDistribution],
+        num_images: int,
+        write: Callable[[SampledCrops, Sequence[Tensor]], None],
+    ) -> None:
+        self.crops = empty_crops(distributions, num_images)
+        self._slots, self._write = slots_by_image(self.crops), write
+
+    def write(self, place: int, sampled: SampledCrops) -> None:
+        self._write(sampled, self._slots[place])
 
 
 def sample_crops(
@@ -174,8 +211,7 @@ def _write_crop(decoded: Pixels, crop: Crop, scale_x: float, scale_y: float, slo
 
     Deviation: its edges are rounded to whole pixels, since torch's kernel, far faster than Pillow's, takes no box.
     """
-    left, right = _rounded(crop.box[0] * scale_x, crop.box[2] * scale_x, decoded.shape[1])
-    top, bottom = _rounded(crop.box[1] * scale_y, crop.box[3] * scale_y, decoded.shape[0])
+    left, top, right, bottom = whole_pixels(crop.box, scale_x, scale_y, decoded.shape[1], decoded.shape[0])
     # On contiguous pixels with adjacent channels, torch's kernel gives the same result in two thirds of the time.
     pixels = torch.from_numpy(np.ascontiguousarray(decoded[top:bottom, left:right]))
     height, width, _ = pixels.shape
@@ -183,6 +219,13 @@ def _write_crop(decoded: Pixels, crop: Crop, scale_x: float, scale_y: float, slo
     if cut.shape[2:] != (crop.size, crop.size):
         cut = F.interpolate(cut, size=(crop.size, crop.size), mode="bicubic", antialias=True, align_corners=False)
     slot.copy_((cut.flip(3) if crop.flip else cut)[0])
+
+
+def whole_pixels(box: Box, scale_x: float, scale_y: float, width: int, height: int) -> tuple[int, int, int, int]:
+    """The box in an image of this size, which is `scale_x` and `scale_y` times that of the box, in whole pixels."""
+    left, right = _rounded(box[0] * scale_x, box[2] * scale_x, width)
+    top, bottom = _rounded(box[1] * scale_y, box[3] * scale_y, height)
+    return left, top, right, bottom
 
 
 def _rounded(low: float, high: float, limit: int) -> tuple[int, int]:

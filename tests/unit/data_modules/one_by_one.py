@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from data_modules.faults import FaultReport, SampleFault
 from data_modules.images.decoding import EncodedImage, decode, open_image
-from data_modules.images.transforms.crops import Background, Box, crop_resized
+from data_modules.images.transforms.crops import Background, Box, CutWriter, crop_resized
 from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig
 from data_modules.order.sampling import Draw
 from data_modules.records import PairRecord
@@ -53,9 +53,9 @@ def records_together(source: PairSource, indices: Sequence[int]) -> list[Found]:
 def cut(data: bytes, config: MultiCropConfig, generator: np.random.Generator) -> CropsOfOne:
     """The crops of an image as a batch of one."""
     transform = MultiCrop(config)
-    batch = transform.new_batch(1)
-    transform.write(transform.sample(open_image(data), generator), batch.slots[0])
-    return CropsOfOne(*(crops[:, 0].numpy() for crops in batch[:3]))
+    writer = CutWriter(transform.distributions, 1, transform.write)
+    writer.write(0, transform.sample(open_image(data), generator))
+    return CropsOfOne(*(crops[:, 0].numpy() for crops in writer.crops))
 
 
 def stream_of(seed: int, draw: Draw) -> np.random.Generator:
