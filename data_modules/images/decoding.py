@@ -67,6 +67,11 @@ class EncodedImage:
     header: Image.Image | None = None
     """Opened by Pillow, not decoded; `None` if `plain_jpeg_size` read the size."""
 
+    def reduced_size(self, reduction: int) -> tuple[int, int]:
+        """Height and width of the pixels that `decode` gives at this reduction."""
+        divisor = reduction if self.is_plain_jpeg else 1
+        return -(-self.height // divisor), -(-self.width // divisor)
+
 
 def open_image(
     data: bytes, file_name: str = "", repairs: list[str] | None = None, max_pixels: int = MAX_IMAGE_PIXELS
@@ -171,7 +176,10 @@ def _repairs(header: Image.Image, orientation: int) -> list[str]:
 
 
 def decode(
-    image: EncodedImage, background: tuple[int, int, int] = WHITE, reduction: int = 1
+    image: EncodedImage,
+    background: tuple[int, int, int] = WHITE,
+    reduction: int = 1,
+    memory: NDArray[np.uint8] | None = None,
 ) -> Image.Image | NDArray[np.uint8]:
     """The RGB pixels: an array for a plain JPEG, a Pillow image otherwise.
 
@@ -179,6 +187,7 @@ def decode(
         image: From `open_image`.
         background: Colour behind transparent pixels, 0-255 per channel.
         reduction: 1, 2, 4 or 8: sides of a plain JPEG are divided by it and rounded up; other images keep their size.
+        memory: Where an array may be put, uint8 (N,), as long as it or longer; `None`: in new memory.
 
     Returns:
         uint8 (H, W, 3), or an image in mode RGB.
@@ -188,7 +197,7 @@ def decode(
     """
     try:
         if image.is_plain_jpeg:
-            return _decode_jpeg(image, reduction)
+            return _decode_jpeg(image, reduction, memory)
         return flatten_image(image.header or _open_with_pillow(image.data), background)
     except (SampleFault, MemoryError):
         raise
@@ -211,11 +220,12 @@ def to_array(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
 
 
-def _decode_jpeg(image: EncodedImage, reduction: int) -> NDArray[np.uint8]:
+def _decode_jpeg(image: EncodedImage, reduction: int, memory: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     """The pixels, uint8 (H, W, 3), by simplejpeg where it is installed, else by Pillow; both use libjpeg-turbo."""
     if (decoder := _simplejpeg()) is not None:
         try:
-            return decoder(image.data, min_width=-(-image.width // reduction), min_height=-(-image.height // reduction))
+            height, width = image.reduced_size(reduction)
+            return decoder(image.data, min_height=height, min_width=width, buffer=memory)
         except ValueError:
             pass  # it also rejects damage that libjpeg repairs: Pillow decides
     header = image.header or _open_with_pillow(image.data)
