@@ -68,6 +68,12 @@ BROKEN = [
     (["contrastive.evaluation.captions.both={table: {files: [F], captions: {ko: ko}}}"], "both ko and en"),
     (["mae.image_encoder.width=64"], "contrastive.image_encoder.width = 32 must equal mae.image_encoder.width = 64"),
     (["contrastive.init.image_encoder=somewhere"], "would be overridden by the encoder"),
+    (
+        ["contrastive.trainer.devices=2"],
+        "contrastive.trainer.devices = 2 must equal mae.trainer.devices = 1, as one command starts the processes of "
+        "both stages; trainer.devices=VALUE sets both",
+    ),
+    (["mae.trainer.num_nodes=2"], "contrastive.trainer.num_nodes = 1 must equal mae.trainer.num_nodes = 2"),
     (["contrastive.data.sources.one.files=[nowhere.parquet]"], "no file matches 'nowhere.parquet'"),
     (["contrastive.data.captions.templates_file=nowhere.yaml"], "nowhere.yaml does not exist"),
     (["contrastive.tokenizer.file=nowhere.json"], "contrastive.tokenizer.file = nowhere.json does not exist"),
@@ -134,7 +140,7 @@ def test_rules__machine(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> N
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert "has 2 GPU(s)" in problems(experiments, "mae.trainer.devices=4")[0]
+    assert "has 2 GPU(s)" in problems(experiments, "trainer.devices=4")[0]
 
 
 def test_rules__those_that_need_timm_or_torch_run_after_all_others(
