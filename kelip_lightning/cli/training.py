@@ -14,6 +14,7 @@ from kelip_lightning.cli import failures
 from kelip_lightning.cli.verb import add_experiment_arguments, check_syntax, verb
 from kelip_lightning.errors import RunFolderError, Terminated
 from kelip_lightning.runs.folder import RunFolder, is_first_process, was_interrupted
+from kelip_lightning.runs.timing import PhaseClock, phase, recorded_phases
 
 if TYPE_CHECKING:
     from kelip_lightning.config.experiment import (
@@ -45,7 +46,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(
-    arguments: argparse.Namespace, schema: type[Schema], body: Callable[[Schema, RunFolder, "OpenedData"], Metrics]
+    arguments: argparse.Namespace,
+    schema: type[Schema],
+    body: Callable[[Schema, RunFolder, "OpenedData"], Metrics],
+    clock: PhaseClock,
 ) -> tuple[RunFolder, Metrics]:
     """Load and check the experiment, create or reopen its run folder, train.
 
@@ -53,21 +57,24 @@ def _train(
         arguments: Of a training verb.
         schema: Class of the experiment.
         body: Trains on the opened data and returns the final metrics.
+        clock: Counts the phases of this command, and is active.
 
     Raises:
         ConfigError, DataError, RunFolderError, CheckpointError, EncoderFileError: Before training.
         StoppedError: By a signal, a full disk, a value that is not finite, or a process that died.
     """
-    from kelip_lightning.cli.report import print_plan, read_report
-    from kelip_lightning.config.load import load_experiment
-    from kelip_lightning.planning.stage_plan import count_samples, make_plan
-    from kelip_lightning.training.inputs import open_data
-    from kelip_lightning.training.provenance import check_data, describe_data
-    from kelip_lightning.training.resume import record_resumption
+    with phase("imports"):
+        from kelip_lightning.cli.report import print_plan, read_report
+        from kelip_lightning.config.load import load_experiment
+        from kelip_lightning.planning.stage_plan import count_samples, make_plan
+        from kelip_lightning.training.inputs import open_data
+        from kelip_lightning.training.provenance import check_data, describe_data
+        from kelip_lightning.training.resume import record_resumption
 
     if arguments.accept_changed_data and not arguments.resume:
         raise RunFolderError("--accept-changed-data needs --resume: a new run has no earlier data")
-    loaded = load_experiment(arguments.file, arguments.overrides, schema, on_this_machine=not arguments.resume)
+    with phase("settings"):
+        loaded = load_experiment(arguments.file, arguments.overrides, schema, on_this_machine=not arguments.resume)
     experiment = loaded.experiment
     run, changes = _resumed_run(arguments.resume, loaded) if arguments.resume else (None, [])
     resumed = run is not None
@@ -75,9 +82,12 @@ def _train(
         if is_first_process():
             print(f"{run.path} has finished already")
         return run, read_report(run).get("metrics", {})
-    opened = open_data(experiment)
-    plan = make_plan(experiment, count_samples(experiment, opened.sources))
-    data = describe_data(experiment, opened.sources)
+    with phase("data"):
+        opened = open_data(experiment)
+        samples = count_samples(experiment, opened.sources)
+        data = describe_data(experiment, opened.sources)
+    with phase("plan"):
+        plan = make_plan(experiment, samples)
     run = run or RunFolder.create(
         Path(experiment.output_dir) / experiment.name,
         config=loaded.resolved,
@@ -92,7 +102,7 @@ def _train(
     if is_first_process():
         print_plan(plan, run)
     try:
-        with run.recorded():
+        with run.recorded(), recorded_phases(run, clock):
             metrics = body(experiment, run, opened)
     except BaseException as error:
         if (known := failures.stopped(error, run)) is None:
@@ -147,11 +157,13 @@ def pretrain(arguments: argparse.Namespace) -> int:
       kelip pretrain experiments/emoji/pretrain.yaml name=no-mae mae=null
       kelip pretrain experiments/emoji/pretrain.yaml name=wider image_encoder.width=256 image_encoder.num_heads=4
     """
-    check_syntax(arguments.file)
-    from kelip_lightning.config.experiment import PretrainExperiment
-    from kelip_lightning.training.stages import run_pretrain
+    with PhaseClock().active() as clock:
+        check_syntax(arguments.file)
+        with phase("imports"):
+            from kelip_lightning.config.experiment import PretrainExperiment
+            from kelip_lightning.training.stages import run_pretrain
 
-    return _print_result(*_train(arguments, PretrainExperiment, run_pretrain))
+        return _print_result(*_train(arguments, PretrainExperiment, run_pretrain, clock))
 
 
 @verb(_add_arguments)
@@ -164,11 +176,13 @@ def mae(arguments: argparse.Namespace) -> int:
 
       kelip mae experiments/emoji/mae.yaml schedule.max_steps=600
     """
-    check_syntax(arguments.file)
-    from kelip_lightning.config.experiment import MaskedPretrainExperiment
-    from kelip_lightning.training.stages import run_masked_pretrain
+    with PhaseClock().active() as clock:
+        check_syntax(arguments.file)
+        with phase("imports"):
+            from kelip_lightning.config.experiment import MaskedPretrainExperiment
+            from kelip_lightning.training.stages import run_masked_pretrain
 
-    run, metrics = _train(arguments, MaskedPretrainExperiment, run_masked_pretrain)
+        run, metrics = _train(arguments, MaskedPretrainExperiment, run_masked_pretrain, clock)
     if is_first_process():
         if (loss := metrics.get("train/loss")) is not None:
             print(f"last reconstruction loss {loss:.4f}")
@@ -188,11 +202,13 @@ def contrastive(arguments: argparse.Namespace) -> int:
 
       kelip contrastive experiments/emoji/contrastive.yaml init.image_encoder=runs/NAME/mae/image_encoder
     """
-    check_syntax(arguments.file)
-    from kelip_lightning.config.experiment import ContrastiveExperiment
-    from kelip_lightning.training.stages import run_contrastive
+    with PhaseClock().active() as clock:
+        check_syntax(arguments.file)
+        with phase("imports"):
+            from kelip_lightning.config.experiment import ContrastiveExperiment
+            from kelip_lightning.training.stages import run_contrastive
 
-    return _print_result(*_train(arguments, ContrastiveExperiment, run_contrastive))
+        return _print_result(*_train(arguments, ContrastiveExperiment, run_contrastive, clock))
 
 
 def _print_result(run: RunFolder, metrics: Metrics) -> int:

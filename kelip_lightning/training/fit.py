@@ -14,6 +14,7 @@ from kelip_lightning.callbacks.interruption import SignalWatch, explain_lost_pee
 from kelip_lightning.models.kernels import fast_attention
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.runs.folder import StageFolder
+from kelip_lightning.runs.timing import phase
 
 
 def fit_stage(
@@ -28,6 +29,7 @@ def fit_stage(
     """
     state = stage.checkpoint.state if stage.checkpoint else None
     with (
+        phase("steps"),
         _tuned_kernels(trainer.strategy.root_device),
         signals,
         explain_lost_peer(trainer),
