@@ -20,6 +20,7 @@ from kelip_lightning.errors import CheckpointWriteError, StageInterrupted
 from kelip_lightning.runs import checkpoints
 from kelip_lightning.runs.checkpoints import Manifest
 from kelip_lightning.runs.folder import StageFolder
+from kelip_lightning.runs.timing import phase
 
 
 class DeferredErrorIO(TorchCheckpointIO):
@@ -145,6 +146,7 @@ class CheckpointCallback(pl.Callback):
             self._save(trainer, trainer.global_step)
         self._signals.by_scheduler = any_rank(trainer, self._signals.by_scheduler)[0]
 
+    @phase("checkpoints")
     def _save(self, trainer: pl.Trainer, step: int) -> None:
         partial = checkpoints.partial_folder(self._folder, step)
         self._together(trainer, step, partial, lambda: self._prepare(partial))
@@ -214,6 +216,7 @@ class ExportCallback(pl.Callback):
         super().__init__()
         self._export = export
 
+    @phase("export")
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Export if every step was taken."""
         if trainer.global_step < trainer.max_steps:

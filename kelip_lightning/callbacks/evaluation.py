@@ -45,6 +45,7 @@ class EvaluationCallback(PeriodicCallback):
         num_examples: Images of each set whose best texts are computed for `on_evaluation`.
     """
 
+    phase_name = "evaluation"
     every_rank = True
 
     def __init__(

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextCol
 from torch.utils.tensorboard.summary import hparams
 
 from kelip_lightning.modules.stage import is_log_step, on_host
+from kelip_lightning.runs.timing import phase
 
 Setting = bool | float | int | str
 
@@ -81,9 +82,9 @@ class ThroughputCallback(pl.Callback):
     def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
         while True:
             start = time.perf_counter()
-            try:
-                batch = next(batches)
-            except StopIteration:
+            with phase("loader"):
+                batch = next(batches, None)
+            if batch is None:
                 return
             self._waited += time.perf_counter() - start
             yield batch

@@ -15,6 +15,7 @@ from kelip_lightning.distributed.consensus import fail_together
 from kelip_lightning.distributed.zero import whole_weights
 from kelip_lightning.errors import NonFiniteEmbeddingsError
 from kelip_lightning.evaluation.embed import error_context
+from kelip_lightning.runs.timing import phase
 
 
 class PeriodicCallback(pl.Callback):
@@ -30,6 +31,8 @@ class PeriodicCallback(pl.Callback):
         ValueError: `every_n_steps` is below one.
     """
 
+    phase_name = "pictures"
+    """The phase of the run that `act` is counted as."""
     every_rank = False
     """Whether all ranks act together; `False`: rank zero acts, and the others wait for it."""
 
@@ -75,6 +78,7 @@ class PeriodicCallback(pl.Callback):
             if self.every_rank or trainer.is_global_zero:
                 try:
                     with (
+                        phase(self.phase_name),
                         error_context(f"evaluation at step {step}"),
                         averaged_weights(trainer, pl_module),
                         evaluation_mode(pl_module),

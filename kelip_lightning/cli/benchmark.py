@@ -1,13 +1,14 @@
-"""`kelip benchmark step|loss|evaluation`: measurements of speed and memory that anyone can repeat."""
+"""`kelip benchmark step|loss|evaluation|run`: measurements of speed and memory that anyone can repeat."""
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kelip_lightning.cli.verb import positive_count, verb
+from kelip_lightning.cli.verb import add_overrides_argument, check_syntax, positive_count, verb
 
 if TYPE_CHECKING:
     from kelip_lightning.benchmarks.step.setting import StepSetting
@@ -54,6 +55,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_evaluation_arguments(
         actions.add_parser("evaluation", help="memory and time of an evaluation on 1 and 2 ranks")
     )
+    _add_run_arguments(actions.add_parser("run", help="where the time of a whole run goes"))
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", metavar="FILE.yaml|RUN", nargs="?", type=Path, help="an experiment to train, or a run that has ended"
+    )
+    add_overrides_argument(parser)
+    _add_common_arguments(parser)
 
 
 def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
@@ -137,15 +147,20 @@ def benchmark(arguments: argparse.Namespace) -> int:
     operations; growth.json and growth.png.
     loss: the contrastive loss in chunks, in one matrix, and in plain autograd; loss.json and loss.png.
     evaluation: an evaluation of many pictures on one rank and on two; evaluation.json and evaluation.png.
+    run: where the time of a whole run goes, of one that has ended or of an experiment that is trained for it in a
+    temporary folder; run.json and run.png.
 
       kelip benchmark step --threads 2
       kelip benchmark step --model emoji --precision bf16-mixed
       kelip benchmark step --model emoji --growth
       kelip benchmark step --smoke
+      kelip benchmark run experiments/emoji/pretrain.yaml
+      kelip benchmark run runs/emoji
 
     See docs/performance.md.
     """
-    return {"step": _step, "loss": _loss, "evaluation": _evaluation}[arguments.action](arguments)
+    actions = {"step": _step, "loss": _loss, "evaluation": _evaluation, "run": _run}
+    return actions[arguments.action](arguments)
 
 
 def _step(arguments: argparse.Namespace) -> int:
@@ -240,6 +255,33 @@ def _evaluation(arguments: argparse.Namespace) -> int:
     cost = run_evaluation_benchmark(setting, _print_progress)
     print_evaluation_report(setting, cost, write_evaluation_report(setting, cost, arguments.output))
     return 0 if cost.same_outcomes else 1
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from kelip_lightning.benchmarks.run_time import (
+        time_new_run,
+        time_of_run,
+        write_run_report,
+        write_small_experiment,
+    )
+    from kelip_lightning.cli.benchmark_tables import print_run_report
+    from kelip_lightning.errors import ConfigError
+
+    what = arguments.what
+    if (what is None) is not arguments.smoke:
+        raise ConfigError(["give an experiment or a run folder, or --smoke, which trains an experiment of its own"])
+    if what is None:
+        with tempfile.TemporaryDirectory() as place:
+            found = time_new_run(write_small_experiment(Path(place)), arguments.overrides, _print_progress)
+    elif what.suffix in (".yaml", ".yml"):
+        check_syntax(what)
+        found = time_new_run(what, arguments.overrides, _print_progress)
+    elif arguments.overrides:
+        raise ConfigError([f"{arguments.overrides[0]} has no effect on {what}, which has been trained; leave it out"])
+    else:
+        found = time_of_run(what)
+    print_run_report(found, write_run_report(found, arguments.output))
+    return 0
 
 
 def _given(arguments: argparse.Namespace, names: Iterable[str], smoke: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from kelip_lightning.benchmarks.evaluation import EvaluationCost, EvaluationSetting, described_peaks
 from kelip_lightning.benchmarks.loss import LossCost, LossSetting
 from kelip_lightning.benchmarks.ratios import Ratio
+from kelip_lightning.benchmarks.run_time import PHASES, RunTime
 from kelip_lightning.benchmarks.step.agreement import TOLERANCE
 from kelip_lightning.benchmarks.step.captions import CaptionLengths
 from kelip_lightning.benchmarks.step.ceiling import product_shapes
@@ -91,6 +92,21 @@ def print_evaluation_report(setting: EvaluationSetting, cost: EvaluationCost, fi
     console.print(table)
     same = "yes" if cost.same_outcomes else "NO"
     console.print(f"outcomes of two ranks equal those of one, item by item: {same}")
+    _print_files(console, files)
+
+
+def print_run_report(found: RunTime, files: Sequence[Path]) -> None:
+    """Seconds and share of each phase, by stage."""
+    console, stages = _console(), found.columns()
+    sessions = f", {found.num_sessions} commands" if found.num_sessions > 1 else ""
+    title = f"{found.name}: {found.seconds:,.1f} s{sessions}"
+    table = _table(title, "seconds; a phase does not count those inside it", ["phase", *stages, "all", "share"])
+    table.add_column("", style="dim")
+    for one in found.phases:
+        seconds = [f"{one.seconds_of[stage]:,.2f}" if stage in one.seconds_of else UNKNOWN for stage in stages]
+        share = f"{one.seconds / found.seconds:.1%}"
+        table.add_row(one.name, *seconds, f"{one.seconds:,.2f}", share, PHASES.get(one.name, ""))
+    console.print(table)
     _print_files(console, files)
 
 

@@ -17,6 +17,7 @@ from kelip_lightning.cli.logs import configure_logging
 from kelip_lightning.cli.verb import add_experiment_arguments, verb
 from kelip_lightning.errors import RunFolderError, Terminated
 from kelip_lightning.runs.folder import RunFolder, is_first_process, was_interrupted
+from kelip_lightning.runs.timing import PhaseClock, phase, recorded_phases
 
 if TYPE_CHECKING:
     from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
@@ -61,6 +62,7 @@ def _train(
     arguments: argparse.Namespace,
     loaded: "LoadedExperiment[Schema]",
     body: Callable[[Schema, RunFolder, "OpenedData"], Metrics],
+    clock: PhaseClock,
 ) -> tuple[RunFolder, Metrics]:
     """Create or reopen the run folder of an experiment, and train.
 
@@ -68,19 +70,21 @@ def _train(
         arguments: Of a training verb.
         loaded: The experiment.
         body: Trains on the opened data and returns the final metrics.
+        clock: Counts the phases of this command, and is active.
 
     Raises:
         ConfigError, DataError, RunFolderError, CheckpointError, EncoderFileError: Before training.
         StoppedError: By a signal, a full disk, a value that is not finite, or a process that died.
     """
-    from kelip_lightning.cli.report import print_plan, read_report
-    from kelip_lightning.config.devices import with_devices, with_threads
-    from kelip_lightning.distributed.local_ranks import forked_ranks
-    from kelip_lightning.planning.stage_plan import count_samples, make_plan
-    from kelip_lightning.training.fit import num_forked_ranks
-    from kelip_lightning.training.inputs import open_data
-    from kelip_lightning.training.provenance import check_data, describe_data
-    from kelip_lightning.training.resume import record_resumption
+    with phase("imports"):
+        from kelip_lightning.cli.report import print_plan, read_report
+        from kelip_lightning.config.devices import with_devices, with_threads
+        from kelip_lightning.distributed.local_ranks import forked_ranks
+        from kelip_lightning.planning.stage_plan import count_samples, make_plan
+        from kelip_lightning.training.fit import num_forked_ranks
+        from kelip_lightning.training.inputs import open_data
+        from kelip_lightning.training.provenance import check_data, describe_data
+        from kelip_lightning.training.resume import record_resumption
 
     experiment = with_threads(with_devices(loaded.experiment))
     run, changes = _resumed_run(arguments.resume, loaded, experiment) if arguments.resume else (None, [])
@@ -89,9 +93,12 @@ def _train(
         if is_first_process():
             print(f"{run.path} has finished already")
         return run, read_report(run).get("metrics", {})
-    opened = open_data(experiment)
-    plan = make_plan(experiment, count_samples(experiment, opened.sources))
-    data = describe_data(experiment, opened.sources)
+    with phase("data"):
+        opened = open_data(experiment)
+        samples = count_samples(experiment, opened.sources)
+        data = describe_data(experiment, opened.sources)
+    with phase("plan"):
+        plan = make_plan(experiment, samples)
     run = run or RunFolder.create(
         Path(experiment.output_dir) / experiment.name,
         config=loaded.resolved,
@@ -106,20 +113,20 @@ def _train(
     if is_first_process():
         print_plan(plan, run)
 
-    train = partial(_recorded, run, partial(body, experiment, run, opened))
+    train = partial(_recorded, run, clock, partial(body, experiment, run, opened))
     with forked_ranks(num_forked_ranks(experiment), _other_ranks(experiment, train)):
         metrics = train()
     return run, metrics
 
 
-def _recorded(run: RunFolder, train: Callable[[], Metrics]) -> Metrics:
+def _recorded(run: RunFolder, clock: PhaseClock, train: Callable[[], Metrics]) -> Metrics:
     """Train, and record the run's status.
 
     Raises:
         StoppedError: Instead of an expected failure.
     """
     try:
-        with run.recorded():
+        with run.recorded(), recorded_phases(run, clock):
             return train()
     except BaseException as error:
         if (known := failures.stopped(error, run)) is None:
@@ -199,10 +206,13 @@ def pretrain(arguments: argparse.Namespace) -> int:
     """
     from kelip_lightning.config.experiment import PretrainExperiment
 
-    loaded = _load(arguments, PretrainExperiment)
-    from kelip_lightning.training.stages import run_pretrain
+    with PhaseClock().active() as clock:
+        with phase("settings"):
+            loaded = _load(arguments, PretrainExperiment)
+        with phase("imports"):
+            from kelip_lightning.training.stages import run_pretrain
 
-    return _print_result(*_train(arguments, loaded, run_pretrain))
+        return _print_result(*_train(arguments, loaded, run_pretrain, clock))
 
 
 @verb(_add_arguments)
@@ -217,10 +227,13 @@ def mae(arguments: argparse.Namespace) -> int:
     """
     from kelip_lightning.config.experiment import MaskedPretrainExperiment
 
-    loaded = _load(arguments, MaskedPretrainExperiment)
-    from kelip_lightning.training.stages import run_masked_pretrain
+    with PhaseClock().active() as clock:
+        with phase("settings"):
+            loaded = _load(arguments, MaskedPretrainExperiment)
+        with phase("imports"):
+            from kelip_lightning.training.stages import run_masked_pretrain
 
-    run, metrics = _train(arguments, loaded, run_masked_pretrain)
+        run, metrics = _train(arguments, loaded, run_masked_pretrain, clock)
     if is_first_process():
         if (loss := metrics.get("train/loss")) is not None:
             print(f"last reconstruction loss {loss:.4f}")
@@ -242,10 +255,13 @@ def contrastive(arguments: argparse.Namespace) -> int:
     """
     from kelip_lightning.config.experiment import ContrastiveExperiment
 
-    loaded = _load(arguments, ContrastiveExperiment)
-    from kelip_lightning.training.stages import run_contrastive
+    with PhaseClock().active() as clock:
+        with phase("settings"):
+            loaded = _load(arguments, ContrastiveExperiment)
+        with phase("imports"):
+            from kelip_lightning.training.stages import run_contrastive
 
-    return _print_result(*_train(arguments, loaded, run_contrastive))
+        return _print_result(*_train(arguments, loaded, run_contrastive, clock))
 
 
 def _print_result(run: RunFolder, metrics: Metrics) -> int:

@@ -4,6 +4,7 @@ runs/NAME/
     config.yaml overrides.txt plan.yaml environment.json   the resolved experiment, derived values, code and hardware
     data.json tokenizer.json resumes.jsonl                 what the run began with, and each resumption
     status.json metrics.jsonl report.json items.parquet    state, every logged metric, the final evaluation
+    timing.json                                            where the time went, for each command
     analyses/                                              output of `kelip analyze`
     mae/  contrastive/                                     one `StageFolder` each, with TensorBoard events
         checkpoints/step=0000500/  non_finite/  bad_samples.jsonl
@@ -102,6 +103,8 @@ class RunFolder:
         """One line per resumption."""
         self.status = path / "status.json"
         """State of the run, and the process that wrote it."""
+        self.timing = path / "timing.json"
+        """Seconds of the phases of each command that trained the run."""
         self.metrics = path / "metrics.jsonl"
         """One line per log entry of every stage."""
         self.report = path / "report.json"

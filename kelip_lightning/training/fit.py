@@ -18,6 +18,7 @@ from kelip_lightning.models.kernels import fast_attention
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.planning.stage_plan import stages_of
 from kelip_lightning.runs.folder import StageFolder
+from kelip_lightning.runs.timing import phase
 
 
 def fit_stage(
@@ -32,6 +33,7 @@ def fit_stage(
     """
     state = stage.checkpoint.state if stage.checkpoint else None
     with (
+        phase("steps"),
         _tuned_kernels(trainer.strategy.root_device),
         signals,
         explain_lost_peer(trainer),

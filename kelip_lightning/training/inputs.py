@@ -17,6 +17,7 @@ from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.chance import chance_levels
 from kelip_lightning.planning.stage_plan import OpenedSources, open_stages, stages_of
 from kelip_lightning.runs.folder import RunFolder
+from kelip_lightning.runs.timing import phase
 from kelip_lightning.training.provenance import keep_tokenizer, kept_tokenizer, normalization_of
 
 _log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def build_image_data(
     )
 
 
+@phase("tokenizer")
 def build_image_text_data(
     experiment: ContrastiveExperiment, sources: Sequence[PairSource] | None = None, run: RunFolder | None = None
 ) -> ImageTextDataModule:

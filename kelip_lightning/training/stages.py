@@ -45,6 +45,7 @@ from kelip_lightning.runs.folder import RunFolder, StageFolder, write_whole
 from kelip_lightning.runs.items import write_items
 from kelip_lightning.runs.metrics_file import MetricsFileLogger
 from kelip_lightning.runs.model_card import model_card
+from kelip_lightning.runs.timing import phase
 from kelip_lightning.training.fit import disable_lightning_signals, fit_stage, stage_clock
 from kelip_lightning.training.inputs import OpenedData, build_image_data, build_image_text_data, shown_images
 from kelip_lightning.training.resume import open_stage
@@ -71,6 +72,7 @@ def run_pretrain(experiment: PretrainExperiment, run: RunFolder, opened: OpenedD
     return run_contrastive(contrastive, run, opened, data)
 
 
+@phase("mae")
 def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder, opened: OpenedData) -> dict[str, float]:
     """MAE pre-training; exports the encoder to `mae/image_encoder` and returns the last training metrics."""
     stage = open_stage(run, "mae", experiment.trainer)
@@ -96,6 +98,7 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder, op
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
+@phase("contrastive")
 def run_contrastive(
     experiment: ContrastiveExperiment, run: RunFolder, opened: OpenedData, data: ImageTextDataModule | None = None
 ) -> dict[str, float]:
@@ -150,6 +153,7 @@ def run_contrastive(
     return newest[1] if newest else {}
 
 
+@phase("model")
 def build_masked_pretrain_module(experiment: MaskedPretrainExperiment) -> MaskedPretrainModule:
     """The module of MAE pre-training; its weights depend on the seed alone."""
     pl.seed_everything(experiment.seed, verbose=False)
@@ -160,6 +164,7 @@ def build_masked_pretrain_module(experiment: MaskedPretrainExperiment) -> Masked
     return module
 
 
+@phase("model")
 def build_contrastive_module(experiment: ContrastiveExperiment, tokenizer: BilingualTokenizer) -> ContrastiveModule:
     """The module of contrastive training; its weights depend on the seed, and on the encoder it is initialised from."""
     pl.seed_everything(experiment.seed, verbose=False)

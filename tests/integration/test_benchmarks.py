@@ -50,3 +50,15 @@ def test_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert written["cost"]["same_outcomes"] is True
     assert min(written["cost"]["seconds"].values()) > 0
     assert "item by item: yes" in capsys.readouterr().out
+
+
+def test_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "run", "--smoke", "--output", str(tmp_path)]) == 0
+    written = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    phases = {one["name"]: one["seconds_of"] for one in written["phases"]}
+    assert {"interpreter", "imports", "data", "tokenizer"} <= phases.keys()
+    for name in ("model", "steps", "loader", "checkpoints", "export"):
+        assert min(phases[name]["mae"], phases[name]["contrastive"]) > 0, name
+    assert phases["evaluation"]["contrastive"] > 0
+    assert sum(one["seconds"] for one in written["phases"]) == pytest.approx(written["seconds"])
+    assert "evaluation" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """`kelip benchmark step` without measuring: options, defaults, tables, exit codes."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -167,3 +168,38 @@ def test_growth__prints_a_row_per_case_and_refuses_crops(
     assert {file.name for file in tmp_path.iterdir()} == {"growth.json", "growth.png"}
     assert main([*words, "--local-crops", "4"]) == 2
     assert "--local-crops has no effect with --growth" in capsys.readouterr().err
+
+
+def test_run__prints_the_phases_of_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"imports": 1.0, "mae/steps": 60.0, "contrastive/steps": 30.0, "contrastive/steps/evaluation": 9.0}
+    sessions = json.dumps({"sessions": [{"began": "x", "seconds": seconds}]})
+    (tmp_path / "timing.json").write_text(sessions, encoding="utf-8")
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["benchmark", "run", str(tmp_path), "--output", str(tmp_path / "out")]) == 0
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "steps" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")][:6] == [
+        "steps",
+        "–",
+        "60.00",
+        "30.00",
+        "90.00",
+        "90.0%",
+    ]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"run.json", "run.png"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give an experiment or a run folder, or --smoke"),
+        (["--smoke", "runs/x"], "give an experiment or a run folder, or --smoke"),
+        (["nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["nowhere"], "nowhere has no timing.json"),
+        (["nowhere", "seed=1"], "seed=1 has no effect on nowhere"),
+    ],
+)
+def test_run__one_sentence_for_each_mistake(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "run", *words]) == 2
+    assert message in capsys.readouterr().err

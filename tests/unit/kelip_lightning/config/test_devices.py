@@ -110,9 +110,7 @@ def devices_of(experiment: Any) -> list[int | str]:
         ("pretrain", PretrainExperiment, [4, 4]),
     ],
 )
-def test_with_devices__every_experiment(
-    machine: Machine, name: str, schema: type[Any], expected: list[int]
-) -> None:
+def test_with_devices__every_experiment(machine: Machine, name: str, schema: type[Any], expected: list[int]) -> None:
     machine(6)
     written = load_experiment(EMOJI / f"{name}.yaml", [], schema, on_this_machine=False).experiment
     before = devices_of(written)
