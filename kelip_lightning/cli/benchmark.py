@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kelip_lightning.cli.verb import add_overrides_argument, check_syntax, positive_count, verb
+from kelip_lightning.cli.verb import add_overrides_argument, positive_count, verb
 
 if TYPE_CHECKING:
     from kelip_lightning.benchmarks.step.setting import StepSetting
@@ -274,7 +274,6 @@ def _run(arguments: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory() as place:
             found = time_new_run(write_small_experiment(Path(place)), arguments.overrides, _print_progress)
     elif what.suffix in (".yaml", ".yml"):
-        check_syntax(what)
         found = time_new_run(what, arguments.overrides, _print_progress)
     elif arguments.overrides:
         raise ConfigError([f"{arguments.overrides[0]} has no effect on {what}, which has been trained; leave it out"])
