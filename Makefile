@@ -73,13 +73,19 @@ ablation-cross-lingual: $(VENV)/.base ## the study of Korean and English caption
 dashboard-screenshot: $(VENV)/.base ## screenshots of TensorBoard on runs/ with headless Chromium, into runs/dashboard/
 	$(BIN)/python -m tests.dashboard.screenshot --logdir runs --output runs/dashboard $(ARGS)
 
+BENCHMARKS := runs/benchmarks
+
+.PHONY: benchmark
+benchmark: $(VENV)/.test ## our training step beside open_clip's, into runs/benchmarks/ (ARGS="--threads 2")
+	$(BIN)/kelip benchmark step --output $(BENCHMARKS) $(ARGS)
+
 .PHONY: benchmark-data
 benchmark-data: $(VENV)/.test ## samples per second and core of the data path, compared with raw decoding and open_clip's loader
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.benchmarks.data $(ARGS)
 
 .PHONY: benchmark-evaluation
-benchmark-evaluation: $(VENV)/.test ## memory of an evaluation of 50,000 pictures and of 5,000 x 25,000 retrieval; one rank and two
-	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.benchmarks.evaluation $(ARGS)
+benchmark-evaluation: $(VENV)/.base ## memory of an evaluation of 50,000 pictures and of 5,000 x 25,000 retrieval; one rank and two
+	$(BIN)/kelip benchmark evaluation --output $(BENCHMARKS) $(ARGS)
 
 ##@ Development
 
@@ -97,7 +103,7 @@ gradient-certificate: $(VENV)/.test ## print the gradient error for every world 
 
 .PHONY: benchmark-loss
 benchmark-loss: $(VENV)/.base ## print memory and time of the loss, whole and in chunks
-	$(BIN)/python -m tests.benchmarks.loss $(ARGS)
+	$(BIN)/kelip benchmark loss --output $(BENCHMARKS) $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## check style, types, layers and code size; changes nothing

@@ -1,33 +1,57 @@
 """The LightningDataModule of MAE pre-training."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data_modules.config import ImageDataConfig
+from data_modules.faults import FaultReport
 from data_modules.images.config import MaskedImageConfig
 from data_modules.images.decoding import open_image
+from data_modules.images.transforms.crops import CropWriter, CutWriter, SampledCrops, write_crops
 from data_modules.images.transforms.masked_image import MaskedImage
-from data_modules.loading import Loaded, PairDataset, StageDataModule, build_loader, open_sources
+from data_modules.images.transforms.uncut import UncutWriter
+from data_modules.loading import PairDataset, StageDataModule, UncutBatchWriter, build_loader, open_sources
 from data_modules.order.mixture import build_order
-from data_modules.order.sampling import Draw, Order
+from data_modules.order.sampling import Order
 from data_modules.records import ImageBatch, PairRecord
 from data_modules.sources.rows import PairSource
 
 
-@dataclass(slots=True, kw_only=True)
-class ImageSample:
-    """One image with the noise of its mask."""
+class ImageBatchWriter:
+    """An `ImageBatch` that is being filled.
 
-    image: NDArray[np.uint8]
-    noise: NDArray[np.float32]
-    sample_id: int
-    sample_seed: int
+    Args:
+        transform: Samples the crops and the noise.
+        pixels: Receives the pixels of the crops.
+        max_image_pixels: Larger images are faults.
+        num_samples: Size of the batch.
+    """
+
+    def __init__(self, transform: MaskedImage, pixels: CropWriter, *, max_image_pixels: int, num_samples: int) -> None:
+        self._transform, self._pixels, self._max_image_pixels = transform, pixels, max_image_pixels
+        self._noise = np.empty((num_samples, transform.num_patches), dtype=np.float32)
+        self._sampled: dict[int, SampledCrops] = {}
+
+    def sample(self, place: int, record: PairRecord, generator: np.random.Generator, repairs: list[str]) -> None:
+        """One crop, then the noise of its mask."""
+        image = open_image(record.image, record.file_name, repairs, self._max_image_pixels)
+        self._sampled[place] = self._transform.sample(image, generator, self._noise[place])
+
+    def write(self, place: int) -> None:
+        """Decode the image, and cut its crop unless the device does."""
+        self._pixels.write(place, self._sampled.pop(place))
+
+    def finish(self, ids: Tensor, seeds: Tensor, faults: list[FaultReport]) -> ImageBatch:
+        """The batch."""
+        (crops,) = self._pixels.crops
+        noise = torch.from_numpy(self._noise)
+        return ImageBatch(images=crops[0], noise=noise, sample_ids=ids, sample_seeds=seeds, faults=faults)
 
 
 class ImageDataModule(StageDataModule):
@@ -52,7 +76,7 @@ class ImageDataModule(StageDataModule):
         max_steps: int,
         sources: Sequence[PairSource] | None = None,
     ) -> None:
-        super().__init__(seed=seed, max_steps=max_steps)
+        super().__init__(seed=seed, max_steps=max_steps, resize_on_device=config.resize_on_device)
         self.config = config
         self.sources = sources or open_sources(config.sources, config.order.shuffle_window, config.corrupt_samples)
         self._transform = MaskedImage(transform, num_patches)
@@ -63,28 +87,25 @@ class ImageDataModule(StageDataModule):
         return build_order(self.sources, config.sources, config.global_batch_size, self.seed, config.order)
 
     @cached_property
-    def dataset(self) -> PairDataset[ImageSample]:
-        return PairDataset(self.sources, self.make_sample, self.seed)
+    def dataset(self) -> PairDataset[ImageBatch]:
+        return PairDataset(self.sources, self.new_batch, self.seed)
 
     def train_dataloader(self) -> "DataLoader[ImageBatch]":
         """The remaining batches of this rank; the whole run is one Lightning epoch."""
-        return build_loader(self.dataset, self.build_sampler(self.order), self.collate, self.config.num_workers)
+        dataset: PairDataset[Any] = self.dataset
+        if self.cuts_on_device():
+            dataset = PairDataset(self.sources, self.new_uncut_batch, self.seed)
+        return build_loader(dataset, self.build_sampler(self.order), self.config.num_workers)
 
-    def make_sample(
-        self, draw: Draw, record: PairRecord, generator: np.random.Generator, repairs: list[str]
-    ) -> ImageSample:
-        """One crop and one mask from the sample's own stream."""
-        encoded = open_image(record.image, record.file_name, repairs, self.config.corrupt_samples.max_image_pixels)
-        image, noise = self._transform(encoded, generator)
-        return ImageSample(image=image, noise=noise, sample_id=draw.sample_id, sample_seed=draw.model_seed(self.seed))
+    def new_batch(self, num_samples: int) -> ImageBatchWriter:
+        """A batch without its samples."""
+        return self._writer(CutWriter(self._transform.distributions, num_samples, write_crops), num_samples)
 
-    @staticmethod
-    def collate(loaded: list[Loaded[ImageSample]]) -> ImageBatch:
-        samples = [one.sample for one in loaded]
-        return ImageBatch(
-            images=torch.from_numpy(np.stack([sample.image for sample in samples])),
-            noise=torch.from_numpy(np.stack([sample.noise for sample in samples])),
-            sample_ids=torch.tensor([sample.sample_id for sample in samples]),
-            sample_seeds=torch.tensor([sample.sample_seed for sample in samples]),
-            faults=[fault for one in loaded for fault in one.faults],
-        )
+    def new_uncut_batch(self, num_samples: int) -> UncutBatchWriter:
+        """A batch without its samples, whose crops the device will cut."""
+        pixels = UncutWriter(self._transform.distributions, num_samples)
+        return UncutBatchWriter(self._writer(pixels, num_samples), pixels, ("images",))
+
+    def _writer(self, pixels: CropWriter, num_samples: int) -> ImageBatchWriter:
+        limit = self.config.corrupt_samples.max_image_pixels
+        return ImageBatchWriter(self._transform, pixels, max_image_pixels=limit, num_samples=num_samples)

@@ -1,22 +1,25 @@
 """The LightningDataModule of contrastive training."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data_modules.config import ImageTextDataConfig
+from data_modules.config import ImageTextDataConfig, resize_problem
+from data_modules.faults import FaultReport
 from data_modules.images.config import MultiCropConfig
 from data_modules.images.decoding import open_image
+from data_modules.images.transforms.crops import CropWriter, CutWriter, SampledCrops
 from data_modules.images.transforms.multi_crop import MultiCrop
+from data_modules.images.transforms.uncut import UncutWriter
 from data_modules.languages import LANGUAGES
-from data_modules.loading import Loaded, PairDataset, StageDataModule, build_loader, open_sources
+from data_modules.loading import PairDataset, StageDataModule, UncutBatchWriter, build_loader, open_sources
 from data_modules.order.mixture import build_order
-from data_modules.order.sampling import Draw, Order
+from data_modules.order.sampling import Order
 from data_modules.records import ImageTextBatch, PairRecord
 from data_modules.sources.languages import apply_language_rule
 from data_modules.sources.rows import PairSource
@@ -26,23 +29,66 @@ from data_modules.text.normalization import NORMALIZATION
 from data_modules.text.tokenizer import BilingualTokenizer, build_tokenizer
 
 
-@dataclass(slots=True, kw_only=True)
-class PairSample:
-    """One pair before collation."""
-
-    global_crops: NDArray[np.uint8]
-    local_crops: NDArray[np.uint8]
-    views: NDArray[np.uint8]
-    caption: str
-    language: int
-    sample_id: int
-    sample_seed: int
-
-
 def training_texts(sources: Sequence[PairSource], max_pairs: int) -> Iterator[str]:
     """Training texts of a tokenizer: of every n-th row of each source, so that at most `max_pairs` pairs are read."""
     every = max(1, -(-sum(map(len, sources)) // max_pairs))
     return (text for source in sources for _, text in source.captions(every))
+
+
+class ImageTextBatchWriter:
+    """An `ImageTextBatch` that is being filled.
+
+    Args:
+        transform: Samples the crops.
+        pixels: Receives their pixels.
+        captions: Samples the captions.
+        tokenizer: Encodes the captions of the finished batch.
+        max_image_pixels: Larger images are faults.
+        num_samples: Size of the batch.
+    """
+
+    def __init__(
+        self,
+        transform: MultiCrop,
+        pixels: CropWriter,
+        captions: CaptionSampler,
+        tokenizer: BilingualTokenizer,
+        *,
+        max_image_pixels: int,
+        num_samples: int,
+    ) -> None:
+        self._transform, self._pixels, self._sample_caption = transform, pixels, captions
+        self._tokenizer, self._max_image_pixels = tokenizer, max_image_pixels
+        self._captions, self._languages = [""] * num_samples, [0] * num_samples
+        self._sampled: dict[int, SampledCrops] = {}
+
+    def sample(self, place: int, record: PairRecord, generator: np.random.Generator, repairs: list[str]) -> None:
+        """The caption first, then the crops."""
+        self._captions[place] = self._sample_caption(record, generator)
+        self._languages[place] = LANGUAGES.index(record.language)
+        image = open_image(record.image, record.file_name, repairs, self._max_image_pixels)
+        self._sampled[place] = self._transform.sample(image, generator)
+
+    def write(self, place: int) -> None:
+        """Decode the image, and cut its crops unless the device does."""
+        self._pixels.write(place, self._sampled.pop(place))
+
+    def finish(self, ids: Tensor, seeds: Tensor, faults: list[FaultReport]) -> ImageTextBatch:
+        """The batch; captions are tokenized together and padded to the longest."""
+        global_crops, local_crops, views = self._pixels.crops
+        tokens = self._tokenizer.encode(self._captions)
+        return ImageTextBatch(
+            global_crops=global_crops,
+            local_crops=local_crops,
+            views=views,
+            tokens=tokens,
+            token_counts=self._tokenizer.count_encoded(tokens),
+            languages=torch.tensor(self._languages),
+            captions=self._captions,
+            sample_ids=ids,
+            sample_seeds=seeds,
+            faults=faults,
+        )
 
 
 class ImageTextDataModule(StageDataModule):
@@ -69,14 +115,16 @@ class ImageTextDataModule(StageDataModule):
         sources: Sequence[PairSource] | None = None,
         normalization: int = NORMALIZATION,
     ) -> None:
-        super().__init__(seed=seed, max_steps=max_steps)
+        super().__init__(seed=seed, max_steps=max_steps, resize_on_device=config.resize_on_device)
+        if problem := resize_problem(config.resize_on_device, transform):
+            raise ValueError(problem)
         self.config = config
         opened = sources or open_sources(config.sources, config.order.shuffle_window, config.corrupt_samples)
         self.sources = apply_language_rule(opened, config.sources, config.languages)
         self.tokenizer: BilingualTokenizer = build_tokenizer(
             tokenizer, training_texts(self.sources, tokenizer.max_training_pairs), normalization
         )
-        self._crops = MultiCrop(transform)
+        self._transform = MultiCrop(transform)
         self._captions = CaptionSampler(config.captions)
 
     @cached_property
@@ -85,44 +133,32 @@ class ImageTextDataModule(StageDataModule):
         return build_order(self.sources, config.sources, config.global_batch_size, self.seed, config.order)
 
     @cached_property
-    def dataset(self) -> PairDataset[PairSample]:
-        return PairDataset(self.sources, self.make_sample, self.seed)
+    def dataset(self) -> PairDataset[ImageTextBatch]:
+        return PairDataset(self.sources, self.new_batch, self.seed)
 
     def train_dataloader(self) -> "DataLoader[ImageTextBatch]":
         """The remaining batches of this rank; the whole run is one Lightning epoch."""
-        return build_loader(self.dataset, self.build_sampler(self.order), self.collate, self.config.num_workers)
+        dataset: PairDataset[Any] = self.dataset
+        if self.cuts_on_device():
+            dataset = PairDataset(self.sources, self.new_uncut_batch, self.seed)
+        return build_loader(dataset, self.build_sampler(self.order), self.config.num_workers)
 
-    def make_sample(
-        self, draw: Draw, record: PairRecord, generator: np.random.Generator, repairs: list[str]
-    ) -> PairSample:
-        """Samples the caption first, then the crops, from the sample's own stream."""
-        caption = self._captions(record, generator)
-        encoded = open_image(record.image, record.file_name, repairs, self.config.corrupt_samples.max_image_pixels)
-        crops = self._crops(encoded, generator)
-        return PairSample(
-            global_crops=crops.global_crops,
-            local_crops=crops.local_crops,
-            views=crops.views,
-            caption=caption,
-            language=LANGUAGES.index(record.language),
-            sample_id=draw.sample_id,
-            sample_seed=draw.model_seed(self.seed),
-        )
+    def new_batch(self, num_samples: int) -> ImageTextBatchWriter:
+        """A batch without its samples."""
+        transform = self._transform
+        return self._writer(CutWriter(transform.distributions, num_samples, transform.write), num_samples)
 
-    def collate(self, loaded: list[Loaded[PairSample]]) -> ImageTextBatch:
-        """One batch; captions are tokenized together and padded to the longest."""
-        samples = [one.sample for one in loaded]
-        captions = [sample.caption for sample in samples]
-        tokens = self.tokenizer.encode(captions)
-        return ImageTextBatch(
-            global_crops=torch.from_numpy(np.stack([sample.global_crops for sample in samples], axis=1)),
-            local_crops=torch.from_numpy(np.stack([sample.local_crops for sample in samples], axis=1)),
-            tokens=tokens,
-            token_counts=self.tokenizer.count_encoded(tokens),
-            languages=torch.tensor([sample.language for sample in samples]),
-            sample_ids=torch.tensor([sample.sample_id for sample in samples]),
-            sample_seeds=torch.tensor([sample.sample_seed for sample in samples]),
-            captions=captions,
-            views=torch.from_numpy(np.stack([sample.views for sample in samples], axis=1)),
-            faults=[fault for one in loaded for fault in one.faults],
+    def new_uncut_batch(self, num_samples: int) -> UncutBatchWriter:
+        """A batch without its samples, whose crops the device will cut."""
+        pixels = UncutWriter(self._transform.distributions, num_samples)
+        return UncutBatchWriter(self._writer(pixels, num_samples), pixels, ("global_crops", "local_crops", "views"))
+
+    def _writer(self, pixels: CropWriter, num_samples: int) -> ImageTextBatchWriter:
+        return ImageTextBatchWriter(
+            self._transform,
+            pixels,
+            self._captions,
+            self.tokenizer,
+            max_image_pixels=self.config.corrupt_samples.max_image_pixels,
+            num_samples=num_samples,
         )

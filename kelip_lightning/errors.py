@@ -28,6 +28,10 @@ class ExportError(ValueError):
     """A model cannot be written in the format or to the folder given."""
 
 
+class BenchmarkError(Exception):
+    """A benchmark cannot run on this machine, or one of its processes died."""
+
+
 class StageInterrupted(Exception):  # noqa: N818 - the regular end of an interrupted stage, not an error
     """A stage was stopped by a signal, at the same step on every rank, after writing a checkpoint."""
 

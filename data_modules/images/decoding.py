@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from data_modules.faults import SampleFault
 from data_modules.images.config import MAX_IMAGE_PIXELS
@@ -68,6 +66,11 @@ class EncodedImage:
     """RGB or grey, 8 bits a channel, not rotated: can be decoded at a reduced size."""
     header: Image.Image | None = None
     """Opened by Pillow, not decoded; `None` if `plain_jpeg_size` read the size."""
+
+    def reduced_size(self, reduction: int) -> tuple[int, int]:
+        """Height and width of the pixels that `decode` gives at this reduction."""
+        divisor = reduction if self.is_plain_jpeg else 1
+        return -(-self.height // divisor), -(-self.width // divisor)
 
 
 def open_image(
@@ -172,23 +175,29 @@ def _repairs(header: Image.Image, orientation: int) -> list[str]:
     return [kind for kind, applies in checks.items() if applies]
 
 
-def decode(image: EncodedImage, background: tuple[int, int, int] = WHITE, reduction: int = 1) -> Image.Image | Tensor:
-    """The RGB pixels: a tensor for a plain JPEG, a Pillow image otherwise.
+def decode(
+    image: EncodedImage,
+    background: tuple[int, int, int] = WHITE,
+    reduction: int = 1,
+    memory: NDArray[np.uint8] | None = None,
+) -> Image.Image | NDArray[np.uint8]:
+    """The RGB pixels: an array for a plain JPEG, a Pillow image otherwise.
 
     Args:
         image: From `open_image`.
         background: Colour behind transparent pixels, 0-255 per channel.
         reduction: 1, 2, 4 or 8: sides of a plain JPEG are divided by it and rounded up; other images keep their size.
+        memory: Where an array may be put, uint8 (N,), as long as it or longer; `None`: in new memory.
 
     Returns:
-        uint8 (3, H, W), channels last in memory, or an image in mode RGB.
+        uint8 (H, W, 3), or an image in mode RGB.
 
     Raises:
         SampleFault: Damaged bytes (`image_undecodable`), or 32-bit values of unknown range (`image_range_unknown`).
     """
     try:
         if image.is_plain_jpeg:
-            return torch.from_numpy(_decode_jpeg(image, reduction)).permute(2, 0, 1)
+            return _decode_jpeg(image, reduction, memory)
         return flatten_image(image.header or _open_with_pillow(image.data), background)
     except (SampleFault, MemoryError):
         raise
@@ -201,9 +210,9 @@ def decode_image(data: bytes, background: tuple[int, int, int] = WHITE) -> Image
     return to_picture(decode(open_image(data), background))
 
 
-def to_picture(decoded: Image.Image | Tensor) -> Image.Image:
+def to_picture(decoded: Image.Image | NDArray[np.uint8]) -> Image.Image:
     """The result of `decode` as a Pillow image."""
-    return decoded if isinstance(decoded, Image.Image) else Image.fromarray(decoded.permute(1, 2, 0).numpy())
+    return decoded if isinstance(decoded, Image.Image) else Image.fromarray(decoded)
 
 
 def to_array(image: Image.Image) -> NDArray[np.uint8]:
@@ -211,11 +220,12 @@ def to_array(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
 
 
-def _decode_jpeg(image: EncodedImage, reduction: int) -> NDArray[np.uint8]:
+def _decode_jpeg(image: EncodedImage, reduction: int, memory: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     """The pixels, uint8 (H, W, 3), by simplejpeg where it is installed, else by Pillow; both use libjpeg-turbo."""
     if (decoder := _simplejpeg()) is not None:
         try:
-            return decoder(image.data, min_width=-(-image.width // reduction), min_height=-(-image.height // reduction))
+            height, width = image.reduced_size(reduction)
+            return decoder(image.data, min_height=height, min_width=width, buffer=memory)
         except ValueError:
             pass  # it also rejects damage that libjpeg repairs: Pillow decides
     header = image.header or _open_with_pillow(image.data)

@@ -50,6 +50,17 @@ class SingleLanguageOrder:
         language, turn = self._turn(step)
         return self.orders[language].batch(turn)
 
+    def batches(self, start: int, stop: int) -> Ids:
+        """The sample ids of global batches [start, stop), int64 (stop - start, global_batch_size)."""
+        turns = [self._turn(step) for step in range(start, stop)]
+        ids = np.empty((len(turns), self.global_batch_size), dtype=np.int64)
+        for language, order in enumerate(self.orders):
+            rows = [row for row, (of_row, _) in enumerate(turns) if of_row == language]
+            if rows:
+                first = turns[rows[0]][1]
+                ids[rows] = order.batches(first, first + len(rows))
+        return ids
+
     def language(self, step: int) -> str | None:
         return LANGUAGES[self._turn(step)[0]]
 

@@ -19,7 +19,7 @@ from data_modules.faults import FaultReport, SampleFault
 from data_modules.languages import LANGUAGES
 from data_modules.records import PairRecord
 from data_modules.sources.config import LanguageRule, SourceConfig, needs_language_marks
-from data_modules.sources.rows import EveryNth, Ids, PairSource, Rows, languages_of
+from data_modules.sources.rows import EveryNth, Ids, PairSource, Rows, languages_of, single_record
 
 Marks = Callable[[int, int], NDArray[Any]]
 """Rows [start, stop) -> index of each one's language in `LANGUAGES`, or any other number."""
@@ -154,27 +154,37 @@ class OneLanguageSource:
         return len(self._source)
 
     def __getitem__(self, index: int) -> PairRecord:
+        return single_record(self.records([index]))
+
+    def records(self, indices: Sequence[int]) -> list[PairRecord | SampleFault]:
+        found = [self._readable(*one) for one in zip(indices, self._source.records(indices), strict=True)]
+        switched = {place: other for place, other in enumerate(map(self._other_pair, indices, found)) if other >= 0}
+        if switched:
+            for place, record in zip(switched, self._source.records([*switched.values()]), strict=True):
+                found[place] = record
+        return found
+
+    def _readable(self, index: int, found: PairRecord | SampleFault) -> PairRecord | SampleFault:
+        """What was found at an index; for a fault, the first usable pair of the image, which gives its language too."""
+        if isinstance(found, SampleFault):
+            for other in self._pairs_of_image(index):
+                if other != index:
+                    with contextlib.suppress(SampleFault):
+                        return self._source[other]
+        return found
+
+    def _other_pair(self, index: int, found: PairRecord | SampleFault) -> int:
+        """The index of the pair in the image's language; -1 if the record found is that one, or there is none."""
+        if isinstance(found, SampleFault):
+            return -1
+        language = self._language_of(found)
+        if found.language == language or language not in self._languages:
+            return -1
+        return self._pairs_of_image(index)[self._languages.index(language)]
+
+    def _pairs_of_image(self, index: int) -> range:
         count = max(1, len(self._languages))
-        first = index - index % count
-        record = self._readable([index, *(one for one in range(first, first + count) if one != index)])
-        language = self._language_of(record)
-        if record.language == language or language not in self._languages:
-            return record
-        return self._source[first + self._languages.index(language)]
-
-    def _readable(self, indices: Sequence[int]) -> PairRecord:
-        """The first usable record of these pairs of one image; each of them gives the image's language.
-
-        Raises:
-            SampleFault: None is usable; the fault of the first.
-        """
-        try:
-            return self._source[indices[0]]
-        except SampleFault:
-            for index in indices[1:]:
-                with contextlib.suppress(SampleFault):
-                    return self._source[index]
-            raise
+        return range(index - index % count, index - index % count + count)
 
     def _language_of(self, record: PairRecord) -> str:
         if self._rule.name in LANGUAGES:

@@ -1,6 +1,6 @@
 """The interface of every source of pairs, and how one row of it, whatever its format, becomes records."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,6 +43,9 @@ class PairSource(Protocol):
             SampleFault: It cannot be used.
         """
 
+    def records(self, indices: Sequence[int]) -> list[PairRecord | SampleFault]:
+        """The pairs at these indices, in their order and read together; for one that cannot be used, its fault."""
+
     def rows_of(self, language: str) -> Rows:
         """The indices of the pairs in a language, one of `LANGUAGES`."""
 
@@ -51,6 +54,29 @@ class PairSource(Protocol):
 
     def opening_faults(self) -> list[FaultReport]:
         """Samples that were left out when the source was opened; they have no index."""
+
+
+def single_record(found: Sequence[PairRecord | SampleFault]) -> PairRecord:
+    """The record of a list of one.
+
+    Raises:
+        SampleFault: The list holds a fault instead.
+    """
+    (one,) = found
+    if isinstance(one, SampleFault):
+        raise one
+    return one
+
+
+def records_one_by_one(read: Callable[[int], PairRecord], indices: Iterable[int]) -> list[PairRecord | SampleFault]:
+    """`PairSource.records` of a source that reads one pair at a time."""
+    found: list[PairRecord | SampleFault] = []
+    for index in indices:
+        try:
+            found.append(read(index))
+        except SampleFault as fault:
+            found.append(fault)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,13 +59,14 @@ class NonFiniteGuard(pl.Callback):
         """Record the loss, without waiting for the device here."""
         self._losses.append(loss.detach())
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """Let the step pass, skip it, or stop.
 
         Raises:
             NonFiniteError: By policy, or because too many steps were skipped.
         """
-        norm = torch.nn.utils.get_total_norm(list(_gradients(trainer, pl_module)))
+        sharded = _zero_optimizer(trainer)
+        norm = pl_module.gradient_norm() if sharded is None else torch.nn.utils.get_total_norm(list(_own(sharded)))
         finite = torch.isfinite(torch.stack([*self._losses, norm])).all()
         if not self._vote.hold(trainer, ~finite):
             return
@@ -127,11 +128,7 @@ def _zero_optimizer(trainer: pl.Trainer) -> Any:
     return optimizer if hasattr(optimizer, "averaged_gradients") else None
 
 
-def _gradients(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Tensor]:
-    """The gradients that this rank's optimizer uses."""
-    sharded = _zero_optimizer(trainer)
-    if sharded is None:
-        yield from (parameter.grad for parameter in module.parameters() if parameter.grad is not None)
-        return
+def _own(sharded: Any) -> Iterator[Tensor]:
+    """The gradients that this rank's DeepSpeed optimizer uses."""
     for group in sharded.averaged_gradients.values():
         yield from (gradient for gradient in group or () if gradient is not None)

@@ -8,6 +8,7 @@ from typing import Any
 from kelip_lightning.cli import (
     ablate,
     analyze,
+    benchmark,
     compare,
     consolidate,
     data,
@@ -36,6 +37,7 @@ VERBS = (
     tokenizer.tokenizer,
     data.data,
     plan.plan,
+    benchmark.benchmark,
     show_config.show_config,
 )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from data_modules.errors import DataError
 from kelip_lightning.errors import (
+    BenchmarkError,
     CheckpointError,
     CheckpointWriteError,
     ConfigError,
@@ -64,6 +65,8 @@ def report(error: BaseException) -> int | None:
             # Lightning's launcher kills every process as soon as one that it started fails.
             return 0 if is_child_of_first_process() else error.exit_code
         return _print_failure(str(error), error.exit_code)
+    if isinstance(error, BenchmarkError):
+        return _print_failure(str(error), 1)
     if isinstance(error, Terminated):
         return _print_failure(str(error), REQUEUE)
     if isinstance(error, KeyboardInterrupt):

@@ -69,20 +69,21 @@ def pack_captions(lengths_B: Tensor, width: int, num_tokens: int | None = None) 
     )
 
 
-def attend(qkv_BLC: Tensor, num_heads: int) -> Tensor:
-    """Self-attention of every token to all tokens of its sequence, (B, L, H * d).
+def attend(qkv_BLC: Tensor, num_heads: int, num_queries: int | None = None) -> Tensor:
+    """Self-attention to all tokens of a sequence, of its first Q tokens, (B, Q, H * d).
 
     Args:
         qkv_BLC: Queries, keys and values of all heads, in this order, C = 3 * H * d.
         num_heads: H.
+        num_queries: Q; `None`: all tokens.
     """
     batch, length, channels = qkv_BLC.shape
-    width = channels // 3 // num_heads
+    width, num_queries = channels // 3 // num_heads, num_queries or length
     if _written_out(qkv_BLC):
-        mixed: Tensor = _SequenceAttention.apply(qkv_BLC, num_heads)
+        mixed: Tensor = _SequenceAttention.apply(qkv_BLC, num_heads, num_queries)
         return mixed
     query, key, value = qkv_BLC.view(batch, length, 3, num_heads, width).permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(query[:, :, :num_queries], key, value).transpose(1, 2).flatten(2)
 
 
 def attend_packed(
@@ -118,6 +119,26 @@ def attend_packed(
     return take_rows(attended.flatten(0, 2).unsqueeze(0), place).view_as(query_NC)
 
 
+def attend_at_ends(
+    query_BC: Tensor, key_NC: Tensor, value_NC: Tensor, num_heads: int, packing: CaptionPacking
+) -> Tensor:
+    """Attention of each caption's last token to all of its tokens, (B, H * d); arguments as of `attend_packed`."""
+    batch, length = packing.num_captions, packing.width
+    query, key, value = (one.view(len(one), num_heads, -1) for one in (query_BC, key_NC, value_NC))
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and (kernel := _varlen_kernel()):
+        starts = packing.starts.to(torch.int32)
+        of_queries = torch.arange(batch + 1, device=starts.device, dtype=torch.int32)
+        result: Tensor = kernel(query, key, value, of_queries, starts, 1, length, window_size=(-1, -1))
+        return result.flatten(1)
+    rows = packing.head_rows(num_heads).unsqueeze(0)
+    shape = batch, num_heads, length, query.shape[2]
+    key, value = (
+        put_rows(one.reshape(1, rows.shape[1], -1), rows, prod(shape[:3])).view(shape) for one in (key, value)
+    )
+    query = query.view(batch, num_heads, 1, -1)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=_is_token(packing)).flatten(1)
+
+
 def _is_token(packing: CaptionPacking) -> Tensor:
     """Whether a cell of the padded batch holds a token, bool (B, 1, 1, L)."""
     lengths_B1 = (packing.starts[1:] - packing.starts[:-1]).unsqueeze(1)
@@ -143,23 +164,25 @@ class _SequenceAttention(torch.autograd.Function):
     """`attend` on a CPU."""
 
     @staticmethod
-    def forward(ctx: Any, qkv_BLC: Tensor, num_heads: int) -> Tensor:
+    def forward(ctx: Any, qkv_BLC: Tensor, num_heads: int, num_queries: int) -> Tensor:
         batch, length, channels = qkv_BLC.shape
         heads = qkv_BLC.view(batch, length, 3, num_heads, channels // 3 // num_heads).permute(2, 0, 3, 1, 4)
         qkv = heads.flatten(1, 2) if heads.is_contiguous() else heads.contiguous().flatten(1, 2)
-        shares_GLL, mixed_GLd = _attention(qkv, None)
-        ctx.save_for_backward(qkv, shares_GLL)
+        shares_GQL, mixed_GQd = _attention(qkv[0][:, :num_queries], qkv[1], qkv[2], None)
+        ctx.save_for_backward(qkv, shares_GQL)
         ctx.num_heads = num_heads
-        return mixed_GLd.view(batch, num_heads, length, -1).transpose(1, 2).flatten(2)
+        return mixed_GQd.view(batch, num_heads, num_queries, -1).transpose(1, 2).flatten(2)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
-        qkv, shares_GLL = ctx.saved_tensors
-        batch, length, _ = upstream[0].shape
-        gradient_GLd = upstream[0].view(batch, length, ctx.num_heads, -1).transpose(1, 2).flatten(0, 1)
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        qkv, shares_GQL = ctx.saved_tensors
+        batch, num_queries, _ = upstream[0].shape
+        gradient_GQd = upstream[0].view(batch, num_queries, ctx.num_heads, -1).transpose(1, 2).flatten(0, 1)
         gradients = torch.empty_like(qkv)
-        _attention_backward(qkv, shares_GLL, gradient_GLd, gradients)
-        return gradients.unflatten(1, (batch, ctx.num_heads)).permute(1, 3, 0, 2, 4).flatten(2), None
+        gradients[0][:, num_queries:] = 0
+        inputs, outputs = ((one[0][:, :num_queries], one[1], one[2]) for one in (qkv, gradients))
+        _attention_backward(inputs, shares_GQL, gradient_GQd, outputs)
+        return gradients.unflatten(1, (batch, ctx.num_heads)).permute(1, 3, 0, 2, 4).flatten(2), None, None
 
 
 class _PackedAttention(torch.autograd.Function):
@@ -181,7 +204,7 @@ class _PackedAttention(torch.autograd.Function):
             heads.index_copy_(0, rows, values_NC.reshape(len(rows), -1))
         qkv = qkv.unflatten(1, (-1, length))
         mask = _causal_mask(length) if causal else _padding_mask(packing, num_heads)
-        shares_GLL, mixed_GLd = _attention(qkv, mask)
+        shares_GLL, mixed_GLd = _attention(qkv[0], qkv[1], qkv[2], mask)
         ctx.save_for_backward(qkv, shares_GLL, rows)
         return mixed_GLd.flatten(0, 1).index_select(0, rows).view_as(query_NC)
 
@@ -191,47 +214,51 @@ class _PackedAttention(torch.autograd.Function):
         gradient_Xd = torch.zeros_like(qkv[0]).flatten(0, 1)
         gradient_Xd.index_copy_(0, rows, upstream[0].reshape(len(rows), -1))
         gradients = torch.empty_like(qkv)
-        _attention_backward(qkv, shares_GLL, gradient_Xd.view_as(qkv[0]), gradients)
+        _attention_backward(tuple(qkv), shares_GLL, gradient_Xd.view_as(qkv[0]), tuple(gradients))
         packed = (one.flatten(0, 1).index_select(0, rows).view_as(upstream[0]) for one in gradients)
         return *packed, None, None, None
 
 
-def _attention(qkv: Tensor, mask_GLL: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The softmax of the scaled scores, (G, L, L), and the values that it mixes, (G, L, d).
+def _attention(query_GQd: Tensor, key_GLd: Tensor, value_GLd: Tensor, mask_GQL: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The softmax of the scaled scores, (G, Q, L), and the values that it mixes, (G, Q, d).
 
-    Scores have the dtype of the queries; their softmax is computed in float32.
+    Scores have the dtype of the queries; their softmax is computed in float32 or wider.
     """
-    query_GLd, key_GLd, value_GLd = qkv
-    scores_GLL = torch.bmm(query_GLd, key_GLd.transpose(1, 2))
-    scores = scores_GLL.float().mul_(query_GLd.shape[2] ** -0.5)
-    if mask_GLL is not None:
-        scores += mask_GLL
+    scores = _at_least_float32(torch.bmm(query_GQd, key_GLd.transpose(1, 2))).mul_(query_GQd.shape[2] ** -0.5)
+    if mask_GQL is not None:
+        scores += mask_GQL
     if scores.shape[2] <= _SHORT:
         scores.sub_(scores.amax(dim=2, keepdim=True)).exp_()
         scores.div_(scores.sum(dim=2, keepdim=True))
     else:
         scores = torch.softmax(scores, dim=2)
-    shares_GLL = scores.to(query_GLd.dtype)
-    return shares_GLL, torch.bmm(shares_GLL, value_GLd)
+    shares_GQL = scores.to(query_GQd.dtype)
+    return shares_GQL, torch.bmm(shares_GQL, value_GLd)
 
 
-def _attention_backward(qkv: Tensor, shares_GLL: Tensor, gradient_GLd: Tensor, gradients: Tensor) -> None:
-    """Write the gradients of queries, keys and values, (3, G, L, d), from that of the mixed values."""
-    query_GLd, key_GLd, value_GLd = qkv
-    torch.bmm(shares_GLL.transpose(1, 2), gradient_GLd, out=gradients[2])
-    of_scores_GLL = _softmax_backward(shares_GLL, torch.bmm(gradient_GLd, value_GLd.transpose(1, 2)))
-    of_scores_GLL.mul_(query_GLd.shape[2] ** -0.5)
-    torch.bmm(of_scores_GLL, key_GLd, out=gradients[0])
-    torch.bmm(of_scores_GLL.transpose(1, 2), query_GLd, out=gradients[1])
+def _attention_backward(
+    inputs: tuple[Tensor, ...], shares_GQL: Tensor, gradient_GQd: Tensor, gradients: tuple[Tensor, ...]
+) -> None:
+    """Write the gradients of queries, keys and values from that of the mixed values."""
+    query_GQd, key_GLd, value_GLd = inputs
+    torch.bmm(shares_GQL.transpose(1, 2), gradient_GQd, out=gradients[2])
+    of_scores_GQL = _softmax_backward(shares_GQL, torch.bmm(gradient_GQd, value_GLd.transpose(1, 2)))
+    of_scores_GQL.mul_(query_GQd.shape[2] ** -0.5)
+    gradients[0].copy_(torch.bmm(of_scores_GQL, key_GLd))
+    torch.bmm(of_scores_GQL.transpose(1, 2), query_GQd, out=gradients[1])
 
 
 def _softmax_backward(shares_GLL: Tensor, gradient_GLL: Tensor) -> Tensor:
-    """The gradient of the scores, s * (g - sum(s * g)), computed in float32."""
+    """The gradient of the scores, s * (g - sum(s * g)), computed in float32 or wider."""
     if shares_GLL.shape[2] > _SHORT:
         long: Tensor = torch.ops.aten._softmax_backward_data(gradient_GLL, shares_GLL, 2, shares_GLL.dtype)
         return long
-    shares, gradient = shares_GLL.float(), gradient_GLL.float().mul_(shares_GLL)
+    shares, gradient = _at_least_float32(shares_GLL), _at_least_float32(gradient_GLL).mul_(shares_GLL)
     return gradient.addcmul_(shares, gradient.sum(dim=2, keepdim=True), value=-1).to(shares_GLL.dtype)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _causal_mask(length: int) -> Tensor:

@@ -19,8 +19,8 @@ from kelip_lightning.models.config import TextEncoderConfig, TextPooling
 from kelip_lightning.models.patches import put_rows
 from kelip_lightning.models.text_encoder import TextTower, TokenSpec, caption_lengths, packed
 
-_PACKABLE = {"bert": 0, "electra": 0, "roberta": 1, "xlm-roberta": 1, "camembert": 1}
-"""Model types that take packed captions -> whether positions are counted from the padding id + 1 (RoBERTa)."""
+_PACKABLE = frozenset({"bert", "electra", "roberta", "xlm-roberta", "camembert"})
+"""Model types whose encoders take packed captions."""
 
 
 class HuggingFaceTextEncoder(TextTower):
@@ -54,7 +54,7 @@ class HuggingFaceTextEncoder(TextTower):
         # Attentions of models that torch's own cannot serve keep their masks.
         has_sdpa = model.config._attn_implementation == "sdpa"
         # Where the padding is the end token, its first occurrence belongs to the caption.
-        self._packs = has_sdpa and architecture.model_type in _PACKABLE and self.pad_id != self.eot_id
+        self._packs = has_sdpa and _is_packable(architecture) and self.pad_id != self.eot_id
         if has_sdpa:
             model.set_attn_implementation(_PACKED if self._packs else _ALWAYS_MASKED)
         self.model = _encoder_only(model)
@@ -94,10 +94,9 @@ class HuggingFaceTextEncoder(TextTower):
     def _packed_states(self, tokens_BT: Tensor, lengths_B: Tensor, num_tokens: int | None) -> Tensor:
         """The states of the tokens, and zeros for the padding, (B, T, D)."""
         ids_N, packing = packed(tokens_BT, lengths_B, num_tokens)
-        offset = _PACKABLE[self._architecture.model_type] * (self._architecture.pad_token_id + 1)
         states_1ND: Tensor = self.model(
             input_ids=ids_N.unsqueeze(0),
-            position_ids=(packing.positions_N + offset).unsqueeze(0),
+            position_ids=(packing.positions_N + _first_position(self._architecture)).unsqueeze(0),
             token_type_ids=torch.zeros_like(ids_N).unsqueeze(0),
             packing=packing,
         ).last_hidden_state
@@ -194,16 +193,25 @@ def _fit_vocabulary(config: TextEncoderConfig, architecture: PretrainedConfig, t
 
 
 def _check_context(architecture: PretrainedConfig, context_length: int) -> None:
-    longest = getattr(architecture, "max_position_embeddings", None)
-    # RoBERTa models count positions from the padding id.
-    offset = architecture.pad_token_id + 1 if "roberta" in architecture.model_type else 0
-    if longest is not None and context_length + offset > longest:
+    positions = getattr(architecture, "max_position_embeddings", None)
+    if positions is not None and context_length > (longest := positions - _first_position(architecture)):
         raise ConfigError(
             [
-                f"tokenizer.context_length = {context_length} is more than the {longest - offset} positions of "
-                f"text_encoder.hf_model; use at most {longest - offset}"
+                f"tokenizer.context_length = {context_length} is more than the {longest} positions of "
+                f"text_encoder.hf_model; use at most {longest}"
             ]
         )
+
+
+def _first_position(architecture: PretrainedConfig) -> int:
+    """The position of a caption's first token; RoBERTa models, CamemBERT among them, count from the padding id + 1."""
+    model_type = architecture.model_type
+    return int(architecture.pad_token_id) + 1 if "roberta" in model_type or model_type == "camembert" else 0
+
+
+def _is_packable(architecture: PretrainedConfig) -> bool:
+    """Whether the model takes packed captions; as a decoder its attention would be causal."""
+    return architecture.model_type in _PACKABLE and not architecture.is_decoder
 
 
 def _always_a_mask(*arguments: Any, **options: Any) -> Tensor | None:

@@ -85,23 +85,33 @@ class ImageEncoder(nn.Module):
             official=self.config.position_resampling is PositionResampling.official,
         )
 
-    def run_blocks(self, tokens_BLD: Tensor, seeds_B: Tensor | None = None) -> Tensor:
-        """Norms and all blocks on embedded tokens, (B, L, D); seeds as in `tokens`."""
+    def run_blocks(self, tokens_BLD: Tensor, seeds_B: Tensor | None = None, num_outputs: int | None = None) -> Tensor:
+        """Norms and all blocks on embedded tokens, (B, L, D).
+
+        Args:
+            tokens_BLD: From `embed`.
+            seeds_B: As of `tokens`.
+            num_outputs: The last block computes the first tokens only; `None`: all.
+        """
         tokens_BLD = normalize(self.vit.norm_pre, tokens_BLD)
         run = self._run_block
         if self.gradient_checkpointing and torch.is_grad_enabled():
             run = partial(checkpoint, self._run_block, use_reentrant=False, preserve_rng_state=False)
         for index, block in enumerate(self.vit.blocks):
-            tokens_BLD = run(block, index, tokens_BLD, seeds_B)
+            is_last = index + 1 == len(self.vit.blocks)
+            tokens_BLD = run(block, index, tokens_BLD, seeds_B, num_outputs if is_last else None)
         return normalize(self.vit.norm, tokens_BLD)
 
-    def _run_block(self, block: nn.Module, index: int, tokens_BLD: Tensor, seeds_B: Tensor | None) -> Tensor:
+    def _run_block(
+        self, block: nn.Module, index: int, tokens_BLD: Tensor, seeds_B: Tensor | None, num_outputs: int | None
+    ) -> Tensor:
         config = self.config
         path_rate = config.drop_path_rate * index / max(1, config.depth - 1)
         if seeds_B is None or not (path_rate or config.dropout_rate):
-            return run_block(block, tokens_BLD)
+            return run_block(block, tokens_BLD, num_outputs)
         assert is_plain(block), f"no dropout inside {type(block).__name__}"
-        return noisy_block(block, tokens_BLD, seeds_B, index, path_rate=path_rate, dropout_rate=config.dropout_rate)
+        rates = {"path_rate": path_rate, "dropout_rate": config.dropout_rate}
+        return noisy_block(block, tokens_BLD, seeds_B, index, num_outputs, **rates)
 
     def forward(self, images_BCHW: Tensor, seeds_B: Tensor | None = None) -> Tensor:
         """One feature per image, (B, D).
@@ -114,10 +124,9 @@ class ImageEncoder(nn.Module):
         keep_BK = None
         if seeds_B is not None and self.config.patch_drop_rate and images_BCHW.shape[-1] == self.config.image_size:
             keep_BK = keep_lowest(uniform(seeds_B, PATCHES, [self.config.num_patches]), self.config.patch_drop_rate)
-        tokens_BLD = self.tokens(images_BCHW, keep_BK, seeds_B)
         if self.config.pooling is Pooling.cls:
-            return tokens_BLD[:, 0]
-        return tokens_BLD[:, self.num_prefix_tokens :].mean(dim=1)
+            return self.run_blocks(self.embed(images_BCHW, keep_BK), seeds_B, num_outputs=1)[:, 0]
+        return self.tokens(images_BCHW, keep_BK, seeds_B)[:, self.num_prefix_tokens :].mean(dim=1)
 
 
 def build_vision_transformer(config: ImageEncoderConfig) -> VisionTransformer:

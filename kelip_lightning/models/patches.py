@@ -80,6 +80,10 @@ class _PutRows(torch.autograd.Function):
 
 
 def _gather(rows_BND: Tensor, index_BK: Tensor) -> Tensor:
+    batch, num_rows, width = rows_BND.shape
+    if rows_BND.is_contiguous():  # copies whole rows
+        starts_B1 = torch.arange(0, batch * num_rows, num_rows, device=index_BK.device).unsqueeze(1)
+        return rows_BND.view(-1, width).index_select(0, (index_BK + starts_B1).flatten()).view(*index_BK.shape, width)
     return rows_BND.gather(1, index_BK.unsqueeze(-1).expand(-1, -1, rows_BND.shape[-1]))
 
 

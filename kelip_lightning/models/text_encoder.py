@@ -3,7 +3,8 @@
 Shapes: B captions, T tokens of a padded caption, N tokens of all captions, D width, F hidden width of an MLP.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypedDict, Unpack
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from kelip_lightning.models.attention import CaptionPacking, attend_packed, pack_captions
-from kelip_lightning.models.blocks import compute_dtype, normalize, quick_gelu
+from kelip_lightning.models.attention import CaptionPacking, attend_at_ends, attend_packed, pack_captions
+from kelip_lightning.models.blocks import compute_dtype, normalize, quick_gelu_
 from kelip_lightning.models.config import Activation, TextEncoderConfig
 from kelip_lightning.models.patches import take_rows
 
@@ -69,12 +70,16 @@ class ClipAttention(nn.Module):
         self.num_heads = num_heads
         self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
 
-    def forward(self, tokens_ND: Tensor, packing: CaptionPacking) -> Tensor:
-        """The output, (N, D)."""
-        query_ND, key_ND, value_ND = self.q_proj(tokens_ND), self.k_proj(tokens_ND), self.v_proj(tokens_ND)
-        mixed_ND = attend_packed(query_ND, key_ND, value_ND, self.num_heads, packing, causal=True)
-        output_ND: Tensor = self.out_proj(mixed_ND)
-        return output_ND
+    def forward(self, tokens_ND: Tensor, packing: CaptionPacking, at_ends: bool) -> Tensor:
+        """The output, (N, D), or that of the last token of each caption, (B, D)."""
+        key_ND, value_ND = self.k_proj(tokens_ND), self.v_proj(tokens_ND)
+        if at_ends:
+            query_BD = self.q_proj(last_tokens(tokens_ND, packing))
+            mixed = attend_at_ends(query_BD, key_ND, value_ND, self.num_heads, packing)
+        else:
+            mixed = attend_packed(self.q_proj(tokens_ND), key_ND, value_ND, self.num_heads, packing, causal=True)
+        output: Tensor = self.out_proj(mixed)
+        return output
 
 
 class ClipMlp(nn.Module):
@@ -83,7 +88,7 @@ class ClipMlp(nn.Module):
     def __init__(self, width: int, hidden: int, activation: Activation) -> None:
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        self.activate = quick_gelu if activation is Activation.quick_gelu else F.gelu
+        self.activate = quick_gelu_ if activation is Activation.quick_gelu else F.gelu
 
     def forward(self, tokens_ND: Tensor) -> Tensor:
         """The output, (N, D)."""
@@ -102,11 +107,12 @@ class ClipLayer(nn.Module):
         self.mlp = ClipMlp(width, round(width * config.mlp_ratio), config.activation)
         self.layer_norm2 = nn.LayerNorm(width, eps=_EPS)
 
-    def forward(self, tokens_ND: Tensor, packing: CaptionPacking) -> Tensor:
-        """The output tokens, (N, D)."""
-        tokens_ND = tokens_ND + self.self_attn(normalize(self.layer_norm1, tokens_ND), packing)
-        output_ND: Tensor = tokens_ND + self.mlp(normalize(self.layer_norm2, tokens_ND))
-        return output_ND
+    def forward(self, tokens_ND: Tensor, packing: CaptionPacking, at_ends: bool = False) -> Tensor:
+        """The output tokens, (N, D), or the last one of each caption, (B, D)."""
+        change = self.self_attn(normalize(self.layer_norm1, tokens_ND), packing, at_ends)
+        tokens = (last_tokens(tokens_ND, packing) if at_ends else tokens_ND) + change
+        output: Tensor = tokens + self.mlp(normalize(self.layer_norm2, tokens))
+        return output
 
 
 class ClipEmbeddings(nn.Module):
@@ -152,14 +158,19 @@ class ClipTextTransformer(nn.Module):
             recompute: Whether blocks are recomputed in the backward pass.
         """
         tokens_ND = self.embeddings(ids_N, packing.positions_N)
-        for layer in self.encoder.layers:
+        layers = self.encoder.layers
+        for place, layer in enumerate(layers, start=1):
+            run: Callable[..., Tensor] = layer
             if recompute and torch.is_grad_enabled():
-                tokens_ND = checkpoint(layer, tokens_ND, packing, use_reentrant=False, preserve_rng_state=False)
-            else:
-                tokens_ND = layer(tokens_ND, packing)
-        # As unique rows, whose gradient is deterministic.
-        ends_BD = take_rows(tokens_ND.unsqueeze(0), packing.ends.unsqueeze(0))[0]
-        return normalize(self.final_layer_norm, ends_BD)
+                run = partial(checkpoint, layer, use_reentrant=False, preserve_rng_state=False)
+            tokens_ND = run(tokens_ND, packing, place == len(layers))
+        return normalize(self.final_layer_norm, tokens_ND)
+
+
+def last_tokens(tokens_ND: Tensor, packing: CaptionPacking) -> Tensor:
+    """The last token of each caption, (B, D)."""
+    # As unique rows, whose gradient is deterministic.
+    return take_rows(tokens_ND.unsqueeze(0), packing.ends.unsqueeze(0))[0]
 
 
 class TextEncoder(TextTower):

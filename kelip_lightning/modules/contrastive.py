@@ -18,6 +18,7 @@ from kelip_lightning.losses.contrastive import ContrastiveLoss, contrastive_loss
 from kelip_lightning.losses.self_supervised import byol_loss, nt_xent, target_momentum
 from kelip_lightning.models.dual_encoder import DualEncoder, PairFeatures
 from kelip_lightning.models.self_supervision import ByolBranch, SelfSupervisedBranch
+from kelip_lightning.models.text_encoder import caption_lengths
 from kelip_lightning.modules.stage import Ratios, StageModule
 from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 
@@ -97,7 +98,8 @@ class ContrastiveModule(StageModule):
                 "self_supervised_share": (weighted.detach(), total.detach()),
             }
         if self.logs_this_step:
-            self.log_ratios(_ratios_of(loss, features.logit_scale.detach(), batch.languages) | parts)
+            padding = _padding_shares(batch, self.model.text_encoder.eot_id)
+            self.log_ratios(_ratios_of(loss, features.logit_scale.detach(), batch.languages) | padding | parts)
         return total
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -174,6 +176,16 @@ def _chunks(counts: list[int], batch_size: int, number: int) -> list[list[int]]:
     """The counts of each chunk of a batch, as `Tensor.chunk` cuts it; empty lists if there are none."""
     size = -(-batch_size // number)
     return [counts[start : start + size] for start in range(0, batch_size, size)]
+
+
+def _padding_shares(batch: ImageTextBatch, eot_id: int) -> Ratios:
+    """The share of padding in the captions of each language, which the text encoder leaves out."""
+    padding_B = batch.tokens.shape[1] - caption_lengths(batch.tokens, eot_id)
+    own = {language: batch.languages == index for index, language in enumerate(LANGUAGES)}
+    return {
+        f"padding_share_{language}": ((padding_B * own_B).sum(), own_B.sum() * batch.tokens.shape[1])
+        for language, own_B in own.items()
+    }
 
 
 def _ratios_of(loss: ContrastiveLoss, logit_scale: Tensor, languages: Tensor) -> Ratios:

@@ -3,7 +3,7 @@
 Shapes: K matrices of one shape, M x N each.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -23,8 +23,8 @@ QUINTIC = (
 )
 """Coefficients of the five Newton-Schulz iterations, timm's preset of this name
 (https://leloykun.github.io/ponder/muon-opt-coeffs/)."""
-_SMALLEST_SIDE = 4
-"""Matrices with a shorter side are left to timm, which optimises them by AdamW."""
+_SMALLEST_SIDE, _LARGEST_RATIO = 4, 128
+"""timm optimises other matrices by AdamW: those with a shorter side, or a longer one that is more times as long."""
 
 
 class BatchedMuon(Muon):
@@ -34,8 +34,27 @@ class BatchedMuon(Muon):
     of a step of the emoji experiment. On CPUs every rank takes its share of each shape and the results are gathered;
     between GPUs that costs as much as it saves.
 
+    Args:
+        params: Parameters or groups; those of groups with `use_fallback` are left to timm.
+        lr: Learning rate; updates are scaled to the size of AdamW's, so that both use one.
+        betas: Decay of the moments of AdamW.
+        eps: Added to the root of AdamW's second moment, and the smallest norm of an update before it is orthogonalised.
+
     Reference: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
     """
+
+    def __init__(
+        self, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            nesterov=True,
+            ns_coefficients="quintic",
+            adjust_lr_fn="match_rms_adamw",
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -63,13 +82,14 @@ class BatchedMuon(Muon):
         """The step of the matrices of one group."""
         learning_rate, momentum = group["lr"], group["momentum"]
         moments = [self._moment_of(one) for one in matrices]
-        torch._foreach_mul_(matrices, 1 - learning_rate * group["weight_decay"])
+        # Not a product, whose factor would be rounded to bfloat16 on CPUs.
+        torch._foreach_add_(matrices, matrices, alpha=-learning_rate * group["weight_decay"])
         torch._foreach_lerp_(moments, gradients, 1 - momentum)
-        updates = torch._foreach_lerp(gradients, moments, momentum) if group["nesterov"] else moments
+        updates = torch._foreach_lerp(gradients, moments, momentum)
         for shape in sorted({one.shape for one in matrices}):
             alike = [place for place, one in enumerate(matrices) if one.shape == shape]
             orthogonal_KMN = _orthogonalized([updates[place] for place in alike], group)
-            scale = get_lr_scale(shape, group["adjust_lr_fn"]) if group["adjust_lr_fn"] else 1.0
+            scale = get_lr_scale(shape, group["adjust_lr_fn"])
             changes = list(orthogonal_KMN.to(matrices[0].dtype).unbind())
             torch._foreach_add_([matrices[place] for place in alike], changes, alpha=-learning_rate * scale)
 
@@ -82,7 +102,10 @@ class BatchedMuon(Muon):
 
 
 def _is_matrix(parameter: Tensor) -> bool:
-    return parameter.ndim == 2 and min(parameter.shape) >= _SMALLEST_SIDE
+    if parameter.ndim != 2:
+        return False
+    shorter, longer = sorted(parameter.shape)
+    return shorter >= _SMALLEST_SIDE and longer <= _LARGEST_RATIO * shorter
 
 
 def _orthogonalized(updates: list[Tensor], group: dict[str, Any]) -> Tensor:
@@ -102,11 +125,6 @@ def _orthogonalized(updates: list[Tensor], group: dict[str, Any]) -> Tensor:
 
 def _newton_schulz(updates_KMN: Tensor, group: dict[str, Any]) -> Tensor:
     orthogonal_KMN: Tensor = zeropower_via_newtonschulz(
-        updates_KMN,
-        group["ns_steps"],
-        list(QUINTIC),
-        eps=group["eps"],
-        safety_factor=group["safety_factor"],
-        scale_eps=group["scale_eps"],
+        updates_KMN, group["ns_steps"], list(QUINTIC), eps=group["eps"], safety_factor=group["safety_factor"]
     )
     return orthogonal_KMN

@@ -79,10 +79,7 @@ def build_optimizer(
     common: dict[str, Any] = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "eps": config.eps}
     optimizer: Optimizer
     if config.name is OptimizerName.muon:
-        # match_rms_adamw scales Muon's updates to AdamW's, so that both use one learning rate.
-        optimizer = BatchedMuon(
-            groups, **common, nesterov=True, ns_coefficients="quintic", adjust_lr_fn="match_rms_adamw"
-        )
+        optimizer = BatchedMuon(groups, **common)
     else:
         optimizer = AdamW(groups, **common, fused=True)
     # In the optimizer's step: under DeepSpeed its parameters are slices of float32 copies, from which weights are made.

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
-from kelip_lightning.models.config import MaskedAutoencoderVariant, SelfSupervisionMethod
+from kelip_lightning.models.config import MaskedAutoencoderVariant, Pooling, SelfSupervisionMethod
 from kelip_lightning.models.self_supervision import SelfSupervisedBranch
 from kelip_lightning.planning.stage_plan import Stage, build_on_meta, tokens_per_crop
 
@@ -52,6 +52,8 @@ class Pass:
     """Those of its patches that are not dropped."""
     trained: bool = True
     """Whether there is a backward pass, for which activations are kept."""
+    pooled: bool = False
+    """Whether the last block computes the token that is pooled alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,7 @@ def passes_of(stage: Stage) -> list[Pass]:
         width=text.width,
         hidden=round(text.width * text.mlp_ratio),
         depth=text.depth,
+        pooled=text.hf_model is None,
     )
     passes.append(caption)
     if stage.self_supervision.method is not SelfSupervisionMethod.none:
@@ -145,6 +148,7 @@ def _image_pass(stage: Stage, name: str, times: int, size: int, tokens: int) -> 
         depth=encoder.depth,
         input_values=CHANNELS * size * size,
         patch_values=(tokens - _class_tokens(stage)) * _patch_values(stage),
+        pooled=isinstance(stage, ContrastiveExperiment) and encoder.pooling is Pooling.cls,
     )
 
 
@@ -195,7 +199,8 @@ def _contrastive_flops(stage: ContrastiveExperiment) -> Iterator[PassFlops]:
             outer += sum(
                 _count(encoder.vit.patch_embed.proj, 1, one.tokens - _class_tokens(stage), _patch_values(stage))
             )
-            blocks = _count(encoder.run_blocks, 1, one.tokens, one.width)
+            run = partial(encoder.run_blocks, num_outputs=1 if one.pooled else None)
+            blocks = _count(run, 1, one.tokens, one.width)
         yield _pass_flops(one, blocks, outer)
 
 

@@ -222,9 +222,20 @@ def activation_bytes(passes: list[Pass], chunk_size: int, sizes: ElementSizes, *
     images = sum(one.times * one.patch_values * chunk_size for one in passes) * sizes.values
     trained = [(one, one.times * one.tokens * chunk_size) for one in passes if one.trained]
     if not checkpointing:
-        return images + sum(rows * block_bytes(one, sizes) * one.depth for one, rows in trained)
+        return images + sum(rows * _blocks_bytes(one, sizes) for one, rows in trained)
     inputs = sum(rows * one.width * one.depth for one, rows in trained) * sizes.residual
     return images + inputs + max(rows * block_bytes(one, sizes) for one, rows in trained)
+
+
+def _blocks_bytes(one: Pass, sizes: ElementSizes) -> int:
+    """Bytes that autograd saves in all blocks per token.
+
+    A last block that computes one pooled token saves of the others the input and output of the first norm, and the
+    projections.
+    """
+    if not one.pooled:
+        return one.depth * block_bytes(one, sizes)
+    return (one.depth - 1) * block_bytes(one, sizes) + one.width * (sizes.residual + 4 * sizes.values)
 
 
 def block_bytes(one: Pass, sizes: ElementSizes) -> int:

@@ -26,6 +26,7 @@ PACKAGES: tuple[str, ...] = (
     "safetensors",
     "tensorboard",
     "deepspeed",
+    "open_clip_torch",
 )
 """Packages whose versions are recorded, if installed."""
 

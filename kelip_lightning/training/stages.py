@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from data_modules.config_roles import Role
 from data_modules.image_text import ImageTextDataModule
+from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.callbacks.checkpointing import CheckpointCallback, ExportCallback
 from kelip_lightning.callbacks.data_health import DataHealthCallback
 from kelip_lightning.callbacks.evaluation import EvaluationCallback
@@ -39,6 +40,7 @@ from kelip_lightning.models.stored_config import check_image_encoder
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 from kelip_lightning.planning.stage_plan import Stage
+from kelip_lightning.planning.utilization import step_cost
 from kelip_lightning.runs.folder import RunFolder, StageFolder, write_whole
 from kelip_lightning.runs.items import write_items
 from kelip_lightning.runs.metrics_file import MetricsFileLogger
@@ -109,7 +111,7 @@ def run_contrastive(
     if experiment.init.image_encoder is not None:
         check_image_encoder(Path(experiment.init.image_encoder), experiment.image_encoder)
     data = data or build_image_text_data(experiment, opened.sources["contrastive"], run)
-    module = build_contrastive_module(experiment, data)
+    module = build_contrastive_module(experiment, data.tokenizer)
     vote = StepVote()
     evaluation = EvaluationCallback(
         opened.sets,
@@ -158,12 +160,10 @@ def build_masked_pretrain_module(experiment: MaskedPretrainExperiment) -> Masked
     return module
 
 
-def build_contrastive_module(experiment: ContrastiveExperiment, data: ImageTextDataModule) -> ContrastiveModule:
+def build_contrastive_module(experiment: ContrastiveExperiment, tokenizer: BilingualTokenizer) -> ContrastiveModule:
     """The module of contrastive training; its weights depend on the seed, and on the encoder it is initialised from."""
     pl.seed_everything(experiment.seed, verbose=False)
-    model = build_dual_encoder(
-        experiment.image_encoder, experiment.text_encoder, experiment.dual_encoder, data.tokenizer
-    )
+    model = build_dual_encoder(experiment.image_encoder, experiment.text_encoder, experiment.dual_encoder, tokenizer)
     if experiment.init.image_encoder is not None:
         loaded = load_image_encoder(model.image_encoder, Path(experiment.init.image_encoder))
         _log.info("image encoder from %s: %d tensors loaded", experiment.init.image_encoder, loaded)
@@ -171,7 +171,7 @@ def build_contrastive_module(experiment: ContrastiveExperiment, data: ImageTextD
     model.text_encoder.requires_grad_(not experiment.init.lock_text_encoder)
     module = ContrastiveModule(
         model,
-        data.tokenizer,
+        tokenizer,
         experiment.loss,
         experiment.optimizer,
         experiment.schedule,
@@ -198,7 +198,7 @@ def build_trainer(
     have questions.
     """
     config = experiment.trainer
-    vote, throughput = vote or StepVote(), ThroughputCallback()
+    vote, throughput = vote or StepVote(), ThroughputCallback(step_cost(experiment))
     checkpoint = CheckpointCallback(
         experiment.checkpoint, stage, signals=signals, clock=clock, evaluation=evaluation, vote=vote
     )

@@ -26,7 +26,14 @@ from data_modules.config import ImageTextDataConfig
 from data_modules.image_text import ImageTextDataModule
 from data_modules.images.config import MultiCropConfig
 from data_modules.images.decoding import WHITE, open_image
-from data_modules.images.transforms.crops import Crop, cut_crops
+from data_modules.images.transforms.crops import (
+    Crop,
+    CropDistribution,
+    SampledCrops,
+    empty_crops,
+    slots_by_image,
+    write_crops,
+)
 from data_modules.sources.config import SourceConfig
 from data_modules.text.config import TokenizerConfig
 from tests.benchmarks import seconds_of, single_threaded
@@ -103,11 +110,13 @@ def peer_batches(folder: Path, num_images: int, workers: int = 0) -> Iterator[An
 
 def bound(images: list[bytes]) -> Iterator[Any]:
     """Decode, cut and resize: one crop of each image, of the middle of the scales of `ONE_CROP`."""
+    (slots,) = slots_by_image(empty_crops([CropDistribution(1, ONE_CROP.image_size, 0.95, 0.95, 0.0)], 1))
+    stream = np.random.default_rng(0)
     for encoded in map(open_image, images):
         side = math.sqrt(0.95)
         left, top = (1 - side) / 2 * encoded.width, (1 - side) / 2 * encoded.height
         box = (left, top, encoded.width - left, encoded.height - top)
-        yield cut_crops(encoded, [Crop(box, ONE_CROP.image_size, flip=False)], WHITE)
+        yield write_crops(SampledCrops(encoded, [Crop(box, ONE_CROP.image_size, flip=False)], WHITE, 1, stream), slots)
 
 
 def rates(kinds: Mapping[str, Callable[[], Iterable[Any]]], number: int, repeats: int) -> dict[str, float]:

@@ -9,25 +9,29 @@ from numpy.typing import NDArray
 
 from data_modules.images.config import MaskedImageConfig
 from data_modules.images.decoding import EncodedImage
-from data_modules.images.transforms.crops import CropDistribution, Pixels, random_crops
+from data_modules.images.transforms.crops import (
+    CropDistribution,
+    SampledCrops,
+    sample_crops,
+)
 
 
 class MaskedImage:
-    """One random crop and one noise value per patch."""
+    """One random crop and one noise value per patch.
+
+    Attributes:
+        distributions: That of the crop.
+    """
 
     def __init__(self, config: MaskedImageConfig, num_patches: int) -> None:
-        self.config = config
-        self.num_patches = num_patches
+        self.config, self.num_patches = config, num_patches
+        self.distributions = (CropDistribution(1, config.image_size, config.scale_min, config.scale_max, config.flip),)
 
-    def __call__(
-        self, data: bytes | EncodedImage, generator: np.random.Generator
-    ) -> tuple[Pixels, NDArray[np.float32]]:
-        """The crop, uint8 (3, image_size, image_size), and the noise, float32 (num_patches,) in [0, 1).
+    def sample(self, image: EncodedImage, generator: np.random.Generator, noise: NDArray[np.float32]) -> SampledCrops:
+        """The crop of an image file, from the sample's random stream, and then its noise, uniform in [0, 1).
 
-        Raises:
-            SampleFault: The bytes cannot be decoded.
+        `noise`, float32 (num_patches,), receives the noise.
         """
-        config = self.config
-        crop = CropDistribution(1, config.image_size, config.scale_min, config.scale_max, config.flip)
-        (pixels,) = random_crops(data, [crop], config.background, generator)
-        return pixels, generator.random(self.num_patches, dtype=np.float32)
+        sampled = sample_crops(image, self.distributions, self.config.background, generator)
+        generator.random(dtype=np.float32, out=noise)
+        return sampled

@@ -10,18 +10,19 @@ from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from torch import Tensor
 
 from data_modules.images.config import NUM_BINS, StrongConfig
-from data_modules.images.transforms.crops import Pixels
 
 Operation = Callable[[Image.Image, float], Image.Image]
 
 
-def augment(pixels: Pixels, config: StrongConfig, generator: np.random.Generator) -> Pixels:
-    """Augment a crop, uint8 (3, S, S); without random draws if every augmentation is off."""
+def augment(crop: Tensor, config: StrongConfig, generator: np.random.Generator) -> None:
+    """Augment a crop, uint8 (3, S, S), in place; without random draws if every augmentation is off."""
     if config.is_off:
-        return pixels
-    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        return
+    pixels = crop.numpy().transpose(1, 2, 0)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
     if generator.uniform() < config.color_jitter:
         image = _jitter(image, config, generator)
     if generator.uniform() < config.grayscale:
@@ -31,7 +32,7 @@ def augment(pixels: Pixels, config: StrongConfig, generator: np.random.Generator
         image = image.filter(ImageFilter.GaussianBlur(radius))
     for _ in range(config.rand_augment_ops):
         image = rand_augment(image, config.rand_augment_magnitude, generator)
-    return np.asarray(image).transpose(2, 0, 1)
+    pixels[...] = np.asarray(image)
 
 
 def _jitter(image: Image.Image, config: StrongConfig, generator: np.random.Generator) -> Image.Image:

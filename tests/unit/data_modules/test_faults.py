@@ -56,7 +56,7 @@ def test_faulty_shard__each_sample_alone_gives_its_own_fault(tmp_path: Path) -> 
     data = _data(source, 1, 5)
     found: Counter[str] = Counter()
     for sample_id in range(len(data.sources[0])):
-        reports = data.dataset[Draw(0, sample_id)].faults
+        reports = data.dataset.load([Draw(0, sample_id)]).faults
         own = [report for report in reports if report.sample_id == sample_id]
         found.update(report.kind for report in own)
         for report in own:

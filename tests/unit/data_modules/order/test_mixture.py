@@ -108,6 +108,12 @@ def test_single_language_batches__take_turns_and_keep_each_epoch_exact() -> None
             assert len({one for ids in found[6 * epoch : 6 * epoch + 6] for one in ids}) == 30
 
 
+def test_single_language_batches__together_are_those_of_the_steps() -> None:
+    order = _order(batch=4, weights=(1.0, 0.5), single_language_batches=True)
+    assert order.batches(3, 60).tolist() == [order.batch(step).tolist() for step in range(3, 60)]
+    assert order.batches(5, 5).shape == (0, 4)
+
+
 def test_single_language_batches__turns_follow_the_sizes_evenly() -> None:
     order = _order(batch=4, weights=(1.0, 0.5), single_language_batches=True)
     turns = [order.language(step) == "ko" for step in range(500)]

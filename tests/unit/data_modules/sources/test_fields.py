@@ -62,9 +62,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ImageTextDataModule:
 
 def serve(source: PairSource, data: ImageTextDataModule) -> tuple[ImageTextBatch, list[FaultReport]]:
     """Every pair of a source in one batch; also reads all captions."""
-    dataset = PairDataset([source], data.make_sample, seed=1)
-    loaded = [dataset[Draw(0, sample_id)] for sample_id in range(len(source))]
-    batch = data.collate(loaded)
+    dataset = PairDataset([source], data.new_batch, seed=1)
+    batch = dataset.load([Draw(0, sample_id) for sample_id in range(len(source))])
     for report in batch.faults:
         assert report.key, report
         assert len(json.dumps(report._asdict(), ensure_ascii=False).encode()) < 10_000, "fits into bad_samples.jsonl"

@@ -46,6 +46,18 @@ BROKEN = [
     (["mae.transform.image_size=48"], "mae.transform.image_size = 48 must equal mae.image_encoder.image_size = 32"),
     (["contrastive.transform.local_size=20"], "must be a multiple of contrastive.image_encoder.patch_size = 16"),
     (["contrastive.transform.local_size=48"], "must not exceed contrastive.transform.image_size = 32"),
+    (
+        ["contrastive.data.resize_on_device=true", "contrastive.transform.strong.grayscale=0.2"],
+        "contrastive.data.resize_on_device = true leaves the crops to the device, and contrastive.transform.strong aug",
+    ),
+    (
+        [
+            "contrastive.data.resize_on_device=true",
+            "contrastive.self_supervision.method=simclr",
+            "contrastive.transform.views.num_views=2",
+        ],
+        "and contrastive.transform.views.strong augments their pixels on the CPU: set resize_on_device to false, or",
+    ),
     (["mae.masked_autoencoder.mask_ratio=0.9"], "must leave at least one patch visible and one masked"),
     (
         ["contrastive.data.captions={name: 0.5, keywords: 0.5, max_keywords: 9}"],
@@ -171,6 +183,13 @@ def test_rules__deepspeed_must_be_installed(experiments: Path, monkeypatch: pyte
 
 def _contrastive(folder: Path, overrides: list[str]) -> ContrastiveExperiment:
     return load_experiment(folder / "contrastive.yaml", overrides, ContrastiveExperiment).experiment
+
+
+def test_rules__the_device_resizes_crops_without_augmentation(experiments: Path) -> None:
+    overrides = ["data.resize_on_device=true", "contrastive.transform.views.strong.grayscale=0.5"]
+    experiment = load_experiment(experiments / "pretrain.yaml", overrides, PretrainExperiment).experiment
+    assert experiment.mae is not None
+    assert experiment.mae.data.resize_on_device and experiment.contrastive.data.resize_on_device
 
 
 def test_rules__simclr_may_use_deepspeed(experiments: Path) -> None:

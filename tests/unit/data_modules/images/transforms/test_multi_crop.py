@@ -4,22 +4,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from data_modules.errors import DataError
 from data_modules.images import decoding
 from data_modules.images.config import Background, MultiCropConfig, StrongConfig, ViewConfig
 from data_modules.images.decoding import decode_image
 from data_modules.images.transforms import crops as crops_of_files
-from data_modules.images.transforms.crops import crop_resized, sample_box
-from data_modules.images.transforms.multi_crop import ImageCrops, MultiCrop
+from data_modules.images.transforms.crops import sample_box
 from data_modules.images.transforms.strong import augment
+from tests.unit.data_modules.one_by_one import CropsOfOne, crop_of, cut
 
 JITTER = StrongConfig(color_jitter=1.0)
 
 
-def _cut(picture: bytes, seed: int = 0, **options: Any) -> ImageCrops:
+def _cut(picture: bytes, seed: int = 0, **options: Any) -> CropsOfOne:
     config = MultiCropConfig(**{"image_size": 32, "local_size": 16} | options)
-    return MultiCrop(config)(picture, np.random.default_rng(seed))
+    return cut(picture, config, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize(("num_global", "num_local"), [(3, 5), (2, 0)])
@@ -69,13 +70,15 @@ def test_multi_crop__boxes_of_the_stream_then_colours_of_the_views(picture: byte
     def crop(low: float, high: float, size: int) -> np.ndarray:
         box = sample_box(image.width, image.height, low, high, generator)
         generator.uniform()
-        return crop_resized(image, box, size)
+        return crop_of(torch.from_numpy(np.array(image)), box, size, flip=False)
 
     assert np.array_equal(found.global_crops, [crop(0.4, 1.0, 32), crop(0.4, 1.0, 32)])
     assert np.array_equal(found.local_crops, [crop(0.1, 0.4, 16)])
-    plain = [crop(0.08, 1.0, 32) for _ in range(2)]
+    plain = torch.from_numpy(np.stack([crop(0.08, 1.0, 32) for _ in range(2)]))
     colours = generator.spawn(2)[1]
-    assert np.array_equal(found.views, [augment(view, JITTER, colours) for view in plain])
+    for view in plain:
+        augment(view, JITTER, colours)
+    assert np.array_equal(found.views, plain)
 
 
 def test_views__one_decoding_for_all(picture: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,26 +1,25 @@
 """Memory and time of an evaluation on one rank and on two.
 
-`make benchmark-evaluation` writes pictures of 224 px into tar shards of CLIP_benchmark's layout, and prints
+Pictures of 224 px are written into tar shards of CLIP_benchmark's layout.
 
-- memory: the peak of each rank's memory with its loader process above that of the loaded model (what no file backs,
-  from Linux), for a classification set and for a retrieval set with five captions per picture;
-- time: of the same sets on one rank and on two, one thread and no loader process each, so that two ranks use twice
-  the processor; and whether every outcome of two ranks is that of one.
+- Memory: the peak of each rank's memory with its loader process above that of the loaded model (what no file backs,
+  from Linux), for a classification set and for a retrieval set with five captions per picture.
+- Time: of a classification set on one rank and on two, one thread and no loader process each, so that two ranks use
+  twice the processor; and whether every outcome of two ranks is that of one.
 """
 
-import argparse
 import io
-import json
 import os
+import sys
 import tarfile
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +35,11 @@ from data_modules.benchmarks.config import (
 )
 from data_modules.benchmarks.evaluation_sets import build_evaluation_sets
 from data_modules.benchmarks.image_stream import EvaluationTransform
+from data_modules.config_roles import at_least, check_ranges
+from kelip_lightning.benchmarks.processes import Progress, in_ranks
+from kelip_lightning.benchmarks.writing import write_benchmark
+from kelip_lightning.drawing.charts import ChartRow
+from kelip_lightning.errors import BenchmarkError
 from kelip_lightning.evaluation.embed import image_encode_function, text_encode_function
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.evaluation.suite import Evaluation, Streaming, evaluate_sets
@@ -43,51 +47,95 @@ from kelip_lightning.models.config import DualEncoderConfig, ImageEncoderConfig,
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.text_encoder import build_text_encoder
-from tests.distributed.launch import launch
 
 IMAGE_SIZE, EMBED_DIM, NUM_CLASSES, CAPTIONS = 224, 512, 100, 5
 DISTINCT = 200
 """Different pictures; every picture of a set is one of them."""
+NUM_SMALL = 64
+"""Pictures of the set that is evaluated before the measurement."""
 TOKENS = 24
+WORLDS = (1, 2)
+NO_LINUX = "the memory of processes is read from Linux's /proc, which this system does not have; use Linux"
 
 
-def main() -> None:
-    """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=50_000, help="of the classification set")
-    parser.add_argument("--queries", type=int, default=5_000, help="pictures of the retrieval set")
-    parser.add_argument("--timed", type=int, default=1_500, help="pictures of the timed classification set")
-    parser.add_argument("--width", type=int, default=64, help="width of the encoders of the memory measurement")
-    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        found = measure_all(Path(name), arguments.pictures, arguments.queries, arguments.timed, arguments.width)
-    if arguments.json:
-        print(json.dumps(found, indent=2))
-        return
-    for key, value in found.items():
-        print(f"{key:<60} {value if isinstance(value, bool) else f'{value:,.2f}'}")
+@dataclass(kw_only=True, slots=True)
+class EvaluationSetting:
+    """Sizes of the sets and of the models."""
+
+    pictures: int = field(default=50_000, metadata=at_least(NUM_CLASSES, "one of each class"))
+    """Of the classification set whose memory is measured."""
+    queries: int = field(default=5000, metadata=at_least(1))
+    """Pictures of the retrieval set, with five captions each, whose memory is measured."""
+    timed: int = field(default=1500, metadata=at_least(NUM_CLASSES, "one of each class"))
+    """Pictures of the classification set whose time is measured."""
+    width: int = field(default=64, metadata=at_least(4))
+    """Of the encoders of the memory measurement, a multiple of 4."""
+    timed_width: int = field(default=256, metadata=at_least(4))
+    """Of the image encoder of the time measurement, a multiple of 4."""
+    timed_depth: int = field(default=6, metadata=at_least(1))
+    """Its blocks."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
-def measure_all(folder: Path, pictures: int, queries: int, timed: int, width: int) -> dict[str, Any]:
-    """The printed numbers: MiB, seconds, ratios."""
-    for name, count in (("small", 64), ("classes", pictures), ("captions", queries), ("timed", timed)):
-        write_folder(folder / name, count, with_captions=name == "captions")
-    found: dict[str, Any] = {}
-    for name in ("classes", "captions"):
-        count = pictures if name == "classes" else queries
-        what = f"{count:,} pictures" + (f", {count * CAPTIONS:,} captions" if name == "captions" else "")
-        for world in (1, 2):
-            outcome = run(folder, name, world, width, depth=1, num_workers=1)
-            found[f"MiB above the model, {what}, {world} rank(s)"] = max(one["memory"] for one in outcome)
-    alone, both = (run(folder, "timed", world, width=256, depth=6, num_workers=0) for world in (1, 2))
-    found[f"seconds, {timed:,} pictures, 1 rank"] = alone[0]["seconds"]
-    found[f"seconds, {timed:,} pictures, 2 ranks"] = max(one["seconds"] for one in both)
-    found["ratio"] = max(one["seconds"] for one in both) / alone[0]["seconds"]
-    found["outcomes of two ranks equal those of one, item by item"] = all(
-        one["outcomes"] == alone[0]["outcomes"] for one in both
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankOutcome:
+    """What one rank has measured."""
+
+    seconds: float
+    mebibytes: float
+    """Peak above the model."""
+    outcomes: dict[str, int]
+    """Task -> a number that changes if any outcome does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationCost:
+    """What the evaluations take; keys are numbers of ranks."""
+
+    classification_mebibytes: dict[int, float]
+    """The largest peak of a rank."""
+    retrieval_mebibytes: dict[int, float]
+    seconds: dict[int, float]
+    """Of the slowest rank."""
+    same_outcomes: bool
+    """Whether every rank of two has the outcomes of one, item by item."""
+
+
+def run_evaluation_benchmark(setting: EvaluationSetting, progress: Progress) -> EvaluationCost:
+    """Write the sets, measure all evaluations.
+
+    Raises:
+        BenchmarkError: There is no /proc, or a process died.
+    """
+    if sys.platform != "linux":
+        raise BenchmarkError(NO_LINUX)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        sizes = {"small": NUM_SMALL, "classes": setting.pictures, "captions": setting.queries, "timed": setting.timed}
+        for name, count in sizes.items():
+            write_folder(folder / name, count, with_captions=name == "captions")
+        progress(f"written: {', '.join(f'{name} {count:,}' for name, count in sizes.items())} pictures")
+        peaks: dict[str, dict[int, float]] = {}
+        for name in ("classes", "captions"):
+            peaks[name] = {
+                world: max(one.mebibytes for one in evaluate_on(world, folder, name, setting.width, 1, num_workers=1))
+                for world in WORLDS
+            }
+            progress(
+                f"{name}: {', '.join(f'{peak:.0f} MiB on {world}' for world, peak in peaks[name].items())} rank(s)"
+            )
+        timed = {
+            world: evaluate_on(world, folder, "timed", setting.timed_width, setting.timed_depth, num_workers=0)
+            for world in WORLDS
+        }
+    return EvaluationCost(
+        classification_mebibytes=peaks["classes"],
+        retrieval_mebibytes=peaks["captions"],
+        seconds={world: max(one.seconds for one in ranks) for world, ranks in timed.items()},
+        same_outcomes=all(one.outcomes == timed[1][0].outcomes for one in timed[2]),
     )
-    return found
 
 
 def write_folder(folder: Path, count: int, *, with_captions: bool) -> None:
@@ -117,15 +165,14 @@ def write_folder(folder: Path, count: int, *, with_captions: bool) -> None:
     (folder / "zeroshot_classification_templates.txt").write_text("a photo of {c}.", encoding="utf-8")
 
 
-def run(folder: Path, name: str, world: int, width: int, depth: int, num_workers: int) -> list[dict[str, Any]]:
-    """What each rank measured."""
-    launch(_work, world, folder, name, width, depth, num_workers)
-    return [json.loads((folder / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(world)]
+def evaluate_on(world: int, folder: Path, name: str, width: int, depth: int, *, num_workers: int) -> list[RankOutcome]:
+    """What each rank has measured on the set `folder / name`."""
+    return in_ranks(world, measure_rank, folder, name, width, depth, num_workers)
 
 
-def _work(rank: int, world: int, folder: Path, name: str, width: int, depth: int, num_workers: int) -> None:
-    torch.set_num_threads(1)
-    if world > 1:
+def measure_rank(folder: Path, name: str, width: int, depth: int, num_workers: int) -> RankOutcome:
+    """One rank's part, in a process of its own, whose environment gives rank and world."""
+    if os.environ["WORLD_SIZE"] != "1":
         dist.init_process_group("gloo", timeout=timedelta(minutes=10))
     encoders, streaming = make_encoders(width, depth), Streaming(num_workers=num_workers)
     # The first evaluation loads tens of MiB of library code, whatever its size.
@@ -133,12 +180,8 @@ def _work(rank: int, world: int, folder: Path, name: str, width: int, depth: int
     before, start = private_memory(), time.perf_counter()
     with peak_memory() as peak:
         evaluation = evaluate_sets(build_evaluation_sets(config_of(folder / name)), encoders, streaming)
-    found = {
-        "seconds": time.perf_counter() - start,
-        "memory": peak[0] - before,
-        "outcomes": outcomes_of(evaluation),
-    }
-    (folder / f"rank{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    seconds = time.perf_counter() - start
+    return RankOutcome(seconds=seconds, mebibytes=peak[0] - before, outcomes=outcomes_of(evaluation))
 
 
 def config_of(folder: Path) -> EvaluationConfig:
@@ -219,5 +262,22 @@ def peak_memory() -> Iterator[list[float]]:
         thread.join()
 
 
-if __name__ == "__main__":
-    main()
+def write_evaluation_report(setting: EvaluationSetting, cost: EvaluationCost, folder: Path) -> list[Path]:
+    """Write evaluation.json and evaluation.png, the peaks; returns both."""
+    rows = [
+        ChartRow(label=f"{what}, {world} rank(s)", value=mebibytes, low=None, high=None)
+        for what, peaks in described_peaks(setting, cost).items()
+        for world, mebibytes in peaks.items()
+    ]
+    title = "Peak MiB of a rank and its loader process above the model"
+    content = {"setting": asdict(setting), "cost": asdict(cost)}
+    return write_benchmark(folder, "evaluation", content, rows, title)
+
+
+def described_peaks(setting: EvaluationSetting, cost: EvaluationCost) -> dict[str, dict[int, float]]:
+    """What was evaluated -> ranks -> MiB."""
+    captions = f"{setting.queries * CAPTIONS:,} captions"
+    return {
+        f"{setting.pictures:,} pictures": cost.classification_mebibytes,
+        f"{setting.queries:,} pictures, {captions}": cost.retrieval_mebibytes,
+    }
