@@ -144,7 +144,10 @@ def test_forked_ranks__a_child_that_fails_is_named_with_its_exit_code(
 
 def test_forked_ranks__a_child_that_hangs_is_killed(caplog: pytest.LogCaptureFixture) -> None:
     start = time.monotonic()
-    with caplog.at_level(logging.WARNING, logger=local_ranks.__name__), forked_ranks(2, others(lambda: time.sleep(600))):
+    with (
+        caplog.at_level(logging.WARNING, logger=local_ranks.__name__),
+        forked_ranks(2, others(lambda: time.sleep(600))),
+    ):
         pass
     assert 1.0 < time.monotonic() - start < 20
     assert [one.getMessage() for one in caplog.records] == ["rank 1 did not end within 1 s and is killed"]
