@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from data_modules import records
 from data_modules.faults import SampleFault
 from data_modules.images.decoding import open_image
+from data_modules.images.planes import encode_planes
 from data_modules.images.transforms import uncut
 from data_modules.images.transforms.crops import (
     Background,
@@ -118,6 +119,13 @@ def test_cut__crops_of_other_formats_are_those_of_the_cpu(file_format: str) -> N
     for dtype, largest in ((torch.float32, 1), (torch.float16, 2)):
         for found, expected in zip(*_both(_sampled(files), dtype), strict=True):
             assert _difference(found, expected) <= largest
+
+
+@DTYPES
+def test_cut__crops_of_planes_are_those_of_the_cpu_within_2(dtype: torch.dtype) -> None:
+    files = [encode_planes(Image.open(io.BytesIO(_file(100 + i, 80, i))).convert("YCbCr")) for i in range(4)]
+    for found, expected in zip(*_both(_sampled(files), dtype), strict=True):
+        assert _difference(found, expected) <= 2
 
 
 def test_cut__formats_sizes_and_flips_beside_each_other_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
