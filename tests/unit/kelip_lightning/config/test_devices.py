@@ -158,7 +158,7 @@ def test_with_devices__changes_nothing_else(machine: Machine) -> None:
     assert replace(found.contrastive.trainer, devices="auto") == written.contrastive.trainer
 
 
-def test_with_devices__an_experiment_without_stages(machine: Machine) -> None:
+def test_with_devices__an_experiment_without_stages() -> None:
     experiment = load_experiment(
         ROOT / "experiments/evaluation/paper.yaml", [], EvaluationExperiment, on_this_machine=False
     ).experiment
