@@ -37,6 +37,8 @@ KEYS = {
     "train/temperature",
     "train/contrastive_accuracy_ko",
     "train/contrastive_accuracy_en",
+    "train/padding_share_ko",
+    "train/padding_share_en",
     "train/gradient_norm",
     "train/learning_rate",
 }

@@ -89,8 +89,8 @@ def test_refuse_other_settings__names_what_differs(run: RunFolder) -> None:
     changes = refuse_other_settings(run, load(*allowed))
     assert changes == [
         "mae.data.num_workers: 1 -> 3",
-        "mae.trainer.devices: 1 -> 2",
-        "contrastive.trainer.devices: 1 -> 2",
+        "mae.trainer.devices: auto -> 2",
+        "contrastive.trainer.devices: auto -> 2",
         "contrastive.checkpoint.keep_last: 2 -> 5",
     ]
     also = [

@@ -59,7 +59,8 @@ def test_prepare_case__counts_as_the_plan_does(tiny_setting: Setting, lengths: C
     assert flops == [16 * planned] * len(batches)
     _, _, _, plain = prepare_case(cases["batch 4"], lengths, 0, 2)
     _, _, _, doubled = prepare_case(cases["depth x 2"], lengths, 0, 2)
-    assert all(1.8 < two / one < 2 for one, two in zip(plain, doubled, strict=True))
+    # The last block computes one token alone, so twice the depth is more than twice the blocks.
+    assert all(1.8 < two / one < 3 for one, two in zip(plain, doubled, strict=True))
 
 
 def test_make_image_batches__are_a_function_of_the_seed(tiny_setting: Setting) -> None:

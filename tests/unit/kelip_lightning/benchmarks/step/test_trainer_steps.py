@@ -49,5 +49,5 @@ def test_gradients_callback__keeps_loss_and_gradients_before_clipping(
     loss.backward()
     torch.testing.assert_close(kept.loss, loss.detach())
     for name, parameter in reference.named_parameters():
-        torch.testing.assert_close(kept.gradients[name], parameter.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(kept.gradients[name], parameter.grad, rtol=1e-4, atol=3e-5)
     assert torch.nn.utils.get_total_norm(list(kept.gradients.values())) > 1, "clipping would have changed them"
