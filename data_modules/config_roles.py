@@ -7,7 +7,7 @@ Loading, fingerprint, resuming, studies and docs/config.md read both from here. 
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
 from enum import Enum
 from typing import Any, Literal
 
@@ -70,11 +70,18 @@ class Range:
     notation: str
     """For a table: "≥ 1"."""
     contains: Callable[[float], bool]
+    word: str | None = None
+    """The one text that may stand in place of a number."""
 
 
-def at_least(low: float, reason: str = "") -> dict[str, Any]:
-    """Value >= low; the reason, if any, is shown in the message."""
-    return _range(f"at least {low}", f"≥ {low}", lambda value: value >= low, reason)
+def at_least(low: float, reason: str = "", *, word: str | None = None) -> dict[str, Any]:
+    """Value >= low, or the word, if there is one; the reason, if any, is shown in the message."""
+    found = _range(f"at least {low}", f"≥ {low}", lambda value: value >= low, reason)
+    if word is None:
+        return found
+    limits: Range = found[_RANGE]
+    rule, notation = f"{limits.rule}, or {word}", f"{limits.notation}, `{word}`"
+    return {_RANGE: replace(limits, rule=rule, notation=notation, word=word)}
 
 
 def above(low: float, reason: str = "") -> dict[str, Any]:
@@ -104,8 +111,10 @@ def range_of(field: "Field[Any]") -> Range | None:
 
 
 def range_problems(field: "Field[Any]", value: Any, key: str) -> Iterator[str]:
-    """`key = value must be RULE`, for each number that is not finite or out of its field's range."""
+    """`key = value must be RULE`, for each number that is not finite or out of its field's range, and other texts."""
     limits, optional = range_of(field), " or null" if "None" in str(field.type) else ""
+    if isinstance(value, str) and limits and limits.word and value != limits.word:
+        yield f"{key} = {value!r} must be a whole number of {limits.rule}"
     entries = {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {}
     for name, number in (entries or {key: value}).items():
         if isinstance(number, bool) or not isinstance(number, int | float):

@@ -1,53 +1,53 @@
 """The LightningDataModule of MAE pre-training."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data_modules.config_roles import PERFORMANCE, at_least, check_ranges
+from data_modules.config import ImageDataConfig
+from data_modules.faults import FaultReport
+from data_modules.images.config import MaskedImageConfig
 from data_modules.images.decoding import open_image
-from data_modules.images.transforms.masked_image import MaskedImage, MaskedImageConfig
-from data_modules.loading import CorruptSampleConfig, Loaded, PairDataset, StageDataModule, build_loader, open_sources
-from data_modules.order.mixture import OrderConfig, build_order, check_streams
-from data_modules.order.sampling import Draw, Order
+from data_modules.images.transforms.crops import SampledCrops, write_crops
+from data_modules.images.transforms.masked_image import MaskedImage
+from data_modules.loading import PairDataset, StageDataModule, build_loader, open_sources
+from data_modules.order.mixture import build_order
+from data_modules.order.sampling import Order
 from data_modules.records import ImageBatch, PairRecord
-from data_modules.sources.config import SourceConfig
 from data_modules.sources.rows import PairSource
 
 
-@dataclass(kw_only=True, slots=True)
-class ImageDataConfig:
-    """The images of MAE pre-training; captions are not read."""
+class ImageBatchWriter:
+    """An `ImageBatch` that is being filled.
 
-    sources: dict[str, SourceConfig]
-    """Name -> source; name one language in `captions`, so that each image comes once per epoch."""
-    global_batch_size: int = field(default=256, metadata=at_least(1))
-    """Images of one optimizer step over all devices and accumulation steps."""
-    num_workers: int = field(default=1, metadata=PERFORMANCE | at_least(0))
-    """`DataLoader` workers per device; the order of samples does not depend on it."""
-    order: OrderConfig = field(default_factory=OrderConfig)
-    """Mixture of sources and languages, and shuffling."""
-    corrupt_samples: CorruptSampleConfig = field(default_factory=CorruptSampleConfig)
-    """Handling of samples that cannot be used."""
+    Args:
+        transform: Cuts the images and samples the noise.
+        max_image_pixels: Larger images are faults.
+        num_samples: Size of the batch.
+    """
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        check_streams(self.sources, self.order)
+    def __init__(self, transform: MaskedImage, *, max_image_pixels: int, num_samples: int) -> None:
+        self._transform, self._max_image_pixels = transform, max_image_pixels
+        self._memory = transform.new_batch(num_samples)
+        self._sampled: dict[int, SampledCrops] = {}
 
+    def sample(self, place: int, record: PairRecord, generator: np.random.Generator, repairs: list[str]) -> None:
+        """One crop, then the noise of its mask."""
+        image = open_image(record.image, record.file_name, repairs, self._max_image_pixels)
+        self._sampled[place] = self._transform.sample(image, generator, self._memory.noise[place])
 
-@dataclass(slots=True, kw_only=True)
-class ImageSample:
-    """One image with the noise of its mask."""
+    def write(self, place: int) -> None:
+        """Decode the image and write its crop."""
+        write_crops(self._sampled.pop(place), self._memory.slots[place])
 
-    image: NDArray[np.uint8]
-    noise: NDArray[np.float32]
-    sample_id: int
-    sample_seed: int
+    def finish(self, ids: Tensor, seeds: Tensor, faults: list[FaultReport]) -> ImageBatch:
+        """The batch."""
+        noise = torch.from_numpy(self._memory.noise)
+        return ImageBatch(images=self._memory.images, noise=noise, sample_ids=ids, sample_seeds=seeds, faults=faults)
 
 
 class ImageDataModule(StageDataModule):
@@ -83,28 +83,14 @@ class ImageDataModule(StageDataModule):
         return build_order(self.sources, config.sources, config.global_batch_size, self.seed, config.order)
 
     @cached_property
-    def dataset(self) -> PairDataset[ImageSample]:
-        return PairDataset(self.sources, self.make_sample, self.seed)
+    def dataset(self) -> PairDataset[ImageBatch]:
+        return PairDataset(self.sources, self.new_batch, self.seed)
 
     def train_dataloader(self) -> "DataLoader[ImageBatch]":
         """The remaining batches of this rank; the whole run is one Lightning epoch."""
-        return build_loader(self.dataset, self.build_sampler(self.order), self.collate, self.config.num_workers)
+        return build_loader(self.dataset, self.build_sampler(self.order), self.config.num_workers)
 
-    def make_sample(
-        self, draw: Draw, record: PairRecord, generator: np.random.Generator, repairs: list[str]
-    ) -> ImageSample:
-        """One crop and one mask from the sample's own stream."""
-        encoded = open_image(record.image, record.file_name, repairs, self.config.corrupt_samples.max_image_pixels)
-        image, noise = self._transform(encoded, generator)
-        return ImageSample(image=image, noise=noise, sample_id=draw.sample_id, sample_seed=draw.model_seed(self.seed))
-
-    @staticmethod
-    def collate(loaded: list[Loaded[ImageSample]]) -> ImageBatch:
-        samples = [one.sample for one in loaded]
-        return ImageBatch(
-            images=torch.from_numpy(np.stack([sample.image for sample in samples])),
-            noise=torch.from_numpy(np.stack([sample.noise for sample in samples])),
-            sample_ids=torch.tensor([sample.sample_id for sample in samples]),
-            sample_seeds=torch.tensor([sample.sample_seed for sample in samples]),
-            faults=[fault for one in loaded for fault in one.faults],
-        )
+    def new_batch(self, num_samples: int) -> ImageBatchWriter:
+        """A batch without its samples."""
+        limit = self.config.corrupt_samples.max_image_pixels
+        return ImageBatchWriter(self._transform, max_image_pixels=limit, num_samples=num_samples)

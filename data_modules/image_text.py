@@ -1,72 +1,90 @@
 """The LightningDataModule of contrastive training."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data_modules.config_roles import PERFORMANCE, at_least, check_ranges
+from data_modules.config import ImageTextDataConfig
+from data_modules.faults import FaultReport
+from data_modules.images.config import MultiCropConfig
 from data_modules.images.decoding import open_image
-from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig
-from data_modules.loading import CorruptSampleConfig, Loaded, PairDataset, StageDataModule, build_loader, open_sources
-from data_modules.order.mixture import OrderConfig, build_order, check_streams
-from data_modules.order.sampling import Draw, Order
-from data_modules.records import LANGUAGES, ImageTextBatch, PairRecord
-from data_modules.sources.config import SourceConfig
-from data_modules.sources.languages import LanguageRule, apply_language_rule, check_rule
+from data_modules.images.transforms.crops import SampledCrops
+from data_modules.images.transforms.multi_crop import MultiCrop
+from data_modules.languages import LANGUAGES
+from data_modules.loading import PairDataset, StageDataModule, build_loader, open_sources
+from data_modules.order.mixture import build_order
+from data_modules.order.sampling import Order
+from data_modules.records import ImageTextBatch, PairRecord
+from data_modules.sources.languages import apply_language_rule
 from data_modules.sources.rows import PairSource
-from data_modules.text.captions import CaptionConfig, CaptionSampler
+from data_modules.text.captions import CaptionSampler
+from data_modules.text.config import TokenizerConfig
 from data_modules.text.normalization import NORMALIZATION
-from data_modules.text.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
-
-
-@dataclass(kw_only=True, slots=True)
-class ImageTextDataConfig:
-    """The pair set of contrastive training."""
-
-    sources: dict[str, SourceConfig]
-    """Name -> source; the pair set is their weighted mixture."""
-    captions: CaptionConfig = field(default_factory=CaptionConfig)
-    """Sampling of captions."""
-    languages: LanguageRule = LanguageRule.both
-    """Language of a pair: both (every image with all its captions), by_image, by_concept, by_design (a hash of its key,
-    concept or design assigns one language), ko or en (one language only)."""
-    global_batch_size: int = field(default=128, metadata=at_least(1))
-    """Pairs of one optimizer step over all devices and accumulation steps."""
-    num_workers: int = field(default=1, metadata=PERFORMANCE | at_least(0))
-    """`DataLoader` workers per device; the order of samples does not depend on it."""
-    order: OrderConfig = field(default_factory=OrderConfig)
-    """Mixture of sources and languages, and shuffling."""
-    corrupt_samples: CorruptSampleConfig = field(default_factory=CorruptSampleConfig)
-    """Handling of samples that cannot be used."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        check_streams(self.sources, self.order)
-        check_rule(self.sources, self.languages)
-
-
-@dataclass(slots=True, kw_only=True)
-class PairSample:
-    """One pair before collation."""
-
-    global_crops: NDArray[np.uint8]
-    local_crops: NDArray[np.uint8]
-    views: NDArray[np.uint8]
-    caption: str
-    language: int
-    sample_id: int
-    sample_seed: int
+from data_modules.text.tokenizer import BilingualTokenizer, build_tokenizer
 
 
 def training_texts(sources: Sequence[PairSource], max_pairs: int) -> Iterator[str]:
     """Training texts of a tokenizer: of every n-th row of each source, so that at most `max_pairs` pairs are read."""
     every = max(1, -(-sum(map(len, sources)) // max_pairs))
     return (text for source in sources for _, text in source.captions(every))
+
+
+class ImageTextBatchWriter:
+    """An `ImageTextBatch` that is being filled.
+
+    Args:
+        crops: Cuts the images.
+        captions: Samples the captions.
+        tokenizer: Encodes the captions of the finished batch.
+        max_image_pixels: Larger images are faults.
+        num_samples: Size of the batch.
+    """
+
+    def __init__(
+        self,
+        crops: MultiCrop,
+        captions: CaptionSampler,
+        tokenizer: BilingualTokenizer,
+        *,
+        max_image_pixels: int,
+        num_samples: int,
+    ) -> None:
+        self._crops, self._sample_caption, self._tokenizer = crops, captions, tokenizer
+        self._max_image_pixels = max_image_pixels
+        self._pixels = crops.new_batch(num_samples)
+        self._captions, self._languages = [""] * num_samples, [0] * num_samples
+        self._sampled: dict[int, SampledCrops] = {}
+
+    def sample(self, place: int, record: PairRecord, generator: np.random.Generator, repairs: list[str]) -> None:
+        """The caption first, then the crops."""
+        self._captions[place] = self._sample_caption(record, generator)
+        self._languages[place] = LANGUAGES.index(record.language)
+        image = open_image(record.image, record.file_name, repairs, self._max_image_pixels)
+        self._sampled[place] = self._crops.sample(image, generator)
+
+    def write(self, place: int) -> None:
+        """Decode the image and write its crops."""
+        self._crops.write(self._sampled.pop(place), self._pixels.slots[place])
+
+    def finish(self, ids: Tensor, seeds: Tensor, faults: list[FaultReport]) -> ImageTextBatch:
+        """The batch; captions are tokenized together and padded to the longest."""
+        tokens = self._tokenizer.encode(self._captions)
+        return ImageTextBatch(
+            global_crops=self._pixels.global_crops,
+            local_crops=self._pixels.local_crops,
+            views=self._pixels.views,
+            tokens=tokens,
+            token_counts=self._tokenizer.count_encoded(tokens),
+            languages=torch.tensor(self._languages),
+            captions=self._captions,
+            sample_ids=ids,
+            sample_seeds=seeds,
+            faults=faults,
+        )
 
 
 class ImageTextDataModule(StageDataModule):
@@ -109,42 +127,19 @@ class ImageTextDataModule(StageDataModule):
         return build_order(self.sources, config.sources, config.global_batch_size, self.seed, config.order)
 
     @cached_property
-    def dataset(self) -> PairDataset[PairSample]:
-        return PairDataset(self.sources, self.make_sample, self.seed)
+    def dataset(self) -> PairDataset[ImageTextBatch]:
+        return PairDataset(self.sources, self.new_batch, self.seed)
 
     def train_dataloader(self) -> "DataLoader[ImageTextBatch]":
         """The remaining batches of this rank; the whole run is one Lightning epoch."""
-        return build_loader(self.dataset, self.build_sampler(self.order), self.collate, self.config.num_workers)
+        return build_loader(self.dataset, self.build_sampler(self.order), self.config.num_workers)
 
-    def make_sample(
-        self, draw: Draw, record: PairRecord, generator: np.random.Generator, repairs: list[str]
-    ) -> PairSample:
-        """Samples the caption first, then the crops, from the sample's own stream."""
-        caption = self._captions(record, generator)
-        encoded = open_image(record.image, record.file_name, repairs, self.config.corrupt_samples.max_image_pixels)
-        crops = self._crops(encoded, generator)
-        return PairSample(
-            global_crops=crops.global_crops,
-            local_crops=crops.local_crops,
-            views=crops.views,
-            caption=caption,
-            language=LANGUAGES.index(record.language),
-            sample_id=draw.sample_id,
-            sample_seed=draw.model_seed(self.seed),
-        )
-
-    def collate(self, loaded: list[Loaded[PairSample]]) -> ImageTextBatch:
-        """One batch; captions are tokenized together and padded to the longest."""
-        samples = [one.sample for one in loaded]
-        captions = [sample.caption for sample in samples]
-        return ImageTextBatch(
-            global_crops=torch.from_numpy(np.stack([sample.global_crops for sample in samples], axis=1)),
-            local_crops=torch.from_numpy(np.stack([sample.local_crops for sample in samples], axis=1)),
-            tokens=self.tokenizer.encode(captions),
-            languages=torch.tensor([sample.language for sample in samples]),
-            sample_ids=torch.tensor([sample.sample_id for sample in samples]),
-            sample_seeds=torch.tensor([sample.sample_seed for sample in samples]),
-            captions=captions,
-            views=torch.from_numpy(np.stack([sample.views for sample in samples], axis=1)),
-            faults=[fault for one in loaded for fault in one.faults],
+    def new_batch(self, num_samples: int) -> ImageTextBatchWriter:
+        """A batch without its samples."""
+        return ImageTextBatchWriter(
+            self._crops,
+            self._captions,
+            self.tokenizer,
+            max_image_pixels=self.config.corrupt_samples.max_image_pixels,
+            num_samples=num_samples,
         )

@@ -1,44 +1,34 @@
 """`DataLoader` construction for both stages; corrupt samples are counted and replaced deterministically."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from data_modules.config_roles import PERFORMANCE, at_least, between, check_ranges
+from data_modules.config import CorruptSampleConfig
 from data_modules.errors import DataError
 from data_modules.faults import SKIPPED, FaultReport, SampleFault, printable, sample_errors
-from data_modules.images.decoding import MAX_IMAGE_PIXELS
 from data_modules.loader import SignalSafeDataLoader, build_fixed_loader
 from data_modules.order.sampling import Draw, Order, RankBatchSampler
+from data_modules.order.streams import model_seeds, sample_generators
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
 from data_modules.sources.rows import PairSource
 
-Sample = TypeVar("Sample")
 Batch = TypeVar("Batch")
+Batch_co = TypeVar("Batch_co", covariant=True)
 
 MAX_REPLACEMENTS = 24
 """Replacements tried for a corrupt sample; the last one is 2^23 places behind it, beyond any bad shard."""
-
-
-@dataclass(kw_only=True, slots=True)
-class CorruptSampleConfig:
-    """Handling of samples that cannot be used."""
-
-    max_share: float = field(default=0.01, metadata=PERFORMANCE | between(0, 1))
-    """Fraction of skipped samples, in [0, 1], above which the run stops; checked from 10 / max_share samples on."""
-    max_image_pixels: int = field(default=MAX_IMAGE_PIXELS, metadata=at_least(1))
-    """Larger images are skipped before they are decoded."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
+_SAMPLES_AT_A_TIME = 64
+"""Samples whose records are read together, and whose encoded images are in memory together."""
 
 
 def open_sources(
@@ -73,85 +63,192 @@ def _check_opening(source: PairSource, max_share: float) -> None:
         )
 
 
+class BatchWriter(Protocol[Batch_co]):
+    """A batch that is being filled, sample by sample, in its own memory.
+
+    A sample is made in two parts, each of which is run for many samples in turn: what is short runs several times
+    faster when it does not alternate with decoding, which takes up the processor's caches.
+    """
+
+    def sample(self, place: int, record: PairRecord, generator: np.random.Generator, repairs: list[str]) -> None:
+        """Make the random choices of the sample at this place, from its stream, and read the header of its image.
+
+        `repairs` receives the kinds of `faults.REPAIRED` that are applied. After a fault in either part, another record
+        is given for the same place.
+
+        Raises:
+            SampleFault: The record cannot be used.
+        """
+
+    def write(self, place: int) -> None:
+        """Decode the image of the sample at this place and write its pixels.
+
+        Raises:
+            SampleFault: The record cannot be used.
+        """
+
+    def finish(self, ids: Tensor, seeds: Tensor, faults: list[FaultReport]) -> Batch_co:
+        """The batch, when every place is filled, with these `sample_ids`, `sample_seeds` and `faults`."""
+
+
 @dataclass(slots=True)
-class Loaded(Generic[Sample]):
-    """A sample with the faults found while loading it."""
+class _Attempt:
+    """A record for a place of a batch, and what became of it."""
 
-    sample: Sample
-    faults: list[FaultReport]
+    place: int
+    draw: Draw
+    source: PairSource
+    index: int
+    """Of the record in its source."""
+    found: PairRecord | SampleFault
+    generator: np.random.Generator
+    repairs: list[str] = field(default_factory=list)
+    fault: SampleFault | None = None
+
+    def sample(self, batch: BatchWriter[Any]) -> None:
+        """The first part of making the sample."""
+        if isinstance(self.found, SampleFault):
+            self.fault = self.found
+            return
+        try:
+            with sample_errors(self.found.key):
+                batch.sample(self.place, self.found, self.generator, self.repairs)
+        except SampleFault as fault:
+            self.fault = fault
+
+    def write(self, batch: BatchWriter[Any]) -> None:
+        """The second part, unless the first found a fault."""
+        if self.fault is not None or isinstance(self.found, SampleFault):
+            return
+        try:
+            with sample_errors(self.found.key):
+                batch.write(self.place)
+        except SampleFault as fault:
+            self.fault = fault
+
+    def reports(self) -> list[FaultReport]:
+        """The fault, or else the repairs."""
+        if self.fault is not None:
+            return [self._report(self.fault.kind, self.fault.key, self.fault.detail)]
+        assert isinstance(self.found, PairRecord)
+        return [self._report(kind, self.found.key, "repaired") for kind in (*self.repairs, *self.found.repairs)]
+
+    def _report(self, kind: str, key: str, detail: str) -> FaultReport:
+        draw = self.draw
+        return FaultReport(kind, self.source.name, printable(key), draw.sample_id, draw.step, printable(detail))
 
 
-MakeSample = Callable[[Draw, PairRecord, np.random.Generator, list[str]], Sample]
-"""(draw, record, its random stream, list for repairs) -> sample; raises SampleFault."""
-
-
-class PairDataset(Dataset[Loaded[Sample]], Generic[Sample]):
-    """All sources behind one id space; an item is a draw turned into a sample by `make_sample`.
+class PairDataset(Dataset[Batch], Generic[Batch]):
+    """All sources behind one id space; a list of draws becomes a batch.
 
     A corrupt sample is replaced by the one 1, then 3, 6, 11, 20, ... (2^n + n) places behind it in its source (modulo
     its length), of the same language if the batch has a single one. The replacement has the random stream of its own
     id, so it looks the same in every run.
+
+    Args:
+        sources: In the order of their ids.
+        new_batch: Number of samples -> an empty batch.
+        seed: The run's seed.
     """
 
-    def __init__(self, sources: Sequence[PairSource], make_sample: MakeSample[Sample], seed: int) -> None:
+    def __init__(
+        self, sources: Sequence[PairSource], new_batch: Callable[[int], BatchWriter[Batch]], seed: int
+    ) -> None:
         self.sources = list(sources)
         self.seed = seed
-        self._make_sample = make_sample
+        self._new_batch = new_batch
         self._ends = np.cumsum([len(source) for source in self.sources])
 
-    def locate(self, sample_id: int) -> tuple[int, int]:
-        """Number of the source with this id, and the sample's index in it."""
-        source = int(np.searchsorted(self._ends, sample_id, side="right"))
-        return source, sample_id - (int(self._ends[source - 1]) if source else 0)
+    def locate(self, sample_ids: Sequence[int]) -> list[tuple[int, int]]:
+        """Number of the source with each id, and the sample's index in it."""
+        ids = np.array(sample_ids, dtype=np.int64)
+        numbers = np.searchsorted(self._ends, ids, side="right")
+        indices = ids - np.append(0, self._ends)[numbers]
+        return list(zip(numbers.tolist(), indices.tolist(), strict=True))
 
-    def __getitem__(self, draw: Draw) -> Loaded[Sample]:
-        """The sample of a draw, or of its replacement.
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
+        """What a `DataLoader` calls with the draws of a whole batch."""
+        return self.load(draws)
+
+    def load(self, draws: Sequence[Draw]) -> Batch:
+        """The batch of these draws, or of their replacements.
 
         Raises:
-            DataError: No replacement can be used either.
+            DataError: No replacement of a sample can be used either.
         """
-        number, index = self.locate(draw.sample_id)
-        source = self.sources[number]
-        faults: list[FaultReport] = []
-        for attempt in range(MAX_REPLACEMENTS + 1):
-            distance = (1 << (attempt - 1)) + attempt - 1 if attempt else 0
-            place = (index + distance) % len(source)
-            tried = Draw(draw.step, draw.sample_id - index + place, draw.language)
-            repairs: list[str] = []
-            try:
-                record = source[place]
-                if attempt and draw.language not in (None, record.language):
-                    continue
-                with sample_errors(record.key):
-                    sample = self._make_sample(tried, record, tried.generator(self.seed), repairs)
-            except SampleFault as fault:
-                key, detail = printable(fault.key), printable(fault.detail)
-                faults.append(FaultReport(fault.kind, source.name, key, tried.sample_id, tried.step, detail))
-                continue
-            repairs += record.repairs
-            key = printable(record.key)
-            faults += [FaultReport(kind, source.name, key, tried.sample_id, tried.step, "repaired") for kind in repairs]
-            return Loaded(sample, faults)
+        batch, used, faults = self._new_batch(len(draws)), list[Draw](), list[FaultReport]()
+        for first in range(0, len(draws), _SAMPLES_AT_A_TIME):
+            attempts = self._attempts(draws[first : first + _SAMPLES_AT_A_TIME], first)
+            for attempt in attempts:
+                attempt.sample(batch)
+            for attempt in attempts:
+                attempt.write(batch)
+                draw, found = self._completed(batch, attempt)
+                used.append(draw)
+                faults += found
+        ids = torch.tensor([draw.sample_id for draw in used])
+        return batch.finish(ids, torch.from_numpy(model_seeds(self.seed, used)), faults)
+
+    def _attempts(self, draws: Sequence[Draw], first_place: int) -> list[_Attempt]:
+        """The records of these draws, those of one source read together, with their streams."""
+        located = self.locate([draw.sample_id for draw in draws])
+        found: dict[int, PairRecord | SampleFault] = {}
+        for number in sorted({number for number, _ in located}):
+            places = [place for place, (source, _) in enumerate(located) if source == number]
+            records = self.sources[number].records([located[place][1] for place in places])
+            found.update(zip(places, records, strict=True))
+        generators = sample_generators(self.seed, draws)
+        return [
+            _Attempt(first_place + place, draw, self.sources[number], index, found[place], generator)
+            for place, (draw, (number, index), generator) in enumerate(zip(draws, located, generators, strict=True))
+        ]
+
+    def _completed(self, batch: BatchWriter[Batch], attempt: _Attempt) -> tuple[Draw, list[FaultReport]]:
+        """The draw that fills the place of an attempt, its own or a replacement, and all faults and repairs until then.
+
+        Raises:
+            DataError: No replacement can be used.
+        """
+        faults = attempt.reports()
+        if attempt.fault is None:
+            return attempt.draw, faults
+        for replacement in self._replacements(attempt):
+            replacement.sample(batch)
+            replacement.write(batch)
+            faults += replacement.reports()
+            if replacement.fault is None:
+                return replacement.draw, faults
         last = faults[-1]
         raise DataError(
-            f"source '{source.name}': sample {draw.sample_id} and {MAX_REPLACEMENTS} others cannot be used, the last "
-            f"one ({last.key}) because of {last.kind} ({last.detail}); fix or leave out the source"
+            f"source '{last.source}': sample {attempt.draw.sample_id} and {MAX_REPLACEMENTS} others cannot be used, "
+            f"the last one ({last.key}) because of {last.kind} ({last.detail}); fix or leave out the source"
         )
 
+    def _replacements(self, attempt: _Attempt) -> Iterator[_Attempt]:
+        """The samples that replace one, in their order, those of another language left out."""
+        place, draw, source, index = attempt.place, attempt.draw, attempt.source, attempt.index
+        for number in range(MAX_REPLACEMENTS):
+            other = (index + (1 << number) + number) % len(source)
+            (found,) = source.records([other])
+            if isinstance(found, SampleFault) or draw.language in (None, found.language):
+                replacement = Draw(draw.step, draw.sample_id - index + other, draw.language)
+                (generator,) = sample_generators(self.seed, [replacement])
+                yield _Attempt(place, replacement, source, other, found, generator)
 
-def build_loader(
-    dataset: PairDataset[Sample],
-    sampler: RankBatchSampler,
-    collate: Callable[[list[Loaded[Sample]]], Batch],
-    num_workers: int,
-) -> SignalSafeDataLoader:
+
+def build_loader(dataset: PairDataset[Batch], sampler: RankBatchSampler, num_workers: int) -> SignalSafeDataLoader:
     """A loader that serves the sampler's batches in order, for any number of workers.
 
     A worker that dies or hangs ends the run with an error. Workers ignore stop signals and end with this process.
     """
     return build_fixed_loader(
-        dataset, sampler, collate, num_workers, prefetch_factor=4, pin_memory=torch.cuda.is_available()
+        dataset, sampler, _whole, num_workers, prefetch_factor=4, pin_memory=torch.cuda.is_available()
     )
+
+
+def _whole(batch: Batch) -> Batch:
+    """The collation of a dataset that makes whole batches."""
+    return batch
 
 
 class StageDataModule(pl.LightningDataModule):

@@ -6,8 +6,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import fsspec
-
 from data_modules.errors import DataError
 
 PACKAGE_PREFIX = "package:"
@@ -84,6 +82,8 @@ def resolve_shards(patterns: Sequence[str]) -> list[str]:
 
 
 def _glob_url(pattern: str) -> list[str]:
+    import fsspec  # here, as checking an experiment's local files should not wait for it
+
     try:
         filesystem, path = fsspec.core.url_to_fs(pattern)
         return [filesystem.unstrip_protocol(match) for match in filesystem.glob(path)]

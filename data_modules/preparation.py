@@ -22,7 +22,8 @@ from data_modules.errors import DataError
 from data_modules.faults import SampleFault, sample_errors
 from data_modules.image_text import ImageTextDataModule
 from data_modules.images.decoding import MAX_REDUCTION, decode, open_image, to_picture
-from data_modules.records import LANGUAGES, PairRecord
+from data_modules.languages import LANGUAGES
+from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
 from data_modules.sources.rows import PairSource, pairs_per_row

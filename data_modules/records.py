@@ -3,16 +3,15 @@
 Shapes: B pairs of one device, V views (crops of one size), C/H/W image, T text tokens, P patches.
 """
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from data_modules.faults import FaultReport
-
-LANGUAGES: tuple[str, ...] = ("ko", "en")
-"""Language codes; a language's position here is its index in `ImageTextBatch.languages`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +45,7 @@ class Batch:
     sample_ids: Tensor
     """int64 (B,), id of each sample."""
     sample_seeds: Tensor
-    """int64 (B,), each in [0, 2**63): seeds of what the model samples per item; see `sampling.Draw.model_seed`."""
+    """int64 (B,), each in [0, 2**63): seeds of what the model samples per item; see `streams.model_seeds`."""
     faults: list[FaultReport] = field(default_factory=list)
     """Skipped and repaired samples."""
 
@@ -81,5 +80,17 @@ class ImageTextBatch(Batch):
     """int64 (B,), index into `LANGUAGES`."""
     captions: list[str]
     """The sampled captions, for logs."""
+    token_counts: list[int] = field(default_factory=list)
+    """Tokens of each caption, start and end included, which the host knows without reading the device; empty: not
+    counted."""
     views: Tensor = field(default_factory=lambda: torch.empty(0, 0, 3, 0, 0, dtype=torch.uint8))
     """uint8 (V'', B, 3, H, W), V'' = 2 strongly augmented crops for a self-supervised loss, or 0."""
+
+
+def empty_pixels(*shape: int) -> Tensor:
+    """Uninitialised memory of a batch, uint8, shared with the parent process in a `DataLoader` worker."""
+    if get_worker_info() is None or not math.prod(shape):
+        return torch.empty(shape, dtype=torch.uint8)
+    # As torch's `default_collate` does; torch would move other tensors to shared memory when they are sent.
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from data_modules.errors import DataError
+from data_modules.languages import LANGUAGES
 from data_modules.paths import resolve_path
-from data_modules.records import LANGUAGES
 from data_modules.sources.tables import as_text
 from data_modules.text.cleaning import text_list
 from data_modules.text.particles import check_template

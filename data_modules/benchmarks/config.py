@@ -5,7 +5,7 @@ from enum import Enum
 from string import Formatter
 
 from data_modules.config_roles import REPORTING, above, at_least, between, check_ranges
-from data_modules.records import LANGUAGES
+from data_modules.languages import LANGUAGES
 
 
 class Layout(Enum):
@@ -236,3 +236,53 @@ class EvaluationConfig(IntervalConfig):
     def has_sets(self) -> bool:
         """Whether there is anything to evaluate."""
         return bool(self.retrieval or self.captions or self.classification or self.choices)
+
+
+@dataclass(kw_only=True, slots=True)
+class TermConfig:
+    """One value of an attribute: its parts in image keys, and its words."""
+
+    parts: list[str]
+    """Key parts that encode it; each is replaced by the other term's part with the same index."""
+    ko: list[str]
+    """Korean words; their embeddings are averaged."""
+    en: list[str]
+    """English words."""
+
+    def __post_init__(self) -> None:
+        for name, values in (("parts", self.parts), ("ko", self.ko), ("en", self.en)):
+            if not values:
+                raise ValueError(f"{name} is empty: give at least one")
+
+
+@dataclass(kw_only=True, slots=True)
+class RelationConfig:
+    """An attribute: its terms, and the changes between them."""
+
+    terms: dict[str, TermConfig]
+    """Name -> term."""
+    changes: dict[str, str]
+    """Source term -> target term."""
+    where: dict[str, list[str]] = field(default_factory=dict)
+    """Conditions on the query images, column -> allowed values; empty: all images."""
+
+    def __post_init__(self) -> None:
+        for source, target in self.changes.items():
+            if unknown := [one for one in (source, target) if one not in self.terms]:
+                raise ValueError(f"changes names '{unknown[0]}', which is none of the terms {', '.join(self.terms)}")
+            if len(self.terms[source].parts) != len(self.terms[target].parts):
+                raise ValueError(f"changes {source} to {target}, which must have as many parts")
+
+
+@dataclass(kw_only=True, slots=True)
+class AnalogySetConfig:
+    """A gallery with keys made of parts, and the relations to query."""
+
+    gallery: GalleryConfig
+    """Images; `key` is the column of keys made of parts."""
+    separator: str = "-"
+    """Separator between the parts of a key."""
+    cluster: str
+    """Column of clusters: images with equal values are dependent (variants of one drawing)."""
+    relations: dict[str, RelationConfig]
+    """Name -> relation."""

@@ -34,8 +34,8 @@ from data_modules.benchmarks.layouts.settings import only_folder
 from data_modules.benchmarks.sample_table import RowIds, SampleTable
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
+from data_modules.languages import LANGUAGES
 from data_modules.paths import in_folder
-from data_modules.records import LANGUAGES
 from data_modules.sources.fingerprint import FileFingerprint, text_fingerprint
 from data_modules.sources.tables import as_text
 from data_modules.text.cleaning import clean_texts

@@ -8,8 +8,8 @@ import numpy as np
 import yaml
 
 from data_modules.errors import DataError
+from data_modules.languages import LANGUAGES
 from data_modules.paths import resolve_path
-from data_modules.records import LANGUAGES
 
 _FORM = "`pairs` and `controls`, each topic -> a list of [Korean, English]"
 

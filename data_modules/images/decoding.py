@@ -18,16 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from data_modules.faults import SampleFault
+from data_modules.images.config import MAX_IMAGE_PIXELS
 
 WHITE = (255, 255, 255)
-MAX_IMAGE_PIXELS = 1 << 26
-"""Default limit (8192 x 8192 pixels); larger images are treated as decompression bombs."""
 MAX_REDUCTION = 8
 """Largest factor by which libjpeg reduces an image while decoding."""
 FORMATS = {
@@ -173,8 +170,10 @@ def _repairs(header: Image.Image, orientation: int) -> list[str]:
     return [kind for kind, applies in checks.items() if applies]
 
 
-def decode(image: EncodedImage, background: tuple[int, int, int] = WHITE, reduction: int = 1) -> Image.Image | Tensor:
-    """The RGB pixels: a tensor for a plain JPEG, a Pillow image otherwise.
+def decode(
+    image: EncodedImage, background: tuple[int, int, int] = WHITE, reduction: int = 1
+) -> Image.Image | NDArray[np.uint8]:
+    """The RGB pixels: an array for a plain JPEG, a Pillow image otherwise.
 
     Args:
         image: From `open_image`.
@@ -182,14 +181,14 @@ def decode(image: EncodedImage, background: tuple[int, int, int] = WHITE, reduct
         reduction: 1, 2, 4 or 8: sides of a plain JPEG are divided by it and rounded up; other images keep their size.
 
     Returns:
-        uint8 (3, H, W), channels last in memory, or an image in mode RGB.
+        uint8 (H, W, 3), or an image in mode RGB.
 
     Raises:
         SampleFault: Damaged bytes (`image_undecodable`), or 32-bit values of unknown range (`image_range_unknown`).
     """
     try:
         if image.is_plain_jpeg:
-            return torch.from_numpy(_decode_jpeg(image, reduction)).permute(2, 0, 1)
+            return _decode_jpeg(image, reduction)
         return flatten_image(image.header or _open_with_pillow(image.data), background)
     except (SampleFault, MemoryError):
         raise
@@ -202,9 +201,9 @@ def decode_image(data: bytes, background: tuple[int, int, int] = WHITE) -> Image
     return to_picture(decode(open_image(data), background))
 
 
-def to_picture(decoded: Image.Image | Tensor) -> Image.Image:
+def to_picture(decoded: Image.Image | NDArray[np.uint8]) -> Image.Image:
     """The result of `decode` as a Pillow image."""
-    return decoded if isinstance(decoded, Image.Image) else Image.fromarray(decoded.permute(1, 2, 0).numpy())
+    return decoded if isinstance(decoded, Image.Image) else Image.fromarray(decoded)
 
 
 def to_array(image: Image.Image) -> NDArray[np.uint8]:

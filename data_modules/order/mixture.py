@@ -5,62 +5,17 @@ proportional to n^(1/T).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from data_modules.config_roles import above, at_least, check_ranges
+from data_modules.config import OrderConfig
 from data_modules.errors import DataError
+from data_modules.languages import LANGUAGES
 from data_modules.order.permutation import Ids
 from data_modules.order.sampling import BatchOrder, Order, Stratum
-from data_modules.records import LANGUAGES
-from data_modules.sources.config import SourceConfig, SourceKind, source_kind
-from data_modules.sources.rows import PairSource, needs_language_marks
-
-
-@dataclass(kw_only=True, slots=True)
-class OrderConfig:
-    """Order and frequency of the samples of the sources."""
-
-    temperature: float = field(default=1.0, metadata=at_least(1))
-    """1: the natural mixture, every sample `weight` times per epoch. T > 1: each language of each source gets a share
-    of the epoch proportional to (weight x pairs)^(1/T); the epoch keeps its length, small shares repeat samples."""
-    language_weights: dict[str, float] = field(default_factory=dict, metadata=above(0))
-    """Language -> passes over its pairs per epoch, > 0, times the source's weight; default 1."""
-    single_language_batches: bool = False
-    """Whether each global batch is in one language; languages alternate in proportion to their numbers of pairs."""
-    shuffle_window: int = field(default=0, metadata=at_least(0))
-    """Number of consecutive samples that are shuffled together; 0: the whole epoch, without runs (see docs/data.md)."""
-    run_length: int = field(default=64, metadata=at_least(1))
-    """Neighbours in a source that form a run, which is shuffled as a whole; used with a `shuffle_window`."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        for language in self.language_weights:
-            if language not in LANGUAGES:
-                raise ValueError(f"language_weights names {language!r}: use ko or en")
-
-    @property
-    def splits_languages(self) -> bool:
-        """Whether the languages of a source are sampled separately."""
-        return self.temperature > 1 or bool(self.language_weights) or self.single_language_batches
-
-
-def check_streams(sources: Mapping[str, SourceConfig], order: OrderConfig) -> None:
-    """Raises ValueError if a source is streamed and cannot be read in this order."""
-    for name, source in sources.items():
-        if source_kind(source) is not SourceKind.stream:
-            continue
-        if order.shuffle_window == 0:
-            raise ValueError(
-                f"order.shuffle_window = 0 mixes whole epochs, and source '{name}' is streamed: set the number of rows "
-                "to shuffle together, for example 4096"
-            )
-        if order.splits_languages and needs_language_marks(source):
-            raise ValueError(
-                f"order.temperature, language_weights and single_language_batches need languages in advance, and those "
-                f"of the streamed source '{name}' are known only from its rows: give it language = ko or en"
-            )
+from data_modules.sources.config import SourceConfig
+from data_modules.sources.rows import PairSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +49,17 @@ class SingleLanguageOrder:
         """The sample ids of global batch `step`, all of one language, int64 (global_batch_size,)."""
         language, turn = self._turn(step)
         return self.orders[language].batch(turn)
+
+    def batches(self, start: int, stop: int) -> Ids:
+        """The sample ids of global batches [start, stop), int64 (stop - start, global_batch_size)."""
+        turns = [self._turn(step) for step in range(start, stop)]
+        ids = np.empty((len(turns), self.global_batch_size), dtype=np.int64)
+        for language, order in enumerate(self.orders):
+            rows = [row for row, (of_row, _) in enumerate(turns) if of_row == language]
+            if rows:
+                first = turns[rows[0]][1]
+                ids[rows] = order.batches(first, first + len(rows))
+        return ids
 
     def language(self, step: int) -> str | None:
         return LANGUAGES[self._turn(step)[0]]

@@ -1,4 +1,4 @@
-"""The settings of one source of pairs."""
+"""Settings of one source of pairs, and the rule that gives its pairs their language."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -29,6 +29,28 @@ class SourceKind(Enum):
     """Hugging Face datasets by random access."""
     stream = "streams"
     """Hugging Face datasets read sequentially."""
+
+
+class LanguageRule(Enum):
+    """What decides the language of a pair."""
+
+    both = "both"
+    """Nothing: every image is paired with captions of every language that it has."""
+    by_image = "by_image"
+    """A hash of the image's key: each image is paired with one language."""
+    by_concept = "by_concept"
+    """A hash of the column `concept`: each concept is paired with one language."""
+    by_design = "by_design"
+    """A hash of the column `design`: each style of drawing is paired with one language."""
+    ko = "ko"
+    """Korean only."""
+    en = "en"
+    """English only."""
+
+    @property
+    def column(self) -> str | None:
+        """The column that is hashed; `None`: the rule reads none."""
+        return {LanguageRule.by_concept: "concept", LanguageRule.by_design: "design"}.get(self)
 
 
 TABLE_ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
@@ -176,3 +198,8 @@ def source_kind(config: SourceConfig) -> SourceKind:
     found = source_format(config)
     is_stream = found is SourceFormat.dataset and config.stream_length is not None
     return SourceKind.stream if is_stream else SourceKind[found.name]
+
+
+def needs_language_marks(config: SourceConfig) -> bool:
+    """Whether the language is known only from the rows."""
+    return not config.captions and (config.language_field is not None or config.language == "detect")

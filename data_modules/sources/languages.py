@@ -9,7 +9,6 @@ trees and graphs"), without reading rows.
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,10 @@ from numpy.typing import NDArray
 
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault
-from data_modules.records import LANGUAGES, PairRecord
-from data_modules.sources.config import SourceConfig, SourceKind, source_kind
-from data_modules.sources.rows import EveryNth, Ids, PairSource, Rows, languages_of, needs_language_marks
+from data_modules.languages import LANGUAGES
+from data_modules.records import PairRecord
+from data_modules.sources.config import LanguageRule, SourceConfig, needs_language_marks
+from data_modules.sources.rows import EveryNth, Ids, PairSource, Rows, languages_of, single_record
 
 Marks = Callable[[int, int], NDArray[Any]]
 """Rows [start, stop) -> index of each one's language in `LANGUAGES`, or any other number."""
@@ -118,36 +118,8 @@ class LanguageRows:
         return self._found[language]
 
 
-class LanguageRule(Enum):
-    """What decides the language of a pair."""
-
-    both = "both"
-    """Nothing: every image is paired with captions of every language that it has."""
-    by_image = "by_image"
-    """A hash of the image's key: each image is paired with one language."""
-    by_concept = "by_concept"
-    """A hash of the column `concept`: each concept is paired with one language."""
-    by_design = "by_design"
-    """A hash of the column `design`: each style of drawing is paired with one language."""
-    ko = "ko"
-    """Korean only."""
-    en = "en"
-    """English only."""
-
-
-_COLUMN_OF = {LanguageRule.by_concept: "concept", LanguageRule.by_design: "design"}
 _ROWS_TRIED = 32
 """Rows that are read to find a source's columns."""
-
-
-def check_rule(sources: Mapping[str, SourceConfig], rule: LanguageRule) -> None:
-    """Raises ValueError if the rule reads a column and a source has none."""
-    for name, source in sources.items():
-        if rule in _COLUMN_OF and source_kind(source) is SourceKind.shards:
-            raise ValueError(
-                f"languages = {rule.name} reads the column '{_COLUMN_OF[rule]}', and source '{name}' is shards, which "
-                "have none: use by_image, or a table"
-            )
 
 
 def hashed_language(value: str) -> str:
@@ -170,45 +142,55 @@ class OneLanguageSource:
         self._source = source
         self._rule = rule
         self._languages = languages_of(config)
-        if rule in _COLUMN_OF:
+        if rule.column is not None:
             if len(self._languages) < len(LANGUAGES):
                 raise DataError(
                     f"data.languages = {rule.name}: source '{self.name}' has captions in one language only, and the "
                     "rule needs both; add the other one, or use by_image"
                 )
-            self._require_column(_COLUMN_OF[rule])
+            self._require_column(rule.column)
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> PairRecord:
+        return single_record(self.records([index]))
+
+    def records(self, indices: Sequence[int]) -> list[PairRecord | SampleFault]:
+        found = [self._readable(*one) for one in zip(indices, self._source.records(indices), strict=True)]
+        switched = {place: other for place, other in enumerate(map(self._other_pair, indices, found)) if other >= 0}
+        if switched:
+            for place, record in zip(switched, self._source.records([*switched.values()]), strict=True):
+                found[place] = record
+        return found
+
+    def _readable(self, index: int, found: PairRecord | SampleFault) -> PairRecord | SampleFault:
+        """What was found at an index; for a fault, the first usable pair of the image, which gives its language too."""
+        if isinstance(found, SampleFault):
+            for other in self._pairs_of_image(index):
+                if other != index:
+                    with contextlib.suppress(SampleFault):
+                        return self._source[other]
+        return found
+
+    def _other_pair(self, index: int, found: PairRecord | SampleFault) -> int:
+        """The index of the pair in the image's language; -1 if the record found is that one, or there is none."""
+        if isinstance(found, SampleFault):
+            return -1
+        language = self._language_of(found)
+        if found.language == language or language not in self._languages:
+            return -1
+        return self._pairs_of_image(index)[self._languages.index(language)]
+
+    def _pairs_of_image(self, index: int) -> range:
         count = max(1, len(self._languages))
-        first = index - index % count
-        record = self._readable([index, *(one for one in range(first, first + count) if one != index)])
-        language = self._language_of(record)
-        if record.language == language or language not in self._languages:
-            return record
-        return self._source[first + self._languages.index(language)]
-
-    def _readable(self, indices: Sequence[int]) -> PairRecord:
-        """The first usable record of these pairs of one image; each of them gives the image's language.
-
-        Raises:
-            SampleFault: None is usable; the fault of the first.
-        """
-        try:
-            return self._source[indices[0]]
-        except SampleFault:
-            for index in indices[1:]:
-                with contextlib.suppress(SampleFault):
-                    return self._source[index]
-            raise
+        return range(index - index % count, index - index % count + count)
 
     def _language_of(self, record: PairRecord) -> str:
         if self._rule.name in LANGUAGES:
             return self._rule.name
-        is_by_image = self._rule is LanguageRule.by_image
-        return hashed_language(record.key if is_by_image else record.attributes[_COLUMN_OF[self._rule]])
+        column = self._rule.column
+        return hashed_language(record.key if column is None else record.attributes[column])
 
     def _require_column(self, column: str) -> None:
         """Checks the first usable row; all rows have the same columns."""

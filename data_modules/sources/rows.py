@@ -1,6 +1,6 @@
 """The interface of every source of pairs, and how one row of it, whatever its format, becomes records."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.faults import FaultReport, SampleFault, sample_errors
-from data_modules.records import LANGUAGES, PairRecord
+from data_modules.languages import LANGUAGES
+from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.text.cleaning import clean_texts, detect_language, language_code, split_keywords
 
@@ -42,6 +43,9 @@ class PairSource(Protocol):
             SampleFault: It cannot be used.
         """
 
+    def records(self, indices: Sequence[int]) -> list[PairRecord | SampleFault]:
+        """The pairs at these indices, in their order and read together; for one that cannot be used, its fault."""
+
     def rows_of(self, language: str) -> Rows:
         """The indices of the pairs in a language, one of `LANGUAGES`."""
 
@@ -50,6 +54,29 @@ class PairSource(Protocol):
 
     def opening_faults(self) -> list[FaultReport]:
         """Samples that were left out when the source was opened; they have no index."""
+
+
+def single_record(found: Sequence[PairRecord | SampleFault]) -> PairRecord:
+    """The record of a list of one.
+
+    Raises:
+        SampleFault: The list holds a fault instead.
+    """
+    (one,) = found
+    if isinstance(one, SampleFault):
+        raise one
+    return one
+
+
+def records_one_by_one(read: Callable[[int], PairRecord], indices: Iterable[int]) -> list[PairRecord | SampleFault]:
+    """`PairSource.records` of a source that reads one pair at a time."""
+    found: list[PairRecord | SampleFault] = []
+    for index in indices:
+        try:
+            found.append(read(index))
+        except SampleFault as fault:
+            found.append(fault)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +102,6 @@ def pairs_per_row(config: SourceConfig) -> int:
 def languages_of(config: SourceConfig) -> list[str]:
     """The languages of `captions` in the order of `LANGUAGES`: pair i of a row is in language i."""
     return [language for language in LANGUAGES if language in config.captions]
-
-
-def needs_language_marks(config: SourceConfig) -> bool:
-    """Whether the language is known only from the rows."""
-    return not config.captions and (config.language_field is not None or config.language == "detect")
 
 
 def text_fields(config: SourceConfig) -> list[str]:

@@ -7,7 +7,7 @@ position.
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault
 from data_modules.records import PairRecord
-from data_modules.sources.config import SourceConfig
+from data_modules.sources.config import SourceConfig, needs_language_marks
 from data_modules.sources.languages import LanguageRows
-from data_modules.sources.rows import Rows, needs_language_marks, pairs_per_row, row_texts
+from data_modules.sources.rows import Rows, pairs_per_row, records_one_by_one, row_texts
 from data_modules.sources.tables import require_columns, row_record, satisfies
 
 _log = logging.getLogger(__name__)
@@ -57,6 +57,9 @@ class StreamSource:
     def __getitem__(self, index: int) -> PairRecord:
         number, pair = divmod(index, self._pairs)
         return row_record(self.config, self._row(number), number=number, pair=pair)
+
+    def records(self, indices: Sequence[int]) -> list[PairRecord | SampleFault]:
+        return records_one_by_one(self.__getitem__, indices)
 
     def _row(self, number: int) -> Row:
         if self._next < 0 or (number < self._next and number not in self._kept):

@@ -20,7 +20,16 @@ from data_modules.paths import resolve_files
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import LanguageRows
-from data_modules.sources.rows import Rows, language_mark, make_record, pairs_per_row, row_texts, text_fields
+from data_modules.sources.rows import (
+    Rows,
+    language_mark,
+    make_record,
+    pairs_per_row,
+    records_one_by_one,
+    row_texts,
+    single_record,
+    text_fields,
+)
 
 _ROWS_AT_A_TIME = 10_000
 """Rows whose texts are in memory together."""
@@ -256,11 +265,26 @@ class TableSource:
         return len(self.rows) * self._pairs
 
     def __getitem__(self, index: int) -> PairRecord:
+        return single_record(self.records([index]))
+
+    def records(self, indices: Sequence[int]) -> list[PairRecord | SampleFault]:
+        numbers = self.rows[np.array(indices, dtype=np.int64) // self._pairs]
+        try:
+            cells = self.table[numbers]
+        except Exception:  # a text that is not UTF-8, for one: reading row by row tells whose it is
+            return records_one_by_one(lambda index: self._record(index, None), indices)
+        rows = (dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True))
+        by_index = dict(zip(indices, rows, strict=True))
+        return records_one_by_one(lambda index: self._record(index, by_index[index]), indices)
+
+    def _record(self, index: int, row: Mapping[str, Any] | None) -> PairRecord:
+        """The pair at an index; `row` `None`: its row is read here."""
         position, pair = divmod(index, self._pairs)
         number = int(self.rows[position])
         folder = self._folder_of(number) if self._folder_of else Path()
-        with sample_errors(str(number)):  # reading the row fails if a text is not UTF-8
-            return row_record(self.config, self.table[number], number=number, pair=pair, folder=folder)
+        with sample_errors(str(number)):
+            found = self.table[number] if row is None else row
+            return row_record(self.config, found, number=number, pair=pair, folder=folder)
 
     def rows_of(self, language: str) -> Rows:
         """The indices of the pairs in a language; reads every caption once if the settings do not give it."""

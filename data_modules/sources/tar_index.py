@@ -23,14 +23,16 @@ from data_modules.errors import DataError
 from data_modules.json_lines import append_json_lines, read_json_lines, replace_json_lines
 from data_modules.paths import is_url
 from data_modules.sources.blobs import BlobReader, file_state
-from data_modules.sources.config import SourceConfig
-from data_modules.sources.rows import needs_language_marks, text_fields
+from data_modules.sources.config import SourceConfig, needs_language_marks
+from data_modules.sources.rows import text_fields
 from data_modules.sources.tar_scan import ROW_FIELDS, TEXT, ShardScan, scan_shard
 
 MAGIC = b"KELIPIX1"
 ROW_BYTES = 4 * ROW_FIELDS
 DIGEST_LENGTH = 16
 """Hexadecimal digits of the SHA-256 of a shard's rows."""
+_MAX_GAP_ROWS = 4096 // ROW_BYTES
+"""Rows with at most this many between them are read at once: most often they are in one page of memory."""
 CACHE_FOLDER = Path("~/.cache/kelip/index")
 """Folder of indices whose shards are remote or in a read-only folder."""
 
@@ -76,12 +78,30 @@ class ShardIndex:
         Raises:
             SampleFault: The index can no longer be read.
         """
-        content = self._reader.read(str(self.file), start * ROW_BYTES, (stop - start) * ROW_BYTES)
-        return np.frombuffer(content, dtype="<u4").reshape(-1, ROW_FIELDS)
+        return np.frombuffer(self._read(start, stop), dtype="<u4").reshape(-1, ROW_FIELDS)
 
-    def shard_of(self, index: int) -> str:
-        """The shard of a sample."""
-        return self.shards[int(np.searchsorted(self.ends, index, side="right"))]
+    def _read(self, start: int, stop: int) -> bytes:
+        return self._reader.read(str(self.file), start * ROW_BYTES, (stop - start) * ROW_BYTES)
+
+    def take(self, numbers: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """The rows of these samples, uint32 (N, 6), in any order; rows close to each other are read at once.
+
+        Raises:
+            SampleFault: The index can no longer be read.
+        """
+        wanted = np.unique(numbers)
+        begins_run = np.diff(wanted, prepend=-_MAX_GAP_ROWS - 1) > _MAX_GAP_ROWS
+        starts, stops = wanted[begins_run], wanted[np.roll(begins_run, -1)] + 1
+        content = b"".join(map(self._read, starts.tolist(), stops.tolist()))
+        rows: NDArray[np.uint32] = np.frombuffer(content, dtype="<u4").reshape(-1, ROW_FIELDS)
+        runs = np.searchsorted(starts, numbers, side="right") - 1
+        first_rows = np.cumsum(stops - starts) - (stops - starts)
+        found: NDArray[np.uint32] = rows[first_rows[runs] + numbers - starts[runs]]
+        return found
+
+    def shards_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The positions in `shards` of the shards of these samples, int64 (N,)."""
+        return np.searchsorted(self.ends, numbers, side="right")
 
     def rows_of_shard(self, number: int) -> NDArray[np.uint32]:
         stop = int(self.ends[number])

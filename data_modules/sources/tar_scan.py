@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from data_modules.faults import SampleFault
 from data_modules.paths import is_url
 from data_modules.sources.blobs import TIMEOUT_SECONDS, file_state, with_retries
-from data_modules.sources.config import SourceConfig
-from data_modules.sources.rows import language_mark, needs_language_marks, text_fields
+from data_modules.sources.config import SourceConfig, needs_language_marks
+from data_modules.sources.rows import language_mark, text_fields
 
 BLOCK = 512
 _MAX_NAME_BYTES = 1 << 20
@@ -165,20 +165,40 @@ def is_unsafe(name: str) -> bool:
     return name.startswith("/") or ".." in name.split("/")[:-1]
 
 
-def member_content(shard: str, part: bytes, size: int) -> tuple[str, bytes]:
-    """Name and content of a member, from its header and the `size` bytes behind it.
+def are_plain_headers(headers: bytes, sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each block of 512 bytes is a header, by its checksum, of a member of this size.
+
+    It takes a tenth of the time of `check_member`, and knows only the notation that most programs write: six octal
+    digits and a null byte for the checksum, eleven digits for the size. `check_member` decides about other headers.
+    """
+    blocks = np.frombuffer(headers, dtype=np.uint8).reshape(-1, BLOCK)
+    stored, end = blocks[:, 148:154], blocks[:, 154]
+    sums = blocks.sum(axis=1, dtype=np.int64) - blocks[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * ord(" ")
+    size_ends = blocks[:, 135]
+    are_ended = (end == 0) & ((size_ends == 0) | (size_ends == ord(" ")))
+    fits: NDArray[np.bool_] = (_octal(stored) == sums) & (_octal(blocks[:, 124:135]) == sizes) & are_ended
+    return fits
+
+
+def _octal(digits: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The numbers that rows of octal digits spell, int64 (N,); -1 for a row with another character."""
+    values = digits - np.uint8(ord("0"))
+    numbers = values.astype(np.int64) @ (1 << 3 * np.arange(digits.shape[1])[::-1])
+    return np.where((values < 8).all(axis=1), numbers, -1)
+
+
+def check_member(shard: str, header: bytes, content: bytes, size: int) -> None:
+    """Check a member of `size` bytes against its header.
 
     Raises:
         SampleFault: They are not what the index of the shard describes (`shard_changed`).
     """
-    header, content = part[:BLOCK], part[BLOCK:]
     try:
         fits = is_header(header) and parse_size(header[124:136]) == size == len(content)
     except ValueError:
         fits = False
     if not fits:
         raise SampleFault("shard_changed", f"{shard} no longer holds the member that its index describes")
-    return header_name(header), content
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """Pairs from tar shards in the WebDataset layout, by random access through an index."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,15 @@ from data_modules.records import PairRecord
 from data_modules.sources.blobs import BlobReader
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import LanguageRows
-from data_modules.sources.rows import Rows, make_record, pairs_per_row, row_texts, text_fields
+from data_modules.sources.rows import (
+    Rows,
+    make_record,
+    pairs_per_row,
+    records_one_by_one,
+    row_texts,
+    single_record,
+    text_fields,
+)
 from data_modules.sources.tar_index import Progress, ShardIndex, open_index
 from data_modules.sources.tar_scan import (
     BLOCK,
@@ -21,12 +29,38 @@ from data_modules.sources.tar_scan import (
     LANGUAGE_SHIFT,
     MAX_TEXT_BYTES,
     TEXT,
-    member_content,
+    are_plain_headers,
+    check_member,
+    header_name,
     parse_row,
 )
 
 _MAX_GAP_BYTES = 64 * 1024
 """Members of a sample with at most this much between them are read at once."""
+_ROWS_AT_A_TIME = 256
+"""Rows whose texts are read together."""
+
+Kinds = Sequence[tuple[str, int]]
+"""Kinds of members, each with its first field in a row of the index."""
+
+
+class _Member(NamedTuple):
+    """A member of a shard as it was read: fewer bytes if the shard ends in it."""
+
+    kind: str
+    size: int
+    """Bytes by the index."""
+    header: bytes
+    content: bytes
+
+
+class _Row(NamedTuple):
+    """The members of one sample, checked; those that were not asked for are empty."""
+
+    name: str
+    """Of the image."""
+    image: bytes
+    fields: dict[str, Any]
 
 
 class TarSource:
@@ -50,54 +84,63 @@ class TarSource:
         self._pairs = pairs_per_row(config)
         self._language_rows = LanguageRows(config, len(self), self._marks)
         fields = set(text_fields(config))
-        # Kind -> its first field in a row of the index.
-        self._kinds = [("image", 0)]
-        self._kinds += [(TEXT, 2)] if TEXT in fields else []
-        self._kinds += [(JSON, 4)] if fields - {TEXT} else []
+        self._texts: Kinds = [(TEXT, 2)] * (TEXT in fields) + [(JSON, 4)] * bool(fields - {TEXT})
         self._reader = BlobReader(config.read_timeout_seconds)
 
     def __len__(self) -> int:
         return len(self.index) * self._pairs
 
     def __getitem__(self, index: int) -> PairRecord:
-        number, pair = divmod(index, self._pairs)
-        contents, fields = self._row(number, self._kinds)
-        name, image = contents["image"]
-        folder, slash, base = name.rpartition("/")
+        return single_record(self.records([index]))
+
+    def records(self, indices: Sequence[int]) -> list[PairRecord | SampleFault]:
+        rows = self._rows([index // self._pairs for index in indices], [("image", 0), *self._texts])
+        by_index = dict(zip(indices, rows, strict=True))
+        return records_one_by_one(lambda index: self._record(by_index[index], index % self._pairs), indices)
+
+    def _record(self, row: _Row | SampleFault, pair: int) -> PairRecord:
+        if isinstance(row, SampleFault):
+            raise row
+        folder, slash, base = row.name.rpartition("/")
         key = folder + slash + base.partition(".")[0]
-        return make_record(self.config, key=key, image=image, row=fields, pair=pair, file_name=name)
+        return make_record(self.config, key=key, image=row.image, row=row.fields, pair=pair, file_name=row.name)
 
-    def _row(
-        self, number: int, kinds: Sequence[tuple[str, int]]
-    ) -> tuple[dict[str, tuple[str, bytes]], dict[str, Any]]:
-        """The members of these kinds (name and content each), and their fields."""
-        shard = self.index.shard_of(number)
-        row = self.index.rows(number, number + 1)[0].tolist()
-        sizes = {kind: (row[at], row[at + 1] & MAX_TEXT_BYTES) for kind, at in kinds}
-        spans = {kind: span for kind, span in sizes.items() if span[1] or kind == "image"}
+    def _rows(self, numbers: Sequence[int], kinds: Kinds) -> list[_Row | SampleFault]:
+        """The rows with these numbers, of which members of these kinds are read; for one that is faulty, its fault."""
+        wanted = np.array(numbers, dtype=np.int64)
         try:
-            contents = self._read(shard, spans) if spans else {}
-            text, metadata = (contents.get(kind, (None, None))[1] for kind in (TEXT, JSON))
-            return contents, parse_row(text, metadata)
+            entries, shards = self.index.take(wanted), self.index.shards_of(wanted)
         except SampleFault as fault:
-            raise SampleFault(fault.kind, fault.detail, f"{shard}#{row[0]}") from fault
+            return [fault] if len(numbers) == 1 else [self._rows([number], kinds)[0] for number in numbers]
+        paths = [self.index.shards[shard] for shard in shards]
+        found: list[list[_Member] | SampleFault] = [[] for _ in numbers]
+        for place in np.lexsort((entries[:, 0], shards)).tolist():  # as they follow each other on the disk
+            try:
+                found[place] = self._members(paths[place], entries[place].tolist(), kinds)
+            except SampleFault as fault:
+                found[place] = fault
+        places = [f"{path}#{block}" for path, block in zip(paths, entries[:, 0].tolist(), strict=True)]
+        return [_row(*one) for one in zip(found, _are_unchanged(found), paths, places, strict=True)]
 
-    def _read(self, shard: str, spans: dict[str, tuple[int, int]]) -> dict[str, tuple[str, bytes]]:
-        """Kind -> name and content of each member, each checked against its header.
+    def _members(self, shard: str, entry: Sequence[int], kinds: Kinds) -> list[_Member]:
+        """The members of these kinds that a row of the index describes, not checked.
 
-        Args:
-            shard: Path or URL.
-            spans: Kind -> header block and size of the member.
+        Raises:
+            SampleFault: They cannot be read.
         """
-        first = min(block for block, _ in spans.values()) * BLOCK
-        last = max((block + 1) * BLOCK + size for block, size in spans.values())
-        needed = sum(BLOCK + size for _, size in spans.values())
-        if last - first <= needed + _MAX_GAP_BYTES:
-            whole = self._reader.read(shard, first, last - first)
-            parts = {k: whole[b * BLOCK - first : (b + 1) * BLOCK - first + size] for k, (b, size) in spans.items()}
-        else:
-            parts = {k: self._reader.read(shard, b * BLOCK, BLOCK + size) for k, (b, size) in spans.items()}
-        return {kind: member_content(shard, parts[kind], size) for kind, (_, size) in spans.items()}
+        described = [(kind, entry[at] * BLOCK, entry[at + 1] & MAX_TEXT_BYTES) for kind, at in kinds]
+        spans = [span for span in described if span[2] or span[0] == "image"]
+        if not spans:
+            return []
+        first = min(start for _, start, _ in spans)
+        length = max(start + BLOCK + size for _, start, size in spans) - first
+        if length > sum(BLOCK + size for _, _, size in spans) + _MAX_GAP_BYTES:
+            parts = [self._reader.read(shard, start, BLOCK + size) for _, start, size in spans]
+            pairs = zip(spans, parts, strict=True)
+            return [_Member(kind, size, part[:BLOCK], part[BLOCK:]) for (kind, _, size), part in pairs]
+        part = self._reader.read(shard, first, length)
+        ends = [(kind, size, start + BLOCK - first) for kind, start, size in spans]
+        return [_Member(kind, size, part[end - BLOCK : end], part[end : end + size]) for kind, size, end in ends]
 
     def rows_of(self, language: str) -> Rows:
         """The indices of the pairs in a language; reads the index once if the settings do not give it."""
@@ -107,12 +150,11 @@ class TarSource:
         return (self.index.rows(start, stop)[:, 3] >> np.uint32(LANGUAGE_SHIFT)).astype(np.int64) - 1
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
-        for number in range(0, len(self.index), every):
-            try:
-                _, fields = self._row(number, self._kinds[1:])
-            except SampleFault:
-                continue
-            yield from row_texts(self.config, fields)
+        for start in range(0, len(self.index), every * _ROWS_AT_A_TIME):
+            numbers = range(start, min(start + every * _ROWS_AT_A_TIME, len(self.index)), every)
+            for row in self._rows(numbers, self._texts):
+                if not isinstance(row, SampleFault):
+                    yield from row_texts(self.config, row.fields)
 
     def opening_faults(self) -> list[FaultReport]:
         """Members and samples that the index leaves out."""
@@ -121,3 +163,31 @@ class TarSource:
             for entry in self.index.entries
             for kind, key, detail in entry["faults"]
         ]
+
+
+def _are_unchanged(found: Sequence[list[_Member] | SampleFault]) -> list[bool]:
+    """Whether the headers of each row's members are, at first sight, those that the index describes."""
+    members = [(place, one) for place, row in enumerate(found) if isinstance(row, list) for one in row]
+    headers = b"".join(one.header.ljust(BLOCK, b"\0") for _, one in members)
+    are_plain = are_plain_headers(headers, np.array([one.size for _, one in members], dtype=np.int64))
+    unchanged = [True] * len(found)
+    for (place, one), is_plain in zip(members, are_plain.tolist(), strict=True):
+        unchanged[place] &= is_plain and len(one.content) == one.size
+    return unchanged
+
+
+def _row(found: list[_Member] | SampleFault, is_unchanged: bool, shard: str, place: str) -> _Row | SampleFault:
+    """A row from its members, which are looked at more closely unless they are unchanged at first sight."""
+    try:
+        if isinstance(found, SampleFault):
+            raise found
+        if not is_unchanged:
+            for one in found:
+                check_member(shard, one.header, one.content, one.size)
+        by_kind = {one.kind: one for one in found}
+        text, metadata = (by_kind[kind].content if kind in by_kind else None for kind in (TEXT, JSON))
+        fields = parse_row(text, metadata)
+    except SampleFault as fault:
+        return SampleFault(fault.kind, fault.detail, place)
+    image = by_kind.get("image")
+    return _Row(header_name(image.header), image.content, fields) if image else _Row("", b"", fields)

@@ -1,18 +1,18 @@
 """Sampling of training captions: a record's name, its keywords, or both, in a template."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from data_modules.config_roles import at_least, between, check_ranges
 from data_modules.errors import DataError
+from data_modules.languages import LANGUAGES
 from data_modules.paths import resolve_path
-from data_modules.records import LANGUAGES, PairRecord
+from data_modules.records import PairRecord
 from data_modules.text.cleaning import text_list
+from data_modules.text.config import CaptionConfig
 
 FORMS: tuple[str, ...] = ("name", "name_keywords", "keywords")
 """The three forms of a caption."""
@@ -25,34 +25,6 @@ PLAIN_TEMPLATES: Templates = {
     "name_keywords": {"ko": ["{name}: {keywords}"], "en": ["{name}: {keywords}"]},
     "keywords": {"ko": ["{keywords}"], "en": ["{keywords}"]},
 }
-
-
-@dataclass(kw_only=True, slots=True)
-class CaptionConfig:
-    """Probabilities of the forms of a training caption, and their templates."""
-
-    name: float = field(default=1.0, metadata=between(0, 1))
-    """Probability of the name alone: the record's caption."""
-    name_keywords: float = field(default=0.0, metadata=between(0, 1))
-    """Probability of the name with keywords."""
-    keywords: float = field(default=0.0, metadata=between(0, 1))
-    """Probability of keywords alone, in random order."""
-    min_keywords: int = field(default=2, metadata=at_least(1))
-    """Minimum number of sampled keywords, >= 1 (fewer if the record has fewer)."""
-    max_keywords: int = field(default=5, metadata=at_least(1))
-    """Maximum number of sampled keywords."""
-    plain: float = field(default=0.5, metadata=between(0, 1))
-    """Probability of the first template; the others are equally likely."""
-    templates_file: str | None = None
-    """YAML file form -> language -> templates; `None`: no templates."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        total = self.name + self.name_keywords + self.keywords
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"name, name_keywords and keywords are probabilities that must sum to 1, not {total:g}")
-        if self.min_keywords > self.max_keywords:
-            raise ValueError(f"min_keywords = {self.min_keywords} must not exceed max_keywords = {self.max_keywords}")
 
 
 def load_templates(file: str | None) -> Templates:

@@ -8,7 +8,6 @@ input is out of vocabulary.
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +16,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 
-from data_modules.config_roles import at_least, check_ranges
 from data_modules.errors import DataError
 from data_modules.paths import resolve_path
+from data_modules.text.config import TokenizerConfig
 from data_modules.text.normalization import (
     NORMALIZATION,
     caption_normalizer,
@@ -46,23 +45,6 @@ KNOWN_SPECIALS = (
     SpecialTokens("<|endoftext|>", "<|startoftext|>", "<|endoftext|>"),
 )
 """Of this package and the official KELIP, of XLM-R, of OpenAI CLIP."""
-
-
-@dataclass(kw_only=True, slots=True)
-class TokenizerConfig:
-    """The tokenizer of a run."""
-
-    vocab_size: int = field(default=4000, metadata=at_least(259, "256 bytes and 3 special tokens"))
-    """Largest vocabulary (paper: 98,818); a small corpus may give fewer tokens."""
-    context_length: int = field(default=32, metadata=at_least(3, "start, one token and end"))
-    """Maximum caption length in tokens, start and end included (paper: 77)."""
-    file: str | None = None
-    """A `tokenizer.json`, copied into the run; `None`: trained on the training captions of the run."""
-    max_training_pairs: int = field(default=2_000_000, metadata=at_least(1))
-    """In a larger pair set, every n-th row of each source is used for training, about this many pairs in total."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class BilingualTokenizer:
@@ -139,6 +121,11 @@ class BilingualTokenizer:
         for row, row_ids in zip(tokens, ids, strict=True):
             row[: len(row_ids)] = row_ids
         return torch.from_numpy(tokens)
+
+    def count_encoded(self, tokens: Tensor) -> list[int]:
+        """Tokens of each encoded text, start and end included; `tokens` as from `encode`."""
+        counts: list[int] = ((tokens == self.eot_id).int().argmax(dim=1) + 1).tolist()
+        return counts
 
     def _prepared(self, texts: object) -> list[str]:
         batch = _checked_texts(texts)

@@ -16,6 +16,7 @@ from types import FrameType
 
 from kelip_lightning.ablations.pool import RunState, find_folder, record_seconds, state_of
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
+from kelip_lightning.distributed.cores import usable_cores
 from kelip_lightning.errors import ConfigError
 
 PROGRAM = (sys.executable, "-m", "kelip_lightning")
@@ -166,8 +167,8 @@ def _train(study: Study, run: PlannedRun, processes: _Processes, jobs: int) -> t
     folder = find_folder(study.pool, run)
     log = study.pool / f"{folder.name}.log"
     environment = dict(os.environ)
-    if jobs > 1:  # concurrent processes share the cores
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    if jobs > 1:  # concurrent runs share the cores, whatever the number of processes of each
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)))
     started = time.monotonic()
     code = processes.run([*PROGRAM, *command_of(run, study.base, folder.path)], log, environment)
     seconds = time.monotonic() - started
@@ -200,7 +201,8 @@ def write_array(study: Study, runs: Sequence[PlannedRun]) -> Path:
         ConfigError: The runs need different resources, which one array cannot request.
     """
     trainers = [contrastive_of(run.experiment).trainer for run in runs]
-    shapes = sorted({(one.num_nodes, one.devices, one.accelerator) for one in trainers})
+    # For a run with devices = auto one task is requested, and its processes are those that Slurm has started.
+    shapes = sorted({(one.num_nodes, one.num_devices, one.accelerator) for one in trainers})
     if len(shapes) != 1:
         raise ConfigError(
             [

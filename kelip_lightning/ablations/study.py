@@ -1,20 +1,34 @@
-"""The planned runs of a study: every variant with every seed, validated before any of them starts."""
+"""The planned runs of a study: every variant with every seed, validated before any of them starts.
+
+The plans, which import torch, are made after all variants have been checked.
+"""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_modules.config_roles import Role
-from data_modules.records import LANGUAGES
+from data_modules.languages import LANGUAGES
 from kelip_lightning.ablations.config import AblationConfig, ScaleConfig, load_ablation
 from kelip_lightning.config.experiment import ContrastiveExperiment, Experiment, PretrainExperiment
 from kelip_lightning.config.fingerprint import role_of_key, training_fingerprint
-from kelip_lightning.config.load import PLACE, difference, find_schema, load_experiment, parse_override, stage_schemas
+from kelip_lightning.config.load import (
+    PLACE,
+    check_heavy_rules,
+    difference,
+    find_schema,
+    load_experiment,
+    parse_override,
+    stage_schemas,
+)
 from kelip_lightning.config.schema import has_key
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.metric_names import parse_metric
-from kelip_lightning.planning.stage_plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from kelip_lightning.planning.stage_plan import Plan
 
 Trained = PretrainExperiment | ContrastiveExperiment
 
@@ -53,7 +67,7 @@ class PlannedRun:
     """Of the settings with the role identity: runs with equal ones, data and code are the same run."""
     differences: list[str]
     """`key: old -> new` against the base file."""
-    plan: Plan
+    plan: "Plan"
 
     @property
     def name(self) -> str:
@@ -112,18 +126,16 @@ def open_study(file: Path, choice: Choice, *, on_this_machine: bool = True) -> S
         raise ConfigError([f"--quick: scales.{scale_name}.quick in {file} is empty; leave --quick out"])
     shared = [*scale.settings, *(scale.quick if choice.quick else [])]
     seeds = choice.seeds if choice.seeds is not None else QUICK_SEEDS if choice.quick else config.seeds
-    runs: list[PlannedRun] = []
+    overrides = {name: [*shared, *one.overrides] for name, one in config.variants_at(scale_name).items()}
     schema = find_schema(base, (PretrainExperiment, ContrastiveExperiment))
-    problems = _forbidden_overrides(config, scale_name, schema)
-    whole = load_experiment(base, [], schema, on_this_machine=False).experiment
-    for name, variant in config.variants_at(scale_name).items():
-        try:
-            runs += _plan_variant(base, whole, name, [*shared, *variant.overrides], seeds, on_this_machine)
-        except ConfigError as error:
-            problems += [f"variant {name}: {problem}" for problem in error.problems]
-    problems += [] if problems else [*_unknown_metrics(scale, scale_name, runs), *_equal_variants(runs)]
+    whole = load_experiment(base, [], schema, on_this_machine=False, heavy=False).experiment
+    variants, problems = _load_variants(base, schema, overrides, on_this_machine)
+    problems = [*_forbidden_overrides(config, scale_name, schema), *problems]
+    problems += [] if problems else [*_unknown_metrics(scale, scale_name, variants), *_equal_variants(variants)]
+    problems += [] if problems else _heavy_problems(variants, on_this_machine)
     if problems:
         raise ConfigError([f"{file}: {problem}" for problem in problems])
+    runs = [run for name, one in variants.items() for run in _plan_variant(whole, name, one, overrides[name], seeds)]
     return Study(
         name=f"{file.stem}-quick" if choice.quick else file.stem,
         file=file,
@@ -164,11 +176,38 @@ def contrastive_of(experiment: Experiment) -> ContrastiveExperiment:
     return stage
 
 
+def _load_variants(
+    base: Path, schema: type[Trained], overrides: Mapping[str, Sequence[str]], on_this_machine: bool
+) -> tuple[dict[str, Trained], list[str]]:
+    """Each variant with seed 0, and the problems of those that cannot be loaded; the heavy rules are not checked."""
+    loaded: dict[str, Trained] = {}
+    problems: list[str] = []
+    for name, own in overrides.items():
+        try:
+            loaded[name] = load_experiment(
+                base, [*own, "seed=0"], schema, on_this_machine=on_this_machine, heavy=False
+            ).experiment
+        except ConfigError as error:
+            problems += [f"variant {name}: {problem}" for problem in error.problems]
+    return loaded, problems
+
+
+def _heavy_problems(variants: Mapping[str, Trained], on_this_machine: bool) -> list[str]:
+    problems: list[str] = []
+    for name, experiment in variants.items():
+        try:
+            check_heavy_rules(experiment, on_this_machine=on_this_machine)
+        except ConfigError as error:
+            problems += [f"variant {name}: {problem}" for problem in error.problems]
+    return problems
+
+
 def _plan_variant(
-    base: Path, whole: Trained, variant: str, overrides: Sequence[str], seeds: int, on_this_machine: bool
+    whole: Trained, variant: str, first: Trained, overrides: Sequence[str], seeds: int
 ) -> list[PlannedRun]:
-    """The runs of one variant; the experiment is loaded once, because seeds change nothing else."""
-    first = load_experiment(base, [*overrides, "seed=0"], type(whole), on_this_machine=on_this_machine).experiment
+    """The runs of one variant, from that with seed 0, because seeds change nothing else; `whole` is the base."""
+    from kelip_lightning.planning.stage_plan import make_plan
+
     plan = make_plan(first)
     differences = [line for line in difference(whole, first) if not line.split(":")[0].endswith("seed")]
     return [
@@ -193,11 +232,11 @@ def _with_seed(experiment: Trained, seed: int) -> Trained:
     return replace(experiment, mae=mae, contrastive=replace(experiment.contrastive, seed=seed))
 
 
-def _unknown_metrics(scale: ScaleConfig, name: str, runs: Sequence[PlannedRun]) -> list[str]:
+def _unknown_metrics(scale: ScaleConfig, name: str, variants: Mapping[str, Trained]) -> list[str]:
     """Metrics of evaluation sets that a variant lacks."""
     problems = []
-    for run in runs:
-        evaluation = contrastive_of(run.experiment).evaluation
+    for variant, experiment in variants.items():
+        evaluation = contrastive_of(experiment).evaluation
         for metric in scale.metrics:
             data_set = parse_metric(metric)[0].split("/")[1]
             known = {
@@ -206,17 +245,17 @@ def _unknown_metrics(scale: ScaleConfig, name: str, runs: Sequence[PlannedRun]) 
             known |= {*evaluation.captions}
             if data_set not in known:
                 problems.append(
-                    f"scales.{name}.metrics names {metric}, and variant {run.variant} is not evaluated on it; its "
+                    f"scales.{name}.metrics names {metric}, and variant {variant} is not evaluated on it; its "
                     f"sets are {', '.join(sorted(known))}"
                 )
     return list(dict.fromkeys(problems))
 
 
-def _equal_variants(runs: Sequence[PlannedRun]) -> list[str]:
+def _equal_variants(variants: Mapping[str, Trained]) -> list[str]:
     """Variants with equal training settings."""
     owner: dict[str, str] = {}
     problems = []
-    for run in runs:
-        if owner.setdefault(run.fingerprint, run.variant) != run.variant:
-            problems.append(f"variants {owner[run.fingerprint]} and {run.variant} train the same; change one")
-    return list(dict.fromkeys(problems))
+    for variant, experiment in variants.items():
+        if (first := owner.setdefault(training_fingerprint(experiment), variant)) != variant:
+            problems.append(f"variants {first} and {variant} train the same; change one")
+    return problems

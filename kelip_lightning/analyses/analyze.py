@@ -10,7 +10,7 @@ from data_modules.benchmarks.evaluation_sets import build_caption_set, build_cho
 from data_modules.benchmarks.galleries import build_image_gallery
 from data_modules.benchmarks.image_stream import EvaluationTransform, SelectedImages, image_batches
 from data_modules.benchmarks.word_pairs import nonsense_words, read_word_pairs
-from data_modules.records import LANGUAGES
+from data_modules.languages import LANGUAGES
 from kelip_lightning.analyses import analogy, cross_lingual, culture
 from kelip_lightning.analyses.culture import choice_findings
 from kelip_lightning.analyses.output import Findings, Outcome

@@ -16,7 +16,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from data_modules.records import LANGUAGES
+from data_modules.languages import LANGUAGES
 from kelip_lightning.analyses.output import Finding, Findings, Item
 from kelip_lightning.evaluation.embed import require_finite
 from kelip_lightning.evaluation.metric_names import RECALL_KS

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from data_modules.benchmarks.word_pairs import WordPair
 from data_modules.errors import DataError
-from data_modules.records import LANGUAGES
+from data_modules.languages import LANGUAGES
 from kelip_lightning.analyses.divergence import divergence_test
 from kelip_lightning.analyses.output import Finding, Findings, Item, number
 from kelip_lightning.evaluation.embed import require_finite

@@ -43,9 +43,10 @@ from kelip_lightning.errors import BenchmarkError
 from kelip_lightning.evaluation.embed import image_encode_function, text_encode_function
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.evaluation.suite import Evaluation, Streaming, evaluate_sets
-from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
-from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
-from kelip_lightning.models.text_encoder import TextEncoderConfig, build_text_encoder
+from kelip_lightning.models.config import DualEncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.text_encoder import build_text_encoder
 
 IMAGE_SIZE, EMBED_DIM, NUM_CLASSES, CAPTIONS = 224, 512, 100, 5
 DISTINCT = 200

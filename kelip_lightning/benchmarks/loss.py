@@ -19,8 +19,8 @@ from kelip_lightning.benchmarks.peak_memory import MEBIBYTE, PeakMemory
 from kelip_lightning.benchmarks.processes import Progress, in_fresh_process
 from kelip_lightning.benchmarks.writing import write_benchmark
 from kelip_lightning.drawing.charts import ChartRow
-from kelip_lightning.losses.contrastive import ContrastiveKind, contrastive_loss
-from kelip_lightning.losses.tiles import MatmulPrecision
+from kelip_lightning.losses.config import ContrastiveKind, MatmulPrecision
+from kelip_lightning.losses.contrastive import contrastive_loss
 
 AUTOGRAD, WHOLE = "autograd", "whole"
 NAMES = {AUTOGRAD: "plain autograd", WHOLE: "whole matrix"}

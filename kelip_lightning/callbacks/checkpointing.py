@@ -4,8 +4,6 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from data_modules.config_roles import REPORTING, above, at_least, check_ranges
+from kelip_lightning.callbacks.config import BestMode, CheckpointConfig
 from kelip_lightning.callbacks.evaluation import EvaluationCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.distributed.consensus import StepVote, any_rank
@@ -23,38 +21,6 @@ from kelip_lightning.runs import checkpoints
 from kelip_lightning.runs.checkpoints import Manifest
 from kelip_lightning.runs.folder import StageFolder
 from kelip_lightning.runs.timing import phase
-
-
-class BestMode(Enum):
-    """Whether more or less of a metric is better."""
-
-    max = "max"
-    min = "min"
-
-
-@dataclass(kw_only=True, slots=True)
-class CheckpointConfig:
-    """When checkpoints are written, and which stay on disk. A stage that ends or is interrupted always writes one."""
-
-    every_n_steps: int | None = field(default=500, metadata=REPORTING | at_least(1))
-    """Optimizer steps between checkpoints; null: none by steps."""
-    every_n_minutes: float | None = field(default=None, metadata=REPORTING | above(0))
-    """Minutes of training after which one is written, counted from the last; null: none by time."""
-    keep_last: int = field(default=2, metadata=REPORTING | at_least(1))
-    """Newest checkpoints that stay on disk; 2 or more, and a damaged one still leaves the one before it."""
-    best_metric: str | None = field(default=None, metadata=REPORTING)
-    """A metric of the evaluation, such as eval/NAME_ko/image_to_text_R@1: the checkpoint with its best value stays
-    too, and one is written when it improves; null: none."""
-    best_mode: BestMode = field(default=BestMode.max, metadata=REPORTING)
-    """Whether more (max) or less (min) of best_metric is better."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-    @property
-    def num_kept(self) -> int:
-        """The most checkpoints on disk between two saves."""
-        return self.keep_last + (self.best_metric is not None)
 
 
 class DeferredErrorIO(TorchCheckpointIO):

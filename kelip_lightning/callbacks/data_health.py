@@ -11,11 +11,11 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from data_modules.config import CorruptSampleConfig
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport
 from data_modules.json_lines import append_json_lines, read_json_lines, replace_json_lines
-from data_modules.loading import CorruptSampleConfig
-from data_modules.records import LANGUAGES
+from data_modules.languages import LANGUAGES
 from data_modules.sources.rows import PairSource
 from kelip_lightning.distributed.gather import is_distributed
 from kelip_lightning.modules.stage import on_host

@@ -1,11 +1,14 @@
 """What a user watches during a run: throughput, the progress bar, and TensorBoard's HParams page."""
 
+import resource
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -25,12 +28,24 @@ _SHOWN = (
 """Logged key, name on the progress bar, format."""
 
 
+class StepCost(NamedTuple):
+    """Floating-point operations of a training step, forward and backward."""
+
+    per_sample: float
+    """Of an image, or of a pair without its caption."""
+    per_token: float
+    """Of a token of a caption; scores, whose number grows with the square, are spread over a whole context."""
+    peak: float
+    """Operations per second that a device can do."""
+
+
 class _Counters(NamedTuple):
     seconds: float
     """Training time, callbacks at the start and end of a step excluded."""
     waited: float
     """Seconds spent in the loader."""
     pairs: int
+    operations: float
 
 
 class ThroughputCallback(pl.Callback):
@@ -40,10 +55,18 @@ class ThroughputCallback(pl.Callback):
     in which rank zero waited for its loader. Both exclude the other callbacks at the start and end of a step
     (evaluation, panels, checkpoints), which come between this callback and `last` in the Trainer's list, and the wait
     for the first batch, in which the workers start. n is the trainer's `log_every_n_steps`.
+
+    `train/mfu` is the share of the devices' peak, in [0, 1], that the counted operations reach in that time, those of
+    tokens and patches that really entered the network (Chowdhery et al. 2022, app. B). `train/peak_memory_gib` is the
+    largest memory so far that rank zero's tensors took on its GPU or, on a CPU, its process.
+
+    Args:
+        cost: The operations of a step; `None`: there is no `train/mfu`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cost: StepCost | None = None) -> None:
         super().__init__()
+        self._cost, self._operations = cost, 0.0
         self.last = _LastCallback(self)
         """Must be the last in the trainer's list."""
         self._window: deque[_Counters] = deque()
@@ -78,20 +101,38 @@ class ThroughputCallback(pl.Callback):
         """Log both metrics of the window that ends here, at steps that are logged."""
         self._callbacks_start = time.perf_counter()
         self._pairs += len(batch.sample_ids) * trainer.world_size
+        if self._cost is not None:
+            own = self._cost.per_sample * len(batch.sample_ids)
+            own += self._cost.per_token * sum(getattr(batch, "token_counts", []))
+            self._operations += own * trainer.world_size
         self._window.append(self._counters())
         if not is_log_step(trainer):
             return
-        seconds, waited, pairs = (end - start for start, end in zip(self._window[0], self._window[-1], strict=True))
+        before, now = self._window[0], self._window[-1]
+        seconds, waited, pairs, operations = (end - start for start, end in zip(before, now, strict=True))
         seconds = max(seconds, 1e-9)
-        metrics = {"train/pairs_per_second": pairs / seconds, "train/data_wait_share": waited / seconds}
+        metrics = {
+            "train/pairs_per_second": pairs / seconds,
+            "train/data_wait_share": waited / seconds,
+            "train/peak_memory_gib": _peak_memory(trainer.strategy.root_device) / 2**30,
+        }
+        if self._cost is not None:
+            metrics["train/mfu"] = operations / seconds / (self._cost.peak * trainer.world_size)
         pl_module.log_dict(on_host(metrics), on_step=True, on_epoch=False)
 
     def _counters(self) -> _Counters:
-        return _Counters(self._callbacks_start - self._excluded, self._waited, self._pairs)
+        return _Counters(self._callbacks_start - self._excluded, self._waited, self._pairs, self._operations)
 
     def exclude_callbacks(self) -> None:
         """Exclude the time since the start of this hook."""
         self._excluded += time.perf_counter() - self._callbacks_start
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class _LastCallback(pl.Callback):

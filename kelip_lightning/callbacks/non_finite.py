@@ -3,8 +3,6 @@
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from data_modules.config_roles import PERFORMANCE, at_least, check_ranges
+from kelip_lightning.callbacks.config import NonFiniteConfig, NonFinitePolicy
 from kelip_lightning.distributed.consensus import StepVote, gather_objects
 from kelip_lightning.errors import NonFiniteError
 
@@ -20,26 +18,6 @@ _log = logging.getLogger(__name__)
 
 _NAMED = 20
 """Parameters that a report lists by name."""
-
-
-class NonFinitePolicy(Enum):
-    """stop: end the run; skip: skip the step and continue."""
-
-    stop = "stop"
-    skip = "skip"
-
-
-@dataclass(kw_only=True, slots=True)
-class NonFiniteConfig:
-    """What happens when a loss or a gradient is not finite; in either case it never reaches the weights."""
-
-    policy: NonFinitePolicy = field(default=NonFinitePolicy.stop, metadata=PERFORMANCE)
-    """stop, or skip: the step takes no update, and training continues with the next batch."""
-    max_skipped: int = field(default=10, metadata=PERFORMANCE | at_least(0))
-    """Steps that a stage may skip before it stops, >= 0."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class NonFiniteGuard(pl.Callback):
@@ -81,13 +59,14 @@ class NonFiniteGuard(pl.Callback):
         """Record the loss, without waiting for the device here."""
         self._losses.append(loss.detach())
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """Let the step pass, skip it, or stop.
 
         Raises:
             NonFiniteError: By policy, or because too many steps were skipped.
         """
-        norm = torch.nn.utils.get_total_norm(list(_gradients(trainer, pl_module)))
+        sharded = _zero_optimizer(trainer)
+        norm = pl_module.gradient_norm() if sharded is None else torch.nn.utils.get_total_norm(list(_own(sharded)))
         finite = torch.isfinite(torch.stack([*self._losses, norm])).all()
         if not self._vote.hold(trainer, ~finite):
             return
@@ -149,11 +128,7 @@ def _zero_optimizer(trainer: pl.Trainer) -> Any:
     return optimizer if hasattr(optimizer, "averaged_gradients") else None
 
 
-def _gradients(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Tensor]:
-    """The gradients that this rank's optimizer uses."""
-    sharded = _zero_optimizer(trainer)
-    if sharded is None:
-        yield from (parameter.grad for parameter in module.parameters() if parameter.grad is not None)
-        return
+def _own(sharded: Any) -> Iterator[Tensor]:
+    """The gradients that this rank's DeepSpeed optimizer uses."""
     for group in sharded.averaged_gradients.values():
         yield from (gradient for gradient in group or () if gradient is not None)

@@ -1,11 +1,9 @@
 """The command line: `kelip VERB FILE.yaml [dotted.key=value ...]`, one file per verb; training.py has three."""
 
 import argparse
-import logging
 import sys
-import warnings
 from collections.abc import Sequence
-from importlib import metadata
+from typing import Any
 
 from kelip_lightning.cli import (
     ablate,
@@ -23,7 +21,7 @@ from kelip_lightning.cli import (
     training,
 )
 from kelip_lightning.cli.failures import guarded
-from kelip_lightning.runs.folder import is_first_process
+from kelip_lightning.cli.logs import configure_logging
 
 VERBS = (
     training.pretrain,
@@ -68,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"kelip {_version()}")
+    parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the installed version")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in VERBS:
         sub = verbs.add_parser(
@@ -93,22 +91,13 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def configure_logging() -> None:
-    """Log the suite's messages to stderr, from the first process only, and raise Lightning's level to WARNING."""
-    for name in ("kelip_lightning", "data_modules"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO if is_first_process() else logging.WARNING)
-        if not logger.handlers:  # not the root logger's: Lightning's messages have their own handler already
-            logger.addHandler(logging.StreamHandler())
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        # This child logger, since importing Lightning sets the level of its parent.
-        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
-    # Lightning 2.6 with torch 2.14 and newer: not actionable for a user.
-    warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\). is deprecated")
+class _PrintVersion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        from importlib import metadata  # here, as importing it takes a sixth of the time of --help
 
-
-def _version() -> str:
-    try:
-        return metadata.version("kelip-lightning")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
+        try:
+            version = metadata.version("kelip-lightning")
+        except metadata.PackageNotFoundError:
+            version = "(not installed)"
+        print(f"kelip {version}")
+        parser.exit()

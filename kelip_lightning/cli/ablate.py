@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kelip_lightning.cli.failures import StoppedError
 from kelip_lightning.cli.verb import add_device_argument, positive_count, verb
+from kelip_lightning.distributed.accelerators import choose_device
 
 if TYPE_CHECKING:
     from kelip_lightning.ablations.config import AblationConfig
@@ -57,19 +58,19 @@ def ablate(arguments: argparse.Namespace) -> int:
     """
     from kelip_lightning.ablations.config import load_ablation
 
-    config = load_ablation(arguments.file)  # before torch is imported
+    config = load_ablation(arguments.file)
     if arguments.power:
         return _print_power(config, arguments)
-    from kelip_lightning.ablations.pool import refuse_other_revisions, refuse_unfinished
     from kelip_lightning.ablations.study import Choice, open_study
-    from kelip_lightning.cli.ablate_tables import print_dry_run
-    from kelip_lightning.distributed.accelerators import choose_device
 
-    choose_device(arguments.device)  # fails now, not after training
     choice = Choice(scale=arguments.scale, seeds=arguments.seeds, quick=arguments.quick, output=arguments.output)
     trains = not (arguments.dry_run or arguments.report)
     study = open_study(arguments.file, choice, on_this_machine=trains)
     wanted = _wanted(study, arguments.variant)
+    choose_device(arguments.device)  # fails now, not after training
+    from kelip_lightning.ablations.pool import refuse_other_revisions, refuse_unfinished
+    from kelip_lightning.cli.ablate_tables import print_dry_run
+
     refuse_other_revisions(study.pool, study.runs, arguments.accept_revision)
     _compare_data(study, must_be_here=trains)
     if arguments.dry_run:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kelip_lightning.cli.verb import add_device_argument, add_overrides_argument, add_run_argument, check_syntax, verb
+from kelip_lightning.cli.verb import add_device_argument, add_overrides_argument, add_run_argument, verb
 from kelip_lightning.distributed.accelerators import choose_device
 from kelip_lightning.runs.folder import RunFolder
 
@@ -42,13 +42,13 @@ def analyze(arguments: argparse.Namespace) -> int:
       kelip analyze analogy runs/emoji experiments/analyses/analogy.yaml resampling.seed=1 --output analogy-1
     """
     folder = RunFolder.open(arguments.run_folder)
-    check_syntax(arguments.file)
-    device = choose_device(arguments.device)
-    from kelip_lightning.analyses.output import as_document, prepare_folder, write_record
     from kelip_lightning.config.analysis import ANALYSES
     from kelip_lightning.config.load import load_experiment
 
     loaded = load_experiment(arguments.file, arguments.overrides, ANALYSES[arguments.question])
+    device = choose_device(arguments.device)
+    from kelip_lightning.analyses.output import as_document, prepare_folder, write_record
+
     output = Path(arguments.output or folder.analyses / arguments.question)
     prepare_folder(output)
     from kelip_lightning.analyses.analyze import analyze_run

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,11 +72,8 @@ def _sources(file: str, changes: list[str]) -> Iterator[tuple[str, "SourceConfig
 
 
 def _index(arguments: argparse.Namespace) -> int:
-    from rich.progress import Progress
-
     from data_modules.errors import DataError
     from data_modules.sources.config import SourceConfig, SourceFormat, source_format
-    from data_modules.sources.tar_source import TarSource
 
     if arguments.what[0].endswith((".yaml", ".yml")):
         named = list(_sources(arguments.what[0], arguments.changes))
@@ -85,6 +83,10 @@ def _index(arguments: argparse.Namespace) -> int:
     shards = [(name, config) for name, config in named if source_format(config) is SourceFormat.shards]
     if not shards:
         raise DataError(f"{arguments.what[0]} has no tar shards; other sources need no index")
+    from rich.progress import Progress
+
+    from data_modules.sources.tar_source import TarSource
+
     for name, config in shards:
         with Progress() as bar:
             show = functools.partial(_show, bar, bar.add_task(name, total=None))
@@ -103,14 +105,15 @@ def _show(bar: "Progress", task: "TaskID", done: int, total: int) -> None:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from data_modules.errors import DataError
-    from data_modules.preparation import inspect_sources
     from kelip_lightning.config.experiment import ContrastiveExperiment
-    from kelip_lightning.training.inputs import build_image_text_data
 
     stages = _stages(arguments.file, arguments.changes).values()
     stage = next((one for one in stages if isinstance(one, ContrastiveExperiment)), None)
     if stage is None:
         raise DataError(f"{arguments.file} has no contrastive stage, and so no captions")
+    from data_modules.preparation import inspect_sources
+    from kelip_lightning.training.inputs import build_image_text_data
+
     reports: list[SourceReport] = inspect_sources(build_image_text_data(stage), max(1, arguments.samples), 8)
     _print_reports(reports)
     _save_contact_sheet(reports, arguments.sheet)
@@ -119,8 +122,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _pack(arguments: argparse.Namespace) -> int:
-    from collections import Counter
-
+    stages = _stages(arguments.file, arguments.changes)
     from rich.progress import Progress
 
     from data_modules.preparation import PackSettings, num_shards, pack_source, sources_to_pack
@@ -132,7 +134,6 @@ def _pack(arguments: argparse.Namespace) -> int:
         image_format=arguments.format,
         samples_per_shard=arguments.samples_per_shard,
     )
-    stages = _stages(arguments.file, arguments.changes)
     for name, config in sources_to_pack({stage: one.data.sources for stage, one in stages.items()}).items():
         faults, written, source = Counter[str](), 0, open_source(name, config)
         with Progress() as bar:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kelip_lightning.cli.verb import add_device_argument, check_syntax, load_any_experiment, verb
+from kelip_lightning.cli.verb import add_device_argument, load_any_experiment, verb
 from kelip_lightning.distributed.accelerators import PRECISIONS, choose_device
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.runs.folder import RunFolder
@@ -48,9 +48,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """
     words = parse_words([*arguments.words, *arguments.overrides])
     file = words.file or RunFolder.open(Path(words.models[0])).config
-    check_syntax(file)
-    device = choose_device(arguments.device)
     experiment = _load(words, file)
+    device = choose_device(arguments.device)
     from kelip_lightning.cli.evaluation_tables import print_evaluations
     from kelip_lightning.inference.evaluate import evaluate_models
 

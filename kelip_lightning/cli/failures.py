@@ -50,26 +50,33 @@ def guarded(verb: Callable[[], int]) -> int:
     """The exit code of a verb; expected failures are printed to stderr, others keep their traceback."""
     try:
         return verb()
-    except USER_ERRORS as error:
+    except BaseException as error:
+        if (code := report(error)) is None:
+            raise
+        return code
+
+
+def report(error: BaseException) -> int | None:
+    """Print an expected failure to stderr, and return the exit code; `None`: the error is not expected."""
+    if isinstance(error, USER_ERRORS):
         return _print_failure(describe(error), 2)
-    except StoppedError as stopped:
-        if isinstance(stopped.__cause__, RAISED_ON_ALL_RANKS) and not is_first_process():
+    if isinstance(error, StoppedError):
+        if isinstance(error.__cause__, RAISED_ON_ALL_RANKS) and not is_first_process():
             # Lightning's launcher kills every process as soon as one that it started fails.
-            return 0 if is_child_of_first_process() else stopped.exit_code
-        return _print_failure(str(stopped), stopped.exit_code)
-    except BenchmarkError as error:
+            return 0 if is_child_of_first_process() else error.exit_code
+        return _print_failure(str(error), error.exit_code)
+    if isinstance(error, BenchmarkError):
         return _print_failure(str(error), 1)
-    except Terminated as terminated:
-        return _print_failure(str(terminated), REQUEUE)
-    except KeyboardInterrupt:
+    if isinstance(error, Terminated):
+        return _print_failure(str(error), REQUEUE)
+    if isinstance(error, KeyboardInterrupt):
         return _print_failure("interrupted before training", 130)
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         sys.stderr.close()  # the reader of the pipe has exited, as in `kelip show-config FILE | head`
         return 0
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
+    if isinstance(error, OSError) and is_disk_full(error):
         return _print_failure(f"the disk is full ({error}); free space and try again", 1)
+    return None
 
 
 def describe(error: Exception) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kelip_lightning.planning.stage_plan import Plan
 
 LANGUAGES = {"ko": "Korean", "en": "English"}
-"""Column names in order; keys as in `data_modules.records.LANGUAGES`."""
+"""Column names in order; keys as in `data_modules.languages.LANGUAGES`."""
 
 HEADLINE = frozenset(
     {

@@ -12,6 +12,7 @@ from kelip_lightning.cli.verb import load_any_experiment, verb
 if TYPE_CHECKING:
     from data_modules.text.tokenizer import BilingualTokenizer
     from data_modules.text.tokenizer_report import CountTokens
+    from kelip_lightning.config.experiment import ContrastiveExperiment
 
 FILES_HELP = "text files with one caption a line, or experiments"
 MAX_INSPECTED = 200_000
@@ -45,7 +46,7 @@ def tokenizer(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from data_modules.errors import DataError
-    from data_modules.text.tokenizer import TokenizerConfig, train_tokenizer, write_tokenizer_folder
+    from data_modules.text.config import TokenizerConfig
 
     output = Path(arguments.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -54,7 +55,10 @@ def _train(arguments: argparse.Namespace) -> int:
         config = TokenizerConfig(vocab_size=arguments.vocab_size, context_length=arguments.context_length)
     except ValueError as error:
         raise DataError(str(error)) from error
-    tokenizer = train_tokenizer(_captions(arguments.files), config.vocab_size, config.context_length)
+    files = _load(arguments.files)
+    from data_modules.text.tokenizer import train_tokenizer, write_tokenizer_folder
+
+    tokenizer = train_tokenizer(_captions(files), config.vocab_size, config.context_length)
     write_tokenizer_folder(output, tokenizer)
     print(f"{output}: {tokenizer.vocab_size:,} tokens")
     if tokenizer.vocab_size < config.vocab_size:
@@ -65,10 +69,11 @@ def _train(arguments: argparse.Namespace) -> int:
 def _inspect(arguments: argparse.Namespace) -> int:
     from itertools import islice
 
+    files = _load(arguments.files)
     from data_modules.text.tokenizer_report import report_by_language
 
     tokenizer = _open_tokenizer(Path(arguments.tokenizer))
-    captions = list(islice(_captions(arguments.files), MAX_INSPECTED))
+    captions = list(islice(_captions(files), MAX_INSPECTED))
     counters: dict[str, CountTokens] = {"this tokenizer": tokenizer.count_tokens}
     if (openai := _openai_counter()) is not None:
         counters["OpenAI CLIP"] = openai
@@ -91,27 +96,40 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _captions(files: list[str]) -> Iterator[str]:
-    from data_modules.text.cleaning import read_caption_lines
+def _load(files: list[str]) -> "list[Path | ContrastiveExperiment]":
+    """Each text file as its path, and each experiment as its contrastive stage.
 
-    for file in files:
-        if Path(file).suffix in (".yaml", ".yml"):
-            yield from _captions_of_experiment(file)
-        else:
-            yield from read_caption_lines([Path(file)])
-
-
-def _captions_of_experiment(file: str) -> Iterator[str]:
-    from data_modules.image_text import training_texts
-    from data_modules.loading import open_sources
-    from data_modules.sources.languages import apply_language_rule
+    Raises:
+        ConfigError: An experiment is wrong or has no contrastive stage; found before torch is imported.
+    """
     from kelip_lightning.config.experiment import ContrastiveExperiment
     from kelip_lightning.errors import ConfigError
 
-    experiment = load_any_experiment(file, [], on_this_machine=False).experiment
-    experiment = getattr(experiment, "contrastive", experiment)
-    if not isinstance(experiment, ContrastiveExperiment):
-        raise ConfigError([f"{file} has no captions; give an experiment with a contrastive stage, or text files"])
+    loaded: list[Path | ContrastiveExperiment] = []
+    for file in files:
+        if Path(file).suffix not in (".yaml", ".yml"):
+            loaded.append(Path(file))
+            continue
+        experiment = load_any_experiment(file, [], on_this_machine=False).experiment
+        experiment = getattr(experiment, "contrastive", experiment)
+        if not isinstance(experiment, ContrastiveExperiment):
+            raise ConfigError([f"{file} has no captions; give an experiment with a contrastive stage, or text files"])
+        loaded.append(experiment)
+    return loaded
+
+
+def _captions(files: "list[Path | ContrastiveExperiment]") -> Iterator[str]:
+    from data_modules.text.cleaning import read_caption_lines
+
+    for one in files:
+        yield from read_caption_lines([one]) if isinstance(one, Path) else _captions_of_experiment(one)
+
+
+def _captions_of_experiment(experiment: "ContrastiveExperiment") -> Iterator[str]:
+    from data_modules.image_text import training_texts
+    from data_modules.loading import open_sources
+    from data_modules.sources.languages import apply_language_rule
+
     data = experiment.data
     sources = apply_language_rule(open_sources(data.sources), data.sources, data.languages)
     yield from training_texts(sources, experiment.tokenizer.max_training_pairs)

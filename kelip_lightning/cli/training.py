@@ -5,24 +5,24 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from data_modules.loader_process import SCHEDULER_SIGNALS
 from kelip_lightning.cli import failures
-from kelip_lightning.cli.verb import add_experiment_arguments, check_syntax, verb
+from kelip_lightning.cli.logs import configure_logging
+from kelip_lightning.cli.verb import add_experiment_arguments, verb
 from kelip_lightning.errors import RunFolderError, Terminated
 from kelip_lightning.runs.folder import RunFolder, is_first_process, was_interrupted
-from kelip_lightning.runs.timing import PhaseClock, phase, recorded_phases
+from kelip_lightning.runs.timing import clocked, phase, recorded_phases
 
 if TYPE_CHECKING:
-    from kelip_lightning.config.experiment import (
-        ContrastiveExperiment,
-        MaskedPretrainExperiment,
-        PretrainExperiment,
-    )
+    from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
     from kelip_lightning.config.load import LoadedExperiment
+    from kelip_lightning.distributed.local_ranks import OtherRanks
     from kelip_lightning.training.inputs import OpenedData
 
 Schema = TypeVar("Schema", bound="MaskedPretrainExperiment | ContrastiveExperiment | PretrainExperiment")
@@ -45,19 +45,31 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@phase("settings")
+def _load(arguments: argparse.Namespace, schema: type[Schema]) -> "LoadedExperiment[Schema]":
+    """The experiment of a training verb; of a run to resume, what it names is checked later.
+
+    Raises:
+        ConfigError, RunFolderError: It cannot run as configured; most problems are found before torch is imported.
+    """
+    from kelip_lightning.config.load import load_experiment
+
+    if arguments.accept_changed_data and not arguments.resume:
+        raise RunFolderError("--accept-changed-data needs --resume: a new run has no earlier data")
+    return load_experiment(arguments.file, arguments.overrides, schema, on_this_machine=not arguments.resume)
+
+
 def _train(
     arguments: argparse.Namespace,
-    schema: type[Schema],
+    loaded: "LoadedExperiment[Schema]",
     body: Callable[[Schema, RunFolder, "OpenedData"], Metrics],
-    clock: PhaseClock,
 ) -> tuple[RunFolder, Metrics]:
-    """Load and check the experiment, create or reopen its run folder, train.
+    """Create or reopen the run folder of an experiment, and train.
 
     Args:
         arguments: Of a training verb.
-        schema: Class of the experiment.
+        loaded: The experiment.
         body: Trains on the opened data and returns the final metrics.
-        clock: Counts the phases of this command, and is active.
 
     Raises:
         ConfigError, DataError, RunFolderError, CheckpointError, EncoderFileError: Before training.
@@ -65,18 +77,16 @@ def _train(
     """
     with phase("imports"):
         from kelip_lightning.cli.report import print_plan, read_report
-        from kelip_lightning.config.load import load_experiment
+        from kelip_lightning.config.devices import with_devices, with_threads
+        from kelip_lightning.distributed.local_ranks import forked_ranks
         from kelip_lightning.planning.stage_plan import count_samples, make_plan
+        from kelip_lightning.training.fit import num_forked_ranks
         from kelip_lightning.training.inputs import open_data
         from kelip_lightning.training.provenance import check_data, describe_data
         from kelip_lightning.training.resume import record_resumption
 
-    if arguments.accept_changed_data and not arguments.resume:
-        raise RunFolderError("--accept-changed-data needs --resume: a new run has no earlier data")
-    with phase("settings"):
-        loaded = load_experiment(arguments.file, arguments.overrides, schema, on_this_machine=not arguments.resume)
-    experiment = loaded.experiment
-    run, changes = _resumed_run(arguments.resume, loaded) if arguments.resume else (None, [])
+    experiment = with_threads(with_devices(loaded.experiment))
+    run, changes = _resumed_run(arguments.resume, loaded, experiment) if arguments.resume else (None, [])
     resumed = run is not None
     if run is not None and run.has_finished("mae" if hasattr(experiment, "masked_autoencoder") else "contrastive"):
         if is_first_process():
@@ -84,8 +94,7 @@ def _train(
         return run, read_report(run).get("metrics", {})
     with phase("data"):
         opened = open_data(experiment)
-        samples = count_samples(experiment, opened.sources)
-        data = describe_data(experiment, opened.sources)
+        samples, data = count_samples(experiment, opened.sources), describe_data(experiment, opened.sources)
     with phase("plan"):
         plan = make_plan(experiment, samples)
     run = run or RunFolder.create(
@@ -101,23 +110,59 @@ def _train(
         record_resumption(run, loaded.overrides, changes)
     if is_first_process():
         print_plan(plan, run)
+
+    train = partial(_recorded, run, partial(body, experiment, run, opened))
+    with forked_ranks(num_forked_ranks(experiment), _other_ranks(experiment, train)):
+        metrics = train()
+    return run, metrics
+
+
+def _recorded(run: RunFolder, train: Callable[[], Metrics]) -> Metrics:
+    """Train, and record the run's status and the time of its phases.
+
+    Raises:
+        StoppedError: Instead of an expected failure.
+    """
     try:
-        with run.recorded(), recorded_phases(run, clock):
-            metrics = body(experiment, run, opened)
+        with run.recorded(), recorded_phases(run):
+            return train()
     except BaseException as error:
         if (known := failures.stopped(error, run)) is None:
             raise
         raise known from error
-    return run, metrics
 
 
-def _resumed_run(wanted: str, loaded: "LoadedExperiment[Schema]") -> tuple[RunFolder | None, list[str]]:
-    """The run to resume, its settings and tokenizer checked, and the changes; `None`: `auto` finds no run."""
+def _other_ranks(experiment: Schema, train: Callable[[], Metrics]) -> "OtherRanks":
+    """The ranks that are forks: they print warnings, and errors that the first rank does not have."""
+    from kelip_lightning.distributed.local_ranks import OtherRanks
+    from kelip_lightning.planning.stage_plan import stages_of
+
+    def run() -> None:
+        configure_logging()
+        try:
+            train()
+        except failures.StoppedError as stopped:
+            if not isinstance(stopped.__cause__, failures.RAISED_ON_ALL_RANKS):
+                raise
+
+    minutes = max(stage.trainer.timeout_minutes for stage in stages_of(experiment).values())
+    return OtherRanks(run=run, report=failures.report, timeout=timedelta(minutes=minutes))
+
+
+def _resumed_run(
+    wanted: str, loaded: "LoadedExperiment[Schema]", experiment: Schema
+) -> tuple[RunFolder | None, list[str]]:
+    """The run to resume, its settings and tokenizer checked, and the changes; `None`: `auto` finds no run.
+
+    Args:
+        wanted: The run, as in `find_run`.
+        loaded: The experiment as written, whose settings are compared with the run's.
+        experiment: The same with the devices of this machine.
+    """
     from kelip_lightning.config.load import check_on_this_machine
     from kelip_lightning.training.provenance import refuse_other_tokenizer, with_own_tokenizer
     from kelip_lightning.training.resume import find_run, refuse_other_settings
 
-    experiment = loaded.experiment
     run = find_run(wanted, Path(experiment.output_dir) / experiment.name)
     if run is None:
         check_on_this_machine(experiment)
@@ -147,6 +192,7 @@ def terminable() -> Iterator[None]:
 
 @verb(_add_arguments)
 @terminable()
+@clocked()
 def pretrain(arguments: argparse.Namespace) -> int:
     """Both stages: MAE pre-training, contrastive training, evaluation.
 
@@ -157,17 +203,19 @@ def pretrain(arguments: argparse.Namespace) -> int:
       kelip pretrain experiments/emoji/pretrain.yaml name=no-mae mae=null
       kelip pretrain experiments/emoji/pretrain.yaml name=wider image_encoder.width=256 image_encoder.num_heads=4
     """
-    with PhaseClock().active() as clock:
-        check_syntax(arguments.file)
-        with phase("imports"):
-            from kelip_lightning.config.experiment import PretrainExperiment
-            from kelip_lightning.training.stages import run_pretrain
+    with phase("imports"):
+        from kelip_lightning.config.experiment import PretrainExperiment
 
-        return _print_result(*_train(arguments, PretrainExperiment, run_pretrain, clock))
+    loaded = _load(arguments, PretrainExperiment)
+    with phase("imports"):
+        from kelip_lightning.training.stages import run_pretrain
+
+    return _print_result(*_train(arguments, loaded, run_pretrain))
 
 
 @verb(_add_arguments)
 @terminable()
+@clocked()
 def mae(arguments: argparse.Namespace) -> int:
     """Stage 1: MAE pre-training of the image encoder.
 
@@ -176,13 +224,14 @@ def mae(arguments: argparse.Namespace) -> int:
 
       kelip mae experiments/emoji/mae.yaml schedule.max_steps=600
     """
-    with PhaseClock().active() as clock:
-        check_syntax(arguments.file)
-        with phase("imports"):
-            from kelip_lightning.config.experiment import MaskedPretrainExperiment
-            from kelip_lightning.training.stages import run_masked_pretrain
+    with phase("imports"):
+        from kelip_lightning.config.experiment import MaskedPretrainExperiment
 
-        run, metrics = _train(arguments, MaskedPretrainExperiment, run_masked_pretrain, clock)
+    loaded = _load(arguments, MaskedPretrainExperiment)
+    with phase("imports"):
+        from kelip_lightning.training.stages import run_masked_pretrain
+
+    run, metrics = _train(arguments, loaded, run_masked_pretrain)
     if is_first_process():
         if (loss := metrics.get("train/loss")) is not None:
             print(f"last reconstruction loss {loss:.4f}")
@@ -194,6 +243,7 @@ def mae(arguments: argparse.Namespace) -> int:
 
 @verb(_add_arguments)
 @terminable()
+@clocked()
 def contrastive(arguments: argparse.Namespace) -> int:
     """Stage 2: contrastive training of image and text encoder.
 
@@ -202,13 +252,14 @@ def contrastive(arguments: argparse.Namespace) -> int:
 
       kelip contrastive experiments/emoji/contrastive.yaml init.image_encoder=runs/NAME/mae/image_encoder
     """
-    with PhaseClock().active() as clock:
-        check_syntax(arguments.file)
-        with phase("imports"):
-            from kelip_lightning.config.experiment import ContrastiveExperiment
-            from kelip_lightning.training.stages import run_contrastive
+    with phase("imports"):
+        from kelip_lightning.config.experiment import ContrastiveExperiment
 
-        return _print_result(*_train(arguments, ContrastiveExperiment, run_contrastive, clock))
+    loaded = _load(arguments, ContrastiveExperiment)
+    with phase("imports"):
+        from kelip_lightning.training.stages import run_contrastive
+
+    return _print_result(*_train(arguments, loaded, run_contrastive))
 
 
 def _print_result(run: RunFolder, metrics: Metrics) -> int:

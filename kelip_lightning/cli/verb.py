@@ -31,7 +31,8 @@ class Verb:
 def verb(add_arguments: AddArguments) -> Callable[[Run], Verb]:
     """Declares a function as the verb of its name; its docstring is the help text.
 
-    The function imports torch and Lightning inside its body, so that help and usage errors need no heavy imports.
+    The function imports torch and Lightning inside its body, after it has loaded its file, so that help, usage errors
+    and mistakes in the file need no heavy imports.
     """
     return lambda run: Verb(run.__name__.replace("_", "-"), inspect.cleandoc(run.__doc__ or ""), add_arguments, run)
 
@@ -69,22 +70,10 @@ def positive_count(text: str) -> int:
     return int(text)
 
 
-def check_syntax(file: str | Path) -> None:
-    """Read the file and what it extends, before torch is imported.
-
-    Raises:
-        ConfigError: A file is missing or is not valid YAML.
-    """
-    from kelip_lightning.config.load import read_experiment_file
-
-    read_experiment_file(Path(file))
-
-
 def load_any_experiment(
     file: str | Path, overrides: Sequence[str], *, on_this_machine: bool, stored: bool = False
 ) -> "LoadedExperiment[Any]":
     """As `load_experiment`, with the schema that fits the file."""
-    check_syntax(file)
     from kelip_lightning.config.experiment import SCHEMAS
     from kelip_lightning.config.load import find_schema, load_experiment
 

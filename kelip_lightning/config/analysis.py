@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from data_modules.benchmarks.analogy_queries import AnalogySetConfig
-from data_modules.benchmarks.config import CaptionSetConfig, ChoiceSetConfig, GalleryConfig
+from data_modules.benchmarks.config import AnalogySetConfig, CaptionSetConfig, ChoiceSetConfig, GalleryConfig
 from data_modules.config_roles import REPORTING, at_least, check_ranges
-from data_modules.records import LANGUAGES
+from data_modules.languages import LANGUAGES
 from data_modules.text.particles import check_template
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from data_modules.config_roles import counts_in_part, range_of, role_of, stated_role
@@ -109,6 +110,8 @@ def _type(hint: Any) -> str:
 
 
 def _plain_type(hint: Any) -> str:
+    if isinstance(hint, UnionType):
+        return " or ".join(map(_plain_type, get_args(hint)))
     if get_origin(hint) is list:
         return f"list of {_plain_type(get_args(hint)[0])}"
     if get_origin(hint) is dict:

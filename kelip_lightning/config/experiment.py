@@ -1,26 +1,25 @@
-"""The experiments and their sections. Each section class is defined in the module that it configures."""
+"""The experiments and their sections. The section classes of a package are in its `config.py`."""
 
 import re
 from dataclasses import dataclass, field
 
 from data_modules.benchmarks.config import EvaluationConfig
+from data_modules.config import ImageDataConfig, ImageTextDataConfig
 from data_modules.config_roles import PERFORMANCE, REPORTING, above, at_least, between, check_ranges, counted_as
-from data_modules.image import ImageDataConfig
-from data_modules.image_text import ImageTextDataConfig
-from data_modules.images.transforms.masked_image import MaskedImageConfig
-from data_modules.images.transforms.multi_crop import MultiCropConfig
-from data_modules.text.tokenizer import TokenizerConfig
-from kelip_lightning.callbacks.checkpointing import CheckpointConfig
-from kelip_lightning.callbacks.non_finite import NonFiniteConfig
+from data_modules.images.config import MaskedImageConfig, MultiCropConfig
+from data_modules.text.config import TokenizerConfig
+from kelip_lightning.callbacks.config import CheckpointConfig, NonFiniteConfig
 from kelip_lightning.config.evaluation import EvaluationExperiment
-from kelip_lightning.distributed.accelerators import PRECISIONS, STRATEGIES, is_deepspeed
-from kelip_lightning.losses.contrastive import ContrastiveLossConfig
-from kelip_lightning.models.dual_encoder import DualEncoderConfig
-from kelip_lightning.models.image_encoder import ImageEncoderConfig
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderConfig
-from kelip_lightning.models.self_supervision import SelfSupervisionConfig
-from kelip_lightning.models.text_encoder import TextEncoderConfig
-from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
+from kelip_lightning.distributed.accelerators import AUTO, PRECISIONS, STRATEGIES, is_deepspeed
+from kelip_lightning.losses.config import ContrastiveLossConfig
+from kelip_lightning.models.config import (
+    DualEncoderConfig,
+    ImageEncoderConfig,
+    MaskedAutoencoderConfig,
+    SelfSupervisionConfig,
+    TextEncoderConfig,
+)
+from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 
 ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu")
 
@@ -49,8 +48,10 @@ class TrainerConfig:
     """
     accelerator: str = "auto"
     """auto (a GPU if there is one), cpu or gpu; decides `precision: auto`."""
-    devices: int = field(default=1, metadata=PERFORMANCE | at_least(1))
-    """Processes per node, one per GPU."""
+    devices: int | str = field(default=1, metadata=PERFORMANCE | at_least(1, word=AUTO))
+    """Processes per node, one per GPU; auto: as many as the launcher has started, or one per GPU of this machine, or
+    without a GPU one per CPU core, as long as each gets 32 samples of a forward pass and an equal share. Several
+    processes on a CPU train faster than as many threads of one. OMP_NUM_THREADS limits the cores of the whole run."""
     num_nodes: int = field(default=1, metadata=PERFORMANCE | at_least(1))
     """Number of nodes."""
     strategy: str = field(default="auto", metadata=counted_as(is_deepspeed))
@@ -72,7 +73,8 @@ class TrainerConfig:
     log_every_n_steps: int = field(default=10, metadata=REPORTING | at_least(1))
     """Optimizer steps between log entries."""
     num_threads: int | None = field(default=None, metadata=PERFORMANCE | at_least(1))
-    """CPU threads of the training process; null: torch's default."""
+    """CPU threads of a training process; null: torch's default, and of several processes that this command starts on a
+    CPU an equal share of its cores. With one thread each they start at once, as forks of the first process."""
     deterministic: bool = field(default=True, metadata=PERFORMANCE)
     """Whether to use deterministic algorithms."""
 
@@ -88,7 +90,12 @@ class TrainerConfig:
     @property
     def num_processes(self) -> int:
         """World size: devices x nodes."""
-        return self.devices * self.num_nodes
+        return self.num_devices * self.num_nodes
+
+    @property
+    def num_devices(self) -> int:
+        """Processes per node; 1 for auto, which `with_devices` replaces before anything is trained."""
+        return self.devices if isinstance(self.devices, int) else 1
 
     @property
     def num_chunks(self) -> int:

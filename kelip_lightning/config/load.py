@@ -1,10 +1,10 @@
 """From a YAML file and overrides to a checked experiment: reading, `extends`, overrides, types, rules, differences.
 
-The rules, which import torch, are imported where they run, so that a file's syntax is checked without waiting for it.
+Rules that import torch run last, so that most problems are told without waiting for it.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
@@ -13,6 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kelip_lightning.config.devices import with_devices
 from kelip_lightning.config.fingerprint import identity_of
 from kelip_lightning.config.renamed import current_name, current_value
 from kelip_lightning.config.schema import (
@@ -26,6 +27,7 @@ from kelip_lightning.config.schema import (
     to_plain,
     without_none,
 )
+from kelip_lightning.config.validate import heavy_rules, rules
 from kelip_lightning.errors import ConfigError
 
 Schema = TypeVar("Schema")
@@ -181,11 +183,15 @@ class LoadedExperiment(Generic[Schema]):
     """A checked experiment with its origin."""
 
     experiment: Schema
-    resolved: str
-    """YAML with every value, defaults included; loads to the same experiment."""
+    """As the file and the overrides say: `with_devices` replaces `trainer.devices: auto`."""
     overrides: list[str]
     base_diff: list[str]
     """`key: old -> new` against the extended file, or against the file itself if it extends nothing."""
+
+    @property
+    def resolved(self) -> str:
+        """YAML with every value, defaults included; loads to the same experiment."""
+        return to_yaml(to_plain(self.experiment))
 
 
 def load_experiment(
@@ -195,6 +201,7 @@ def load_experiment(
     *,
     on_this_machine: bool = True,
     stored: bool = False,
+    heavy: bool = True,
 ) -> LoadedExperiment[Schema]:
     """Read, merge, type and check an experiment.
 
@@ -203,40 +210,60 @@ def load_experiment(
         overrides: `dotted.key=value`, later ones win. For an experiment of stages, a key that it does not
             have itself goes to every stage that has it.
         schema: Class of the experiment.
-        on_this_machine: Whether the files, folders and devices that the experiment names must exist.
+        on_this_machine: Whether the files, folders and devices that the experiment names must exist, and the rules must
+            hold for the number of devices that auto stands for here.
         stored: Whether the file is a run's stored configuration: renamed keys are translated instead of refused.
+        heavy: Whether the rules that import torch or timm run too; if not, `check_heavy_rules` must follow.
 
     Raises:
-        ConfigError: All problems together, one sentence each.
+        ConfigError: All problems together, one sentence each; those of the heavy rules only if there are no others.
     """
     tree, inherited = read_experiment_file(Path(path))
     tree = translate(schema, tree) if stored else tree
     problems: list[str] = []
     changed = _share_place(schema, _apply(overrides, tree, schema, problems))
     experiment = build_section(schema, changed, "", problems)
-    _apply_rules(experiment, on_this_machine, problems)
+    checked = with_devices(experiment) if on_this_machine and not problems else experiment
+    _run_rules(rules(checked, on_this_machine), problems)
+    if heavy:
+        check_heavy_rules(checked, on_this_machine=on_this_machine)
     base = build_section(schema, _share_place(schema, inherited or tree), "", [])
     return LoadedExperiment(
         experiment=experiment,
-        resolved=to_yaml(to_plain(experiment)),
         overrides=list(overrides),
         base_diff=difference(base, experiment),
     )
 
 
 def check_on_this_machine(experiment: Any) -> None:
-    """Check that the files, folders and devices that a loaded experiment names exist.
+    """Check that the files, folders and devices that a loaded experiment names exist, as `load_experiment` does.
+
+    Args:
+        experiment: After `with_devices`.
 
     Raises:
         ConfigError: All problems together, one sentence each.
     """
-    _apply_rules(experiment, True, [])
+    _run_rules(rules(experiment, on_this_machine=True), [])
+    check_heavy_rules(experiment, on_this_machine=True)
 
 
-def _apply_rules(experiment: Any, on_this_machine: bool, problems: list[str]) -> None:
-    from kelip_lightning.config.validate import rules
+def check_heavy_rules(experiment: Any, *, on_this_machine: bool) -> None:
+    """Check an experiment that meets all other rules with those that import torch or timm.
 
-    for rule in rules(experiment, on_this_machine):
+    Args:
+        experiment: A loaded experiment.
+        on_this_machine: Whether the devices that it names must exist.
+
+    Raises:
+        ConfigError: All problems together, one sentence each.
+    """
+    _run_rules(heavy_rules(experiment, on_this_machine), [])
+
+
+def _run_rules(found: Sequence[Callable[[], Iterable[str]]], problems: list[str]) -> None:
+    """Run every rule; raise ConfigError if any, or an earlier check, has found a problem."""
+    for rule in found:
         run_rule(rule, problems)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))

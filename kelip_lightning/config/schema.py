@@ -6,12 +6,13 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data_modules.config_roles import range_problems
+from data_modules.config_roles import range_of, range_problems
 from kelip_lightning.config.renamed import current_name
 
 Section = TypeVar("Section")
@@ -25,7 +26,7 @@ _UNSET: Any = object()
 
 def without_none(hint: Any) -> tuple[Any, bool]:
     """The type without `| None`, and whether it had one."""
-    if get_origin(hint) not in (Union, types.UnionType):
+    if get_origin(hint) not in (Union, types.UnionType) or types.NoneType not in get_args(hint):
         return hint, False
     return next(one for one in get_args(hint) if one is not types.NoneType), True
 
@@ -106,14 +107,14 @@ def build_section(kind: type[Section], values: Any, prefix: str, problems: list[
         problems.append(f"{prefix} = {shown(values)} must be a section {{key: value, ...}}, not {_kind_of(values)}")
         return section
     problems.extend(_unknown_keys(kind, values, prefix))
-    hints, converter = get_type_hints(kind), OmegaConf.structured(kind)
+    hints = get_type_hints(kind)
     for field in fields(kind):  # type: ignore[arg-type]
         given = values.get(field.name, MANDATORY)
         dotted = join(prefix, field.name)
         if isinstance(given, str) and given == MANDATORY:
             value = _default(field, dotted, problems)
         else:
-            value = _build_value(converter, field, hints[field.name], given, dotted, problems)
+            value = _build_value(kind, field, hints[field.name], given, dotted, problems)
         if value is not _UNSET:
             setattr(section, field.name, value)
     run_rule(lambda: _own_rule(section, prefix), problems)
@@ -151,8 +152,17 @@ def _default(field: "Field[Any]", dotted: str, problems: list[str]) -> Any:
     return _UNSET
 
 
-def _build_value(converter: Any, field: "Field[Any]", hint: Any, given: Any, dotted: str, problems: list[str]) -> Any:
-    """The value as OmegaConf converts it: `converter` is the section class as OmegaConf sees it."""
+@cache
+def _converter(kind: type) -> Any:
+    """A section class as OmegaConf sees it, which converts a value that is assigned to a field.
+
+    One for all sections of a class, since making it takes longer than all its conversions.
+    """
+    return OmegaConf.structured(kind)
+
+
+def _build_value(kind: type, field: "Field[Any]", hint: Any, given: Any, dotted: str, problems: list[str]) -> Any:
+    """The value of a section's field as OmegaConf converts it."""
     inner, optional = without_none(hint)
     if given is None and optional:
         return None
@@ -167,11 +177,16 @@ def _build_value(converter: Any, field: "Field[Any]", hint: Any, given: Any, dot
         }
     if (entries := section_of_list(inner)) and isinstance(given, list):
         return [build_section(entries, one, join(dotted, str(place)), problems) for place, one in enumerate(given)]
+    converter, limits = _converter(kind), range_of(field)
+    word = limits.word if limits else None
+    if word is not None and isinstance(given, str) and given.isdecimal():
+        given = int(given)
     try:
         OmegaConf.update(converter, field.name, _spelled(given) if _holds_text(inner) else given, merge=False)
         value = converter[field.name]
     except OmegaConfBaseException:
-        problems.append(f"{dotted} = {shown(given)} must be {_describe(hint)}")
+        expected = f"a whole number of {limits.rule}" if limits and word else _describe(hint)
+        problems.append(f"{dotted} = {shown(given)} must be {expected}")
         return _UNSET
     value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     out_of_range = list(range_problems(field, value, dotted))
@@ -180,7 +195,7 @@ def _build_value(converter: Any, field: "Field[Any]", hint: Any, given: Any, dot
 
 
 def _holds_text(hint: Any) -> bool:
-    arguments = get_args(hint)
+    arguments = () if isinstance(hint, types.UnionType) else get_args(hint)
     return _holds_text(arguments[-1]) if arguments else hint is str
 
 

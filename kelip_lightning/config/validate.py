@@ -1,6 +1,7 @@
 """Rules over several sections, and over the machine: each yields one sentence per problem.
 
 A sentence names dotted key, value, rule and remedy. A rule may read any value: `run_rule` skips it where one is unset.
+Rules that need torch or timm import them where they run, after all others have passed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,25 +11,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from data_modules.errors import DataError
+from data_modules.languages import LANGUAGES
 from data_modules.paths import resolve_files, resolve_path, resolve_shards
-from data_modules.records import LANGUAGES
 from data_modules.sources.config import SourceFormat, source_format
 from kelip_lightning.config.evaluation import EvaluationExperiment
-from kelip_lightning.config.experiment import (
-    ContrastiveExperiment,
-    MaskedPretrainExperiment,
-    PretrainExperiment,
-)
-from kelip_lightning.distributed.accelerators import is_deepspeed
+from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
+from kelip_lightning.distributed.accelerators import AUTO, is_deepspeed
 from kelip_lightning.errors import EncoderFileError
-from kelip_lightning.losses.contrastive import bias_problem
-from kelip_lightning.models.model_folder import REGULARISATION, check_image_encoder
-from kelip_lightning.models.patches import num_kept
-from kelip_lightning.models.self_supervision import SelfSupervisionMethod
-from kelip_lightning.optim.optimizers import OptimizerName
+from kelip_lightning.losses.config import bias_problem
+from kelip_lightning.models.config import REGULARISATION, SelfSupervisionMethod, num_kept
+from kelip_lightning.models.stored_config import check_image_encoder
+from kelip_lightning.optim.config import OptimizerName
 
 Stage = MaskedPretrainExperiment | ContrastiveExperiment
 Rule = Callable[[Any, str], Iterable[str]]
@@ -36,25 +30,37 @@ Rule = Callable[[Any, str], Iterable[str]]
 
 
 def rules(experiment: object, on_this_machine: bool) -> list[Callable[[], Iterable[str]]]:
-    """The rules for an experiment and its stages; none for other sections.
+    """The rules for an experiment and its stages that need no heavy import; none for other sections.
 
     Args:
         experiment: An experiment, perhaps with values unset.
-        on_this_machine: Whether the files, folders and devices that it names must exist.
+        on_this_machine: Whether the files and folders that it names must exist.
     """
-    if not isinstance(experiment, PretrainExperiment):
-        return [partial(rule, experiment, "") for rule in _rules_for(experiment, on_this_machine)]
-    found: list[Callable[[], Iterable[str]]] = [partial(stages_fit, experiment)]
-    for name in ("mae", "contrastive"):
-        stage = getattr(experiment, name, None)
-        found += [partial(rule, stage, f"{name}.") for rule in _rules_for(stage, on_this_machine)]
-    return found
+    on_stages = _on_stages(experiment, lambda one: _rules_for(one, on_this_machine))
+    return [partial(stages_fit, experiment), *on_stages] if isinstance(experiment, PretrainExperiment) else on_stages
+
+
+def heavy_rules(experiment: object, on_this_machine: bool) -> list[Callable[[], Iterable[str]]]:
+    """The rules that import torch or timm, for an experiment that meets all of `rules`.
+
+    Args:
+        experiment: An experiment, or another section, for which there are none.
+        on_this_machine: Whether the devices that it names must exist.
+    """
+    return _on_stages(experiment, lambda one: _heavy_rules_for(one, on_this_machine))
+
+
+def _on_stages(experiment: object, rules_of: Callable[[object], Sequence[Rule]]) -> list[Callable[[], Iterable[str]]]:
+    stages = {"": experiment}
+    if isinstance(experiment, PretrainExperiment):
+        stages = {f"{name}.": getattr(experiment, name, None) for name in ("mae", "contrastive")}
+    return [partial(rule, stage, at) for at, stage in stages.items() for rule in rules_of(stage)]
 
 
 def _rules_for(experiment: object, on_this_machine: bool) -> Sequence[Rule]:
     found: list[Rule] = []
     on_data: list[Rule] = [batch_divides, sources_named, strategy_supports]
-    on_machine: list[Rule] = [sources_exist, devices_exist, deepspeed_is_installed]
+    on_machine: list[Rule] = [sources_exist, deepspeed_is_installed]
     if isinstance(experiment, EvaluationExperiment):
         found, on_machine = [evaluation_languages], [evaluation_files_exist]
     elif isinstance(experiment, MaskedPretrainExperiment):
@@ -66,6 +72,12 @@ def _rules_for(experiment: object, on_this_machine: bool) -> Sequence[Rule]:
     else:
         return []
     return [*found, *on_machine] if on_this_machine else found
+
+
+def _heavy_rules_for(experiment: object, on_this_machine: bool) -> Sequence[Rule]:
+    if not isinstance(experiment, MaskedPretrainExperiment | ContrastiveExperiment):
+        return []
+    return [timm_model_fits, devices_exist] if on_this_machine else [timm_model_fits]
 
 
 def batch_divides(stage: Stage, at: str) -> Iterator[str]:
@@ -196,10 +208,17 @@ def evaluation_languages(experiment: ContrastiveExperiment | EvaluationExperimen
 
 
 def stages_fit(experiment: PretrainExperiment) -> Iterator[str]:
-    """Both stages configure the same image encoder, and contrastive training starts from the exported one."""
+    """Both stages have the same image encoder and processes, and contrastive training starts from the exported one."""
     mae, contrastive = experiment.mae, experiment.contrastive
     if mae is None:
         return
+    for key in ("devices", "num_nodes"):
+        ours, theirs = getattr(contrastive.trainer, key), getattr(mae.trainer, key)
+        if ours != theirs and AUTO not in (ours, theirs):
+            yield (
+                f"contrastive.trainer.{key} = {ours} must equal mae.trainer.{key} = {theirs}, as one command starts "
+                f"the processes of both stages; trainer.{key}=VALUE sets both"
+            )
     for field in fields(contrastive.image_encoder):
         ours = getattr(contrastive.image_encoder, field.name)
         theirs = getattr(mae.image_encoder, field.name)
@@ -301,13 +320,25 @@ def deepspeed_is_installed(stage: Stage, at: str) -> Iterator[str]:
         )
 
 
+def timm_model_fits(stage: Stage, at: str) -> Iterator[str]:
+    """The installed timm has the model `image_encoder.timm_name`, of the sizes that the other keys give."""
+    if stage.image_encoder.timm_name is None:
+        return
+    from kelip_lightning.models.image_encoder import timm_problem
+
+    if problem := timm_problem(stage.image_encoder):
+        yield f"{at}image_encoder.{problem}"
+
+
 def devices_exist(stage: Stage, at: str) -> Iterator[str]:
     """The machine has the configured devices."""
+    import torch
+
     trainer = stage.trainer
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if trainer.accelerator == "gpu" and not available:
         yield f"{at}trainer.accelerator = gpu, but torch finds no GPU; use auto or cpu"
-    elif trainer.accelerator != "cpu" and 0 < available < trainer.devices:
+    elif trainer.accelerator != "cpu" and 0 < available < trainer.num_devices:
         key = f"{at}trainer.devices"
         yield f"{key} = {trainer.devices}, but this machine has {available} GPU(s); use fewer"
 

@@ -22,6 +22,8 @@ STRATEGIES: tuple[str, ...] = ("auto", "ddp", "deepspeed_stage_1", "deepspeed_st
 LightningPrecision = Literal["32-true", "bf16-mixed", "bf16-true"]
 _EXPLICIT: dict[str, LightningPrecision] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "bf16-true": "bf16-true"}
 _CPU_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
+_GPU_DRIVERS = tuple(map(Path, ("/dev/nvidiactl", "/dev/nvmap", "/dev/kfd", "/dev/dxg")))
+"""On Linux one of these exists where torch may find a GPU: NVIDIA's, Jetson's, AMD's, and Windows' under WSL."""
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -79,6 +81,20 @@ def uses_cuda(accelerator: str) -> bool:
     return accelerator != "cpu" and torch.cuda.is_available()
 
 
+def num_gpus(accelerator: str) -> int:
+    """GPUs of this machine on which Lightning would train, 0: on the CPU; `accelerator` is auto, cpu or gpu.
+
+    Imports torch only where there may be one.
+    """
+    if accelerator == "cpu" or (platform.system() == "Linux" and not any(file.exists() for file in _GPU_DRIVERS)):
+        return 0
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.device_count()
+    return int(torch.backends.mps.is_available())
+
+
 def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> Set[str]:
     """The processor's feature flags; empty on other systems than Linux."""
     if platform.system() != "Linux" or not cpuinfo.is_file():
@@ -105,4 +121,5 @@ def build_strategy(name: str, accelerator: str, *, num_processes: int, timeout: 
         return name
     from lightning.pytorch.strategies import DDPStrategy
 
-    return DDPStrategy(timeout=timeout)
+    # Gradients live in the buckets that are reduced, so that they are not copied.
+    return DDPStrategy(timeout=timeout, gradient_as_bucket_view=True)

@@ -20,8 +20,9 @@ from kelip_lightning.interchange.formats import kelip, open_clip, transformers
 from kelip_lightning.interchange.formats.architecture import Architecture, build_architecture
 from kelip_lightning.interchange.formats.key_map import Entry, Tensors, to_ours, to_theirs
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.model_folder import CONFIG, WEIGHTS, check_tensors, load_dual_encoder
+from kelip_lightning.models.model_folder import WEIGHTS, check_tensors, load_dual_encoder
 from kelip_lightning.models.preprocessing import CLIP_MEAN, CLIP_STD
+from kelip_lightning.models.stored_config import CONFIG
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.runs.model_card import export_card
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kelip_lightning.losses.config import MatmulPrecision
 from kelip_lightning.losses.contrastive import Gather
-from kelip_lightning.losses.tiles import MatmulPrecision, Operand, Products, TiledMatrix, info_nce_rows, with_gradients
+from kelip_lightning.losses.tiles import Operand, Products, TiledMatrix, info_nce_rows, with_gradients
 
 
 def standardize_patches(patches_BNP: Tensor) -> Tensor:

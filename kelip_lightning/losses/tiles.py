@@ -14,23 +14,16 @@ Shapes: B queries of this rank, G keys of all ranks, R rows of a tile, E width.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from functools import cache
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from kelip_lightning.losses.config import MatmulPrecision
+
 _KEPT, _HALF = -(1 << 13), 1 << 12
 """Mask of the mantissa bits that TF32 keeps (it drops the last 13 of 23), and half of the last kept bit."""
-
-
-class MatmulPrecision(Enum):
-    """float32: one product, no TF32; tf32x3: three of TF32 halves; auto: tf32x3 where a device has TF32."""
-
-    auto = "auto"
-    float32 = "float32"
-    tf32x3 = "tf32x3"
 
 
 class Products:

@@ -4,39 +4,16 @@ Shapes: V global views, V' local views, B pairs, E embed_dim, T tokens.
 """
 
 import math
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_modules.config_roles import above, at_least, between, check_ranges
+from kelip_lightning.models.config import DualEncoderConfig
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.sample_noise import view_seeds
 from kelip_lightning.models.text_encoder import TextTower
-
-
-@dataclass(kw_only=True, slots=True)
-class DualEncoderConfig:
-    """The joint space."""
-
-    embed_dim: int = field(default=512, metadata=at_least(1))
-    """Width of the joint space (paper: 512)."""
-    initial_temperature: float = field(default=0.07, metadata=between(0, 1, "right"))
-    """exp(-logit_scale) at the start (paper: 0.07)."""
-    max_logit_scale: float = field(default=100.0, metadata=above(0))
-    """Upper bound of exp(logit_scale); the parameter is clamped after each step and keeps its gradient (CLIP: 100)."""
-    initial_logit_bias: float | None = None
-    """Initial value of the learned bias, needed with loss.kind = sigmoid (SigLIP: -10); must be null with info_nce."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.initial_temperature * self.max_logit_scale < 1:
-            raise ValueError(
-                f"initial_temperature = {self.initial_temperature} must be at least 1 / max_logit_scale = "
-                f"{1 / self.max_logit_scale:.4g}, the lowest that training allows; change one"
-            )
 
 
 class PairFeatures(NamedTuple):  # ZeRO-3 finds tensors in tuples, not in dataclasses
@@ -73,14 +50,17 @@ class DualEncoder(nn.Module):
     def encode_image(self, images_BCHW: Tensor, l2norm: bool = True, seeds_B: Tensor | None = None) -> Tensor:
         """Image features, float32 (B, E), of unit length if l2norm.
 
-        Images are standardised, float; int64 seeds enable the encoder's dropout.
+        Images are uint8, or standardised floats; int64 seeds enable the encoder's dropout.
         """
         features_BE = self.image_projection(self.image_encoder(images_BCHW, seeds_B)).float()
         return F.normalize(features_BE, dim=-1) if l2norm else features_BE
 
-    def encode_text(self, tokens_BT: Tensor, l2norm: bool = True) -> Tensor:
-        """Text features, float32 (B, E), of unit length if l2norm; tokens are int64."""
-        features_BE = self.text_projection(self.text_encoder(tokens_BT)).float()
+    def encode_text(self, tokens_BT: Tensor, l2norm: bool = True, num_tokens: int | None = None) -> Tensor:
+        """Text features, float32 (B, E), of unit length if l2norm.
+
+        Tokens are int64; num_tokens is their number without padding, if the host knows it.
+        """
+        features_BE = self.text_projection(self.text_encoder(tokens_BT, num_tokens)).float()
         return F.normalize(features_BE, dim=-1) if l2norm else features_BE
 
     def scale(self) -> Tensor:
@@ -91,21 +71,27 @@ class DualEncoder(nn.Module):
         return self.logit_scale.float().exp()
 
     def forward(
-        self, global_VBCHW: Tensor, local_VBCHW: Tensor, tokens_BT: Tensor, seeds_B: Tensor | None = None
+        self,
+        global_VBCHW: Tensor,
+        local_VBCHW: Tensor,
+        tokens_BT: Tensor,
+        seeds_B: Tensor | None = None,
+        num_tokens: int | None = None,
     ) -> PairFeatures:
         """Features of every crop and caption; one pass of the image encoder per resolution.
 
         Args:
-            global_VBCHW: Standardised crops of the stored size.
-            local_VBCHW: Standardised local crops, V' >= 0.
+            global_VBCHW: Crops of the stored size, uint8 or standardised.
+            local_VBCHW: Local crops, V' >= 0.
             tokens_BT: int64.
             seeds_B: int64 seeds of the samples' dropout, which differs between crops; `None` disables it.
+            num_tokens: Number of tokens without padding, if the host knows it; else reading it synchronises.
         """
         num_global = len(global_VBCHW)
         return PairFeatures(
             global_VBE=self._encode_views(global_VBCHW, 0, seeds_B),
             local_VBE=self._encode_views(local_VBCHW, num_global, seeds_B),
-            text_BE=self.encode_text(tokens_BT),
+            text_BE=self.encode_text(tokens_BT, num_tokens=num_tokens),
             logit_scale=self.scale(),
             logit_bias=None if self.logit_bias is None else self.logit_bias.float(),
         )

@@ -3,8 +3,7 @@
 Shapes: B batch, C/H/W image, N patches, K kept patches, L tokens, D width.
 """
 
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -13,103 +12,18 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from data_modules.config_roles import above, at_least, between, check_ranges
-from kelip_lightning.models.patches import keep_lowest, take_rows
+from kelip_lightning.models.blocks import is_plain, normalize, run_block
+from kelip_lightning.models.config import ImageEncoderConfig, Pooling, PositionResampling
+from kelip_lightning.models.patches import keep_lowest, patchify, take_rows
+from kelip_lightning.models.preprocessing import normalize_patches
 from kelip_lightning.models.sample_noise import PATCHES, noisy_block, uniform
-from kelip_lightning.models.vision_transformer import add_positions, sizes_of, timm_vision_transformer
-
-
-class Pooling(Enum):
-    """Pooling of tokens into one feature."""
-
-    cls = "cls"
-    mean = "mean"
-
-
-class Activation(Enum):
-    """The non-linearity of the MLPs; `quick_gelu` is CLIP's and KELIP's x * sigmoid(1.702 x)."""
-
-    gelu = "gelu"
-    quick_gelu = "quick_gelu"
-
-
-class PositionResampling(Enum):
-    """Resampling of position embeddings for other image sizes."""
-
-    timm = "timm"
-    official = "official"
-
-
-@dataclass(kw_only=True, slots=True)
-class ImageEncoderConfig:
-    """Dimensions of the Vision Transformer (defaults: ViT-B/32 as in the paper)."""
-
-    image_size: int = field(default=224, metadata=at_least(1))
-    """Side in pixels for which position embeddings are stored; other sizes resample them."""
-    patch_size: int = field(default=32, metadata=at_least(1))
-    """Side of a patch in pixels."""
-    width: int = field(default=768, metadata=at_least(1))
-    """Token width."""
-    depth: int = field(default=12, metadata=at_least(1))
-    """Number of transformer blocks."""
-    num_heads: int = field(default=12, metadata=at_least(1))
-    """Attention heads; must divide width."""
-    mlp_ratio: float = field(default=4.0, metadata=above(0))
-    """Hidden width of an MLP over the token width."""
-    pooling: Pooling = Pooling.cls
-    """cls: the class token (paper); mean: the mean of the patch tokens."""
-    activation: Activation = Activation.quick_gelu
-    """Non-linearity of the MLPs (paper: quick_gelu)."""
-    pre_norm: bool = True
-    """A LayerNorm before the blocks and no bias in the patch embedding (paper: yes)."""
-    position_resampling: PositionResampling = PositionResampling.timm
-    """timm: bicubic with antialiasing; official: as the official KELIP code, set when its weights are loaded."""
-    timm_name: str | None = None
-    """A Vision Transformer of timm by name, for example `vit_small_patch16_224`, for more than the sizes (register
-    tokens, layer scale, ...); patch_size, width, depth, num_heads, mlp_ratio, activation and pre_norm must be that
-    model's own. Null: the plain one of these sizes."""
-    drop_path_rate: float = field(default=0.0, metadata=between(0, 1, "left"))
-    """Stochastic depth of the last block, in [0, 1); earlier blocks get less, the first none."""
-    dropout_rate: float = field(default=0.0, metadata=between(0, 1, "left"))
-    """Dropout of what each attention and MLP adds to the tokens, in [0, 1)."""
-    patch_drop_rate: float = field(default=0.0, metadata=between(0, 1, "left"))
-    """Share of patch tokens dropped in contrastive training, in [0, 1) (FLIP, arXiv:2212.00794), of global crops and of
-    the views of a self-supervised loss; local crops and evaluation keep all patches."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size = {self.image_size} must be a multiple of patch_size = {self.patch_size}; change one"
-            )
-        if self.width % self.num_heads or self.width % 4:
-            raise ValueError(
-                f"width = {self.width} must be a multiple of num_heads = {self.num_heads} and of 4; change one"
-            )
-        if self.timm_name is not None:
-            self._check_timm_model(self.timm_name)
-
-    def _check_timm_model(self, name: str) -> None:
-        """The other fields must equal the timm model's sizes, so that none of them is ignored."""
-        with torch.device("meta"):
-            model = timm_vision_transformer(name, img_size=self.image_size)
-        ours = {key: getattr(self, key) for key in sizes_of(model)} | {"activation": self.activation.name}
-        if wrong := {key: value for key, value in sizes_of(model).items() if value != ours[key]}:
-            wanted = " ".join(f"image_encoder.{key}={str(value).lower()}" for key, value in wrong.items())
-            raise ValueError(f"timm_name = {name} has other sizes than the fields beside it; set {wanted}")
-        if self.position_resampling is PositionResampling.official:
-            raise ValueError("position_resampling = official belongs to KELIP's own encoder; use timm with timm_name")
-        if (self.drop_path_rate or self.dropout_rate) and not all(type(block) is Block for block in model.blocks):
-            raise ValueError(
-                f"drop_path_rate and dropout_rate must be 0 for timm_name = {name}, whose blocks are no plain `Block`"
-            )
-        if self.pooling is Pooling.cls and not model.has_class_token:
-            raise ValueError(f"pooling = cls, but timm_name = {name} has no class token; use pooling=mean")
-
-    @property
-    def num_patches(self) -> int:
-        """Patches of an image of the stored size."""
-        return (self.image_size // self.patch_size) ** 2
+from kelip_lightning.models.vision_transformer import (
+    add_positions,
+    embed_patches,
+    sizes_of,
+    timm_vision_transformer,
+    with_patch_projection,
+)
 
 
 class ImageEncoder(nn.Module):
@@ -143,70 +57,90 @@ class ImageEncoder(nn.Module):
         """Normalised tokens after the last block, prefix tokens first.
 
         Args:
-            images_BCHW: Standardised images, float; sides must be multiples of the patch size.
+            images_BCHW: uint8 pixels, or standardised images, float; sides must be multiples of the patch size.
             keep_BK: int64 unique indices of the patches to encode, in raster order; `None` for every patch.
             seeds_B: int64 seeds of dropout and stochastic depth; `None` disables both.
 
         Returns:
             (B, num_prefix_tokens + K, D).
         """
-        tokens_BLD = self.embed(images_BCHW)
+        return self.run_blocks(self.embed(images_BCHW, keep_BK), seeds_B)
+
+    def embed(self, images_BCHW: Tensor, keep_BK: Tensor | None = None) -> Tensor:
+        """Prefix tokens and patch embeddings with positions, as they enter the blocks; arguments as of `tokens`."""
+        size = self.config.patch_size
+        height, width = images_BCHW.shape[2:]
+        if height % size or width % size:
+            raise ValueError(f"the sides of images, {height} x {width}, must be multiples of patch_size = {size}")
+        patches_BKP = patchify(images_BCHW, size)
         if keep_BK is not None:
-            prefix = self.num_prefix_tokens
-            tokens_BLD = torch.cat([tokens_BLD[:, :prefix], take_rows(tokens_BLD[:, prefix:], keep_BK)], dim=1)
-        return self.run_blocks(tokens_BLD, seeds_B)
+            patches_BKP = take_rows(patches_BKP, keep_BK)
+        if patches_BKP.dtype == torch.uint8:
+            patches_BKP = normalize_patches(patches_BKP)
+        return add_positions(
+            self.vit,
+            embed_patches(self.vit, patches_BKP),
+            (height // size, width // size),
+            keep_BK,
+            official=self.config.position_resampling is PositionResampling.official,
+        )
 
-    def embed(self, images_BCHW: Tensor) -> Tensor:
-        """Prefix tokens and patch embeddings with positions, as they enter the blocks."""
-        vit = self.vit
-        # Weights are bfloat16 under bf16-true and DeepSpeed; images are not.
-        patches_BHWD = vit.patch_embed(images_BCHW.to(vit.patch_embed.proj.weight.dtype))
-        official = self.config.position_resampling is PositionResampling.official
-        return add_positions(vit, patches_BHWD, official=official)
+    def run_blocks(self, tokens_BLD: Tensor, seeds_B: Tensor | None = None, num_outputs: int | None = None) -> Tensor:
+        """Norms and all blocks on embedded tokens, (B, L, D).
 
-    def run_blocks(self, tokens_BLD: Tensor, seeds_B: Tensor | None = None) -> Tensor:
-        """Norms and all blocks on embedded tokens, (B, L, D); seeds as in `tokens`."""
-        tokens_BLD = self.vit.norm_pre(tokens_BLD)
+        Args:
+            tokens_BLD: From `embed`.
+            seeds_B: As of `tokens`.
+            num_outputs: The last block computes the first tokens only; `None`: all.
+        """
+        tokens_BLD = normalize(self.vit.norm_pre, tokens_BLD)
         run = self._run_block
         if self.gradient_checkpointing and torch.is_grad_enabled():
             run = partial(checkpoint, self._run_block, use_reentrant=False, preserve_rng_state=False)
         for index, block in enumerate(self.vit.blocks):
-            tokens_BLD = run(block, index, tokens_BLD, seeds_B)
-        result: Tensor = self.vit.norm(tokens_BLD)
-        return result
+            is_last = index + 1 == len(self.vit.blocks)
+            tokens_BLD = run(block, index, tokens_BLD, seeds_B, num_outputs if is_last else None)
+        return normalize(self.vit.norm, tokens_BLD)
 
-    def _run_block(self, block: nn.Module, index: int, tokens_BLD: Tensor, seeds_B: Tensor | None) -> Tensor:
+    def _run_block(
+        self, block: nn.Module, index: int, tokens_BLD: Tensor, seeds_B: Tensor | None, num_outputs: int | None
+    ) -> Tensor:
         config = self.config
         path_rate = config.drop_path_rate * index / max(1, config.depth - 1)
         if seeds_B is None or not (path_rate or config.dropout_rate):
-            result: Tensor = block(tokens_BLD)
-            return result
-        assert isinstance(block, Block), f"no dropout inside {type(block).__name__}"
-        return noisy_block(block, tokens_BLD, seeds_B, index, path_rate=path_rate, dropout_rate=config.dropout_rate)
+            return run_block(block, tokens_BLD, num_outputs)
+        assert is_plain(block), f"no dropout inside {type(block).__name__}"
+        rates = {"path_rate": path_rate, "dropout_rate": config.dropout_rate}
+        return noisy_block(block, tokens_BLD, seeds_B, index, num_outputs, **rates)
 
     def forward(self, images_BCHW: Tensor, seeds_B: Tensor | None = None) -> Tensor:
         """One feature per image, (B, D).
 
         Args:
-            images_BCHW: Standardised images, float.
+            images_BCHW: uint8 pixels, or standardised images, float.
             seeds_B: int64 seeds of dropout, stochastic depth and patch dropout (on images of the stored size); `None`
                 disables all three, in training mode too.
         """
         keep_BK = None
         if seeds_B is not None and self.config.patch_drop_rate and images_BCHW.shape[-1] == self.config.image_size:
             keep_BK = keep_lowest(uniform(seeds_B, PATCHES, [self.config.num_patches]), self.config.patch_drop_rate)
-        tokens_BLD = self.tokens(images_BCHW, keep_BK, seeds_B)
         if self.config.pooling is Pooling.cls:
-            return tokens_BLD[:, 0]
-        return tokens_BLD[:, self.num_prefix_tokens :].mean(dim=1)
+            return self.run_blocks(self.embed(images_BCHW, keep_BK), seeds_B, num_outputs=1)[:, 0]
+        return self.tokens(images_BCHW, keep_BK, seeds_B)[:, self.num_prefix_tokens :].mean(dim=1)
 
 
 def build_vision_transformer(config: ImageEncoderConfig) -> VisionTransformer:
-    """The configured network with random weights; its output is every token of the last block."""
+    """The configured network with random weights; its output is every token of the last block.
+
+    Raises:
+        ValueError: See `timm_problem`.
+    """
     if config.timm_name is not None:
+        if problem := timm_problem(config):
+            raise ValueError(problem)
         return timm_vision_transformer(config.timm_name, img_size=config.image_size)
     # Pooling is done in ImageEncoder.forward, after the final norm.
-    return VisionTransformer(
+    plain = VisionTransformer(
         img_size=config.image_size,
         patch_size=config.patch_size,
         embed_dim=config.width,
@@ -220,3 +154,31 @@ def build_vision_transformer(config: ImageEncoderConfig) -> VisionTransformer:
         act_layer=config.activation.value,
         norm_layer=partial(nn.LayerNorm, eps=1e-5),
     )
+    return with_patch_projection(plain)
+
+
+def timm_problem(config: ImageEncoderConfig) -> str | None:
+    """Error message if timm has no `timm_name`, or a model that the other fields do not fit; `None` if it does.
+
+    The other fields must equal the sizes of timm's model, so that none of them is ignored.
+    """
+    if config.timm_name is None:
+        return None
+    try:
+        with torch.device("meta"):
+            model = timm_vision_transformer(config.timm_name, img_size=config.image_size)
+    except ValueError as error:
+        return str(error)
+    return next(_mismatches(model, config), None)
+
+
+def _mismatches(model: VisionTransformer, config: ImageEncoderConfig) -> Iterator[str]:
+    name, sizes = config.timm_name, sizes_of(model)
+    ours = {key: getattr(config, key) for key in sizes} | {"activation": config.activation.name}
+    if wrong := {key: value for key, value in sizes.items() if value != ours[key]}:
+        wanted = " ".join(f"image_encoder.{key}={str(value).lower()}" for key, value in wrong.items())
+        yield f"timm_name = {name} has other sizes than the fields beside it; set {wanted}"
+    if (config.drop_path_rate or config.dropout_rate) and not all(type(block) is Block for block in model.blocks):
+        yield f"drop_path_rate and dropout_rate must be 0 for timm_name = {name}, whose blocks are no plain `Block`"
+    if config.pooling is Pooling.cls and not model.has_class_token:
+        yield f"pooling = cls, but timm_name = {name} has no class token; use pooling=mean"

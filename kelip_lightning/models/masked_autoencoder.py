@@ -7,8 +7,6 @@ Shapes: B batch, N patches, K kept, D encoder width, d decoder width, P values o
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
 from functools import partial
 from typing import NamedTuple
 
@@ -19,50 +17,11 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from data_modules.config_roles import at_least, between, check_ranges
+from kelip_lightning.models.blocks import normalize, run_block
+from kelip_lightning.models.config import MaskedAutoencoderConfig, MaskedAutoencoderVariant
 from kelip_lightning.models.image_encoder import ImageEncoder
-from kelip_lightning.models.patches import keep_lowest, mask_of, put_rows, take_rows
+from kelip_lightning.models.patches import keep_lowest, mask_of, put_rows
 from kelip_lightning.models.preprocessing import normalize_images
-
-
-class MaskedAutoencoderVariant(Enum):
-    """Variant of the masked autoencoder."""
-
-    he = "he"
-    official = "official"
-
-
-@dataclass(kw_only=True, slots=True)
-class MaskedAutoencoderConfig:
-    """Masking and decoder (defaults: He et al. 2022)."""
-
-    variant: MaskedAutoencoderVariant = MaskedAutoencoderVariant.he
-    """he: as He et al. 2022; official: as the code that ships with the official KELIP, without class token in the
-    encoder, with a causal decoder and a final tanh. The default is he: its decoder sees every patch, and it trains the
-    class token and every other exported weight; no metric of the official one is published."""
-
-    mask_ratio: float = field(default=0.75, metadata=between(0, 1, "neither"))
-    """Share of patches hidden from the encoder, in (0, 1) (paper: 0.75 "following MAE")."""
-    norm_pix_loss: bool = True
-    """Whether each target patch is standardised by its own mean and standard deviation."""
-    decoder_width: int = field(default=512, metadata=at_least(1))
-    """Token width of the decoder; a multiple of 4 and of decoder_num_heads."""
-    decoder_depth: int = field(default=8, metadata=at_least(1))
-    """Blocks of the decoder."""
-    decoder_num_heads: int = field(default=16, metadata=at_least(1))
-    """Attention heads of the decoder."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.decoder_width % self.decoder_num_heads or self.decoder_width % 4:
-            raise ValueError(
-                f"decoder_width = {self.decoder_width} must be a multiple of decoder_num_heads = "
-                f"{self.decoder_num_heads} and of 4; change one"
-            )
-        if self.variant is MaskedAutoencoderVariant.official and self.norm_pix_loss:
-            raise ValueError(
-                "norm_pix_loss = true does not fit variant = official, which predicts pixels by a tanh; set it to false"
-            )
 
 
 class MaskedReconstruction(NamedTuple):  # ZeRO-3 finds tensors in tuples, not in dataclasses
@@ -95,7 +54,7 @@ class MaskedAutoencoderBase(nn.Module):
         return self.config.norm_pix_loss
 
     def forward(self, images_BCHW: Tensor, noise_BN: Tensor, seeds_B: Tensor | None = None) -> MaskedReconstruction:
-        """Reconstruct standardised images; int64 seeds enable the encoder's dropout and stochastic depth."""
+        """Reconstruct images, uint8 or standardised; int64 seeds enable the encoder's dropout and stochastic depth."""
         keep_BK = keep_lowest(noise_BN, self.config.mask_ratio)
         mask_BN = mask_of(keep_BK, noise_BN.shape[1])
         prediction_BNP = self._decode(self._encode(images_BCHW, keep_BK, seeds_B), keep_BK, mask_BN)
@@ -158,12 +117,11 @@ class MaskedAutoencoder(MaskedAutoencoderBase):
     def _decode(self, visible_BLd: Tensor, keep_BK: Tensor, mask_BN: Tensor) -> Tensor:
         prefix = self.encoder.num_prefix_tokens
         patches_BNd = self._fill_in(visible_BLd[:, prefix:], keep_BK, mask_BN)
-        # DeepSpeed casts parameters to bfloat16, but not buffers.
-        patches_BNd = patches_BNd + self.decoder_positions.to(self.mask_token.dtype)
+        patches_BNd = patches_BNd + self.decoder_positions.to(patches_BNd.dtype)
         decoded_BLd = torch.cat([visible_BLd[:, :prefix], patches_BNd], dim=1)
         for block in self.decoder_blocks:
-            decoded_BLd = self._run_decoder_block(block, decoded_BLd)
-        prediction_BNP: Tensor = self.decoder_pixels(self.decoder_norm(decoded_BLd[:, prefix:])).float()
+            decoded_BLd = self._run_decoder_block(partial(run_block, block), decoded_BLd)
+        prediction_BNP: Tensor = self.decoder_pixels(normalize(self.decoder_norm, decoded_BLd[:, prefix:])).float()
         return prediction_BNP
 
 
@@ -223,8 +181,8 @@ class OfficialMaskedAutoencoder(MaskedAutoencoderBase):
 
     def _encode(self, images_BCHW: Tensor, keep_BK: Tensor, seeds_B: Tensor | None) -> Tensor:
         """Without the class token, (B, K, d)."""
-        patches_BND = self.encoder.embed(images_BCHW)[:, self.encoder.num_prefix_tokens :]
-        visible_BKd: Tensor = self.projection(self.encoder.run_blocks(take_rows(patches_BND, keep_BK), seeds_B))
+        patches_BKD = self.encoder.embed(images_BCHW, keep_BK)[:, self.encoder.num_prefix_tokens :]
+        visible_BKd: Tensor = self.projection(self.encoder.run_blocks(patches_BKD, seeds_B))
         return visible_BKd
 
     def _decode(self, visible_BLd: Tensor, keep_BK: Tensor, mask_BN: Tensor) -> Tensor:

@@ -6,10 +6,9 @@
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from enum import Enum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import torch
 import yaml
@@ -19,18 +18,22 @@ from torch import Tensor
 
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.errors import EncoderFileError
-from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
-from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
-from kelip_lightning.models.text_encoder import HuggingFaceTextEncoder, TextEncoderConfig, build_text_encoder
+from kelip_lightning.models.config import DualEncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.models.image_encoder import ImageEncoder, timm_problem
+from kelip_lightning.models.stored_config import (
+    CONFIG,
+    check_image_encoder,
+    config_from_dict,
+    config_to_dict,
+    existing_file,
+    read_config,
+)
+from kelip_lightning.models.text_encoder import build_text_encoder
 
-Config = TypeVar("Config")
-
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.yaml", "tokenizer.json"
+WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
 TEXT_RECORD = "text_encoder_record"
 """Key in config.yaml of a text encoder's `record()`."""
-
-REGULARISATION = ("drop_path_rate", "dropout_rate", "patch_drop_rate")
-"""Fields that affect training but not weights: they may differ between the stages."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,21 +47,6 @@ class TrainedModel:
 def save_image_encoder(folder: Path, encoder: ImageEncoder, card: str) -> None:
     """Write model.safetensors, config.yaml and README.md (the card)."""
     write_folder(folder, encoder.state_dict(), config_to_dict(encoder.config), {"README.md": card})
-
-
-def check_image_encoder(folder: Path, config: ImageEncoderConfig) -> None:
-    """Raise EncoderFileError unless the folder's encoder has the configured architecture."""
-    stored = config_from_dict(ImageEncoderConfig, read_config(folder), folder)
-    different = [
-        f"{field.name} is {getattr(stored, field.name)} there, {getattr(config, field.name)} here"
-        for field in fields(config)
-        if field.name not in REGULARISATION and getattr(stored, field.name) != getattr(config, field.name)
-    ]
-    if different:
-        raise EncoderFileError(
-            f"init.image_encoder = {folder} holds another encoder ({'; '.join(different)}); "
-            "set image_encoder to the stored one, or repeat MAE pre-training"
-        )
 
 
 def load_image_encoder(encoder: ImageEncoder, folder: Path) -> int:
@@ -76,7 +64,6 @@ def build_dual_encoder(
     """As `fresh_dual_encoder`, with the trained weights of a Hugging Face text model under `hf_weights`."""
     model = fresh_dual_encoder(image, text, joint, tokenizer)
     if text.hf_weights:
-        assert isinstance(model.text_encoder, HuggingFaceTextEncoder)
         model.text_encoder.load_trained_weights()
     return model
 
@@ -138,7 +125,7 @@ def load_dual_encoder(folder: Path) -> TrainedModel:
     tokenizer = BilingualTokenizer.from_file(folder / TOKENIZER, int(config["context_length"]))
     with torch.random.fork_rng(devices=[]):
         model = fresh_dual_encoder(
-            config_from_dict(ImageEncoderConfig, config["image_encoder"], folder),
+            _stored_image_encoder(config["image_encoder"], folder),
             config_from_dict(TextEncoderConfig, config["text_encoder"], folder),
             config_from_dict(DualEncoderConfig, config["dual_encoder"], folder),
             tokenizer,
@@ -152,33 +139,11 @@ def load_dual_encoder(folder: Path) -> TrainedModel:
     return TrainedModel(model=model.eval(), tokenizer=tokenizer)
 
 
-def config_to_dict(config: Any) -> dict[str, Any]:
-    """A configuration dataclass as plain YAML values; enums by name, as in experiment files."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(one) for key, one in value.items()}
-        if isinstance(value, list):
-            return [plain(one) for one in value]
-        return value.name if isinstance(value, Enum) else value
-
-    return {key: plain(value) for key, value in asdict(config).items()}
-
-
-def config_from_dict(kind: type[Config], values: Mapping[str, Any], origin: Path) -> Config:
-    """The inverse of `config_to_dict` for flat dataclasses; EncoderFileError for unknown, missing or invalid fields."""
-    assert is_dataclass(kind)
-    hints, names = get_type_hints(kind), {field.name for field in fields(kind)}
-    if wrong := sorted(names ^ set(values)):
-        raise EncoderFileError(f"{origin}: the fields {', '.join(wrong)} are missing or unknown in {kind.__name__}")
-    try:
-        parsed = {
-            name: hints[name][value] if isinstance(hints[name], type) and issubclass(hints[name], Enum) else value
-            for name, value in values.items()
-        }
-        return kind(**parsed)
-    except (KeyError, ValueError, TypeError) as error:
-        raise EncoderFileError(f"{origin}: {error}") from error
+def _stored_image_encoder(values: Mapping[str, Any], folder: Path) -> ImageEncoderConfig:
+    config = config_from_dict(ImageEncoderConfig, values, folder)
+    if problem := timm_problem(config):
+        raise EncoderFileError(f"{folder}: {problem}")
+    return config
 
 
 def write_folder(
@@ -206,31 +171,13 @@ def write_folder(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The plain values of a folder's config.yaml; EncoderFileError if it is missing or damaged."""
-    file = _existing(folder, CONFIG)
-    try:
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EncoderFileError(f"{file} is not valid YAML: {error}") from error
-    if not isinstance(loaded, dict):
-        raise EncoderFileError(f"{file} must hold a mapping")
-    return loaded
-
-
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The tensors of a folder; EncoderFileError if they are missing or damaged."""
-    file = _existing(folder, WEIGHTS)
+    file = existing_file(folder, WEIGHTS)
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         raise EncoderFileError(f"{file} is damaged ({error}): write it again from its run") from error
-
-
-def _existing(folder: Path, name: str) -> Path:
-    if not (folder / name).is_file():
-        raise EncoderFileError(f"{folder} holds no {name}: give a folder that a finished stage wrote")
-    return folder / name
 
 
 def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], origin: Path) -> None:

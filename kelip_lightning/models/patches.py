@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kelip_lightning.models.config import num_kept
+
 
 def patchify(images_BCHW: Tensor, patch_size: int) -> Tensor:
     """Cut images into patches, (B, N, P); the pixels of a patch are in raster order, channels last."""
@@ -23,11 +25,6 @@ def unpatchify(patches_BNP: Tensor, patch_size: int) -> Tensor:
     side, c = round(n**0.5), p // patch_size**2
     grid = patches_BNP.reshape(b, side, side, patch_size, patch_size, c)
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(b, c, side * patch_size, side * patch_size)
-
-
-def num_kept(num_patches: int, mask_ratio: float) -> int:
-    """Number of visible patches: floor(N * (1 - mask_ratio)), at least 1, as in the code of He et al. 2022."""
-    return max(1, int(num_patches * (1 - mask_ratio) + 1e-9))  # 10 * (1 - 0.9) is 0.999... in floating point
 
 
 def keep_lowest(noise_BN: Tensor, mask_ratio: float) -> Tensor:
@@ -83,6 +80,10 @@ class _PutRows(torch.autograd.Function):
 
 
 def _gather(rows_BND: Tensor, index_BK: Tensor) -> Tensor:
+    batch, num_rows, width = rows_BND.shape
+    if rows_BND.is_contiguous():  # copies whole rows
+        starts_B1 = torch.arange(0, batch * num_rows, num_rows, device=index_BK.device).unsqueeze(1)
+        return rows_BND.view(-1, width).index_select(0, (index_BK + starts_B1).flatten()).view(*index_BK.shape, width)
     return rows_BND.gather(1, index_BK.unsqueeze(-1).expand(-1, -1, rows_BND.shape[-1]))
 
 

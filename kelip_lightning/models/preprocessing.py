@@ -24,6 +24,21 @@ def normalize_images(images: Tensor) -> Tensor:
     return (images.float() - mean).div_(std)
 
 
+def normalize_patches(patches: Tensor) -> Tensor:
+    """Standardise patches as `normalize_images` does images.
+
+    Args:
+        patches: uint8 (..., P), channels last within a patch.
+
+    Returns:
+        float32, same shape.
+    """
+    repeats = patches.shape[-1] // len(CLIP_MEAN)
+    factors = device_constant(tuple(1 / (255 * std) for std in CLIP_STD), patches.device)
+    shifts = device_constant(tuple(-mean / std for mean, std in zip(CLIP_MEAN, CLIP_STD, strict=True)), patches.device)
+    return patches.float().mul_(factors.repeat(repeats)).add_(shifts.repeat(repeats))
+
+
 def channel_statistics(device: torch.device) -> Tensor:
     """CLIP's mean and standard deviation of each channel, float32 (2, 3, 1, 1)."""
     statistics: Tensor = device_constant((*CLIP_MEAN, *CLIP_STD), device)

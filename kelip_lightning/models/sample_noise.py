@@ -6,11 +6,15 @@ device. torch's global random stream is not used. Stream 0 is patch dropout, blo
 Shapes: B samples, V views, L tokens, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 
 import torch
-from torch import Tensor, nn
+from timm.models.vision_transformer import Block
+from torch import Tensor
+
+from kelip_lightning.models.blocks import attention_branch, mlp_branch
 
 PATCHES = 0
 """Stream of patch dropout."""
@@ -55,26 +59,38 @@ def drop_path(values: Tensor, rate: float, seeds_B: Tensor, stream: int) -> Tens
 
 
 def noisy_block(
-    block: nn.Module, tokens_BLD: Tensor, seeds_B: Tensor, index: int, *, path_rate: float, dropout_rate: float
+    block: Block,
+    tokens_BLD: Tensor,
+    seeds_B: Tensor,
+    index: int,
+    num_outputs: int | None = None,
+    *,
+    path_rate: float,
+    dropout_rate: float,
 ) -> Tensor:
-    """A pre-norm block of timm with dropout and stochastic depth on the output of both its branches.
+    """A plain block of timm with dropout and stochastic depth on the output of both its branches.
 
     Args:
-        block: With norm1, attn, ls1, norm2, mlp and ls2, as timm's `Block`.
+        block: The block.
         tokens_BLD: Input.
         seeds_B: int64, one per sample.
         index: Index of the block, which determines its streams.
+        num_outputs: Only the first tokens of the output are computed; `None`: all.
         path_rate: Probability that a branch is skipped for a sample.
         dropout_rate: Probability that one value of a branch's output is zeroed.
     """
-    for branch, (norm, body, scale) in enumerate((("norm1", "attn", "ls1"), ("norm2", "mlp", "ls2"))):
-        change = getattr(block, scale)(getattr(block, body)(getattr(block, norm)(tokens_BLD)))
-        stream = 1 + 4 * index + 2 * branch
+    branches: tuple[Callable[[Block, Tensor], Tensor], ...] = (
+        partial(attention_branch, num_outputs=num_outputs),
+        mlp_branch,
+    )
+    for place, branch in enumerate(branches):
+        change = branch(block, tokens_BLD)
+        stream = 1 + 4 * index + 2 * place
         if dropout_rate:
             change = dropout(change, dropout_rate, seeds_B, stream)
         if path_rate:
             change = drop_path(change, path_rate, seeds_B, stream + 1)
-        tokens_BLD = tokens_BLD + change
+        tokens_BLD = tokens_BLD[:, :num_outputs] + change
     return tokens_BLD
 
 

@@ -6,53 +6,13 @@ Shapes: V views, B images, C/H/W image, D encoder width, E projection_dim.
 """
 
 import copy
-from dataclasses import dataclass, field
-from enum import Enum
 
 import torch
 from torch import Tensor, nn
 
-from data_modules.config_roles import above, at_least, between, check_ranges
+from kelip_lightning.models.config import SelfSupervisionConfig, SelfSupervisionMethod
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.sample_noise import view_seeds
-
-
-class SelfSupervisionMethod(Enum):
-    """simclr: contrast the image's other view with all other views; byol: predict a moving average's features of it."""
-
-    none = "none"
-    simclr = "simclr"
-    byol = "byol"
-
-
-@dataclass(kw_only=True, slots=True)
-class SelfSupervisionConfig:
-    """A loss between two views of an image, added to the contrastive one.
-
-    Reference: Mu et al. 2021 (SLIP, arXiv:2112.12750); Chen et al. 2020 (SimCLR, arXiv:2002.05709); Grill et al. 2020
-    (BYOL, arXiv:2006.07733).
-    """
-
-    method: SelfSupervisionMethod = SelfSupervisionMethod.none
-    """none, simclr (as in SLIP) or byol; the latter two need transform.views.num_views=2."""
-    weight: float = field(default=1.0, metadata=above(0))
-    """Weight of the loss beside the contrastive one, above 0 (SLIP: 1)."""
-    temperature: float = field(default=0.1, metadata=above(0))
-    """Temperature of simclr, above 0 (SLIP: 0.1); byol has none."""
-    projection_width: int = field(default=4096, metadata=at_least(1))
-    """Width of the hidden layers of the heads, >= 1 (SLIP, BYOL: 4096)."""
-    projection_dim: int = field(default=256, metadata=at_least(1))
-    """Output width of the heads, >= 1 (SLIP, BYOL: 256)."""
-    momentum: float = field(default=0.996, metadata=between(0, 1, "left"))
-    """Momentum of byol's target at the first step, in [0, 1); a cosine schedule raises it to 1 (BYOL: 0.996)."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-    @property
-    def is_on(self) -> bool:
-        """Whether there is a self-supervised loss; without one the other fields have no effect."""
-        return self.method is not SelfSupervisionMethod.none
 
 
 class SelfSupervisedBranch(nn.Module):
@@ -78,7 +38,7 @@ class SelfSupervisedBranch(nn.Module):
 
         Args:
             encoder: The model's image encoder.
-            views_VBCHW: Standardised images of the stored size.
+            views_VBCHW: Images of the stored size, uint8 or standardised.
             seeds_B: int64 seeds of the encoder's dropout.
             first_view: Index of the first view among all crops of a sample, whose dropout must differ.
         """

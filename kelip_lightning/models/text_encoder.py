@@ -1,71 +1,21 @@
-"""Text encoders: CLIP's causal transformer of `transformers`, or another Hugging Face text model, such as XLM-R.
+"""Text encoders: CLIP's causal transformer, or a text model of Hugging Face (models/hugging_face_text.py).
 
-Shapes: B captions, T tokens, D width.
+Shapes: B captions, T tokens of a padded caption, N tokens of all captions, D width, F hidden width of an MLP.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import Enum
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    AutoConfig,
-    AutoModel,
-    CLIPTextConfig,
-    CLIPTextModel,
-    PretrainedConfig,
-)
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from data_modules.config_roles import above, at_least, check_ranges
-from kelip_lightning.errors import ConfigError
-from kelip_lightning.models.image_encoder import Activation
-
-
-class TextPooling(Enum):
-    """Token or tokens that the feature of a caption is read from."""
-
-    end = "end"
-    mean = "mean"
-    first = "first"
-
-
-@dataclass(kw_only=True, slots=True)
-class TextEncoderConfig:
-    """Dimensions of the text transformer (defaults: as in the paper)."""
-
-    width: int = field(default=512, metadata=at_least(1))
-    """Token width."""
-    depth: int = field(default=12, metadata=at_least(1))
-    """Number of transformer blocks."""
-    num_heads: int = field(default=8, metadata=at_least(1))
-    """Attention heads; must divide width."""
-    mlp_ratio: float = field(default=4.0, metadata=above(0))
-    """Hidden width of an MLP over the token width."""
-    activation: Activation = Activation.quick_gelu
-    """Non-linearity of the MLPs (paper: quick_gelu); a Hugging Face model keeps its own."""
-    pooling: TextPooling = TextPooling.end
-    """end: the end token (paper); mean (of all tokens but the padding) and first: for a Hugging Face model."""
-    hf_model: str | None = None
-    """A Hugging Face text model instead of CLIP's, for example `FacebookAI/xlm-roberta-base`: a name on the Hub or a
-    folder with a config.json; width, depth, num_heads and mlp_ratio must be that model's own. Null: CLIP's."""
-    hf_weights: bool = False
-    """Whether training starts from the trained weights of hf_model, which needs its tokenizer in tokenizer.file."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.width % self.num_heads:
-            raise ValueError(f"width = {self.width} must be a multiple of num_heads = {self.num_heads}; change one")
-        if self.hf_model is None and self.pooling is not TextPooling.end:
-            raise ValueError(f"pooling = {self.pooling.name} needs hf_model; CLIP's own text encoder pools at the end")
-        if self.hf_model is None and self.hf_weights:
-            raise ValueError("hf_weights = true needs hf_model, the model with these weights")
+from kelip_lightning.models.attention import CaptionPacking, attend_at_ends, attend_packed, pack_captions
+from kelip_lightning.models.blocks import compute_dtype, normalize, quick_gelu_
+from kelip_lightning.models.config import Activation, TextEncoderConfig
+from kelip_lightning.models.patches import take_rows
 
 
 class TokenSpec(TypedDict):
@@ -81,8 +31,14 @@ class TokenSpec(TypedDict):
     """Id of the padding, which follows the end token."""
 
 
+_EPS = 1e-5
+
+
 class TextTower(nn.Module):
-    """A text encoder: int64 tokens (B, T) in, features (B, D) out."""
+    """A text encoder: int64 tokens (B, T) in, features (B, D) out.
+
+    Only the tokens of the captions go through the network, not their padding.
+    """
 
     def __init__(self, config: TextEncoderConfig, **tokens: Unpack[TokenSpec]) -> None:
         super().__init__()
@@ -91,10 +47,130 @@ class TextTower(nn.Module):
         self.context_length = tokens["context_length"]
         self.eot_id = tokens["eot_id"]
         self.pad_id = tokens["pad_id"]
+        self.gradient_checkpointing = False
+        """Whether blocks are recomputed in the backward pass."""
 
     def record(self) -> dict[str, Any] | None:
         """What is stored beside the configuration to rebuild the encoder, if anything."""
         return None
+
+    def load_trained_weights(self) -> None:
+        """Load the trained weights that the configuration names; CLIP's transformer has none."""
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute blocks in the backward pass; gradients stay the same."""
+        self.gradient_checkpointing = True
+
+
+class ClipAttention(nn.Module):
+    """Causal self-attention within captions."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, tokens_ND: Tensor, packing: CaptionPacking, at_ends: bool) -> Tensor:
+        """The output, (N, D), or that of the last token of each caption, (B, D)."""
+        key_ND, value_ND = self.k_proj(tokens_ND), self.v_proj(tokens_ND)
+        if at_ends:
+            query_BD = self.q_proj(last_tokens(tokens_ND, packing))
+            mixed = attend_at_ends(query_BD, key_ND, value_ND, self.num_heads, packing)
+        else:
+            mixed = attend_packed(self.q_proj(tokens_ND), key_ND, value_ND, self.num_heads, packing, causal=True)
+        output: Tensor = self.out_proj(mixed)
+        return output
+
+
+class ClipMlp(nn.Module):
+    """The MLP of a block."""
+
+    def __init__(self, width: int, hidden: int, activation: Activation) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.activate = quick_gelu_ if activation is Activation.quick_gelu else F.gelu
+
+    def forward(self, tokens_ND: Tensor) -> Tensor:
+        """The output, (N, D)."""
+        output_ND: Tensor = self.fc2(self.activate(self.fc1(tokens_ND)))
+        return output_ND
+
+
+class ClipLayer(nn.Module):
+    """A pre-norm block."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.self_attn = ClipAttention(width, config.num_heads)
+        self.layer_norm1 = nn.LayerNorm(width, eps=_EPS)
+        self.mlp = ClipMlp(width, round(width * config.mlp_ratio), config.activation)
+        self.layer_norm2 = nn.LayerNorm(width, eps=_EPS)
+
+    def forward(self, tokens_ND: Tensor, packing: CaptionPacking, at_ends: bool = False) -> Tensor:
+        """The output tokens, (N, D), or the last one of each caption, (B, D)."""
+        change = self.self_attn(normalize(self.layer_norm1, tokens_ND), packing, at_ends)
+        tokens = (last_tokens(tokens_ND, packing) if at_ends else tokens_ND) + change
+        output: Tensor = tokens + self.mlp(normalize(self.layer_norm2, tokens))
+        return output
+
+
+class ClipEmbeddings(nn.Module):
+    """Token and position embeddings."""
+
+    def __init__(self, vocab_size: int, context_length: int, width: int) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.position_embedding = nn.Embedding(context_length, width)
+
+    def forward(self, ids_N: Tensor, positions_N: Tensor) -> Tensor:
+        """Their sum in the dtype of matrix products, (N, D)."""
+        sum_ND: Tensor = self.token_embedding(ids_N) + self.position_embedding(positions_N)
+        return sum_ND.to(compute_dtype(self.token_embedding.weight))
+
+
+class ClipLayers(nn.Module):
+    """The stack of blocks."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(ClipLayer(config) for _ in range(config.depth))
+
+
+class ClipTextTransformer(nn.Module):
+    """CLIP's causal text transformer on packed captions; parameters are named and ordered as in `transformers`.
+
+    Reference: Radford et al. 2021 (arXiv:2103.00020), sec. 2.4.
+    """
+
+    def __init__(self, config: TextEncoderConfig, vocab_size: int, context_length: int) -> None:
+        super().__init__()
+        self.embeddings = ClipEmbeddings(vocab_size, context_length, config.width)
+        self.encoder = ClipLayers(config)
+        self.final_layer_norm = nn.LayerNorm(config.width, eps=_EPS)
+
+    def forward(self, ids_N: Tensor, packing: CaptionPacking, recompute: bool = False) -> Tensor:
+        """The normalised state at the end of each caption, (B, D).
+
+        Args:
+            ids_N: int64 tokens of all captions.
+            packing: Where the captions are.
+            recompute: Whether blocks are recomputed in the backward pass.
+        """
+        tokens_ND = self.embeddings(ids_N, packing.positions_N)
+        layers = self.encoder.layers
+        for place, layer in enumerate(layers, start=1):
+            run: Callable[..., Tensor] = layer
+            if recompute and torch.is_grad_enabled():
+                run = partial(checkpoint, layer, use_reentrant=False, preserve_rng_state=False)
+            tokens_ND = run(tokens_ND, packing, place == len(layers))
+        return normalize(self.final_layer_norm, tokens_ND)
+
+
+def last_tokens(tokens_ND: Tensor, packing: CaptionPacking) -> Tensor:
+    """The last token of each caption, (B, D)."""
+    # As unique rows, whose gradient is deterministic.
+    return take_rows(tokens_ND.unsqueeze(0), packing.ends.unsqueeze(0))[0]
 
 
 class TextEncoder(TextTower):
@@ -102,20 +178,7 @@ class TextEncoder(TextTower):
 
     def __init__(self, config: TextEncoderConfig, **tokens: Unpack[TokenSpec]) -> None:
         super().__init__(config, **tokens)
-        self.clip = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=self.vocab_size,
-                hidden_size=config.width,
-                intermediate_size=round(config.width * config.mlp_ratio),
-                num_hidden_layers=config.depth,
-                num_attention_heads=config.num_heads,
-                max_position_embeddings=self.context_length,
-                hidden_act=config.activation.value,
-                eos_token_id=self.eot_id,
-                pad_token_id=self.pad_id,
-                bos_token_id=None,
-            )
-        )
+        self.clip = ClipTextTransformer(config, self.vocab_size, self.context_length)
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -123,7 +186,7 @@ class TextEncoder(TextTower):
 
         Reference: Radford et al. 2021, sec. 2.4 and code; official KELIP code, `CLIP.initialize_parameters`.
             `transformers` scales the inputs of attention instead.
-        Deviation: biases of the MLPs start at zero instead of torch's default noise.
+        Deviation: biases start at zero instead of torch's default noise.
         """
         width, depth = self.config.width, self.config.depth
         into_block, out_of_block = width**-0.5, width**-0.5 * (2 * depth) ** -0.5
@@ -141,172 +204,34 @@ class TextEncoder(TextTower):
             for ending, std in std_of.items():
                 if name.endswith(ending):
                     nn.init.normal_(parameter, std=std)
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        """The feature of each caption, (B, D); tokens are int64."""
-        # Not `pooler_output`: with an end token of id 2 (XLM-R's) the library pools at the largest id instead.
-        return end_states(self.clip(input_ids=tokens_BT).last_hidden_state, tokens_BT, self.eot_id)
+    def forward(self, tokens_BT: Tensor, num_tokens: int | None = None) -> Tensor:
+        """The feature of each caption, (B, D).
 
-
-def end_states(states_BTD: Tensor, tokens_BT: Tensor, eot_id: int) -> Tensor:
-    """The state at each caption's first end token, (B, D)."""
-    end_B = (tokens_BT == eot_id).int().argmax(dim=1)
-    return states_BTD[torch.arange(len(end_B), device=end_B.device), end_B]
-
-
-class HuggingFaceTextEncoder(TextTower):
-    """One feature per caption: the mean of its tokens, the first or the end token's, as configured.
-
-    The model's dropout is always off: it draws from torch's global stream, and runs must be repeatable.
-
-    Args:
-        config: Names the model; its sizes must equal the model's.
-        record: The architecture of a stored encoder; `None` reads it from `config.hf_model`.
-        tokens: Properties of the tokenizer; the padding is masked out.
-
-    Raises:
-        ConfigError: The model cannot be read, or does not fit the configuration or the tokenizer.
-    """
-
-    def __init__(
-        self, config: TextEncoderConfig, record: Mapping[str, Any] | None = None, **tokens: Unpack[TokenSpec]
-    ) -> None:
-        if record is None:
-            architecture = _read_architecture(config)
-            _check_sizes(config, architecture)
-            _fit_vocabulary(config, architecture, tokens)
-        else:
-            architecture = AutoConfig.for_model(**record)
-        _check_context(architecture, tokens["context_length"])
-        tokens["vocab_size"] = int(architecture.vocab_size)
-        super().__init__(config, **tokens)
-        self._architecture = architecture
-        model = AutoModel.from_config(architecture)  # type: ignore[no-untyped-call]
-        # Attentions of models that torch's own cannot serve keep their masks.
-        if model.config._attn_implementation == "sdpa":
-            model.set_attn_implementation(_ALWAYS_MASKED)
-        self.model = _encoder_only(model)
-
-    def train(self, mode: bool = True) -> "HuggingFaceTextEncoder":
-        """Set the mode; the inner model stays in evaluation mode, without dropout."""
-        super().train(mode)
-        self.model.eval()
-        return self
-
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        """One feature of each caption, (B, D); tokens are int64."""
-        mask_BT = tokens_BT != self.pad_id
-        states_BTD: Tensor = self.model(input_ids=tokens_BT, attention_mask=mask_BT.long()).last_hidden_state
-        match self.config.pooling:
-            case TextPooling.first:
-                return states_BTD[:, 0]
-            case TextPooling.mean:
-                weights_BT1 = mask_BT.unsqueeze(-1).to(states_BTD.dtype)
-                return (states_BTD * weights_BT1).sum(dim=1) / weights_BT1.sum(dim=1)
-            case TextPooling.end:
-                return end_states(states_BTD, tokens_BT, self.eot_id)
-
-    def record(self) -> dict[str, Any]:
-        """The architecture as plain values, so that a stored encoder can be rebuilt without the Hub or the folder."""
-        return {key: value for key, value in self._architecture.to_diff_dict().items() if key != "architectures"}
-
-    def load_trained_weights(self) -> None:
-        """Load the trained weights of `config.hf_model`.
-
-        Raises:
-            ConfigError: They cannot be read, tensors are missing, or they were trained with another tokenizer.
+        Args:
+            tokens_BT: int64.
+            num_tokens: Tokens of all captions up to their end tokens, if the host knows it (`caption_lengths`).
         """
-        name, trained_pad_id = str(self.config.hf_model), self._architecture.pad_token_id
-        if self.pad_id != trained_pad_id:
-            raise ConfigError(
-                [
-                    f"tokenizer.file has its padding at {self.pad_id}, but the weights of text_encoder.hf_model = "
-                    f"{name} were trained with {trained_pad_id}; give that model's own tokenizer.json, or "
-                    "hf_weights=false"
-                ]
-            )
-        try:
-            trained, report = AutoModel.from_pretrained(name, output_loading_info=True)
-        except (OSError, ValueError) as error:
-            raise ConfigError([_unreadable(name, error)]) from error
-        trained = _encoder_only(trained)
-        missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
-        if missing:
-            raise ConfigError([f"text_encoder.hf_model = {name} has no trained {', '.join(sorted(missing))}"])
-        self.model.load_state_dict(trained.state_dict(), strict=True)
+        # Tokens after the end neither influence the feature nor are influenced by it.
+        ids_N, packing = packed(tokens_BT, caption_lengths(tokens_BT, self.eot_id), num_tokens)
+        states_BD: Tensor = self.clip(ids_N, packing, self.gradient_checkpointing)
+        return states_BD
 
 
-def _encoder_only(model: nn.Module) -> nn.Module:
-    """The encoder without decoder and pooler, whose parameters would get no gradient."""
-    if isinstance(getattr(model, "decoder", None), nn.Module):
-        model = model.get_encoder()  # type: ignore[operator]
-    if isinstance(getattr(model, "pooler", None), nn.Module):
-        setattr(model, "pooler", None)  # noqa: B010 - nn.Module's attributes have no types
-    return model
+def caption_lengths(tokens_BT: Tensor, eot_id: int) -> Tensor:
+    """Tokens of each caption up to its first end token, int64 (B,); 1 without an end token."""
+    return (tokens_BT == eot_id).int().argmax(dim=1) + 1
 
 
-def _read_architecture(config: TextEncoderConfig) -> PretrainedConfig:
-    name = str(config.hf_model)
-    try:
-        architecture: PretrainedConfig = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ConfigError([_unreadable(name, error)]) from error
-    return architecture
-
-
-def _unreadable(name: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0]
-    what = (
-        "holds no model that transformers can read"
-        if Path(name).is_dir()
-        else "is neither a folder nor available on the Hub"
-    )
-    return f"text_encoder.hf_model = {name} {what} ({reason}); give a folder with a config.json, or a name on the Hub"
-
-
-def _check_sizes(config: TextEncoderConfig, architecture: PretrainedConfig) -> None:
-    """The fields beside hf_model must equal the model's sizes, so that none of them is ignored."""
-    hidden = getattr(architecture, "intermediate_size", None) or getattr(architecture, "d_ff", None)
-    theirs = {
-        "width": architecture.hidden_size,
-        "depth": architecture.num_hidden_layers,
-        "num_heads": architecture.num_attention_heads,
-        "mlp_ratio": hidden / architecture.hidden_size if hidden else config.mlp_ratio,
-    }
-    wrong = {key: value for key, value in theirs.items() if value != getattr(config, key)}
-    if wrong:
-        wanted = " ".join(f"text_encoder.{key}={value}" for key, value in wrong.items())
-        raise ConfigError(
-            [f"text_encoder.hf_model = {config.hf_model} has other sizes than the fields beside it; set {wanted}"]
-        )
-
-
-def _fit_vocabulary(config: TextEncoderConfig, architecture: PretrainedConfig, tokens: TokenSpec) -> None:
-    """Fit the architecture to the tokenizer; trained weights keep their vocabulary, which must hold every token."""
-    if not config.hf_weights:
-        architecture.vocab_size = tokens["vocab_size"]
-        architecture.eos_token_id, architecture.pad_token_id = tokens["eot_id"], tokens["pad_id"]
-    elif tokens["vocab_size"] > architecture.vocab_size:
-        raise ConfigError(
-            [
-                f"tokenizer.vocab_size = {tokens['vocab_size']} is more than the {architecture.vocab_size} tokens of "
-                f"the weights of text_encoder.hf_model = {config.hf_model}; give that model's own tokenizer, or "
-                "hf_weights=false"
-            ]
-        )
-
-
-def _check_context(architecture: PretrainedConfig, context_length: int) -> None:
-    longest = getattr(architecture, "max_position_embeddings", None)
-    # RoBERTa models count positions from the padding id.
-    offset = architecture.pad_token_id + 1 if "roberta" in architecture.model_type else 0
-    if longest is not None and context_length + offset > longest:
-        raise ConfigError(
-            [
-                f"tokenizer.context_length = {context_length} is more than the {longest - offset} positions of "
-                f"text_encoder.hf_model; use at most {longest - offset}"
-            ]
-        )
+def packed(tokens_BT: Tensor, lengths_B: Tensor, num_tokens: int | None) -> tuple[Tensor, CaptionPacking]:
+    """The first `lengths_B` tokens of each caption, int64 (N,), and where they are."""
+    if tokens_BT.is_meta:  # operations are counted without values: as if there was no padding
+        lengths_B = torch.full((len(tokens_BT),), tokens_BT.shape[1], device="meta")
+        num_tokens = tokens_BT.numel()
+    packing = pack_captions(lengths_B, tokens_BT.shape[1], num_tokens)
+    return tokens_BT.flatten()[packing.cells_N], packing
 
 
 def build_text_encoder(
@@ -324,17 +249,7 @@ def build_text_encoder(
     """
     if config.hf_model is None:
         return TextEncoder(config, **tokens)
+    # Here, since importing transformers takes seconds.
+    from kelip_lightning.models.hugging_face_text import HuggingFaceTextEncoder
+
     return HuggingFaceTextEncoder(config, record, **tokens)
-
-
-def _always_a_mask(*arguments: Any, **options: Any) -> Tensor | None:
-    """The mask of a batch whether or not it has padding.
-
-    `transformers` leaves it out of batches without padding; that check synchronises with the GPU in every step.
-    """
-    return sdpa_mask(*arguments, **options | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
-
-
-_ALWAYS_MASKED = "sdpa_always_masked"
-AttentionInterface.register(_ALWAYS_MASKED, sdpa_attention_forward)
-AttentionMaskInterface.register(_ALWAYS_MASKED, _always_a_mask)

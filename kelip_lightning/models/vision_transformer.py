@@ -1,6 +1,7 @@
 """timm Vision Transformers by name, and position embeddings for any image size.
 
-Shapes: B batch, H/W grid of patches, D width, L tokens, M patches of the stored grid, N patches of the image's grid.
+Shapes: B batch, D width, L tokens, M patches of the stored grid, N patches of the image's grid, K kept
+patches, P values of a patch.
 """
 
 import difflib
@@ -15,6 +16,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kelip_lightning.models.patches import take_rows
+
 Grid = tuple[int, int]
 """Rows and columns of patches."""
 
@@ -22,29 +25,58 @@ _MODULES = ("vision_transformer", "deit")
 """Modules of timm with plain Vision Transformers."""
 
 
-def add_positions(vit: VisionTransformer, patches_BHWD: Tensor, *, official: bool) -> Tensor:
-    """Prefix tokens and patch embeddings with positions, (B, num_prefix_tokens + N, D), as timm's `_pos_embed`.
+class PatchProjection(nn.Conv2d):
+    """The convolution of a patch embedding, whose parameters it shares, on patches that are cut out already.
 
-    `official` resamples positions as in the official KELIP code; otherwise they are resampled as in timm.
+    As a matrix product it needs no convolution kernel, and patches that are dropped are not projected.
     """
-    height, width = patches_BHWD.shape[1:3]
-    tokens_BLD = patches_BHWD.flatten(1, 2)
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        nn.Module.__init__(self)
+        self.__dict__ |= convolution.__dict__
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Patches (B, K, P), ordered as by `patchify` -> (B, K, D); images (B, C, H, W) as in `nn.Conv2d`."""
+        if patches.ndim == 4:
+            return super().forward(patches)
+        weight_DP = self.weight.permute(0, 2, 3, 1).flatten(1)
+        # Weights are bfloat16 under bf16-true and DeepSpeed; pixels are not.
+        return F.linear(patches.to(weight_DP.dtype), weight_DP, self.bias)
+
+
+def embed_patches(vit: VisionTransformer, patches_BKP: Tensor) -> Tensor:
+    """The embedding of standardised patches, as `patchify` gives them, without positions, (B, K, D)."""
+    embedded_BKD: Tensor = vit.patch_embed.norm(vit.patch_embed.proj(patches_BKP))
+    return embedded_BKD
+
+
+def add_positions(
+    vit: VisionTransformer, patches_BKD: Tensor, grid: Grid, keep_BK: Tensor | None = None, *, official: bool
+) -> Tensor:
+    """Prefix tokens and embedded patches with positions, (B, num_prefix_tokens + K, D), as timm's `_pos_embed`.
+
+    Args:
+        vit: The network.
+        patches_BKD: Embedded patches.
+        grid: Rows and columns of all patches of an image.
+        keep_BK: int64, place of each patch among all; `None`: they are all.
+        official: Whether positions are resampled as in the official KELIP code; otherwise as in timm.
+    """
     tokens = [getattr(vit, name, None) for name in ("cls_token", "dist_token", "reg_token")]
-    prefix = [token.expand(len(tokens_BLD), -1, -1) for token in tokens if token is not None]
-    if vit.pos_embed is None:
-        return torch.cat([*prefix, tokens_BLD], dim=1)
-    # Models with no_embed_class have positions for patches alone.
-    positions_1LD = resample_positions(
-        vit.pos_embed,
-        vit.patch_embed.grid_size,
-        (height, width),
-        num_prefix_tokens=0 if vit.no_embed_class else vit.num_prefix_tokens,
-        official=official,
-    )
-    if vit.no_embed_class:
-        tokens_BLD = torch.cat([*prefix, tokens_BLD + positions_1LD], dim=1)
-    else:
-        tokens_BLD = torch.cat([*prefix, tokens_BLD], dim=1) + positions_1LD
+    prefix = [token.to(patches_BKD.dtype) for token in tokens if token is not None]
+    if vit.pos_embed is not None:
+        # Models with no_embed_class have positions for patches alone.
+        with_position = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        positions_1LD = resample_positions(
+            vit.pos_embed, vit.patch_embed.grid_size, grid, num_prefix_tokens=with_position, official=official
+        ).to(patches_BKD.dtype)
+        of_prefix_1LD, of_patches_1ND = positions_1LD[:, :with_position], positions_1LD[:, with_position:]
+        if with_position:
+            prefix = [torch.cat(prefix, dim=1) + of_prefix_1LD]
+        if keep_BK is not None:
+            of_patches_1ND = take_rows(of_patches_1ND.expand(len(patches_BKD), -1, -1), keep_BK)
+        patches_BKD = patches_BKD + of_patches_1ND
+    tokens_BLD = torch.cat([*(one.expand(len(patches_BKD), -1, -1) for one in prefix), patches_BKD], dim=1)
     result: Tensor = vit.pos_drop(tokens_BLD)
     return result
 
@@ -124,6 +156,12 @@ def timm_vision_transformer(name: str, **options: Any) -> VisionTransformer:
     model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="", dynamic_img_size=True, **options)
     if not isinstance(model, VisionTransformer):
         raise ValueError(f"timm_name = {name} is a {type(model).__name__}; give one of timm's VisionTransformer models")
+    return with_patch_projection(model)
+
+
+def with_patch_projection(model: VisionTransformer) -> VisionTransformer:
+    """The network with its patch embedding as a `PatchProjection`."""
+    model.patch_embed.proj = PatchProjection(model.patch_embed.proj)
     return model
 
 

@@ -9,16 +9,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from data_modules.records import LANGUAGES, ImageTextBatch
+from data_modules.languages import LANGUAGES
+from data_modules.records import ImageTextBatch
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.distributed.gather import gather_rows, is_distributed
-from kelip_lightning.losses.contrastive import ContrastiveLoss, ContrastiveLossConfig, bias_problem, contrastive_loss
+from kelip_lightning.losses.config import ContrastiveLossConfig, bias_problem
+from kelip_lightning.losses.contrastive import ContrastiveLoss, contrastive_loss
 from kelip_lightning.losses.self_supervised import byol_loss, nt_xent, target_momentum
 from kelip_lightning.models.dual_encoder import DualEncoder, PairFeatures
-from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.models.self_supervision import ByolBranch, SelfSupervisedBranch
+from kelip_lightning.models.text_encoder import caption_lengths
 from kelip_lightning.modules.stage import Ratios, StageModule
-from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
+from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 
 
 class ContrastiveModule(StageModule):
@@ -96,7 +98,8 @@ class ContrastiveModule(StageModule):
                 "self_supervised_share": (weighted.detach(), total.detach()),
             }
         if self.logs_this_step:
-            self.log_ratios(_ratios_of(loss, features.logit_scale.detach(), batch.languages) | parts)
+            padding = _padding_shares(batch, self.model.text_encoder.eot_id)
+            self.log_ratios(_ratios_of(loss, features.logit_scale.detach(), batch.languages) | padding | parts)
         return total
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -118,7 +121,7 @@ class ContrastiveModule(StageModule):
         online_VBE = torch.cat([encode(*chunk) for chunk in zip(views, seeds, strict=True)], dim=1)
         targets_VBE = None
         if isinstance(branch, ByolBranch):
-            targets_VBE = torch.cat([branch.targets(normalize_images(chunk)) for chunk in views], dim=1)
+            targets_VBE = torch.cat([branch.targets(chunk) for chunk in views], dim=1)
         gather = gather_rows if is_distributed() else None
         with torch.autocast(batch.views.device.type, enabled=False):
             if targets_VBE is not None:
@@ -133,18 +136,21 @@ class ContrastiveModule(StageModule):
             )
 
     def _encode_views(self, branch: SelfSupervisedBranch, first_view: int, views: Tensor, seeds: Tensor) -> Tensor:
-        online_VBE: Tensor = branch(self.model.image_encoder, normalize_images(views), seeds, first_view)
+        online_VBE: Tensor = branch(self.model.image_encoder, views, seeds, first_view)
         return online_VBE
 
     def _features(self, batch: ImageTextBatch) -> PairFeatures:
         """Features of the whole batch, in `accumulate` chunks."""
         if self.accumulate == 1:
-            return self._encode(batch.global_crops, batch.local_crops, batch.tokens, batch.sample_seeds)
+            return self._encode(
+                batch.global_crops, batch.local_crops, batch.tokens, batch.sample_seeds, batch.token_counts
+            )
         chunks = zip(
             batch.global_crops.chunk(self.accumulate, dim=1),
             batch.local_crops.chunk(self.accumulate, dim=1),
             batch.tokens.chunk(self.accumulate),
             batch.sample_seeds.chunk(self.accumulate),
+            _chunks(batch.token_counts, len(batch.tokens), self.accumulate),
             strict=True,
         )
         # The towers do not use torch's random stream, so its state need not be preserved.
@@ -158,11 +164,28 @@ class ContrastiveModule(StageModule):
             logit_bias=parts[0].logit_bias,
         )
 
-    def _encode(self, global_crops: Tensor, local_crops: Tensor, tokens: Tensor, seeds: Tensor) -> PairFeatures:
-        features: PairFeatures = self.model(
-            normalize_images(global_crops), normalize_images(local_crops), tokens, seeds
-        )
+    def _encode(
+        self, global_crops: Tensor, local_crops: Tensor, tokens: Tensor, seeds: Tensor, token_counts: list[int]
+    ) -> PairFeatures:
+        num_tokens = sum(token_counts) or None
+        features: PairFeatures = self.model(global_crops, local_crops, tokens, seeds, num_tokens)
         return features
+
+
+def _chunks(counts: list[int], batch_size: int, number: int) -> list[list[int]]:
+    """The counts of each chunk of a batch, as `Tensor.chunk` cuts it; empty lists if there are none."""
+    size = -(-batch_size // number)
+    return [counts[start : start + size] for start in range(0, batch_size, size)]
+
+
+def _padding_shares(batch: ImageTextBatch, eot_id: int) -> Ratios:
+    """The share of padding in the captions of each language, which the text encoder leaves out."""
+    padding_B = batch.tokens.shape[1] - caption_lengths(batch.tokens, eot_id)
+    own = {language: batch.languages == index for index, language in enumerate(LANGUAGES)}
+    return {
+        f"padding_share_{language}": ((padding_B * own_B).sum(), own_B.sum() * batch.tokens.shape[1])
+        for language, own_B in own.items()
+    }
 
 
 def _ratios_of(loss: ContrastiveLoss, logit_scale: Tensor, languages: Tensor) -> Ratios:

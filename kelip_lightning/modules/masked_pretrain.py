@@ -10,7 +10,7 @@ from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase
 from kelip_lightning.models.patches import patchify
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.modules.stage import StageModule
-from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
+from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 
 
 class MaskedPretrainModule(StageModule):
@@ -49,7 +49,7 @@ class MaskedPretrainModule(StageModule):
 
     def _loss(self, images: Tensor, noise: Tensor, seeds: Tensor) -> Tensor:
         standardized = normalize_images(images)
-        reconstruction = self.model(standardized, noise, seeds)
+        reconstruction = self.model(images, noise, seeds)
         with torch.autocast(images.device.type, enabled=False):
             target = patchify(standardized, self.model.patch_size)
             if self.model.norm_pix_loss:

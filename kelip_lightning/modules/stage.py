@@ -9,19 +9,13 @@ import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers import PreTrainedModel
 
 from kelip_lightning.distributed.gather import global_ratios
 from kelip_lightning.errors import CheckpointError
 from kelip_lightning.models.image_encoder import ImageEncoder
-from kelip_lightning.optim.optimizers import (
-    OptimizerConfig,
-    ScheduleConfig,
-    build_optimizer,
-    build_schedule,
-    parameter_groups,
-    regroup_state,
-)
+from kelip_lightning.models.text_encoder import TextTower
+from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
+from kelip_lightning.optim.optimizers import build_optimizer, build_schedule, parameter_groups, regroup_state
 
 Ratios = dict[str, tuple[Tensor, Tensor | float]]
 """Name -> this rank's terms of the numerator and denominator of a metric of the global batch, scalars."""
@@ -39,6 +33,7 @@ class StageModule(pl.LightningModule):
         self.accumulate = accumulate
         self._optimizer_config = optimizer
         self._schedule_config = schedule
+        self._gradient_norm: Tensor | None = None
 
     @abstractmethod
     def compile_model(self) -> None:
@@ -86,14 +81,39 @@ class StageModule(pl.LightningModule):
         """Whether the current step is logged; always True without a trainer."""
         return self._trainer is None or is_log_step(self._trainer)
 
+    def on_after_backward(self) -> None:
+        """Forget the last step's norm."""
+        self._gradient_norm = None
+
+    def gradient_norm(self) -> Tensor:
+        """The norm of the whole gradient of this step before clipping, scalar; computed once a step.
+
+        Not under DeepSpeed, which shards the gradients and gives their norm after the step.
+        """
+        if self._gradient_norm is None:
+            self._gradient_norm = torch.nn.utils.get_total_norm(_gradients(self))
+        return self._gradient_norm
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Scale the gradients down to `optimizer.gradient_clip_norm`; DeepSpeed does it itself.
+
+        Lightning refuses to clip for a fused AdamW, which could unscale float16 gradients in its step; here are none.
+        """
+        if gradient_clip_val is None or isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            return
+        norm, trained = self.gradient_norm(), [one for one in self.parameters() if one.grad is not None]
+        # A GPU would be waited for.
+        if norm.device.type != "cpu" or norm > gradient_clip_val:
+            torch.nn.utils.clip_grads_with_norm_(trained, gradient_clip_val, norm)
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the norm of the whole gradient before clipping, and the highest learning rate of any group."""
+        """Log the norm of the gradient, and the highest learning rate of any group."""
         if not self.logs_this_step:
             return
-        # DeepSpeed shards the gradients, and gives their norm after the step.
         if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
-            gradients = [p.grad for p in self.parameters() if p.grad is not None]
-            self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+            self.log("train/gradient_norm", self.gradient_norm())
         self.log_dict(on_host({"train/learning_rate": max(group["lr"] for group in optimizer.param_groups)}))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -114,6 +134,10 @@ class StageModule(pl.LightningModule):
         self.log_dict(on_host({f"train/{name}": ratio for name, ratio in zip(values, ratios, strict=True)}))
 
 
+def _gradients(module: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+
+
 def is_log_step(trainer: Any) -> bool:
     """Whether Lightning logs the current step, or it is the last one, whose metrics a stage returns."""
     # Not global_step, which includes the current step in the hooks at its end.
@@ -132,5 +156,5 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
     for part in model.modules():
         if isinstance(part, ImageEncoder):
             part.gradient_checkpointing = True
-        elif isinstance(part, PreTrainedModel):
-            part.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+        elif isinstance(part, TextTower):
+            part.enable_gradient_checkpointing()

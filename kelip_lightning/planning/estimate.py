@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, Experiment
-from kelip_lightning.losses.tiles import MatmulPrecision
+from kelip_lightning.losses.config import MatmulPrecision
 from kelip_lightning.planning.flops import StageFlops, count_flops, evaluation_flops
 from kelip_lightning.planning.memory import (
     STRATEGIES,

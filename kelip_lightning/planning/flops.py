@@ -19,9 +19,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
-from kelip_lightning.models.image_encoder import Activation
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderVariant
-from kelip_lightning.models.self_supervision import SelfSupervisedBranch, SelfSupervisionMethod
+from kelip_lightning.models.config import MaskedAutoencoderVariant, Pooling, SelfSupervisionMethod
+from kelip_lightning.models.self_supervision import SelfSupervisedBranch
 from kelip_lightning.planning.stage_plan import Stage, build_on_meta, tokens_per_crop
 
 CHANNELS = 3
@@ -49,12 +48,12 @@ class Pass:
     depth: int
     input_values: int = 0
     """Values of the input image per run; 0: no image."""
-    quick_gelu: bool = False
-    """Whether the MLPs use quick_gelu, which keeps one more tensor for the backward pass than gelu."""
-    separate_qkv: bool = False
-    """Whether queries, keys and values have one matrix each, which each keep a copy of the input under autocast."""
+    patch_values: int = 0
+    """Those of its patches that are not dropped."""
     trained: bool = True
     """Whether there is a backward pass, for which activations are kept."""
+    pooled: bool = False
+    """Whether the last block computes the token that is pooled alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +110,7 @@ def passes_of(stage: Stage) -> list[Pass]:
         width=text.width,
         hidden=round(text.width * text.mlp_ratio),
         depth=text.depth,
-        quick_gelu=text.activation is Activation.quick_gelu,
-        separate_qkv=True,
+        pooled=text.hf_model is None,
     )
     passes.append(caption)
     if stage.self_supervision.method is not SelfSupervisionMethod.none:
@@ -120,17 +118,18 @@ def passes_of(stage: Stage) -> list[Pass]:
         passes.append(view := _image_pass(stage, "view", num_views, size, global_tokens))
         if stage.self_supervision.method is SelfSupervisionMethod.byol:  # the target drops no patches
             tokens = 1 + stage.image_encoder.num_patches
-            passes.append(replace(view, name="view, target", tokens=tokens, input_values=0, trained=False))
+            passes.append(
+                replace(view, name="view, target", tokens=tokens, input_values=0, patch_values=0, trained=False)
+            )
     return passes
 
 
 def _masked_passes(stage: MaskedPretrainExperiment) -> list[Pass]:
     encoder, config = stage.image_encoder, stage.masked_autoencoder
-    class_token = config.variant is not MaskedAutoencoderVariant.official
     decoder = Pass(
         name="decoder",
         times=1,
-        tokens=class_token + encoder.num_patches,
+        tokens=_class_tokens(stage) + encoder.num_patches,
         width=config.decoder_width,
         hidden=4 * config.decoder_width,
         depth=config.decoder_depth,
@@ -148,7 +147,8 @@ def _image_pass(stage: Stage, name: str, times: int, size: int, tokens: int) -> 
         hidden=int(encoder.width * encoder.mlp_ratio),
         depth=encoder.depth,
         input_values=CHANNELS * size * size,
-        quick_gelu=encoder.activation is Activation.quick_gelu,
+        patch_values=(tokens - _class_tokens(stage)) * _patch_values(stage),
+        pooled=isinstance(stage, ContrastiveExperiment) and encoder.pooling is Pooling.cls,
     )
 
 
@@ -196,9 +196,11 @@ def _contrastive_flops(stage: ContrastiveExperiment) -> Iterator[PassFlops]:
         if one.name == "caption":
             blocks = _count(model.text_encoder, 1, one.tokens, dtype=torch.int64)
         else:
-            size = stage.transform.local_size if one.name == "local crop" else stage.image_encoder.image_size
-            outer += sum(_count(encoder.vit.patch_embed, 1, CHANNELS, size, size))
-            blocks = _count(encoder.run_blocks, 1, one.tokens, one.width)
+            outer += sum(
+                _count(encoder.vit.patch_embed.proj, 1, one.tokens - _class_tokens(stage), _patch_values(stage))
+            )
+            run = partial(encoder.run_blocks, num_outputs=1 if one.pooled else None)
+            blocks = _count(run, 1, one.tokens, one.width)
         yield _pass_flops(one, blocks, outer)
 
 
@@ -206,12 +208,24 @@ def _masked_flops(stage: MaskedPretrainExperiment) -> Iterator[PassFlops]:
     model, (visible, decoder) = build_on_meta(stage), passes_of(stage)
     images = (1, CHANNELS, stage.image_encoder.image_size, stage.image_encoder.image_size)
     noise = torch.zeros(1, stage.image_encoder.num_patches, device="meta")
-    embedding = sum(_count(model.encoder.vit.patch_embed, *images))
+    patches = 1, visible.tokens - _class_tokens(stage), _patch_values(stage)
+    embedding = sum(_count(model.encoder.vit.patch_embed.proj, *patches))
     visible_flops = _pass_flops(visible, _count(model.encoder.run_blocks, 1, visible.tokens, visible.width), embedding)
     yield visible_flops
     blocks = _count(model.get_submodule("decoder_blocks"), 1, decoder.tokens, decoder.width)
     whole = sum(_count(partial(model, noise_BN=noise), *images))
     yield _pass_flops(decoder, blocks, whole - visible_flops.forward - sum(blocks))
+
+
+def _class_tokens(stage: Stage) -> int:
+    """Class tokens among those of an image; the official MAE drops it before the blocks."""
+    if isinstance(stage, MaskedPretrainExperiment):
+        return int(stage.masked_autoencoder.variant is not MaskedAutoencoderVariant.official)
+    return 1
+
+
+def _patch_values(stage: Stage) -> int:
+    return CHANNELS * stage.image_encoder.patch_size**2
 
 
 def _count(network: Callable[[Tensor], object], *shape: int, dtype: torch.dtype = torch.float32) -> tuple[int, int]:

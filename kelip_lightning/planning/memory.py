@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
-from kelip_lightning.losses.contrastive import ContrastiveKind
-from kelip_lightning.losses.tiles import MatmulPrecision
-from kelip_lightning.models.self_supervision import SelfSupervisionMethod
-from kelip_lightning.optim.optimizers import OptimizerName, group_kinds
+from kelip_lightning.losses.config import ContrastiveKind, MatmulPrecision
+from kelip_lightning.models.config import SelfSupervisionMethod
+from kelip_lightning.optim.config import OptimizerName
+from kelip_lightning.optim.optimizers import group_kinds
 from kelip_lightning.optim.roles import Role, roles_of
 from kelip_lightning.planning.flops import CHANNELS, Pass, passes_of
 from kelip_lightning.planning.stage_plan import (
@@ -117,7 +117,7 @@ class RankMemory:
     activations: int
     activations_checkpointed: int
     batch: int
-    """Crops as loaded, and one standardised chunk."""
+    """Crops as loaded."""
     loss: int
     """Features and logits, in chunks with loss.max_logits_per_pair; for MAE the predicted patches."""
     total: int
@@ -159,12 +159,12 @@ def element_sizes(precision: str, strategy: str) -> ElementSizes:
     """Bytes per value under a precision and a strategy.
 
     DeepSpeed casts the whole model to bfloat16 under bf16-mixed as under bf16-true, and its optimizer keeps float32
-    copies of the parameters; elsewhere bf16-mixed is autocast, with float32 parameters and residual stream.
+    copies of the parameters; elsewhere bf16-mixed is autocast with float32 parameters.
     """
     if not precision.startswith("bf16"):
         return ElementSizes(values=_FP32, residual=_FP32, autocast=False)
     autocast = precision == "bf16-mixed" and not strategy.startswith("deepspeed")
-    return ElementSizes(values=_BF16, residual=_FP32 if autocast else _BF16, autocast=autocast)
+    return ElementSizes(values=_BF16, residual=_BF16, autocast=autocast)
 
 
 def count_state(stage: Stage) -> ParameterCounts:
@@ -219,27 +219,35 @@ def activation_bytes(passes: list[Pass], chunk_size: int, sizes: ElementSizes, *
     With gradient checkpointing: the input of every block and the activations of the largest one. The heads of a
     self-supervised loss, small layers on one vector per view, are left out.
     """
-    images = sum(one.times * one.input_values * chunk_size for one in passes) * sizes.values
+    images = sum(one.times * one.patch_values * chunk_size for one in passes) * sizes.values
     trained = [(one, one.times * one.tokens * chunk_size) for one in passes if one.trained]
     if not checkpointing:
-        return images + sum(rows * block_bytes(one, sizes) * one.depth for one, rows in trained)
+        return images + sum(rows * _blocks_bytes(one, sizes) for one, rows in trained)
     inputs = sum(rows * one.width * one.depth for one, rows in trained) * sizes.residual
     return images + inputs + max(rows * block_bytes(one, sizes) for one, rows in trained)
+
+
+def _blocks_bytes(one: Pass, sizes: ElementSizes) -> int:
+    """Bytes that autograd saves in all blocks per token.
+
+    A last block that computes one pooled token saves of the others the input and output of the first norm, and the
+    projections.
+    """
+    if not one.pooled:
+        return one.depth * block_bytes(one, sizes)
+    return (one.depth - 1) * block_bytes(one, sizes) + one.width * (sizes.residual + 4 * sizes.values)
 
 
 def block_bytes(one: Pass, sizes: ElementSizes) -> int:
     """Bytes that autograd saves in one block per token, with fused attention and no dropout.
 
     With width D and MLP width H, in values: the inputs of both norms (2 D, in the residual stream's dtype); the norms'
-    outputs (2 D; under autocast separate matrices for queries, keys and values make one cast each: 4 D); queries, keys
-    and values (3 D); attention's output (D); the MLP's hidden layer before and after its activation (2 H; quick_gelu
-    also saves its sigmoid: 3 H).
+    outputs (2 D); queries, keys and values (3 D); attention's output (D); the MLP's hidden layer before and after its
+    activation (2 H).
 
     Reference: the method of Korthikanti et al. 2022 (arXiv:2205.05198), sec. 4.1, applied to these blocks.
     """
-    norm_outputs = 4 if one.separate_qkv and sizes.autocast else 2
-    hidden = (3 if one.quick_gelu else 2) * one.hidden
-    return 2 * one.width * sizes.residual + ((norm_outputs + 4) * one.width + hidden) * sizes.values
+    return 2 * one.width * sizes.residual + (6 * one.width + 2 * one.hidden) * sizes.values
 
 
 def loss_memory(
@@ -311,8 +319,8 @@ def rank_memory(
     sizes = element_sizes(plan.precision, strategy)
     activations = activation_bytes(passes, chunk_size, sizes, checkpointing=False)
     checkpointed = activation_bytes(passes, chunk_size, sizes, checkpointing=True)
-    # The crops of all samples (uint8), and one standardised chunk of them.
-    batch = sum(one.times * one.input_values for one in passes) * (plan.batch_size_per_device + chunk_size * _FP32)
+    # The crops of all samples, uint8.
+    batch = sum(one.times * one.input_values for one in passes) * plan.batch_size_per_device
     rest = state.total + batch + loss_bytes
     return RankMemory(
         strategy=strategy,

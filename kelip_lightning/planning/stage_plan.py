@@ -21,14 +21,10 @@ from kelip_lightning.config.experiment import (
     PretrainExperiment,
 )
 from kelip_lightning.distributed.accelerators import choose_precision
+from kelip_lightning.models.config import ImageEncoderConfig, MaskedAutoencoderVariant, num_kept
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
-from kelip_lightning.models.masked_autoencoder import (
-    MaskedAutoencoderBase,
-    MaskedAutoencoderVariant,
-    build_masked_autoencoder,
-)
-from kelip_lightning.models.patches import num_kept
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase, build_masked_autoencoder
 from kelip_lightning.models.self_supervision import build_branch
 from kelip_lightning.models.text_encoder import build_text_encoder
 

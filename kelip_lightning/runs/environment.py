@@ -6,7 +6,6 @@ import os
 import platform
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +84,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata  # here, as every command imports this module, and this one takes a while
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -11,8 +11,12 @@ import torch
 
 from data_modules.loading import StageDataModule
 from kelip_lightning.callbacks.interruption import SignalWatch, explain_lost_peer
+from kelip_lightning.config.experiment import Experiment
+from kelip_lightning.distributed.accelerators import is_deepspeed, uses_cuda
+from kelip_lightning.distributed.local_ranks import can_fork_ranks
 from kelip_lightning.models.kernels import fast_attention
 from kelip_lightning.modules.stage import StageModule
+from kelip_lightning.planning.stage_plan import stages_of
 from kelip_lightning.runs.folder import StageFolder
 from kelip_lightning.runs.timing import phase
 
@@ -39,6 +43,18 @@ def fit_stage(
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
         # weights_only: nothing in a checkpoint is executed.
         trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
+
+
+def num_forked_ranks(experiment: Experiment) -> int:
+    """Ranks that the command line forks: all of a run on the CPU of this machine, each with one thread; else 1.
+
+    Args:
+        experiment: After `with_devices` and `with_threads`.
+    """
+    trainers = [stage.trainer for stage in stages_of(experiment).values()]
+    one_thread = all(one.num_nodes == one.num_threads == 1 for one in trainers)
+    elsewhere = any(uses_cuda(one.accelerator) or is_deepspeed(one.strategy) for one in trainers)
+    return trainers[0].num_devices if one_thread and not elsewhere and can_fork_ranks() else 1
 
 
 def disable_lightning_signals(trainer: pl.Trainer) -> None:

@@ -102,5 +102,5 @@ def build_image_text_data(
 def shown_images(data: ImageDataModule, count: int) -> tuple[Tensor, Tensor]:
     """`count` fixed crops, uint8 (N, 3, H, W), and their noise, float32 (N, num_patches): the first in order."""
     draws = [Draw(0, int(sample_id)) for sample_id in data.order.batch(0)[:count]]
-    batch = data.collate([data.dataset[draw] for draw in draws])
+    batch = data.dataset.load(draws)
     return batch.images, batch.noise

@@ -18,8 +18,9 @@ from data_modules.sources.fingerprint import (
     text_fingerprint,
 )
 from data_modules.sources.rows import PairSource
+from data_modules.text.config import TokenizerConfig
 from data_modules.text.normalization import NORMALIZATION
-from data_modules.text.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer
+from data_modules.text.tokenizer import BilingualTokenizer, build_tokenizer
 from kelip_lightning.config.experiment import ContrastiveExperiment, Experiment, PretrainExperiment
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.planning.stage_plan import Stage, stages_of

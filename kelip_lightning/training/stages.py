@@ -8,7 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from data_modules.config_roles import Role
@@ -22,6 +21,7 @@ from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.callbacks.monitoring import HyperparametersCallback, PairProgressBar, ThroughputCallback
 from kelip_lightning.callbacks.non_finite import NonFiniteGuard
 from kelip_lightning.callbacks.pictures import ReconstructionCallback, draw_confusions, draw_examples
+from kelip_lightning.callbacks.threads import ThreadsCallback
 from kelip_lightning.callbacks.weight_average import WeightAverageCallback
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
 from kelip_lightning.config.fingerprint import evaluation_fingerprint, settings_without
@@ -31,15 +31,16 @@ from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.masked_autoencoder import build_masked_autoencoder
 from kelip_lightning.models.model_folder import (
     build_dual_encoder,
-    check_image_encoder,
     load_image_encoder,
     save_dual_encoder,
     save_image_encoder,
 )
 from kelip_lightning.models.self_supervision import build_branch
+from kelip_lightning.models.stored_config import check_image_encoder
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 from kelip_lightning.planning.stage_plan import Stage
+from kelip_lightning.planning.utilization import step_cost
 from kelip_lightning.runs.folder import RunFolder, StageFolder, write_whole
 from kelip_lightning.runs.items import write_items
 from kelip_lightning.runs.metrics_file import MetricsFileLogger
@@ -202,9 +203,7 @@ def build_trainer(
     have questions.
     """
     config = experiment.trainer
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
-    vote, throughput = vote or StepVote(), ThroughputCallback()
+    vote, throughput = vote or StepVote(), ThroughputCallback(step_cost(experiment))
     checkpoint = CheckpointCallback(
         experiment.checkpoint, stage, signals=signals, clock=clock, evaluation=evaluation, vote=vote
     )
@@ -235,6 +234,7 @@ def build_trainer(
         ],
         plugins=[checkpoint.io],
         callbacks=[
+            *([] if config.num_threads is None else [ThreadsCallback(config.num_threads)]),
             throughput,
             ExactResumeCallback(stage, experiment.seed),
             NonFiniteGuard(experiment.non_finite, stage.non_finite, vote),

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kelip_lightning.losses.tiles import MatmulPrecision
+from kelip_lightning.losses.config import MatmulPrecision
 from tests.distributed.launch import launch
 from tests.distributed.step import MUTATIONS, RATE, Cell, reference_gradients, run_steps
 

@@ -14,16 +14,14 @@ from data_modules.records import ImageTextBatch
 from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
 from kelip_lightning.distributed.accelerators import build_strategy, is_deepspeed
 from kelip_lightning.distributed.gather import gather_rows
-from kelip_lightning.losses.contrastive import ContrastiveLossConfig
-from kelip_lightning.losses.tiles import MatmulPrecision
-from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
-from kelip_lightning.models.image_encoder import ImageEncoderConfig
+from kelip_lightning.losses.config import ContrastiveLossConfig, MatmulPrecision
+from kelip_lightning.models.config import DualEncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.model_folder import build_dual_encoder
 from kelip_lightning.models.preprocessing import normalize_images
-from kelip_lightning.models.text_encoder import TextEncoderConfig
 from kelip_lightning.modules import contrastive
 from kelip_lightning.modules.contrastive import ContrastiveModule
-from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
+from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 from tests.trainers import quiet_trainer
 
 BATCH = 16

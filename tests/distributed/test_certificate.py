@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kelip_lightning.distributed.gather import gather_rows
-from kelip_lightning.losses.tiles import MatmulPrecision
+from kelip_lightning.losses.config import MatmulPrecision
 from tests.distributed.certificate import STRATEGIES, TOLERANCE, WORLDS, Outcome, all_cells, run, table
 from tests.distributed.step import Cell
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import distributed as dist
 
+from data_modules.config import CorruptSampleConfig
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport
 from data_modules.json_lines import read_json_lines
-from data_modules.loading import CorruptSampleConfig
 from kelip_lightning.callbacks.data_health import DataHealthCallback
 from tests.distributed.launch import launch
 

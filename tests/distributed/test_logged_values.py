@@ -13,14 +13,15 @@ import torch
 
 from data_modules.records import ImageBatch, ImageTextBatch
 from data_modules.text.tokenizer import train_tokenizer
-from kelip_lightning.losses.contrastive import ContrastiveLossConfig
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
+from kelip_lightning.losses.config import ContrastiveLossConfig
+from kelip_lightning.models.config import MaskedAutoencoderConfig, SelfSupervisionConfig, SelfSupervisionMethod
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
 from kelip_lightning.models.preprocessing import normalize_images
-from kelip_lightning.models.self_supervision import SelfSupervisionConfig, SelfSupervisionMethod, build_branch
+from kelip_lightning.models.self_supervision import build_branch
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
 from kelip_lightning.modules.stage import StageModule
-from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
+from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 from tests.distributed.launch import launch
 from tests.distributed.step import BATCH, TEXTS, build_model, share, whole_batch
 from tests.trainers import quiet_trainer

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from data_modules.records import ImageTextBatch
 from data_modules.text.tokenizer import train_tokenizer
-from kelip_lightning.losses.contrastive import ContrastiveLossConfig
-from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig, PairFeatures
-from kelip_lightning.models.image_encoder import ImageEncoderConfig
+from kelip_lightning.losses.config import ContrastiveLossConfig
+from kelip_lightning.models.config import DualEncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from kelip_lightning.models.dual_encoder import DualEncoder, PairFeatures
 from kelip_lightning.models.model_folder import build_dual_encoder
-from kelip_lightning.models.text_encoder import TextEncoderConfig
 from kelip_lightning.modules.contrastive import ContrastiveModule
-from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
+from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 from tests.distributed.launch import launch
 from tests.distributed.step import TEXTS, sharding_strategy, share, whole_batch
 from tests.trainers import quiet_trainer

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from data_modules.text.tokenizer import train_tokenizer
-from kelip_lightning.losses.contrastive import ContrastiveLossConfig
-from kelip_lightning.models.self_supervision import SelfSupervisionConfig, SelfSupervisionMethod, build_branch
+from kelip_lightning.losses.config import ContrastiveLossConfig
+from kelip_lightning.models.config import SelfSupervisionConfig, SelfSupervisionMethod
+from kelip_lightning.models.self_supervision import build_branch
 from kelip_lightning.modules.contrastive import ContrastiveModule
-from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
+from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 from tests.distributed.launch import launch
 from tests.distributed.step import BATCH, RATE, TEXTS, build_model, share, whole_batch
 from tests.trainers import quiet_trainer

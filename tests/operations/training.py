@@ -10,7 +10,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch.optim import optimizer as torch_optimizer
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 from kelip_lightning.callbacks import exact_resume
 from kelip_lightning.callbacks.data_health import DataHealthCallback
@@ -112,6 +114,8 @@ def _substitute_meta_for_a_gpu(patch: pytest.MonkeyPatch, world: int) -> None:
     def autocast_elsewhere(device_type: str, *arguments: Any, **options: Any) -> Any:
         return contextlib.nullcontext() if device_type == "meta" else autocast(device_type, *arguments, **options)
 
+    fused = _get_fused_kernels_supported_devices()
     patch.setattr(torch, "autocast", autocast_elsewhere)
+    patch.setattr(torch_optimizer, "_get_fused_kernels_supported_devices", lambda: [*fused, "meta"])
     patch.setattr(stages, "build_strategy", lambda *_, **__: _DeviceWithoutData(world))
     patch.setattr(exact_resume, "gather_objects", lambda _, value: [value] * world)

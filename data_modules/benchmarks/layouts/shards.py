@@ -25,9 +25,9 @@ from data_modules.sources.tar_scan import (
     Member,
     ReadAt,
     TarDamage,
+    check_member,
     is_unsafe,
     key_and_ending,
-    member_content,
     open_shard,
     parse_row,
     read_members,
@@ -54,7 +54,9 @@ class ShardImages:
             raise SampleFault("image_missing", "no image beside the other members of the sample")
         number, block, size = place
         shard = self.shards[number]
-        content = member_content(shard, self.reader.read(shard, block * BLOCK, BLOCK + size), size)[1]
+        part = self.reader.read(shard, block * BLOCK, BLOCK + size)
+        header, content = part[:BLOCK], part[BLOCK:]
+        check_member(shard, header, content, size)
         if not content:
             raise SampleFault("image_missing", f"{shard}: the image has no bytes")
         return content

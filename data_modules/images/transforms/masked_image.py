@@ -4,52 +4,52 @@ Reference: He et al. 2022 (arXiv:2111.06377): random resized crop of scale (0.2,
 Deviation: no flip by default, since the same encoder is later trained on captions that name directions.
 """
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from data_modules.config_roles import at_least, between, check_ranges
+from data_modules.images.config import MaskedImageConfig
 from data_modules.images.decoding import EncodedImage
-from data_modules.images.transforms.crops import Background, CropDistribution, Pixels, check_scales, random_crops
+from data_modules.images.transforms.crops import (
+    CropDistribution,
+    SampledCrops,
+    empty_crops,
+    sample_crops,
+    slots_by_image,
+)
 
 
-@dataclass(kw_only=True, slots=True)
-class MaskedImageConfig:
-    """One crop per image for MAE pre-training."""
+class MaskedImageBatch(NamedTuple):
+    """Memory of the crops of B images and of the noise of their masks."""
 
-    image_size: int = field(default=224, metadata=at_least(1))
-    """Side of the crop in pixels."""
-    scale_min: float = field(default=0.2, metadata=between(0, 1, "right"))
-    """Smallest area share of the crop, in (0, 1] (He et al.: 0.2)."""
-    scale_max: float = field(default=1.0, metadata=between(0, 1, "right"))
-    """Largest area share of the crop, in (0, 1]."""
-    flip: float = field(default=0.0, metadata=between(0, 1))
-    """Probability of a horizontal flip."""
-    background: Background = Background.white
-    """Colour behind transparent pixels: white, light (random light colours) or random."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        check_scales("scale", self.scale_min, self.scale_max)
+    images: Tensor
+    """uint8 (B, 3, image_size, image_size)."""
+    noise: NDArray[np.float32]
+    """float32 (B, num_patches)."""
+    slots: list[list[Tensor]]
+    """Of each image, the memory of its one crop, uint8 (3, image_size, image_size)."""
 
 
 class MaskedImage:
     """One random crop and one noise value per patch."""
 
     def __init__(self, config: MaskedImageConfig, num_patches: int) -> None:
-        self.config = config
-        self.num_patches = num_patches
+        self.config, self.num_patches = config, num_patches
+        self._distributions = (CropDistribution(1, config.image_size, config.scale_min, config.scale_max, config.flip),)
 
-    def __call__(
-        self, data: bytes | EncodedImage, generator: np.random.Generator
-    ) -> tuple[Pixels, NDArray[np.float32]]:
-        """The crop, uint8 (3, image_size, image_size), and the noise, float32 (num_patches,) in [0, 1).
+    def new_batch(self, num_images: int) -> MaskedImageBatch:
+        """Uninitialised memory for a batch."""
+        (crops,) = groups = empty_crops(self._distributions, num_images)
+        noise = np.empty((num_images, self.num_patches), dtype=np.float32)
+        return MaskedImageBatch(crops[0], noise, slots_by_image(groups))
 
-        Raises:
-            SampleFault: The bytes cannot be decoded.
+    def sample(self, image: EncodedImage, generator: np.random.Generator, noise: NDArray[np.float32]) -> SampledCrops:
+        """The crop of an image file, from the sample's random stream, and then its noise, uniform in [0, 1).
+
+        `noise`, float32 (num_patches,), receives the noise.
         """
-        config = self.config
-        crop = CropDistribution(1, config.image_size, config.scale_min, config.scale_max, config.flip)
-        (pixels,) = random_crops(data, [crop], config.background, generator)
-        return pixels, generator.random(self.num_patches, dtype=np.float32)
+        sampled = sample_crops(image, self._distributions, self.config.background, generator)
+        generator.random(dtype=np.float32, out=noise)
+        return sampled

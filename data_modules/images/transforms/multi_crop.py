@@ -7,85 +7,35 @@ app. A.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
-from data_modules.config_roles import at_least, between, check_ranges, counted_as
+from data_modules.images.config import MultiCropConfig
 from data_modules.images.decoding import EncodedImage
-from data_modules.images.transforms.crops import Background, CropDistribution, Pixels, check_scales, random_crops
-from data_modules.images.transforms.strong import StrongConfig, augment
+from data_modules.images.transforms.crops import (
+    CropDistribution,
+    SampledCrops,
+    empty_crops,
+    sample_crops,
+    slots_by_image,
+    write_crops,
+)
+from data_modules.images.transforms.strong import augment
 
 
-@dataclass(kw_only=True, slots=True)
-class ViewConfig:
-    """Views of one image, of the global crops' size, for a self-supervised loss; they have no caption."""
+class CropBatch(NamedTuple):
+    """Memory of the crops of B images, uint8 (number, B, 3, side, side) each; no crops of a kind: number = 0."""
 
-    num_views: int = field(default=0, metadata=at_least(0))
-    """Views per image: 2 if self_supervision.method is set (SLIP), else 0."""
-    scale_min: float = field(default=0.08, metadata=between(0, 1, "right"))
-    """Smallest area share of a view, in (0, 1] (SLIP: 0.08)."""
-    scale_max: float = field(default=1.0, metadata=between(0, 1, "right"))
-    """Largest area share of a view, in (0, 1] (SLIP: 1)."""
-    flip: float = field(default=0.5, metadata=between(0, 1))
-    """Probability of a horizontal flip (SLIP: 0.5)."""
-    strong: StrongConfig = field(
-        default_factory=lambda: StrongConfig(color_jitter=0.8, grayscale=0.2, gaussian_blur=0.5)
-    )
-    """Strong augmentation of every view; SLIP's color_jitter 0.8, grayscale 0.2 and gaussian_blur 0.5 by default."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        check_scales("scale", self.scale_min, self.scale_max)
-
-
-@dataclass(kw_only=True, slots=True)
-class MultiCropConfig:
-    """Crops of one image; scales are shares of the image's area."""
-
-    image_size: int = field(default=224, metadata=at_least(1))
-    """Side of a global crop in pixels (paper: 224)."""
-    num_global_crops: int = field(default=2, metadata=at_least(1))
-    """Global crops per image, >= 1 (unpublished; SwAV's number)."""
-    global_scale_min: float = field(default=0.4, metadata=between(0, 1, "right"))
-    """Smallest area share of a global crop, in (0, 1]."""
-    global_scale_max: float = field(default=1.0, metadata=between(0, 1, "right"))
-    """Largest area share of a global crop, in (0, 1]."""
-    local_size: int = field(default=96, metadata=at_least(1))
-    """Side of a local crop in pixels (paper: 96)."""
-    num_local_crops: int = field(default=4, metadata=at_least(0))
-    """Local crops per image, >= 0 (unpublished)."""
-    local_scale_min: float = field(default=0.1, metadata=between(0, 1, "right"))
-    """Smallest area share of a local crop, in (0, 1]."""
-    local_scale_max: float = field(default=0.4, metadata=between(0, 1, "right"))
-    """Largest area share of a local crop, in (0, 1]."""
-    flip: float = field(default=0.0, metadata=between(0, 1))
-    """Probability of a horizontal flip; 0 because captions name directions and written characters."""
-    background: Background = Background.white
-    """Colour behind transparent pixels: white, light (random light colours) or random."""
-    strong: StrongConfig = field(default_factory=StrongConfig)
-    """Colour jitter, greyscale, blur and RandAugment of every crop; off by default (the paper: they harm retrieval)."""
-    views: ViewConfig = field(
-        default_factory=ViewConfig, metadata=counted_as(lambda section: section if section.num_views else None)
-    )
-    """Further crops of each image for a self-supervised loss; the other keys have no effect if num_views is 0."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        check_scales("global_scale", self.global_scale_min, self.global_scale_max)
-        check_scales("local_scale", self.local_scale_min, self.local_scale_max)
-
-
-class ImageCrops(NamedTuple):
-    """The crops of one image, uint8 (number, 3, side, side) each; there may be no local crops and no views."""
-
-    global_crops: Pixels
+    global_crops: Tensor
     """Of side image_size."""
-    local_crops: Pixels
+    local_crops: Tensor
     """Of side local_size."""
-    views: Pixels
+    views: Tensor
     """Of side image_size."""
+    slots: list[list[Tensor]]
+    """Of each image, the memory of its crops, uint8 (3, side, side) each: global, local, views."""
 
 
 class MultiCrop:
@@ -100,32 +50,33 @@ class MultiCrop:
             CropDistribution(views.num_views, size, views.scale_min, views.scale_max, views.flip),
         )
 
-    def __call__(self, data: bytes | EncodedImage, generator: np.random.Generator) -> ImageCrops:
+    def new_batch(self, num_images: int) -> CropBatch:
+        """Uninitialised memory for the crops of a batch."""
+        global_crops, local_crops, views = crops = empty_crops(self._distributions, num_images)
+        return CropBatch(global_crops, local_crops, views, slots_by_image(crops))
+
+    def sample(self, image: EncodedImage, generator: np.random.Generator) -> SampledCrops:
         """The crops of an image file, from the sample's random stream.
 
         Views are sampled last: boxes and colours of the crops do not depend on them. If a small view requires a larger
         decoding of a large JPEG, the crops' pixels differ by resampling.
+        """
+        return sample_crops(image, self._distributions, self.config.background, generator)
+
+    def write(self, sampled: SampledCrops, slots: Sequence[Tensor]) -> None:
+        """Decode an image and write its crops to its slots of a batch.
 
         Raises:
             SampleFault: The bytes cannot be decoded.
         """
         config, views = self.config, self.config.views
-        num_global, num_crops = config.num_global_crops, config.num_global_crops + config.num_local_crops
-        crops = random_crops(data, self._distributions, config.background, generator)
-        if not config.strong.is_off or (views.num_views and not views.strong.is_off):
-            # Separate streams, derived from the sample's: the boxes do not depend on strong augmentation.
-            of_crops, of_views = generator.spawn(2)
-            crops = [
-                *(augment(crop, config.strong, of_crops) for crop in crops[:num_crops]),
-                *(augment(view, views.strong, of_views) for view in crops[num_crops:]),
-            ]
-        return ImageCrops(
-            _stack(crops[:num_global], config.image_size),
-            _stack(crops[num_global:num_crops], config.local_size),
-            _stack(crops[num_crops:], config.image_size),
-        )
-
-
-def _stack(crops: Sequence[Pixels], side: int) -> Pixels:
-    # np.stack keeps the channels-last memory layout of the decoders; np.array would copy into another.
-    return np.stack(crops) if crops else np.empty((0, 3, side, side), dtype=np.uint8)
+        write_crops(sampled, slots)
+        if config.strong.is_off and (not views.num_views or views.strong.is_off):
+            return
+        # Separate streams, derived from the sample's: the boxes do not depend on strong augmentation.
+        of_crops, of_views = sampled.generator.spawn(2)
+        num_crops = config.num_global_crops + config.num_local_crops
+        for slot in slots[:num_crops]:
+            augment(slot, config.strong, of_crops)
+        for slot in slots[num_crops:]:
+            augment(slot, views.strong, of_views)

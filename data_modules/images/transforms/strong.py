@@ -7,65 +7,22 @@ arXiv:1909.13719). Operations and the 31 magnitude bins are those of torchvision
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from torch import Tensor
 
-from data_modules.config_roles import at_least, between, check_ranges
-from data_modules.images.transforms.crops import Pixels
+from data_modules.images.config import NUM_BINS, StrongConfig
 
 Operation = Callable[[Image.Image, float], Image.Image]
 
-NUM_BINS = 31
-"""Magnitude bins of RandAugment, 0 included."""
 
-
-@dataclass(kw_only=True, slots=True)
-class StrongConfig:
-    """Probabilities and strengths of colour jitter, greyscale, blur and RandAugment, applied in this order."""
-
-    color_jitter: float = field(default=0.0, metadata=between(0, 1))
-    """Probability of colour jitter (SLIP: 0.8)."""
-    brightness: float = field(default=0.4, metadata=between(0, 1))
-    """Brightness factor of colour jitter, uniform in [1 - brightness, 1 + brightness]; in [0, 1]."""
-    contrast: float = field(default=0.4, metadata=between(0, 1))
-    """Contrast factor of colour jitter, likewise."""
-    saturation: float = field(default=0.4, metadata=between(0, 1))
-    """Saturation factor of colour jitter, likewise."""
-    hue: float = field(default=0.1, metadata=between(0, 0.5))
-    """Largest hue shift of colour jitter, as a share of the hue circle, in [0, 0.5]."""
-    grayscale: float = field(default=0.0, metadata=between(0, 1))
-    """Probability of greyscale (SLIP: 0.2)."""
-    gaussian_blur: float = field(default=0.0, metadata=between(0, 1))
-    """Probability of Gaussian blur (SLIP: 0.5)."""
-    blur_radius_min: float = field(default=0.1, metadata=at_least(0))
-    """Smallest standard deviation of the blur, in 1/224 of the crop's side."""
-    blur_radius_max: float = field(default=2.0, metadata=at_least(0))
-    """Largest standard deviation of the blur, in 1/224 of the crop's side (SimCLR: 2 pixels of 224)."""
-    rand_augment_ops: int = field(default=0, metadata=at_least(0))
-    """RandAugment operations per crop; 0 disables it (Cubuk et al.: 2)."""
-    rand_augment_magnitude: int = field(default=9, metadata=between(0, NUM_BINS - 1))
-    """Magnitude of RandAugment, 0-30."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.blur_radius_min > self.blur_radius_max:
-            raise ValueError(
-                f"blur_radius_min = {self.blur_radius_min} must not exceed blur_radius_max = {self.blur_radius_max}"
-            )
-
-    @property
-    def is_off(self) -> bool:
-        """Whether every augmentation is disabled."""
-        return not (self.color_jitter or self.grayscale or self.gaussian_blur or self.rand_augment_ops)
-
-
-def augment(pixels: Pixels, config: StrongConfig, generator: np.random.Generator) -> Pixels:
-    """Augment a crop, uint8 (3, S, S); without random draws if every augmentation is off."""
+def augment(crop: Tensor, config: StrongConfig, generator: np.random.Generator) -> None:
+    """Augment a crop, uint8 (3, S, S), in place; without random draws if every augmentation is off."""
     if config.is_off:
-        return pixels
-    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        return
+    pixels = crop.numpy().transpose(1, 2, 0)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
     if generator.uniform() < config.color_jitter:
         image = _jitter(image, config, generator)
     if generator.uniform() < config.grayscale:
@@ -75,7 +32,7 @@ def augment(pixels: Pixels, config: StrongConfig, generator: np.random.Generator
         image = image.filter(ImageFilter.GaussianBlur(radius))
     for _ in range(config.rand_augment_ops):
         image = rand_augment(image, config.rand_augment_magnitude, generator)
-    return np.asarray(image).transpose(2, 0, 1)
+    pixels[...] = np.asarray(image)
 
 
 def _jitter(image: Image.Image, config: StrongConfig, generator: np.random.Generator) -> Image.Image:

@@ -10,7 +10,8 @@ from scipy import stats
 
 from data_modules.image_text import training_texts
 from data_modules.sources.rows import PairSource
-from data_modules.text.captions import CaptionConfig, CaptionSampler
+from data_modules.text.captions import CaptionSampler
+from data_modules.text.config import CaptionConfig
 from data_modules.text.tokenizer import train_tokenizer
 
 START_AND_END = 2

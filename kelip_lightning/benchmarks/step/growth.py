@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from data_modules.image import ImageDataConfig
-from data_modules.images.transforms.masked_image import MaskedImageConfig
+from data_modules.config import ImageDataConfig
+from data_modules.images.config import MaskedImageConfig
 from data_modules.records import Batch, ImageBatch
 from kelip_lightning.benchmarks.processes import Progress, in_fresh_process
 from kelip_lightning.benchmarks.step.batches import NUM_BATCHES, make_batches
@@ -26,9 +26,9 @@ from kelip_lightning.benchmarks.step.setting import (
     trainer_of,
 )
 from kelip_lightning.benchmarks.step.trainer_steps import StopCallback, build_module, fit
-from kelip_lightning.callbacks.checkpointing import CheckpointConfig
+from kelip_lightning.callbacks.config import CheckpointConfig
 from kelip_lightning.config.experiment import MaskedPretrainExperiment
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderConfig
+from kelip_lightning.models.config import MaskedAutoencoderConfig
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.planning.flops import count_flops
 from kelip_lightning.planning.stage_plan import Stage

@@ -4,21 +4,18 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from data_modules.config import ImageTextDataConfig
 from data_modules.config_roles import at_least, check_ranges
-from data_modules.image_text import ImageTextDataConfig
-from data_modules.images.transforms.multi_crop import MultiCropConfig
+from data_modules.images.config import MultiCropConfig
 from data_modules.sources.config import SourceConfig
-from data_modules.text.captions import CaptionConfig
-from data_modules.text.tokenizer import TokenizerConfig
+from data_modules.text.config import CaptionConfig, TokenizerConfig
 from kelip_lightning.benchmarks.step.captions import Captions
-from kelip_lightning.callbacks.checkpointing import CheckpointConfig
+from kelip_lightning.callbacks.config import CheckpointConfig
 from kelip_lightning.config.experiment import ContrastiveExperiment, TrainerConfig
 from kelip_lightning.distributed.accelerators import LightningPrecision
 from kelip_lightning.interchange.formats.architecture import Architecture
-from kelip_lightning.models.dual_encoder import DualEncoderConfig
-from kelip_lightning.models.image_encoder import ImageEncoderConfig
-from kelip_lightning.models.text_encoder import TextEncoderConfig
-from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
+from kelip_lightning.models.config import DualEncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 
 PAD_ID = 0
 NEVER = 10**9

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import torch
 
 from kelip_lightning.errors import EncoderFileError
-from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
-from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
-from kelip_lightning.models.text_encoder import TextEncoder, TextEncoderConfig
+from kelip_lightning.models.config import DualEncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.text_encoder import TextEncoder
 
 Value = TypeVar("Value")
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from kelip_lightning.interchange.formats.architecture import Architecture, ForeignConfig, read_json
 from kelip_lightning.interchange.formats.key_map import Entry, clip_entries
-from kelip_lightning.models.image_encoder import Activation, ImageEncoderConfig, Pooling, PositionResampling
-from kelip_lightning.models.text_encoder import TextEncoderConfig
+from kelip_lightning.models.config import Activation, ImageEncoderConfig, Pooling, PositionResampling, TextEncoderConfig
 
 CONFIG, WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
 HEAD_WIDTH = 64

@@ -12,9 +12,8 @@ import torch
 
 from kelip_lightning.interchange.formats.architecture import Architecture, ForeignConfig, read_json
 from kelip_lightning.interchange.formats.key_map import IMAGE, Entry, Layout, Tensors, clip_entries, entry
-from kelip_lightning.models.image_encoder import Activation, ImageEncoderConfig, Pooling
+from kelip_lightning.models.config import Activation, ImageEncoderConfig, Pooling, TextEncoderConfig
 from kelip_lightning.models.preprocessing import CLIP_MEAN, CLIP_STD
-from kelip_lightning.models.text_encoder import TextEncoderConfig
 
 CONFIG = "open_clip_config.json"
 # In a folder for both libraries, model.safetensors holds the tensors of transformers.

@@ -11,8 +11,7 @@ from transformers import CLIPConfig
 
 from kelip_lightning.interchange.formats.architecture import Architecture, ForeignConfig, read_json
 from kelip_lightning.interchange.formats.key_map import IMAGE, TEXT, Entry, Layout, entry, stacked, weight_and_bias
-from kelip_lightning.models.image_encoder import Activation, ImageEncoderConfig, Pooling
-from kelip_lightning.models.text_encoder import TextEncoderConfig
+from kelip_lightning.models.config import Activation, ImageEncoderConfig, Pooling, TextEncoderConfig
 
 CONFIG, WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
 

@@ -16,10 +16,12 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from data_modules.faults import FaultReport
-from data_modules.records import LANGUAGES, PairRecord
+from data_modules.faults import FaultReport, SampleFault
+from data_modules.languages import LANGUAGES
+from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import Marked, marked_rows
+from data_modules.sources.rows import records_one_by_one
 
 
 class FakeSource:
@@ -36,6 +38,9 @@ class FakeSource:
         assert 0 <= index < len(self)
         key, language = f"{self.name}/{index}", self.languages[index]
         return PairRecord(key=key, image=b"", language=language, caption="", attributes=self.attributes)
+
+    def records(self, indices: Sequence[int]) -> list[PairRecord | SampleFault]:
+        return records_one_by_one(self.__getitem__, indices)
 
     def rows_of(self, language: str) -> Marked:
         return marked_rows(lambda start, stop: self._marks[start:stop], len(self))[language]

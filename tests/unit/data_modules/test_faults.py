@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from data_modules.config import CorruptSampleConfig, ImageTextDataConfig
 from data_modules.errors import DataError
 from data_modules.faults import REPAIRED, SKIPPED
-from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
-from data_modules.images.transforms.multi_crop import MultiCropConfig
-from data_modules.loading import CorruptSampleConfig
+from data_modules.image_text import ImageTextDataModule
+from data_modules.images.config import MultiCropConfig
 from data_modules.order.sampling import Draw
 from data_modules.sources.config import SourceConfig
-from data_modules.text.tokenizer import TokenizerConfig
+from data_modules.text.config import TokenizerConfig
 from tests.paths import ROOT
 from tests.unit.data_modules.corpora import faulty_members, members, picture, samples, write_csv, write_tar
 
@@ -56,7 +56,7 @@ def test_faulty_shard__each_sample_alone_gives_its_own_fault(tmp_path: Path) -> 
     data = _data(source, 1, 5)
     found: Counter[str] = Counter()
     for sample_id in range(len(data.sources[0])):
-        reports = data.dataset[Draw(0, sample_id)].faults
+        reports = data.dataset.load([Draw(0, sample_id)]).faults
         own = [report for report in reports if report.sample_id == sample_id]
         found.update(report.kind for report in own)
         for report in own:

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.image import ImageDataConfig, ImageDataModule
-from data_modules.images.transforms.masked_image import MaskedImage, MaskedImageConfig
+from data_modules.config import ImageDataConfig
+from data_modules.image import ImageDataModule
+from data_modules.images.config import Background, MaskedImageConfig
+from data_modules.images.decoding import open_image
 from data_modules.order.sampling import Draw
 from data_modules.sources.config import SourceConfig
+from tests.unit.data_modules.one_by_one import crops_of, model_seed_of, stream_of
 
 Rows = list[dict[str, Any]]
 TRANSFORM = MaskedImageConfig(image_size=16, scale_min=0.5)
@@ -52,9 +55,11 @@ def test_train_dataloader__each_sample_from_its_own_stream(config: ImageDataConf
     batch = list(_data(config, seed=5).train_dataloader())[1]
     place = int((batch.sample_ids < 6).nonzero()[0])
     sample_id = int(batch.sample_ids[place])
-    image, noise = MaskedImage(TRANSFORM, 4)(flat[sample_id]["image"]["bytes"], Draw(1, sample_id).generator(5))
+    generator, picture = stream_of(5, Draw(1, sample_id)), open_image(flat[sample_id]["image"]["bytes"])
+    ((image,),) = crops_of(picture, [(1, 16, 0.5, 1.0, 0.0)], Background.white, generator)
     assert np.array_equal(batch.images[place], image)
-    assert np.array_equal(batch.noise[place], noise)
+    assert np.array_equal(batch.noise[place], generator.random(4, dtype=np.float32))
+    assert batch.sample_seeds[place] == model_seed_of(5, Draw(1, sample_id))
 
 
 def test_train_dataloader__workers_change_nothing(config: ImageDataConfig) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,19 +13,25 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule, training_texts
-from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig, ViewConfig
+from data_modules import records
+from data_modules.config import CorruptSampleConfig, ImageTextDataConfig, OrderConfig
+from data_modules.faults import FaultReport
+from data_modules.image_text import ImageTextDataModule, training_texts
+from data_modules.images.config import Background, MultiCropConfig, StrongConfig, ViewConfig
+from data_modules.images.decoding import open_image
+from data_modules.languages import LANGUAGES
 from data_modules.loading import open_sources
-from data_modules.order.mixture import OrderConfig
 from data_modules.order.sampling import Draw
-from data_modules.records import LANGUAGES, ImageTextBatch
+from data_modules.records import ImageTextBatch
 from data_modules.sources.config import SourceConfig
-from data_modules.text.captions import CaptionConfig, CaptionSampler
-from data_modules.text.tokenizer import TokenizerConfig
-from tests.unit.data_modules.corpora import FORMATS, samples, write_source
+from data_modules.text.captions import CaptionSampler
+from data_modules.text.config import CaptionConfig, TokenizerConfig
+from tests.unit.data_modules.corpora import FORMATS, Sample, samples, write_source
+from tests.unit.data_modules.one_by_one import crops_of, made_from, model_seed_of, stream_of
 
 Rows = list[dict[str, Any]]
 TRANSFORM = MultiCropConfig(image_size=16, local_size=8, num_local_crops=3)
+OFF = StrongConfig()
 CAPTIONS = CaptionConfig(name=0.4, name_keywords=0.3, keywords=0.3, min_keywords=1, max_keywords=2)
 
 
@@ -56,6 +62,7 @@ def test_train_dataloader__shapes_and_order(config: ImageTextDataConfig) -> None
         assert batch.sample_ids.tolist() == data.order.batch(step).tolist()
         assert batch.languages.tolist() == [sample_id % 2 for sample_id in batch.sample_ids.tolist()]
         assert torch.equal(batch.tokens, data.tokenizer.encode(batch.captions))
+        assert batch.token_counts == [number + 2 for number in data.tokenizer.count_tokens(batch.captions)]
 
 
 def test_train_dataloader__no_local_crops(config: ImageTextDataConfig) -> None:
@@ -63,20 +70,84 @@ def test_train_dataloader__no_local_crops(config: ImageTextDataConfig) -> None:
     assert batch.local_crops.shape == (0, 8, 3, 8, 8)
 
 
-def test_train_dataloader__caption_and_crops_from_the_samples_own_stream(
-    config: ImageTextDataConfig, rows: Rows
+def _expected(
+    data: ImageTextDataModule, transform: MultiCropConfig, draws: Sequence[Draw]
+) -> tuple[list[Any], list[np.ndarray], list[Any]]:
+    """Samples (id, seed, caption, language), crops by kind and faults of these draws, made one at a time."""
+    (source,), views, flip = data.sources, transform.views, transform.flip
+    scales = (transform.global_scale_min, transform.global_scale_max)
+    kinds = [
+        (transform.num_global_crops, transform.image_size, *scales, flip),
+        (transform.num_local_crops, transform.local_size, transform.local_scale_min, transform.local_scale_max, flip),
+        (views.num_views, transform.image_size, views.scale_min, views.scale_max, views.flip),
+    ]
+    samples, crops, faults = [], [], []
+    for draw in draws:
+        used, record, found = made_from(source, draw)
+        stream = stream_of(data.seed, used)
+        caption = CaptionSampler(data.config.captions)(record, stream)
+        crops.append(crops_of(open_image(record.image), kinds, transform.background, stream))
+        samples.append((used.sample_id, model_seed_of(data.seed, used), caption, LANGUAGES.index(record.language)))
+        faults += found
+    return samples, [np.stack(group, axis=1) for group in zip(*crops, strict=True)], faults
+
+
+def _check(
+    data: ImageTextDataModule, transform: MultiCropConfig, batch: ImageTextBatch, draws: Sequence[Draw]
+) -> list[FaultReport]:
+    """A batch against samples made one at a time; returns the faults."""
+    samples, crops, faults = _expected(data, transform, draws)
+    seen = (batch.sample_ids.tolist(), batch.sample_seeds.tolist(), batch.captions, batch.languages.tolist())
+    assert list(zip(*seen, strict=True)) == samples
+    for found, expected in zip((batch.global_crops, batch.local_crops, batch.views), crops, strict=True):
+        assert np.array_equal(found, expected)
+    assert batch.faults == faults
+    return faults
+
+
+def test_train_dataloader__equals_samples_made_one_at_a_time(config: ImageTextDataConfig) -> None:
+    transform = replace(TRANSFORM, flip=0.5, background=Background.random, views=ViewConfig(num_views=2, strong=OFF))
+    data = _data(config, transform)
+    for step, batch in enumerate(data.train_dataloader()):
+        draws = [Draw(step, sample_id) for sample_id in data.order.batch(step).tolist()]
+        assert _check(data, transform, batch, draws) == []
+
+
+def _damaged(corpus: list[Sample]) -> list[Sample]:
+    """Every fifth image is no image, and every seventh is cut behind its header, which only decoding finds."""
+    cut = [one._replace(image=b"none") if i % 5 == 1 else one for i, one in enumerate(corpus)]
+    return [one._replace(image=one.image[:-200]) if i % 7 == 3 else one for i, one in enumerate(cut)]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_train_dataloader__of_any_source_with_corrupt_samples_equals_samples_made_one_at_a_time(
+    tmp_path: Path, kind: str, num_workers: int
 ) -> None:
-    data = _data(config)
-    batch = list(data.train_dataloader())[3]
-    for place, sample_id in enumerate(batch.sample_ids.tolist()):
-        record = data.sources[0][sample_id]
-        assert record.image == rows[sample_id // 2]["image"]["bytes"]
-        generator = Draw(3, sample_id).generator(2)
-        assert batch.captions[place] == CaptionSampler(CAPTIONS)(record, generator)
-        global_crops, local_crops, _ = MultiCrop(TRANSFORM)(record.image, generator)
-        assert np.array_equal(batch.global_crops[:, place], global_crops)
-        assert np.array_equal(batch.local_crops[:, place], local_crops)
-        assert LANGUAGES[batch.languages[place]] == record.language
+    source = write_source(kind, tmp_path, _damaged(samples(40)), per_shard=6)
+    limit = CorruptSampleConfig(max_share=1.0)
+    config = ImageTextDataConfig(
+        sources={"web": source}, global_batch_size=20, num_workers=num_workers, corrupt_samples=limit
+    )
+    transform = replace(TRANSFORM, flip=0.5, background=Background.light)
+    data = _data(config, transform)
+    kinds: set[str] = set()
+    for step, batch in enumerate(data.train_dataloader()):
+        draws = [Draw(step, sample_id) for sample_id in data.order.batch(step).tolist()]
+        kinds |= {fault.kind for fault in _check(data, transform, batch, draws)}
+    assert "image_undecodable" in kinds
+
+
+def test_train_dataloader__pixels_of_a_worker_are_in_shared_memory_from_the_start(
+    config: ImageTextDataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = [Draw(0, number) for number in range(5)]
+    plain = _data(config).dataset.load(draws)
+    monkeypatch.setattr(records, "get_worker_info", lambda: object())
+    shared = _data(config, replace(TRANSFORM, num_local_crops=0)).dataset.load(draws)
+    assert shared.global_crops.is_shared() and not plain.global_crops.is_shared()
+    assert torch.equal(shared.global_crops, plain.global_crops)
+    assert shared.local_crops.shape == (0, 5, 3, 8, 8)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -136,5 +207,5 @@ def test_dataset__travels_to_a_loader_process_without_trainer_and_order(tmp_path
     sent = pickle.dumps(data.dataset)
     assert len(sent) == before
     draw = Draw(0, int(batch[3]))
-    here, there = data.dataset[draw].sample, pickle.loads(sent)[draw].sample
-    assert (here.caption, here.global_crops.tolist()) == (there.caption, there.global_crops.tolist())
+    here, there = data.dataset.load([draw]), pickle.loads(sent).load([draw])
+    assert (here.captions, here.global_crops.tolist()) == (there.captions, there.global_crops.tolist())

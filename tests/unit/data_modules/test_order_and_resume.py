@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
-from data_modules.images.transforms.multi_crop import MultiCropConfig
-from data_modules.order.mixture import OrderConfig
+from data_modules.config import ImageTextDataConfig, OrderConfig
+from data_modules.image_text import ImageTextDataModule
+from data_modules.images.config import MultiCropConfig
 from data_modules.records import ImageTextBatch
-from data_modules.text.tokenizer import TokenizerConfig
+from data_modules.text.config import TokenizerConfig
 from tests.unit.data_modules.corpora import FORMATS, samples, write_source
 
 BATCH, STEPS, NUMBER = 8, 9, 28

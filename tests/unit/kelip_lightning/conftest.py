@@ -7,11 +7,16 @@ from typing import Any
 import pytest
 
 from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
-from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
-from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
+from kelip_lightning.models.config import (
+    DualEncoderConfig,
+    ImageEncoderConfig,
+    MaskedAutoencoderConfig,
+    TextEncoderConfig,
+)
+from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
 from kelip_lightning.models.model_folder import build_dual_encoder
-from kelip_lightning.models.text_encoder import TextEncoderConfig
 
 TINY: dict[str, Any] = {"image_size": 32, "patch_size": 8, "width": 16, "depth": 2, "num_heads": 2}
 BASE = """

@@ -96,17 +96,3 @@ def test_build_choice_set__an_unusable_image_is_named_when_it_is_read(
     )
     with pytest.raises(DataError, match=r"choices\.quiz: image '0' cannot be used \(image_.*; replace it"):
         list(stream)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"answer_base": 2}, "answer_base = 2 must be in"),
-        ({"template": "{question}"}, "template"),
-        ({"template": "{option} {other}"}, "template"),
-        ({"options": []}, "options is empty"),
-    ],
-)
-def test_choice_set_config__rules(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ChoiceSetConfig(**{"table": TableConfig(files=["a"]), "language": "ko", "options": ["options"]} | options)

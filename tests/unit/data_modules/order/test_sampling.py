@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from data_modules.errors import DataError
-from data_modules.order.sampling import BatchOrder, Draw, RankBatchSampler
+from data_modules.order import sampling
+from data_modules.order.sampling import BatchOrder, RankBatchSampler
 
 
 def _order(lengths: tuple[int, ...] = (7, 20), weights: tuple[float, ...] = (1.0, 1.0), batch: int = 8) -> BatchOrder:
@@ -92,44 +93,16 @@ def test_rank_batch_sampler__indivisible_batch() -> None:
         _sampler(_order(), world=3)
 
 
-def test_draw__stream_depends_on_seed_step_and_sample() -> None:
-    first = Draw(1, 2).generator(0).random(4).tolist()
-    assert Draw(1, 2).generator(0).random(4).tolist() == first
-    streams = [Draw(*ids).generator(seed).random(4).tolist() for ids, seed in (((2, 2), 0), ((1, 3), 0), ((1, 2), 1))]
-    assert first not in streams
-    assert Draw(2, 1).generator(0).random(4).tolist() != first
+@pytest.mark.parametrize("window", [0, 10])
+def test_batches__are_the_batches_of_the_steps(window: int) -> None:
+    order = BatchOrder(lengths=(7, 20), weights=(0.4, 2.0), global_batch_size=8, seed=3, shuffle_window=window)
+    together = order.batches(2, 40)
+    assert together.tolist() == [order.batch(step).tolist() for step in range(2, 40)]
 
 
-def test_draw__model_seed_depends_on_seed_step_and_sample_alone() -> None:
-    draws = [Draw(step, sample_id) for step in range(20) for sample_id in range(20)]
-    seeds = [draw.model_seed(seed) for draw in draws for seed in (0, 1)]
-    assert len(set(seeds)) == 800
-    assert min(seeds) >= 0
-    assert 2**62 < max(seeds) < 2**63
-    assert seeds == [draw.model_seed(seed) for draw in draws for seed in (0, 1)]
-
-
-@pytest.mark.parametrize("batch", [1, 8, 27, 40])
-@pytest.mark.parametrize("window", [0, 1, 5, 16, 27, 100])
-def test_batch__weight_one_gives_each_id_once_per_epoch(batch: int, window: int) -> None:
-    order = BatchOrder((7, 20), (1.0, 1.0), batch, 3, shuffle_window=window, run_length=4)
-    ids = _ids(order, 4 * 27)
-    for epoch in range(4):
-        assert sorted(ids[epoch * 27 : (epoch + 1) * 27]) == list(range(27))
-    assert ids[:27] != ids[27:54]
-
-
-def test_batch__windows_spread_every_source_evenly_over_the_epoch() -> None:
-    order = BatchOrder((1000, 50_000, 300), (1.0, 0.5, 2.0), 100, 0, shuffle_window=2600, run_length=10)
-    assert order.epoch_length == 26_600
-    ids = np.array(_ids(order, 26_000)).reshape(10, 2600)
-    for first, stop, share in ((0, 1000, 1000), (1000, 51_000, 25_000), (51_000, 51_300, 600)):
-        counts = ((ids >= first) & (ids < stop)).sum(axis=1)
-        assert np.abs(counts - 2600 * share / 26_600).max() <= 2, "each window has its exact share, rounded"
-
-
-def test_batch__a_far_step_of_a_billion_samples_costs_no_more_than_the_first() -> None:
-    order = BatchOrder((708_000_000, 476_000_000), (1.0, 1.0), 32_768, 0, shuffle_window=1 << 20, run_length=64)
-    ids = order.batch(36_000)
-    assert len(np.unique(ids)) == 32_768
-    assert abs((ids < 708_000_000).mean() - 708 / 1184) < 0.02
+def test_rank_batch_sampler__serves_more_than_it_computes_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = list(_sampler(_order(), start=1))
+    monkeypatch.setattr(sampling, "_IDS_AT_A_TIME", 2 * 8)
+    assert list(_sampler(_order(), start=1)) == whole
+    monkeypatch.setattr(sampling, "_IDS_AT_A_TIME", 1)
+    assert list(_sampler(_order(), start=1)) == whole

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_modules.config import ImageTextDataConfig
 from data_modules.errors import DataError
 from data_modules.faults import SKIPPED, FaultReport
-from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
-from data_modules.images.transforms.multi_crop import MultiCropConfig
+from data_modules.image_text import ImageTextDataModule
+from data_modules.images.config import MultiCropConfig
 from data_modules.loading import PairDataset
 from data_modules.order.sampling import Draw
 from data_modules.records import ImageTextBatch
@@ -24,7 +25,7 @@ from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
 from data_modules.sources.rows import PairSource
 from data_modules.sources.streaming import StreamSource
-from data_modules.text.tokenizer import TokenizerConfig
+from data_modules.text.config import TokenizerConfig
 from tests.unit.data_modules.corpora import members, picture, samples, write_csv, write_tar
 
 GOOD = samples(3)
@@ -61,9 +62,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ImageTextDataModule:
 
 def serve(source: PairSource, data: ImageTextDataModule) -> tuple[ImageTextBatch, list[FaultReport]]:
     """Every pair of a source in one batch; also reads all captions."""
-    dataset = PairDataset([source], data.make_sample, seed=1)
-    loaded = [dataset[Draw(0, sample_id)] for sample_id in range(len(source))]
-    batch = data.collate(loaded)
+    dataset = PairDataset([source], data.new_batch, seed=1)
+    batch = dataset.load([Draw(0, sample_id) for sample_id in range(len(source))])
     for report in batch.faults:
         assert report.key, report
         assert len(json.dumps(report._asdict(), ensure_ascii=False).encode()) < 10_000, "fits into bad_samples.jsonl"

@@ -9,25 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_modules.config import ImageTextDataConfig, OrderConfig
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
-from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
-from data_modules.images.transforms.multi_crop import MultiCropConfig
-from data_modules.order.mixture import OrderConfig, build_order
-from data_modules.records import LANGUAGES, PairRecord
-from data_modules.sources.config import SourceConfig
-from data_modules.sources.languages import (
-    LanguageRule,
-    OneLanguageSource,
-    apply_language_rule,
-    hashed_language,
-    marked_rows,
-)
+from data_modules.image_text import ImageTextDataModule
+from data_modules.images.config import MultiCropConfig
+from data_modules.languages import LANGUAGES
+from data_modules.order.mixture import build_order
+from data_modules.records import PairRecord
+from data_modules.sources.config import LanguageRule, SourceConfig
+from data_modules.sources.languages import OneLanguageSource, apply_language_rule, hashed_language, marked_rows
 from data_modules.sources.opening import open_source
 from data_modules.sources.tar_index import ShardIndex
 from data_modules.sources.tar_source import TarSource
-from data_modules.text.tokenizer import TokenizerConfig
+from data_modules.text.config import TokenizerConfig
 from tests.unit.data_modules.corpora import FakeSource, samples, write_shards
+from tests.unit.data_modules.one_by_one import records_alone, records_together
 
 Rows = list[dict[str, Any]]
 BOTH = {"ko": "name_ko", "en": "name_en"}
@@ -129,6 +126,20 @@ def test_rule__a_pair_without_its_caption_still_gives_its_twin(
             assert (source[index].language, source[index].caption) == (wanted, row[BOTH[wanted]])
             used += 1
     assert 0 < used < len(source)
+
+
+@pytest.mark.parametrize("rule", ["by_image", "by_concept", "ko", "en"])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_rule__records_together_are_those_read_alone(
+    rule: str, damaged: bool, rows: Rows, write_table: Callable[[Rows, str], str]
+) -> None:
+    for number, row in enumerate(rows if damaged else []):
+        row[("name_ko", "name_en", "number")[number % 3]] = None
+        row["image"] = {"bytes": None} if number == 5 else row["image"]
+    config = SourceConfig(files=[write_table(rows, "a.parquet")], captions=BOTH)
+    (source,) = apply_language_rule([open_source("all", config)], {"all": config}, LanguageRule[rule])
+    indices = [*range(len(source)), 4, 4, 0][::-1]
+    assert records_together(source, indices) == records_alone(source, indices)
 
 
 BARE = FakeSource("bare", ["ko"], {"number": "1"})

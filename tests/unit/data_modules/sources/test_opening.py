@@ -13,13 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_modules.config import ImageDataConfig, ImageTextDataConfig, OrderConfig
 from data_modules.errors import DataError
-from data_modules.image import ImageDataConfig
-from data_modules.image_text import ImageTextDataConfig
-from data_modules.order.mixture import OrderConfig, build_order
+from data_modules.order.mixture import build_order
 from data_modules.records import PairRecord
-from data_modules.sources.config import KINDS_OF, SourceConfig, SourceFormat, SourceKind, source_kind
-from data_modules.sources.languages import LanguageRule, apply_language_rule, hashed_language
+from data_modules.sources.config import KINDS_OF, LanguageRule, SourceConfig, SourceFormat, SourceKind, source_kind
+from data_modules.sources.languages import apply_language_rule, hashed_language
 from data_modules.sources.opening import open_source
 from data_modules.sources.rows import PairSource
 from data_modules.sources.streaming import StreamSource

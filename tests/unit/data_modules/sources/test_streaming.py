@@ -9,15 +9,15 @@ import datasets
 import numpy as np
 import pytest
 
+from data_modules.config import ImageTextDataConfig, OrderConfig
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
-from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
-from data_modules.images.transforms.multi_crop import MultiCropConfig
-from data_modules.order.mixture import OrderConfig
+from data_modules.image_text import ImageTextDataModule
+from data_modules.images.config import MultiCropConfig
 from data_modules.sources.config import SourceConfig, SourceFormat
 from data_modules.sources.opening import open_source
 from data_modules.sources.streaming import StreamSource
-from data_modules.text.tokenizer import TokenizerConfig
+from data_modules.text.config import TokenizerConfig
 from tests.unit.data_modules.corpora import samples, write_dataset
 
 CORPUS = samples(30)

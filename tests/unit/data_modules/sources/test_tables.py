@@ -25,6 +25,7 @@ from data_modules.sources.tables import (
     open_table,
     read_rows,
 )
+from tests.unit.data_modules.one_by_one import records_alone, records_together
 
 Rows = list[dict[str, Any]]
 WriteTable = Callable[[Rows, str], str]
@@ -206,6 +207,28 @@ def test_table_source__captions_are_those_of_its_records(rows: Rows, write_table
     records = [source[index] for index in range(len(source))]
     expected = [(one.language, text) for one in records for text in (one.caption, *one.keywords)]
     assert list(source.captions()) == expected
+
+
+def test_records__are_those_read_alone_in_any_order(rows: Rows, write_table: WriteTable) -> None:
+    source = _source(write_table(rows, "a.parquet"), keywords={"ko": "words_ko"}, where={"design": ["round"]})
+    indices = [11, 0, 3, 3, 10, 1]
+    found = records_together(source, indices)
+    assert found == records_alone(source, indices)
+    assert [one.key for one in found] == [rows[2 * (index // 2)]["key"] for index in indices]
+
+
+def test_records__a_row_that_is_not_utf_8_is_a_fault_of_its_own(rows: Rows, tmp_path: Path) -> None:
+    """Arrow cannot convert a block of rows that holds one."""
+    names = pa.array([row["name_en"].encode() if number != 4 else b"\xff\xfe" for number, row in enumerate(rows)])
+    broken = pa.Array.from_buffers(pa.string(), len(rows), names.buffers())
+    table = pa.table({"image": [row["image"]["bytes"] for row in rows], "name_en": broken})
+    pq.write_table(table, tmp_path / "a.parquet")
+    source = _source(str(tmp_path / "a.parquet"), captions={"en": "name_en"})
+    found = records_together(source, [5, 4, 0])
+    assert found == records_alone(source, [5, 4, 0])
+    kind, detail, key = found[1]
+    assert (kind, key) == ("unexpected_error", "4") and detail.startswith("UnicodeDecodeError")
+    assert [found[0].caption, found[2].caption] == [rows[5]["name_en"], rows[0]["name_en"]]
 
 
 def test_table_source__nothing_selected(rows: Rows, write_table: WriteTable) -> None:

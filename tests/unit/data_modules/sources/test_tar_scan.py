@@ -4,9 +4,23 @@ import io
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from data_modules.sources.tar_scan import BLOCK, Member, TarDamage, header_name, is_header, parse_size, read_members
+from data_modules.faults import SampleFault
+from data_modules.sources.tar_scan import (
+    BLOCK,
+    Member,
+    TarDamage,
+    are_plain_headers,
+    check_member,
+    header_name,
+    is_header,
+    parse_size,
+    read_members,
+)
 from tests.unit.data_modules.corpora import write_tar
 
 LONG = "folder/" + "이름" * 60 + ".jpg"
@@ -81,6 +95,46 @@ def test_is_header__checksum(tmp_path: Path) -> None:
 )
 def test_parse_size(field: bytes, size: int) -> None:
     assert parse_size(field) == size
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_are_plain_headers__of_the_tars_that_python_writes(tmp_path: Path, tar_format: int) -> None:
+    content = write_tar(tmp_path / "a.tar", [MEMBERS[0], MEMBERS[1], MEMBERS[3]], tar_format).read_bytes()
+    found = _read(content)
+    headers = b"".join(content[one.header_block * BLOCK :][:BLOCK] for one in found)
+    sizes = np.array([one.size for one in found])
+    assert are_plain_headers(headers, sizes).tolist() == [True, True, True]
+    assert are_plain_headers(headers, sizes + np.array([0, 1, -1])).tolist() == [True, False, False]
+    assert are_plain_headers(b"", np.empty(0, dtype=np.int64)).tolist() == []
+
+
+@given(st.lists(st.tuples(st.integers(0, BLOCK - 1), st.integers(0, 255)), max_size=3), st.integers(0, 900))
+@settings(max_examples=400, deadline=None)
+def test_are_plain_headers__none_that_a_closer_look_refuses(changes: list[tuple[int, int]], size: int) -> None:
+    """Changes of single bytes, the checksum written anew or not."""
+    info = tarfile.TarInfo("folder/a.jpg")
+    info.size = size
+    for renewed in (False, True):
+        header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+        for place, value in changes:
+            header[place] = value
+        if renewed:
+            header[148:156] = b"%06o\0 " % (sum(header) - sum(header[148:156]) + 8 * 32)
+        (is_plain,) = are_plain_headers(bytes(header), np.array([size])).tolist()
+        if is_plain:
+            check_member("shard", bytes(header), b"x" * size, size)
+
+
+def test_check_member__other_notations_fit_too() -> None:
+    info = tarfile.TarInfo("a.jpg")
+    info.size = 700
+    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    header[124:136] = b"\x80" + (700).to_bytes(11, "big")
+    header[148:156] = b"%6o\0 " % (sum(header) - sum(header[148:156]) + 8 * 32)
+    assert are_plain_headers(bytes(header), np.array([700])).tolist() == [False]
+    check_member("shard", bytes(header), b"x" * 700, 700)
+    with pytest.raises(SampleFault, match="shard_changed: shard no longer holds"):
+        check_member("shard", bytes(header), b"x" * 699, 700)
 
 
 def test_parse_size__garbage() -> None:

@@ -12,11 +12,13 @@ import pytest
 
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
-from data_modules.sources import tar_index
+from data_modules.records import PairRecord
+from data_modules.sources import tar_index, tar_source
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.tar_index import ROW_BYTES, ShardIndex, index_file
 from data_modules.sources.tar_source import TarSource
-from tests.unit.data_modules.corpora import members, picture, samples, write_shards, write_tar
+from tests.unit.data_modules.corpora import faulty_members, members, picture, samples, write_shards, write_tar
+from tests.unit.data_modules.one_by_one import records_alone, records_together
 
 TXT = {"caption_fields": ["txt"]}
 Members = list[tuple[str, bytes]]
@@ -249,6 +251,81 @@ def test_tar_source__on_an_fsspec_filesystem(tmp_path: Path, monkeypatch: pytest
         _source("memory://nowhere/*.tar")
 
 
+ANY_ORDER = [11, 3, 3, 0, 25, 24, 7, 11, 17, 1]
+
+
+def test_records__are_those_read_alone_in_any_order(tmp_path: Path) -> None:
+    corpus = samples(26)
+    source = _source(write_shards(tmp_path, corpus, 4))
+    found = records_together(source, ANY_ORDER)
+    assert found == records_alone(source, ANY_ORDER)
+    assert [(one.key, one.image, one.caption) for one in found] == [
+        (corpus[i].key, corpus[i].image, corpus[i].caption) for i in ANY_ORDER
+    ]
+    assert source.records([]) == []
+
+
+def test_records__of_every_fault_are_those_read_alone(tmp_path: Path) -> None:
+    content, _ = faulty_members(5, 1)
+    for name in ("x", "y"):
+        content += [(f"{name}.jpg", picture(3)), (f"{name}.json", b"[1, 2]" if name == "x" else b'{"ko": "\xff"}')]
+    source = _source(write_tar(tmp_path / "a.tar", content), captions={"ko": "ko", "en": "txt"})
+    indices = [*range(len(source))][::-1]
+    found = records_together(source, indices)
+    assert found == records_alone(source, indices)
+    assert {one[0] for one in found if isinstance(one, tuple)} >= {"metadata_undecodable", "caption_missing"}
+    assert any(isinstance(one, PairRecord) for one in found)
+
+
+def test_records__a_fault_stays_with_its_row(tmp_path: Path) -> None:
+    """A changed member, a shard that is gone and a shard that became shorter, among whole ones."""
+    corpus = samples(24)
+    source = _source(write_shards(tmp_path, corpus, 4))
+    source[0]  # its shard is open, and stays readable
+    whole = records_alone(source, range(24))
+    changed = bytearray((tmp_path / "00001.tar").read_bytes())
+    changed[148] = ord("7")  # the checksum of the first member
+    (tmp_path / "00001.tar").write_bytes(changed)
+    source._reader._open.clear()
+    (tmp_path / "00002.tar").unlink()
+    with (tmp_path / "00003.tar").open("rb+") as stream:
+        stream.truncate(3 * 512)
+    indices = [*range(23, -1, -1)]
+    found = records_together(source, indices)
+    assert found == records_alone(source, indices)
+    by_index = dict(zip(indices, found, strict=True))
+    kinds = {index: one[0] for index, one in by_index.items() if isinstance(one, tuple)}
+    expected = {4: "shard_changed"} | dict.fromkeys(range(8, 12), "read_failed")
+    assert kinds == expected | dict.fromkeys(range(12, 16), "shard_changed")
+    assert [by_index[i] for i in range(24) if i not in kinds] == [whole[i] for i in range(24) if i not in kinds]
+    assert by_index[9][2] == f"{tmp_path / '00002.tar'}#{source.index.rows(9, 10)[0, 0]}", "where it would be"
+
+
+def test_records__members_apart_are_read_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = members(samples(6))
+    source = _source(write_tar(tmp_path / "a.tar", content[::3] + content[2::3]))
+    near = records_together(source, range(6))
+    monkeypatch.setattr(tar_source, "_MAX_GAP_BYTES", 0)
+    assert records_together(source, range(6)) == near
+    assert [one.caption for one in near] == [one.caption for one in samples(6)]
+
+
+def test_records__an_index_that_is_gone_is_a_fault_of_each(tmp_path: Path) -> None:
+    source = _source(write_shards(tmp_path, samples(5), 4))
+    source.index.file.unlink()
+    assert [one[0] for one in records_together(source, [4, 0, 1])] == ["read_failed"] * 3
+
+
+@pytest.mark.parametrize("gap", [0, 1, 5, 1000])
+def test_take__rows_of_any_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gap: int) -> None:
+    index = _source(write_shards(tmp_path, samples(40), 7)).index
+    rows = index.rows(0, 40)
+    monkeypatch.setattr(tar_index, "_MAX_GAP_ROWS", gap)
+    for numbers in ([0], [39], [5, 5], [39, 0, 20, 21, 19, 3], list(range(40))[::-1]):
+        assert index.take(np.array(numbers)).tolist() == rows[numbers].tolist()
+        assert index.shards_of(np.array(numbers)).tolist() == [number // 7 for number in numbers]
+
+
 @pytest.mark.slow
 def test_index__ten_million_entries_open_in_little_memory(tmp_path: Path) -> None:
     rows = np.zeros((10_000_000, 6), dtype="<u4")
@@ -264,7 +341,10 @@ def test_index__ten_million_entries_open_in_little_memory(tmp_path: Path) -> Non
     opened = time.process_time() - start
     places = np.random.default_rng(0).integers(0, 10_000_000, 1000)
     start = time.process_time()
-    found = [(index.shard_of(int(i)), int(index.rows(i, i + 1)[0, 1])) for i in places]
+    found = [
+        (index.shards[shard], int(row[1]))
+        for shard, row in zip(index.shards_of(places), index.take(places), strict=True)
+    ]
     sought = (time.process_time() - start) / 1000
     assert found == [(f"{i // 10_000:06d}.tar", i % 50_000) for i in places]
     assert _resident_bytes() - before < 200e6

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data_modules.errors import DataError
+from data_modules.text.config import TokenizerConfig
 from data_modules.text.tokenizer import (
     BilingualTokenizer,
-    TokenizerConfig,
     build_tokenizer,
     read_tokenizer_folder,
     train_tokenizer,
@@ -185,6 +185,23 @@ def test_encode__no_room() -> None:
         TOKENIZER.encode("apple", context_length=1)
 
 
+@pytest.mark.parametrize("width", [None, 5, LENGTH, LENGTH + 3])
+def test_count_encoded__start_and_end_and_what_is_not_cut(width: int | None) -> None:
+    limit = min(width or LENGTH, LENGTH)
+    expected = [min(number + 2, limit) for number in TOKENIZER.count_tokens(CAPTIONS)]
+    assert TOKENIZER.count_encoded(TOKENIZER.encode(CAPTIONS, width)) == expected
+    assert limit in expected
+    assert 2 in expected
+
+
+def test_count_encoded__padding_by_the_end_token() -> None:
+    """As OpenAI's tokenizer pads."""
+    specials = TOKENIZER.specials._replace(pad=TOKENIZER.specials.end)
+    tokenizer = BilingualTokenizer(Tokenizer.from_str(TOKENIZER.to_json()), LENGTH, specials)
+    assert tokenizer.pad_id == tokenizer.eot_id == TOKENIZER.eot_id
+    assert tokenizer.count_encoded(tokenizer.encode(CAPTIONS)) == TOKENIZER.count_encoded(TOKENIZER.encode(CAPTIONS))
+
+
 def test_count_tokens__nothing_is_cut_and_encode_still_cuts() -> None:
     long = "zebra " * 50
     assert TOKENIZER.count_tokens([long, ""]) == [LONG.encode(long).shape[1] - 2, 0]
@@ -273,14 +290,6 @@ def test_build_tokenizer__trained_or_read(file: Path) -> None:
     trained = build_tokenizer(TokenizerConfig(vocab_size=320, context_length=LENGTH), TEXTS)
     read = build_tokenizer(TokenizerConfig(file=str(file), context_length=LENGTH), ["never read"])
     assert trained.to_json() == read.to_json() == TOKENIZER.to_json()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"), [({"vocab_size": 258}, "vocab_size = 258"), ({"context_length": 2}, "context_length = 2")]
-)
-def test_tokenizer_config__bad_values(options: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TokenizerConfig(**options)
 
 
 @pytest.fixture

@@ -25,10 +25,9 @@ from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
 from kelip_lightning.analyses.analyze import Encoders, analyze_cross_lingual, untrained_control
 from kelip_lightning.cli import main
 from kelip_lightning.config.analysis import CrossLingualAnalysis, ResamplingConfig
-from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
-from kelip_lightning.models.image_encoder import ImageEncoderConfig
+from kelip_lightning.models.config import DualEncoderConfig, ImageEncoderConfig, TextEncoderConfig, TextPooling
+from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.model_folder import TrainedModel, build_dual_encoder, save_dual_encoder
-from kelip_lightning.models.text_encoder import TextEncoderConfig, TextPooling
 from kelip_lightning.runs.folder import RunFolder
 
 NUM_ROLES = 12

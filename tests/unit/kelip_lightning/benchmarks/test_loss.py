@@ -20,7 +20,7 @@ from kelip_lightning.benchmarks.loss import (
     run_loss_benchmark,
     write_loss_report,
 )
-from kelip_lightning.losses.tiles import MatmulPrecision
+from kelip_lightning.losses.config import MatmulPrecision
 
 CPU = torch.device("cpu")
 

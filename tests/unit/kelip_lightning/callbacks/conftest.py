@@ -127,6 +127,9 @@ class StubContrastiveModule(pl.LightningModule):
         )
         return loss
 
+    def gradient_norm(self) -> Tensor:
+        return torch.nn.utils.get_total_norm([one.grad for one in self.parameters() if one.grad is not None])
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
 

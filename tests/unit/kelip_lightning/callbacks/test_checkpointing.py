@@ -16,12 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from data_modules.loading import StageDataModule
 from data_modules.order.sampling import BatchOrder, Draw
-from kelip_lightning.callbacks.checkpointing import BestMode, CheckpointCallback, CheckpointConfig, ExportCallback
+from kelip_lightning.callbacks.checkpointing import CheckpointCallback, ExportCallback
+from kelip_lightning.callbacks.config import BestMode, CheckpointConfig
 from kelip_lightning.callbacks.exact_resume import ExactResumeCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.errors import CheckpointWriteError, StageInterrupted
 from kelip_lightning.modules.stage import StageModule
-from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
+from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 from kelip_lightning.runs import checkpoints
 from kelip_lightning.runs.folder import StageFolder
 from tests.trainers import quiet_trainer

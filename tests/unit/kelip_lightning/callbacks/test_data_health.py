@@ -11,10 +11,10 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
+from data_modules.config import CorruptSampleConfig
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport
 from data_modules.json_lines import append_json_lines, read_json_lines
-from data_modules.loading import CorruptSampleConfig
 from kelip_lightning.callbacks.data_health import DataHealthCallback
 
 Fit = Callable[..., tuple[pl.Trainer, Any]]

@@ -16,13 +16,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from kelip_lightning.callbacks import monitoring
+from kelip_lightning.callbacks.config import NonFiniteConfig
 from kelip_lightning.callbacks.monitoring import (
     HyperparametersCallback,
     PairProgressBar,
     ThroughputCallback,
     flatten_settings,
 )
-from kelip_lightning.callbacks.non_finite import NonFiniteConfig, NonFiniteGuard
+from kelip_lightning.callbacks.non_finite import NonFiniteGuard
 from kelip_lightning.distributed.consensus import StepVote
 
 SETTINGS = {"optimizer.name": "muon", "optimizer.learning_rate": 0.002, "trainer.devices": 1, "deterministic": True}

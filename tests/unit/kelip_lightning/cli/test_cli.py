@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import types
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,25 +40,18 @@ def replace_module(monkeypatch: pytest.MonkeyPatch, name: str, **functions: Any)
     monkeypatch.setitem(sys.modules, name, module)
 
 
-def test_help_and_usage_errors__import_nothing_heavy() -> None:
-    code = (
-        "import sys\nfrom kelip_lightning.cli import main\n"
-        "for words in (['--help'], ['pretrain', '--help'], ['nonsense'], ['evaluate', 'nowhere'], "
-        "['pretrain', 'nowhere.yaml']):\n"
-        "    try:\n        main(words)\n    except SystemExit:\n        pass\n"
-        "heavy = {'torch', 'lightning', 'transformers', 'datasets'} & set(sys.modules)\n"
-        "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "kelip: nowhere.yaml does not exist" in done.stderr
-
-
 def test_python_m_kelip_lightning() -> None:
     command = [sys.executable, "-m", "kelip_lightning", "mae", "nowhere.yaml"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"kelip {metadata.version('kelip-lightning')}\n"
 
 
 def test_parse_arguments__overrides_around_options() -> None:
@@ -114,23 +108,6 @@ def test_pretrain__run_interruption_and_full_disk(
     assert RunFolder(tmp_path / "stopped").read_status()["state"] == "interrupted"
     assert pretrain("full", "seed=2") == 1
     assert "the disk is full" in capsys.readouterr().err
-
-
-def test_show_config__prints_yaml_that_can_be_run_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from kelip_lightning.config.experiment import PretrainExperiment
-    from kelip_lightning.config.load import load_experiment
-
-    monkeypatch.chdir(ROOT)
-    assert main(["show-config", EXPERIMENT, "seed=5"]) == 0
-    shown = capsys.readouterr().out
-    assert "#   contrastive.seed: 0 -> 5" in shown
-    assert "#     tokens_per_global_crop:" in shown.replace("#       ", "#     ")
-    file = tmp_path / "shown.yaml"
-    file.write_text(shown, encoding="utf-8")
-    again = load_experiment(file, [], PretrainExperiment).experiment
-    assert again == load_experiment(EXPERIMENT, ["seed=5"], PretrainExperiment).experiment
 
 
 def test_evaluate__table_json_and_sets(

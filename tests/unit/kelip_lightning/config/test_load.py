@@ -20,7 +20,7 @@ from kelip_lightning.config.load import (
     to_yaml,
 )
 from kelip_lightning.errors import ConfigError
-from kelip_lightning.models.image_encoder import Pooling
+from kelip_lightning.models.config import Pooling
 
 
 def load(folder: Path, *overrides: str) -> PretrainExperiment:

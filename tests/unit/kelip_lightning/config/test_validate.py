@@ -7,11 +7,11 @@ import torch
 
 from kelip_lightning.config import validate
 from kelip_lightning.config.experiment import ContrastiveExperiment, PretrainExperiment
-from kelip_lightning.config.load import load_experiment
+from kelip_lightning.config.load import check_heavy_rules, load_experiment
 from kelip_lightning.errors import ConfigError
-from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
+from kelip_lightning.models.config import ImageEncoderConfig, SelfSupervisionMethod
+from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.model_folder import save_image_encoder
-from kelip_lightning.models.self_supervision import SelfSupervisionMethod
 from kelip_lightning.planning.stage_plan import make_stage_plan
 
 
@@ -123,6 +123,38 @@ def test_rules__machine(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert "has 2 GPU(s)" in problems(experiments, "mae.trainer.devices=4")[0]
+
+
+def test_rules__those_that_need_timm_or_torch_run_after_all_others(
+    experiments: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    heavy = ["image_encoder.timm_name=vit_tiny_patch16_225", "contrastive.trainer.accelerator=gpu"]
+    assert problems(experiments, *heavy, "contrastive.data.global_batch_size=1") == [
+        "contrastive.data.global_batch_size = 1 must be at least 2: a contrastive loss needs negatives"
+    ]
+    found = problems(experiments, *heavy)
+    assert [one.split(" is ")[0] for one in found[:2]] == [
+        "mae.image_encoder.timm_name = vit_tiny_patch16_225",
+        "contrastive.image_encoder.timm_name = vit_tiny_patch16_225",
+    ]
+    assert "contrastive.trainer.accelerator = gpu, but torch finds no GPU; use auto or cpu" in found
+    assert len(found) == 3
+
+
+def test_check_heavy_rules__for_an_experiment_loaded_without_them(
+    experiments: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    overrides = ["image_encoder.timm_name=resnet50", "trainer.accelerator=gpu"]
+    loaded = load_experiment(experiments / "contrastive.yaml", overrides, ContrastiveExperiment, heavy=False)
+    found = {}
+    for here in (False, True):
+        with pytest.raises(ConfigError) as caught:
+            check_heavy_rules(loaded.experiment, on_this_machine=here)
+        found[here] = caught.value.problems
+    assert "image_encoder.timm_name = resnet50 is no Vision Transformer" in found[False][0]
+    assert found[True] == [*found[False], "trainer.accelerator = gpu, but torch finds no GPU; use auto or cpu"]
 
 
 def test_rules__deepspeed_must_be_installed(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kelip_lightning.losses import contrastive
-from kelip_lightning.losses.contrastive import ContrastiveKind, contrastive_loss
+from kelip_lightning.losses.config import ContrastiveKind, MatmulPrecision
+from kelip_lightning.losses.contrastive import contrastive_loss
 from kelip_lightning.losses.self_supervised import nt_xent
-from kelip_lightning.losses.tiles import MatmulPrecision, Products, transposed
+from kelip_lightning.losses.tiles import Products, transposed
 from tests.distributed.certificate import TOLERANCE
 
 PAIRS, WIDTH, CROPS = 256, 128, 3

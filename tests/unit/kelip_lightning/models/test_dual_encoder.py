@@ -8,9 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from data_modules.text.tokenizer import BilingualTokenizer
-from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
-from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
-from kelip_lightning.models.text_encoder import TextEncoder, TextEncoderConfig
+from kelip_lightning.models.config import DualEncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.text_encoder import TextEncoder
 
 TinyDualEncoder = Callable[..., DualEncoder]
 
@@ -109,17 +110,6 @@ def test_parameters__the_defaults_are_the_published_model() -> None:
     assert counts["text_encoder"] + counts["text_projection"] == 88_726_016
     assert model.logit_scale.numel() == 1
     assert sum(p.numel() for p in model.parameters()) == 176_575_233
-
-
-@pytest.mark.parametrize("temperature", [0.0, -0.1, 1.5])
-def test_dual_encoder_config__bad_temperature(temperature: float) -> None:
-    with pytest.raises(ValueError, match=f"initial_temperature = {temperature}"):
-        DualEncoderConfig(initial_temperature=temperature)
-
-
-def test_dual_encoder_config__a_temperature_below_what_the_bound_allows() -> None:
-    with pytest.raises(ValueError, match=r"initial_temperature = 0\.005 must be at least 1 / max_logit_scale = 0\.01"):
-        DualEncoderConfig(initial_temperature=0.005)
 
 
 def test_forward__bfloat16_weights_give_float32_features(tiny_dual_encoder: Callable[..., DualEncoder]) -> None:

@@ -3,8 +3,6 @@
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -16,73 +14,21 @@ from data_modules.errors import DataError
 from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.models import model_folder
+from kelip_lightning.models.config import Activation, ImageEncoderConfig, Pooling
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.image_encoder import Activation, ImageEncoder, ImageEncoderConfig, Pooling
+from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.model_folder import (
-    check_image_encoder,
     check_tensors,
-    config_from_dict,
-    config_to_dict,
     load_dual_encoder,
     load_image_encoder,
-    read_config,
     read_weights,
     save_dual_encoder,
     save_image_encoder,
     write_folder,
 )
+from kelip_lightning.models.stored_config import check_image_encoder, read_config
 
-
-class Colour(Enum):
-    red = 1
-    blue = 2
-
-
-@dataclass(kw_only=True, slots=True)
-class Paint:
-    width: int
-    colour: Colour = Colour.red
-
-    def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"width = {self.width} must be at least 1")
-
-
-@dataclass(kw_only=True, slots=True)
-class Box:
-    paints: dict[str, Paint]
-    colours: list[Colour]
-
-
-HERE = Path("folder")
 WEIGHTS = {"a": torch.randn(3, 2), "b": torch.arange(4), "c": torch.randn(2, 2).bfloat16()}
-
-
-@pytest.mark.parametrize("colour", list(Colour))
-def test_config_from_dict__enums_come_back(colour: Colour) -> None:
-    values = config_to_dict(Paint(width=3, colour=colour))
-    assert values == {"width": 3, "colour": colour.name}
-    assert config_from_dict(Paint, values, HERE) == Paint(width=3, colour=colour)
-
-
-def test_config_to_dict__enums_inside_dicts_and_lists() -> None:
-    box = Box(paints={"x": Paint(width=1)}, colours=[Colour.blue])
-    assert config_to_dict(box) == {"paints": {"x": {"width": 1, "colour": "red"}}, "colours": ["blue"]}
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"width": 3}, "folder: the fields colour are missing or unknown in Paint"),
-        ({"width": 3, "colour": "red", "shine": 1}, "the fields shine are missing or unknown"),
-        ({"width": 3, "colour": "green"}, "green"),
-        ({"width": 0, "colour": "red"}, "width = 0 must be at least 1"),
-        ({"width": "wide", "colour": "red"}, "folder"),
-    ],
-)
-def test_config_from_dict__bad_values(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(EncoderFileError, match=message):
-        config_from_dict(Paint, values, HERE)
 
 
 def test_write_folder__round_trip_bit_for_bit(tmp_path: Path) -> None:
@@ -155,21 +101,6 @@ def test_write_folder__an_exchange_that_fails_leaves_a_whole_folder(
     assert torch.equal(read_weights(folder)["a"], WEIGHTS["a"])
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"a: [1", "not valid YAML"),
-        (b"- 1", "must hold a mapping"),
-        (b"", "must hold a mapping"),
-        (b"\xff\xfe", "YAML"),
-    ],
-)
-def test_read_config__damaged(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "config.yaml").write_bytes(content)
-    with pytest.raises(EncoderFileError, match=rf"config\.yaml.*{message}"):
-        read_config(tmp_path)
-
-
 def test_read__missing_files(tmp_path: Path) -> None:
     with pytest.raises(EncoderFileError, match=r"holds no config\.yaml: give a folder that a finished stage wrote"):
         read_config(tmp_path / "nowhere")
@@ -190,9 +121,9 @@ def test_check_tensors__names_every_difference() -> None:
     expected = {"a": torch.zeros(2), "b": torch.zeros(2, 3), "c": torch.zeros(1)}
     found = {"b": torch.zeros(3, 2), "c": torch.ones(1), "d": torch.zeros(1)}
     with pytest.raises(EncoderFileError) as error:
-        check_tensors(expected, found, HERE)
+        check_tensors(expected, found, Path("folder"))
     assert str(error.value) == "folder does not fit the model: missing a; left over d; b is (3, 2), needed (2, 3)"
-    check_tensors(expected, expected, HERE)
+    check_tensors(expected, expected, Path("folder"))
 
 
 TinyConfig = Callable[..., ImageEncoderConfig]
@@ -315,6 +246,13 @@ def test_load_dual_encoder__another_tokenizer(stored: tuple[DualEncoder, Path]) 
     other = train_tokenizer(["completely different words here"] * 3, 300, 12)
     (stored[1] / "tokenizer.json").write_text(other.to_json(), encoding="utf-8")
     with pytest.raises(EncoderFileError, match=r"token_embedding\.weight is \(280, 16\), needed \(2.., 16\)"):
+        load_dual_encoder(stored[1])
+
+
+def test_load_dual_encoder__a_model_that_timm_does_not_have(stored: tuple[DualEncoder, Path]) -> None:
+    file = stored[1] / "config.yaml"
+    file.write_text(file.read_text(encoding="utf-8").replace("timm_name: null", "timm_name: vit_of_old"), "utf-8")
+    with pytest.raises(EncoderFileError, match=r"dual_encoder: timm_name = vit_of_old is no Vision Transformer"):
         load_dual_encoder(stored[1])
 
 

@@ -4,7 +4,14 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torchvision.transforms.functional import normalize
 
-from kelip_lightning.models.preprocessing import CLIP_MEAN, CLIP_STD, device_constant, normalize_images
+from kelip_lightning.models.patches import patchify
+from kelip_lightning.models.preprocessing import (
+    CLIP_MEAN,
+    CLIP_STD,
+    device_constant,
+    normalize_images,
+    normalize_patches,
+)
 
 
 def test_constants__are_those_of_clip() -> None:
@@ -19,6 +26,17 @@ def test_normalize_images__equals_torchvision() -> None:
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(normalize_images(images.double() / 255), expected)
+
+
+def test_normalize_patches__equals_torchvision_on_every_pixel_value() -> None:
+    values = torch.arange(256, dtype=torch.uint8).view(16, 16)
+    images = torch.stack([values, values.flip(0), values.T]).unsqueeze(0)
+    found = normalize_patches(patchify(images, 4))
+    assert found.dtype == torch.float32
+    expected = normalize(images.double() / 255, list(CLIP_MEAN), list(CLIP_STD))
+    torch.testing.assert_close(found.double(), patchify(expected, 4), rtol=0, atol=1e-6)
+    some = patchify(images, 4)[:, [7, 2]]
+    assert torch.equal(normalize_patches(some), found[:, [7, 2]])
 
 
 def test_normalize_images__no_views() -> None:

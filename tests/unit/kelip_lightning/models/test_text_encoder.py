@@ -1,45 +1,230 @@
-"""CLIP's text encoder, and Hugging Face text models from tiny folders with random weights."""
+"""CLIP's text encoder against the one of `transformers` on padded captions."""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import (
-    BertConfig,
-    CLIPTextConfig,
-    CLIPTextModel,
-    PreTrainedModel,
-    T5Config,
-    T5EncoderModel,
-    XLMRobertaConfig,
-    XLMRobertaModel,
-)
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
-from data_modules.text.tokenizer import BilingualTokenizer
-from kelip_lightning.errors import ConfigError
-from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
-from kelip_lightning.models.image_encoder import Activation, ImageEncoderConfig
-from kelip_lightning.models.model_folder import build_dual_encoder, load_dual_encoder, save_dual_encoder
-from kelip_lightning.models.text_encoder import HuggingFaceTextEncoder, TextEncoder, TextEncoderConfig, TextPooling
+from kelip_lightning.models.config import Activation, TextEncoderConfig, TextPooling
+from kelip_lightning.models.text_encoder import TextEncoder, build_text_encoder, caption_lengths, packed
 
 VOCAB, PAD, START, END = 40, 0, 38, 39
+CONTEXT = 10
 
 
-@pytest.fixture
-def encoder() -> TextEncoder:
-    model = TextEncoder(
-        TextEncoderConfig(width=16, depth=2, num_heads=2), vocab_size=VOCAB, context_length=10, eot_id=END, pad_id=PAD
-    ).eval()
+def build(end: int = END, pad: int = PAD, **options: Any) -> TextEncoder:
+    """With every weight moved off its initial value, so that no zero hides a mistake."""
+    config = TextEncoderConfig(**{"width": 16, "depth": 2, "num_heads": 2} | options)
+    model = TextEncoder(config, vocab_size=VOCAB, context_length=CONTEXT, eot_id=end, pad_id=pad).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     return model
 
 
+@pytest.fixture
+def encoder() -> TextEncoder:
+    return build()
+
+
+def library_model(encoder: TextEncoder) -> CLIPTextModel:
+    """The model of `transformers` with the encoder's weights, in float64."""
+    config = encoder.config
+    model = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=VOCAB,
+            hidden_size=config.width,
+            intermediate_size=round(config.width * config.mlp_ratio),
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.num_heads,
+            max_position_embeddings=CONTEXT,
+            hidden_act=config.activation.value,
+            bos_token_id=None,
+            eos_token_id=encoder.eot_id,
+        )
+    )
+    model.load_state_dict(encoder.clip.state_dict(), strict=True)
+    return model.double().eval()
+
+
 def _tokens(*rows: list[int]) -> Tensor:
     return torch.tensor(rows)
+
+
+def random_captions(lengths: list[int], end: int, fill: Callable[[int], list[int]]) -> Tensor:
+    """Captions of these lengths, start and end included; `fill` gives what follows the end."""
+    inner = [one for one in range(1, START) if one != end]
+    rows = []
+    for length in lengths:
+        words = [inner[place] for place in torch.randint(len(inner), (length,)).tolist()]
+        rows.append([START, *words[: length - 2], end, *fill(CONTEXT - length)])
+    return torch.tensor(rows)
+
+
+LENGTHS = [2, 10, 5, 7, 3, 3, 9]
+WITHOUT_END = [[START, 5, 6, 7, 8], [3, 4, 5, 6, 7], [START, 9, END, PAD, PAD]]
+CASES: dict[str, Callable[[], tuple[TextEncoder, Tensor, list[int]]]] = {
+    "padding": lambda: (build(), random_captions(LENGTHS, END, lambda rest: [PAD] * rest), LENGTHS),
+    "no padding": lambda: (build(), random_captions([CONTEXT] * 4, END, lambda _: []), [CONTEXT] * 4),
+    "end tokens repeated": lambda: (build(), random_captions(LENGTHS, END, lambda rest: [END] * rest), LENGTHS),
+    "other tokens behind the end": lambda: (
+        build(),
+        random_captions(LENGTHS, END, lambda rest: torch.randint(1, VOCAB, (rest,)).tolist()),
+        LENGTHS,
+    ),
+    "padded by the end token, as OpenAI's": lambda: (
+        build(pad=END),
+        random_captions(LENGTHS, END, lambda rest: [END] * rest),
+        LENGTHS,
+    ),
+    "an end token of a low id": lambda: (build(end=2), random_captions(LENGTHS, 2, lambda rest: [PAD] * rest), LENGTHS),
+    "no end token: the first is read": lambda: (build(), _tokens(*WITHOUT_END), [1, 1, 3]),
+    "gelu, wider MLP, more heads": lambda: (
+        build(activation=Activation.gelu, mlp_ratio=3.0, num_heads=4, depth=3),
+        random_captions(LENGTHS, END, lambda rest: [PAD] * rest),
+        LENGTHS,
+    ),
+}
+
+
+@pytest.mark.parametrize("with_number", [True, False], ids=["number of tokens known", "counted"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_forward__value_and_gradients_equal_transformers(
+    case: Callable[[], tuple[TextEncoder, Tensor, list[int]]], with_number: bool
+) -> None:
+    """Its states on padded captions, read at the end tokens; its parameters have our names and order."""
+    encoder, tokens, lengths = case()
+    library = library_model(encoder)
+    states = library(input_ids=tokens).last_hidden_state
+    expected = torch.stack([states[row, length - 1] for row, length in enumerate(lengths)])
+    found = encoder(tokens, sum(lengths) if with_number else None)
+    assert found.dtype == torch.float32
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+    upstream = torch.randn_like(found)
+    gradients = torch.autograd.grad(found, list(encoder.parameters()), upstream)
+    references = torch.autograd.grad(expected, list(library.parameters()), upstream.double())
+    names = [name for name, _ in library.named_parameters()]
+    largest = max(one.norm() for one in references)
+    for name, gradient, reference in zip(names, gradients, references, strict=True):
+        # A key's bias moves all scores of a query alike, so the softmax gives it no gradient but rounding.
+        size = largest if name.endswith("k_proj.bias") else reference.norm()
+        assert (gradient - reference).norm() <= 1e-5 * size, name
+
+
+def test_parameters__have_the_names_shapes_and_order_of_transformers(encoder: TextEncoder) -> None:
+    ours, library = encoder.clip.named_parameters(), library_model(encoder).named_parameters()
+    assert [(name, one.shape) for name, one in ours] == [(name, one.shape) for name, one in library]
+    assert list(encoder.clip.state_dict()) == list(library_model(encoder).state_dict())
+
+
+def test_forward__the_number_of_tokens_changes_no_bit(encoder: TextEncoder) -> None:
+    tokens = random_captions(LENGTHS, END, lambda rest: [PAD] * rest)
+    assert torch.equal(encoder(tokens, sum(LENGTHS)), encoder(tokens))
+
+
+def test_forward__padding_does_not_enter_the_layers(encoder: TextEncoder) -> None:
+    rows: list[int] = []
+    for layer in encoder.clip.encoder.layers:
+        assert isinstance(layer, nn.Module)
+        layer.register_forward_hook(lambda _module, _inputs, tokens: rows.append(len(tokens)))
+    encoder(random_captions(LENGTHS, END, lambda rest: [PAD] * rest))
+    assert rows == [sum(LENGTHS), len(LENGTHS)], "of the last layer the end tokens alone are needed"
+
+
+def test_forward__tokens_are_bfloat16_under_autocast(encoder: TextEncoder) -> None:
+    """All lies about as near to float64 as that of `transformers`, which keeps a float32 residual stream."""
+    kinds: set[torch.dtype] = set()
+    for layer in encoder.clip.encoder.layers:
+        assert isinstance(layer, nn.Module)
+        layer.register_forward_hook(lambda _module, _inputs, tokens: kinds.add(tokens.dtype))
+    lengths = LENGTHS * 10
+    tokens = random_captions(lengths, END, lambda rest: [PAD] * rest)
+    upstream = torch.randn(len(tokens), 16).bfloat16()
+    library = library_model(encoder)
+
+    def theirs(tokens: Tensor) -> Tensor:
+        states: Tensor = library(input_ids=tokens).last_hidden_state
+        return states[torch.arange(len(lengths)), torch.tensor(lengths) - 1]
+
+    exact = value_and_gradients(theirs, library, tokens, upstream)
+    library.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = value_and_gradients(encoder, encoder, tokens, upstream)
+        others = value_and_gradients(theirs, library, tokens, upstream)
+    assert kinds == {found[0].dtype} == {torch.bfloat16}
+    assert {one.dtype for one in found[1:]} == {torch.float32}
+    ours, library_errors = ([_error(*pair) for pair in zip(many, exact, strict=True)] for many in (found, others))
+    assert ours[0] < 2 * library_errors[0] < 2**-5
+    assert sum(ours) < 2 * sum(library_errors) < len(ours) * 2**-3
+
+
+def value_and_gradients(
+    compute: Callable[[Tensor], Tensor], model: nn.Module, tokens: Tensor, upstream: Tensor
+) -> list[Tensor]:
+    """Without those of keys' biases, which move all scores of a query alike."""
+    value = compute(tokens)
+    trained = [one for name, one in model.named_parameters() if not name.endswith("k_proj.bias")]
+    return [value, *torch.autograd.grad(value, trained, upstream.to(value.dtype))]
+
+
+def _error(found: Tensor, exact: Tensor) -> float:
+    return ((found.double() - exact).norm() / exact.norm()).item()
+
+
+def test_gradient_checkpointing__changes_no_gradient_and_runs_every_block_twice(encoder: TextEncoder) -> None:
+    runs: list[str] = []
+    for name, layer in encoder.clip.encoder.layers.named_children():
+        layer.register_forward_pre_hook(lambda *_, name=name: runs.append(name))
+    tokens = random_captions(LENGTHS, END, lambda rest: [PAD] * rest)
+    gradients = []
+    for expected_runs in (["0", "1"], ["0", "1", "1", "0"]):
+        runs.clear()
+        gradients.append(torch.autograd.grad(encoder(tokens).square().sum(), list(encoder.parameters())))
+        assert runs == expected_runs
+        encoder.enable_gradient_checkpointing()
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(plain, recomputed)
+    runs.clear()
+    with torch.no_grad():
+        encoder(tokens)
+    assert runs == ["0", "1"]
+
+
+def test_forward__without_values_counts_every_cell_as_a_token() -> None:
+    with torch.device("meta"):
+        encoder = TextEncoder(TextEncoderConfig(width=16, depth=1, num_heads=2), **_spec())
+        features = encoder(torch.zeros(3, CONTEXT, dtype=torch.int64))
+        ids, packing = packed(torch.zeros(3, CONTEXT, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), None)
+    assert features.is_meta
+    assert features.shape == (3, 16)
+    assert ids.shape == packing.positions_N.shape == (3 * CONTEXT,)
+
+
+def _spec() -> Any:
+    return {"vocab_size": VOCAB, "context_length": CONTEXT, "eot_id": END, "pad_id": PAD}
+
+
+def test_caption_lengths__up_to_the_first_end_token() -> None:
+    tokens = _tokens([START, 5, END, PAD], [START, END, END, END], [5, 6, 7, 8], [END, 5, 6, END])
+    assert caption_lengths(tokens, END).tolist() == [3, 2, 1, 1]
+
+
+def test_packed__takes_the_tokens_of_every_caption() -> None:
+    ids, packing = packed(_tokens([1, 2, 3], [4, 5, 6]), torch.tensor([2, 3]), None)
+    assert ids.tolist() == [1, 2, 4, 5, 6]
+    assert packing.positions_N.tolist() == [0, 1, 0, 1, 2]
+
+
+def test_build_text_encoder__clips_transformer_needs_no_library() -> None:
+    encoder = build_text_encoder(TextEncoderConfig(width=16, depth=1, num_heads=2), **_spec())
+    assert isinstance(encoder, TextEncoder)
+    assert encoder.record() is None
+    before = {name: one.clone() for name, one in encoder.state_dict().items()}
+    encoder.load_trained_weights()
+    assert all(torch.equal(one, before[name]) for name, one in encoder.state_dict().items())
 
 
 def test_forward__padding_changes_nothing(encoder: TextEncoder) -> None:
@@ -66,26 +251,6 @@ def test_forward__every_token_before_the_end_counts(encoder: TextEncoder) -> Non
     assert not torch.allclose(encoder(_tokens([START, 6, 5, 7, END])), feature), "order counts"
 
 
-@pytest.mark.parametrize("end", [2, 1, 5, 20, END])
-def test_forward__reads_the_first_end_token_whatever_its_id_is(end: int) -> None:
-    """The feature and every gradient are those of the hidden state at the end token; other ids lie above and below."""
-    encoder = TextEncoder(
-        TextEncoderConfig(width=16, depth=2, num_heads=2), vocab_size=VOCAB, context_length=10, eot_id=end, pad_id=PAD
-    )
-    tokens = _tokens([START, 7, 30, end, PAD, PAD], [START, 3, end, 36, end, PAD], [START, 36, 4, 7, 3, end])
-    places = [3, 2, 5]
-    states = encoder.clip(input_ids=tokens).last_hidden_state
-    expected = torch.stack([states[row, place] for row, place in enumerate(places)])
-    weights = torch.randn_like(expected)
-    expected_gradients = torch.autograd.grad((expected * weights).sum(), list(encoder.parameters()))
-    features = encoder(tokens)
-    torch.testing.assert_close(features, expected)
-    for found, gradient in zip(
-        torch.autograd.grad((features * weights).sum(), list(encoder.parameters())), expected_gradients, strict=True
-    ):
-        torch.testing.assert_close(found, gradient)
-
-
 def test_forward__captions_do_not_mix(encoder: TextEncoder) -> None:
     batch = _tokens([START, 5, 6, END, PAD], [START, 9, END, PAD, PAD])
     torch.testing.assert_close(encoder(batch)[1:], encoder(batch[1:]))
@@ -104,11 +269,9 @@ def test_forward__gradient_reaches_every_parameter_and_no_token_behind_the_end(e
 
 
 def test_text_encoder__dimensions_follow_the_configuration() -> None:
-    config = TextEncoderConfig(width=16, depth=3, num_heads=4, mlp_ratio=2.0, activation=Activation.gelu)
-    model = TextEncoder(config, vocab_size=VOCAB, context_length=7, eot_id=END, pad_id=PAD)
+    model = build(depth=3, num_heads=4, mlp_ratio=2.0)
     block = 4 * (16 * 16 + 16) + (16 * 32 + 32) + (32 * 16 + 16) + 4 * 16
-    assert sum(p.numel() for p in model.parameters()) == VOCAB * 16 + 7 * 16 + 3 * block + 2 * 16
-    assert model.clip.config.hidden_act == "gelu"
+    assert sum(p.numel() for p in model.parameters()) == VOCAB * 16 + CONTEXT * 16 + 3 * block + 2 * 16
 
 
 def test_text_encoder_config__bad_width() -> None:
@@ -133,133 +296,6 @@ def test_initial_statistics__are_clips() -> None:
     state = model.clip.state_dict()
     assert {name: state[name].std().item() for name in expected} == pytest.approx(expected, rel=0.05)
     assert all((tensor == 0).all() for name, tensor in state.items() if name.endswith("bias"))
-
-
-SIZES: dict[str, Any] = {
-    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
-    "max_position_embeddings": 20, "vocab_size": 300, "pad_token_id": 0, "eos_token_id": 299,
-}  # fmt: skip
-OURS: dict[str, Any] = {"width": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0}
-TOKENS: dict[str, Any] = {"vocab_size": 300, "context_length": 12, "eot_id": 299, "pad_id": 0}
-BATCH = torch.tensor([[298, 5, 6, 7, 299, 0], [298, 9, 299, 0, 0, 0]])
-
-
-@pytest.fixture
-def xlm_roberta(tmp_path: Path) -> Path:
-    XLMRobertaModel(XLMRobertaConfig(**SIZES)).save_pretrained(tmp_path / "xlm")
-    return tmp_path / "xlm"
-
-
-def _config(folder: Path, **options: Any) -> TextEncoderConfig:
-    return TextEncoderConfig(**OURS | {"hf_model": str(folder)} | options)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("pooling", list(TextPooling))
-def test_forward__pools_the_librarys_own_states(xlm_roberta: Path, pooling: TextPooling) -> None:
-    encoder = HuggingFaceTextEncoder(_config(xlm_roberta, pooling=pooling, hf_weights=True), **TOKENS).eval()
-    encoder.load_trained_weights()
-    library = XLMRobertaModel.from_pretrained(xlm_roberta, add_pooling_layer=False).eval()
-    states = library(input_ids=BATCH, attention_mask=(BATCH != 0).long()).last_hidden_state
-    expected = {
-        TextPooling.first: states[:, 0],
-        TextPooling.mean: torch.stack([states[0, :5].mean(dim=0), states[1, :3].mean(dim=0)]),
-        TextPooling.end: torch.stack([states[0, 4], states[1, 2]]),
-    }
-    torch.testing.assert_close(encoder(BATCH), expected[pooling])
-    longer = torch.nn.functional.pad(BATCH, (0, 5))
-    torch.testing.assert_close(encoder(longer), encoder(BATCH), msg="padding changes nothing")
-
-
-def test_forward__no_dropout_in_training_mode(xlm_roberta: Path) -> None:
-    encoder = HuggingFaceTextEncoder(_config(xlm_roberta), **TOKENS).train()
-    assert encoder.training
-    assert torch.equal(encoder(BATCH), encoder(BATCH))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", ["xlm", "clip"])
-def test_forward__batch_without_padding_gives_the_librarys_own_states(tmp_path: Path, kind: str) -> None:
-    """The library leaves the mask out there, and we do not; `clip` has a causal one."""
-    made: PreTrainedModel = {
-        "xlm": lambda: XLMRobertaModel(XLMRobertaConfig(**SIZES)),
-        "clip": lambda: CLIPTextModel(CLIPTextConfig(**SIZES)),
-    }[kind]()
-    made.save_pretrained(tmp_path)
-    encoder = HuggingFaceTextEncoder(_config(tmp_path, pooling=TextPooling.mean, hf_weights=True), **TOKENS).eval()
-    encoder.load_trained_weights()
-    full = torch.randint(1, 298, (2, 6))
-    expected = made.eval()(input_ids=full, attention_mask=torch.ones_like(full)).last_hidden_state.mean(dim=1)
-    torch.testing.assert_close(encoder(full), expected)
-
-
-def test_forward__every_parameter_gets_a_gradient(xlm_roberta: Path) -> None:
-    encoder = HuggingFaceTextEncoder(_config(xlm_roberta, pooling=TextPooling.mean), **TOKENS)
-    encoder(BATCH).sum().backward()
-    assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
-
-
-def test_encoder_decoder__only_the_encoder_is_used(tmp_path: Path) -> None:
-    sizes = {"d_model": 16, "num_layers": 2, "num_heads": 2, "d_ff": 32, "d_kv": 8, "vocab_size": 300}
-    T5EncoderModel(T5Config(**sizes)).save_pretrained(tmp_path)
-    encoder = HuggingFaceTextEncoder(_config(tmp_path, pooling=TextPooling.mean), **TOKENS)
-    assert encoder(BATCH).shape == (2, 16)
-    assert not [name for name, _ in encoder.named_parameters() if "decoder" in name]
-
-
-def _build(config: TextEncoderConfig, tokenizer: BilingualTokenizer) -> DualEncoder:
-    image = ImageEncoderConfig(image_size=32, patch_size=8, width=16, depth=1, num_heads=2)
-    return build_dual_encoder(image, config, DualEncoderConfig(embed_dim=8), tokenizer)
-
-
-def test_saved_model__does_not_need_the_folder(xlm_roberta: Path, tiny_tokenizer: BilingualTokenizer) -> None:
-    model = _build(_config(xlm_roberta, pooling=TextPooling.mean), tiny_tokenizer).eval()
-    save_dual_encoder(xlm_roberta.parent / "saved", model, tiny_tokenizer, "# card")
-    for file in xlm_roberta.iterdir():
-        file.unlink()
-    again = load_dual_encoder(xlm_roberta.parent / "saved").model
-    tokens = tiny_tokenizer.encode(["사과", "red apple"])
-    assert torch.equal(again.encode_text(tokens), model.encode_text(tokens))
-
-
-def test_random_weights__use_the_runs_vocabulary(xlm_roberta: Path, tiny_tokenizer: BilingualTokenizer) -> None:
-    model = _build(_config(xlm_roberta), tiny_tokenizer)
-    assert model.text_encoder.vocab_size == tiny_tokenizer.vocab_size != 300
-
-
-@pytest.mark.parametrize(
-    ("options", "tokens", "message"),
-    [
-        ({"width": 32}, {}, r"set text_encoder\.width=16"),
-        ({"depth": 3, "mlp_ratio": 4.0}, {}, r"text_encoder\.depth=2 text_encoder\.mlp_ratio=2\.0"),
-        ({"hf_model": "no/such-model"}, {}, "no/such-model is neither a folder nor available"),
-        ({}, {"context_length": 20}, r"tokenizer\.context_length = 20 is more than the 19 positions"),
-        ({"hf_weights": True}, {"vocab_size": 301}, r"tokenizer\.vocab_size = 301 is more than the 300"),
-    ],
-)
-def test_hugging_face__mismatches(
-    xlm_roberta: Path, options: dict[str, Any], tokens: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        HuggingFaceTextEncoder(_config(xlm_roberta, **options), **TOKENS | tokens)
-
-
-def test_hugging_face__folder_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no model that transformers can read"):
-        HuggingFaceTextEncoder(_config(tmp_path), **TOKENS)
-
-
-def test_trained_weights__another_padding(xlm_roberta: Path) -> None:
-    encoder = HuggingFaceTextEncoder(_config(xlm_roberta, hf_weights=True), **TOKENS | {"pad_id": 1})
-    with pytest.raises(ConfigError, match="has its padding at 1, but the weights"):
-        encoder.load_trained_weights()
-
-
-def test_trained_weights__none_there(tmp_path: Path) -> None:
-    BertConfig(**SIZES).save_pretrained(tmp_path)
-    encoder = HuggingFaceTextEncoder(_config(tmp_path, hf_weights=True), **TOKENS)
-    with pytest.raises(ConfigError, match="holds no model that transformers can read"):
-        encoder.load_trained_weights()
 
 
 @pytest.mark.parametrize(

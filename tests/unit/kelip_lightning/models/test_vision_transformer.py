@@ -1,5 +1,6 @@
 """timm models by name, and position embeddings against timm, torch's interpolation and the formula in NumPy."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -7,18 +8,27 @@ import pytest
 import timm
 import torch
 from timm.layers import resample_abs_pos_embed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kelip_lightning.models.image_encoder import (
+from kelip_lightning.models.config import (
     Activation,
-    ImageEncoder,
     ImageEncoderConfig,
+    MaskedAutoencoderConfig,
     Pooling,
     PositionResampling,
 )
-from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
-from kelip_lightning.models.vision_transformer import Grid, add_positions, resample_positions
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
+from kelip_lightning.models.patches import patchify
+from kelip_lightning.models.vision_transformer import (
+    Grid,
+    PatchProjection,
+    add_positions,
+    embed_patches,
+    resample_positions,
+    timm_vision_transformer,
+)
 
 TINY_TIMM: dict[str, Any] = {
     "timm_name": "vit_tiny_patch16_224",
@@ -59,21 +69,97 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS.values(), ids=KINDS)
-@pytest.mark.parametrize("patches", [(4, 4), (3, 3), (6, 5)])
-@torch.no_grad()
-def test_add_positions__equals_timms(name: str, patches: tuple[int, int]) -> None:
+def _with_large_weights(name: str) -> Any:
     options: dict[str, Any] = {"img_size": 4 * (14 if "14" in name else 16), "depth": 1}
     pooled = "token" if name == KINDS["distillation token"] else ""  # its class insists
     vit = timm.create_model(name, num_classes=0, global_pool=pooled, dynamic_img_size=True, **options).eval()
     if name == KINDS["no positions"]:
         vit.pos_embed = None
     for parameter in vit.parameters():
-        torch.nn.init.normal_(parameter)
+        nn.init.normal_(parameter)
+    return vit
+
+
+@pytest.mark.parametrize("name", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("patches", [(4, 4), (3, 3), (6, 5)])
+@torch.no_grad()
+def test_add_positions__equals_timms(name: str, patches: tuple[int, int]) -> None:
+    vit = _with_large_weights(name)
     embedded = torch.randn(2, *patches, vit.embed_dim)
-    found = add_positions(vit, embedded, official=False)
+    found = add_positions(vit, embedded.flatten(1, 2), patches, official=False)
     assert found.shape == (2, vit.num_prefix_tokens + patches[0] * patches[1], vit.embed_dim)
     torch.testing.assert_close(found, vit._pos_embed(embedded), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("patches", [(4, 4), (3, 5)])
+def test_add_positions__of_kept_patches_are_those_of_all(name: str, patches: tuple[int, int]) -> None:
+    """Values bit for bit, and the gradients of patches, positions and tokens; every sample keeps others."""
+    vit = _with_large_weights(name)
+    number = patches[0] * patches[1]
+    keep = torch.stack([torch.randperm(number)[:5].sort().values for _ in range(2)])
+    places = torch.cat([torch.arange(vit.num_prefix_tokens).expand(2, -1), vit.num_prefix_tokens + keep], dim=1)
+    embedded = torch.randn(2, number, vit.embed_dim, requires_grad=True)
+    rows = torch.arange(2).unsqueeze(1)
+    found = add_positions(vit, embedded[rows, keep], patches, keep, official=False)
+    expected = add_positions(vit, embedded, patches, official=False)[rows, places]
+    assert torch.equal(found, expected)
+    tokens = ("pos_embed", "cls_token", "dist_token", "reg_token")
+    leaves = [embedded, *(one for key in tokens if (one := getattr(vit, key, None)) is not None)]
+    upstream = torch.randn_like(found)
+    pairs = [torch.autograd.grad(one, leaves, upstream) for one in (found, expected)]
+    torch.testing.assert_close(pairs[0], pairs[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_patch_projection__value_and_gradients_equal_the_convolution(bias: bool) -> None:
+    convolution = nn.Conv2d(3, 10, 4, stride=4, bias=bias)
+    projection = PatchProjection(convolution)
+    assert [id(one) for one in projection.parameters()] == [id(one) for one in convolution.parameters()]
+    assert projection.state_dict().keys() == convolution.state_dict().keys()
+    images = torch.randn(2, 3, 8, 12, requires_grad=True)
+    expected = convolution(images).flatten(2).transpose(1, 2)
+    found = projection(patchify(images, 4))
+    leaves, upstream = [images, *convolution.parameters()], torch.randn_like(found)
+    pairs = [(found, expected)]
+    gradients = [torch.autograd.grad(one, leaves, upstream) for one in (found, expected)]
+    pairs += zip(*gradients, strict=True)
+    for one, other in pairs:
+        assert (one - other).norm() <= 1e-5 * other.norm()
+    assert torch.equal(projection(images), convolution(images)), "images as they are"
+
+
+def test_patch_projection__of_some_patches_and_of_bfloat16_weights() -> None:
+    convolution = nn.Conv2d(3, 10, 4, stride=4)
+    patches = torch.randn(2, 6, 48)
+    projection = PatchProjection(convolution)
+    torch.testing.assert_close(projection(patches[:, [4, 1]]), projection(patches)[:, [4, 1]])
+    exact = projection(patches)
+    rounded = PatchProjection(copy.deepcopy(convolution).bfloat16())(patches)
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded - exact).norm() < 2**-7 * exact.norm()
+
+
+def test_patch_projection__a_copy_has_its_own_weights() -> None:
+    """BYOL's target is a deep copy."""
+    projection = PatchProjection(nn.Conv2d(3, 10, 4, stride=4))
+    other = copy.deepcopy(projection)
+    before = other(torch.ones(1, 1, 48))
+    nn.init.zeros_(projection.weight)
+    assert torch.equal(other(torch.ones(1, 1, 48)), before)
+
+
+@torch.no_grad()
+def test_embed_patches__equals_timms_patch_embedding() -> None:
+    """With the norm that some models have after it."""
+    vit = timm_vision_transformer("vit_tiny_patch16_224", img_size=64, depth=1)
+    images = torch.randn(2, 3, 64, 64)
+    reference = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=1, num_classes=0).eval()
+    reference.load_state_dict(vit.state_dict(), strict=True)
+    for norm in (nn.Identity(), nn.LayerNorm(192)):
+        vit.patch_embed.norm = reference.patch_embed.norm = norm
+        found = embed_patches(vit, patchify(images, 16))
+        torch.testing.assert_close(found, reference.patch_embed(images), rtol=1e-5, atol=1e-5)
 
 
 DINO: dict[str, Any] = {"timm_name": "vit_small_patch14_reg4_dinov2", "image_size": 56, "patch_size": 14}
@@ -92,7 +178,7 @@ def test_timm_name__other_prefixes_than_one_class_token(options: dict[str, Any],
     side = encoder.config.image_size
     images = torch.randn(2, 3, side, side)
     tokens = encoder.tokens(images)
-    assert torch.equal(tokens, encoder.vit.forward_features(images)), "at the stored size nothing is resampled"
+    torch.testing.assert_close(tokens, encoder.vit.forward_features(images), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(encoder(images), tokens[:, prefix:].mean(dim=1))
     every = torch.arange(encoder.config.num_patches).expand(2, -1)
     torch.testing.assert_close(encoder.tokens(images, every), tokens)
@@ -109,13 +195,12 @@ def test_timm_name__other_prefixes_than_one_class_token(options: dict[str, Any],
         ({"timm_name": "vit_tiny_patch16_224.augreg_in21k"}, "give vit_tiny_patch16_224"),
         ({"width": 384, "num_heads": 6}, r"set image_encoder\.width=192 image_encoder\.num_heads=3"),
         ({"activation": Activation.quick_gelu, "pre_norm": True}, r"activation=gelu image_encoder\.pre_norm=false"),
-        ({"position_resampling": PositionResampling.official}, "position_resampling = official"),
         (NO_CLASS_TOKEN, "has no class token; use pooling=mean"),
     ],
 )
 def test_timm_name__mismatches(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ImageEncoderConfig(**TINY_TIMM | options)
+        ImageEncoder(ImageEncoderConfig(**TINY_TIMM | options))
 
 
 GRIDS: list[tuple[Grid, Grid]] = [((7, 7), (3, 3)), ((4, 4), (6, 6)), ((16, 16), (37, 37)), ((14, 14), (6, 9))]

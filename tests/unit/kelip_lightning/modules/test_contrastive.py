@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,13 @@ from torch.utils.data import DataLoader
 from data_modules.records import ImageTextBatch
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.callbacks.weight_average import WeightAverageCallback
-from kelip_lightning.losses.contrastive import ContrastiveKind, ContrastiveLossConfig
+from kelip_lightning.losses.config import ContrastiveKind, ContrastiveLossConfig
+from kelip_lightning.models.config import SelfSupervisionConfig, SelfSupervisionMethod
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.preprocessing import normalize_images
-from kelip_lightning.models.self_supervision import (
-    ByolBranch,
-    SelfSupervisionConfig,
-    SelfSupervisionMethod,
-    build_branch,
-)
+from kelip_lightning.models.self_supervision import ByolBranch, build_branch
 from kelip_lightning.modules.contrastive import ContrastiveModule
-from kelip_lightning.optim.optimizers import OptimizerConfig, OptimizerName, ScheduleConfig
+from kelip_lightning.optim.config import OptimizerConfig, OptimizerName, ScheduleConfig
 from tests.trainers import quiet_trainer
 
 TEXTS = ["사과", "red apple", "빨간 사과", "green apple", "apple"]
@@ -159,6 +156,69 @@ def test_training_step__chunks_give_the_gradient_of_the_whole_batch(
         _assert_equal_gradients(gradients[1], gradients[0])
 
 
+@pytest.mark.parametrize("accumulate", [1, 2, 3, 5])
+def test_training_step__token_counts_change_neither_loss_nor_gradient(
+    build: Build, record_logs: RecordLogs, accumulate: int
+) -> None:
+    """Five captions in chunks of 5, 3 and 2, 2 and 2 and 1, 1; without counts the tokens are counted on the device."""
+    losses, gradients, numbers = [], [], []
+    for counted in (True, False):
+        module = build(image=DROPOUT)
+        record_logs(module)
+        module.accumulate = accumulate
+        batch = _batch(module.tokenizer)
+        if counted:
+            batch.token_counts = module.tokenizer.count_encoded(batch.tokens)
+        given = _numbers_given(module)
+        losses.append(module.training_step(batch, 0))
+        numbers.append(list(given))
+        losses[-1].backward()
+        gradients.append(_gradients(module))
+    # As many words as tokens of each text, without start and end; chunks of torch's size.
+    counts = torch.tensor([number + 2 for number in module.tokenizer.count_tokens(TEXTS)])
+    assert len(set(counts.tolist())) > 1
+    assert numbers == [[chunk.sum().item() for chunk in counts.chunk(accumulate)], [None] * len(numbers[0])]
+    assert torch.equal(*losses)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradients[1][name], gradient), name
+
+
+def _numbers_given(module: ContrastiveModule) -> list[int | None]:
+    """The numbers of tokens that the text encoder is told, which fills as it runs."""
+    given: list[int | None] = []
+    module.model.text_encoder.register_forward_pre_hook(lambda _module, inputs: given.append(inputs[1]))
+    return given
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_training_step__padding_is_no_token(
+    module: ContrastiveModule, record_logs: RecordLogs, accumulate: int
+) -> None:
+    """Wider captions give the loss and gradients of the narrow ones; the layers see their tokens alone."""
+    record_logs(module)
+    module.accumulate = accumulate
+    batch = _batch(module.tokenizer)
+    width = module.model.text_encoder.context_length
+    assert batch.tokens.shape[1] < width
+    wide = replace(batch, tokens=module.tokenizer.encode(TEXTS, width))
+    rows: list[int] = []
+    module.model.get_submodule("text_encoder.clip.encoder.layers.0").register_forward_hook(
+        lambda _module, _inputs, tokens: rows.append(len(tokens))
+    )
+    losses, gradients = [], []
+    for one in (batch, wide):
+        one.token_counts = module.tokenizer.count_encoded(one.tokens)
+        module.zero_grad()
+        losses.append(module.training_step(one, 0))
+        assert sum(rows) == sum(one.token_counts)
+        losses[-1].backward()
+        rows.clear()
+        gradients.append(_gradients(module))
+    torch.testing.assert_close(*losses)
+    _assert_equal_gradients(gradients[1], gradients[0])
+
+
 def test_training_step__sigmoid_loss_equals_open_clip(build: Build, record_logs: RecordLogs) -> None:
     joint = {"initial_logit_bias": -3.0, "initial_temperature": 0.1}
     module = build(joint=joint, kind=ContrastiveKind.sigmoid)
@@ -233,7 +293,13 @@ def test_training_step__logs(module: ContrastiveModule, record_logs: RecordLogs)
         "train/temperature",
         "train/contrastive_accuracy_ko",
         "train/contrastive_accuracy_en",
+        "train/padding_share_ko",
+        "train/padding_share_en",
     }
+    ends = [row.index(module.tokenizer.eot_id) + 1 for row in batch.tokens.tolist()]
+    for language, rows in {"ko": [0, 2], "en": [1, 3, 4]}.items():
+        share = 1 - sum(ends[row] for row in rows) / (len(rows) * batch.tokens.shape[1])
+        assert logged[f"train/padding_share_{language}"] == pytest.approx(share)
     assert logged["train/loss"] == loss.item()
     assert logged["train/temperature"] == pytest.approx(0.07)
     combined = (2 * logged["train/loss_global_crops"] + 1.5 * logged["train/loss_local_crops"]) / 3.5

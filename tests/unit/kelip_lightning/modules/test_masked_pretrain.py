@@ -10,7 +10,7 @@ from data_modules.records import ImageBatch
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
 from kelip_lightning.models.preprocessing import normalize_images
 from kelip_lightning.modules.masked_pretrain import MaskedPretrainModule
-from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
+from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 
 RecordLogs = Callable[[pl.LightningModule], dict[str, float]]
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from kelip_lightning.distributed.gather import global_ratios
 from kelip_lightning.modules import stage
 from kelip_lightning.modules.stage import StageModule
-from kelip_lightning.optim.optimizers import OptimizerConfig, ScheduleConfig
+from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 from tests.trainers import quiet_trainer
 
 STEPS = 5

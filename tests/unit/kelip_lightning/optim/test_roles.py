@@ -13,18 +13,25 @@ from timm.optim._param_groups import param_groups_layer_decay
 from torch import nn
 from transformers import BertConfig, CLIPTextConfig, PretrainedConfig, T5Config, XLMRobertaConfig
 
-from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.image_encoder import Activation, ImageEncoder, ImageEncoderConfig, Pooling
-from kelip_lightning.models.masked_autoencoder import (
-    MaskedAutoencoder,
+from kelip_lightning.models.config import (
+    Activation,
+    ImageEncoderConfig,
     MaskedAutoencoderConfig,
     MaskedAutoencoderVariant,
-    build_masked_autoencoder,
+    Pooling,
+    SelfSupervisionConfig,
+    SelfSupervisionMethod,
+    TextEncoderConfig,
+    TextPooling,
 )
-from kelip_lightning.models.model_folder import config_from_dict, config_to_dict
-from kelip_lightning.models.self_supervision import SelfSupervisionConfig, SelfSupervisionMethod, build_branch
-from kelip_lightning.models.text_encoder import TextEncoder, TextEncoderConfig, TextPooling, build_text_encoder
-from kelip_lightning.optim.optimizers import OptimizerConfig, OptimizerName, parameter_groups
+from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder, build_masked_autoencoder
+from kelip_lightning.models.self_supervision import build_branch
+from kelip_lightning.models.stored_config import config_from_dict, config_to_dict
+from kelip_lightning.models.text_encoder import TextEncoder, build_text_encoder
+from kelip_lightning.optim.config import OptimizerConfig, OptimizerName
+from kelip_lightning.optim.optimizers import parameter_groups
 from kelip_lightning.optim.roles import Role, layers_above, roles_of
 from tests.paths import ROOT
 

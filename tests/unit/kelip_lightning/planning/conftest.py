@@ -7,23 +7,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_modules.image import ImageDataConfig
-from data_modules.image_text import ImageTextDataConfig
-from data_modules.images.transforms.masked_image import MaskedImageConfig
-from data_modules.images.transforms.multi_crop import MultiCropConfig
+from data_modules.config import ImageDataConfig, ImageTextDataConfig
+from data_modules.images.config import MaskedImageConfig, MultiCropConfig
 from data_modules.sources.config import SourceConfig
-from data_modules.text.tokenizer import TokenizerConfig
+from data_modules.text.config import TokenizerConfig
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, TrainerConfig
-from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
-from kelip_lightning.models.image_encoder import ImageEncoder, ImageEncoderConfig
-from kelip_lightning.models.masked_autoencoder import (
-    MaskedAutoencoderBase,
+from kelip_lightning.models.config import (
+    DualEncoderConfig,
+    ImageEncoderConfig,
     MaskedAutoencoderConfig,
-    build_masked_autoencoder,
+    SelfSupervisionConfig,
+    TextEncoderConfig,
 )
-from kelip_lightning.models.self_supervision import SelfSupervisionConfig
-from kelip_lightning.models.text_encoder import TextEncoder, TextEncoderConfig
-from kelip_lightning.optim.optimizers import ScheduleConfig
+from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.masked_autoencoder import MaskedAutoencoderBase, build_masked_autoencoder
+from kelip_lightning.models.text_encoder import TextEncoder
+from kelip_lightning.optim.config import ScheduleConfig
 
 SOURCES = {"pairs": SourceConfig(files=["absent.parquet"], captions={"ko": "ko"})}
 

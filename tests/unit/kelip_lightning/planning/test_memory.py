@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,13 +12,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
-from kelip_lightning.losses.contrastive import ContrastiveKind, contrastive_loss
-from kelip_lightning.losses.tiles import MatmulPrecision
+from kelip_lightning.losses.config import ContrastiveKind, MatmulPrecision
+from kelip_lightning.losses.contrastive import contrastive_loss
+from kelip_lightning.models.config import Activation, SelfSupervisionConfig, SelfSupervisionMethod
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.image_encoder import Activation
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
-from kelip_lightning.models.self_supervision import SelfSupervisionConfig, SelfSupervisionMethod
-from kelip_lightning.optim.optimizers import OptimizerConfig, OptimizerName, build_optimizer
+from kelip_lightning.optim.config import OptimizerConfig, OptimizerName
+from kelip_lightning.optim.optimizers import build_optimizer
 from kelip_lightning.planning.flops import Pass, passes_of
 from kelip_lightning.planning.memory import (
     ElementSizes,
@@ -55,7 +56,11 @@ def kept_bytes(forward: Callable[[], object], constant: Iterable[Tensor]) -> int
         return tensor
 
     # Fused attention, as on a GPU. The result stays alive: the address of a freed storage could be used again.
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        sdpa_kernel(SDPBackend.FLASH_ATTENTION),
+        patch("kelip_lightning.models.attention._written_out", return_value=False),
+    ):
         result = forward()
     total = sum(one.nbytes() for one in storages.values())
     del result
@@ -106,7 +111,7 @@ def test_activation_bytes__of_the_mae_pretraining(
 
 def test_activation_bytes__checkpointing_keeps_inputs_and_one_block() -> None:
     """Of 5 samples: 1,600 float32 values of inputs each, the larger block's 70 tokens of 288 bytes, 200 of images."""
-    small = Pass(name="a", times=2, tokens=10, width=8, hidden=32, depth=3, input_values=100)
+    small = Pass(name="a", times=2, tokens=10, width=8, hidden=32, depth=3, input_values=400, patch_values=100)
     large = Pass(name="b", times=1, tokens=70, width=8, hidden=32, depth=2)
     sizes = ElementSizes(values=2, residual=4, autocast=True)
     assert block_bytes(large, sizes) == 288

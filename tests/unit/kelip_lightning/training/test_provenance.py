@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from data_modules.sources.fingerprint import FileFingerprint, SourceFingerprint
-from data_modules.text.tokenizer import BilingualTokenizer, TokenizerConfig, build_tokenizer, train_tokenizer
+from data_modules.text.config import TokenizerConfig
+from data_modules.text.tokenizer import BilingualTokenizer, build_tokenizer, train_tokenizer
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
 from kelip_lightning.config.load import load_experiment
 from kelip_lightning.errors import RunFolderError

@@ -4,20 +4,26 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_modules.images.decoding import EncodedImage, decode_image, open_image
+from data_modules.images.config import Background
+from data_modules.images.decoding import WHITE, EncodedImage, decode_image, open_image
 from data_modules.images.transforms.crops import (
-    Background,
     Crop,
+    CropDistribution,
+    SampledCrops,
     choose_reduction,
     crop_resized,
-    cut_crops,
+    empty_crops,
     sample_background,
     sample_box,
+    slots_by_image,
+    write_crops,
 )
+from tests.unit.data_modules.one_by_one import background_of, box_of
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
@@ -41,6 +47,29 @@ def test_sample_background__the_setting_does_not_move_the_stream() -> None:
         sample_background(background, generator)
         following.append(generator.random())
     assert following == [following[0]] * 3
+
+
+@pytest.mark.parametrize("background", list(Background))
+def test_sample_background__is_three_integers_of_the_stream(background: Background) -> None:
+    ours, theirs = np.random.default_rng(3), np.random.default_rng(3)
+    for _ in range(500):
+        assert sample_background(background, ours) == background_of(background, theirs)
+        # The stream stands at the same place, in the middle of a 64-bit word too.
+        assert ours.random(3, dtype=np.float32).tolist() == theirs.random(3, dtype=np.float32).tolist()
+
+
+@given(
+    sides=st.tuples(st.integers(1, 9000), st.integers(1, 9000)),
+    scales=st.tuples(st.floats(1e-6, 1), st.floats(1e-6, 1)),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=300, deadline=None)
+def test_sample_box__is_four_uniform_numbers_of_the_stream(
+    sides: tuple[int, int], scales: tuple[float, float], seed: int
+) -> None:
+    ours, theirs = np.random.default_rng(seed), np.random.default_rng(seed)
+    assert sample_box(*sides, min(scales), max(scales), ours) == box_of(*sides, min(scales), max(scales), theirs)
+    assert ours.random() == theirs.random()
 
 
 @given(
@@ -107,6 +136,12 @@ def test_crop_resized__flip_mirrors_left_and_right() -> None:
     assert np.array_equal(crop_resized(image, box, 20, flip=True), crop_resized(image, box, 20)[:, :, ::-1])
 
 
+def _cut(image: EncodedImage, crops: list[Crop]) -> list[np.ndarray]:
+    slots = [torch.zeros(3, crop.size, crop.size, dtype=torch.uint8) for crop in crops]
+    write_crops(SampledCrops(image, crops, WHITE, choose_reduction(crops), np.random.default_rng(0)), slots)
+    return [slot.numpy() for slot in slots]
+
+
 def _jpeg(width: int, height: int) -> EncodedImage:
     small = Image.fromarray(np.random.default_rng(2).integers(0, 256, (5, 7, 3), dtype=np.uint8))
     buffer = io.BytesIO()
@@ -133,7 +168,7 @@ def test_choose_reduction__no_crop_is_enlarged_by_it(sides: list[tuple[int, int]
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("size", [(320, 240), (1280, 960)])
-def test_cut_crops__crops_of_a_jpeg_are_close_to_pillows(size: tuple[int, int], flip: bool) -> None:
+def test_write_crops__crops_of_a_jpeg_are_close_to_pillows(size: tuple[int, int], flip: bool) -> None:
     width, height = size
     image = _jpeg(width, height)
     crops = [
@@ -141,7 +176,7 @@ def test_cut_crops__crops_of_a_jpeg_are_close_to_pillows(size: tuple[int, int], 
         Crop((0.5 * width, 0.25 * height, 0.8 * width, 0.65 * height), 32, flip),
     ]
     whole = decode_image(image.data)
-    for crop, cut in zip(crops, cut_crops(image, crops, (255, 255, 255)), strict=True):
+    for crop, cut in zip(crops, _cut(image, crops), strict=True):
         exact = crop_resized(whole, crop.box, crop.size, crop.flip)
         assert (cut.shape, cut.dtype) == (exact.shape, exact.dtype)
         assert np.abs(cut.astype(int) - exact).mean() < 2.0
@@ -152,7 +187,20 @@ def test_cut_crops__crops_of_a_jpeg_are_close_to_pillows(size: tuple[int, int], 
     width=st.integers(1, 90), height=st.integers(1, 90), size=st.sampled_from([1, 8, 33]), seed=st.integers(0, 2**32)
 )
 @settings(max_examples=60, deadline=None)
-def test_cut_crops__any_box_of_any_jpeg(width: int, height: int, size: int, seed: int) -> None:
+def test_write_crops__any_box_of_any_jpeg(width: int, height: int, size: int, seed: int) -> None:
     box = sample_box(width, height, 0.01, 1.0, np.random.default_rng(seed))
-    cut = cut_crops(_jpeg(width, height), [Crop(box, size, flip=False)], (255, 255, 255))
+    cut = _cut(_jpeg(width, height), [Crop(box, size, flip=False)])
     assert cut[0].shape == (3, size, size)
+
+
+def test_empty_crops__slots_are_views_with_adjacent_channels() -> None:
+    crops = empty_crops([CropDistribution(number, size, 0.5, 1.0, 0.0) for number, size in ((2, 6), (0, 4), (1, 3))], 5)
+    assert [tuple(one.shape) for one in crops] == [(2, 5, 3, 6, 6), (0, 5, 3, 4, 4), (1, 5, 3, 3, 3)]
+    assert {one.dtype for one in crops} == {torch.uint8}
+    assert [one.stride(2) for one in crops] == [1, 1, 1]
+    for place, of_image in enumerate(slots_by_image(crops)):
+        for number, slot in enumerate(of_image):
+            slot.fill_(10 * place + number)
+    for place in range(5):
+        for number, crop in enumerate((crops[0][0, place], crops[0][1, place], crops[2][0, place])):
+            assert crop.unique().tolist() == [10 * place + number]

@@ -6,7 +6,7 @@ import numpy as np
 
 from data_modules.faults import FaultReport
 from data_modules.records import PairRecord
-from data_modules.text.captions import CaptionConfig
+from data_modules.text.config import CaptionConfig
 from kelip_lightning.benchmarks.step.captions import CaptionLengths, cc3m_like_lengths, emoji_lengths
 
 

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
-from kelip_lightning.models.dual_encoder import DualEncoder, DualEncoderConfig
-from kelip_lightning.models.image_encoder import ImageEncoderConfig
+from kelip_lightning.models.config import DualEncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.model_folder import build_dual_encoder
-from kelip_lightning.models.text_encoder import TextEncoderConfig
 
 CAPTIONS = ["빨간 사과", "Green   APPLE", "", "사과 " * 30, "see [EOT] &amp; [PAD]", "漢字 👩🏽‍🚀"]
 

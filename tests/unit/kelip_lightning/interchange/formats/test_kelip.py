@@ -14,8 +14,8 @@ from torch import Tensor
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.errors import EncoderFileError, ExportError
 from kelip_lightning.interchange.folder import ExportFormat, load_foreign_model, write_foreign_folder
+from kelip_lightning.models.config import Activation, Pooling, PositionResampling
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.image_encoder import Activation, Pooling, PositionResampling
 from tests.paths import FIXTURES
 
 OFFICIAL = FIXTURES / "official_kelip_tiny"

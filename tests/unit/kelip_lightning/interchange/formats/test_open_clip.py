@@ -17,8 +17,8 @@ from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
 from kelip_lightning.errors import EncoderFileError, ExportError
 from kelip_lightning.inference.build_model import Preprocess
 from kelip_lightning.interchange.folder import ExportFormat, load_foreign_model, load_model_folder, write_foreign_folder
+from kelip_lightning.models.config import Activation, Pooling
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.image_encoder import Activation, Pooling
 from tests.paths import ROOT
 
 MovedModel = Callable[..., DualEncoder]

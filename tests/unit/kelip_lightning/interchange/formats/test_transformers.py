@@ -20,8 +20,8 @@ from kelip_lightning.interchange.folder import (
     load_foreign_model,
     write_foreign_folder,
 )
+from kelip_lightning.models.config import Activation
 from kelip_lightning.models.dual_encoder import DualEncoder
-from kelip_lightning.models.image_encoder import Activation
 from kelip_lightning.models.preprocessing import CLIP_STD
 
 MovedModel = Callable[..., DualEncoder]

@@ -1,0 +1,124 @@
+"""Settings of the training data of both stages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from data_modules.config_roles import PERFORMANCE, above, at_least, between, check_ranges
+from data_modules.images.config import MAX_IMAGE_PIXELS
+from data_modules.languages import LANGUAGES
+from data_modules.sources.config import LanguageRule, SourceConfig, SourceKind, needs_language_marks, source_kind
+from data_modules.text.config import CaptionConfig
+
+
+@dataclass(kw_only=True, slots=True)
+class OrderConfig:
+    """Order and frequency of the samples of the sources."""
+
+    temperature: float = field(default=1.0, metadata=at_least(1))
+    """1: the natural mixture, every sample `weight` times per epoch. T > 1: each language of each source gets a share
+    of the epoch proportional to (weight x pairs)^(1/T); the epoch keeps its length, small shares repeat samples."""
+    language_weights: dict[str, float] = field(default_factory=dict, metadata=above(0))
+    """Language -> passes over its pairs per epoch, > 0, times the source's weight; default 1."""
+    single_language_batches: bool = False
+    """Whether each global batch is in one language; languages alternate in proportion to their numbers of pairs."""
+    shuffle_window: int = field(default=0, metadata=at_least(0))
+    """Number of consecutive samples that are shuffled together; 0: the whole epoch, without runs (see docs/data.md)."""
+    run_length: int = field(default=64, metadata=at_least(1))
+    """Neighbours in a source that form a run, which is shuffled as a whole; used with a `shuffle_window`."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        for language in self.language_weights:
+            if language not in LANGUAGES:
+                raise ValueError(f"language_weights names {language!r}: use ko or en")
+
+    @property
+    def splits_languages(self) -> bool:
+        """Whether the languages of a source are sampled separately."""
+        return self.temperature > 1 or bool(self.language_weights) or self.single_language_batches
+
+
+@dataclass(kw_only=True, slots=True)
+class CorruptSampleConfig:
+    """Handling of samples that cannot be used."""
+
+    max_share: float = field(default=0.01, metadata=PERFORMANCE | between(0, 1))
+    """Fraction of skipped samples, in [0, 1], above which the run stops; checked from 10 / max_share samples on."""
+    max_image_pixels: int = field(default=MAX_IMAGE_PIXELS, metadata=at_least(1))
+    """Larger images are skipped before they are decoded."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(kw_only=True, slots=True)
+class ImageDataConfig:
+    """The images of MAE pre-training; captions are not read."""
+
+    sources: dict[str, SourceConfig]
+    """Name -> source; name one language in `captions`, so that each image comes once per epoch."""
+    global_batch_size: int = field(default=256, metadata=at_least(1))
+    """Images of one optimizer step over all devices and accumulation steps."""
+    num_workers: int = field(default=1, metadata=PERFORMANCE | at_least(0))
+    """`DataLoader` workers per device; the order of samples does not depend on it."""
+    order: OrderConfig = field(default_factory=OrderConfig)
+    """Mixture of sources and languages, and shuffling."""
+    corrupt_samples: CorruptSampleConfig = field(default_factory=CorruptSampleConfig)
+    """Handling of samples that cannot be used."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        _check_streams(self.sources, self.order)
+
+
+@dataclass(kw_only=True, slots=True)
+class ImageTextDataConfig:
+    """The pair set of contrastive training."""
+
+    sources: dict[str, SourceConfig]
+    """Name -> source; the pair set is their weighted mixture."""
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
+    """Sampling of captions."""
+    languages: LanguageRule = LanguageRule.both
+    """Language of a pair: both (every image with all its captions), by_image, by_concept, by_design (a hash of its key,
+    concept or design assigns one language), ko or en (one language only)."""
+    global_batch_size: int = field(default=128, metadata=at_least(1))
+    """Pairs of one optimizer step over all devices and accumulation steps."""
+    num_workers: int = field(default=1, metadata=PERFORMANCE | at_least(0))
+    """`DataLoader` workers per device; the order of samples does not depend on it."""
+    order: OrderConfig = field(default_factory=OrderConfig)
+    """Mixture of sources and languages, and shuffling."""
+    corrupt_samples: CorruptSampleConfig = field(default_factory=CorruptSampleConfig)
+    """Handling of samples that cannot be used."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        _check_streams(self.sources, self.order)
+        _check_rule(self.sources, self.languages)
+
+
+def _check_streams(sources: Mapping[str, SourceConfig], order: OrderConfig) -> None:
+    """Raises ValueError if a source is streamed and cannot be read in this order."""
+    for name, source in sources.items():
+        if source_kind(source) is not SourceKind.stream:
+            continue
+        if order.shuffle_window == 0:
+            raise ValueError(
+                f"order.shuffle_window = 0 mixes whole epochs, and source '{name}' is streamed: set the number of rows "
+                "to shuffle together, for example 4096"
+            )
+        if order.splits_languages and needs_language_marks(source):
+            raise ValueError(
+                f"order.temperature, language_weights and single_language_batches need languages in advance, and those "
+                f"of the streamed source '{name}' are known only from its rows: give it language = ko or en"
+            )
+
+
+def _check_rule(sources: Mapping[str, SourceConfig], rule: LanguageRule) -> None:
+    """Raises ValueError if the rule reads a column and a source has none."""
+    for name, source in sources.items():
+        if rule.column is not None and source_kind(source) is SourceKind.shards:
+            raise ValueError(
+                f"languages = {rule.name} reads the column '{rule.column}', and source '{name}' is shards, which have "
+                "none: use by_image, or a table"
+            )
