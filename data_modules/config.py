@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from data_modules.config_roles import PERFORMANCE, above, at_least, between, check_ranges
-from data_modules.images.config import MAX_IMAGE_PIXELS
+from data_modules.images.config import MAX_IMAGE_PIXELS, MultiCropConfig
 from data_modules.languages import LANGUAGES
 from data_modules.sources.config import LanguageRule, SourceConfig, SourceKind, needs_language_marks, source_kind
 from data_modules.text.config import CaptionConfig
@@ -65,6 +65,9 @@ class ImageDataConfig:
     """Mixture of sources and languages, and shuffling."""
     corrupt_samples: CorruptSampleConfig = field(default_factory=CorruptSampleConfig)
     """Handling of samples that cannot be used."""
+    resize_on_device: bool = False
+    """Whether a GPU cuts and resizes the crops, so that the loader only decodes; a pixel differs by up to 2 of 255.
+    Without effect if the device is a CPU."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -90,6 +93,9 @@ class ImageTextDataConfig:
     """Mixture of sources and languages, and shuffling."""
     corrupt_samples: CorruptSampleConfig = field(default_factory=CorruptSampleConfig)
     """Handling of samples that cannot be used."""
+    resize_on_device: bool = False
+    """Whether a GPU cuts and resizes the crops, so that the loader only decodes; a pixel differs by up to 2 of 255. Not
+    beside strong augmentation; without effect if the device is a CPU."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -122,3 +128,14 @@ def _check_rule(sources: Mapping[str, SourceConfig], rule: LanguageRule) -> None
                 f"languages = {rule.name} reads the column '{rule.column}', and source '{name}' is shards, which have "
                 "none: use by_image, or a table"
             )
+
+
+def resize_problem(resize_on_device: bool, transform: MultiCropConfig, at: str = "") -> str | None:
+    """One sentence if the crops are augmented on the CPU and cut on the device; `at` is the prefix of the keys."""
+    if not resize_on_device or not transform.augments:
+        return None
+    section = "transform.views.strong" if transform.strong.is_off else "transform.strong"
+    return (
+        f"{at}data.resize_on_device = true leaves the crops to the device, and {at}{section} augments their pixels on "
+        "the CPU: set resize_on_device to false, or the probabilities of strong and its rand_augment_ops to 0"
+    )

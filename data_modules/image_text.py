@@ -2,20 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data_modules.config import ImageTextDataConfig
+from data_modules.config import ImageTextDataConfig, resize_problem
 from data_modules.faults import FaultReport
 from data_modules.images.config import MultiCropConfig
 from data_modules.images.decoding import open_image
-from data_modules.images.transforms.crops import SampledCrops
+from data_modules.images.transforms.crops import CropWriter, CutWriter, SampledCrops
 from data_modules.images.transforms.multi_crop import MultiCrop
+from data_modules.images.transforms.uncut import UncutWriter
 from data_modules.languages import LANGUAGES
-from data_modules.loading import PairDataset, StageDataModule, build_loader, open_sources
+from data_modules.loading import PairDataset, StageDataModule, UncutBatchWriter, build_loader, open_sources
 from data_modules.order.mixture import build_order
 from data_modules.order.sampling import Order
 from data_modules.records import ImageTextBatch, PairRecord
@@ -37,7 +39,8 @@ class ImageTextBatchWriter:
     """An `ImageTextBatch` that is being filled.
 
     Args:
-        crops: Cuts the images.
+        transform: Samples the crops.
+        pixels: Receives their pixels.
         captions: Samples the captions.
         tokenizer: Encodes the captions of the finished batch.
         max_image_pixels: Larger images are faults.
@@ -46,16 +49,16 @@ class ImageTextBatchWriter:
 
     def __init__(
         self,
-        crops: MultiCrop,
+        transform: MultiCrop,
+        pixels: CropWriter,
         captions: CaptionSampler,
         tokenizer: BilingualTokenizer,
         *,
         max_image_pixels: int,
         num_samples: int,
     ) -> None:
-        self._crops, self._sample_caption, self._tokenizer = crops, captions, tokenizer
-        self._max_image_pixels = max_image_pixels
-        self._pixels = crops.new_batch(num_samples)
+        self._transform, self._pixels, self._sample_caption = transform, pixels, captions
+        self._tokenizer, self._max_image_pixels = tokenizer, max_image_pixels
         self._captions, self._languages = [""] * num_samples, [0] * num_samples
         self._sampled: dict[int, SampledCrops] = {}
 
@@ -64,19 +67,20 @@ class ImageTextBatchWriter:
         self._captions[place] = self._sample_caption(record, generator)
         self._languages[place] = LANGUAGES.index(record.language)
         image = open_image(record.image, record.file_name, repairs, self._max_image_pixels)
-        self._sampled[place] = self._crops.sample(image, generator)
+        self._sampled[place] = self._transform.sample(image, generator)
 
     def write(self, place: int) -> None:
-        """Decode the image and write its crops."""
-        self._crops.write(self._sampled.pop(place), self._pixels.slots[place])
+        """Decode the image, and cut its crops unless the device does."""
+        self._pixels.write(place, self._sampled.pop(place))
 
     def finish(self, ids: Tensor, seeds: Tensor, faults: list[FaultReport]) -> ImageTextBatch:
         """The batch; captions are tokenized together and padded to the longest."""
+        global_crops, local_crops, views = self._pixels.crops
         tokens = self._tokenizer.encode(self._captions)
         return ImageTextBatch(
-            global_crops=self._pixels.global_crops,
-            local_crops=self._pixels.local_crops,
-            views=self._pixels.views,
+            global_crops=global_crops,
+            local_crops=local_crops,
+            views=views,
             tokens=tokens,
             token_counts=self._tokenizer.count_encoded(tokens),
             languages=torch.tensor(self._languages),
@@ -111,14 +115,16 @@ class ImageTextDataModule(StageDataModule):
         sources: Sequence[PairSource] | None = None,
         normalization: int = NORMALIZATION,
     ) -> None:
-        super().__init__(seed=seed, max_steps=max_steps)
+        super().__init__(seed=seed, max_steps=max_steps, resize_on_device=config.resize_on_device)
+        if problem := resize_problem(config.resize_on_device, transform):
+            raise ValueError(problem)
         self.config = config
         opened = sources or open_sources(config.sources, config.order.shuffle_window, config.corrupt_samples)
         self.sources = apply_language_rule(opened, config.sources, config.languages)
         self.tokenizer: BilingualTokenizer = build_tokenizer(
             tokenizer, training_texts(self.sources, tokenizer.max_training_pairs), normalization
         )
-        self._crops = MultiCrop(transform)
+        self._transform = MultiCrop(transform)
         self._captions = CaptionSampler(config.captions)
 
     @cached_property
@@ -132,12 +138,25 @@ class ImageTextDataModule(StageDataModule):
 
     def train_dataloader(self) -> "DataLoader[ImageTextBatch]":
         """The remaining batches of this rank; the whole run is one Lightning epoch."""
-        return build_loader(self.dataset, self.build_sampler(self.order), self.config.num_workers)
+        dataset: PairDataset[Any] = self.dataset
+        if self.cuts_on_device():
+            dataset = PairDataset(self.sources, self.new_uncut_batch, self.seed)
+        return build_loader(dataset, self.build_sampler(self.order), self.config.num_workers)
 
     def new_batch(self, num_samples: int) -> ImageTextBatchWriter:
         """A batch without its samples."""
+        transform = self._transform
+        return self._writer(CutWriter(transform.distributions, num_samples, transform.write), num_samples)
+
+    def new_uncut_batch(self, num_samples: int) -> UncutBatchWriter:
+        """A batch without its samples, whose crops the device will cut."""
+        pixels = UncutWriter(self._transform.distributions, num_samples)
+        return UncutBatchWriter(self._writer(pixels, num_samples), pixels, ("global_crops", "local_crops", "views"))
+
+    def _writer(self, pixels: CropWriter, num_samples: int) -> ImageTextBatchWriter:
         return ImageTextBatchWriter(
-            self._crops,
+            self._transform,
+            pixels,
             self._captions,
             self.tokenizer,
             max_image_pixels=self.config.corrupt_samples.max_image_pixels,

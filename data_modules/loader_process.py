@@ -38,6 +38,7 @@ def init_loader_process(parent: int, _: int) -> None:
         parent: Process id of the main process, which closes a worker with SIGTERM.
         _: Number of the worker.
     """
+    os.nice(10)
     for number in STOP_SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)

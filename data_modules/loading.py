@@ -1,5 +1,6 @@
 """`DataLoader` construction for both stages; corrupt samples are counted and replaced deterministically."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,16 @@ from torch.utils.data import Dataset
 from data_modules.config import CorruptSampleConfig
 from data_modules.errors import DataError
 from data_modules.faults import SKIPPED, FaultReport, SampleFault, printable, sample_errors
+from data_modules.images.transforms.uncut import UncutWriter, cut
 from data_modules.loader import SignalSafeDataLoader, build_fixed_loader
 from data_modules.order.sampling import Draw, Order, RankBatchSampler
 from data_modules.order.streams import model_seeds, sample_generators
-from data_modules.records import PairRecord
+from data_modules.records import PairRecord, UncutBatch
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
 from data_modules.sources.rows import PairSource
+
+_log = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch")
 Batch_co = TypeVar("Batch_co", covariant=True)
@@ -236,6 +240,29 @@ class PairDataset(Dataset[Batch], Generic[Batch]):
                 yield _Attempt(place, replacement, source, other, found, generator)
 
 
+class UncutBatchWriter:
+    """A batch whose crops the device cuts.
+
+    Args:
+        writer: Fills the rest of the batch, and writes images to `pixels`.
+        pixels: Receives them.
+        fields: Fields of the batch for the crops, in the order of their distributions.
+    """
+
+    def __init__(self, writer: BatchWriter[Any], pixels: UncutWriter, fields: Sequence[str]) -> None:
+        self._writer, self._pixels, self._fields = writer, pixels, fields
+
+    def sample(self, place: int, record: PairRecord, generator: np.random.Generator, repairs: list[str]) -> None:
+        self._writer.sample(place, record, generator, repairs)
+
+    def write(self, place: int) -> None:
+        self._writer.write(place)
+
+    def finish(self, ids: Tensor, seeds: Tensor, faults: list[FaultReport]) -> UncutBatch:
+        """The batch with the pixels of its images."""
+        return self._pixels.finish(self._writer.finish(ids, seeds, faults), self._fields)
+
+
 def build_loader(dataset: PairDataset[Batch], sampler: RankBatchSampler, num_workers: int) -> SignalSafeDataLoader:
     """A loader that serves the sampler's batches in order, for any number of workers.
 
@@ -254,10 +281,11 @@ def _whole(batch: Batch) -> Batch:
 class StageDataModule(pl.LightningDataModule):
     """A data module with one integer as its state: the number of finished optimizer steps."""
 
-    def __init__(self, *, seed: int, max_steps: int) -> None:
+    def __init__(self, *, seed: int, max_steps: int, resize_on_device: bool = False) -> None:
         super().__init__()
         self.seed = seed
         self.max_steps = max_steps
+        self.resize_on_device = resize_on_device
         self.start_step = 0
 
     def build_sampler(self, order: Order) -> RankBatchSampler:
@@ -270,6 +298,19 @@ class StageDataModule(pl.LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )
+
+    def cuts_on_device(self) -> bool:
+        """Whether the trainer's device cuts the crops: as `resize_on_device` says, unless the device is a CPU."""
+        if not self.resize_on_device or self.trainer is None:
+            return False
+        if self.trainer.strategy.root_device.type == "cpu":
+            _log.info("data.resize_on_device = true has no effect: the device is a CPU, on which the loader resizes")
+            return False
+        return True
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Cuts the crops of a batch that the loader left to the device; Lightning calls it."""
+        return cut(batch) if isinstance(batch, UncutBatch) else batch
 
     def __getstate__(self) -> dict[str, Any]:
         """For workers: without the trainer and the order with its large tables."""

@@ -1,5 +1,6 @@
 """Tools that run before training: pack sources into tar shards, inspect pair sets."""
 
+import contextlib
 import functools
 import io
 import json
@@ -21,15 +22,19 @@ from PIL import Image
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault, sample_errors
 from data_modules.image_text import ImageTextDataModule
-from data_modules.images.decoding import MAX_REDUCTION, decode, open_image, to_picture
+from data_modules.images.decoding import MAX_REDUCTION, decode, jpeg_ycbcr, open_image, to_picture
+from data_modules.images.planes import encode_planes, file_size
 from data_modules.languages import LANGUAGES
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
 from data_modules.sources.rows import PairSource, pairs_per_row
+from data_modules.sources.streaming import StreamSource
 
 IMAGE_FORMATS = {"webp": "WEBP", "jpg": "JPEG", "png": "PNG"}
 """File extension -> Pillow's name."""
+PLANES_ENDING = "yuv"
+"""File extension of undecoded planes."""
 _LONGEST_SIDES = {"webp": 16_383, "jpg": 65_500}
 """File extension -> largest side in pixels that Pillow writes."""
 SHEET_SIDE = 128
@@ -45,12 +50,12 @@ class PackSettings:
     quality: int = 90
     """Of WebP and JPEG, 1 to 100."""
     image_format: str = "webp"
-    """One of `IMAGE_FORMATS`."""
+    """One of `IMAGE_FORMATS`, or `PLANES_ENDING`: undecoded planes, see `images.planes`."""
     samples_per_shard: int = 10_000
     """Rows of the source per shard, including faulty rows, which are skipped."""
 
     def __post_init__(self) -> None:
-        if self.image_format not in IMAGE_FORMATS:
+        if self.image_format not in (*IMAGE_FORMATS, PLANES_ENDING):
             raise DataError(f"format {self.image_format!r} is not supported: use {', '.join(IMAGE_FORMATS)}")
         if self.short_side < 1 or self.samples_per_shard < 1 or not 1 <= self.quality <= 100:
             raise DataError("short side and samples per shard must be at least 1, and the quality from 1 to 100")
@@ -184,13 +189,9 @@ def _members(
     Raises:
         SampleFault: No pair or not the image is usable.
     """
-    records: list[PairRecord] = []
-    found: list[SampleFault] = []
-    for index in indices:
-        try:
-            records.append(source[index])
-        except SampleFault as fault:
-            found.append(fault)
+    read = source.records(indices)
+    records = [one for one in read if isinstance(one, PairRecord)]
+    found = [one for one in read if isinstance(one, SampleFault)]
     if not records:
         faults.update(fault.kind for fault in found[:-1])  # the caller counts the last
         raise found[-1]
@@ -211,21 +212,46 @@ def _members(
 
 
 def _packed_image(record: PairRecord, settings: PackSettings) -> bytes:
-    encoded = open_image(record.image, record.file_name)
+    encoded, has_planes = open_image(record.image, record.file_name), settings.image_format == PLANES_ENDING
+    if has_planes and min(encoded.width, encoded.height) <= settings.short_side:
+        stored = jpeg_ycbcr(encoded)
+        if stored is not None:
+            return encode_planes(stored)
     reduction = 1
     while reduction < MAX_REDUCTION and min(encoded.width, encoded.height) >= 4 * reduction * settings.short_side:
         reduction *= 2  # to at least twice the final size, so that the bicubic resizing determines the quality
     picture = to_picture(decode(encoded, reduction=reduction))
-    scale = settings.short_side / min(picture.size)
-    if scale < 1:
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        picture = picture.resize(size, Image.Resampling.BICUBIC)
+    if min(picture.size) > settings.short_side:
+        picture = picture.resize(_packed_size(*picture.size, settings.short_side), Image.Resampling.BICUBIC)
+    if has_planes:
+        return encode_planes(picture.convert("YCbCr"))
     if max(picture.size) > _LONGEST_SIDES.get(settings.image_format, max(picture.size)):
         size_text = f"{picture.width} x {picture.height} pixels"
         raise SampleFault("image_too_large", f"{settings.image_format} does not support {size_text}")
     buffer = io.BytesIO()
     picture.save(buffer, IMAGE_FORMATS[settings.image_format], quality=settings.quality)
     return buffer.getvalue()
+
+
+def _packed_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Width and height of an image with this short side, unless it is smaller."""
+    scale = min(1.0, short_side / min(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def planes_bytes(source: PairSource, config: SourceConfig, short_side: int, num_rows: int = 256) -> int:
+    """Bytes that a source takes as planes, estimated from the headers of up to `num_rows` images."""
+    pairs = pairs_per_row(config)
+    rows = np.arange(len(source) // pairs)
+    # Evenly spaced; a stream would have to be read to its end.
+    chosen = rows[:num_rows] if isinstance(source, StreamSource) else rows[:: math.ceil(len(rows) / num_rows)]
+    sizes: list[int] = []
+    for record in source.records((chosen * pairs).tolist()):
+        with contextlib.suppress(SampleFault):
+            if isinstance(record, PairRecord):
+                image = open_image(record.image)
+                sizes.append(file_size(*_packed_size(image.width, image.height, short_side)))
+    return round(sum(sizes) / max(1, len(chosen)) * len(rows))
 
 
 @dataclass(slots=True)

@@ -5,13 +5,18 @@ Shapes: B pairs of one device, V views (crops of one size), C/H/W image, T text 
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from data_modules.faults import FaultReport
+
+Section = TypeVar("Section")
+
+LANGUAGES: tuple[str, ...] = ("ko", "en")
+"""Language codes; a language's position here is its index in `ImageTextBatch.languages`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +56,7 @@ class Batch:
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory; the loader calls it if there is a GPU."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        pinned: Any = {name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **pinned)
+        return _pinned(self)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,6 +88,50 @@ class ImageTextBatch(Batch):
     counted."""
     views: Tensor = field(default_factory=lambda: torch.empty(0, 0, 3, 0, 0, dtype=torch.uint8))
     """uint8 (V'', B, 3, H, W), V'' = 2 strongly augmented crops for a self-supervised loss, or 0."""
+
+
+REGION_FIELDS = 5
+"""Columns of `UncutCrops.regions`."""
+
+
+@dataclass(slots=True, kw_only=True)
+class UncutCrops:
+    """K crops of one size, to be cut out of the pixels of their batch; see `images.transforms.uncut`."""
+
+    size: int
+    """Side of the result in pixels."""
+    regions: Tensor
+    """int64 (K, 5): number of the first pixel, pixels from one row to the next, height, width, 1 if flipped."""
+    order: Tensor
+    """int64 (K,), the order in which they are cut."""
+    chunks: list[tuple[int, int, int]]
+    """Crops that are cut together: their number, and the largest height and width of their regions."""
+
+
+@dataclass(slots=True, kw_only=True)
+class UncutBatch:
+    """A batch whose crops are cut on the device, where `uncut.cut` makes a `batch` of it."""
+
+    batch: Batch
+    """Without crops: the other tensors, and placeholders."""
+    pixels: Tensor
+    """uint8 (N,), red, green and blue of all pixels of all images."""
+    crops: dict[str, UncutCrops]
+    """Field of the batch -> its crops, in the order of the field's first dimensions."""
+
+    def pin_memory(self) -> Self:
+        """The batch in page-locked memory; the loader calls it if there is a GPU."""
+        crops = {name: _pinned(one) for name, one in self.crops.items()}
+        return replace(_pinned(self), batch=self.batch.pin_memory(), crops=crops)
+
+
+def _pinned(section: Section) -> Section:
+    """The section with its tensors in page-locked memory."""
+    given: Any = section
+    values = {field.name: getattr(section, field.name) for field in fields(given)}
+    tensors = {name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)}
+    pinned: Section = replace(given, **tensors)
+    return pinned
 
 
 def empty_pixels(*shape: int) -> Tensor:

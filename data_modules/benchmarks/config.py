@@ -223,6 +223,9 @@ class EvaluationConfig(IntervalConfig):
     """Folder that relative `files` and image folders are in; null: the working directory."""
     batch_size: int = field(default=64, metadata=REPORTING | at_least(1))
     """Most images or texts per forward pass of an evaluation."""
+    cache_mib: int = field(default=256, metadata=REPORTING | at_least(0))
+    """MiB of each process for the preprocessed images of tables that a run evaluates again and again, those that fit as
+    a whole; 0: they are read and decoded each time."""
     retrieval: dict[str, RetrievalSetConfig] = field(default_factory=dict)
     """Name -> image–caption retrieval set."""
     captions: dict[str, CaptionSetConfig] = field(default_factory=dict)

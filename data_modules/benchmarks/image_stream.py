@@ -45,6 +45,44 @@ class SelectedImages:
         return len(self.rows)
 
 
+class ImageCache:
+    """Batches of preprocessed images in the memory of this process, for evaluations that are repeated.
+
+    A table's batches are kept if all of them fit beside those that are kept already; else none is.
+
+    Args:
+        max_bytes: Memory; 0: nothing is kept.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._free = max_bytes
+        self._kept: dict[tuple[int, bytes], list[tuple[slice, Tensor]]] = {}
+
+    def batches(
+        self, images: SelectedImages, batches: Sequence[slice], read: Callable[[], Iterator[tuple[slice, Tensor]]]
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """The kept batches, or those of `read`, which are kept if they fit.
+
+        Args:
+            images: N images; their table must live as long as this cache.
+            batches: Slices of [0, N).
+            read: Reads these batches.
+        """
+        key = id(images.table), images.rows.tobytes()
+        kept = self._kept.get(key)
+        if kept is not None and [batch for batch, _ in kept] == list(batches):
+            yield from kept
+            return
+        number, found = sum(one.stop - one.start for one in batches), []
+        for batch, pixels in read():
+            if pixels[0].nbytes * number <= self._free:
+                found.append((batch, pixels.clone() if pixels.is_pinned() else pixels))
+            yield batch, pixels
+        if len(found) == len(batches):
+            self._free -= sum(pixels.nbytes for _, pixels in found)
+            self._kept[key] = found
+
+
 class _Unreadable(NamedTuple):
     """Sent by a worker in place of an image: an exception would arrive with the worker's traceback as its message."""
 

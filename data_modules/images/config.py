@@ -140,6 +140,11 @@ class MultiCropConfig:
         _check_scales("global_scale", self.global_scale_min, self.global_scale_max)
         _check_scales("local_scale", self.local_scale_min, self.local_scale_max)
 
+    @property
+    def augments(self) -> bool:
+        """Whether the pixels of crops or views are augmented after they are cut."""
+        return not self.strong.is_off or (self.views.num_views > 0 and not self.views.strong.is_off)
+
 
 def _check_scales(name: str, low: float, high: float) -> None:
     """Raise ValueError unless low <= high."""

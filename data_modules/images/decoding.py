@@ -23,10 +23,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data_modules.faults import SampleFault
 from data_modules.images.config import MAX_IMAGE_PIXELS
+from data_modules.images.planes import decode_planes, planes_size
 
 WHITE = (255, 255, 255)
 MAX_REDUCTION = 8
 """Largest factor by which libjpeg reduces an image while decoding."""
+PLANES = "YUV420"
+"""The format of `images.planes`, which Pillow does not know."""
 FORMATS = {
     "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
     "MPO": ("jpg", "jpeg", "mpo"),
@@ -36,9 +39,11 @@ FORMATS = {
     "BMP": ("bmp", "dib"),
     "TIFF": ("tif", "tiff"),
     "AVIF": ("avif", "avifs"),
+    PLANES: ("yuv",),
 }
 """Supported format -> matching file extensions. Some of Pillow's other formats start external programs."""
-_OPENERS = [name for name in FORMATS if name != "MPO"]  # several JPEGs in one file, opened by the JPEG plugin
+# MPO is several JPEGs in one file, opened by the JPEG plugin.
+_OPENERS = [name for name in FORMATS if name not in ("MPO", PLANES)]
 _UPRIGHT, _ORIENTATION = 1, 0x0112
 
 _JPEG_START, _JPEG_SCAN = b"\xff\xd8", 0xDA
@@ -64,8 +69,15 @@ class EncodedImage:
     height: int
     is_plain_jpeg: bool
     """RGB or grey, 8 bits a channel, not rotated: can be decoded at a reduced size."""
+    has_planes: bool = False
+    """A file of `images.planes`."""
     header: Image.Image | None = None
-    """Opened by Pillow, not decoded; `None` if `plain_jpeg_size` read the size."""
+    """Opened by Pillow, not decoded; `None` if the size was read without it."""
+
+    def reduced_size(self, reduction: int) -> tuple[int, int]:
+        """Height and width of the pixels that `decode` gives at this reduction."""
+        divisor = reduction if self.is_plain_jpeg else 1
+        return -(-self.height // divisor), -(-self.width // divisor)
 
 
 def open_image(
@@ -84,25 +96,35 @@ def open_image(
     """
     extension = os.path.splitext(file_name)[1].lower().lstrip(".")
     found = repairs if repairs is not None else []
-    header, file_format, is_plain = None, "JPEG", True
-    if (size := plain_jpeg_size(data)) is None:
-        try:
-            header = _open_with_pillow(data)
-            orientation = _orientation(header)
-            found += _repairs(header, orientation)
-        except MemoryError:  # a fault of the machine, not of the sample
-            raise
-        except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, DecompressionBombError, ...
-            raise _undecodable(error, data) from error
-        size, file_format = header.size, header.format or ""
-        is_plain = file_format == "JPEG" and header.mode in ("RGB", "L") and orientation == _UPRIGHT
-        if orientation >= 5 and file_format != "TIFF":  # the sides are swapped, which Pillow has done for a TIFF
-            size = size[::-1]
-    if size[0] * size[1] > max_pixels:
-        raise SampleFault("image_too_large", f"{size[0]} x {size[1]} pixels; the limit is {max_pixels} in all")
+    try:
+        image, file_format = _read_header(data, found)
+    except MemoryError:  # a fault of the machine, not of the sample
+        raise
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, DecompressionBombError, ...
+        raise _undecodable(error, data) from error
+    if image.width * image.height > max_pixels:
+        size = f"{image.width} x {image.height} pixels"
+        raise SampleFault("image_too_large", f"{size}; the limit is {max_pixels} in all")
     if extension and extension not in FORMATS[file_format]:
         found.append("wrong_extension")
-    return EncodedImage(data=data, header=header, width=size[0], height=size[1], is_plain_jpeg=is_plain)
+    return image
+
+
+def _read_header(data: bytes, repairs: list[str]) -> tuple[EncodedImage, str]:
+    """The image file and its format; adds the repairs that decoding will apply."""
+    if (size := plain_jpeg_size(data)) is not None:
+        return EncodedImage(data=data, width=size[0], height=size[1], is_plain_jpeg=True), "JPEG"
+    if (size := planes_size(data)) is not None:
+        image = EncodedImage(data=data, width=size[0], height=size[1], is_plain_jpeg=False, has_planes=True)
+        return image, PLANES
+    header = _open_with_pillow(data)
+    orientation, file_format = _orientation(header), header.format or ""
+    repairs += _repairs(header, orientation)
+    width, height = header.size
+    if orientation >= 5 and file_format != "TIFF":  # the sides are swapped, which Pillow has done for a TIFF
+        width, height = height, width
+    is_plain = file_format == "JPEG" and header.mode in ("RGB", "L") and orientation == _UPRIGHT
+    return EncodedImage(data=data, width=width, height=height, is_plain_jpeg=is_plain, header=header), file_format
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -171,14 +193,18 @@ def _repairs(header: Image.Image, orientation: int) -> list[str]:
 
 
 def decode(
-    image: EncodedImage, background: tuple[int, int, int] = WHITE, reduction: int = 1
+    image: EncodedImage,
+    background: tuple[int, int, int] = WHITE,
+    reduction: int = 1,
+    memory: NDArray[np.uint8] | None = None,
 ) -> Image.Image | NDArray[np.uint8]:
-    """The RGB pixels: an array for a plain JPEG, a Pillow image otherwise.
+    """The RGB pixels: an array for a plain JPEG and for planes, a Pillow image otherwise.
 
     Args:
         image: From `open_image`.
         background: Colour behind transparent pixels, 0-255 per channel.
         reduction: 1, 2, 4 or 8: sides of a plain JPEG are divided by it and rounded up; other images keep their size.
+        memory: Where the pixels of a plain JPEG may be put, uint8 (N,), as long or longer; `None`: in new memory.
 
     Returns:
         uint8 (H, W, 3), or an image in mode RGB.
@@ -188,12 +214,27 @@ def decode(
     """
     try:
         if image.is_plain_jpeg:
-            return _decode_jpeg(image, reduction)
+            return _decode_jpeg(image, reduction, memory)
+        if image.has_planes:
+            return decode_planes(image.data)
         return flatten_image(image.header or _open_with_pillow(image.data), background)
     except (SampleFault, MemoryError):
         raise
     except Exception as error:  # as in `open_image`
         raise _undecodable(error, image.data) from error
+
+
+def jpeg_ycbcr(image: EncodedImage) -> Image.Image | None:
+    """The pixels of a plain JPEG in mode YCbCr, as it stores them, its colours upsampled; `None`: it stores others."""
+    header = _open_with_pillow(image.data)
+    header.draft("YCbCr", header.size)
+    if not image.is_plain_jpeg or header.mode != "YCbCr":
+        return None
+    try:
+        header.load()
+    except Exception:  # RGB inside a JPEG, which libjpeg does not convert, or damage, which `decode` reports
+        return None
+    return header
 
 
 def decode_image(data: bytes, background: tuple[int, int, int] = WHITE) -> Image.Image:
@@ -211,11 +252,12 @@ def to_array(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
 
 
-def _decode_jpeg(image: EncodedImage, reduction: int) -> NDArray[np.uint8]:
+def _decode_jpeg(image: EncodedImage, reduction: int, memory: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     """The pixels, uint8 (H, W, 3), by simplejpeg where it is installed, else by Pillow; both use libjpeg-turbo."""
     if (decoder := _simplejpeg()) is not None:
         try:
-            return decoder(image.data, min_width=-(-image.width // reduction), min_height=-(-image.height // reduction))
+            height, width = image.reduced_size(reduction)
+            return decoder(image.data, min_height=height, min_width=width, buffer=memory)
         except ValueError:
             pass  # it also rejects damage that libjpeg repairs: Pillow decides
     header = image.header or _open_with_pillow(image.data)

@@ -27,7 +27,7 @@ from data_modules.sources.rows import language_mark, text_fields
 BLOCK = 512
 _MAX_NAME_BYTES = 1 << 20
 """Longest extended header; a longer one counts as damage."""
-IMAGE_ENDINGS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"})
+IMAGE_ENDINGS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "yuv"})
 TEXT, JSON = "txt", "json"
 LANGUAGE_SHIFT = 30
 """The two highest bits of a text's size hold 1 + the row's language mark; 0: not determined."""

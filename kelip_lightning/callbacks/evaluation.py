@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 
 from data_modules.benchmarks.config import EvaluationConfig, IntervalConfig
 from data_modules.benchmarks.evaluation_sets import EvaluationSet, EvaluationSets
-from data_modules.benchmarks.image_stream import EvaluationTransform
+from data_modules.benchmarks.image_stream import EvaluationTransform, ImageCache
 from kelip_lightning.callbacks.periodic import PeriodicCallback
 from kelip_lightning.distributed.consensus import StepVote
 from kelip_lightning.evaluation.embed import image_encode_function, text_encode_function
@@ -65,7 +65,10 @@ class EvaluationCallback(PeriodicCallback):
         self.seconds = 0.0
         """Spent on evaluations in this process."""
         self._streaming = Streaming(
-            batch_size=config.batch_size, num_workers=num_workers, num_examples=num_examples if on_evaluation else 0
+            batch_size=config.batch_size,
+            num_workers=num_workers,
+            num_examples=num_examples if on_evaluation else 0,
+            cache=ImageCache(config.cache_mib << 20),
         )
         self._on_evaluation = list(on_evaluation)
         self._sets = list(sets)

@@ -3,7 +3,7 @@
 import argparse
 import functools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,9 @@ from kelip_lightning.cli.verb import load_any_experiment, verb
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from data_modules.preparation import SourceReport
+    from data_modules.preparation import PackSettings, SourceReport
     from data_modules.sources.config import SourceConfig
+    from data_modules.sources.rows import PairSource
     from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 _COLUMNS, _TEXT, _GAP = 6, 14, 8
 """Of the contact sheet: images in a row, and text size and gaps in pixels."""
@@ -31,8 +32,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("file", metavar="FILE.yaml", help="the experiment")
     pack.add_argument("output", metavar="FOLDER", type=Path, help="folder for the shards")
     pack.add_argument("--short-side", type=int, default=256, help="pixels; smaller images are kept (default: 256)")
-    pack.add_argument("--quality", type=int, default=90, help="of WebP and JPEG (default: 90)")
-    pack.add_argument("--format", default="webp", help="webp, jpg or png (default: webp)")
+    pack.add_argument("--quality", type=int, help="of WebP and JPEG (default: 90)")
+    pack.add_argument("--format", help="webp, jpg or png (default: webp)")
+    pack.add_argument("--pixels", choices=["yuv420"], help="undecoded pixels, 1.5 bytes each, instead of a format")
     pack.add_argument("--samples-per-shard", type=int, default=10_000, help="default: 10000")
     for action in (index, pack):
         action.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
@@ -49,6 +51,8 @@ def data(arguments: argparse.Namespace) -> int:
       kelip data inspect experiments/mine.yaml          statistics, corrupt samples, a contact sheet
       kelip data pack experiments/mine.yaml /data/256   write each source as shards with a short side of 256 pixels; a
                                                         source of both stages is written once, with the captions of both
+      kelip data pack --pixels yuv420 ...               the same with undecoded pixels: five times the disk of JPEGs,
+                                                        and half the time to read them
 
     See docs/data.md for formats, sample order and corrupt samples.
     """
@@ -125,17 +129,16 @@ def _pack(arguments: argparse.Namespace) -> int:
     stages = _stages(arguments.file, arguments.changes)
     from rich.progress import Progress
 
-    from data_modules.preparation import PackSettings, num_shards, pack_source, sources_to_pack
+    from data_modules.preparation import num_shards, pack_source, sources_to_pack
     from data_modules.sources.opening import open_source
 
-    settings = PackSettings(
-        short_side=arguments.short_side,
-        quality=arguments.quality,
-        image_format=arguments.format,
-        samples_per_shard=arguments.samples_per_shard,
-    )
-    for name, config in sources_to_pack({stage: one.data.sources for stage, one in stages.items()}).items():
-        faults, written, source = Counter[str](), 0, open_source(name, config)
+    settings = _pack_settings(arguments)
+    named = sources_to_pack({stage: one.data.sources for stage, one in stages.items()})
+    sources = {name: open_source(name, config) for name, config in named.items()}
+    if arguments.pixels:
+        _print_disk(named, sources, arguments.output, settings.short_side)
+    for name, config in named.items():
+        faults, written, source = Counter[str](), 0, sources[name]
         with Progress() as bar:
             task = bar.add_task(name, total=num_shards(source, config, settings))
             for shard in pack_source(source, config, arguments.output, settings, arguments.workers):
@@ -145,6 +148,46 @@ def _pack(arguments: argparse.Namespace) -> int:
         skipped = ", ".join(f"{kind} {number}" for kind, number in faults.most_common()) or "none"
         print(f"{name}: {written:,} samples written to {arguments.output}; skipped: {skipped}")
     return 0
+
+
+def _pack_settings(arguments: argparse.Namespace) -> "PackSettings":
+    """The settings of the command line.
+
+    Raises:
+        DataError: One of them has no effect beside another, or is out of range.
+    """
+    from data_modules.errors import DataError
+    from data_modules.preparation import PLANES_ENDING, PackSettings
+
+    given = {"image_format": arguments.format, "quality": arguments.quality}
+    given = {name: value for name, value in given.items() if value is not None}
+    if arguments.pixels and given:
+        option = "--format" if arguments.format is not None else "--quality"
+        raise DataError(
+            f"--pixels {arguments.pixels} stores undecoded pixels, which have no {option}: leave one of them out"
+        )
+    if arguments.format == "png" and "quality" in given:
+        raise DataError("--quality is of WebP and JPEG, and --format png has none: leave one of them out")
+    if arguments.pixels:
+        given = {"image_format": PLANES_ENDING}
+    return PackSettings(short_side=arguments.short_side, samples_per_shard=arguments.samples_per_shard, **given)
+
+
+def _print_disk(
+    configs: "Mapping[str, SourceConfig]", sources: "Mapping[str, PairSource]", output: Path, short_side: int
+) -> None:
+    """Print the disk that the sources take as planes, and what is free."""
+    import shutil
+
+    from data_modules.preparation import planes_bytes
+
+    total = 0
+    for name, source in sources.items():
+        needed = planes_bytes(source, configs[name], short_side)
+        total += needed
+        print(f"{name}: about {needed / 1e9:.3g} GB, 1.5 bytes a pixel")
+    folder = next(one for one in (output.absolute(), *output.absolute().parents) if one.exists())
+    print(f"about {total / 1e9:.3g} GB in all; {shutil.disk_usage(folder).free / 1e9:.3g} GB are free in {folder}")
 
 
 def _print_reports(reports: "Sequence[SourceReport]") -> None:

@@ -78,10 +78,9 @@ def _with_trainers(experiment: Experiment, changes: dict[str, dict[str, Any]]) -
 
 
 def choose_devices(trainers: Sequence["TrainerConfig"], samples: Sequence[int]) -> int:
-    """The processes of a node: those that a launcher has started, one per GPU, or those that suit its CPU.
+    """The processes of a node: those that a launcher has started, or as many as have an equal share of all `samples`.
 
-    On a CPU it is the largest divisor of all `samples` that leaves each process `MIN_SAMPLES` of them and `num_threads`
-    cores, 1 if that is null.
+    At most one per GPU; on a CPU each gets at least `MIN_SAMPLES` and `num_threads` cores, one if that is null.
 
     Args:
         trainers: Of the stages, all with `devices: auto`.
@@ -89,8 +88,8 @@ def choose_devices(trainers: Sequence["TrainerConfig"], samples: Sequence[int]) 
     """
     if (launched := num_launched(trainers[0].num_nodes)) is not None:
         return launched
-    if gpus := max(num_gpus(trainer.accelerator) for trainer in trainers):
-        return gpus
-    cores = usable_cores() // max(trainer.num_threads or 1 for trainer in trainers)
-    most = min(cores, min(samples) // MIN_SAMPLES)
+    most = max(num_gpus(trainer.accelerator) for trainer in trainers)
+    if not most:
+        cores = usable_cores() // max(trainer.num_threads or 1 for trainer in trainers)
+        most = min(cores, min(samples) // MIN_SAMPLES)
     return next((one for one in range(most, 1, -1) if not any(number % one for number in samples)), 1)

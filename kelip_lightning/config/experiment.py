@@ -49,9 +49,9 @@ class TrainerConfig:
     accelerator: str = "auto"
     """auto (a GPU if there is one), cpu or gpu; decides `precision: auto`."""
     devices: int | str = field(default=1, metadata=PERFORMANCE | at_least(1, word=AUTO))
-    """Processes per node, one per GPU; auto: as many as the launcher has started, or one per GPU of this machine, or
-    without a GPU one per CPU core, as long as each gets 32 samples of a forward pass and an equal share. Several
-    processes on a CPU train faster than as many threads of one. OMP_NUM_THREADS limits the cores of the whole run."""
+    """Processes per node, one per GPU. auto: those that a launcher has started; else the most with equal shares of the
+    batch, at most one per GPU of this machine, or, without a GPU, one per CPU core and 32 samples of a forward pass:
+    several processes train faster than as many threads of one. OMP_NUM_THREADS limits the cores of the whole run."""
     num_nodes: int = field(default=1, metadata=PERFORMANCE | at_least(1))
     """Number of nodes."""
     strategy: str = field(default="auto", metadata=counted_as(is_deepspeed))

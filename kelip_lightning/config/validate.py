@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from data_modules.config import resize_problem
 from data_modules.errors import DataError
 from data_modules.languages import LANGUAGES
 from data_modules.paths import resolve_files, resolve_path, resolve_shards
@@ -66,7 +67,7 @@ def _rules_for(experiment: object, on_this_machine: bool) -> Sequence[Rule]:
     elif isinstance(experiment, MaskedPretrainExperiment):
         found = [*on_data, mask_fits, crop_fits]
     elif isinstance(experiment, ContrastiveExperiment):
-        found = [*on_data, crop_fits, local_crops_fit, negatives_exist, loss_fits, locks_fit, views_fit]
+        found = [*on_data, crop_fits, local_crops_fit, device_resizes, negatives_exist, loss_fits, locks_fit, views_fit]
         found += [self_supervision_can_learn, captions_fit, text_weights_need_tokenizer, evaluation_languages]
         on_machine = [evaluation_files_exist, *on_machine, text_files_exist, initial_encoder_fits]
     else:
@@ -163,6 +164,12 @@ def local_crops_fit(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
     if transform.local_size > transform.image_size:
         limit = f"{at}transform.image_size"
         yield f"{key} must not exceed {limit} = {transform.image_size}"
+
+
+def device_resizes(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
+    """Crops that the device resizes are not augmented on the CPU."""
+    if problem := resize_problem(stage.data.resize_on_device, stage.transform, at):
+        yield problem
 
 
 def mask_fits(stage: MaskedPretrainExperiment, at: str) -> Iterator[str]:

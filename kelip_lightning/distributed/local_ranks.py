@@ -68,7 +68,7 @@ def forked_ranks(number: int, others: OtherRanks) -> Iterator[None]:
     if number == 1:
         yield
         return
-    before, num_threads, seconds = dict(os.environ), torch.get_num_threads(), AFTER_ERROR_SECONDS
+    before, num_threads, failed = dict(os.environ), torch.get_num_threads(), True
     children: dict[int, int] = {}
     try:
         # Before anything else in a child: with more, OpenMP would wait there for threads that only the parent has.
@@ -78,10 +78,10 @@ def forked_ranks(number: int, others: OtherRanks) -> Iterator[None]:
         _start(children, number, store.port, others)
         _join(store, 0, number, others.timeout)
         yield
-        seconds = END_SECONDS
+        failed = False
     finally:
         try:
-            _wait_for(children, seconds)
+            _wait_for(children, failed=failed)
         finally:
             with blocked_stop_signals():
                 _kill(children)
@@ -154,8 +154,9 @@ def _wait_while_alive(parent: int, seconds: float) -> None:
         time.sleep(0.05)
 
 
-def _wait_for(children: dict[int, int], seconds: float) -> None:
-    """Wait until the children have ended, and remove those from the mapping; at most `seconds`."""
+def _wait_for(children: dict[int, int], *, failed: bool) -> None:
+    """Wait until the children have ended, and remove those from the mapping; `failed`: after an error of this rank."""
+    seconds = AFTER_ERROR_SECONDS if failed else END_SECONDS
     deadline = time.monotonic() + seconds
     while True:
         for rank, child in list(children.items()):
@@ -164,8 +165,10 @@ def _wait_for(children: dict[int, int], seconds: float) -> None:
                 if code:
                     _log.warning("rank %d %s", rank, _described(code))
         if not children or time.monotonic() > deadline:
-            return
+            break
         time.sleep(0.02)
+    for rank in children if not failed else ():
+        _log.warning("rank %d did not end within %g s and is killed", rank, seconds)
 
 
 def _exit_code(child: int) -> int | None:

@@ -8,6 +8,7 @@ Shapes: N images or items, M texts, K classes, E embedding width.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from data_modules.benchmarks.evaluation_sets import (
     EvaluationSet,
     RetrievalSet,
 )
-from data_modules.benchmarks.image_stream import SelectedImages, image_batches
+from data_modules.benchmarks.image_stream import ImageCache, SelectedImages, image_batches
 from data_modules.benchmarks.sample_table import SampleTable
 from kelip_lightning.distributed.sharing import blocks_of, raised_together, rank_and_world
 from kelip_lightning.evaluation.embed import error_context
@@ -67,6 +68,8 @@ class Streaming:
     """Loader processes of each rank."""
     num_examples: int = 0
     """Images of each set whose best texts are kept; 0: none, and no confusions."""
+    cache: ImageCache = field(default_factory=lambda: ImageCache(0))
+    """Of preprocessed images, for evaluations with the same preprocessing."""
 
 
 @torch.no_grad()
@@ -168,15 +171,17 @@ def _embed_images(tasks: Sequence[SetTask], table: SampleTable, encoders: Encode
     union = np.unique(np.concatenate([rows for _, rows in users]))
     places = [torch.from_numpy(np.searchsorted(union, rows)) for _, rows in users]
     owner = f"evaluation set {', '.join(task.name for task, _ in users)}"
-    stream = image_batches(
-        SelectedImages(table, union),
+    images, batches = SelectedImages(table, union), _own_batches(len(union), streaming.batch_size)
+    read = partial(
+        image_batches,
+        images,
         encoders.preprocess,
-        _own_batches(len(union), streaming.batch_size),
+        batches,
         num_workers=streaming.num_workers,
         owner=owner,
         pin_memory=encoders.device.type == "cuda",
     )
-    for batch, pixels in stream:
+    for batch, pixels in streaming.cache.batches(images, batches, read):
         rows = encoders.encode_images(pixels).to(encoders.device)
         for (task, _), place in zip(users, places, strict=True):
             ids = ((place >= batch.start) & (place < batch.stop)).nonzero()[:, 0]

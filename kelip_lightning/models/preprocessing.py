@@ -33,10 +33,12 @@ def normalize_patches(patches: Tensor) -> Tensor:
     Returns:
         float32, same shape.
     """
-    repeats = patches.shape[-1] // len(CLIP_MEAN)
-    factors = device_constant(tuple(1 / (255 * std) for std in CLIP_STD), patches.device)
-    shifts = device_constant(tuple(-mean / std for mean, std in zip(CLIP_MEAN, CLIP_STD, strict=True)), patches.device)
-    return patches.float().mul_(factors.repeat(repeats)).add_(shifts.repeat(repeats))
+    factors = (1 / (255 * std) for std in CLIP_STD)
+    shifts = (-mean / std for mean, std in zip(CLIP_MEAN, CLIP_STD, strict=True))
+    # One constant: the compiler takes no second one of the same function.
+    constants: Tensor = device_constant((*factors, *shifts), patches.device)
+    factors_P, shifts_P = constants.view(2, -1).repeat(1, patches.shape[-1] // len(CLIP_MEAN))
+    return patches.float().mul_(factors_P).add_(shifts_P)
 
 
 def channel_statistics(device: torch.device) -> Tensor:

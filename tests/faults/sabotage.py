@@ -1,5 +1,6 @@
 """Faults injected into a process before it starts; in a module of its own, so that the process can import it."""
 
+import importlib
 import os
 import signal
 import time
@@ -22,6 +23,62 @@ class SignalAt:
 
     def __call__(self) -> None:
         _at_step(lambda _: os.kill(os.getpid(), self.number))
+
+
+@dataclass(frozen=True, slots=True)
+class SignalGroupAt:
+    """Sends the whole process group a signal in the middle of a step, as Ctrl-C in a terminal does."""
+
+    number: int
+
+    def __call__(self) -> None:
+        _at_step(lambda _: os.killpg(0, self.number))
+
+
+@dataclass(frozen=True, slots=True)
+class InOrder:
+    """Several faults."""
+
+    faults: tuple[Callable[[], None], ...]
+
+    def __call__(self) -> None:
+        for fault in self.faults:
+            fault()
+
+
+@dataclass(frozen=True, slots=True)
+class OnForkedRank:
+    """A fault of one rank alone, among ranks that are forks of this process."""
+
+    rank: int
+    fault: Callable[[], None]
+
+    def __call__(self) -> None:
+        from kelip_lightning.distributed import local_ranks
+
+        join = local_ranks._join
+
+        def join_and_fail(store: Any, rank: int, *arguments: Any) -> None:
+            join(store, rank, *arguments)
+            if rank == self.rank:
+                self.fault()
+
+        local_ranks._join = join_and_fail
+
+
+@dataclass(frozen=True, slots=True)
+class FailAt:
+    """Raises an error where a function is called."""
+
+    module: str
+    name: str
+    error: Exception
+
+    def __call__(self) -> None:
+        def fail(*_: Any, **__: Any) -> None:
+            raise self.error
+
+        setattr(importlib.import_module(self.module), self.name, fail)
 
 
 @dataclass(frozen=True, slots=True)

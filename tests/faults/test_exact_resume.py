@@ -1,54 +1,17 @@
 """A run that is killed and resumed repeatedly ends with the same metrics and weights as an uninterrupted one."""
 
-import json
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from data_modules.json_lines import read_json_lines
 from kelip_lightning.training.consolidate import consolidate
 from tests.faults.experiment import write_experiment
 from tests.faults.kill_points import KillPoint, draw_kill_points
+from tests.faults.records import WEIGHTS, assert_same_run, final_tensors, read_record
 from tests.faults.runner import kelip
-
-CLOCK = ("train/pairs_per_second", "train/data_wait_share")
-"""Metrics that depend on the clock."""
-WEIGHTS = ("mae/image_encoder/model.safetensors", "contrastive/dual_encoder/model.safetensors")
-
-
-def read_record(run: Path) -> list[dict[str, Any]]:
-    """Every line of metrics.jsonl without the clock's metrics."""
-    lines = read_json_lines(run / "metrics.jsonl")
-    return [{key: value for key, value in line.items() if key not in CLOCK} for line in lines]
-
-
-def final_tensors(run: Path) -> dict[str, Any]:
-    """Weights, moving averages of them and optimizer moments of the last checkpoint of either stage."""
-    found: dict[str, Any] = {}
-    for stage in ("mae", "contrastive"):
-        newest = max((run / stage / "checkpoints").glob("step=*"))
-        state = torch.load(newest / "state.ckpt", weights_only=True)
-        for part in ("state_dict", "current_model_state", "averaging_state"):
-            found |= {f"{stage}/{part}/{name}": tensor for name, tensor in state.get(part, {}).items()}
-        for number, moments in state["optimizer_states"][0]["state"].items():
-            found |= {f"{stage}/{number}/{name}": torch.as_tensor(one) for name, one in moments.items()}
-    return found
-
-
-def assert_same_run(resumed: Path, whole: Path) -> None:
-    """Losses, evaluations, weights and moments: bit for bit."""
-    assert read_record(resumed) == read_record(whole)
-    expected, found = final_tensors(whole), final_tensors(resumed)
-    assert found.keys() == expected.keys()
-    assert [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)] == []
-    for file in WEIGHTS:
-        assert (resumed / file).read_bytes() == (whole / file).read_bytes()
-    reports = [json.loads((run / "report.json").read_text(encoding="utf-8")) for run in (resumed, whole)]
-    assert reports[0]["metrics"] == reports[1]["metrics"]
 
 
 def run_and_kill(

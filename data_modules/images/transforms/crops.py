@@ -1,9 +1,9 @@
 """Random resized crops of an image file: header, crop boxes, decoding at the size that the boxes need, crops."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data_modules.images.config import Background
-from data_modules.images.decoding import MAX_REDUCTION, WHITE, EncodedImage, decode, to_array
+from data_modules.images.decoding import MAX_REDUCTION, WHITE, EncodedImage, decode
 from data_modules.records import empty_pixels
 
 Box = tuple[float, float, float, float]
@@ -77,6 +77,43 @@ def empty_crops(distributions: Sequence[CropDistribution], num_images: int) -> l
 def slots_by_image(crops: Sequence[Tensor]) -> list[list[Tensor]]:
     """Views of the memory of each image's crops, uint8 (3, size, size) each, in the order of the distributions."""
     return [list(slots) for slots in zip(*(one.unbind() for group in crops for one in group.unbind()), strict=True)]
+
+
+class CropWriter(Protocol):
+    """Receives the crops of the images of a batch."""
+
+    @property
+    def crops(self) -> Sequence[Tensor]:
+        """Those of each distribution, uint8 (V, B, 3, size, size), or empty ones that the device fills."""
+
+    def write(self, place: int, sampled: SampledCrops) -> None:
+        """Decode the image at this place of the batch, no larger than its crops need.
+
+        Raises:
+            SampleFault: The bytes cannot be decoded.
+        """
+
+
+class CutWriter:
+    """A `CropWriter` that cuts the crops.
+
+    Args:
+        distributions: Those of the crops, in order.
+        num_images: Size of the batch.
+        write: Writes the crops of one image to its slots.
+    """
+
+    def __init__(
+        self,
+        distributions: Sequence[CropDistribution],
+        num_images: int,
+        write: Callable[[SampledCrops, Sequence[Tensor]], None],
+    ) -> None:
+        self.crops = empty_crops(distributions, num_images)
+        self._slots, self._write = slots_by_image(self.crops), write
+
+    def write(self, place: int, sampled: SampledCrops) -> None:
+        self._write(sampled, self._slots[place])
 
 
 def sample_crops(
@@ -143,9 +180,7 @@ def write_crops(sampled: SampledCrops, slots: Sequence[Tensor]) -> None:
     image, crops, background, reduction, _ = sampled
     decoded = decode(image, background, reduction)
     if isinstance(decoded, Image.Image):
-        for crop, slot in zip(crops, slots, strict=True):
-            slot.numpy()[...] = crop_resized(decoded, crop.box, crop.size, crop.flip)
-        return
+        decoded = np.array(decoded)
     scale_x, scale_y = decoded.shape[1] / image.width, decoded.shape[0] / image.height
     for crop, slot in zip(crops, slots, strict=True):
         _write_crop(decoded, crop, scale_x, scale_y, slot)
@@ -164,8 +199,7 @@ def _write_crop(decoded: Pixels, crop: Crop, scale_x: float, scale_y: float, slo
 
     Deviation: its edges are rounded to whole pixels, since torch's kernel, far faster than Pillow's, takes no box.
     """
-    left, right = _rounded(crop.box[0] * scale_x, crop.box[2] * scale_x, decoded.shape[1])
-    top, bottom = _rounded(crop.box[1] * scale_y, crop.box[3] * scale_y, decoded.shape[0])
+    left, top, right, bottom = whole_pixels(crop.box, scale_x, scale_y, decoded.shape[1], decoded.shape[0])
     # On contiguous pixels with adjacent channels, torch's kernel gives the same result in two thirds of the time.
     pixels = torch.from_numpy(np.ascontiguousarray(decoded[top:bottom, left:right]))
     height, width, _ = pixels.shape
@@ -175,12 +209,13 @@ def _write_crop(decoded: Pixels, crop: Crop, scale_x: float, scale_y: float, slo
     slot.copy_((cut.flip(3) if crop.flip else cut)[0])
 
 
+def whole_pixels(box: Box, scale_x: float, scale_y: float, width: int, height: int) -> tuple[int, int, int, int]:
+    """The box in an image of this size, which is `scale_x` and `scale_y` times that of the box, in whole pixels."""
+    left, right = _rounded(box[0] * scale_x, box[2] * scale_x, width)
+    top, bottom = _rounded(box[1] * scale_y, box[3] * scale_y, height)
+    return left, top, right, bottom
+
+
 def _rounded(low: float, high: float, limit: int) -> tuple[int, int]:
     start = min(round(low), limit - 1)
     return start, min(max(round(high), start + 1), limit)
-
-
-def crop_resized(image: Image.Image, box: Box, size: int, flip: bool = False) -> Pixels:
-    """The box of the image, resized to size x size, uint8 (3, size, size)."""
-    crop = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
-    return to_array(crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else crop)

@@ -7,7 +7,6 @@ app. A.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -17,43 +16,27 @@ from data_modules.images.decoding import EncodedImage
 from data_modules.images.transforms.crops import (
     CropDistribution,
     SampledCrops,
-    empty_crops,
     sample_crops,
-    slots_by_image,
     write_crops,
 )
 from data_modules.images.transforms.strong import augment
 
 
-class CropBatch(NamedTuple):
-    """Memory of the crops of B images, uint8 (number, B, 3, side, side) each; no crops of a kind: number = 0."""
-
-    global_crops: Tensor
-    """Of side image_size."""
-    local_crops: Tensor
-    """Of side local_size."""
-    views: Tensor
-    """Of side image_size."""
-    slots: list[list[Tensor]]
-    """Of each image, the memory of its crops, uint8 (3, side, side) each: global, local, views."""
-
-
 class MultiCrop:
-    """Cuts global crops, local crops and views out of one image; the file is decoded once."""
+    """Cuts global crops, local crops and views out of one image; the file is decoded once.
+
+    Attributes:
+        distributions: Of global crops, local crops and views.
+    """
 
     def __init__(self, config: MultiCropConfig) -> None:
         self.config, views, size, flip = config, config.views, config.image_size, config.flip
         low, high = config.local_scale_min, config.local_scale_max
-        self._distributions = (
+        self.distributions = (
             CropDistribution(config.num_global_crops, size, config.global_scale_min, config.global_scale_max, flip),
             CropDistribution(config.num_local_crops, config.local_size, low, high, flip),
             CropDistribution(views.num_views, size, views.scale_min, views.scale_max, views.flip),
         )
-
-    def new_batch(self, num_images: int) -> CropBatch:
-        """Uninitialised memory for the crops of a batch."""
-        global_crops, local_crops, views = crops = empty_crops(self._distributions, num_images)
-        return CropBatch(global_crops, local_crops, views, slots_by_image(crops))
 
     def sample(self, image: EncodedImage, generator: np.random.Generator) -> SampledCrops:
         """The crops of an image file, from the sample's random stream.
@@ -61,17 +44,17 @@ class MultiCrop:
         Views are sampled last: boxes and colours of the crops do not depend on them. If a small view requires a larger
         decoding of a large JPEG, the crops' pixels differ by resampling.
         """
-        return sample_crops(image, self._distributions, self.config.background, generator)
+        return sample_crops(image, self.distributions, self.config.background, generator)
 
     def write(self, sampled: SampledCrops, slots: Sequence[Tensor]) -> None:
-        """Decode an image and write its crops to its slots of a batch.
+        """Decode an image and write its crops, uint8 (3, side, side) each, to their places in a batch.
 
         Raises:
             SampleFault: The bytes cannot be decoded.
         """
         config, views = self.config, self.config.views
         write_crops(sampled, slots)
-        if config.strong.is_off and (not views.num_views or views.strong.is_off):
+        if not self.config.augments:
             return
         # Separate streams, derived from the sample's: the boxes do not depend on strong augmentation.
         of_crops, of_views = sampled.generator.spawn(2)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from data_modules.faults import FaultReport, SampleFault
 from data_modules.images.decoding import EncodedImage, decode, open_image
-from data_modules.images.transforms.crops import Background, Box, crop_resized
+from data_modules.images.transforms.crops import Background, Box, CutWriter
 from data_modules.images.transforms.multi_crop import MultiCrop, MultiCropConfig
 from data_modules.order.sampling import Draw
 from data_modules.records import PairRecord
@@ -53,9 +53,9 @@ def records_together(source: PairSource, indices: Sequence[int]) -> list[Found]:
 def cut(data: bytes, config: MultiCropConfig, generator: np.random.Generator) -> CropsOfOne:
     """The crops of an image as a batch of one."""
     transform = MultiCrop(config)
-    batch = transform.new_batch(1)
-    transform.write(transform.sample(open_image(data), generator), batch.slots[0])
-    return CropsOfOne(*(crops[:, 0].numpy() for crops in batch[:3]))
+    writer = CutWriter(transform.distributions, 1, transform.write)
+    writer.write(0, transform.sample(open_image(data), generator))
+    return CropsOfOne(*(crops[:, 0].numpy() for crops in writer.crops))
 
 
 def stream_of(seed: int, draw: Draw) -> np.random.Generator:
@@ -102,12 +102,9 @@ def crops_of(
     ]
     sides = [min(right - left, bottom - top) / size for (left, top, right, bottom), size, _ in sampled]
     reduction = max(one for one in (1, 2, 4, 8) if one <= max(1.0, min(sides)))
-    decoded = decode(image, colour, reduction if image.is_plain_jpeg else 1)
-    if isinstance(decoded, np.ndarray):
-        scales = decoded.shape[1] / image.width, decoded.shape[0] / image.height
-        crops = [_crop_of_jpeg(torch.from_numpy(decoded), *one, *scales) for one in sampled]
-    else:
-        crops = [crop_resized(decoded, *one) for one in sampled]
+    decoded = np.array(decode(image, colour, reduction if image.is_plain_jpeg else 1))
+    scales = decoded.shape[1] / image.width, decoded.shape[0] / image.height
+    crops = [crop_of(torch.from_numpy(decoded), *one, *scales) for one in sampled]
     ends = np.cumsum([number for number, *_ in kinds])
     return [
         np.stack(crops[end - number : end]) if number else np.empty((0, 3, size, size), dtype=np.uint8)
@@ -115,7 +112,10 @@ def crops_of(
     ]
 
 
-def _crop_of_jpeg(decoded: torch.Tensor, box: Box, size: int, flip: bool, scale_x: float, scale_y: float) -> np.ndarray:
+def crop_of(
+    decoded: torch.Tensor, box: Box, size: int, flip: bool, scale_x: float = 1.0, scale_y: float = 1.0
+) -> np.ndarray:
+    """A crop, uint8 (3, size, size), of uint8 (H, W, 3)."""
     height, width, _ = decoded.shape
     left, top = min(round(box[0] * scale_x), width - 1), min(round(box[1] * scale_y), height - 1)
     right = min(max(round(box[2] * scale_x), left + 1), width)

@@ -55,6 +55,7 @@ class Ranges:
     decay: float = field(default=0.5, metadata=between(0, 1, "neither"))
     weights: dict[str, float] = field(default_factory=dict, metadata=above(0))
     bias: float = 0.0
+    workers: int | str = field(default="auto", metadata=at_least(1, word="auto"))
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -62,7 +63,7 @@ class Ranges:
 
 def test_check_ranges__bounds_that_belong_to_them() -> None:
     Ranges(count=2, rate=1e-9, share=0, ratio=0, scale=1, weights={"ko": 0.1}, bias=-3)
-    Ranges(share=1, rate=None, ratio=0.999, scale=0.001)
+    Ranges(share=1, rate=None, ratio=0.999, scale=0.001, workers=1)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,8 @@ def test_check_ranges__bounds_that_belong_to_them() -> None:
         ({"decay": 1}, "decay = 1 must be in (0, 1)"),
         ({"weights": {"en": 1.0, "ko": 0.0}}, "weights.ko = 0.0 must be above 0"),
         ({"bias": float("nan")}, "bias = nan must be a finite number"),
+        ({"workers": 0}, "workers = 0 must be at least 1, or auto"),
+        ({"workers": "all"}, "workers = 'all' must be a whole number of at least 1, or auto"),
     ],
 )
 def test_check_ranges__message_names_key_value_and_rule(values: dict[str, Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from data_modules.image import ImageDataModule
 from data_modules.images.config import Background, MaskedImageConfig
 from data_modules.images.decoding import open_image
 from data_modules.order.sampling import Draw
+from data_modules.records import UncutBatch
 from data_modules.sources.config import SourceConfig
 from tests.unit.data_modules.one_by_one import crops_of, model_seed_of, stream_of
 
@@ -60,6 +62,19 @@ def test_train_dataloader__each_sample_from_its_own_stream(config: ImageDataConf
     assert np.array_equal(batch.images[place], image)
     assert np.array_equal(batch.noise[place], generator.random(4, dtype=np.float32))
     assert batch.sample_seeds[place] == model_seed_of(5, Draw(1, sample_id))
+
+
+def test_train_dataloader__a_crop_left_to_the_device_is_that_of_the_cpu(config: ImageDataConfig) -> None:
+    here, there = _data(config), _data(replace(config, resize_on_device=True))
+    device = SimpleNamespace(root_device=torch.device("cuda"))
+    there.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=device)
+    for expected, uncut in zip(here.train_dataloader(), there.train_dataloader(), strict=True):
+        assert isinstance(uncut, UncutBatch)
+        found = there.on_after_batch_transfer(uncut, 0)
+        assert (found.images.shape, found.images.dtype) == (expected.images.shape, torch.uint8)
+        assert (found.images.int() - expected.images.int()).abs().max() <= 2
+        assert torch.equal(found.noise, expected.noise)
+        assert torch.equal(found.sample_seeds, expected.sample_seeds)
 
 
 def test_train_dataloader__workers_change_nothing(config: ImageDataConfig) -> None:

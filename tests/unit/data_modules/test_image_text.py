@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -22,10 +23,11 @@ from data_modules.images.decoding import open_image
 from data_modules.languages import LANGUAGES
 from data_modules.loading import open_sources
 from data_modules.order.sampling import Draw
-from data_modules.records import ImageTextBatch
+from data_modules.records import ImageTextBatch, UncutBatch
 from data_modules.sources.config import SourceConfig
 from data_modules.text.captions import CaptionSampler
 from data_modules.text.config import CaptionConfig, TokenizerConfig
+from tests.trainers import quiet_trainer
 from tests.unit.data_modules.corpora import FORMATS, Sample, samples, write_source
 from tests.unit.data_modules.one_by_one import crops_of, made_from, model_seed_of, stream_of
 
@@ -136,6 +138,103 @@ def test_train_dataloader__of_any_source_with_corrupt_samples_equals_samples_mad
         draws = [Draw(step, sample_id) for sample_id in data.order.batch(step).tolist()]
         kinds |= {fault.kind for fault in _check(data, transform, batch, draws)}
     assert "image_undecodable" in kinds
+
+
+class _Trainer(SimpleNamespace):
+    """A trainer on a device."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(global_rank=0, world_size=1, strategy=SimpleNamespace(root_device=torch.device(device)))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_train_dataloader__crops_left_to_the_device_are_those_of_the_cpu_within_2(
+    tmp_path: Path, kind: str, num_workers: int
+) -> None:
+    source, limit = write_source(kind, tmp_path, _damaged(samples(40)), per_shard=6), CorruptSampleConfig(max_share=1.0)
+    config = ImageTextDataConfig(
+        sources={"web": source}, global_batch_size=20, num_workers=num_workers, corrupt_samples=limit
+    )
+    views = ViewConfig(num_views=2, strong=OFF)
+    transform = replace(TRANSFORM, flip=0.5, background=Background.random, views=views)
+    here, there = _data(config, transform), _data(replace(config, resize_on_device=True), transform)
+    there.trainer = _Trainer("cuda")
+    for expected, uncut in zip(here.train_dataloader(), there.train_dataloader(), strict=True):
+        assert isinstance(uncut, UncutBatch)
+        found = there.on_after_batch_transfer(uncut, 0)
+        for name in ("global_crops", "local_crops", "views"):
+            crops, same = getattr(found, name), getattr(expected, name)
+            assert crops.shape == same.shape
+            assert (crops.int() - same.int()).abs().max() <= 2
+        for name in ("tokens", "languages", "sample_ids", "sample_seeds"):
+            assert torch.equal(getattr(found, name), getattr(expected, name))
+        assert (found.captions, found.faults) == (expected.captions, expected.faults)
+        assert there.on_after_batch_transfer(expected, 0) is expected
+
+
+class _Recorder(pl.LightningModule):
+    """Keeps the batches of its training steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.batches = torch.nn.Parameter(torch.zeros(1)), list[ImageTextBatch]()
+
+    def training_step(self, batch: ImageTextBatch, _: int) -> torch.Tensor:
+        self.batches.append(batch)
+        return self.weight.sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+def test_training_step__gets_whole_batches_from_lightning(
+    config: ImageTextDataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    for on_device in (False, True):
+        monkeypatch.setattr(ImageTextDataModule, "cuts_on_device", lambda _, on_device=on_device: on_device)
+        module = _Recorder()
+        quiet_trainer(4).fit(module, datamodule=_data(config))
+        seen.append(module.batches)
+    assert [len(one) for one in seen] == [4, 4]
+    for here, there in zip(*seen, strict=True):
+        assert isinstance(there, ImageTextBatch)
+        assert torch.equal(here.global_crops, there.global_crops), "PNGs are the same"
+        assert torch.equal(here.tokens, there.tokens)
+
+
+def test_cuts_on_device__not_on_a_cpu_which_is_logged(
+    config: ImageTextDataConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = _data(replace(config, resize_on_device=True))
+    caplog.set_level("INFO", logger="data_modules.loading")
+    assert not data.cuts_on_device(), "no trainer"
+    data.trainer = _Trainer("cpu")
+    assert isinstance(next(iter(data.train_dataloader())), ImageTextBatch)
+    assert [one.message for one in caplog.records] == [
+        "data.resize_on_device = true has no effect: the device is a CPU, on which the loader resizes"
+    ]
+    data.trainer = _Trainer("cuda")
+    assert data.cuts_on_device()
+    off = _data(config)
+    off.trainer = _Trainer("cuda")
+    assert not off.cuts_on_device()
+
+
+@pytest.mark.parametrize(
+    ("transform", "section"),
+    [
+        (replace(TRANSFORM, strong=StrongConfig(grayscale=0.1)), "transform.strong"),
+        (replace(TRANSFORM, views=ViewConfig(num_views=2)), "transform.views.strong"),
+    ],
+)
+def test_resize_on_device__refuses_strong_augmentation(
+    config: ImageTextDataConfig, transform: MultiCropConfig, section: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^data.resize_on_device = true .* and {section} augments their pixels"):
+        _data(replace(config, resize_on_device=True), transform)
 
 
 def test_train_dataloader__pixels_of_a_worker_are_in_shared_memory_from_the_start(

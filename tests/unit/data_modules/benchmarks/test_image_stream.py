@@ -1,13 +1,15 @@
 """Streams of stored images: order, workers, memory of few batches, and broken pictures."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from data_modules.benchmarks.image_stream import EvaluationTransform, SelectedImages, image_batches
+from data_modules.benchmarks.image_stream import EvaluationTransform, ImageCache, SelectedImages, image_batches
 from data_modules.benchmarks.sample_table import RowIds
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
@@ -69,3 +71,40 @@ def test_image_batches__an_unusable_image_names_its_set_and_key(num_workers: int
     with pytest.raises(DataError, match=rf"^evaluation set a: image 'key 8' cannot be used \({reason}.*; replace it"):
         _stream(table, [5, 3, 9, 7, 1, 8, 2, 6], batches, num_workers)
     assert len(_stream(table, [5, 3, 9, 7], batches[:2], num_workers)) == 2, "it is not read unless it is used"
+
+
+class _CountedReads:
+    """Batches of three images; counts how often they are read."""
+
+    def __init__(self, batches: list[slice]) -> None:
+        self.batches, self.reads = batches, 0
+
+    def __call__(self) -> Iterator[tuple[slice, Tensor]]:
+        self.reads += 1
+        for one in self.batches:
+            yield (
+                one,
+                torch.arange(one.start, one.stop, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4).clone(),
+            )
+
+
+@pytest.mark.parametrize(("max_bytes", "reads"), [(0, 2), (3 * 48 - 1, 2), (3 * 48, 1)])
+def test_image_cache__keeps_whole_tables_that_fit(max_bytes: int, reads: int) -> None:
+    batches = [slice(0, 2), slice(2, 3)]
+    images, read = SelectedImages(Pictures(3), np.arange(3)), _CountedReads(batches)
+    cache = ImageCache(max_bytes)
+    first, second = (list(cache.batches(images, batches, read)) for _ in range(2))
+    assert read.reads == reads
+    assert [batch for batch, _ in first] == [batch for batch, _ in second] == batches
+    for (_, one), (_, two) in zip(first, second, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_image_cache__other_batches_and_rows_are_read_anew() -> None:
+    table = Pictures(3)
+    whole, halves = _CountedReads([slice(0, 3)]), _CountedReads([slice(0, 2), slice(2, 3)])
+    cache = ImageCache(1000)
+    for reads in (whole, halves):
+        list(cache.batches(SelectedImages(table, np.arange(3)), reads.batches, reads))
+    list(cache.batches(SelectedImages(table, np.array([0, 1, 1])), whole.batches, whole))
+    assert (whole.reads, halves.reads) == (2, 1)

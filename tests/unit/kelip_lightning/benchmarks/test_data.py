@@ -113,7 +113,7 @@ def test_run_data_benchmark__says_what_to_install(monkeypatch: pytest.MonkeyPatc
     asked: list[int] = []
 
     def pretend(threads: int, work: object, side: int, setting: DataSetting) -> DataRates:
-        assert threads == 1 and work is measure
+        assert threads == 1 and work is measure and setting.repeats == 3
         asked.append(side)
         return DataRates(side=side, kilobytes=1.0, samples_per_second={ONE: 5.0}, worker_megabytes=[])
 

@@ -13,12 +13,18 @@ import pytest
 import yaml
 from PIL import Image
 
+from data_modules.image_text import ImageTextDataConfig, ImageTextDataModule
+from data_modules.images.decoding import jpeg_ycbcr, open_image
+from data_modules.images.planes import encode_planes
+from data_modules.images.transforms.multi_crop import MultiCropConfig
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.tar_source import TarSource
+from data_modules.text.tokenizer import TokenizerConfig
 from kelip_lightning.cli import main
 from tests.unit.data_modules.corpora import members, picture, samples, write_shards, write_tar
 
 NUM, PER_SHARD, SIDE = 12, 5, 40
+TRIPLE, BICUBIC = ("yuv", "json", "txt"), Image.Resampling.BICUBIC
 
 
 @pytest.fixture
@@ -162,6 +168,66 @@ def test_pack__other_settings_need_another_folder(
     assert _pack(experiment, tmp_path / "packed") == 0
     assert _pack(experiment, tmp_path / "packed", "--quality", "50") == 2
     assert "packed with other settings (see web.json); use another folder" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_pack__undecoded_pixels_are_read_by_the_loader_like_other_images(
+    experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "packed"
+    assert _pack(experiment, folder, "--pixels", "yuv420") == 0
+    shown = capsys.readouterr().out
+    assert f"web: {NUM} samples written" in shown
+    with tarfile.open(folder / "web-000000.tar") as archive:
+        assert [m.name for m in archive if m.name.startswith("0000000001")] == [f"0000000001.{e}" for e in TRIPLE]
+    config = SourceConfig(files=[str(folder / "*.tar")], caption_fields=["txt"], language="detect")
+    packed = TarSource("packed", config)
+    assert [packed[i].caption for i in range(len(packed))] == [one.caption for one in samples(NUM)]
+    sizes = 0
+    for i, one in enumerate(samples(NUM)):
+        image, small = packed[i].image, Image.open(io.BytesIO(one.image)).convert("RGB").resize((20, 16), BICUBIC)
+        assert image == encode_planes(small.convert("YCbCr"))
+        sizes += len(image)
+    estimate = re.search(r"web: about (\S+) GB, 1.5 bytes a pixel", shown)
+    assert estimate is not None
+    # One of the 13 images is corrupt and counts in neither; the estimate spreads over the rows.
+    assert float(estimate.group(1)) * 1e9 == pytest.approx(sizes, rel=0.02)
+    assert "GB are free in" in shown
+    data = ImageTextDataModule(
+        ImageTextDataConfig(sources={"packed": config}, global_batch_size=NUM, num_workers=0),
+        MultiCropConfig(image_size=16, num_global_crops=1, num_local_crops=0, global_scale_min=1.0),
+        TokenizerConfig(vocab_size=300),
+        seed=0,
+        max_steps=1,
+    )
+    (batch,) = data.train_dataloader()
+    assert (batch.global_crops.shape, batch.faults) == ((1, NUM, 3, 16, 16), [])
+
+
+def test_pack__small_jpegs_keep_the_values_that_they_store(experiment: str, tmp_path: Path) -> None:
+    assert main(["data", "pack", experiment, str(tmp_path / "packed"), "--pixels", "yuv420"]) == 0
+    packed = TarSource("packed", SourceConfig(files=[str(tmp_path / "packed" / "*.tar")], caption_fields=["txt"]))
+    jpeg = samples(NUM)[0]
+    assert jpeg.ending == "jpg"
+    stored = jpeg_ycbcr(open_image(jpeg.image))
+    assert stored is not None
+    assert packed[0].image == encode_planes(stored)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--pixels", "yuv420", "--format", "webp"], "--pixels yuv420 stores undecoded pixels, which have no --format"),
+        (["--pixels", "yuv420", "--quality", "80"], "which have no --quality: leave one of them out"),
+        (["--format", "png", "--quality", "80"], "--quality is of WebP and JPEG, and --format png has none"),
+        (["--format", "bmp"], "format 'bmp' is not supported: use webp, jpg, png"),
+    ],
+)
+def test_pack__options_without_effect_are_refused_before_anything_is_written(
+    experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert _pack(experiment, tmp_path / "packed", *options) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "packed").exists()
 
 
 @pytest.fixture

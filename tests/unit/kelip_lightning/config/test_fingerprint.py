@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from enum import Enum
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
@@ -73,6 +74,8 @@ def _other(value: Any, hint: Any) -> Any:
     if get_origin(kind) is dict:
         of = get_args(kind)[1]
         return value | {"added": object.__new__(of) if is_dataclass(of) else _other(None, of)}
+    if get_origin(kind) is UnionType:
+        return _other(value, type(value))
     if kind is bool:
         return not value
     if get_origin(kind) is None and kind is str:

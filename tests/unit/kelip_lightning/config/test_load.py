@@ -38,13 +38,13 @@ def test_load_experiment__three_mistakes_three_sentences(experiments: Path) -> N
         experiments,
         "contrastive.image_encoder.dept=2",
         "mae.schedule.max_steps=ten",
-        "contrastive.trainer.devices=3",
+        "contrastive.trainer.accumulate=3",
     )
     assert found == [
         "mae.schedule.max_steps = 'ten' must be a whole number",
         "contrastive.image_encoder.dept is not a known key; did you mean contrastive.image_encoder.depth?",
         "contrastive.data.global_batch_size = 8 must be a multiple of trainer.devices x num_nodes x accumulate = "
-        "3 x 1 x 1; use 6 or 9",
+        "1 x 1 x 3; use 6 or 9",
     ]
 
 

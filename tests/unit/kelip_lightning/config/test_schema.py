@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from data_modules.config_roles import at_least
 from kelip_lightning.config.schema import build_section, dotted_paths, has_key, run_rule, to_plain
 
 
@@ -25,6 +26,7 @@ class Part:
     shape: Shape = Shape.round
     label: str | None = None
     where: dict[str, list[str]] = field(default_factory=dict)
+    count: int | str = field(default=1, metadata=at_least(1, word="auto"))
 
     def __post_init__(self) -> None:
         if self.size % 2:
@@ -77,6 +79,9 @@ def test_build_section__typed_values() -> None:
         ({"part": None}, "part = null must be a section"),
         ({"parts": {"a": {"size": 1}}}, "parts.a.size = 1 must be even"),
         ({"parts": [1]}, "parts = [1] must be a mapping {key: section, ...}"),
+        ({"part": {"size": 2, "count": 0}}, "part.count = 0 must be at least 1, or auto"),
+        ({"part": {"size": 2, "count": "all"}}, "part.count = 'all' must be a whole number of at least 1, or auto"),
+        ({"part": {"size": 2, "count": None}}, "part.count = null must be a whole number of at least 1, or auto"),
         ({"exact": "maybe"}, "exact = 'maybe' must be true or false"),
         ({"part": {}}, "part.size is missing and has no default: give it in the file, or as part.size=VALUE"),
         ({"name": "???"}, "name is missing"),
@@ -90,6 +95,13 @@ def test_build_section__one_message_per_problem(change: dict[str, Any], expected
     _, problems = build({"name": "x", "part": {"size": 2}, **change})
     assert len(problems) == 1
     assert problems[0].startswith(expected) or expected in problems[0]
+
+
+@pytest.mark.parametrize(("given", "expected"), [(3, 3), ("3", 3), ("auto", "auto")])
+def test_build_section__a_number_or_a_word(given: int | str, expected: int | str) -> None:
+    whole, problems = build({"name": "x", "part": {"size": 2, "count": given}})
+    assert problems == []
+    assert whole.part.count == expected
 
 
 def test_build_section__finds_all_problems_together() -> None:

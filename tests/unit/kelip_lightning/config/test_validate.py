@@ -46,6 +46,18 @@ BROKEN = [
     (["mae.transform.image_size=48"], "mae.transform.image_size = 48 must equal mae.image_encoder.image_size = 32"),
     (["contrastive.transform.local_size=20"], "must be a multiple of contrastive.image_encoder.patch_size = 16"),
     (["contrastive.transform.local_size=48"], "must not exceed contrastive.transform.image_size = 32"),
+    (
+        ["contrastive.data.resize_on_device=true", "contrastive.transform.strong.grayscale=0.2"],
+        "contrastive.data.resize_on_device = true leaves the crops to the device, and contrastive.transform.strong aug",
+    ),
+    (
+        [
+            "contrastive.data.resize_on_device=true",
+            "contrastive.self_supervision.method=simclr",
+            "contrastive.transform.views.num_views=2",
+        ],
+        "and contrastive.transform.views.strong augments their pixels on the CPU: set resize_on_device to false, or",
+    ),
     (["mae.masked_autoencoder.mask_ratio=0.9"], "must leave at least one patch visible and one masked"),
     (
         ["contrastive.data.captions={name: 0.5, keywords: 0.5, max_keywords: 9}"],
@@ -56,6 +68,12 @@ BROKEN = [
     (["contrastive.evaluation.captions.both={table: {files: [F], captions: {ko: ko}}}"], "both ko and en"),
     (["mae.image_encoder.width=64"], "contrastive.image_encoder.width = 32 must equal mae.image_encoder.width = 64"),
     (["contrastive.init.image_encoder=somewhere"], "would be overridden by the encoder"),
+    (
+        ["contrastive.trainer.devices=2"],
+        "contrastive.trainer.devices = 2 must equal mae.trainer.devices = 1, as one command starts the processes of "
+        "both stages; trainer.devices=VALUE sets both",
+    ),
+    (["mae.trainer.num_nodes=2"], "contrastive.trainer.num_nodes = 1 must equal mae.trainer.num_nodes = 2"),
     (["contrastive.data.sources.one.files=[nowhere.parquet]"], "no file matches 'nowhere.parquet'"),
     (["contrastive.data.captions.templates_file=nowhere.yaml"], "nowhere.yaml does not exist"),
     (["contrastive.tokenizer.file=nowhere.json"], "contrastive.tokenizer.file = nowhere.json does not exist"),
@@ -122,7 +140,7 @@ def test_rules__machine(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> N
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert "has 2 GPU(s)" in problems(experiments, "mae.trainer.devices=4")[0]
+    assert "has 2 GPU(s)" in problems(experiments, "trainer.devices=4")[0]
 
 
 def test_rules__those_that_need_timm_or_torch_run_after_all_others(
@@ -165,6 +183,13 @@ def test_rules__deepspeed_must_be_installed(experiments: Path, monkeypatch: pyte
 
 def _contrastive(folder: Path, overrides: list[str]) -> ContrastiveExperiment:
     return load_experiment(folder / "contrastive.yaml", overrides, ContrastiveExperiment).experiment
+
+
+def test_rules__the_device_resizes_crops_without_augmentation(experiments: Path) -> None:
+    overrides = ["data.resize_on_device=true", "contrastive.transform.views.strong.grayscale=0.5"]
+    experiment = load_experiment(experiments / "pretrain.yaml", overrides, PretrainExperiment).experiment
+    assert experiment.mae is not None
+    assert experiment.mae.data.resize_on_device and experiment.contrastive.data.resize_on_device
 
 
 def test_rules__simclr_may_use_deepspeed(experiments: Path) -> None:

@@ -39,6 +39,12 @@ def test_normalize_patches__equals_torchvision_on_every_pixel_value() -> None:
     assert torch.equal(normalize_patches(some), found[:, [7, 2]])
 
 
+def test_normalize_patches__compiles_to_one_graph() -> None:
+    patches = torch.randint(0, 256, (2, 5, 48), dtype=torch.uint8)
+    compiled = torch.compile(normalize_patches, backend="inductor", fullgraph=True)
+    torch.testing.assert_close(compiled(patches), normalize_patches(patches))
+
+
 def test_normalize_images__no_views() -> None:
     assert normalize_images(torch.empty(0, 4, 3, 8, 8, dtype=torch.uint8)).shape == (0, 4, 3, 8, 8)
 

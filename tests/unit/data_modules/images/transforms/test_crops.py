@@ -16,7 +16,6 @@ from data_modules.images.transforms.crops import (
     CropDistribution,
     SampledCrops,
     choose_reduction,
-    crop_resized,
     empty_crops,
     sample_background,
     sample_box,
@@ -110,30 +109,10 @@ def test_sample_box__whole_image_is_cut_by_its_aspect_at_most() -> None:
     assert shares.max() <= 1
 
 
-@pytest.mark.parametrize("size", [16, 32, 40])
-def test_crop_resized__equals_crop_then_resize(size: int) -> None:
-    box = (8, 4, 40, 36)
-    image = Image.fromarray(PIXELS)
-    expected = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
-    cut = crop_resized(image, box, size)
-    assert (cut.dtype, cut.shape) == (np.uint8, (3, size, size))
-    # Pillow's box resampling reads pixels beyond the box's edge, crop does not.
-    border = 0 if size == 32 else 4
-    inside = slice(border, size - border)
-    assert np.abs(cut[:, inside, inside].astype(int) - expected[:, inside, inside]).max() <= (1 if border else 0)
-
-
-def test_crop_resized__strong_reduction_stays_close_to_the_exact_one() -> None:
-    y, x = np.mgrid[0:480, 0:640]
-    smooth = Image.fromarray(np.stack([x * 255 // 640, y * 255 // 480, (x + y) * 255 // 1120], axis=2).astype(np.uint8))
-    box = (13.3, 7.7, 600.2, 470.1)
-    exact = np.asarray(smooth.resize((24, 24), Image.Resampling.BICUBIC, box=box)).transpose(2, 0, 1)
-    assert np.abs(crop_resized(smooth, box, 24).astype(int) - exact).max() <= 2
-
-
-def test_crop_resized__flip_mirrors_left_and_right() -> None:
-    image, box = Image.fromarray(PIXELS), (3.5, 2.25, 50.0, 40.0)
-    assert np.array_equal(crop_resized(image, box, 20, flip=True), crop_resized(image, box, 20)[:, :, ::-1])
+def pillow_crop(image: Image.Image, crop: Crop) -> np.ndarray:
+    cut = image.resize((crop.size, crop.size), Image.Resampling.BICUBIC, box=crop.box)
+    pixels = np.asarray(cut).transpose(2, 0, 1)
+    return pixels[:, :, ::-1] if crop.flip else pixels
 
 
 def _cut(image: EncodedImage, crops: list[Crop]) -> list[np.ndarray]:
@@ -177,7 +156,7 @@ def test_write_crops__crops_of_a_jpeg_are_close_to_pillows(size: tuple[int, int]
     ]
     whole = decode_image(image.data)
     for crop, cut in zip(crops, _cut(image, crops), strict=True):
-        exact = crop_resized(whole, crop.box, crop.size, crop.flip)
+        exact = pillow_crop(whole, crop)
         assert (cut.shape, cut.dtype) == (exact.shape, exact.dtype)
         assert np.abs(cut.astype(int) - exact).mean() < 2.0
         assert np.abs(cut[:, :, ::-1].astype(int) - exact).mean() > 8.0, "not mirrored by mistake"

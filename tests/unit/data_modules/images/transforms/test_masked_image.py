@@ -7,16 +7,15 @@ import pytest
 
 from data_modules.images.config import Background, MaskedImageConfig
 from data_modules.images.decoding import open_image
-from data_modules.images.transforms.crops import write_crops
+from data_modules.images.transforms.crops import CutWriter, write_crops
 from data_modules.images.transforms.masked_image import MaskedImage
 
 
 def _apply(picture: bytes, seed: int = 0, **options: Any) -> tuple[np.ndarray, np.ndarray]:
     transform = MaskedImage(MaskedImageConfig(**{"image_size": 32} | options), num_patches=5000)
-    batch = transform.new_batch(1)
-    sampled = transform.sample(open_image(picture), np.random.default_rng(seed), batch.noise[0])
-    write_crops(sampled, batch.slots[0])
-    return batch.images[0].numpy(), batch.noise[0]
+    noise, writer = np.empty(5000, dtype=np.float32), CutWriter(transform.distributions, 1, write_crops)
+    writer.write(0, transform.sample(open_image(picture), np.random.default_rng(seed), noise))
+    return writer.crops[0][0, 0].numpy(), noise
 
 
 def test_masked_image__shapes_and_uniform_noise(picture: bytes) -> None:

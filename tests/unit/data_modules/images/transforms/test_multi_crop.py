@@ -11,9 +11,9 @@ from data_modules.images import decoding
 from data_modules.images.config import Background, MultiCropConfig, StrongConfig, ViewConfig
 from data_modules.images.decoding import decode_image
 from data_modules.images.transforms import crops as crops_of_files
-from data_modules.images.transforms.crops import crop_resized, sample_box
+from data_modules.images.transforms.crops import sample_box
 from data_modules.images.transforms.strong import augment
-from tests.unit.data_modules.one_by_one import CropsOfOne, cut
+from tests.unit.data_modules.one_by_one import CropsOfOne, crop_of, cut
 
 JITTER = StrongConfig(color_jitter=1.0)
 
@@ -70,7 +70,7 @@ def test_multi_crop__boxes_of_the_stream_then_colours_of_the_views(picture: byte
     def crop(low: float, high: float, size: int) -> np.ndarray:
         box = sample_box(image.width, image.height, low, high, generator)
         generator.uniform()
-        return crop_resized(image, box, size)
+        return crop_of(torch.from_numpy(np.array(image)), box, size, flip=False)
 
     assert np.array_equal(found.global_crops, [crop(0.4, 1.0, 32), crop(0.4, 1.0, 32)])
     assert np.array_equal(found.local_crops, [crop(0.1, 0.4, 16)])
