@@ -76,12 +76,15 @@ dashboard-screenshot: $(VENV)/.base ## screenshots of TensorBoard on runs/ with 
 BENCHMARKS := runs/benchmarks
 
 .PHONY: benchmark
-benchmark: $(VENV)/.test ## our training step beside open_clip's, into runs/benchmarks/ (ARGS="--threads 2")
+benchmark: $(VENV)/.test ## all benchmarks, into runs/benchmarks/ (hours; ARGS="--threads 2" for the step)
 	$(BIN)/kelip benchmark step --output $(BENCHMARKS) $(ARGS)
+	$(BIN)/kelip benchmark step --growth --model emoji --output $(BENCHMARKS)
+	set -e; for name in loss data evaluation; do $(BIN)/kelip benchmark $$name --output $(BENCHMARKS); done
+	$(BIN)/kelip benchmark run experiments/emoji/pretrain.yaml --output $(BENCHMARKS)
 
 .PHONY: benchmark-data
 benchmark-data: $(VENV)/.test ## samples per second and core of the data path, compared with raw decoding and open_clip's loader
-	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.benchmarks.data $(ARGS)
+	$(BIN)/kelip benchmark data --output $(BENCHMARKS) $(ARGS)
 
 .PHONY: benchmark-evaluation
 benchmark-evaluation: $(VENV)/.base ## memory of an evaluation of 50,000 pictures and of 5,000 x 25,000 retrieval; one rank and two

@@ -1,4 +1,4 @@
-"""`kelip benchmark step|loss|evaluation|run`: measurements of speed and memory that anyone can repeat."""
+"""`kelip benchmark step|loss|data|evaluation|run`: measurements of speed and memory that anyone can repeat."""
 
 import argparse
 import sys
@@ -44,6 +44,7 @@ EVALUATION_SIZES = {
     "width": "of the encoders of the memory measurement (default: 64)",
 }
 EVALUATION_SMOKE = {"pictures": 200, "queries": 40, "timed": 100, "width": 8, "timed_width": 8, "timed_depth": 1}
+DATA_SMOKE = {"sizes": [256], "repeats": 1, "batches": 1}
 COMPILED_WARMUP = 5
 """All four batches of a round once, and the first again: their captions have different lengths to compile for."""
 
@@ -55,7 +56,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_evaluation_arguments(
         actions.add_parser("evaluation", help="memory and time of an evaluation on 1 and 2 ranks")
     )
+    _add_data_arguments(actions.add_parser("data", help="samples per CPU second of the data path, beside open_clip's"))
     _add_run_arguments(actions.add_parser("run", help="where the time of a whole run goes"))
+
+
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sizes", type=positive_count, nargs="+", metavar="PIXELS", help="short sides (default: 256 512 1024)"
+    )
+    parser.add_argument("--repeats", type=positive_count, metavar="N", help="of which the best counts (default: 3)")
+    _add_common_arguments(parser)
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,6 +156,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
     Prints a table, writes step.json and step.png. With --growth: how the cost of our step grows, beside its counted
     operations; growth.json and growth.png.
     loss: the contrastive loss in chunks, in one matrix, and in plain autograd; loss.json and loss.png.
+    data: samples per CPU second of the data path, its upper bound and open_clip's loader; data.json and data.png.
     evaluation: an evaluation of many pictures on one rank and on two; evaluation.json and evaluation.png.
     run: where the time of a whole run goes, of one that has ended or of an experiment that is trained for it in a
     temporary folder; run.json and run.png.
@@ -159,7 +170,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
 
     See docs/performance.md.
     """
-    actions = {"step": _step, "loss": _loss, "evaluation": _evaluation, "run": _run}
+    actions = {"step": _step, "loss": _loss, "evaluation": _evaluation, "data": _data, "run": _run}
     return actions[arguments.action](arguments)
 
 
@@ -255,6 +266,17 @@ def _evaluation(arguments: argparse.Namespace) -> int:
     cost = run_evaluation_benchmark(setting, _print_progress)
     print_evaluation_report(setting, cost, write_evaluation_report(setting, cost, arguments.output))
     return 0 if cost.same_outcomes else 1
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from kelip_lightning.benchmarks.data import DataSetting, run_data_benchmark, write_data_report
+    from kelip_lightning.cli.benchmark_tables import print_data_report
+
+    with _named_options():
+        setting = DataSetting(**_given(arguments, ("sizes", "repeats"), DATA_SMOKE))
+    found = run_data_benchmark(setting, _print_progress)
+    print_data_report(found, write_data_report(setting, found, arguments.output))
+    return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from kelip_lightning.cli.logs import configure_logging
 from kelip_lightning.cli.verb import add_experiment_arguments, verb
 from kelip_lightning.errors import RunFolderError, Terminated
 from kelip_lightning.runs.folder import RunFolder, is_first_process, was_interrupted
-from kelip_lightning.runs.timing import PhaseClock, phase, recorded_phases
+from kelip_lightning.runs.timing import clocked, phase, recorded_phases
 
 if TYPE_CHECKING:
     from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
@@ -45,6 +45,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@phase("settings")
 def _load(arguments: argparse.Namespace, schema: type[Schema]) -> "LoadedExperiment[Schema]":
     """The experiment of a training verb; of a run to resume, what it names is checked later.
 
@@ -62,7 +63,6 @@ def _train(
     arguments: argparse.Namespace,
     loaded: "LoadedExperiment[Schema]",
     body: Callable[[Schema, RunFolder, "OpenedData"], Metrics],
-    clock: PhaseClock,
 ) -> tuple[RunFolder, Metrics]:
     """Create or reopen the run folder of an experiment, and train.
 
@@ -70,7 +70,6 @@ def _train(
         arguments: Of a training verb.
         loaded: The experiment.
         body: Trains on the opened data and returns the final metrics.
-        clock: Counts the phases of this command, and is active.
 
     Raises:
         ConfigError, DataError, RunFolderError, CheckpointError, EncoderFileError: Before training.
@@ -95,8 +94,7 @@ def _train(
         return run, read_report(run).get("metrics", {})
     with phase("data"):
         opened = open_data(experiment)
-        samples = count_samples(experiment, opened.sources)
-        data = describe_data(experiment, opened.sources)
+        samples, data = count_samples(experiment, opened.sources), describe_data(experiment, opened.sources)
     with phase("plan"):
         plan = make_plan(experiment, samples)
     run = run or RunFolder.create(
@@ -113,20 +111,20 @@ def _train(
     if is_first_process():
         print_plan(plan, run)
 
-    train = partial(_recorded, run, clock, partial(body, experiment, run, opened))
+    train = partial(_recorded, run, partial(body, experiment, run, opened))
     with forked_ranks(num_forked_ranks(experiment), _other_ranks(experiment, train)):
         metrics = train()
     return run, metrics
 
 
-def _recorded(run: RunFolder, clock: PhaseClock, train: Callable[[], Metrics]) -> Metrics:
-    """Train, and record the run's status.
+def _recorded(run: RunFolder, train: Callable[[], Metrics]) -> Metrics:
+    """Train, and record the run's status and the time of its phases.
 
     Raises:
         StoppedError: Instead of an expected failure.
     """
     try:
-        with run.recorded(), recorded_phases(run, clock):
+        with run.recorded(), recorded_phases(run):
             return train()
     except BaseException as error:
         if (known := failures.stopped(error, run)) is None:
@@ -194,6 +192,7 @@ def terminable() -> Iterator[None]:
 
 @verb(_add_arguments)
 @terminable()
+@clocked()
 def pretrain(arguments: argparse.Namespace) -> int:
     """Both stages: MAE pre-training, contrastive training, evaluation.
 
@@ -204,19 +203,19 @@ def pretrain(arguments: argparse.Namespace) -> int:
       kelip pretrain experiments/emoji/pretrain.yaml name=no-mae mae=null
       kelip pretrain experiments/emoji/pretrain.yaml name=wider image_encoder.width=256 image_encoder.num_heads=4
     """
-    from kelip_lightning.config.experiment import PretrainExperiment
+    with phase("imports"):
+        from kelip_lightning.config.experiment import PretrainExperiment
 
-    with PhaseClock().active() as clock:
-        with phase("settings"):
-            loaded = _load(arguments, PretrainExperiment)
-        with phase("imports"):
-            from kelip_lightning.training.stages import run_pretrain
+    loaded = _load(arguments, PretrainExperiment)
+    with phase("imports"):
+        from kelip_lightning.training.stages import run_pretrain
 
-        return _print_result(*_train(arguments, loaded, run_pretrain, clock))
+    return _print_result(*_train(arguments, loaded, run_pretrain))
 
 
 @verb(_add_arguments)
 @terminable()
+@clocked()
 def mae(arguments: argparse.Namespace) -> int:
     """Stage 1: MAE pre-training of the image encoder.
 
@@ -225,15 +224,14 @@ def mae(arguments: argparse.Namespace) -> int:
 
       kelip mae experiments/emoji/mae.yaml schedule.max_steps=600
     """
-    from kelip_lightning.config.experiment import MaskedPretrainExperiment
+    with phase("imports"):
+        from kelip_lightning.config.experiment import MaskedPretrainExperiment
 
-    with PhaseClock().active() as clock:
-        with phase("settings"):
-            loaded = _load(arguments, MaskedPretrainExperiment)
-        with phase("imports"):
-            from kelip_lightning.training.stages import run_masked_pretrain
+    loaded = _load(arguments, MaskedPretrainExperiment)
+    with phase("imports"):
+        from kelip_lightning.training.stages import run_masked_pretrain
 
-        run, metrics = _train(arguments, loaded, run_masked_pretrain, clock)
+    run, metrics = _train(arguments, loaded, run_masked_pretrain)
     if is_first_process():
         if (loss := metrics.get("train/loss")) is not None:
             print(f"last reconstruction loss {loss:.4f}")
@@ -245,6 +243,7 @@ def mae(arguments: argparse.Namespace) -> int:
 
 @verb(_add_arguments)
 @terminable()
+@clocked()
 def contrastive(arguments: argparse.Namespace) -> int:
     """Stage 2: contrastive training of image and text encoder.
 
@@ -253,15 +252,14 @@ def contrastive(arguments: argparse.Namespace) -> int:
 
       kelip contrastive experiments/emoji/contrastive.yaml init.image_encoder=runs/NAME/mae/image_encoder
     """
-    from kelip_lightning.config.experiment import ContrastiveExperiment
+    with phase("imports"):
+        from kelip_lightning.config.experiment import ContrastiveExperiment
 
-    with PhaseClock().active() as clock:
-        with phase("settings"):
-            loaded = _load(arguments, ContrastiveExperiment)
-        with phase("imports"):
-            from kelip_lightning.training.stages import run_contrastive
+    loaded = _load(arguments, ContrastiveExperiment)
+    with phase("imports"):
+        from kelip_lightning.training.stages import run_contrastive
 
-        return _print_result(*_train(arguments, loaded, run_contrastive, clock))
+    return _print_result(*_train(arguments, loaded, run_contrastive))
 
 
 def _print_result(run: RunFolder, metrics: Metrics) -> int:

@@ -27,6 +27,8 @@ class PhaseClock:
     """Seconds of phases by the wall clock, since this object was made."""
 
     def __init__(self) -> None:
+        self.began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        """Local time, ISO 8601 with the offset."""
         self._seconds: dict[str, float] = {}
         self._path: list[str] = []
         self._since = time.perf_counter()
@@ -64,6 +66,13 @@ class PhaseClock:
 
 
 @contextmanager
+def clocked() -> Iterator[None]:
+    """A new clock is active in the block, or during each call of the decorated function."""
+    with PhaseClock().active():
+        yield
+
+
+@contextmanager
 def phase(name: str) -> Iterator[None]:
     """Count the block, or the decorated function, by the active clock; without one nothing is counted."""
     clock = _active.get()
@@ -90,15 +99,18 @@ class Session:
 
 
 @contextmanager
-def recorded_phases(run: RunFolder, clock: PhaseClock) -> Iterator[None]:
-    """Add the clock's session to timing.json when the block ends, however it ends; the first process alone writes."""
-    began = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - sum(clock.seconds().values())))
+def recorded_phases(run: RunFolder) -> Iterator[None]:
+    """Add the active clock's session to timing.json when the block ends, however it ends.
+
+    The first process alone writes, and only if there is a clock.
+    """
+    clock = _active.get()
     try:
         yield
     finally:
-        if is_first_process():
+        if clock is not None and is_first_process():
             with suppress(OSError):  # a full disk is already reported
-                _add_session(run, {"began": began, "seconds": clock.seconds()})
+                _add_session(run, {"began": clock.began, "seconds": clock.seconds()})
 
 
 def _add_session(run: RunFolder, session: dict[str, Any]) -> None:

@@ -52,6 +52,15 @@ def test_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "item by item: yes" in capsys.readouterr().out
 
 
+def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "data", "--smoke", "--output", str(tmp_path)]) == 0
+    written = json.loads((tmp_path / "data.json").read_text(encoding="utf-8"))
+    ((side, rates),) = ((one["side"], one["samples_per_second"]) for one in written["sizes"])
+    assert side == 256 and list(rates) == ["raw", "bound", "one", "six", "peer"]
+    assert min(rates.values()) > 0
+    assert "one / peer" in capsys.readouterr().out
+
+
 def test_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "run", "--smoke", "--output", str(tmp_path)]) == 0
     written = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))

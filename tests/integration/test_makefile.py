@@ -21,7 +21,7 @@ COMMANDS = {
     "ablation-cross-lingual": ".venv/bin/kelip ablate experiments/ablations/cross_lingual.yaml --resume seed=1",
     "dashboard-screenshot": ".venv/bin/python -m tests.dashboard.screenshot --logdir runs",
     "benchmark": ".venv/bin/kelip benchmark step --output runs/benchmarks seed=1",
-    "benchmark-data": "-m tests.benchmarks.data seed=1",
+    "benchmark-data": ".venv/bin/kelip benchmark data --output runs/benchmarks seed=1",
     "benchmark-evaluation": ".venv/bin/kelip benchmark evaluation --output runs/benchmarks seed=1",
     "test": ".venv/bin/python -m pytest -n 2 seed=1",
     "test-slow": ".venv/bin/python -m pytest -n 2 -m slow seed=1",

@@ -10,7 +10,7 @@ import pytest
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.runs import timing
 from kelip_lightning.runs.folder import RunFolder
-from kelip_lightning.runs.timing import PhaseClock, Session, phase, read_sessions, recorded_phases
+from kelip_lightning.runs.timing import PhaseClock, Session, clocked, phase, read_sessions, recorded_phases
 
 
 class Ticks:
@@ -117,10 +117,10 @@ def test_phase__costs_microseconds() -> None:
 
 def test_recorded_phases__one_session_per_command(run: RunFolder, ticks: Ticks) -> None:
     for seconds in (2.0, 3.00049):
-        with PhaseClock().active() as clock:
+        with PhaseClock().active():
             with phase("imports"):
                 ticks.pass_by(1)
-            with recorded_phases(run, clock), phase("mae"):
+            with recorded_phases(run), phase("mae"):
                 ticks.pass_by(seconds)
     first, second = read_sessions(run)
     assert first.seconds == {"other": 0, "imports": 1, "mae": 2}
@@ -135,7 +135,7 @@ def test_recorded_phases__of_a_run_that_fails(run: RunFolder, ticks: Ticks) -> N
         ticks.pass_by(2)
         raise KeyboardInterrupt
 
-    with PhaseClock().active() as clock, pytest.raises(KeyboardInterrupt), recorded_phases(run, clock):
+    with PhaseClock().active(), pytest.raises(KeyboardInterrupt), recorded_phases(run):
         train()
     assert read_sessions(run)[0].seconds["mae"] == 2
 
@@ -145,22 +145,39 @@ def test_recorded_phases__a_full_disk_does_not_hide_the_error(run: RunFolder, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(timing, "write_whole", full)
-    with pytest.raises(ValueError, match="first"), recorded_phases(run, PhaseClock()):
+    with PhaseClock().active(), pytest.raises(ValueError, match="first"), recorded_phases(run):
         raise ValueError("first")
 
 
 def test_recorded_phases__a_damaged_record_is_replaced(run: RunFolder) -> None:
     run.timing.write_text("{", encoding="utf-8")
-    with recorded_phases(run, PhaseClock()):
+    with PhaseClock().active(), recorded_phases(run):
         pass
     assert len(read_sessions(run)) == 1
 
 
 def test_recorded_phases__the_first_process_alone_writes(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    with recorded_phases(run, PhaseClock()):
+    with PhaseClock().active(), recorded_phases(run):
         pass
     assert not run.timing.exists()
+
+
+def test_recorded_phases__without_a_clock_nothing_is_written(run: RunFolder) -> None:
+    with recorded_phases(run):
+        pass
+    assert not run.timing.exists()
+
+
+def test_clocked__a_new_clock_for_each_call(run: RunFolder, ticks: Ticks) -> None:
+    @clocked()
+    def train(seconds: float) -> None:
+        with recorded_phases(run), phase("mae"):
+            ticks.pass_by(seconds)
+
+    train(1)
+    train(2)
+    assert [one.seconds["mae"] for one in read_sessions(run)] == [1, 2]
 
 
 def test_read_sessions__says_why_there_is_none(run: RunFolder) -> None:
