@@ -1,4 +1,4 @@
-"""`kelip benchmark step|loss|evaluation`: measurements of speed and memory that anyone can repeat."""
+"""`kelip benchmark step|loss|evaluation|gpu`: measurements of speed and memory that anyone can repeat."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kelip_lightning.cli.benchmark_gpu import add_gpu_arguments, run_gpu_report
 from kelip_lightning.cli.verb import positive_count, verb
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_evaluation_arguments(
         actions.add_parser("evaluation", help="memory and time of an evaluation on 1 and 2 ranks")
     )
+    add_gpu_arguments(actions.add_parser("gpu", help="everything that only a GPU can check, in one report"))
 
 
 def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
@@ -137,15 +139,18 @@ def benchmark(arguments: argparse.Namespace) -> int:
     operations; growth.json and growth.png.
     loss: the contrastive loss in chunks, in one matrix, and in plain autograd; loss.json and loss.png.
     evaluation: an evaluation of many pictures on one rank and on two; evaluation.json and evaluation.png.
+    gpu: training, strategies, compilation, speed, memory, loader and evaluation on this machine's GPU, in under ten
+    minutes; report.json and report.md. An interrupted report continues with the parts that are not done.
 
       kelip benchmark step --threads 2
       kelip benchmark step --model emoji --precision bf16-mixed
       kelip benchmark step --model emoji --growth
       kelip benchmark step --smoke
+      kelip benchmark gpu --parts pretrain,memory
 
     See docs/performance.md.
     """
-    return {"step": _step, "loss": _loss, "evaluation": _evaluation}[arguments.action](arguments)
+    return {"step": _step, "loss": _loss, "evaluation": _evaluation, "gpu": run_gpu_report}[arguments.action](arguments)
 
 
 def _step(arguments: argparse.Namespace) -> int:

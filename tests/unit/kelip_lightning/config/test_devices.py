@@ -110,9 +110,7 @@ def devices_of(experiment: Any) -> list[int | str]:
         ("pretrain", PretrainExperiment, [4, 4]),
     ],
 )
-def test_with_devices__every_experiment(
-    machine: Machine, name: str, schema: type[Any], expected: list[int]
-) -> None:
+def test_with_devices__every_experiment(machine: Machine, name: str, schema: type[Any], expected: list[int]) -> None:
     machine(6)
     written = load_experiment(EMOJI / f"{name}.yaml", [], schema, on_this_machine=False).experiment
     before = devices_of(written)
@@ -160,7 +158,8 @@ def test_with_devices__changes_nothing_else(machine: Machine) -> None:
     assert replace(found.contrastive.trainer, devices="auto") == written.contrastive.trainer
 
 
-def test_with_devices__an_experiment_without_stages(machine: Machine) -> None:
+@pytest.mark.usefixtures("machine")
+def test_with_devices__an_experiment_without_stages() -> None:
     experiment = load_experiment(
         ROOT / "experiments/evaluation/paper.yaml", [], EvaluationExperiment, on_this_machine=False
     ).experiment

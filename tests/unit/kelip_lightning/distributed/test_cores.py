@@ -51,10 +51,17 @@ def groups(folder: Path, own: str, **files: str) -> tuple[Path, Path]:
 
 
 def test_container_cores__version_2_the_smallest_limit_of_a_group_and_those_above(tmp_path: Path) -> None:
-    files = {"pod__cpu_D_max": "250000 100000\n", "pod__inner__cpu_D_max": "max 100000\n", "cpu_D_max": "400000 100000\n"}
+    files = {
+        "pod__cpu_D_max": "250000 100000\n",
+        "pod__inner__cpu_D_max": "max 100000\n",
+        "cpu_D_max": "400000 100000\n",
+    }
     assert container_cores(*groups(tmp_path, "0::/pod/inner\n", **files)) == 2.5
     assert container_cores(*groups(tmp_path, "0::/\n", **files)) == 4.0, "a container's own group is its root"
-    assert container_cores(*groups(tmp_path, "0::/other\n", pod__cpu_D_max="max 100000\n", cpu_D_max="max 100000\n")) == math.inf
+    assert (
+        container_cores(*groups(tmp_path, "0::/other\n", pod__cpu_D_max="max 100000\n", cpu_D_max="max 100000\n"))
+        == math.inf
+    )
 
 
 def test_container_cores__version_1(tmp_path: Path) -> None:
