@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kelip_lightning.benchmarks.gpu_report.parts import PARTS
 from kelip_lightning.cli import main
 
 
@@ -50,3 +51,17 @@ def test_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert written["cost"]["same_outcomes"] is True
     assert min(written["cost"]["seconds"].values()) > 0
     assert "item by item: yes" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # some thirty processes, each of which imports everything
+def test_gpu_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["benchmark", "gpu", "--smoke", "--time-factor", "5", "--output", str(tmp_path)]
+    code = main(words)
+    written = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert {one["part"]: (one["status"], one["reasons"]) for one in written["parts"]} == {
+        one.name: ("ok", []) for one in PARTS
+    }
+    assert code == 0
+    assert all(one["figures"] for one in written["parts"])
+    assert main(words) == 0
+    assert capsys.readouterr().err.count("done before") == len(PARTS)

@@ -61,18 +61,16 @@ def captions(setting: PartSetting, findings: Findings) -> None:
     def encode_ours() -> Tensor:
         return ours.encode_text(tokens, l2norm=False, num_tokens=int(lengths.sum()))
 
+    def encode_plain() -> Tensor:
+        return plain.encode_text(tokens)
+
+    def named(gradients: Tensors) -> Tensors:
+        return to_theirs(entries_of(step), gradients)
+
     passes: dict[str, Pass] = {}
     for precision, mixed in (("float32", False), ("bf16", True)):
-        for name, network, encode in (
-            ("ours", ours, encode_ours),
-            ("padded", plain, lambda: plain.encode_text(tokens)),
-        ):
-            passes[f"{name}_{precision}"] = _pass(
-                network,
-                encode,
-                lambda found, name=name: found if name == "padded" else to_theirs(entries_of(step), found),
-                mixed=mixed,
-            )
+        passes[f"ours_{precision}"] = _pass(ours, encode_ours, named, mixed=mixed)
+        passes[f"padded_{precision}"] = _pass(plain, encode_plain, dict, mixed=mixed)
     _judge(passes, findings)
 
 

@@ -1,9 +1,11 @@
 """Peak memory of steps on the device against the estimate of `kelip plan`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
+from data_modules.records import Batch
 from kelip_lightning.benchmarks.gpu_report.findings import Findings, PartSetting
 from kelip_lightning.benchmarks.gpu_report.steps import take_steps
 from kelip_lightning.benchmarks.peak_memory import MEBIBYTE, PeakMemory
@@ -12,6 +14,8 @@ from kelip_lightning.benchmarks.step.captions import cc3m_like_lengths
 from kelip_lightning.benchmarks.step.growth import make_image_batches, masked_experiment_of
 from kelip_lightning.benchmarks.step.setting import ModelName, StepSetting, experiment_of
 from kelip_lightning.benchmarks.step.trainer_steps import build_module
+from kelip_lightning.config.experiment import MaskedPretrainExperiment
+from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.planning.estimate import estimate
 from kelip_lightning.planning.stage_plan import Stage
 from kelip_lightning.training.stages import build_masked_pretrain_module
@@ -49,9 +53,18 @@ def _compare(name: str, experiment: Stage, step: StepSetting, setting: PartSetti
 
 def _peak(experiment: Stage, step: StepSetting) -> float | None:
     """MiB above the memory before the model was made; `None`: it cannot be measured."""
-    is_masked = hasattr(experiment, "masked_autoencoder")
-    images, pairs = (make_image_batches(step, 0), []) if is_masked else ([], make_batches(step, cc3m_like_lengths(), 0))
-    peak = PeakMemory(torch.device(step.device))
-    module = build_masked_pretrain_module(experiment) if is_masked else build_module(step, STEPS)
-    take_steps(experiment, module, images or pairs, step.device, warmup=1, steps=STEPS - 1)
+    device, batches = torch.device(step.device), _batches(experiment, step)
+    peak = PeakMemory(device)
+    module: StageModule
+    if isinstance(experiment, MaskedPretrainExperiment):
+        module = build_masked_pretrain_module(experiment)
+    else:
+        module = build_module(step, STEPS)
+    take_steps(experiment, module, batches, step.device, warmup=1, steps=STEPS - 1)
     return peak.mebibytes()
+
+
+def _batches(experiment: Stage, step: StepSetting) -> Sequence[Batch]:
+    if isinstance(experiment, MaskedPretrainExperiment):
+        return make_image_batches(step, seed=0)
+    return make_batches(step, cc3m_like_lengths(), seed=0)

@@ -9,6 +9,8 @@ from typing import Any
 
 from kelip_lightning.benchmarks.gpu_report.findings import Findings, PartSetting, PartSkippedError
 from kelip_lightning.benchmarks.gpu_report.steps import NO_DEEPSPEED
+from kelip_lightning.config.experiment import PretrainExperiment
+from kelip_lightning.config.load import load_experiment
 from kelip_lightning.errors import BenchmarkError
 from kelip_lightning.runs.folder import RunFolder
 
@@ -29,9 +31,7 @@ def pretrain(setting: PartSetting, findings: Findings) -> None:
     for name in ("deterministic", "fast"):
         lines = _metrics(runs[name])
         findings.note(**{f"{name}_last_loss": _losses(lines)[-1]})
-        if rates := [
-            line["throughput/samples_per_second"] for line in lines if "throughput/samples_per_second" in line
-        ]:
+        if rates := [line["train/pairs_per_second"] for line in lines if "train/pairs_per_second" in line]:
             findings.note(**{f"{name}_pairs_per_second": float(rates[-1])})
     first, again, fast = (_losses(_metrics(run)) for run in runs.values())
     findings.note(entries_with_a_loss=len(first))
@@ -59,14 +59,18 @@ def _pretrained(name: str, setting: PartSetting) -> RunFolder:
         "mae.schedule.warmup_steps": 1,
         "contrastive.schedule.warmup_steps": 1,
         # Only one of the runs evaluates, for its time.
-        **({} if name == "fast" and not setting.smoke else _NO_EVALUATION),
+        **({} if name == "fast" and not setting.smoke else _without_evaluation()),
         **({"data.global_batch_size": 16} if setting.smoke else {}),
     }
     run_module("kelip_lightning", "pretrain", str(_EXPERIMENT), *(f"{key}={value}" for key, value in overrides.items()))
     return RunFolder.open(setting.folder / "runs" / name)
 
 
-_NO_EVALUATION = {f"contrastive.evaluation.{kind}": "{}" for kind in ("retrieval", "captions", "classification")}
+def _without_evaluation() -> dict[str, str]:
+    """Overrides that remove every evaluation set of the experiment."""
+    sets = load_experiment(_EXPERIMENT, [], PretrainExperiment, heavy=False).experiment.contrastive.evaluation
+    kinds = {"retrieval": sets.retrieval, "captions": sets.captions, "classification": sets.classification}
+    return {f"contrastive.evaluation.{kind}.{name}": "null" for kind, names in kinds.items() for name in names}
 
 
 def _metrics(run: RunFolder) -> list[dict[str, Any]]:
