@@ -90,6 +90,10 @@ benchmark-data: $(VENV)/.test ## samples per second and core of the data path, c
 benchmark-evaluation: $(VENV)/.base ## memory of an evaluation of 50,000 pictures and of 5,000 x 25,000 retrieval; one rank and two
 	$(BIN)/kelip benchmark evaluation --output $(BENCHMARKS) $(ARGS)
 
+.PHONY: gpu-report
+gpu-report: $(VENV)/.test ## check and measure on a GPU what only a GPU can, in under ten minutes (ARGS="--parts memory")
+	$(BIN)/kelip benchmark gpu --output runs/gpu-report $(ARGS)
+
 ##@ Development
 
 .PHONY: test

@@ -206,8 +206,8 @@ class Bytes:
         return torch.tensor([[*text.encode()[: TOKENS - 1].ljust(TOKENS - 1), 256] for text in texts])
 
 
-def make_encoders(width: int, depth: int) -> Encoders:
-    """A random model of this size for 224 px."""
+def make_encoders(width: int, depth: int, device: str = "cpu") -> Encoders:
+    """A random model of this size for 224 px, the same on every device."""
     torch.manual_seed(0)
     image = ImageEncoder(
         ImageEncoderConfig(image_size=IMAGE_SIZE, patch_size=32, width=width, depth=depth, num_heads=4)
@@ -219,14 +219,14 @@ def make_encoders(width: int, depth: int) -> Encoders:
         eot_id=256,
         pad_id=0,
     )
-    model = DualEncoder(image, text, DualEncoderConfig(embed_dim=EMBED_DIM)).eval()
+    model = DualEncoder(image, text, DualEncoderConfig(embed_dim=EMBED_DIM)).eval().to(device)
     return Encoders(
         name="random",
         preprocess=EvaluationTransform(IMAGE_SIZE),
         encode_images=torch.no_grad()(image_encode_function(model)),
         encode_texts=torch.no_grad()(text_encode_function(model, Bytes())),
         logit_scale=100.0,
-        device=torch.device("cpu"),
+        device=torch.device(device),
     )
 
 

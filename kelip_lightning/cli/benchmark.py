@@ -1,4 +1,4 @@
-"""`kelip benchmark step|loss|data|evaluation|run`: measurements of speed and memory that anyone can repeat."""
+"""`kelip benchmark step|loss|data|evaluation|run|gpu`: measurements of speed and memory that anyone can repeat."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kelip_lightning.cli.benchmark_gpu import add_gpu_arguments, run_gpu_report
 from kelip_lightning.cli.verb import add_overrides_argument, positive_count, verb
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_data_arguments(actions.add_parser("data", help="samples per CPU second of the data path, beside open_clip's"))
     _add_run_arguments(actions.add_parser("run", help="where the time of a whole run goes"))
+    add_gpu_arguments(actions.add_parser("gpu", help="everything that only a GPU can check, in one report"))
 
 
 def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -160,6 +162,8 @@ def benchmark(arguments: argparse.Namespace) -> int:
     evaluation: an evaluation of many pictures on one rank and on two; evaluation.json and evaluation.png.
     run: where the time of a whole run goes, of one that has ended or of an experiment that is trained for it in a
     temporary folder; run.json and run.png.
+    gpu: training, strategies, compilation, speed, memory, loader and evaluation on this machine's GPU, in under ten
+    minutes; report.json and report.md. An interrupted report continues with the parts that are not done.
 
       kelip benchmark step --threads 2
       kelip benchmark step --model emoji --precision bf16-mixed
@@ -167,10 +171,18 @@ def benchmark(arguments: argparse.Namespace) -> int:
       kelip benchmark step --smoke
       kelip benchmark run experiments/emoji/pretrain.yaml
       kelip benchmark run runs/emoji
+      kelip benchmark gpu --parts pretrain,memory
 
     See docs/performance.md.
     """
-    actions = {"step": _step, "loss": _loss, "evaluation": _evaluation, "data": _data, "run": _run}
+    actions = {
+        "step": _step,
+        "loss": _loss,
+        "data": _data,
+        "evaluation": _evaluation,
+        "run": _run,
+        "gpu": run_gpu_report,
+    }
     return actions[arguments.action](arguments)
 
 

@@ -100,7 +100,7 @@ def attend_packed(
         causal: Whether a token attends only to itself and those before it.
     """
     query, key, value = (one.view(len(one), num_heads, -1) for one in (query_NC, key_NC, value_NC))
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and (kernel := _varlen_kernel()):
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and (kernel := varlen_kernel()):
         starts = packing.starts.to(torch.int32)
         window = (-1, 0) if causal else (-1, -1)
         result: Tensor = kernel(query, key, value, starts, starts, packing.width, packing.width, window_size=window)
@@ -125,7 +125,7 @@ def attend_at_ends(
     """Attention of each caption's last token to all of its tokens, (B, H * d); arguments as of `attend_packed`."""
     batch, length = packing.num_captions, packing.width
     query, key, value = (one.view(len(one), num_heads, -1) for one in (query_BC, key_NC, value_NC))
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and (kernel := _varlen_kernel()):
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and (kernel := varlen_kernel()):
         starts = packing.starts.to(torch.int32)
         of_queries = torch.arange(batch + 1, device=starts.device, dtype=torch.int32)
         result: Tensor = kernel(query, key, value, of_queries, starts, 1, length, window_size=(-1, -1))
@@ -151,7 +151,7 @@ def _written_out(values: Tensor) -> bool:
 
 
 @cache
-def _varlen_kernel() -> Callable[..., Any] | None:
+def varlen_kernel() -> Callable[..., Any] | None:
     """The attention of torch over sequences of different lengths; `None` in a torch without its window."""
     try:
         from torch.nn.attention.varlen import varlen_attn

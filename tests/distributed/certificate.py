@@ -3,7 +3,8 @@
 `python -m tests.distributed.certificate` prints the largest error for every world size, strategy, number of chunks,
 loss and set of crops, then the largest by strategy and world size. `--worlds 2 --strategies ddp` selects;
 `--precision tf32x3` multiplies as on a GPU; `--mutation` breaks the gather, which must be detected. The processes use
-gloo and run the module, the strategy and Lightning's Trainer as in training.
+gloo, or with `--accelerator gpu --worlds 1` one GPU and NCCL, and run the module, the strategy and Lightning's Trainer
+as in training; the reference is always computed on the CPU.
 """
 
 import argparse
@@ -93,10 +94,11 @@ def all_cells(
     strategies: Sequence[str],
     mutation: str | None = None,
     precision: MatmulPrecision = MatmulPrecision.auto,
+    accelerator: str = "cpu",
 ) -> list[Cell]:
     """The whole matrix."""
     return [
-        Cell(world, strategy, chunks, tile, crops, mutation, precision)
+        Cell(world, strategy, chunks, tile, crops, mutation, precision, accelerator)
         for world, strategy, crops, chunks, tile in itertools.product(worlds, strategies, CROPS, CHUNKS, TILES)
     ]
 
@@ -135,12 +137,14 @@ def main() -> int:
         "--precision",
         default="auto",
         choices=[one.name for one in MatmulPrecision],
-        help="loss.matmul_precision, here on a CPU",
+        help="loss.matmul_precision; auto on a CPU is float32",
     )
+    parser.add_argument("--accelerator", default="cpu", choices=["cpu", "gpu"], help="gpu: one process (default: cpu)")
     arguments = parser.parse_args()
-    outcomes = run(
-        all_cells(arguments.worlds, arguments.strategies, arguments.mutation, MatmulPrecision[arguments.precision])
-    )
+    if arguments.accelerator == "gpu" and list(arguments.worlds) != [1]:
+        parser.error("--accelerator gpu takes one process: give --worlds 1")
+    precision, accelerator = MatmulPrecision[arguments.precision], arguments.accelerator
+    outcomes = run(all_cells(arguments.worlds, arguments.strategies, arguments.mutation, precision, accelerator))
     print(table(outcomes), summary(outcomes), sep="\n\n", end="\n\n")
     worst = max(max(outcome.worst[1], outcome.step_error or 0.0) for outcome in outcomes)
     print(f"{len(outcomes)} cells, largest error {worst:.1e}, allowed {TOLERANCE:.0e}")

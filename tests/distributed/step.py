@@ -43,6 +43,8 @@ class Cell:
     """Deliberate error, if any."""
     precision: MatmulPrecision = MatmulPrecision.auto
     """Precision of the loss's products."""
+    accelerator: str = "cpu"
+    """Lightning's; gpu takes a world of one process."""
 
     def __str__(self) -> str:
         loss = "full" if self.tile is None else "tiled"
@@ -157,7 +159,7 @@ class RecordingModule(ContrastiveModule):
         self.changes = {name: after[name] - self._before[name] for name in after}
 
     def _collect(self, whole: Callable[[nn.Parameter], Tensor]) -> dict[str, Tensor]:
-        return {name: whole(p).detach().clone() for name, p in self.model.named_parameters()}
+        return {name: whole(p).detach().cpu().clone() for name, p in self.model.named_parameters()}
 
     def _whole_gradient(self, parameter: nn.Parameter) -> Tensor:
         if not is_deepspeed(self.cells[0].strategy):
@@ -193,9 +195,9 @@ MUTATIONS = {
 }
 
 
-def sharding_strategy(name: str, world: int) -> str | Strategy:
+def sharding_strategy(name: str, world: int, accelerator: str = "cpu") -> str | Strategy:
     """The strategy of training, except that ZeRO-3 shards small parameters too, since tiny models have no others."""
-    strategy = build_strategy(name, "cpu", num_processes=world, timeout=timedelta(minutes=5))
+    strategy = build_strategy(name, accelerator, num_processes=world, timeout=timedelta(minutes=5))
     if isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3:
         assert isinstance(strategy.config, dict)
         strategy.config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
@@ -208,6 +210,8 @@ def run_steps(cells: Sequence[Cell], rank: int) -> RecordingModule:
     tokenizer = train_tokenizer(TEXTS, 280, 12)
     module = RecordingModule(tokenizer, cells)
     batch = share(whole_batch(tokenizer, first.crops), rank, first.world)
-    trainer = quiet_trainer(len(cells), first.world, strategy=sharding_strategy(first.strategy, first.world))
+    torch.backends.cudnn.allow_tf32 = False  # by default convolutions of GPUs have 11 bits
+    strategy = sharding_strategy(first.strategy, first.world, first.accelerator)
+    trainer = quiet_trainer(len(cells), first.world, accelerator=first.accelerator, strategy=strategy)
     trainer.fit(module, torch.utils.data.DataLoader([batch] * len(cells), batch_size=None))
     return module

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kelip_lightning.benchmarks.gpu_report.parts import PARTS
 from kelip_lightning.cli import main
 
 
@@ -71,3 +72,17 @@ def test_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert phases["evaluation"]["contrastive"] > 0
     assert sum(one["seconds"] for one in written["phases"]) == pytest.approx(written["seconds"])
     assert "evaluation" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # some thirty processes, each of which imports everything
+def test_gpu_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["benchmark", "gpu", "--smoke", "--time-factor", "5", "--output", str(tmp_path)]
+    code = main(words)
+    written = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert {one["part"]: (one["status"], one["reasons"]) for one in written["parts"]} == {
+        one.name: ("ok", []) for one in PARTS
+    }
+    assert code == 0
+    assert all(one["figures"] for one in written["parts"])
+    assert main(words) == 0
+    assert capsys.readouterr().err.count("done before") == len(PARTS)

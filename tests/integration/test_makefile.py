@@ -23,6 +23,7 @@ COMMANDS = {
     "benchmark": ".venv/bin/kelip benchmark step --output runs/benchmarks seed=1",
     "benchmark-data": ".venv/bin/kelip benchmark data --output runs/benchmarks seed=1",
     "benchmark-evaluation": ".venv/bin/kelip benchmark evaluation --output runs/benchmarks seed=1",
+    "gpu-report": ".venv/bin/kelip benchmark gpu --output runs/gpu-report seed=1",
     "test": ".venv/bin/python -m pytest -n 2 seed=1",
     "test-slow": ".venv/bin/python -m pytest -n 2 -m slow seed=1",
     "gradient-certificate": ".venv/bin/python -m tests.distributed.certificate seed=1",

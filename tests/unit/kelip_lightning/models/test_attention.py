@@ -270,7 +270,7 @@ def test_attend_packed__gives_torchs_kernel_the_packed_captions(causal: bool, dt
         asked.append((arguments, options))
         return arguments[0].clone()
 
-    with FakeTensorMode(), patch.object(attention, "_varlen_kernel", return_value=kernel):
+    with FakeTensorMode(), patch.object(attention, "varlen_kernel", return_value=kernel):
         query, key, value = (torch.empty(9, 8, dtype=dtype, device="cuda") for _ in range(3))
         packing = pack_captions(torch.empty(3, dtype=torch.int64, device="cuda"), 6, 9)
         mixed = attend_packed(query, key, value, 2, packing, causal=causal)
@@ -288,7 +288,7 @@ def test_attend_packed__gives_torchs_kernel_the_packed_captions(causal: bool, dt
 
 def test_attend_packed__float32_on_a_gpu_takes_torchs_padded_attention() -> None:
     """The kernel takes half precision alone."""
-    with FakeTensorMode(), patch.object(attention, "_varlen_kernel", side_effect=AssertionError("not for float32")):
+    with FakeTensorMode(), patch.object(attention, "varlen_kernel", side_effect=AssertionError("not for float32")):
         packing = pack_captions(torch.empty(3, dtype=torch.int64, device="cuda"), 6, 9)
         query, key, value = (torch.empty(9, 8, device="cuda") for _ in range(3))
         assert attend_packed(query, key, value, 2, packing, causal=True).shape == (9, 8)
@@ -296,8 +296,8 @@ def test_attend_packed__float32_on_a_gpu_takes_torchs_padded_attention() -> None
 
 def test_varlen_kernel__the_installed_torchs_takes_these_arguments() -> None:
     """As far as shapes and dtypes go; its values need a GPU."""
-    attention._varlen_kernel.cache_clear()
-    assert attention._varlen_kernel() is not None
+    attention.varlen_kernel.cache_clear()
+    assert attention.varlen_kernel() is not None
     with FakeTensorMode():
         packing = pack_captions(torch.empty(3, dtype=torch.int64, device="cuda"), 6, 9)
         query = torch.empty(9, 8, dtype=torch.bfloat16, device="cuda")
@@ -312,9 +312,9 @@ def test_varlen_kernel__older_torch_has_none(monkeypatch: pytest.MonkeyPatch, si
         monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
     else:
         monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", lambda query: query)
-    attention._varlen_kernel.cache_clear()
-    assert attention._varlen_kernel() is None
-    attention._varlen_kernel.cache_clear()
+    attention.varlen_kernel.cache_clear()
+    assert attention.varlen_kernel() is None
+    attention.varlen_kernel.cache_clear()
 
 
 def test_attend_packed__compiles_to_one_graph_and_its_gradients() -> None:
