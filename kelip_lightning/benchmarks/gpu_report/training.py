@@ -69,7 +69,11 @@ def _pretrained(name: str, setting: PartSetting) -> RunFolder:
 def _without_evaluation() -> dict[str, str]:
     """Overrides that remove every evaluation set of the experiment."""
     sets = load_experiment(_EXPERIMENT, [], PretrainExperiment, heavy=False).experiment.contrastive.evaluation
-    kinds = {"retrieval": sets.retrieval, "captions": sets.captions, "classification": sets.classification}
+    kinds = {
+        "retrieval": list(sets.retrieval),
+        "captions": list(sets.captions),
+        "classification": list(sets.classification),
+    }
     return {f"contrastive.evaluation.{kind}.{name}": "null" for kind, names in kinds.items() for name in names}
 
 
