@@ -53,7 +53,8 @@ def test_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "item by item: yes" in capsys.readouterr().out
 
 
-def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
     assert main(["benchmark", "data", "--smoke", "--output", str(tmp_path)]) == 0
     written = json.loads((tmp_path / "data.json").read_text(encoding="utf-8"))
     ((side, rates),) = ((one["side"], one["samples_per_second"]) for one in written["sizes"])
