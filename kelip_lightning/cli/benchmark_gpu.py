@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path("runs/gpu-report")
 SMOKE_FOLDER = Path("runs/gpu-report-smoke")
+SMOKE_FACTOR = 3.0
+"""Default of --time-factor: a CPU is slow to compile."""
 NO_GPU = "torch sees no GPU here; run this on a machine with one, or try every part on the CPU with --smoke"
 
 
@@ -27,7 +29,10 @@ def add_gpu_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--again", action="store_true", help="also repeat the parts that have ended well before")
     parser.add_argument(
-        "--time-factor", type=_positive, default=1.0, metavar="X", help="factor on every time limit (default: 1)"
+        "--time-factor",
+        type=_positive,
+        metavar="X",
+        help=f"factor on every time limit (default: 1; with --smoke {SMOKE_FACTOR:g})",
     )
     parser.add_argument("--smoke", action="store_true", help="every part on the CPU, with tiny sizes")
 
@@ -54,12 +59,17 @@ def run_gpu_report(arguments: argparse.Namespace) -> int:
         smoke=arguments.smoke,
         machine=_machine(smoke=arguments.smoke),
         again=arguments.again,
-        time_factor=arguments.time_factor,
+        time_factor=arguments.time_factor or (SMOKE_FACTOR if arguments.smoke else 1.0),
     )
-    outcomes = run_parts(chosen, plan, _print_progress)
-    known = [one for part in PARTS if (one := read_outcome(plan, part)) is not None]
-    print(f"written: {', '.join(map(str, write_report(PARTS, known, plan)))}")
-    return int(any(one.status is Status.failed for one in outcomes))
+    known = {part.name: one for part in PARTS if (one := read_outcome(plan, part)) is not None}
+    failed, files = False, list[Path]()
+    for outcome in run_parts(chosen, plan, _print_progress):
+        known[outcome.part] = outcome
+        failed |= outcome.status is Status.failed
+        # After each, so that an interrupted report has what is known.
+        files = write_report(PARTS, known, plan)
+    print(f"written: {', '.join(map(str, files))}")
+    return int(failed)
 
 
 def _chosen(names: str | None, parts: "Sequence[Part]") -> "list[Part]":

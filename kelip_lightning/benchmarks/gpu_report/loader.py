@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from PIL import Image
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from data_modules.images.config import MultiCropConfig
 from data_modules.images.transforms.uncut import cut
 from data_modules.loading import PairDataset
 from data_modules.order.sampling import Draw
-from data_modules.records import ImageTextBatch, UncutBatch
+from data_modules.records import ImageTextBatch
 from data_modules.sources.config import SourceConfig
 from data_modules.text.config import TokenizerConfig
 from kelip_lightning.benchmarks.gpu_report.findings import Findings, PartSetting
@@ -54,8 +55,10 @@ class EmptyStep(pl.LightningModule):
 
 def loader(setting: PartSetting, findings: Findings) -> None:
     """Pixels of the crops that the device cuts, then rates of the loader with and without, then that of the step."""
-    batch, steps = (8, 4) if setting.smoke else (256, 16)
-    config = _config(setting, 2 * batch, batch)
+    batch = 8 if setting.smoke else 64
+    config = _config(setting, 4 * batch, batch)
+    # Several batches of every loader process, since the first ones of all come together.
+    steps = 12 * max(1, config.num_workers)
     transform = MultiCropConfig(image_size=224, num_global_crops=1, num_local_crops=0)
     data = _data(config, transform, steps)
     differences = _pixel_differences(data, batch, torch.device(setting.device))
@@ -71,8 +74,8 @@ def loader(setting: PartSetting, findings: Findings) -> None:
         rates[name] = _rate(_data(replace(config, resize_on_device=on_device), transform, steps), setting, batch, steps)
         findings.note(**{f"{name}_pairs_per_second": rates[name]})
     model = ModelName.tiny if setting.smoke else ModelName.vit_b32
-    step = StepSetting(model=model, batch=batch, device=setting.device, precision="bf16-mixed")
-    eaten = batch / contrastive_steps(step, "auto", 2, 3 if setting.smoke else 10).seconds
+    step = StepSetting(model=model, batch=4 * batch, device=setting.device, precision="bf16-mixed")
+    eaten = step.batch / contrastive_steps(step, "auto", 2, 3 if setting.smoke else 10).seconds
     findings.note(workers=config.num_workers, step_pairs_per_second=eaten)
     findings.note(**{f"{name}_over_step": rate / eaten for name, rate in rates.items()})
 
@@ -102,9 +105,7 @@ def _pixel_differences(data: ImageTextDataModule, batch: int, device: torch.devi
     draws = [Draw(0, sample_id) for sample_id in data.order.batch(0).tolist()][:batch]
     dataset: PairDataset[Any] = PairDataset(data.sources, data.new_uncut_batch, data.seed)
     uncut = dataset.load(draws)
-    moved = pl.utilities.move_data_to_device(uncut, device) if device.type == "cuda" else uncut
-    assert isinstance(moved, UncutBatch)
-    found = cut(moved)
+    found = cut(move_data_to_device(uncut, device))
     assert isinstance(found, ImageTextBatch)
     return (found.global_crops.cpu().int() - data.dataset.load(draws).global_crops.int()).abs()
 

@@ -1,7 +1,7 @@
 """The report over all parts: report.json, and report.md with one row for each part."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,26 +11,25 @@ from kelip_lightning.runs.environment import describe_environment
 from kelip_lightning.runs.folder import write_whole
 
 
-def write_report(parts: Sequence[Part], outcomes: Sequence[Outcome], plan: ReportPlan) -> list[Path]:
+def write_report(parts: Sequence[Part], outcomes: Mapping[str, Outcome], plan: ReportPlan) -> list[Path]:
     """Write report.json and report.md into the plan's folder; returns both.
 
     Args:
         parts: All parts, in the order of the report.
-        outcomes: Those known; a part without one has not run.
+        outcomes: Part -> outcome; a part without one has not run.
         plan: How they ran.
     """
-    by_name = {one.part: one for one in outcomes}
     numbers, table = plan.folder / "report.json", plan.folder / "report.md"
     content = {
         "environment": describe_environment(),
         "smoke": plan.smoke,
         "parts": [
-            {"part": one.name, "about": one.about, "command": command_of(one, plan), **_plain(by_name.get(one.name))}
+            {"part": one.name, "about": one.about, "command": command_of(one, plan), **_plain(outcomes.get(one.name))}
             for one in parts
         ],
     }
     write_whole(numbers, json.dumps(content, indent=1) + "\n")
-    write_whole(table, markdown(parts, by_name, plan))
+    write_whole(table, markdown(parts, outcomes, plan))
     return [numbers, table]
 
 
@@ -47,7 +46,7 @@ def command_of(part: Part, plan: ReportPlan) -> str:
     return f"kelip benchmark gpu --parts {part.name} --again --output {plan.folder}{size}"
 
 
-def markdown(parts: Sequence[Part], outcomes: dict[str, Outcome], plan: ReportPlan) -> str:
+def markdown(parts: Sequence[Part], outcomes: Mapping[str, Outcome], plan: ReportPlan) -> str:
     """The report as a Markdown table."""
     counts = {one: sum(outcome.status is one for outcome in outcomes.values()) for one in Status}
     size = "tiny sizes on the CPU" if plan.smoke else "on a GPU"

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -76,24 +76,22 @@ class Outcome:
     """Digest of the code that ran."""
 
 
-def run_parts(parts: Sequence[Part], plan: ReportPlan, progress: Progress) -> list[Outcome]:
-    """Run the parts that are not done yet; the outcome of every part, in order.
+def run_parts(parts: Sequence[Part], plan: ReportPlan, progress: Progress) -> Iterator[Outcome]:
+    """Run the parts that are not done yet; yields the outcome of every part, in order, as soon as it is known.
 
     A part is done if it has ended well on the same machine with the same versions, and of the same size.
     """
-    outcomes = []
     for number, part in enumerate(parts, start=1):
         place = f"{part.name} ({number} of {len(parts)})"
         known = read_outcome(plan, part)
         if known is not None and known.status is Status.ok and not plan.again:
             progress(f"{place}: done before, in {known.seconds:.0f} s{code_note(known)}; --again repeats it")
-            outcomes.append(known)
+            yield known
             continue
         progress(f"{place}: {part.about}; at most {part.seconds * plan.time_factor:.0f} s")
         outcome = _run(part, plan)
         progress(f"{place}: {outcome.status.name} after {outcome.seconds:.0f} s{_told(outcome)}")
-        outcomes.append(outcome)
-    return outcomes
+        yield outcome
 
 
 def code_note(outcome: Outcome) -> str:

@@ -17,9 +17,8 @@ from kelip_lightning.benchmarks.step.peers import LONGEST, OURS, PADDED, PLAIN, 
 from kelip_lightning.benchmarks.step.rounds import Round, RoundPlan, measure_round, pairs_per_second
 from kelip_lightning.benchmarks.step.setting import ModelName, StepSetting
 
-BATCHES = (32, 64, 128, 256, 512, 1024)
-COMPILED_BATCHES = (256, 1024, 32, 512, 128, 64)
-"""Those first that tell most, since compiling takes the time of the part."""
+BATCHES = (256, 1024, 32, 512, 128, 64)
+"""Those first that tell most, in case that time runs out."""
 SMOKE_BATCHES = (4, 8)
 _ALLOCATION_FAILED = "ALLOC_FAILED"
 """In the message of a library of CUDA that has no memory left."""
@@ -42,12 +41,12 @@ def compiled(setting: PartSetting, findings: Findings) -> None:
         raise PartSkippedError(NO_COMPILER)
     step = replace(_setting(setting), compile=True)
     _, notes = peers_of(step)
-    _sweep(step, SMOKE_BATCHES[:1] if setting.smoke else COMPILED_BATCHES, setting, findings, notes)
+    _sweep(step, SMOKE_BATCHES[:1] if setting.smoke else BATCHES, setting, findings, notes)
 
 
 def _setting(setting: PartSetting) -> StepSetting:
-    model = ModelName.tiny if setting.smoke else ModelName.vit_b32
-    return StepSetting(model=model, batch=8, device=setting.device, precision="bf16-mixed")
+    model, batch = (ModelName.tiny, 8) if setting.smoke else (ModelName.vit_b32, 32)
+    return StepSetting(model=model, batch=batch, device=setting.device, precision="bf16-mixed")
 
 
 def _contestants(step: StepSetting) -> list[str]:
@@ -60,8 +59,8 @@ def _sweep(
     step: StepSetting, batches: Sequence[int], setting: PartSetting, findings: Findings, notes: Sequence[str]
 ) -> None:
     """Measure batch after batch, until memory or time runs out."""
-    for note in notes:
-        findings.note(note=note)
+    if notes:
+        findings.note(remark="; ".join(notes))
     start, longest, left = time.monotonic(), 0.0, list(batches)
     while left:
         before = time.monotonic()

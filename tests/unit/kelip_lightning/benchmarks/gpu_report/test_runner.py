@@ -31,7 +31,7 @@ def plan(tmp_path: Path) -> ReportPlan:
 
 def _ended(plan: ReportPlan, *parts: Part) -> tuple[list[Outcome], list[str]]:
     lines: list[str] = []
-    return run_parts(parts, plan, lines.append), lines
+    return list(run_parts(parts, plan, lines.append)), lines
 
 
 def test_run_parts__one_that_fails_does_not_hide_the_others(plan: ReportPlan) -> None:
@@ -49,7 +49,7 @@ def test_run_parts__one_that_fails_does_not_hide_the_others(plan: ReportPlan) ->
     assert "the second" in (plan.folder / "raises" / "log.txt").read_text(encoding="utf-8")
     assert lines[-1].startswith("ends_well (5 of 5): ok after ")
 
-    files = write_report([*map(_part, names), _part("hangs")], outcomes, plan)
+    files = write_report([*map(_part, names), _part("hangs")], {one.part: one for one in outcomes}, plan)
     assert [one.name for one in files] == ["report.json", "report.md"]
     written = json.loads(files[0].read_text(encoding="utf-8"))
     assert [one["status"] for one in written["parts"]] == [*statuses.values(), "not run"]
