@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 FOLDER = Path("runs/benchmarks")
 MODELS: dict[str, dict[str, Any]] = {
-    "vit_b32": {"captions": "cc3m_like", "batch": 32},
+    "vit_b32": {"captions": "cc3m_like", "batch": 64},
     "emoji": {"captions": "emoji", "batch": 256},
     "tiny": {"captions": "cc3m_like", "batch": 8},
 }
 """Model -> defaults of the options that depend on it; `tiny` is the model of --smoke."""
 LENGTHS = {
-    "vit_b32": {"rounds": 7, "warmup": 2, "steps": 4},
+    "vit_b32": {"rounds": 4, "warmup": 3, "steps": 4},
     "emoji": {"rounds": 7, "warmup": 4, "steps": 16},
 }
 GROWTH_LENGTHS = {
-    "vit_b32": {"rounds": 3, "warmup": 1, "steps": 2},
+    "vit_b32": {"rounds": 3, "warmup": 2, "steps": 2},
     "emoji": {"rounds": 3, "warmup": 4, "steps": 16},
 }
 SMOKE_LENGTH = {"rounds": 1, "warmup": 1, "steps": 2}
@@ -109,7 +109,7 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_step_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=["vit_b32", "emoji"], help="sizes of the towers (default: vit_b32)")
-    parser.add_argument("--batch", type=positive_count, metavar="N", help="pairs of a step (vit_b32: 32, emoji: 256)")
+    parser.add_argument("--batch", type=positive_count, metavar="N", help="pairs of a step (vit_b32: 64, emoji: 256)")
     parser.add_argument(
         "--captions",
         choices=["emoji", "cc3m_like"],
@@ -129,12 +129,12 @@ def _add_step_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure ours alone: batches of N to 8 N, twice the depth, MAE pre-training, multi-crop (default N: 32)",
     )
-    parser.add_argument("--rounds", type=positive_count, metavar="N", help="fresh processes (default: 7, growth: 3)")
+    parser.add_argument("--rounds", type=positive_count, metavar="N", help="fresh processes (default: 4, emoji 7, growth 3)")
     parser.add_argument(
         "--warmup",
         type=positive_count,
         metavar="N",
-        help="untimed steps of a round (default: 2; emoji, compiled: more)",
+        help="untimed steps of a round (default: 3; emoji, compiled: more)",
     )
     parser.add_argument(
         "--steps", type=positive_count, metavar="N", help="timed steps of a round (default: 4, emoji 16)"

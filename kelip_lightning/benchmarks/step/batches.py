@@ -37,15 +37,19 @@ def make_batches(setting: StepSetting, lengths: CaptionLengths, seed: int) -> li
     batches = []
     for number in range(NUM_BATCHES):
         ids = torch.arange(number * setting.batch, (number + 1) * setting.batch)
+        global_crops = crops(setting.global_crops, sizes.image.image_size)
+        local_crops = crops(setting.local_crops, LOCAL_SIZE[setting.model])
+        counts = lengths.draw(setting.batch, sizes.context_length, generator)
         batches.append(
             ImageTextBatch(
-                global_crops=crops(setting.global_crops, sizes.image.image_size),
-                local_crops=crops(setting.local_crops, LOCAL_SIZE[setting.model]),
-                tokens=random_tokens(lengths.draw(setting.batch, sizes.context_length, generator), sizes, generator),
+                global_crops=global_crops,
+                local_crops=local_crops,
+                tokens=random_tokens(counts, sizes, generator),
                 languages=ids % 2,
                 sample_ids=ids,
                 sample_seeds=ids,
                 captions=[""] * setting.batch,
+                token_counts=counts.tolist(),
             )
         )
     return batches

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from kelip_lightning.models.config import Activation, TextEncoderConfig, TextPooling
@@ -305,3 +306,15 @@ def test_initial_statistics__are_clips() -> None:
 def test_config__settings_that_need_a_hugging_face_model(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TextEncoderConfig(**options)
+
+
+def test_compile__captions_of_any_length_take_two_graphs() -> None:
+    torch._dynamo.reset()
+    compiler = CompileCounterWithBackend("aot_eager")
+    encoder, compiled = build(), build()
+    compiled.load_state_dict(encoder.state_dict())
+    compiled.compile(backend=compiler)
+    for lengths in ([3, 5], [2, 4, 7], [6, 2, 3, 9], [2, 2, 3], [8, 3], [4, 4, 4, 5, 2]):
+        tokens = random_captions(lengths, END, lambda rest: [PAD] * rest)[:, : max(lengths)]
+        torch.testing.assert_close(compiled(tokens, sum(lengths)), encoder(tokens, sum(lengths)))
+    assert compiler.frame_count <= 2

@@ -36,6 +36,7 @@ def test_make_batches__shapes(tiny_setting: Setting, lengths: CaptionLengths) ->
     assert batch.global_crops.shape == (2, 4, 3, 32, 32) and batch.global_crops.dtype == torch.uint8
     assert batch.local_crops.shape == (3, 4, 3, 16, 16)
     assert batch.sample_ids.tolist() == [4, 5, 6, 7]
+    assert batch.token_counts == (batch.tokens != TINY.pad_id).sum(dim=1).tolist()
 
 
 def test_random_tokens__start_text_end_padding() -> None:
