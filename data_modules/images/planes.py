@@ -47,7 +47,13 @@ def file_size(width: int, height: int) -> int:
 
 
 def encode_planes(image: Image.Image) -> bytes:
-    """The file of an image in mode YCbCr; the colour of a block is the rounded mean of its pixels."""
+    """The file of an image in mode YCbCr; the colour of a block is the rounded mean of its pixels.
+
+    Raises:
+        ValueError: It has another mode.
+    """
+    if image.mode != "YCbCr":
+        raise ValueError(f"planes are encoded from an image in mode YCbCr, not {image.mode}")
     width, height = image.size
     pixels = np.pad(np.asarray(image), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     blocks = pixels.reshape(len(pixels) // 2, 2, -1, 2, 3)

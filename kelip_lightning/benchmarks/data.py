@@ -2,9 +2,10 @@
 
 One process, one thread, generated JPEGs (quality 90, 4:3, several octaves of noise) in tar shards:
 (a) libjpeg-turbo decodes the same files and nothing else; (bound) the same, and each crop cut and resized by the
-fastest bicubic kernel with antialiasing: no loader can be faster; (b) our loader with 1 crop of 224, and with 2 + 4 of
-96; (c) `get_wds_dataset` of open_clip_torch with its default training transform. The kinds run in turn, `repeats`
-times, and the best of each is shown.
+fastest bicubic kernel with antialiasing: no loader can be faster; (b) our loader with 1 crop of 224, with 2 + 4 of 96,
+with 1 crop that is left to the device of the model, and with 1 crop from shards of undecoded pixels; (c)
+`get_wds_dataset` of open_clip_torch with its default training transform. The kinds run in turn, `repeats` times, and the
+best of each is shown.
 """
 
 import importlib.util
@@ -29,7 +30,8 @@ from data_modules.config import ImageTextDataConfig
 from data_modules.config_roles import at_least, check_ranges
 from data_modules.image_text import ImageTextDataModule
 from data_modules.images.config import MultiCropConfig
-from data_modules.images.decoding import WHITE, open_image
+from data_modules.images.decoding import WHITE, decode_image, open_image
+from data_modules.images.planes import encode_planes
 from data_modules.images.transforms.crops import (
     Crop,
     CropDistribution,
@@ -52,12 +54,14 @@ ONE_CROP = MultiCropConfig(num_global_crops=1, num_local_crops=0, global_scale_m
 SIX_CROPS = MultiCropConfig(num_global_crops=2, num_local_crops=4)
 
 
-RAW, BOUND, ONE, SIX, PEER = "raw", "bound", "one", "six", "peer"
+RAW, BOUND, ONE, SIX, DEVICE, PLANES, PEER = "raw", "bound", "one", "six", "device", "planes", "peer"
 NAMES = {
     RAW: "(a) libjpeg-turbo alone",
     BOUND: "bound: decode, cut, resize",
     ONE: "(b) ours, 1 crop",
     SIX: "(b) ours, 2 + 4 crops",
+    DEVICE: "(b) ours, 1 crop that the device cuts",
+    PLANES: "(b) ours, 1 crop, YUV420 shards",
     PEER: "(c) open_clip's loader, 1 crop",
 }
 MEMORY_SIDE, MEMORY_EPOCHS = 256, 3
@@ -141,28 +145,42 @@ def photo(side: int, seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def write_shards(folder: Path, side: int, number: int) -> list[bytes]:
-    """Write shards of `number` generated pairs; returns the image files."""
-    images = [photo(side, seed) for seed in range(number)]
+def write_shards(folder: Path, images: Sequence[bytes], ending: str) -> None:
+    """Write shards of pairs of these image files, which have this ending."""
+    folder.mkdir(exist_ok=True)
     for shard in range(NUM_SHARDS):
         with tarfile.open(folder / f"{shard:05d}.tar", "w") as archive:
             for place in range(shard, len(images), NUM_SHARDS):
-                for ending, content in (("jpg", images[place]), ("txt", b"picture number %d" % place)):
-                    member = tarfile.TarInfo(f"{place:09d}.{ending}")
+                for kind, content in ((ending, images[place]), ("txt", b"picture number %d" % place)):
+                    member = tarfile.TarInfo(f"{place:09d}.{kind}")
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
     sizes = {f"{shard:05d}.tar": len(images) // NUM_SHARDS for shard in range(NUM_SHARDS)}
     (folder / "sizes.json").write_text(json.dumps(sizes))
-    return images
 
 
-def our_loader(folder: Path, transform: MultiCropConfig, num_images: int, workers: int = 0, epochs: int = 1) -> Any:
-    """Our loader over `epochs` epochs."""
+class _UncutDataModule(ImageTextDataModule):
+    """Leaves crops to the device as on a GPU, without a trainer."""
+
+    def cuts_on_device(self) -> bool:
+        return True
+
+
+def our_loader(
+    folder: Path,
+    transform: MultiCropConfig,
+    num_images: int,
+    *,
+    workers: int = 0,
+    epochs: int = 1,
+    on_device: bool = False,
+) -> Any:
+    """Our loader over `epochs` epochs; with `on_device` it decodes, and leaves the crops to the device."""
     source = SourceConfig(files=[str(folder / "*.tar")], caption_fields=["txt"], language="en")
     config = ImageTextDataConfig(sources={"shards": source}, global_batch_size=BATCH, num_workers=workers)
     steps = epochs * num_images // BATCH
-    data = ImageTextDataModule(config, transform, TokenizerConfig(vocab_size=300), seed=0, max_steps=steps)
-    return data.train_dataloader()
+    kind = _UncutDataModule if on_device else ImageTextDataModule
+    return kind(config, transform, TokenizerConfig(vocab_size=300), seed=0, max_steps=steps).train_dataloader()
 
 
 def peer_batches(folder: Path, num_images: int, workers: int = 0) -> Iterator[Any]:
@@ -234,14 +252,18 @@ def measure(side: int, setting: DataSetting) -> DataRates:
     import simplejpeg
 
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        images = write_shards(folder, side, setting.num_images(side))
+        folder, planes = Path(place) / "jpeg", Path(place) / "planes"
+        images = [photo(side, seed) for seed in range(setting.num_images(side))]
         number = len(images)
+        write_shards(folder, images, "jpg")
+        write_shards(planes, [encode_planes(decode_image(image).convert("YCbCr")) for image in images], "yuv")
         kinds: dict[str, Callable[[], Iterable[Any]]] = {
             RAW: lambda: (simplejpeg.decode_jpeg(image, colorspace="RGB") for image in images),
             BOUND: lambda: bound(images),
             ONE: lambda: our_loader(folder, ONE_CROP, number),
             SIX: lambda: our_loader(folder, SIX_CROPS, number),
+            DEVICE: lambda: our_loader(folder, ONE_CROP, number, on_device=True),
+            PLANES: lambda: our_loader(planes, ONE_CROP, number),
         }
         if has_peer():
             kinds[PEER] = lambda: peer_batches(folder, number)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kelip_lightning.benchmarks.data import NAMES, ONE, SIX, DataRates
+from kelip_lightning.benchmarks.data import BOUND, DEVICE, NAMES, ONE, PEER, PLANES, RAW, DataRates
 from kelip_lightning.benchmarks.evaluation import EvaluationCost, EvaluationSetting, described_peaks
 from kelip_lightning.benchmarks.loss import LossCost, LossSetting
 from kelip_lightning.benchmarks.ratios import Ratio
@@ -96,17 +96,22 @@ def print_evaluation_report(setting: EvaluationSetting, cost: EvaluationCost, fi
     _print_files(console, files)
 
 
+_DATA_RATIOS = [(ONE, RAW), (ONE, BOUND), (DEVICE, RAW), (PLANES, ONE), (ONE, PEER)]
+
+
 def print_data_report(found: Sequence[DataRates], files: Sequence[Path]) -> None:
     """Rates of each size, and ours over the others'."""
     console = _console()
     kinds = [kind for kind in NAMES if any(kind in one.samples_per_second for one in found)]
     caption = "best of the repeats, one thread; " + "; ".join(f"{kind}: {NAMES[kind]}" for kind in kinds)
-    others = [kind for kind in kinds if kind not in (ONE, SIX)]
-    columns = ["short side", "kB", *kinds, *(f"{ONE} / {kind}" for kind in others)]
+    ratios = [(ours, other) for ours, other in _DATA_RATIOS if ours in kinds and other in kinds]
+    columns = ["short side", "kB", *kinds, *(f"{ours} / {other}" for ours, other in ratios)]
     table = _table("Samples per CPU second", caption, columns)
     for one in found:
         rates = one.samples_per_second
-        cells = [f"{rates[kind]:,.0f}" for kind in kinds] + [f"{rates[ONE] / rates[kind]:.2f}" for kind in others]
+        cells = [f"{rates[kind]:,.0f}" for kind in kinds] + [
+            f"{rates[ours] / rates[other]:.2f}" for ours, other in ratios
+        ]
         table.add_row(f"{one.side} px", f"{one.kilobytes:.0f}", *cells)
     console.print(table)
     for one in (one for one in found if one.worker_megabytes):

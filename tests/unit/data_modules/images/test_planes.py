@@ -145,3 +145,8 @@ def test_open_image__of_planes() -> None:
     assert decode_image(data).size == (21, 10)
     assert planes_size(b"\xff\xd8") is None
     assert PLANES not in Image.registered_extensions().values()
+
+
+def test_encode_planes__refuses_other_colours() -> None:
+    with pytest.raises(ValueError, match="in mode YCbCr, not RGB"):
+        encode_planes(Image.new("RGB", (4, 4)))

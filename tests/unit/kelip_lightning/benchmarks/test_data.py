@@ -8,18 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from data_modules.images.planes import encode_planes
+from data_modules.images.transforms.uncut import cut
+from data_modules.records import ImageTextBatch, UncutBatch
 from kelip_lightning.benchmarks import data
 from kelip_lightning.benchmarks.data import (
     BATCH,
     BOUND,
+    DEVICE,
     INSTALL_DECODER,
     INSTALL_PEER,
     NUM_SHARDS,
     ONE,
     ONE_CROP,
     PEER,
+    PLANES,
     RAW,
     SIX,
     SIX_CROPS,
@@ -48,7 +54,8 @@ def test_photo__is_a_jpeg_of_four_to_three_that_compresses_as_a_photograph() -> 
 
 
 def test_write_shards__every_image_with_its_caption_once(tmp_path: Path) -> None:
-    images = write_shards(tmp_path, 256, 8)
+    images = [photo(256, seed) for seed in range(8)]
+    write_shards(tmp_path, images, "jpg")
     found: dict[str, bytes] = {}
     for file in sorted(tmp_path.glob("*.tar")):
         with tarfile.open(file) as archive:
@@ -64,14 +71,32 @@ def test_write_shards__every_image_with_its_caption_once(tmp_path: Path) -> None
 
 
 def test_loaders__give_the_crops_of_every_image(tmp_path: Path) -> None:
-    write_shards(tmp_path, 256, BATCH)
+    images = [photo(256, seed) for seed in range(BATCH)]
+    write_shards(tmp_path, images, "jpg")
     (one,) = our_loader(tmp_path, ONE_CROP, BATCH)
     assert one.global_crops.shape == (1, BATCH, 3, 224, 224) and not len(one.local_crops)
     assert sorted(one.captions) == sorted(f"picture number {place}" for place in range(BATCH))
     (six,) = our_loader(tmp_path, SIX_CROPS, BATCH)
     assert six.global_crops.shape[0] == 2 and six.local_crops.shape == (4, BATCH, 3, 96, 96)
-    (images, tokens), *others = peer_batches(tmp_path, BATCH)
-    assert images.shape == (BATCH, 3, 224, 224) and len(tokens) == BATCH and not others
+    (theirs, tokens), *others = peer_batches(tmp_path, BATCH)
+    assert theirs.shape == (BATCH, 3, 224, 224) and len(tokens) == BATCH and not others
+
+
+def test_loaders__planes_and_uncut_crops_are_those_of_the_files_up_to_rounding(tmp_path: Path) -> None:
+    images = [photo(256, seed) for seed in range(BATCH)]
+    write_shards(tmp_path / "jpeg", images, "jpg")
+    pictures = [Image.open(io.BytesIO(image)).convert("YCbCr") for image in images]
+    write_shards(tmp_path / "planes", [encode_planes(picture) for picture in pictures], "yuv")
+    (cut_by_loader,) = our_loader(tmp_path / "jpeg", ONE_CROP, BATCH)
+    (uncut,) = our_loader(tmp_path / "jpeg", ONE_CROP, BATCH, on_device=True)
+    (of_planes,) = our_loader(tmp_path / "planes", ONE_CROP, BATCH)
+    assert isinstance(uncut, UncutBatch)
+    cut_by_device = cut(uncut, torch.float32)
+    assert isinstance(cut_by_device, ImageTextBatch)
+    for other, largest, mean in ((cut_by_device, 2, 0.1), (of_planes, 15, 1.5)):
+        assert other.captions == cut_by_loader.captions
+        difference = (other.global_crops.int() - cut_by_loader.global_crops.int()).abs()
+        assert difference.max() <= largest and difference.float().mean() < mean
 
 
 def test_bound__cuts_the_middle_of_every_image() -> None:
@@ -98,7 +123,7 @@ def test_rates__the_best_of_the_repeats_in_turn(monkeypatch: pytest.MonkeyPatch)
 
 def test_measure__every_kind_of_one_batch() -> None:
     found = measure(512, DataSetting(repeats=1, batches=1))
-    assert found.samples_per_second.keys() == {RAW, BOUND, ONE, SIX, PEER}
+    assert found.samples_per_second.keys() == {RAW, BOUND, ONE, SIX, DEVICE, PLANES, PEER}
     assert found.samples_per_second[RAW] > found.samples_per_second[SIX] > 0
     assert found.kilobytes == pytest.approx(np.mean([len(photo(512, seed)) for seed in range(BATCH)]) / 1000)
     assert found.worker_megabytes == []
