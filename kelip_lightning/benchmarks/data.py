@@ -4,8 +4,8 @@ One process, one thread, generated JPEGs (quality 90, 4:3, several octaves of no
 (a) libjpeg-turbo decodes the same files and nothing else; (bound) the same, and each crop cut and resized by the
 fastest bicubic kernel with antialiasing: no loader can be faster; (b) our loader with 1 crop of 224, with 2 + 4 of 96,
 with 1 crop that is left to the device of the model, and with 1 crop from shards of undecoded pixels; (c)
-`get_wds_dataset` of open_clip_torch with its default training transform. The kinds run in turn, `repeats` times, and the
-best of each is shown.
+`get_wds_dataset` of open_clip_torch with its default training transform. The kinds run in turn, `repeats` times, and
+the best of each is shown.
 """
 
 import importlib.util

@@ -129,7 +129,7 @@ def _add_step_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure ours alone: batches of N to 8 N, twice the depth, MAE pre-training, multi-crop (default N: 32)",
     )
-    parser.add_argument("--rounds", type=positive_count, metavar="N", help="fresh processes (default: 4, emoji 7, growth 3)")
+    parser.add_argument("--rounds", type=positive_count, metavar="N", help="processes (default: 4, emoji 7, growth 3)")
     parser.add_argument(
         "--warmup",
         type=positive_count,

@@ -96,23 +96,28 @@ def print_evaluation_report(setting: EvaluationSetting, cost: EvaluationCost, fi
     _print_files(console, files)
 
 
-_DATA_RATIOS = [(ONE, RAW), (ONE, BOUND), (DEVICE, RAW), (PLANES, ONE), (ONE, PEER)]
+_DATA_RATIOS = {
+    "1 crop / (a)": (ONE, RAW),
+    "1 crop / bound": (ONE, BOUND),
+    "1 crop that the device cuts / (a)": (DEVICE, RAW),
+    "YUV420 shards / JPEG": (PLANES, ONE),
+    "1 crop / (c)": (ONE, PEER),
+}
 
 
 def print_data_report(found: Sequence[DataRates], files: Sequence[Path]) -> None:
-    """Rates of each size, and ours over the others'."""
+    """Rates of each size, and their ratios."""
     console = _console()
     kinds = [kind for kind in NAMES if any(kind in one.samples_per_second for one in found)]
-    caption = "best of the repeats, one thread; " + "; ".join(f"{kind}: {NAMES[kind]}" for kind in kinds)
-    ratios = [(ours, other) for ours, other in _DATA_RATIOS if ours in kinds and other in kinds]
-    columns = ["short side", "kB", *kinds, *(f"{ours} / {other}" for ours, other in ratios)]
-    table = _table("Samples per CPU second", caption, columns)
-    for one in found:
-        rates = one.samples_per_second
-        cells = [f"{rates[kind]:,.0f}" for kind in kinds] + [
-            f"{rates[ours] / rates[other]:.2f}" for ours, other in ratios
-        ]
-        table.add_row(f"{one.side} px", f"{one.kilobytes:.0f}", *cells)
+    sizes = [f"{one.side} px, {one.kilobytes:.0f} kB" for one in found]
+    table = _table("Samples per CPU second", "best of the repeats, one thread", ["", *sizes])
+    for kind in kinds:
+        table.add_row(NAMES[kind], *(f"{one.samples_per_second[kind]:,.0f}" for one in found))
+    table.add_section()
+    for label, (ours, other) in _DATA_RATIOS.items():
+        if ours in kinds and other in kinds:
+            ratios = (one.samples_per_second[ours] / one.samples_per_second[other] for one in found)
+            table.add_row(label, *(f"{ratio:.2f}" for ratio in ratios))
     console.print(table)
     for one in (one for one in found if one.worker_megabytes):
         megabytes = ", ".join(map(str, one.worker_megabytes))

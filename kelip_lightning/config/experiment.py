@@ -67,8 +67,8 @@ class TrainerConfig:
     gradient_checkpointing: bool = field(default=False, metadata=PERFORMANCE)
     """Whether activations of transformer blocks are recomputed in the backward pass to save memory."""
     compile: bool = field(default=False, metadata=PERFORMANCE)
-    """Whether `torch.compile` compiles the encoders: for GPUs. On a CPU the start takes up to minutes longer and steps are
-    no faster (docs/performance.md)."""
+    """Whether `torch.compile` compiles the encoders: for GPUs. On a CPU the start takes seconds to minutes longer, and
+    steps are no faster (docs/performance.md)."""
     ema_decay: float | None = field(default=None, metadata=between(0, 1, "neither"))
     """Decay per step of an exponential moving average of the weights, which is exported; null: no average."""
     log_every_n_steps: int = field(default=10, metadata=REPORTING | at_least(1))

@@ -58,9 +58,9 @@ def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert main(["benchmark", "data", "--smoke", "--output", str(tmp_path)]) == 0
     written = json.loads((tmp_path / "data.json").read_text(encoding="utf-8"))
     ((side, rates),) = ((one["side"], one["samples_per_second"]) for one in written["sizes"])
-    assert side == 256 and list(rates) == ["raw", "bound", "one", "six", "peer"]
+    assert side == 256 and list(rates) == ["raw", "bound", "one", "six", "device", "planes", "peer"]
     assert min(rates.values()) > 0
-    assert "one / peer" in capsys.readouterr().out
+    assert "YUV420 shards / JPEG" in capsys.readouterr().out
 
 
 def test_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
