@@ -79,7 +79,7 @@ BENCHMARKS := runs/benchmarks
 benchmark: $(VENV)/.test ## all benchmarks, into runs/benchmarks/ (hours; ARGS="--threads 2" for the step)
 	$(BIN)/kelip benchmark step --output $(BENCHMARKS) $(ARGS)
 	$(BIN)/kelip benchmark step --precision 32 --output $(BENCHMARKS)/float32 $(ARGS)
-	$(BIN)/kelip benchmark step --growth --model emoji --output $(BENCHMARKS)
+	$(BIN)/kelip benchmark step --growth --output $(BENCHMARKS)
 	set -e; for name in loss data evaluation; do $(BIN)/kelip benchmark $$name --output $(BENCHMARKS); done
 	$(BIN)/kelip benchmark run experiments/emoji/pretrain.yaml --output $(BENCHMARKS)
 
