@@ -3,9 +3,9 @@
 import functools
 import logging
 import os
-import select
 import time
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
@@ -83,8 +83,8 @@ def _wait_for_reports(reading: int, count: int) -> bool:
     """Whether all workers have reported, or ended, which torch reports itself, within `START_SECONDS`."""
     deadline = time.monotonic() + START_SECONDS
     while count:
-        ready, _, _ = select.select([reading], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
+        # Not `select.select`, which refuses descriptors above 1,023: a process may have more files open.
+        if not wait([reading], max(0.0, deadline - time.monotonic())):
             return False
         reports = os.read(reading, count)
         if not reports:  # no process can write any more

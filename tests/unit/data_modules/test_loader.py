@@ -1,8 +1,10 @@
 """A loader whose workers hang while they start."""
 
+import fcntl
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import time
@@ -79,3 +81,17 @@ def _die(_: list[int]) -> None:
 def test_a_worker_that_dies__is_reported_by_torch() -> None:
     with pytest.raises(RuntimeError, match=r"DataLoader worker .* killed|exited unexpectedly"):
         list(build_fixed_loader(_Squares(), [[0], [1]], _die, num_workers=1))
+
+
+def test_start__with_more_than_a_thousand_files_open() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    reading, writing = os.pipe()
+    high = fcntl.fcntl(reading, fcntl.F_DUPFD, 1500)
+    try:
+        os.write(writing, b"..")
+        assert loader._wait_for_reports(high, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in (reading, writing, high):
+            os.close(descriptor)
