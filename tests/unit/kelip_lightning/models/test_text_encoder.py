@@ -317,4 +317,4 @@ def test_compile__captions_of_any_length_take_two_graphs() -> None:
     for lengths in ([3, 5], [2, 4, 7], [6, 2, 3, 9], [2, 2, 3], [8, 3], [4, 4, 4, 5, 2]):
         tokens = random_captions(lengths, END, lambda rest: [PAD] * rest)[:, : max(lengths)]
         torch.testing.assert_close(compiled(tokens, sum(lengths)), encoder(tokens, sum(lengths)))
-    assert compiler.frame_count <= 2
+    assert compiler.frame_count in (1, 2)

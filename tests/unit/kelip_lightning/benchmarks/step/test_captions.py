@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_modules.faults import FaultReport
 from data_modules.records import PairRecord
@@ -23,8 +24,8 @@ class Fruits:
         text = self._texts[index]
         return PairRecord(key=str(index), image=b"", language="en" if text.isascii() else "ko", caption=text)
 
-    def rows_of(self, language: str) -> range:  # type: ignore[override]
-        raise NotImplementedError
+    def rows_of(self, language: str) -> NDArray[np.int64]:
+        return np.array([place for place, text in enumerate(self._texts) if text.isascii() == (language == "en")])
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         return (("en", text) for text in self._texts[::every])
