@@ -76,7 +76,8 @@ class ImageCache:
         number, found = sum(one.stop - one.start for one in batches), []
         for batch, pixels in read():
             if pixels[0].nbytes * number <= self._free:
-                found.append((batch, pixels.clone() if pixels.is_pinned() else pixels))
+                # A copy, since each batch of a loader process keeps a file open, and a process may open only so many.
+                found.append((batch, pixels.clone() if pixels.is_pinned() or pixels.is_shared() else pixels))
             yield batch, pixels
         if len(found) == len(batches):
             self._free -= sum(pixels.nbytes for _, pixels in found)

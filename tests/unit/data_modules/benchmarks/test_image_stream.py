@@ -1,6 +1,8 @@
 """Streams of stored images: order, workers, memory of few batches, and broken pictures."""
 
 import dataclasses
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,3 +110,17 @@ def test_image_cache__other_batches_and_rows_are_read_anew() -> None:
         list(cache.batches(SelectedImages(table, np.arange(3)), reads.batches, reads))
     list(cache.batches(SelectedImages(table, np.array([0, 1, 1])), whole.batches, whole))
     assert (whole.reads, halves.reads) == (2, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
+def test_image_cache__keeps_no_file_of_a_loader_process_open() -> None:
+    images, batches = SelectedImages(Pictures(64), np.arange(64)), [slice(at, at + 2) for at in range(0, 64, 2)]
+
+    def read() -> Iterator[tuple[slice, Tensor]]:
+        return image_batches(images, EvaluationTransform(4), batches, num_workers=1, owner="evaluation set a")
+
+    cache, before = ImageCache(10**6), len(os.listdir("/proc/self/fd"))
+    first = [pixels.clone() for _, pixels in cache.batches(images, batches, read)]
+    assert len(os.listdir("/proc/self/fd")) < before + len(batches) // 2
+    kept = [pixels for _, pixels in cache.batches(images, batches, lambda: iter(()))]
+    assert all(map(torch.equal, kept, first)) and len(kept) == len(batches)
