@@ -125,7 +125,8 @@ def pack_source(
 
     One sample per row: the image; a JSON with `caption_ko`, `caption_en` (further ones `caption_ko_2`, ...),
     `keywords_ko`, `keywords_en`, `language` and the `key` in the source; and `txt`, the first caption. Of a source
-    without captions, image and `key` alone. A shard is renamed when complete, so that an interrupted run continues with the missing ones.
+    without captions, the image and a JSON with its `key`. A shard is renamed when complete, so that an interrupted run
+    continues with the missing ones.
 
     Raises:
         DataError: The folder holds shards of other settings.

@@ -26,9 +26,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     index.add_argument("what", metavar="FILE.yaml|SHARDS", nargs="+", help="an experiment, or shards as in its `files`")
     inspect = actions.add_parser("inspect", help="print statistics of image-text pairs and draw a contact sheet")
     inspect.add_argument("--samples", type=int, default=500, help="pairs read per source (default: 500)")
-    inspect.add_argument(
-        "--sheet", type=Path, help="PNG file of the contact sheet (default: contact_sheet.png in the experiment's run folder)"
-    )
+    inspect.add_argument("--sheet", type=Path, help="PNG file (default: NAME-contact_sheet.png beside the run folder)")
     pack = actions.add_parser("pack", help="write the sources as tar shards with resized images")
     for action in (inspect, pack):
         action.add_argument("file", metavar="FILE.yaml", help="the experiment")
@@ -124,7 +122,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     _print_reports(reports)
     if unusable := [report for report in reports if not report.tokens]:
         raise DataError("; ".join(_unusable(report) for report in unusable))
-    sheet = arguments.sheet or Path(stage.output_dir, stage.name, "contact_sheet.png")
+    sheet = arguments.sheet or Path(stage.output_dir, f"{stage.name}-contact_sheet.png")
     _save_contact_sheet(reports, sheet)
     print(f"contact sheet: {sheet}")
     return 0
