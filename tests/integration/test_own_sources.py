@@ -1,4 +1,4 @@
-"""A lab's own data through the commands: trained on as it is, or refused in one sentence before a run folder is made."""
+"""A lab's own data through the commands: trained on as it is, or refused in one sentence before a run begins."""
 
 import json
 from collections.abc import Callable
