@@ -14,12 +14,13 @@ from torch.utils.data import Dataset
 
 from data_modules.config import CorruptSampleConfig
 from data_modules.errors import DataError
-from data_modules.faults import SKIPPED, FaultReport, SampleFault, printable, sample_errors
+from data_modules.faults import ABSENT, SKIPPED, FaultReport, SampleFault, printable, sample_errors
 from data_modules.images.transforms.uncut import UncutWriter, cut
 from data_modules.loader import SignalSafeDataLoader, build_fixed_loader
 from data_modules.order.sampling import Draw, Order, RankBatchSampler
 from data_modules.order.streams import model_seeds, sample_generators
 from data_modules.records import PairRecord, UncutBatch
+from data_modules.sources.checking import check_source
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
 from data_modules.sources.rows import PairSource
@@ -46,11 +47,13 @@ def open_sources(
         corrupt_samples: Limit of samples that opening may leave out; `None`: no limit.
 
     Raises:
-        DataError: A source cannot be opened, or too much of it is left out.
+        DataError: A source cannot be opened, too much of it is left out, or `check_source` finds that it cannot be
+            what the settings say.
     """
     sources = [open_source(name, config, shuffle_window) for name, config in configs.items()]
-    if corrupt_samples is not None:
-        for source in sources:
+    for source in sources:
+        check_source(source, configs[source.name])
+        if corrupt_samples is not None:
             _check_opening(source, corrupt_samples.max_share)
     return sources
 
@@ -131,7 +134,9 @@ class _Attempt:
             self.fault = fault
 
     def reports(self) -> list[FaultReport]:
-        """The fault, or else the repairs."""
+        """The fault, or else the repairs; none if the row is no pair in its language."""
+        if self.fault is not None and self.fault.kind in ABSENT:
+            return []
         if self.fault is not None:
             return [self._report(self.fault.kind, self.fault.key, self.fault.detail)]
         assert isinstance(self.found, PairRecord)
@@ -216,16 +221,17 @@ class PairDataset(Dataset[Batch], Generic[Batch]):
         faults = attempt.reports()
         if attempt.fault is None:
             return attempt.draw, faults
+        last = attempt.fault
         for replacement in self._replacements(attempt):
             replacement.sample(batch)
             replacement.write(batch)
             faults += replacement.reports()
             if replacement.fault is None:
                 return replacement.draw, faults
-        last = faults[-1]
+            last = replacement.fault
         raise DataError(
-            f"source '{last.source}': sample {attempt.draw.sample_id} and {MAX_REPLACEMENTS} others cannot be used, "
-            f"the last one ({last.key}) because of {last.kind} ({last.detail}); fix or leave out the source"
+            f"source '{attempt.source.name}': sample {attempt.draw.sample_id} and {MAX_REPLACEMENTS} others cannot be "
+            f"used, the last one ({last.key}) because of {last.kind} ({last.detail}); fix or leave out the source"
         )
 
     def _replacements(self, attempt: _Attempt) -> Iterator[_Attempt]:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault
+from data_modules.paths import resolve_path
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig, needs_language_marks
 from data_modules.sources.languages import LanguageRows
-from data_modules.sources.rows import Rows, pairs_per_row, records_one_by_one, row_texts
+from data_modules.sources.rows import EveryNth, Rows, pairs_per_row, records_one_by_one, row_texts
 from data_modules.sources.tables import require_columns, row_record, satisfies
 
 _log = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ class StreamSource:
 
     def __getitem__(self, index: int) -> PairRecord:
         number, pair = divmod(index, self._pairs)
-        return row_record(self.config, self._row(number), number=number, pair=pair)
+        folder = resolve_path(self.config.image_root or "")
+        return row_record(self.config, self._row(number), number=number, pair=pair, folder=folder)
 
     def records(self, indices: Sequence[int]) -> list[PairRecord | SampleFault]:
         return records_one_by_one(self.__getitem__, indices)
@@ -108,6 +110,10 @@ class StreamSource:
 
     def _marks(self, start: int, stop: int) -> NDArray[Any]:
         raise AssertionError("the settings give the language")
+
+    def pairs(self) -> Rows:
+        """All indices: which captions are empty is known only when they are read."""
+        return EveryNth(0, 1, len(self))
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         """(language, text) of the first n-th part of a pass: every n-th row would need all of them read."""
