@@ -6,24 +6,27 @@ from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
 
 from data_modules.config_roles import PERFORMANCE, above, at_least, between, check_ranges
+from data_modules.image_files import is_image_folder
+from data_modules.paths import resolve_path
 
 
 class SourceFormat(Enum):
     """Storage format of a source."""
 
     auto = "auto"
-    """By the first file's ending: .tar is shards; .csv, .tsv, .jsonl and .parquet are a table; else dataset."""
+    """By the first file: .tar is shards; .csv, .tsv, .jsonl and .parquet are a table; a folder of image files is a
+    folder; else dataset."""
     shards = "shards"
     """Tar files in the WebDataset layout."""
     table = "table"
     """CSV, TSV, JSONL or parquet with image bytes, or with image paths relative to the table."""
     dataset = "dataset"
     """Opened by Hugging Face `load_from_disk` or `load_dataset`."""
+    folder = "folder"
+    """A folder of image files, with captions in its `metadata.csv` or `metadata.jsonl` (`imagefolder`), or without."""
 
 
-NAME_CAPTIONS = (
-    "name a caption column for ko, en or both in captions, or columns of one language in caption_fields"
-)
+NAME_CAPTIONS = "name a caption column for ko, en or both in captions, or columns of one language in caption_fields"
 
 
 class SourceKind(Enum):
@@ -35,6 +38,7 @@ class SourceKind(Enum):
     """Hugging Face datasets by random access."""
     stream = "streams"
     """Hugging Face datasets read sequentially."""
+    folder = "image folders"
 
 
 class LanguageRule(Enum):
@@ -68,33 +72,33 @@ _HUB = (SourceKind.dataset, SourceKind.stream)
 KINDS_OF: Mapping[str, tuple[SourceKind, ...]] = {
     "image": _ROWS,
     "image_root": _ROWS,
-    "allow_absolute_paths": _ROWS,
-    "encoding": (SourceKind.table,),
-    "separator": (SourceKind.table,),
-    "key": _ROWS,
-    "where": _ROWS,
+    "allow_absolute_paths": (*_ROWS, SourceKind.folder),
+    "encoding": (SourceKind.table, SourceKind.folder),
+    "separator": (SourceKind.table, SourceKind.folder),
+    "key": (*_ROWS, SourceKind.folder),
+    "where": (*_ROWS, SourceKind.folder),
     "split": _HUB,
     "subset": _HUB,
     "stream_length": _HUB,
     "read_timeout_seconds": (SourceKind.shards, SourceKind.table, SourceKind.dataset),
     "index_folder": (SourceKind.shards,),
-    "check_languages": (SourceKind.shards, SourceKind.table, SourceKind.dataset),
+    "check_languages": (SourceKind.shards, SourceKind.table, SourceKind.dataset, SourceKind.folder),
 }
 """Setting -> the kinds of sources that have it; others refuse it. All kinds have the settings not listed here."""
 
 
 @dataclass(kw_only=True, slots=True)
 class SourceConfig:
-    """One set of images with captions in one or more languages: tar shards, tables, or a Hugging Face dataset.
+    """One set of images with captions: tar shards, tables, a folder of images, or a Hugging Face dataset.
 
     A field is a column of a table, `txt` (the text file of a sample in a shard) or a key of the JSON beside it.
     """
 
     files: list[str]
-    """Files, glob or brace patterns (`{000..099}.tar`), for shards any fsspec URL; a folder or name of a Hugging Face
-    dataset; `package:` paths are relative to the installed `data_modules` folder."""
+    """Files, glob or brace patterns (`{000..099}.tar`), for shards any fsspec URL; a folder of images; a folder or name
+    of a Hugging Face dataset; `package:` paths are relative to the installed `data_modules` folder."""
     format: SourceFormat = SourceFormat.auto
-    """auto (by the files' ending), shards, table or dataset."""
+    """auto (by the first file), shards, table, dataset, or folder (of image files)."""
     image: str = "image"
     """Field of images in tables and datasets: encoded bytes, a struct with `bytes`, or a path. Shards go by endings."""
     image_root: str | None = None
@@ -151,7 +155,8 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        for problem in (*self._wrong_values(), *self._ignored_by_kind(), *self._ignored_by_others()):
+        checks = (self._wrong_values, self._ignored_by_kind, self._ignored_by_content, self._ignored_by_others)
+        for problem in (problem for check in checks for problem in check()):
             raise ValueError(problem)
 
     @property
@@ -172,7 +177,7 @@ class SourceConfig:
             yield "keyword_separator is empty: give at least one character, or null"
         if not _is_known_encoding(self.encoding):
             yield f"encoding = {self.encoding!r} is not known: use utf-8, cp949, utf-16, or another text encoding"
-        if self.separator is not None and (len(self.separator) != 1 or self.separator in "\"\r\n"):
+        if self.separator is not None and (len(self.separator) != 1 or self.separator in '"\r\n'):
             yield f"separator = {self.separator!r} must be one character, for example ';', or null"
 
     def _ignored_by_kind(self) -> Iterator[str]:
@@ -190,6 +195,18 @@ class SourceConfig:
                 value = getattr(self, name)
                 yield f"{name} = {value!r} is a setting of {owners}, and {kind.value} ignore it: remove it"
 
+    def _ignored_by_content(self) -> Iterator[str]:
+        """Settings about captions or text files, where there are none."""
+        changed = _changed(self)
+        about = ("language", "language_field", "min_hangul_share", "keywords", "check_languages")
+        for name in (name for name in about if name in changed and not self.has_captions):
+            yield f"{name} is about captions, and neither captions nor caption_fields names any: remove it"
+        endings = {"encoding": TEXT_ENDINGS, "separator": TEXT_ENDINGS[:1]}
+        for name in (name for name in endings if name in changed and source_kind(self) is SourceKind.table):
+            if not any(file.lower().endswith(endings[name]) for file in self.files):
+                value, owners = getattr(self, name), " and ".join(one[1:].upper() for one in endings[name])
+                yield f"{name} = {value!r} is about {owners} files, and files names none: remove it"
+
     def _ignored_by_others(self) -> Iterator[str]:
         """Settings without effect beside the others."""
         changed = _changed(self)
@@ -197,21 +214,12 @@ class SourceConfig:
         for name in ("language", "language_field", "min_hangul_share"):
             if self.captions and name in changed:
                 yield f"{name} is about caption_fields, and captions names the language of each field: remove it"
-        if not self.has_captions:
-            about = ("language", "language_field", "min_hangul_share", "keywords", "check_languages")
-            for name in (name for name in about if name in changed):
-                yield f"{name} is about captions, and neither captions nor caption_fields names any: remove it"
         if self.language_field is not None and "language" in changed:
             yield f"language = {self.language!r} has no effect beside language_field: remove one of them"
         if "min_hangul_share" in changed and (self.language != "detect" or self.language_field is not None):
             yield "min_hangul_share is for language = detect, and the language is given: remove it"
         if known and (extra := sorted(set(self.keywords) - known)):
             yield f"keywords names {extra[0]!r}, a language without captions: remove it"
-        endings = {"encoding": TEXT_ENDINGS, "separator": TEXT_ENDINGS[:1]}
-        for name in (name for name in endings if name in changed and source_kind(self) is SourceKind.table):
-            if not any(file.lower().endswith(endings[name]) for file in self.files):
-                value, owners = getattr(self, name), " and ".join(one[1:].upper() for one in endings[name])
-                yield f"{name} = {value!r} is about {owners} files, and files names none: remove it"
         if self.keyword_separator is not None and not self.keywords:
             yield f"keyword_separator = {self.keyword_separator!r} is about keywords, and there are none: remove it"
 
@@ -233,15 +241,20 @@ def _changed(config: SourceConfig) -> list[str]:
 
 
 def kind_of_file(file: str) -> SourceFormat:
-    """The format by the file's ending."""
+    """The format by the file's ending; of a local folder, by what it holds."""
     if file.lower().endswith(".tar"):
         return SourceFormat.shards
-    return SourceFormat.table if file.lower().endswith(TABLE_ENDINGS) else SourceFormat.dataset
+    if file.lower().endswith(TABLE_ENDINGS):
+        return SourceFormat.table
+    return SourceFormat.folder if is_image_folder(resolve_path(file)) else SourceFormat.dataset
 
 
 def source_format(config: SourceConfig) -> SourceFormat:
-    """The configured format; `auto` is resolved by the first file's ending."""
-    return kind_of_file(config.files[0]) if config.format is SourceFormat.auto else config.format
+    """The configured format; `auto` is resolved by the first file."""
+    if config.format is not SourceFormat.auto:
+        return config.format
+    found = kind_of_file(config.files[0])
+    return SourceFormat.dataset if found is SourceFormat.folder and config.stream_length is not None else found
 
 
 def source_kind(config: SourceConfig) -> SourceKind:

@@ -18,7 +18,7 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """Longer ones first where one begins with another."""
-_KOREAN = ("cp949", "utf-16-le", "utf-16-be", "johab")
+_KOREAN = ("cp949", "utf-16-le", "utf-16-be")
 """Encodings of Korean texts without a byte order mark; cp949 contains EUC-KR."""
 _MIN_HANGUL = 0.5
 """Least fraction of Hangul among the letters beyond ASCII of a plausible Korean text."""
@@ -60,12 +60,14 @@ def undecodable(file: Path, encoding: str, position: int | None = None, remedy: 
     fitting = fitting_encodings(file, encoding)
     if not fitting:
         return DataError(
-            f"{file} is not {encoding.upper()}{place}, and no encoding of Korean or Western texts fits the whole of it: "
-            "save it as UTF-8, or remove the lines in another encoding"
+            f"{file} is not {encoding.upper()}{place}, and no encoding of Korean or Western texts fits it as "
+            "a whole: save it as UTF-8, or remove the lines in another encoding"
         )
     first, *others = fitting
     more = f" ({' and '.join(others)} would fit too)" if others else ""
-    return DataError(f"{file} is not {encoding.upper()}{place}, and reads well as {first}{more}: {remedy.format(first)}")
+    return DataError(
+        f"{file} is not {encoding.upper()}{place}, and reads well as {first}{more}: {remedy.format(first)}"
+    )
 
 
 def fitting_encodings(file: Path, refused: str) -> list[str]:
