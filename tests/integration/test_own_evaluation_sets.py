@@ -198,7 +198,7 @@ def test_pretrain__what_the_second_stage_needs_is_checked_before_the_first(
     began: list[str] = []
     monkeypatch.setattr(stages, "run_masked_pretrain", lambda *_: began.append("mae"))
     (tmp_path / "a.png").write_bytes(picture(0))
-    (tmp_path / "broken.csv").write_text("image,ko\na.png,그림\nb.png,그림 둘\n", encoding="utf-8")
+    (tmp_path / "broken.csv").write_text("image,ko,en\na.png,그림,one\nb.png,그림 둘,two\n", encoding="utf-8")
     overrides, message = WRONG[case]
     given = [one.replace("FOLDER", str(tmp_path)) for one in overrides]
     assert main(["pretrain", str(write_experiment(tmp_path)), f"output_dir={tmp_path / 'runs'}", *given]) == 2
