@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from string import Formatter
 
-from data_modules.config_roles import REPORTING, above, at_least, between, check_ranges
+from data_modules.config_roles import FILE_PATH, REPORTING, above, at_least, between, check_ranges
 from data_modules.languages import LANGUAGES
+from data_modules.sources.config import TABLE_ENDINGS, SourceConfig, SourceFormat
 
 
 class Layout(Enum):
@@ -60,35 +61,51 @@ class DuplicateRule(Enum):
 class TextTableConfig:
     """Captions in a file of their own, joined to the samples by key."""
 
-    files: list[str]
+    files: list[str] = field(metadata=FILE_PATH)
     """Parquet, CSV, TSV, JSONL or JSON files, or glob patterns; a JSON file holds a list of objects."""
     captions: str
     """Column of captions: a text or a list of texts."""
     key: str = "key"
     """Column whose values equal those of the samples' `key`; of values that are paths, the file names are compared."""
+    encoding: str = "utf-8"
+    """Encoding of CSV and TSV files, as that of a source."""
+    separator: str | None = None
+    """Separator of the columns of CSV files, as that of a source; null: detected."""
+
+    def __post_init__(self) -> None:
+        _check_source(self.files, encoding=self.encoding, separator=self.separator)
 
 
 @dataclass(kw_only=True, slots=True)
 class TableConfig:
     """The samples of an evaluation set: images, texts, classes."""
 
-    files: list[str]
+    files: list[str] = field(metadata=FILE_PATH)
     """Files or glob patterns, for the layouts clip_benchmark, image_folder and xtd10 one folder, for dataset a folder
     or a name on the Hugging Face Hub; `package:` paths are relative to the installed `data_modules` folder, others to
-    `evaluation.data_folder`."""
+    `evaluation.data_folder` or, without it, to the YAML file."""
     layout: Layout = Layout.auto
     """auto (by the files' ending), shards, table, dataset, clip_benchmark, image_folder, karpathy or xtd10."""
     image: str = "image"
-    """Column of encoded images; of tables and datasets alone."""
-    image_folder: str | None = None
+    """Column of encoded images or of their paths; of tables and datasets alone."""
+    image_root: str | None = field(default=None, metadata=FILE_PATH)
+    """Folder that relative image paths of tables and datasets are resolved against; null: the table's folder."""
+    allow_absolute_paths: bool = False
+    """Whether image paths of tables may be absolute or leave their folder by `..`; false: they are refused."""
+    encoding: str = "utf-8"
+    """Encoding of CSV and TSV files, for example cp949; a file that does not decode is refused."""
+    separator: str | None = None
+    """Separator of the columns of CSV files, one character; null: detected, as of a source."""
+    image_folder: str | None = field(default=None, metadata=FILE_PATH)
     """Folder of the image files of the layouts karpathy and xtd10; null: the folder of `files`."""
     captions: dict[str, str] = field(default_factory=dict)
     """Language -> caption column; a cell is a text or a list of texts."""
     texts: dict[str, TextTableConfig] = field(default_factory=dict)
     """Language -> captions in a file of their own."""
-    concept: str = "concept"
-    """Column of concepts: rows with equal values share their captions, those of the first row. Without the default
-    column every row is a concept of its own."""
+    concept: str | None = "concept"
+    """Column of concepts: rows with equal values share their captions, those of the first row. null, or without the
+    default column: rows of the same image (equal in the column `key`, else equal image paths) are one item with the
+    captions of all of them, and every other row is an item of its own."""
     key: str = "key"
     """Column that identifies a sample in messages and panels. Without the default column, the layout's own key or the
     row number does."""
@@ -105,13 +122,25 @@ class TableConfig:
                 raise ValueError(f"language {language!r} is not known: use {' or '.join(LANGUAGES)}")
         if both := sorted(set(self.captions) & set(self.texts)):
             raise ValueError(f"captions and texts both give {both[0]}: keep one of them")
+        if any(file.lower().endswith(TABLE_ENDINGS) for file in self.files):  # layouts without tables refuse both
+            _check_source(self.files, encoding=self.encoding, separator=self.separator)
+
+
+def _check_source(files: list[str], *, encoding: str, separator: str | None) -> None:
+    """The rules of a source about the settings of its text tables.
+
+    Raises:
+        ValueError: An encoding or a separator is not known, or is of no file.
+    """
+    if (encoding, separator) != ("utf-8", None):
+        SourceConfig(files=files, format=SourceFormat.table, encoding=encoding, separator=separator)
 
 
 @dataclass(kw_only=True, slots=True)
 class GalleryConfig:
     """Images that an analysis searches, from parquet files."""
 
-    files: list[str]
+    files: list[str] = field(metadata=FILE_PATH)
     """Parquet files or glob patterns; `package:` paths are relative to the installed `data_modules` folder."""
     image: str = "image"
     """Column of encoded images."""
@@ -180,9 +209,9 @@ class ClassificationSetConfig(SetConfig):
 
     label: str | None = None
     """Column of class ids or numbers; null: `cls` of the layout clip_benchmark, `class` of image_folder."""
-    classes_file: str | None = None
+    classes_file: str | None = field(default=None, metadata=FILE_PATH)
     """YAML with `classes` (id -> language -> names) and `templates` (language -> texts with `{}`), each a text or a
-    list of them; relative to `evaluation.data_folder`; null: the English names and templates in a folder of the layout
+    list of them; relative as `files`; null: the English names and templates in a folder of the layout
     clip_benchmark."""
 
 
@@ -219,8 +248,8 @@ class ChoiceSetConfig(SetConfig):
 class EvaluationConfig(IntervalConfig):
     """Evaluation sets, and when those without an interval of their own are evaluated: without any, every 500 steps."""
 
-    data_folder: str | None = field(default=None, metadata=REPORTING)
-    """Folder that relative `files` and image folders are in; null: the working directory."""
+    data_folder: str | None = field(default=None, metadata=REPORTING | FILE_PATH)
+    """Folder that relative `files`, image and classes files are in; null: that of the YAML file that names them."""
     batch_size: int = field(default=64, metadata=REPORTING | at_least(1))
     """Most images or texts per forward pass of an evaluation."""
     cache_mib: int = field(default=256, metadata=REPORTING | at_least(0))
