@@ -1,5 +1,6 @@
 """Settings of one source of pairs, and the rule that gives its pairs their language."""
 
+import codecs
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
@@ -54,11 +55,17 @@ class LanguageRule(Enum):
 
 
 TABLE_ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
+TEXT_ENDINGS = (".csv", ".tsv")
+"""Tables that have an encoding."""
 
 _ROWS = (SourceKind.table, SourceKind.dataset, SourceKind.stream)
 _HUB = (SourceKind.dataset, SourceKind.stream)
 KINDS_OF: Mapping[str, tuple[SourceKind, ...]] = {
     "image": _ROWS,
+    "image_root": _ROWS,
+    "allow_absolute_paths": _ROWS,
+    "encoding": (SourceKind.table,),
+    "separator": (SourceKind.table,),
     "key": _ROWS,
     "where": _ROWS,
     "split": _HUB,
@@ -66,6 +73,7 @@ KINDS_OF: Mapping[str, tuple[SourceKind, ...]] = {
     "stream_length": _HUB,
     "read_timeout_seconds": (SourceKind.shards, SourceKind.table, SourceKind.dataset),
     "index_folder": (SourceKind.shards,),
+    "check_languages": (SourceKind.shards, SourceKind.table, SourceKind.dataset),
 }
 """Setting -> the kinds of sources that have it; others refuse it. All kinds have the settings not listed here."""
 
@@ -84,6 +92,17 @@ class SourceConfig:
     """auto (by the files' ending), shards, table or dataset."""
     image: str = "image"
     """Field of images in tables and datasets: encoded bytes, a struct with `bytes`, or a path. Shards go by endings."""
+    image_root: str | None = None
+    """Folder that relative image paths are resolved against; null: the table's folder, of a dataset the working
+    directory."""
+    allow_absolute_paths: bool = False
+    """Whether image paths may be absolute or leave their folder by `..`; false: such rows are counted as faults."""
+    encoding: str = "utf-8"
+    """Encoding of CSV and TSV files, for example cp949; utf-8 reads files with and without a byte order mark. A file
+    that does not decode is refused."""
+    separator: str | None = None
+    """Separator of the columns of CSV files, one character; null: detected among comma, semicolon, tab and |, the one
+    that splits the header line (see docs/data.md). TSV files are separated by tabs."""
     captions: dict[str, str] = field(default_factory=dict)
     """Language (`ko`, `en`) -> caption field: each row gives one pair per language; empty: `caption_fields`. A field
     with a list of texts holds several captions, one of which is sampled each time."""
@@ -120,6 +139,10 @@ class SourceConfig:
     index_folder: str | None = field(default=None, metadata=PERFORMANCE)
     """Folder of the shards' index; null: beside the first shard, or ~/.cache/kelip if it is remote or read-only."""
 
+    check_languages: bool = field(default=True, metadata=PERFORMANCE)
+    """Whether a caption column whose script contradicts its language is refused at the start: by the letters of up to
+    1,000 captions, a Korean column with less than 5 % Hangul, or an English one with more than 50 %."""
+
     def __post_init__(self) -> None:
         check_ranges(self)
         for problem in (*self._wrong_values(), *self._ignored_by_kind(), *self._ignored_by_others()):
@@ -140,6 +163,10 @@ class SourceConfig:
             yield f"language = {self.language!r} must be ko, en or detect"
         if self.keyword_separator == "":
             yield "keyword_separator is empty: give at least one character, or null"
+        if not _is_known_encoding(self.encoding):
+            yield f"encoding = {self.encoding!r} is not known: use utf-8, cp949, utf-16, or another text encoding"
+        if self.separator is not None and (len(self.separator) != 1 or self.separator in "\"\r\n"):
+            yield f"separator = {self.separator!r} must be one character, for example ';', or null"
 
     def _ignored_by_kind(self) -> Iterator[str]:
         """Settings that this kind of source refuses."""
@@ -169,8 +196,20 @@ class SourceConfig:
             yield "min_hangul_share is for language = detect, and the language is given: remove it"
         if known and (extra := sorted(set(self.keywords) - known)):
             yield f"keywords names {extra[0]!r}, a language without captions: remove it"
+        endings = {"encoding": TEXT_ENDINGS, "separator": TEXT_ENDINGS[:1]}
+        for name in (name for name in endings if name in changed and source_kind(self) is SourceKind.table):
+            if not any(file.lower().endswith(endings[name]) for file in self.files):
+                value, owners = getattr(self, name), " and ".join(one[1:].upper() for one in endings[name])
+                yield f"{name} = {value!r} is about {owners} files, and files names none: remove it"
         if self.keyword_separator is not None and not self.keywords:
             yield f"keyword_separator = {self.keyword_separator!r} is about keywords, and there are none: remove it"
+
+
+def _is_known_encoding(name: str) -> bool:
+    try:
+        return codecs.lookup(name)._is_text_encoding
+    except LookupError:
+        return False
 
 
 def _changed(config: SourceConfig) -> list[str]:
