@@ -1,4 +1,4 @@
-"""Tools that run before training: pack sources into tar shards, inspect pair sets, look at data for `kelip init`."""
+"""Tools that run before training: pack sources into tar shards, inspect pair sets, survey a lab's data."""
 
 from data_modules.preparation.inspection import SHEET_SIDE, SourceReport, inspect_sources, language_shares
 from data_modules.preparation.packing import (

@@ -165,7 +165,7 @@ class SourceConfig:
             yield "keyword_separator is empty: give at least one character, or null"
         if not _is_known_encoding(self.encoding):
             yield f"encoding = {self.encoding!r} is not known: use utf-8, cp949, utf-16, or another text encoding"
-        if self.separator is not None and (len(self.separator) != 1 or self.separator in "\"\r\n"):
+        if self.separator is not None and (len(self.separator) != 1 or self.separator in '"\r\n'):
             yield f"separator = {self.separator!r} must be one character, for example ';', or null"
 
     def _ignored_by_kind(self) -> Iterator[str]:
