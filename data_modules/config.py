@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from data_modules.config_roles import PERFORMANCE, above, at_least, between, check_ranges
 from data_modules.images.config import MAX_IMAGE_PIXELS, MultiCropConfig
 from data_modules.languages import LANGUAGES
-from data_modules.sources.config import LanguageRule, SourceConfig, SourceKind, needs_language_marks, source_kind
+from data_modules.sources.config import NAME_CAPTIONS, LanguageRule, SourceConfig, SourceKind, needs_language_marks, source_kind
 from data_modules.text.config import CaptionConfig
 
 
@@ -56,7 +56,7 @@ class ImageDataConfig:
     """The images of MAE pre-training; captions are not read."""
 
     sources: dict[str, SourceConfig]
-    """Name -> source; name one language in `captions`, so that each image comes once per epoch."""
+    """Name -> source; leave `captions` out, or name one language, so that each image comes once per epoch."""
     global_batch_size: int = field(default=256, metadata=at_least(1))
     """Images of one optimizer step over all devices and accumulation steps."""
     num_workers: int = field(default=1, metadata=PERFORMANCE | at_least(0))
@@ -72,6 +72,12 @@ class ImageDataConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         _check_streams(self.sources, self.order)
+        for name, source in self.sources.items():
+            if self.order.splits_languages and not source.has_captions:
+                raise ValueError(
+                    f"order.temperature, language_weights and single_language_batches are about languages, and source "
+                    f"'{name}' has images without captions: leave them out, or name its captions"
+                )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -100,6 +106,7 @@ class ImageTextDataConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         _check_streams(self.sources, self.order)
+        _check_captions(self.sources)
         _check_rule(self.sources, self.languages)
 
 
@@ -117,6 +124,16 @@ def _check_streams(sources: Mapping[str, SourceConfig], order: OrderConfig) -> N
             raise ValueError(
                 f"order.temperature, language_weights and single_language_batches need languages in advance, and those "
                 f"of the streamed source '{name}' are known only from its rows: give it language = ko or en"
+            )
+
+
+def _check_captions(sources: Mapping[str, SourceConfig]) -> None:
+    """Raises ValueError if a source has no captions."""
+    for name, source in sources.items():
+        if not source.has_captions:
+            raise ValueError(
+                f"source '{name}' has neither captions nor caption_fields, and contrastive training needs texts: "
+                f"{NAME_CAPTIONS}; images alone serve MAE pre-training"
             )
 
 

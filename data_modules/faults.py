@@ -15,6 +15,7 @@ SKIPPED: dict[str, str] = {
     "image_range_unknown": "its 32-bit values have no stated range from black to white",
     "caption_missing": "there is no caption, or only white space",
     "caption_not_text": "a caption or keyword is a number, a truth value, an object or a list of lists",
+    "caption_not_utf8": "a caption or keyword is not UTF-8, or holds half of a surrogate pair",
     "language_unknown": "the language column names neither Korean nor English, or the caption has no letters",
     "metadata_undecodable": "the JSON beside the image cannot be read",
     "read_failed": "reading failed after all retries, or hung",
@@ -36,12 +37,16 @@ REPAIRED: dict[str, str] = {
     "image_animated": "the first frame is used",
     "image_rotated": "rotated upright by its EXIF orientation",
     "wrong_extension": "the content determines the format, not the name",
-    "caption_not_utf8": "undecodable bytes become U+FFFD",
     "caption_not_nfc": "composed to NFC",
     "caption_cut": "cut to the longest supported caption",
     "text_entry_empty": "empty and null entries of a list of captions or keywords are left out",
 }
 """Kind -> rule. The sample is used."""
+
+ABSENT: dict[str, str] = {
+    "other_language_only": "the row has a caption in the other language, and so no pair in this one",
+}
+"""Kind -> rule. Another sample takes its place, and nothing is counted: such a row is as it should be."""
 
 _PASSED_ON = (DataError, MemoryError, OSError, AssertionError, NameError, ImportError)
 """Errors that are not those of one sample."""
@@ -53,12 +58,12 @@ class SampleFault(DataError):  # noqa: N818  # it is counted, not an error of th
     """One sample cannot be used.
 
     Attributes:
-        kind: One of `SKIPPED`.
+        kind: One of `SKIPPED` or `ABSENT`.
         key: The sample's identity inside its source; empty if it is not known yet.
     """
 
     def __init__(self, kind: str, detail: str, key: str = "") -> None:
-        assert kind in SKIPPED, kind
+        assert kind in SKIPPED or kind in ABSENT, kind
         super().__init__(f"{kind}: {detail}")
         self.kind = kind
         self.detail = detail

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from data_modules.config import CorruptSampleConfig
 from data_modules.errors import DataError
-from data_modules.faults import SKIPPED, FaultReport, SampleFault, printable, sample_errors
+from data_modules.faults import ABSENT, SKIPPED, FaultReport, SampleFault, printable, sample_errors
 from data_modules.images.transforms.uncut import UncutWriter, cut
 from data_modules.loader import SignalSafeDataLoader, build_fixed_loader
 from data_modules.order.sampling import Draw, Order, RankBatchSampler
@@ -131,7 +131,9 @@ class _Attempt:
             self.fault = fault
 
     def reports(self) -> list[FaultReport]:
-        """The fault, or else the repairs."""
+        """The fault, or else the repairs; none if the row is no pair in its language."""
+        if self.fault is not None and self.fault.kind in ABSENT:
+            return []
         if self.fault is not None:
             return [self._report(self.fault.kind, self.fault.key, self.fault.detail)]
         assert isinstance(self.found, PairRecord)
@@ -216,15 +218,16 @@ class PairDataset(Dataset[Batch], Generic[Batch]):
         faults = attempt.reports()
         if attempt.fault is None:
             return attempt.draw, faults
+        last = attempt.fault
         for replacement in self._replacements(attempt):
             replacement.sample(batch)
             replacement.write(batch)
             faults += replacement.reports()
             if replacement.fault is None:
                 return replacement.draw, faults
-        last = faults[-1]
+            last = replacement.fault
         raise DataError(
-            f"source '{last.source}': sample {attempt.draw.sample_id} and {MAX_REPLACEMENTS} others cannot be used, "
+            f"source '{attempt.source.name}': sample {attempt.draw.sample_id} and {MAX_REPLACEMENTS} others cannot be used, "
             f"the last one ({last.key}) because of {last.kind} ({last.detail}); fix or leave out the source"
         )
 

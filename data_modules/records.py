@@ -28,9 +28,9 @@ class PairRecord:
     image: bytes
     """The encoded image file (WebP, PNG, JPEG, ...)."""
     language: str
-    """Language of the captions, one of `LANGUAGES`."""
+    """Language of the captions, one of `LANGUAGES`; empty for an image of a source without captions."""
     caption: str
-    """The caption, or the name of the depicted thing."""
+    """The caption, or the name of the depicted thing; empty for an image of a source without captions."""
     more_captions: tuple[str, ...] = ()
     """Further captions of the same image and language; one of all is sampled each time."""
     keywords: tuple[str, ...] = ()

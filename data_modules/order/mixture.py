@@ -87,8 +87,11 @@ def build_order(
     config = config or OrderConfig()
     weights = [configs[source.name].weight for source in sources]
     if not config.splits_languages:
-        lengths = tuple(len(source) for source in sources)
-        return BatchOrder(lengths, tuple(weights), batch, seed, config.shuffle_window, config.run_length)
+        pairs = [source.pairs() for source in sources]
+        lengths, firsts = tuple(map(len, pairs)), [0, *np.cumsum([len(source) for source in sources]).tolist()]
+        are_whole = all(len(one) == len(source) for one, source in zip(pairs, sources, strict=True))
+        drawn = None if are_whole else tuple(map(Stratum, firsts, pairs))
+        return BatchOrder(lengths, tuple(weights), batch, seed, config.shuffle_window, config.run_length, drawn)
     strata = {language: _strata(sources, weights, language, config) for language in LANGUAGES}
     for language in LANGUAGES if config.single_language_batches else config.language_weights:
         if not strata[language]:

@@ -21,6 +21,11 @@ class SourceFormat(Enum):
     """Opened by Hugging Face `load_from_disk` or `load_dataset`."""
 
 
+NAME_CAPTIONS = (
+    "name a caption column for ko, en or both in captions, or columns of one language in caption_fields"
+)
+
+
 class SourceKind(Enum):
     """How a source is read; the values are plural nouns for messages."""
 
@@ -104,8 +109,9 @@ class SourceConfig:
     """Separator of the columns of CSV files, one character; null: detected among comma, semicolon, tab and |, the one
     that splits the header line (see docs/data.md). TSV files are separated by tabs."""
     captions: dict[str, str] = field(default_factory=dict)
-    """Language (`ko`, `en`) -> caption field: each row gives one pair per language; empty: `caption_fields`. A field
-    with a list of texts holds several captions, one of which is sampled each time."""
+    """Language (`ko`, `en`) -> caption field: each row gives one pair per language in which it is not empty; empty:
+    `caption_fields`, or, for MAE pre-training, images without captions. A field with a list of texts holds several
+    captions, one of which is sampled each time."""
     caption_fields: list[str] = field(default_factory=list)
     """Fields of captions in one language, one of which is sampled each time; each row gives one pair. Empty fields are
     ignored, a list of texts holds several captions."""
@@ -148,15 +154,16 @@ class SourceConfig:
         for problem in (*self._wrong_values(), *self._ignored_by_kind(), *self._ignored_by_others()):
             raise ValueError(problem)
 
+    @property
+    def has_captions(self) -> bool:
+        """Whether there are captions; without them, the images serve MAE pre-training."""
+        return bool(self.captions or self.caption_fields)
+
     def _wrong_values(self) -> Iterator[str]:
         if not self.files:
             yield "files is empty: name at least one file"
-        if bool(self.captions) == bool(self.caption_fields):
-            state = "are both given" if self.captions else "is empty, and so is caption_fields"
-            yield (
-                f"captions {state}: name a caption column for ko, en or both in captions, or columns of one "
-                "language in caption_fields"
-            )
+        if self.captions and self.caption_fields:
+            yield f"captions and caption_fields are both given: {NAME_CAPTIONS}"
         if unknown := sorted((set(self.captions) | set(self.keywords)) - {"ko", "en"}):
             yield f"language {unknown[0]!r} is not known: use ko or en"
         if self.language not in ("ko", "en", "detect"):
@@ -190,6 +197,10 @@ class SourceConfig:
         for name in ("language", "language_field", "min_hangul_share"):
             if self.captions and name in changed:
                 yield f"{name} is about caption_fields, and captions names the language of each field: remove it"
+        if not self.has_captions:
+            about = ("language", "language_field", "min_hangul_share", "keywords", "check_languages")
+            for name in (name for name in about if name in changed):
+                yield f"{name} is about captions, and neither captions nor caption_fields names any: remove it"
         if self.language_field is not None and "language" in changed:
             yield f"language = {self.language!r} has no effect beside language_field: remove one of them"
         if "min_hangul_share" in changed and (self.language != "detect" or self.language_field is not None):
@@ -241,4 +252,4 @@ def source_kind(config: SourceConfig) -> SourceKind:
 
 def needs_language_marks(config: SourceConfig) -> bool:
     """Whether the language is known only from the rows."""
-    return not config.captions and (config.language_field is not None or config.language == "detect")
+    return bool(config.caption_fields) and (config.language_field is not None or config.language == "detect")

@@ -9,13 +9,14 @@ trees and graphs"), without reading rows.
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.errors import DataError
-from data_modules.faults import FaultReport, SampleFault
+from data_modules.faults import ABSENT, FaultReport, SampleFault
 from data_modules.languages import LANGUAGES
 from data_modules.records import PairRecord
 from data_modules.sources.config import LanguageRule, SourceConfig, needs_language_marks
@@ -118,6 +119,26 @@ class LanguageRows:
         return self._found[language]
 
 
+@dataclass(frozen=True, slots=True)
+class _WholeRows:
+    """All indices of the rows that some indices, at most one of a row, belong to; `count` indices make a row."""
+
+    chosen: Rows
+    count: int
+
+    def __len__(self) -> int:
+        return len(self.chosen) * self.count
+
+    def take(self, positions: Ids) -> Ids:
+        rows = self.chosen.take(positions // self.count) // self.count
+        return rows * self.count + positions % self.count
+
+
+def _whole_rows(chosen: Rows, count: int, length: int) -> Rows:
+    whole = _WholeRows(chosen, count)
+    return EveryNth(0, 1, length) if len(whole) == length else whole
+
+
 _ROWS_TRIED = 32
 """Rows that are read to find a source's columns."""
 
@@ -161,7 +182,9 @@ class OneLanguageSource:
         switched = {place: other for place, other in enumerate(map(self._other_pair, indices, found)) if other >= 0}
         if switched:
             for place, record in zip(switched, self._source.records([*switched.values()]), strict=True):
-                found[place] = record
+                # An image with captions in one language only is paired with those, whatever its hash.
+                if self._rule.name in LANGUAGES or not (isinstance(record, SampleFault) and record.kind in ABSENT):
+                    found[place] = record
         return found
 
     def _readable(self, index: int, found: PairRecord | SampleFault) -> PairRecord | SampleFault:
@@ -204,6 +227,12 @@ class OneLanguageSource:
                     )
                 return
 
+    def pairs(self) -> Rows:
+        """The indices that are drawn: of rows that have a caption in the rule's language."""
+        if self._rule.name not in LANGUAGES:
+            return self._source.pairs()
+        return _whole_rows(self._source.rows_of(self._rule.name), max(1, len(self._languages)), len(self))
+
     def rows_of(self, language: str) -> Rows:
         """The indices of the pairs in a language.
 
@@ -215,7 +244,7 @@ class OneLanguageSource:
                 f"data.languages = {self._rule.name} decides the language pair by pair, so that data.order cannot "
                 "weigh or separate languages; leave temperature, language_weights and single_language_batches out"
             )
-        return EveryNth(0, 1, len(self) if language == self._rule.name else 0)
+        return self.pairs() if language == self._rule.name else EveryNth(0, 1, 0)
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         """(language, text) of both languages: a rule changes the tokenizer only by leaving out sources."""

@@ -55,12 +55,27 @@ FolderOf = Callable[[int], Path]
 
 
 def _open_table(name: str, config: SourceConfig) -> TableSource:
-    table, folder_of = open_table_files(f"source '{name}'", config.files, config.image, columns_of(config))
+    if config.image_root is not None and not resolve_path(config.image_root).is_dir():
+        raise DataError(f"source '{name}': image_root = {config.image_root} is no folder; correct the path")
+    table, folder_of = open_table_files(
+        f"source '{name}'",
+        config.files,
+        config.image,
+        columns_of(config),
+        encoding=config.encoding,
+        separator=config.separator,
+    )
     return TableSource(name, config, table, folder_of)
 
 
 def open_table_files(
-    owner: str, patterns: Sequence[str], image: str | None, columns: Sequence[str]
+    owner: str,
+    patterns: Sequence[str],
+    image: str | None,
+    columns: Sequence[str],
+    *,
+    encoding: str = "utf-8",
+    separator: str | None = None,
 ) -> tuple[datasets.Dataset, FolderOf | None]:
     """The rows of all matching tables, memory-mapped, and their folders if images may be paths.
 
@@ -69,6 +84,8 @@ def open_table_files(
         patterns: Parquet, CSV, TSV or JSONL files, or glob patterns.
         image: Column of images; `None`: no images are needed.
         columns: Other columns that must be there.
+        encoding: Of CSV and TSV files.
+        separator: Of CSV files; `None`: detected.
 
     Raises:
         DataError: A pattern matches nothing, a file is damaged, a column is missing, or the columns of files differ.
@@ -76,7 +93,7 @@ def open_table_files(
     files = resolve_files(patterns)
     if all(file.suffix == ".parquet" for file in files) and not (image is not None and stores_paths(files[0], image)):
         return open_table(patterns, image, columns), None
-    tables = [open_paths_table(file) for file in files]
+    tables = [open_paths_table(file, encoding, separator) for file in files]
     for file, table in zip(files, tables, strict=True):
         check_columns(file, table.column_names, [*([image] if image is not None else []), *columns])
     ends = np.cumsum([len(table) for table in tables])

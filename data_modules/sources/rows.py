@@ -1,5 +1,6 @@
 """The interface of every source of pairs, and how one row of it, whatever its format, becomes records."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -48,6 +49,9 @@ class PairSource(Protocol):
 
     def rows_of(self, language: str) -> Rows:
         """The indices of the pairs in a language, one of `LANGUAGES`."""
+
+    def pairs(self) -> Rows:
+        """The indices that are drawn: all of them, but for those that are known to have no caption."""
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         """(language, text) of all captions and keywords of every n-th row, in a fixed order, without reading images."""
@@ -139,6 +143,27 @@ def _captions(row: Mapping[str, Any], fields: Sequence[str], repairs: list[str])
     return tuple(texts)
 
 
+def _pair_captions(
+    config: SourceConfig, row: Mapping[str, Any], language: str, repairs: list[str]
+) -> tuple[str, ...]:
+    """The captions of a row in a language.
+
+    Raises:
+        SampleFault: There is none (`caption_missing`), or only one in the other language (`other_language_only`).
+    """
+    try:
+        return _captions(row, [config.captions[language]] if config.captions else config.caption_fields, repairs)
+    except SampleFault as fault:
+        others = [field for other, field in config.captions.items() if other != language]
+        if fault.kind == "caption_missing" and others:
+            has_other = False
+            with contextlib.suppress(SampleFault):
+                has_other = bool(_captions(row, others, []))
+            if has_other:
+                raise SampleFault("other_language_only", f"no caption in '{language}'") from fault
+        raise
+
+
 def make_record(
     config: SourceConfig,
     *,
@@ -149,7 +174,7 @@ def make_record(
     file_name: str = "",
     attributes: Iterable[tuple[str, str]] = (),
 ) -> PairRecord:
-    """The record of pair `pair` of a row.
+    """The record of pair `pair` of a row; of a source without captions, its image with empty language and caption.
 
     Raises:
         SampleFault: The row has no image, no caption or no known language, or a field without text; carries the key.
@@ -158,9 +183,10 @@ def make_record(
     with sample_errors(key):
         if not image:
             raise SampleFault("image_missing", "the image has no bytes")
+        if not config.has_captions:
+            return PairRecord(key=key, image=image, file_name=file_name, language="", caption="")
         language = languages_of(config)[pair] if config.captions else row_language(config, row)
-        fields = [config.captions[language]] if config.captions else config.caption_fields
-        captions = _captions(row, fields, repairs)
+        captions = _pair_captions(config, row, language, repairs)
         field = config.keywords.get(language)
         keywords = split_keywords(row.get(field), config.keyword_separator, field, repairs) if field else ()
     return PairRecord(
@@ -178,7 +204,7 @@ def make_record(
 
 def row_texts(config: SourceConfig, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(language, text) of a row's captions and keywords, as in its records."""
-    for pair in range(pairs_per_row(config)):
+    for pair in range(pairs_per_row(config) if config.has_captions else 0):
         try:
             record = make_record(config, key="", image=b"-", row=row, pair=pair)
         except SampleFault:

@@ -17,7 +17,7 @@ from data_modules.faults import FaultReport, SampleFault
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig, needs_language_marks
 from data_modules.sources.languages import LanguageRows
-from data_modules.sources.rows import Rows, pairs_per_row, records_one_by_one, row_texts
+from data_modules.sources.rows import EveryNth, Rows, pairs_per_row, records_one_by_one, row_texts
 from data_modules.sources.tables import require_columns, row_record, satisfies
 
 _log = logging.getLogger(__name__)
@@ -108,6 +108,10 @@ class StreamSource:
 
     def _marks(self, start: int, stop: int) -> NDArray[Any]:
         raise AssertionError("the settings give the language")
+
+    def pairs(self) -> Rows:
+        """All indices: which captions are empty is known only when they are read."""
+        return EveryNth(0, 1, len(self))
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         """(language, text) of the first n-th part of a pass: every n-th row would need all of them read."""

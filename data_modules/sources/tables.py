@@ -1,7 +1,6 @@
 """Pairs from tables (parquet, CSV, TSV, JSONL) and Hugging Face datasets, by random access."""
 
 import contextlib
-import csv
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,13 +15,16 @@ from numpy.typing import NDArray
 
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault, encodable, sample_errors
-from data_modules.paths import resolve_files
+from data_modules.paths import resolve_files, resolve_path
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
+from data_modules.sources.empty_captions import CaptionedPairs
+from data_modules.sources.encodings import check_encoding, undecodable
 from data_modules.sources.languages import LanguageRows
 from data_modules.sources.rows import (
     Rows,
     language_mark,
+    languages_of,
     make_record,
     pairs_per_row,
     records_one_by_one,
@@ -30,7 +32,9 @@ from data_modules.sources.rows import (
     single_record,
     text_fields,
 )
+from data_modules.sources.separated import read_separated
 
+_ALLOW_PATHS = ": make it relative to the table, name its folder in image_root, or set allow_absolute_paths: true"
 _ROWS_AT_A_TIME = 10_000
 """Rows whose texts are in memory together."""
 RESTORE = (
@@ -87,36 +91,35 @@ def stores_paths(file: Path, image: str) -> bool:
     return _is_text(pq.read_schema(file).field(image).type)
 
 
-def open_paths_table(file: Path) -> datasets.Dataset:
+def open_paths_table(file: Path, encoding: str = "utf-8", separator: str | None = None) -> datasets.Dataset:
     """The rows of one CSV, TSV, JSONL or parquet file, memory-mapped; every cell of a CSV or TSV is text.
 
+    Args:
+        file: The table.
+        encoding: Of a CSV or TSV; JSONL is UTF-8.
+        separator: Of a CSV; `None`: detected.
+
     Raises:
-        DataError: The file is damaged.
+        DataError: The file is damaged, in another encoding, or its separator is not certain.
     """
     try:
         with _no_progress_bars():
             if file.suffix == ".parquet":
                 table = datasets.Dataset.from_parquet(str(file))
             elif file.suffix == ".jsonl":
-                table = datasets.Dataset.from_json(str(file), encoding_errors="replace")
+                check_encoding(file, "utf-8", "save it as UTF-8 instead of {}")
+                table = datasets.Dataset.from_json(str(file))
             else:
-                table = _read_separated(file, "\t" if file.suffix == ".tsv" else ",")
+                table = read_separated(file, encoding, separator)
+    except DataError:
+        raise
     except Exception as error:  # pandas, pyarrow and datasets each have their own
+        if any(isinstance(one, UnicodeError) for one in (error, error.__cause__)) and file.suffix != ".parquet":
+            raise undecodable(file, encoding) from error
         reason = _reason(error.__cause__ or error)
         raise DataError(f"{file} is damaged or empty ({reason}); fix or remove it") from error
     assert isinstance(table, datasets.Dataset)
     return table
-
-
-def _read_separated(file: Path, separator: str) -> datasets.Dataset:
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        header = next(csv.reader(stream, delimiter=separator), [])
-    if not header or len(set(header)) < len(header):
-        raise ValueError(f"its first line must name each column once, and is {header}")
-    features = datasets.Features({name: datasets.Value("string") for name in header})
-    encoding = {"encoding": "utf-8-sig", "encoding_errors": "replace"}
-    # By default, pandas would read "NA" as null and 007 as a number.
-    return datasets.Dataset.from_csv(str(file), features=features, sep=separator, keep_default_na=False, **encoding)
 
 
 def _reason(error: BaseException) -> str:
@@ -259,6 +262,7 @@ class TableSource:
             raise DataError(f"source '{name}' has no row with {config.where}; loosen its `where`")
         self._folder_of = folder_of
         self._pairs = pairs_per_row(config)
+        self._captioned = CaptionedPairs(f"source '{name}'", config, table, self.rows)
         self._language_rows = LanguageRows(config, len(self), self._marks)
 
     def __len__(self) -> int:
@@ -288,7 +292,23 @@ class TableSource:
 
     def rows_of(self, language: str) -> Rows:
         """The indices of the pairs in a language; reads every caption once if the settings do not give it."""
+        if language in self.config.captions:
+            return self._captioned.of(languages_of(self.config).index(language))
+        if self.config.caption_fields and self.config.language == language:
+            return self._captioned.of()
         return self._language_rows.of(language)
+
+    def pairs(self) -> Rows:
+        """The indices of pairs with a caption; all, if the source has none."""
+        return self._captioned.of()
+
+    def notes(self) -> list[str]:
+        """For the log: how many rows have no caption, by language."""
+        return self._captioned.notes
+
+    def texts(self, count: int) -> Iterator[Mapping[str, Any]]:
+        """The text fields of up to `count` evenly spaced rows, without their images."""
+        yield from read_rows(self.table, text_fields(self.config), self.rows[:: max(1, -(-len(self.rows) // count))])
 
     def _marks(self, start: int, stop: int) -> NDArray[np.int8]:
         fields = [*self.config.caption_fields, *([self.config.language_field] if self.config.language_field else [])]
@@ -355,19 +375,27 @@ def row_record(
         cell = row.get(config.key)
         key = ("" if cell is None else encodable(str(cell))) or str(number)
     with sample_errors(key):
-        image, file_name = image_bytes(row.get(config.image), folder)
+        folder = folder if config.image_root is None else resolve_path(config.image_root)
+        allowed = config.allow_absolute_paths
+        image, file_name = image_bytes(
+            row.get(config.image), folder, allows_absolute=allowed, allows_leaving=allowed, remedy=_ALLOW_PATHS
+        )
         texts = {config.image, *config.captions.values(), *config.caption_fields, *config.keywords.values()}
         attributes = [(column, as_text(value)) for column, value in row.items() if column not in texts]
         return make_record(config, key=key, image=image, row=row, pair=pair, file_name=file_name, attributes=attributes)
 
 
-def image_bytes(cell: object, folder: Path, *, allows_absolute: bool = False) -> tuple[bytes, str]:
+def image_bytes(
+    cell: object, folder: Path, *, allows_absolute: bool = False, allows_leaving: bool = False, remedy: str = ""
+) -> tuple[bytes, str]:
     """The encoded image of a cell and its file name, empty if it has none.
 
     Args:
         cell: Bytes, a struct with `bytes` or `path`, or a path.
         folder: Folder that image paths are relative to.
         allows_absolute: Whether a path may be absolute, as in datasets that `datasets` made from a folder of images.
+        allows_leaving: Whether a path may leave the folder by `..`.
+        remedy: What to do about a path that is not allowed, for the message.
 
     Raises:
         SampleFault: There is no image, or its file cannot be read.
@@ -381,8 +409,8 @@ def image_bytes(cell: object, folder: Path, *, allows_absolute: bool = False) ->
     if not isinstance(cell, str):
         return _checked_bytes(cell), ""
     path = PurePath(cell)
-    if (path.is_absolute() and not allows_absolute) or ".." in path.parts:
-        raise SampleFault("unsafe_name", f"{cell!r} is absolute or leaves the table's folder")
+    if (path.is_absolute() and not allows_absolute) or (".." in path.parts and not allows_leaving):
+        raise SampleFault("unsafe_name", f"{cell!r} is absolute or leaves {folder}{remedy}")
     try:
         return (folder / path).read_bytes(), path.name
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError) as error:

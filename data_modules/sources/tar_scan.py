@@ -86,10 +86,13 @@ def is_header(block: bytes) -> bool:
 
 
 def header_name(block: bytes) -> str:
-    """The name in a single header, without extended headers: at most 255 bytes of it."""
+    """The name in a single header, without extended headers: at most 255 bytes of it.
+
+    Bytes that are not UTF-8 stay distinct, as in Python's names of files (`surrogateescape`).
+    """
     name = block[:100].split(b"\0", 1)[0]
     prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
-    return (prefix + b"/" + name if prefix else name).decode("utf-8", errors="replace")
+    return (prefix + b"/" + name if prefix else name).decode("utf-8", errors="surrogateescape")
 
 
 def read_members(read_at: ReadAt, size: int) -> Iterator[Member]:
@@ -135,7 +138,7 @@ def _extended_name(flag: bytes, read_at: ReadAt, position: int, length: int) -> 
         raise TarDamage("shard_damaged", f"the extended header at byte {position} has {length} bytes")
     content = read_at(position + BLOCK, length)
     if flag == b"L":
-        return content.split(b"\0", 1)[0].decode("utf-8", errors="replace")
+        return content.split(b"\0", 1)[0].decode("utf-8", errors="surrogateescape")
     while content:
         digits, _, rest = content.partition(b" ")
         if not digits.isdigit() or int(digits) <= len(digits):
@@ -143,7 +146,7 @@ def _extended_name(flag: bytes, read_at: ReadAt, position: int, length: int) -> 
         record, content = rest[: int(digits) - len(digits) - 1], content[int(digits) :]
         keyword, _, value = record.partition(b"=")
         if keyword == b"path":
-            return value.rstrip(b"\n").decode("utf-8", errors="replace")
+            return value.rstrip(b"\n").decode("utf-8", errors="surrogateescape")
     return ""
 
 
@@ -219,12 +222,12 @@ def parse_row(text: bytes | None, metadata: bytes | None) -> dict[str, Any]:
     """The fields of a sample: `txt` and the keys of its JSON.
 
     Raises:
-        SampleFault: The JSON is no object (`metadata_undecodable`).
+        SampleFault: The JSON is no object, or not UTF-8 (`metadata_undecodable`).
     """
     row: dict[str, Any] = {}
     if metadata is not None:
         try:
-            loaded = json.loads(metadata.decode("utf-8", errors="replace"))
+            loaded = json.loads(metadata.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise SampleFault("metadata_undecodable", str(error)) from error
         if not isinstance(loaded, Mapping):
@@ -281,7 +284,7 @@ def _scan(config: SourceConfig, found: ShardScan, read_at: ReadAt) -> ShardScan:
     for key, members in samples.items():
         if "image" not in members:
             found.faults.append(("image_missing", key, "no image beside its other members"))
-        elif not any(kind in members for kind in kinds):
+        elif kinds and not any(kind in members for kind in kinds):
             found.faults.append(("caption_missing", key, f"no .{' or .'.join(kinds)} beside the image"))
         else:
             rows.append(_row(config, members, kinds, read_at))

@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.errors import DataError
-from data_modules.faults import FaultReport, SampleFault, printable
+from data_modules.faults import FaultReport, SampleFault, encodable, printable
 from data_modules.paths import resolve_shards
 from data_modules.records import PairRecord
 from data_modules.sources.blobs import BlobReader
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import LanguageRows
 from data_modules.sources.rows import (
+    EveryNth,
     Rows,
     make_record,
     pairs_per_row,
@@ -102,7 +103,7 @@ class TarSource:
         if isinstance(row, SampleFault):
             raise row
         folder, slash, base = row.name.rpartition("/")
-        key = folder + slash + base.partition(".")[0]
+        key = encodable(folder + slash + base.partition(".")[0])
         return make_record(self.config, key=key, image=row.image, row=row.fields, pair=pair, file_name=row.name)
 
     def _rows(self, numbers: Sequence[int], kinds: Kinds) -> list[_Row | SampleFault]:
@@ -148,6 +149,10 @@ class TarSource:
 
     def _marks(self, start: int, stop: int) -> NDArray[Any]:
         return (self.index.rows(start, stop)[:, 3] >> np.uint32(LANGUAGE_SHIFT)).astype(np.int64) - 1
+
+    def pairs(self) -> Rows:
+        """All indices: which captions are empty is known only when they are read."""
+        return EveryNth(0, 1, len(self))
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         for start in range(0, len(self.index), every * _ROWS_AT_A_TIME):

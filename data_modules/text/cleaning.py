@@ -1,5 +1,6 @@
 """Captions: read from text files, cleaned, and their language detected."""
 
+import codecs
 import gzip
 import re
 import unicodedata
@@ -11,6 +12,7 @@ from data_modules.faults import SampleFault
 
 MAX_CAPTION_CHARACTERS = 10_000
 """Longer captions are cut before any other step; a tokenizer keeps far fewer."""
+_MAX_BYTES = 4 * MAX_CAPTION_CHARACTERS + 4
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -39,14 +41,16 @@ def clean_caption(raw: object, repairs: list[str]) -> str:
         repairs: Receives the kinds of `faults.REPAIRED` that were applied.
 
     Raises:
-        SampleFault: The caption is empty (`caption_missing`) or of another type (`caption_not_text`).
+        SampleFault: The caption is empty (`caption_missing`), of another type (`caption_not_text`), or not UTF-8
+            (`caption_not_utf8`).
     """
     if isinstance(raw, bytes):
-        # A character has at most four bytes: the rest would be cut anyway.
-        text = raw[: 4 * MAX_CAPTION_CHARACTERS + 4].decode("utf-8", errors="replace")
+        # A character has at most four bytes: the rest would be cut anyway, perhaps within a character.
+        try:
+            text = codecs.getincrementaldecoder("utf-8")().decode(raw[:_MAX_BYTES], final=len(raw) <= _MAX_BYTES)
+        except UnicodeDecodeError as error:
+            raise SampleFault("caption_not_utf8", f"{raw[:40]!r}: {error.reason} at byte {error.start}") from error
         text = text.removeprefix("\ufeff")
-        if "\ufffd" in text[:MAX_CAPTION_CHARACTERS]:
-            repairs.append("caption_not_utf8")
     elif raw is None or isinstance(raw, str):
         text = raw or ""
     else:
@@ -55,20 +59,14 @@ def clean_caption(raw: object, repairs: list[str]) -> str:
         repairs.append("caption_cut")
         text = text[:MAX_CAPTION_CHARACTERS]
     if not text.isascii():
-        text = _composed(text, repairs)
+        if _SURROGATE.search(text):  # valid in JSON, not in UTF-8 and tokenizers
+            raise SampleFault("caption_not_utf8", f"{text[:40]!r} holds half of a surrogate pair")
+        if not unicodedata.is_normalized("NFC", text):
+            repairs.append("caption_not_nfc")
+            text = unicodedata.normalize("NFC", text)
     text = text.replace("\x00", " ").strip()
     if not text:
         raise SampleFault("caption_missing", "the caption is empty")
-    return text
-
-
-def _composed(text: str, repairs: list[str]) -> str:
-    if _SURROGATE.search(text):  # valid in JSON, not in UTF-8 and tokenizers
-        repairs.append("caption_not_utf8")
-        text = _SURROGATE.sub("\ufffd", text)
-    if not unicodedata.is_normalized("NFC", text):
-        repairs.append("caption_not_nfc")
-        text = unicodedata.normalize("NFC", text)
     return text
 
 
@@ -78,7 +76,7 @@ def clean_texts(value: object, field: str, repairs: list[str]) -> tuple[str, ...
     `repairs` receives the kinds of `faults.REPAIRED` that were applied.
 
     Raises:
-        SampleFault: The value is of another type (`caption_not_text`).
+        SampleFault: The value is of another type (`caption_not_text`), or not UTF-8 (`caption_not_utf8`).
     """
     entries = value if isinstance(value, list | tuple) else [value]
     texts: list[str] = []
