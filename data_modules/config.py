@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from data_modules.config_roles import PERFORMANCE, above, at_least, between, check_ranges
 from data_modules.images.config import MAX_IMAGE_PIXELS, MultiCropConfig
 from data_modules.languages import LANGUAGES
-from data_modules.sources.config import NAME_CAPTIONS, LanguageRule, SourceConfig, SourceKind, needs_language_marks, source_kind
+from data_modules.sources.config import (
+    NAME_CAPTIONS,
+    LanguageRule,
+    SourceConfig,
+    SourceKind,
+    needs_language_marks,
+    source_kind,
+)
 from data_modules.text.config import CaptionConfig
 
 

@@ -21,9 +21,7 @@ class SourceFormat(Enum):
     """Opened by Hugging Face `load_from_disk` or `load_dataset`."""
 
 
-NAME_CAPTIONS = (
-    "name a caption column for ko, en or both in captions, or columns of one language in caption_fields"
-)
+NAME_CAPTIONS = "name a caption column for ko, en or both in captions, or columns of one language in caption_fields"
 
 
 class SourceKind(Enum):

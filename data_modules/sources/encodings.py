@@ -65,7 +65,9 @@ def undecodable(file: Path, encoding: str, position: int | None = None, remedy: 
         )
     first, *others = fitting
     more = f" ({' and '.join(others)} would fit too)" if others else ""
-    return DataError(f"{file} is not {encoding.upper()}{place}, and reads well as {first}{more}: {remedy.format(first)}")
+    return DataError(
+        f"{file} is not {encoding.upper()}{place}, and reads well as {first}{more}: {remedy.format(first)}"
+    )
 
 
 def fitting_encodings(file: Path, refused: str) -> list[str]:

@@ -143,9 +143,7 @@ def _captions(row: Mapping[str, Any], fields: Sequence[str], repairs: list[str])
     return tuple(texts)
 
 
-def _pair_captions(
-    config: SourceConfig, row: Mapping[str, Any], language: str, repairs: list[str]
-) -> tuple[str, ...]:
+def _pair_captions(config: SourceConfig, row: Mapping[str, Any], language: str, repairs: list[str]) -> tuple[str, ...]:
     """The captions of a row in a language.
 
     Raises:

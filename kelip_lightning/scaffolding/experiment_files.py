@@ -1,7 +1,8 @@
 """The experiments as commented YAML: `base.yaml`, `mae.yaml`, `contrastive.yaml`, `pretrain.yaml`."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ class Parts:
     """Files for training and for evaluation, as they are on disk."""
 
     train: list[Path]
-    held_out: list[Path]
+    held_out: dict[str, list[Path]]
+    """Language -> files of captions in it; the empty language: all."""
     are_copies: bool = False
     """Whether `kelip init` wrote them, in UTF-8 and separated by commas."""
 
@@ -252,7 +254,7 @@ def source_settings(survey: DataSurvey, parts: Parts, *, with_captions: bool) ->
 def _place_settings(survey: DataSurvey, files: list[Path], *, are_copies: bool) -> Settings:
     """Files, image column, encoding, key."""
     kind, rows = survey.files.kind, survey.rows
-    found: Settings = {"files": ([str(file) for file in files], "")}
+    found: Settings = {"files": (file_patterns(files), "")}
     if kind is Kind.pictures:
         return found | {"format": ("folder", "every image in it and in the folders below")}
     if kind is Kind.shards:
@@ -266,11 +268,25 @@ def _place_settings(survey: DataSurvey, files: list[Path], *, are_copies: bool) 
         found["allow_absolute_paths"] = (True, "the table names images by absolute paths, or by .. ")
     if rows.encoding != "utf-8" and not are_copies:
         found["encoding"] = (rows.encoding, "the file is not UTF-8")
-    if rows.separator not in (None, ",", "\t") and not are_copies:
-        found["separator"] = (rows.separator, "detected: it cuts all lines into equally many columns")
+    if rows.separator is not None and files[0].suffix.lower() == ".csv":
+        why = "as kelip init wrote it" if are_copies else "detected: it cuts all lines into equally many columns"
+        found["separator"] = ("," if are_copies else rows.separator, why)
     if survey.key is not None:
         found["key"] = (survey.key, "every value of the sample is different")
     return found
+
+
+def file_patterns(files: Sequence[Path]) -> list[str]:
+    """The files, as one pattern with braces if they are numbered without a gap (`{00000..00099}.tar`)."""
+    parts = [re.fullmatch(r"(.*?)(\d+)(\D*)", str(file)) for file in files]
+    found = [part.groups() for part in parts if part is not None]
+    frames = {(head, tail, len(digits)) for head, digits, tail in found}
+    numbers = [int(digits) for _, digits, _ in found]
+    if len(files) > 2 and len(found) == len(files) and len(frames) == 1:
+        ((head, tail, width),) = frames
+        if numbers == list(range(numbers[0], numbers[0] + len(files))) and not set("{}") & set(head + tail):
+            return [f"{head}{{{numbers[0]:0{width}d}..{numbers[-1]:0{width}d}}}{tail}"]
+    return [str(file) for file in files]
 
 
 def _caption_settings(survey: DataSurvey) -> Settings:
@@ -287,31 +303,63 @@ def _caption_settings(survey: DataSurvey) -> Settings:
 
 
 def _evaluation(out: _Lines, survey: DataSurvey, sizing: Sizing, parts: Parts) -> None:
-    held_out = survey.held_out
+    held_out, captions = survey.held_out, survey.captions
     out.note(0, f"Evaluation: {held_out.reason}.")
-    by_language = survey.captions.by_language
-    if held_out.by is HeldOutBy.nothing or not by_language:
-        if not by_language:
-            out.note(0, "Sets are evaluated by language: give each language a column of its own (docs/own-data.md).")
+    sets = _sets(survey, parts)
+    if not sets:
+        if captions.mixed is not None and held_out.by is not HeldOutBy.nothing:
+            out.note(0, "Sets are evaluated by language: write the captions of each into a column (docs/own-data.md).")
         return
     out.add(0, "evaluation")
     out.add(1, "every_n_steps", max(1, sizing.max_steps // 4))
     out.add(1, "retrieval")
-    out.add(2, "held_out")
-    out.add(3, "table")
-    files = parts.held_out or parts.train
-    out.lines[-1] += " &held_out"
-    settings = _place_settings(survey, files, are_copies=parts.are_copies)
-    if survey.files.kind is Kind.dataset:
-        settings["split"] = (held_out.split or survey.rows.split or "train", "")
-    settings["captions"] = (by_language, "")
-    out.entries(4, {key: (value, "") for key, (value, _) in settings.items()})
-    if held_out.where:
-        out.add(3, "where", held_out.where)
-    out.add(3, "duplicates", "shared", "equal captions of several images are right answers for each of them")
-    if len(by_language) == len(LANGUAGES):
+    for name, one in sets.items():
+        out.add(2, name)
+        out.lines.append(f"      table: &{name}")
+        out.entries(4, {key: (value, "") for key, (value, _) in one.table.items()})
+        if one.where:
+            out.add(3, "where", one.where)
+        out.add(3, "duplicates", "shared", "equal captions of several images are right answers for each of them")
+    name, one = next(iter(sets.items()))
+    if len(captions.by_language) == len(LANGUAGES):
         out.add(1, "captions")
-        out.add(2, "held_out", None, "retrieval between the languages, without images")
-        out.lines.append("      table: *held_out")
-        if held_out.where:
-            out.add(3, "where", held_out.where)
+        out.add(2, name, None, "retrieval between the languages, without images")
+        out.lines.append(f"      table: *{name}")
+        if one.where:
+            out.add(3, "where", one.where)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Set:
+    """An evaluation set."""
+
+    table: Settings
+    where: dict[str, list[str]]
+
+
+def _sets(survey: DataSurvey, parts: Parts) -> dict[str, _Set]:
+    """Name -> retrieval set: one of both languages, or, if they are in one column, one of each."""
+    held_out, captions, sets = survey.held_out, survey.captions, dict[str, _Set]()
+    if held_out.by is HeldOutBy.nothing:
+        return sets
+    if captions.mixed is None:
+        return {"held_out": _set(survey, parts.held_out[""], captions.by_language, parts, held_out.where)}
+    for language in LANGUAGES:
+        where = dict(held_out.where)
+        if captions.language_field is not None and not parts.are_copies:
+            where[captions.language_field] = captions.language_values.get(language, [])
+        elif language not in parts.held_out:
+            return {}
+        files = parts.held_out.get(language, parts.held_out.get("", []))
+        sets[f"held_out_{language}"] = _set(survey, files, {language: captions.mixed}, parts, where)
+    return sets
+
+
+def _set(
+    survey: DataSurvey, files: list[Path], captions: dict[str, str], parts: Parts, where: dict[str, list[str]]
+) -> _Set:
+    table = _place_settings(survey, files, are_copies=parts.are_copies)
+    if survey.files.kind is Kind.dataset:
+        table["split"] = (survey.held_out.split or survey.rows.split or "train", "")
+    table["captions"] = (captions, "")
+    return _Set(table=table, where=where)

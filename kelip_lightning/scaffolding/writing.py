@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_modules.errors import DataError
+from data_modules.languages import LANGUAGES
 from data_modules.preparation.survey.held_out import HeldOutBy, write_parts
 from data_modules.preparation.survey.survey import DataSurvey
+from data_modules.sources.config import TABLE_ENDINGS
 from kelip_lightning.config.experiment import MaskedPretrainExperiment, PretrainExperiment
 from kelip_lightning.config.load import load_experiment
 from kelip_lightning.errors import ConfigError
@@ -55,7 +57,7 @@ def write_experiment(name: str, survey: DataSurvey, machine: Machine, folder: Pa
     files = [folder / one for one in texts]
     for file, text in zip(files, texts.values(), strict=True):
         file.write_text(text, encoding="utf-8")
-    tables = [*parts.train, *parts.held_out] if parts.are_copies else []
+    tables = [*parts.train, *(one for files in parts.held_out.values() for one in files)] if parts.are_copies else []
     try:
         _check(folder)
     except (ConfigError, DataError):
@@ -66,15 +68,18 @@ def write_experiment(name: str, survey: DataSurvey, machine: Machine, folder: Pa
 
 
 def _table_names() -> Sequence[str]:
-    return [f"{part}.{ending}" for part in ("train", "evaluation") for ending in ("csv", "tsv", "jsonl", "parquet")]
+    parts = ("train", "evaluation", *(f"evaluation_{language}" for language in LANGUAGES))
+    return [f"{part}{ending}" for part in parts for ending in TABLE_ENDINGS]
 
 
 def _parts(survey: DataSurvey, folder: Path) -> Parts:
-    held_out = survey.held_out
-    if held_out.by is not HeldOutBy.hash:
-        return Parts(train=held_out.train, held_out=held_out.files)
-    train, evaluation = write_parts(held_out, survey.rows, survey.image, folder)
-    return Parts(train=[train], held_out=[evaluation], are_copies=True)
+    held_out, captions = survey.held_out, survey.captions
+    if held_out.by is HeldOutBy.hash:
+        written = write_parts(held_out, survey.rows, survey.image, captions.mixed, folder)
+        return Parts(
+            train=[written.train], held_out={key: [one] for key, one in written.evaluation.items()}, are_copies=True
+        )
+    return Parts(train=held_out.train, held_out={"": held_out.files or held_out.train})
 
 
 def _check(folder: Path) -> None:

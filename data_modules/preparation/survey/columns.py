@@ -73,6 +73,8 @@ class Captions:
     """A column with both languages, if there is no column for each."""
     language_field: str | None = None
     """Column with the language of `mixed`; `None`: by script."""
+    language_values: dict[str, list[str]] = field(default_factory=dict)
+    """Language -> its values in `language_field`."""
     chosen: list[TextColumn] = field(default_factory=list)
     others: list[TextColumn] = field(default_factory=list)
     """Columns that would do as well."""
@@ -158,9 +160,10 @@ def find_captions(found: SampledRows, image: str) -> Captions:
     if mixed is not None and len(by_language) < len(LANGUAGES):
         rank = ranked.index
         if all(rank(mixed) < rank(one) for one in by_language.values()):
-            field_of = _language_field(found)
+            name, values = _language_field(found)
             others = [one for one in ranked if one is not mixed]
-            return Captions(mixed=mixed.name, language_field=field_of, chosen=[mixed], others=others)
+            chosen = [mixed]
+            return Captions(mixed=mixed.name, language_field=name, language_values=values, chosen=chosen, others=others)
     chosen = [by_language[language] for language in LANGUAGES if language in by_language]
     return Captions(
         by_language={one.language: one.name for one in chosen if one.language is not None},
@@ -232,21 +235,20 @@ def _text_column(rows: Rows, name: str) -> TextColumn | None:
     )
 
 
-def _language_field(found: SampledRows) -> str | None:
-    """A column of language codes that are all Korean or English."""
+def _language_field(found: SampledRows) -> tuple[str | None, dict[str, list[str]]]:
+    """A column of names of languages that are all Korean or English, and its values by language."""
     for name in found.columns:
         cells = _cells(found.rows, name)
-        if cells and "lang" in name.lower() and all(isinstance(cell, str) and _is_code(cell) for cell in cells):
-            return name
-    return None
-
-
-def _is_code(cell: str) -> bool:
-    try:
-        language_code(cell)
-    except SampleFault:
-        return False
-    return True
+        if "lang" not in name.lower() or not cells or not all(isinstance(cell, str) for cell in cells):
+            continue
+        values: dict[str, list[str]] = {}
+        try:
+            for cell in sorted(set(cells)):
+                values.setdefault(language_code(cell), []).append(cell)
+        except SampleFault:
+            continue
+        return name, values
+    return None, {}
 
 
 def _cells(rows: Rows, name: str) -> list[Any]:

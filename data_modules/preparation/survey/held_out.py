@@ -3,16 +3,21 @@
 import csv
 import hashlib
 import json
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_modules.preparation.survey.columns import find_split
+from data_modules.languages import LANGUAGES
+from data_modules.preparation.survey.columns import find_split, script_of
 from data_modules.preparation.survey.files import DataFiles, Kind
 from data_modules.preparation.survey.rows import SampledRows
+from data_modules.sources.encodings import python_encoding
 
 MIN_ROWS = 40
 """Smaller sets are trained on as a whole."""
@@ -25,8 +30,22 @@ _MAX_FILE_SHARE = 0.25
 """Largest share of the files that one held-out file may be."""
 _HELD_OUT_SPLITS = ("validation", "valid", "val", "dev", "test")
 
-Parts = tuple[Path, Path]
-"""The tables for training and for evaluation."""
+PlaceOf = Callable[[Mapping[str, Any]], Path | None]
+"""Row -> the table that it is written to; `None`: none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenParts:
+    """The tables that `write_parts` writes."""
+
+    train: Path
+    evaluation: dict[str, Path]
+    """Language -> its table; the empty language: all."""
+
+    @property
+    def all(self) -> list[Path]:
+        """Every table."""
+        return [self.train, *self.evaluation.values()]
 
 
 class HeldOutBy(Enum):
@@ -56,7 +75,7 @@ class HeldOut:
     split: str | None = None
     """Split of a dataset for evaluation."""
     share: float = 0.0
-    """Share of the rows that `HeldOutBy.hash` holds out."""
+    """Share of `SampledRows.num_rows` that is not trained on."""
 
 
 def choose_held_out(files: DataFiles, rows: SampledRows, *, has_paths: bool) -> HeldOut:
@@ -72,7 +91,9 @@ def choose_held_out(files: DataFiles, rows: SampledRows, *, has_paths: bool) -> 
         column, values, held_out = found
         reason = f"the rows whose {column} is {held_out[0]} are held out"
         where, where_train = {column: held_out}, {column: values}
-        return HeldOut(by=HeldOutBy.column, reason=reason, train=train, where=where, where_train=where_train)
+        share = sum(str(row.get(column)) not in values for row in rows.rows) / len(rows.rows)
+        by = HeldOutBy.column
+        return HeldOut(by=by, reason=reason, train=train, where=where, where_train=where_train, share=share)
     if files.held_out:
         reason = f"{_count(files.held_out)} held out by name: {files.held_out[0].name}"
         return HeldOut(by=HeldOutBy.files, reason=reason, train=train, files=files.held_out)
@@ -81,10 +102,10 @@ def choose_held_out(files: DataFiles, rows: SampledRows, *, has_paths: bool) -> 
     if rows.num_rows < MIN_ROWS:
         reason = f"nothing is held out of {rows.num_rows} rows (fewer than {MIN_ROWS})"
         return HeldOut(by=HeldOutBy.nothing, reason=reason, train=train)
-    last = train[-1]
-    if len(train) > 1 and last.stat().st_size <= _MAX_FILE_SHARE * sum(file.stat().st_size for file in train):
-        reason = f"the last of {len(train)} files, {last.name}, is held out"
-        return HeldOut(by=HeldOutBy.files, reason=reason, train=train[:-1], files=[last])
+    last_share = train[-1].stat().st_size / max(1, sum(file.stat().st_size for file in train))
+    if len(train) > 1 and last_share <= _MAX_FILE_SHARE:
+        reason = f"the last of {len(train)} files, {train[-1].name}, is held out"
+        return HeldOut(by=HeldOutBy.files, reason=reason, train=train[:-1], files=train[-1:], share=last_share)
     if has_paths and files.kind is Kind.table and rows.num_rows <= MAX_WRITTEN_ROWS:
         number = min(MOST, max(FEWEST, round(SHARE * rows.num_rows)))
         reason = f"about {number:,} rows are held out by a hash of the image's name, in a table of their own"
@@ -110,61 +131,68 @@ def is_held_out(name: str, share: float) -> bool:
     return number < share * 2**64
 
 
-def write_parts(held_out: HeldOut, rows: SampledRows, image: str, folder: Path) -> Parts:
-    """Write the rows for training and those for evaluation as `train.*` and `evaluation.*`, text in UTF-8.
+def write_parts(held_out: HeldOut, rows: SampledRows, image: str, mixed: str | None, folder: Path) -> WrittenParts:
+    """Write the rows for training and those for evaluation, text in UTF-8 and separated by commas or tabs.
 
     Args:
         held_out: By `HeldOutBy.hash`.
         rows: The sample of the files, with their encoding and separator.
         image: Column of image paths.
-        folder: Where the tables are written.
-
-    Returns:
-        Both files.
+        mixed: Column of captions in both languages, by which evaluation rows are divided; `None`: there is none.
+        folder: Where the tables `train.*` and `evaluation.*` (`evaluation_ko.*`, `evaluation_en.*`) are written.
     """
     ending = held_out.train[0].suffix.lower()
-    parts = (folder / f"train{ending}", folder / f"evaluation{ending}")
+    parts = WrittenParts(
+        train=folder / f"train{ending}",
+        evaluation={one: folder / f"evaluation{one and '_'}{one}{ending}" for one in (LANGUAGES if mixed else ("",))},
+    )
+
+    def place(row: Mapping[str, Any]) -> Path | None:
+        if not is_held_out(str(row.get(image) or ""), held_out.share):
+            return parts.train
+        return parts.evaluation.get(script_of(str(row.get(mixed) or "")) or "other" if mixed else "")
+
     writer = {".parquet": _write_parquet, ".jsonl": _write_json_lines}.get(ending, _write_separated)
-    writer(held_out, rows, image, parts)
+    writer(held_out.train, rows, parts, place)
     return parts
 
 
-def _write_separated(held_out: HeldOut, rows: SampledRows, image: str, parts: Parts) -> None:
-    separator = "\t" if parts[0].suffix == ".tsv" else ","
+def _write_separated(files: Sequence[Path], rows: SampledRows, parts: WrittenParts, place: PlaceOf) -> None:
+    separator = "\t" if parts.train.suffix == ".tsv" else ","
     with ExitStack() as stack:
-        streams = [stack.enter_context(part.open("w", encoding="utf-8", newline="")) for part in parts]
-        writers = [csv.DictWriter(stream, rows.columns, delimiter=separator) for stream in streams]
-        for writer in writers:
-            writer.writeheader()
-        for file in held_out.train:
-            source = stack.enter_context(file.open(encoding=rows.encoding, newline=""))
-            if source.read(1) != "\ufeff":
-                source.seek(0)
+        writers: dict[Path, csv.DictWriter[str]] = {}
+        for part in parts.all:
+            stream = stack.enter_context(part.open("w", encoding="utf-8", newline=""))
+            writers[part] = csv.DictWriter(stream, rows.columns, delimiter=separator)
+            writers[part].writeheader()
+        for file in files:
+            source = stack.enter_context(file.open(encoding=python_encoding(rows.encoding), newline=""))
             for row in csv.DictReader(source, delimiter=rows.separator or ","):
-                row.pop(None, None)  # type: ignore[call-overload]  # csv's key of surplus cells
-                writers[is_held_out(row.get(image) or "", held_out.share)].writerow(row)
+                if (part := place(row)) is not None:
+                    writers[part].writerow(row)
 
 
-def _write_json_lines(held_out: HeldOut, rows: SampledRows, image: str, parts: Parts) -> None:
+def _write_json_lines(files: Sequence[Path], _: SampledRows, parts: WrittenParts, place: PlaceOf) -> None:
     with ExitStack() as stack:
-        streams = [stack.enter_context(part.open("w", encoding="utf-8")) for part in parts]
-        for file in held_out.train:
-            source = stack.enter_context(file.open(encoding=rows.encoding))
+        streams = {part: stack.enter_context(part.open("w", encoding="utf-8")) for part in parts.all}
+        for file in files:
+            source = stack.enter_context(file.open(encoding="utf-8-sig"))
             for line in source:
-                if line.strip():
-                    streams[is_held_out(_image_of(line, image), held_out.share)].write(line.rstrip("\n") + "\n")
+                if line.strip() and (part := place(_parsed(line))) is not None:
+                    streams[part].write(line.rstrip("\n") + "\n")
 
 
-def _image_of(line: str, image: str) -> str:
+def _parsed(line: str) -> Mapping[str, Any]:
+    """The row of a line; empty if it is damaged, and then trained on, where it is counted."""
     try:
         row = json.loads(line)
     except ValueError:
-        return ""
-    return str(row.get(image)) if isinstance(row, dict) else ""
+        return {}
+    return row if isinstance(row, dict) else {}
 
 
-def _write_parquet(held_out: HeldOut, _: SampledRows, image: str, parts: Parts) -> None:
-    table = pq.read_table(held_out.train)
-    marks = [is_held_out(str(name), held_out.share) for name in table[image].to_pylist()]
-    for part, wanted in zip(parts, (False, True), strict=True):
-        pq.write_table(table.filter([mark is wanted for mark in marks]), part)
+def _write_parquet(files: Sequence[Path], _: SampledRows, parts: WrittenParts, place: PlaceOf) -> None:
+    table = pq.read_table(list(files))
+    places = [place(row) for row in table.to_pylist()]
+    for part in parts.all:
+        pq.write_table(table.filter(pa.array([one == part for one in places])), part)

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
 from data_modules.preparation.survey.files import Kind, pictures_below
+from data_modules.sources.encodings import check_encoding, fitting_encodings, python_encoding
+from data_modules.sources.separated import SEPARATORS
 from data_modules.sources.tar_scan import (
     BLOCK,
     IMAGE_ENDINGS,
@@ -37,8 +39,6 @@ _MAX_PARTS = 8
 """Shards or row groups that the rows are taken from."""
 _MAX_COUNTED_BYTES = 1 << 33
 """Larger sets of shards are counted by sample."""
-ENCODINGS = ("utf-8-sig", "cp949")
-SEPARATORS = (",", ";", "\t", "|")
 IMAGE = "image"
 """Column of the images of shards and of pictures alone."""
 
@@ -56,7 +56,7 @@ class SampledRows:
     folders: list[Path]
     """Folder of the file of each row."""
     encoding: str = "utf-8"
-    """Of a CSV, TSV or JSONL file."""
+    """Of a CSV or TSV file; JSONL is UTF-8."""
     separator: str | None = None
     """Of a CSV or TSV file."""
     split: str | None = None
@@ -157,8 +157,8 @@ def _of_parquet(file: Path) -> SampledRows:
 
 
 def _of_json_lines(file: Path) -> SampledRows:
-    encoding = detect_encoding(file)
-    with file.open(encoding=encoding) as stream:
+    check_encoding(file, "utf-8", "save it as UTF-8 instead of {}")
+    with file.open(encoding="utf-8-sig") as stream:
         lines, length = every_nth((line for line in stream if line.strip()), MAX_ROWS)
     rows, faults = [], Counter[str]()
     for line in lines:
@@ -172,18 +172,18 @@ def _of_json_lines(file: Path) -> SampledRows:
             faults["metadata_undecodable"] += 1
     columns = list(dict.fromkeys(name for row in rows for name in row))
     folders = [file.parent] * len(rows)
-    return SampledRows(columns=columns, num_rows=length, rows=rows, folders=folders, encoding=encoding, faults=faults)
+    return SampledRows(columns=columns, num_rows=length, rows=rows, folders=folders, faults=faults)
 
 
 def _of_separated(file: Path) -> SampledRows:
     encoding = detect_encoding(file)
     separator = detect_separator(file, encoding)
-    with file.open(encoding=encoding, newline="") as stream:
+    with file.open(encoding=python_encoding(encoding), newline="") as stream:
         reader = csv.reader(stream, delimiter=separator)
         header = next(reader, [])
         if len(set(header)) < len(header):
             raise DataError(f"{file}: its first line must name each column once, and is {', '.join(header)}")
-        cells, length = every_nth((row for row in reader if row), MAX_ROWS)
+        cells, length = every_nth(_checked(file, reader, len(header)), MAX_ROWS)
     rows = [dict(zip(header, row, strict=False)) for row in cells]
     folders = [file.parent] * len(rows)
     return SampledRows(
@@ -191,32 +191,38 @@ def _of_separated(file: Path) -> SampledRows:
     )
 
 
+def _checked(file: Path, reader: Any, num_columns: int) -> Iterator[list[str]]:
+    """The rows that are not empty; raises DataError for one with more cells than columns, which no reader accepts."""
+    for row in reader:
+        if len(row) > num_columns:
+            raise DataError(
+                f"{file}, line {reader.line_num}: {len(row)} cells, and the first line names {num_columns} columns; "
+                "quote the text that holds a separator"
+            )
+        if row:
+            yield row
+
+
 def detect_encoding(file: Path) -> str:
-    """The first of UTF-16 by its mark, UTF-8 and CP949 that decodes the whole file.
+    """UTF-8 if the file decodes, else the encoding of Korean texts that fits it best.
 
     Raises:
-        DataError: None of them does.
+        DataError: None fits.
     """
-    with file.open("rb") as stream:
-        start = stream.read(4)
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
-    for encoding in ENCODINGS:
-        try:
-            with file.open(encoding=encoding, newline="") as text:
-                while text.read(1 << 20):
-                    pass
-        except UnicodeDecodeError:
-            continue
-        return "utf-8" if encoding.startswith("utf-8") else encoding
-    raise DataError(f"{file} is neither UTF-8 nor CP949 nor UTF-16 text; convert it to UTF-8")
+    try:
+        check_encoding(file, "utf-8")
+    except DataError:
+        if not (fitting := fitting_encodings(file, "utf-8")):
+            raise
+        return fitting[0]
+    return "utf-8"
 
 
 def detect_separator(file: Path, encoding: str) -> str:
     """The separator that cuts the first lines of a CSV or TSV file into the most columns, equally many in each."""
     if file.suffix.lower() == ".tsv":
         return "\t"
-    with file.open(encoding=encoding, newline="") as stream:
+    with file.open(encoding=python_encoding(encoding), newline="") as stream:
         head = stream.read(1 << 16)
 
     def columns(separator: str) -> int:

@@ -57,7 +57,9 @@ def test_separator__that_is_not_certain_is_refused_in_one_sentence_and_can_be_se
     file = write(tmp_path)
     Path(file).write_text("image,ko;en,x\na.jpg,고양이;a,b\n", encoding="utf-8")
     settings = {"image": "image", "captions": {"ko": "ko;en"}}
-    with pytest.raises(DataError, match=r"may be separated by comma \(','\) and semicolon .*: name the .*separator") as e:
+    with pytest.raises(
+        DataError, match=r"may be separated by comma \(','\) and semicolon .*: name the .*separator"
+    ) as e:
         open_source("s", SourceConfig(files=[file], **settings))
     assert "\n" not in str(e.value)
     assert open_source("s", SourceConfig(files=[file], separator=",", **settings))[0].caption == "고양이;a"
