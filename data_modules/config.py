@@ -106,6 +106,11 @@ class ImageTextDataConfig:
     """Mixture of sources and languages, and shuffling."""
     corrupt_samples: CorruptSampleConfig = field(default_factory=CorruptSampleConfig)
     """Handling of samples that cannot be used."""
+    allow_repeats: bool = field(default=False, metadata=PERFORMANCE)
+    """Whether a batch may hold pairs twice, as negatives of themselves: a batch larger than an epoch, or one of which
+    more than 1 % repeats. Checked before the run starts."""
+    allow_partial_epoch: bool = field(default=False, metadata=PERFORMANCE)
+    """Whether the run may end before it has seen every pair. Checked before the run starts."""
     resize_on_device: bool = False
     """Whether a GPU cuts and resizes the crops, so that the loader only decodes; a pixel differs by up to 2 of 255. Not
     beside strong augmentation; without effect if the device is a CPU."""

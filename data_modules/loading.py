@@ -20,6 +20,7 @@ from data_modules.loader import SignalSafeDataLoader, build_fixed_loader
 from data_modules.order.sampling import Draw, Order, RankBatchSampler
 from data_modules.order.streams import model_seeds, sample_generators
 from data_modules.records import PairRecord, UncutBatch
+from data_modules.sources.checking import check_source
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
 from data_modules.sources.rows import PairSource
@@ -46,11 +47,13 @@ def open_sources(
         corrupt_samples: Limit of samples that opening may leave out; `None`: no limit.
 
     Raises:
-        DataError: A source cannot be opened, or too much of it is left out.
+        DataError: A source cannot be opened, too much of it is left out, or `check_source` finds that it cannot be
+            what the settings say.
     """
     sources = [open_source(name, config, shuffle_window) for name, config in configs.items()]
-    if corrupt_samples is not None:
-        for source in sources:
+    for source in sources:
+        check_source(source, configs[source.name])
+        if corrupt_samples is not None:
             _check_opening(source, corrupt_samples.max_share)
     return sources
 

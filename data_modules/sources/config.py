@@ -6,19 +6,24 @@ from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
 
 from data_modules.config_roles import PERFORMANCE, above, at_least, between, check_ranges
+from data_modules.image_files import is_image_folder
+from data_modules.paths import resolve_path
 
 
 class SourceFormat(Enum):
     """Storage format of a source."""
 
     auto = "auto"
-    """By the first file's ending: .tar is shards; .csv, .tsv, .jsonl and .parquet are a table; else dataset."""
+    """By the first file: .tar is shards; .csv, .tsv, .jsonl and .parquet are a table; a folder of image files is a
+    folder; else dataset."""
     shards = "shards"
     """Tar files in the WebDataset layout."""
     table = "table"
     """CSV, TSV, JSONL or parquet with image bytes, or with image paths relative to the table."""
     dataset = "dataset"
     """Opened by Hugging Face `load_from_disk` or `load_dataset`."""
+    folder = "folder"
+    """A folder of image files, with captions in its `metadata.csv` or `metadata.jsonl` (`imagefolder`), or without."""
 
 
 NAME_CAPTIONS = "name a caption column for ko, en or both in captions, or columns of one language in caption_fields"
@@ -33,6 +38,7 @@ class SourceKind(Enum):
     """Hugging Face datasets by random access."""
     stream = "streams"
     """Hugging Face datasets read sequentially."""
+    folder = "image folders"
 
 
 class LanguageRule(Enum):
@@ -66,33 +72,34 @@ _HUB = (SourceKind.dataset, SourceKind.stream)
 KINDS_OF: Mapping[str, tuple[SourceKind, ...]] = {
     "image": _ROWS,
     "image_root": _ROWS,
-    "allow_absolute_paths": _ROWS,
-    "encoding": (SourceKind.table,),
-    "separator": (SourceKind.table,),
-    "key": _ROWS,
-    "where": _ROWS,
+    "allow_absolute_paths": (*_ROWS, SourceKind.folder),
+    "encoding": (SourceKind.table, SourceKind.folder),
+    "separator": (SourceKind.table, SourceKind.folder),
+    "key": (*_ROWS, SourceKind.folder),
+    "where": (*_ROWS, SourceKind.folder),
     "split": _HUB,
     "subset": _HUB,
     "stream_length": _HUB,
     "read_timeout_seconds": (SourceKind.shards, SourceKind.table, SourceKind.dataset),
     "index_folder": (SourceKind.shards,),
-    "check_languages": (SourceKind.shards, SourceKind.table, SourceKind.dataset),
+    "check_languages": (SourceKind.shards, SourceKind.table, SourceKind.dataset, SourceKind.folder),
 }
 """Setting -> the kinds of sources that have it; others refuse it. All kinds have the settings not listed here."""
 
 
 @dataclass(kw_only=True, slots=True)
 class SourceConfig:
-    """One set of images with captions in one or more languages: tar shards, tables, or a Hugging Face dataset.
+    """One set of images with captions in one or more languages: tar shards, tables, a folder of images, or a Hugging
+    Face dataset.
 
     A field is a column of a table, `txt` (the text file of a sample in a shard) or a key of the JSON beside it.
     """
 
     files: list[str]
-    """Files, glob or brace patterns (`{000..099}.tar`), for shards any fsspec URL; a folder or name of a Hugging Face
-    dataset; `package:` paths are relative to the installed `data_modules` folder."""
+    """Files, glob or brace patterns (`{000..099}.tar`), for shards any fsspec URL; a folder of images; a folder or name
+    of a Hugging Face dataset; `package:` paths are relative to the installed `data_modules` folder."""
     format: SourceFormat = SourceFormat.auto
-    """auto (by the files' ending), shards, table or dataset."""
+    """auto (by the first file), shards, table, dataset, or folder (of image files)."""
     image: str = "image"
     """Field of images in tables and datasets: encoded bytes, a struct with `bytes`, or a path. Shards go by endings."""
     image_root: str | None = None
@@ -231,14 +238,16 @@ def _changed(config: SourceConfig) -> list[str]:
 
 
 def kind_of_file(file: str) -> SourceFormat:
-    """The format by the file's ending."""
+    """The format by the file's ending; of a local folder, by what it holds."""
     if file.lower().endswith(".tar"):
         return SourceFormat.shards
-    return SourceFormat.table if file.lower().endswith(TABLE_ENDINGS) else SourceFormat.dataset
+    if file.lower().endswith(TABLE_ENDINGS):
+        return SourceFormat.table
+    return SourceFormat.folder if is_image_folder(resolve_path(file)) else SourceFormat.dataset
 
 
 def source_format(config: SourceConfig) -> SourceFormat:
-    """The configured format; `auto` is resolved by the first file's ending."""
+    """The configured format; `auto` is resolved by the first file."""
     return kind_of_file(config.files[0]) if config.format is SourceFormat.auto else config.format
 
 

@@ -18,7 +18,7 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """Longer ones first where one begins with another."""
-_KOREAN = ("cp949", "utf-16-le", "utf-16-be", "johab")
+_KOREAN = ("cp949", "utf-16-le", "utf-16-be")
 """Encodings of Korean texts without a byte order mark; cp949 contains EUC-KR."""
 _MIN_HANGUL = 0.5
 """Least fraction of Hangul among the letters beyond ASCII of a plausible Korean text."""

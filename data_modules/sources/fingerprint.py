@@ -24,6 +24,7 @@ from data_modules.errors import DataError
 from data_modules.paths import is_url, resolve_files, resolve_path, resolve_shards
 from data_modules.sources.blobs import file_state
 from data_modules.sources.config import SourceConfig, SourceFormat, source_format
+from data_modules.sources.folder import images_below, metadata_of, only_folder
 from data_modules.sources.opening import open_source
 from data_modules.sources.rows import PairSource
 from data_modules.sources.tables import RESTORE, TableSource
@@ -74,7 +75,7 @@ class SourceFingerprint:
     """Identity of a source's content."""
 
     format: str
-    """shards, table, dataset or stream."""
+    """shards, table, folder, dataset or stream."""
     num_samples: int
     """Pairs."""
     selection: Mapping[str, Any]
@@ -199,6 +200,8 @@ def _described(source: PairSource, config: SourceConfig) -> tuple[str, tuple[Fil
         return "shards", tuple(map(FileFingerprint.from_plain, plain)), ""
     if source_format(config) is SourceFormat.table:
         return "table", table_fingerprint(config.files), ""
+    if source_format(config) is SourceFormat.folder:
+        return "folder", (_folder_fingerprint(only_folder(source.name, config.files)),), ""
     place = resolve_path(config.files[0])
     version = source.version if isinstance(source, TableSource) else ""
     layout = "dataset" if config.stream_length is None else "stream"
@@ -206,6 +209,16 @@ def _described(source: PairSource, config: SourceConfig) -> tuple[str, tuple[Fil
         return layout, (), version
     files, version = dataset_fingerprint(place, config.split)
     return layout, files, version
+
+
+def _folder_fingerprint(folder: Path) -> FileFingerprint:
+    """The metadata table of a folder of images, or the names and sizes of its images."""
+    if (metadata := metadata_of(folder)) is not None:
+        return _table_file(metadata, metadata.name)
+    paths = images_below(folder)
+    sizes = [(folder / path).stat().st_size for path in paths]
+    lines = "".join(f"{path}\0{size}\n" for path, size in zip(paths, sizes, strict=True))
+    return FileFingerprint(name="images", size=sum(sizes), num_rows=len(paths), digest=short_digest(lines.encode()))
 
 
 def dataset_fingerprint(place: Path, split: str) -> tuple[tuple[FileFingerprint, ...], str]:

@@ -12,6 +12,7 @@ import numpy as np
 from data_modules.errors import DataError
 from data_modules.paths import resolve_files, resolve_path
 from data_modules.sources.config import SourceConfig, SourceFormat, source_format
+from data_modules.sources.folder import open_folder
 from data_modules.sources.rows import PairSource
 from data_modules.sources.streaming import StreamSource
 from data_modules.sources.tables import (
@@ -46,6 +47,8 @@ def open_source(name: str, config: SourceConfig, shuffle_window: int = 0) -> Pai
             return TarSource(name, config)
         case SourceFormat.table:
             return _open_table(name, config)
+        case SourceFormat.folder:
+            return open_folder(name, config)
         case _:
             return _open_dataset(name, config, shuffle_window)
 

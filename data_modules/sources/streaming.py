@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault
+from data_modules.paths import resolve_path
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig, needs_language_marks
 from data_modules.sources.languages import LanguageRows
@@ -56,7 +57,8 @@ class StreamSource:
 
     def __getitem__(self, index: int) -> PairRecord:
         number, pair = divmod(index, self._pairs)
-        return row_record(self.config, self._row(number), number=number, pair=pair)
+        folder = resolve_path(self.config.image_root or "")
+        return row_record(self.config, self._row(number), number=number, pair=pair, folder=folder)
 
     def records(self, indices: Sequence[int]) -> list[PairRecord | SampleFault]:
         return records_one_by_one(self.__getitem__, indices)

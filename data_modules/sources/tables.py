@@ -285,10 +285,15 @@ class TableSource:
         """The pair at an index; `row` `None`: its row is read here."""
         position, pair = divmod(index, self._pairs)
         number = int(self.rows[position])
-        folder = self._folder_of(number) if self._folder_of else Path()
         with sample_errors(str(number)):
             found = self.table[number] if row is None else row
-            return row_record(self.config, found, number=number, pair=pair, folder=folder)
+            return row_record(self.config, found, number=number, pair=pair, folder=self.folder_of(number))
+
+    def folder_of(self, number: int) -> Path:
+        """The folder that the image path in a row of the table is relative to."""
+        if self.config.image_root is not None:
+            return resolve_path(self.config.image_root)
+        return self._folder_of(number) if self._folder_of else Path()
 
     def rows_of(self, language: str) -> Rows:
         """The indices of the pairs in a language; reads every caption once if the settings do not give it."""
@@ -306,9 +311,13 @@ class TableSource:
         """For the log: how many rows have no caption, by language."""
         return self._captioned.notes
 
+    def sample_rows(self, count: int) -> NDArray[np.int64]:
+        """The numbers of up to `count` evenly spaced rows, int64."""
+        return self.rows[:: max(1, -(-len(self.rows) // count))]
+
     def texts(self, count: int) -> Iterator[Mapping[str, Any]]:
         """The text fields of up to `count` evenly spaced rows, without their images."""
-        yield from read_rows(self.table, text_fields(self.config), self.rows[:: max(1, -(-len(self.rows) // count))])
+        return read_rows(self.table, text_fields(self.config), self.sample_rows(count))
 
     def _marks(self, start: int, stop: int) -> NDArray[np.int8]:
         fields = [*self.config.caption_fields, *([self.config.language_field] if self.config.language_field else [])]
@@ -375,14 +384,22 @@ def row_record(
         cell = row.get(config.key)
         key = ("" if cell is None else encodable(str(cell))) or str(number)
     with sample_errors(key):
-        folder = folder if config.image_root is None else resolve_path(config.image_root)
-        allowed = config.allow_absolute_paths
-        image, file_name = image_bytes(
-            row.get(config.image), folder, allows_absolute=allowed, allows_leaving=allowed, remedy=_ALLOW_PATHS
-        )
+        image, file_name = row_image(config, row, folder)
         texts = {config.image, *config.captions.values(), *config.caption_fields, *config.keywords.values()}
         attributes = [(column, as_text(value)) for column, value in row.items() if column not in texts]
         return make_record(config, key=key, image=image, row=row, pair=pair, file_name=file_name, attributes=attributes)
+
+
+def row_image(config: SourceConfig, row: Mapping[str, Any], folder: Path) -> tuple[bytes, str]:
+    """The encoded image of a row and its file name, by the source's settings.
+
+    Raises:
+        SampleFault: There is no image, or its file cannot be read.
+    """
+    allowed = config.allow_absolute_paths
+    return image_bytes(
+        row.get(config.image), folder, allows_absolute=allowed, allows_leaving=allowed, remedy=_ALLOW_PATHS
+    )
 
 
 def image_bytes(

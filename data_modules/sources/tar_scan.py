@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.faults import SampleFault
+from data_modules.image_files import IMAGE_ENDINGS
 from data_modules.paths import is_url
 from data_modules.sources.blobs import TIMEOUT_SECONDS, file_state, with_retries
 from data_modules.sources.config import SourceConfig, needs_language_marks
@@ -27,7 +28,6 @@ from data_modules.sources.rows import language_mark, text_fields
 BLOCK = 512
 _MAX_NAME_BYTES = 1 << 20
 """Longest extended header; a longer one counts as damage."""
-IMAGE_ENDINGS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "yuv"})
 TEXT, JSON = "txt", "json"
 LANGUAGE_SHIFT = 30
 """The two highest bits of a text's size hold 1 + the row's language mark; 0: not determined."""

@@ -1,6 +1,6 @@
 """Pairs from tar shards in the WebDataset layout, by random access through an index."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -160,6 +160,11 @@ class TarSource:
             for row in self._rows(numbers, self._texts):
                 if not isinstance(row, SampleFault):
                     yield from row_texts(self.config, row.fields)
+
+    def texts(self, count: int) -> Iterator[Mapping[str, Any]]:
+        """The text fields of up to `count` evenly spaced samples, without their images."""
+        numbers = range(0, len(self.index), max(1, -(-len(self.index) // count)))
+        return (row.fields for row in self._rows(numbers, self._texts) if not isinstance(row, SampleFault))
 
     def opening_faults(self) -> list[FaultReport]:
         """Members and samples that the index leaves out."""

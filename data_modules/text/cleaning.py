@@ -127,11 +127,16 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def count_letters(text: str) -> tuple[int, int]:
+    """Letters of a text that are Hangul, and all letters."""
+    letters = [character for character in text if character.isalpha()]
+    return sum(1 for c in letters if "가" <= c <= "힣" or "ᄀ" <= c <= "ᇿ" or "ㄱ" <= c <= "ㆎ"), len(letters)
+
+
 def hangul_share(text: str) -> float:
     """Share of Hangul among the letters of a text, in [0, 1]; 0 without letters."""
-    letters = [character for character in text if character.isalpha()]
-    hangul = sum(1 for c in letters if "가" <= c <= "힣" or "ᄀ" <= c <= "ᇿ" or "ㄱ" <= c <= "ㆎ")
-    return hangul / len(letters) if letters else 0.0
+    hangul, letters = count_letters(text)
+    return hangul / letters if letters else 0.0
 
 
 def detect_language(text: str, min_hangul_share: float) -> str:

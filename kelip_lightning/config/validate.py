@@ -283,6 +283,8 @@ def sources_exist(stage: Stage, at: str) -> Iterator[str]:
         key = f"{at}data.sources.{name}.files"
         if source_format(source) is SourceFormat.table:
             yield from _missing_files(key, source.files)
+        elif source_format(source) is SourceFormat.folder:
+            yield from _missing_files(key, source.files)
         elif source_format(source) is SourceFormat.shards:
             yield from _missing_shards(key, source.files)
 

@@ -11,7 +11,9 @@ from typing import Any, overload
 import torch
 
 from data_modules.loading import open_sources
+from data_modules.order.checking import check_batches
 from data_modules.order.mixture import build_order
+from data_modules.order.sampling import Order
 from data_modules.sources.languages import apply_language_rule
 from data_modules.sources.rows import PairSource
 from kelip_lightning.config.experiment import (
@@ -145,13 +147,27 @@ def count_samples(experiment: Experiment, opened: OpenedSources) -> dict[str, in
     Raises:
         DataError: The settings of a stage's order or languages do not fit its sources.
     """
-    lengths = {}
+    return {name: _order(stage, opened[name]).epoch_length for name, stage in stages_of(experiment).items()}
+
+
+def check_contrastive_batches(experiment: Experiment, opened: OpenedSources) -> None:
+    """Check that the batches of contrastive training hold different pairs, and that the run sees all of them.
+
+    Raises:
+        DataError: They do not, and `data.allow_repeats` or `data.allow_partial_epoch` is not set.
+    """
     for name, stage in stages_of(experiment).items():
-        configs, sources = stage.data.sources, opened[name]
         if isinstance(stage, ContrastiveExperiment):
-            sources = apply_language_rule(sources, configs, stage.data.languages)
-        lengths[name] = build_order(sources, configs, 1, stage.seed, stage.data.order).epoch_length
-    return lengths
+            at = "" if stage is experiment else f"{name}."
+            check_batches(stage.data, _order(stage, opened[name]), stage.schedule.max_steps, at)
+
+
+def _order(stage: Stage, sources: Sequence[PairSource]) -> Order:
+    """The order of a stage's batches."""
+    configs = stage.data.sources
+    if isinstance(stage, ContrastiveExperiment):
+        sources = apply_language_rule(sources, configs, stage.data.languages)
+    return build_order(sources, configs, stage.data.global_batch_size, stage.seed, stage.data.order)
 
 
 def make_stage_plan(stage: Stage, samples_per_epoch: int | None) -> StagePlan:

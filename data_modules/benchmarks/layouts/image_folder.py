@@ -8,8 +8,8 @@ from data_modules.benchmarks.config import Layout, TableConfig
 from data_modules.benchmarks.layouts.listed import ImageFiles, ListedSamples
 from data_modules.benchmarks.layouts.settings import identity_of, key_column, only_folder
 from data_modules.errors import DataError
+from data_modules.image_files import IMAGE_ENDINGS
 from data_modules.sources.tables import check_columns
-from data_modules.sources.tar_scan import IMAGE_ENDINGS
 
 CLASS, PATH = "class", "path"
 

@@ -13,13 +13,13 @@ from data_modules.benchmarks.layouts.listed import ListedSamples
 from data_modules.benchmarks.layouts.settings import identity_of, key_column
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
+from data_modules.image_files import IMAGE_ENDINGS
 from data_modules.paths import in_folder, resolve_shards
 from data_modules.sources.blobs import BlobReader, file_state
 from data_modules.sources.config import SourceFormat, kind_of_file
 from data_modules.sources.tables import check_columns
 from data_modules.sources.tar_scan import (
     BLOCK,
-    IMAGE_ENDINGS,
     JSON,
     UNSAFE,
     Member,

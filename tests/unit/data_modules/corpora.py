@@ -21,7 +21,7 @@ from data_modules.languages import LANGUAGES
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import Marked, marked_rows
-from data_modules.sources.rows import records_one_by_one
+from data_modules.sources.rows import EveryNth, records_one_by_one
 
 
 class FakeSource:
@@ -44,6 +44,9 @@ class FakeSource:
 
     def rows_of(self, language: str) -> Marked:
         return marked_rows(lambda start, stop: self._marks[start:stop], len(self))[language]
+
+    def pairs(self) -> EveryNth:
+        return EveryNth(0, 1, len(self))
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         return iter(())

@@ -27,6 +27,9 @@ class Fruits:
     def rows_of(self, language: str) -> NDArray[np.int64]:
         return np.array([place for place, text in enumerate(self._texts) if text.isascii() == (language == "en")])
 
+    def pairs(self) -> NDArray[np.int64]:
+        return np.arange(len(self))
+
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
         return (("en", text) for text in self._texts[::every])
 
