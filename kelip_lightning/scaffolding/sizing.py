@@ -1,5 +1,6 @@
 """Sizes of a first experiment by stated rules: images and machine give the model, pairs and memory batch and steps."""
 
+import math
 from dataclasses import dataclass, replace
 
 from data_modules.config import ImageTextDataConfig
@@ -170,7 +171,8 @@ def _context_length(characters: int) -> int:
 
 def _with_steps(sizing: Sizing, pairs: int, images: int) -> Sizing:
     def steps(samples: int, batch: int, budget: int) -> int:
-        return max(MIN_STEPS, -(-max(samples, min(EPOCHS * samples, budget)) // batch))
+        one_pass = 1.05 * samples  # a count by sample may be too small, and a run must see every pair
+        return max(MIN_STEPS, math.ceil(max(one_pass, min(EPOCHS * samples, budget)) / batch))
 
     budget = BUDGET[sizing.has_gpu]
     return replace(
