@@ -140,8 +140,9 @@ def test_the_page_has_a_short_file_per_format() -> None:
     assert all(line.startswith("kelip ") for line in COMMANDS)
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_data_of_every_file_opens(place: Path, name: str) -> None:
+def test_the_data_of_every_file_opens(name: str) -> None:
     experiment = load_any_experiment(name, TINY, on_this_machine=True).experiment
     opened = open_data(experiment)
     check_contrastive_batches(experiment, opened.sources)
@@ -164,7 +165,8 @@ def _with_overrides(command: str) -> list[str]:
     return arguments + (TINY if arguments[0] in ("pretrain", "contrastive", "mae") else [])
 
 
-def test_every_experiment_of_the_commands_loads(place: Path) -> None:
+@pytest.mark.usefixtures("place")
+def test_every_experiment_of_the_commands_loads() -> None:
     loaded = []
     for command in COMMANDS:
         verb, file, *overrides = _with_overrides(command)
