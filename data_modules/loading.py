@@ -230,8 +230,8 @@ class PairDataset(Dataset[Batch], Generic[Batch]):
                 return replacement.draw, faults
             last = replacement.fault
         raise DataError(
-            f"source '{attempt.source.name}': sample {attempt.draw.sample_id} and {MAX_REPLACEMENTS} others cannot be used, "
-            f"the last one ({last.key}) because of {last.kind} ({last.detail}); fix or leave out the source"
+            f"source '{attempt.source.name}': sample {attempt.draw.sample_id} and {MAX_REPLACEMENTS} others cannot be "
+            f"used, the last one ({last.key}) because of {last.kind} ({last.detail}); fix or leave out the source"
         )
 
     def _replacements(self, attempt: _Attempt) -> Iterator[_Attempt]:

@@ -43,8 +43,10 @@ def inspect_sources(data: ImageTextDataModule, num_samples: int, num_examples: i
     reports = []
     for source in data.sources:
         left_out = Counter(report.kind for report in source.opening_faults())
-        report = SourceReport(source.name, len(source), left_out)
-        for index in np.unique(np.linspace(0, len(source) - 1, num_samples).astype(np.int64)).tolist():
+        pairs = source.pairs()
+        report = SourceReport(source.name, len(pairs), left_out)
+        positions = np.unique(np.linspace(0, len(pairs) - 1, num_samples).astype(np.int64))
+        for index in pairs.take(positions).tolist():
             report.looked_at += 1
             try:
                 record = source[index]

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from data_modules.errors import DataError
-from data_modules.faults import SampleFault, sample_errors
+from data_modules.faults import ABSENT, SampleFault, sample_errors
 from data_modules.images.decoding import MAX_REDUCTION, decode, jpeg_ycbcr, open_image, to_picture
 from data_modules.images.planes import encode_planes, file_size
 from data_modules.records import PairRecord
@@ -99,6 +99,8 @@ def sources_to_pack(stages: Mapping[str, Mapping[str, SourceConfig]]) -> dict[st
 
 def _agree(one: SourceConfig, other: SourceConfig) -> bool:
     """Whether both read the same rows, and the same captions of shared languages."""
+    if one.has_captions != other.has_captions:  # rows without captions are images of the one, and nothing of the other
+        return False
     rows, other_rows = (
         {key: value for key, value in _content(config).items() if key not in _CAPTIONS} for config in (one, other)
     )
@@ -118,8 +120,9 @@ def pack_source(
     """Write a source as tar shards `folder/NAME-000000.tar`, ...; yields each completed shard.
 
     One sample per row: the image; a JSON with `caption_ko`, `caption_en` (further ones `caption_ko_2`, ...),
-    `keywords_ko`, `keywords_en`, `language` and the `key` in the source; and `txt`, the first caption. A shard is
-    renamed when complete, so that an interrupted run continues with the missing ones.
+    `keywords_ko`, `keywords_en`, `language` and the `key` in the source; and `txt`, the first caption. Of a source
+    without captions, the image and a JSON with its `key`. A shard is renamed when complete, so that an interrupted run
+    continues with the missing ones.
 
     Raises:
         DataError: The folder holds shards of other settings.
@@ -187,14 +190,17 @@ def _members(
     """
     read = source.records(indices)
     records = [one for one in read if isinstance(one, PairRecord)]
-    found = [one for one in read if isinstance(one, SampleFault)]
+    found = [one for one in read if isinstance(one, SampleFault) and one.kind not in ABSENT]
     if not records:
         faults.update(fault.kind for fault in found[:-1])  # the caller counts the last
         raise found[-1]
     faults.update(fault.kind for fault in found)
     with sample_errors(records[0].key):
         image = _packed_image(records[0], settings)
-    metadata: dict[str, object] = {"key": records[0].key, "language": records[0].language}
+    metadata: dict[str, object] = {"key": records[0].key}
+    if not records[0].caption:  # of a source of images alone
+        return [(settings.image_format, image), ("json", json.dumps(metadata, ensure_ascii=False).encode())]
+    metadata["language"] = records[0].language
     for record in records:
         for number, caption in enumerate((record.caption, *record.more_captions), start=1):
             metadata[f"caption_{record.language}" + (f"_{number}" if number > 1 else "")] = caption
@@ -242,9 +248,14 @@ def planes_bytes(source: PairSource, config: SourceConfig, short_side: int, num_
     # Evenly spaced; a stream would have to be read to its end.
     chosen = rows[:num_rows] if isinstance(source, StreamSource) else rows[:: math.ceil(len(rows) / num_rows)]
     sizes: list[int] = []
-    for record in source.records((chosen * pairs).tolist()):
+    for row in chosen.tolist():
+        record = next((one for one in source.records(range(row * pairs, (row + 1) * pairs)) if _is_pair(one)), None)
         with contextlib.suppress(SampleFault):
             if isinstance(record, PairRecord):
                 image = open_image(record.image)
                 sizes.append(file_size(*_packed_size(image.width, image.height, short_side)))
     return round(sum(sizes) / max(1, len(chosen)) * len(rows))
+
+
+def _is_pair(found: PairRecord | SampleFault) -> bool:
+    return isinstance(found, PairRecord)

@@ -26,7 +26,7 @@ NUM_IMAGES = 20
 """Evenly spaced rows whose image paths are looked at."""
 MIN_KOREAN, MAX_ENGLISH = 0.05, 0.5
 """Least share of Hangul among the letters of a Korean column, and largest of an English one."""
-_MIN_LETTERS = 20
+_MIN_LETTERS = 10
 """Fewer letters decide nothing."""
 
 

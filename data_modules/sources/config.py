@@ -89,8 +89,7 @@ KINDS_OF: Mapping[str, tuple[SourceKind, ...]] = {
 
 @dataclass(kw_only=True, slots=True)
 class SourceConfig:
-    """One set of images with captions in one or more languages: tar shards, tables, a folder of images, or a Hugging
-    Face dataset.
+    """One set of images with captions: tar shards, tables, a folder of images, or a Hugging Face dataset.
 
     A field is a column of a table, `txt` (the text file of a sample in a shard) or a key of the JSON beside it.
     """
@@ -156,7 +155,8 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        for problem in (*self._wrong_values(), *self._ignored_by_kind(), *self._ignored_by_others()):
+        checks = (self._wrong_values, self._ignored_by_kind, self._ignored_by_content, self._ignored_by_others)
+        for problem in (problem for check in checks for problem in check()):
             raise ValueError(problem)
 
     @property
@@ -195,6 +195,18 @@ class SourceConfig:
                 value = getattr(self, name)
                 yield f"{name} = {value!r} is a setting of {owners}, and {kind.value} ignore it: remove it"
 
+    def _ignored_by_content(self) -> Iterator[str]:
+        """Settings about captions or text files, where there are none."""
+        changed = _changed(self)
+        about = ("language", "language_field", "min_hangul_share", "keywords", "check_languages")
+        for name in (name for name in about if name in changed and not self.has_captions):
+            yield f"{name} is about captions, and neither captions nor caption_fields names any: remove it"
+        endings = {"encoding": TEXT_ENDINGS, "separator": TEXT_ENDINGS[:1]}
+        for name in (name for name in endings if name in changed and source_kind(self) is SourceKind.table):
+            if not any(file.lower().endswith(endings[name]) for file in self.files):
+                value, owners = getattr(self, name), " and ".join(one[1:].upper() for one in endings[name])
+                yield f"{name} = {value!r} is about {owners} files, and files names none: remove it"
+
     def _ignored_by_others(self) -> Iterator[str]:
         """Settings without effect beside the others."""
         changed = _changed(self)
@@ -202,21 +214,12 @@ class SourceConfig:
         for name in ("language", "language_field", "min_hangul_share"):
             if self.captions and name in changed:
                 yield f"{name} is about caption_fields, and captions names the language of each field: remove it"
-        if not self.has_captions:
-            about = ("language", "language_field", "min_hangul_share", "keywords", "check_languages")
-            for name in (name for name in about if name in changed):
-                yield f"{name} is about captions, and neither captions nor caption_fields names any: remove it"
         if self.language_field is not None and "language" in changed:
             yield f"language = {self.language!r} has no effect beside language_field: remove one of them"
         if "min_hangul_share" in changed and (self.language != "detect" or self.language_field is not None):
             yield "min_hangul_share is for language = detect, and the language is given: remove it"
         if known and (extra := sorted(set(self.keywords) - known)):
             yield f"keywords names {extra[0]!r}, a language without captions: remove it"
-        endings = {"encoding": TEXT_ENDINGS, "separator": TEXT_ENDINGS[:1]}
-        for name in (name for name in endings if name in changed and source_kind(self) is SourceKind.table):
-            if not any(file.lower().endswith(endings[name]) for file in self.files):
-                value, owners = getattr(self, name), " and ".join(one[1:].upper() for one in endings[name])
-                yield f"{name} = {value!r} is about {owners} files, and files names none: remove it"
         if self.keyword_separator is not None and not self.keywords:
             yield f"keyword_separator = {self.keyword_separator!r} is about keywords, and there are none: remove it"
 
@@ -248,7 +251,10 @@ def kind_of_file(file: str) -> SourceFormat:
 
 def source_format(config: SourceConfig) -> SourceFormat:
     """The configured format; `auto` is resolved by the first file."""
-    return kind_of_file(config.files[0]) if config.format is SourceFormat.auto else config.format
+    if config.format is not SourceFormat.auto:
+        return config.format
+    found = kind_of_file(config.files[0])
+    return SourceFormat.dataset if found is SourceFormat.folder and config.stream_length is not None else found
 
 
 def source_kind(config: SourceConfig) -> SourceKind:

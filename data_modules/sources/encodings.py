@@ -60,8 +60,8 @@ def undecodable(file: Path, encoding: str, position: int | None = None, remedy: 
     fitting = fitting_encodings(file, encoding)
     if not fitting:
         return DataError(
-            f"{file} is not {encoding.upper()}{place}, and no encoding of Korean or Western texts fits the whole of it: "
-            "save it as UTF-8, or remove the lines in another encoding"
+            f"{file} is not {encoding.upper()}{place}, and no encoding of Korean or Western texts fits it as "
+            "a whole: save it as UTF-8, or remove the lines in another encoding"
         )
     first, *others = fitting
     more = f" ({' and '.join(others)} would fit too)" if others else ""

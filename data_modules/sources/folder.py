@@ -5,9 +5,9 @@ Deviation: a metadata table is read from the folder itself only, and images that
 of splits are sources of their own.
 """
 
-import functools
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -32,11 +32,17 @@ def open_folder(name: str, config: SourceConfig) -> TableSource:
     """
     folder = only_folder(f"source '{name}'", config.files)
     table = _listed_images(name, config, folder) if (file := metadata_of(folder)) is None else _described(file, config)
-    return TableSource(name, config, table, functools.partial(_same_folder, folder))
+    return TableSource(name, config, table, _Everywhere(folder))
 
 
-def _same_folder(folder: Path, row: int) -> Path:
-    return folder
+@dataclass(frozen=True, slots=True)
+class _Everywhere:
+    """The folder of every row."""
+
+    folder: Path
+
+    def __call__(self, _: int) -> Path:
+        return self.folder
 
 
 def only_folder(owner: str, files: list[str]) -> Path:
@@ -81,7 +87,8 @@ def _listed_images(name: str, config: SourceConfig, folder: Path) -> datasets.Da
     if config.has_captions:
         raise DataError(
             f"source '{name}': {folder} holds no {' or '.join(METADATA[:2])}, and so no captions: add one with the "
-            f"column {FILE_NAME} and a column per language, or remove the captions (images alone serve MAE pre-training)"
+            f"column {FILE_NAME} and a column per language, or remove the captions, as images alone serve MAE "
+            "pre-training"
         )
     paths = images_below(folder)
     if not paths:
@@ -99,14 +106,14 @@ def images_below(folder: Path) -> list[str]:
     for path in _files_below(folder):
         if os.path.basename(path) in METADATA:
             raise DataError(
-                f"{folder / path} describes a folder of its own: name {(folder / path).parent} in files, and each other "
-                "such folder as a source of its own"
+                f"{folder / path} describes a folder of its own: name {(folder / path).parent} in files, and other "
+                "such folders as sources of their own"
             )
         if is_image(path):
             paths.append(path)
     for path in paths:
         if not _is_utf8(path):
-            raise DataError(f"the name of {ascii(str(folder / path))} is not UTF-8: rename it, for example with convmv")
+            raise DataError(f"the name of {str(folder / path)!a} is not UTF-8: rename it, for example with convmv")
     return sorted(paths)
 
 

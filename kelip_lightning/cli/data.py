@@ -26,7 +26,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     index.add_argument("what", metavar="FILE.yaml|SHARDS", nargs="+", help="an experiment, or shards as in its `files`")
     inspect = actions.add_parser("inspect", help="print statistics of image-text pairs and draw a contact sheet")
     inspect.add_argument("--samples", type=int, default=500, help="pairs read per source (default: 500)")
-    inspect.add_argument("--sheet", type=Path, default=Path("contact_sheet.png"), help="PNG file to write")
+    inspect.add_argument("--sheet", type=Path, help="PNG file (default: NAME-contact_sheet.png beside the run folder)")
     pack = actions.add_parser("pack", help="write the sources as tar shards with resized images")
     for action in (inspect, pack):
         action.add_argument("file", metavar="FILE.yaml", help="the experiment")
@@ -120,9 +120,21 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     reports: list[SourceReport] = inspect_sources(build_image_text_data(stage), max(1, arguments.samples), 8)
     _print_reports(reports)
-    _save_contact_sheet(reports, arguments.sheet)
-    print(f"contact sheet: {arguments.sheet}")
+    if unusable := [report for report in reports if not report.tokens]:
+        raise DataError("; ".join(_unusable(report) for report in unusable))
+    sheet = arguments.sheet or Path(stage.output_dir, f"{stage.name}-contact_sheet.png")
+    _save_contact_sheet(reports, sheet)
+    print(f"contact sheet: {sheet}")
     return 0
+
+
+def _unusable(report: "SourceReport") -> str:
+    """One sentence about a source of which no inspected pair can be used."""
+    kinds = ", ".join(f"{kind} {number}" for kind, number in report.faults.most_common())
+    return (
+        f"source '{report.name}': none of {report.looked_at:,} inspected pairs can be used ({kinds}): correct its "
+        "files and fields (docs/data.md lists the kinds of faults)"
+    )
 
 
 def _pack(arguments: argparse.Namespace) -> int:

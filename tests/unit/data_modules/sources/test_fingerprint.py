@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_modules.errors import DataError
-from data_modules.sources.config import SourceConfig
+from data_modules.sources.config import SourceConfig, SourceFormat
 from data_modules.sources.fingerprint import (
     FileFingerprint,
     SourceFingerprint,
@@ -184,6 +184,7 @@ def test_source_fingerprints__of_a_folder_of_images(stream: int | None, tmp_path
     lines = [json.dumps({"file_name": f"{one.key}.png", "caption": one.caption}) for one in CORPUS[:4]]
     (place / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
     config = SourceConfig(files=[str(place)], caption_fields=["caption"], language="en", stream_length=stream)
+    config.format = SourceFormat.dataset
     before = fingerprint(config)
     assert before.format == ("dataset" if stream is None else "stream")
     assert [one.name for one in before.files] == [*(f"{one.key}.png" for one in CORPUS[:4]), "metadata.jsonl"]

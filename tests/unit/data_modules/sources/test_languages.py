@@ -119,13 +119,20 @@ def test_rule__a_pair_without_its_caption_still_gives_its_twin(
     for index in range(len(source)):
         row = rows[index // 2]
         wanted = rule if rule in BOTH else hashed_language(row["key" if rule == "by_image" else "concept"])
-        if row[BOTH[wanted]] is None:
-            with pytest.raises(SampleFault, match="caption_missing"):
+        if row[BOTH[wanted]] is None and rule in BOTH:
+            with pytest.raises(SampleFault, match="other_language_only"):
                 source[index]
+        elif row[BOTH[wanted]] is None:  # the image has captions in the other language only
+            other = "en" if wanted == "ko" else "ko"
+            assert (source[index].language, source[index].caption) == (other, row[BOTH[other]])
         else:
             assert (source[index].language, source[index].caption) == (wanted, row[BOTH[wanted]])
             used += 1
     assert 0 < used < len(source)
+    drawn = source.pairs().take(np.arange(len(source.pairs()))).tolist()
+    assert len(drawn) == len(rows)
+    assert {index // 2 for index in drawn} == {i for i, row in enumerate(rows) if rule not in BOTH or row[BOTH[rule]]}
+    assert all(isinstance(one, PairRecord) for one in source.records(drawn))
 
 
 @pytest.mark.parametrize("rule", ["by_image", "by_concept", "ko", "en"])
@@ -166,8 +173,8 @@ def test_rule__decided_pair_by_pair_leaves_no_batches_by_language() -> None:
     configs = SourceConfig(files=["x"], captions=BOTH)
     with pytest.raises(DataError, match="by_image decides the language pair by pair"):
         OneLanguageSource(BARE, configs, LanguageRule.by_image).rows_of("ko")
-    korean = OneLanguageSource(BARE, configs, LanguageRule.ko)
-    assert (len(korean.rows_of("ko")), len(korean.rows_of("en"))) == (1, 0)
+    korean = OneLanguageSource(FakeSource("two", ["ko", "en"]), configs, LanguageRule.ko)
+    assert (len(korean.rows_of("ko")), len(korean.rows_of("en"))) == (2, 0)
 
 
 def test_hashed_language__halves_and_the_designs_of_the_corpus() -> None:

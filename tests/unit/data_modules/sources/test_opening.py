@@ -15,6 +15,8 @@ import pytest
 
 from data_modules.config import ImageDataConfig, ImageTextDataConfig, OrderConfig
 from data_modules.errors import DataError
+from data_modules.faults import SampleFault
+from data_modules.loading import open_sources
 from data_modules.order.mixture import build_order
 from data_modules.records import PairRecord
 from data_modules.sources.config import KINDS_OF, LanguageRule, SourceConfig, SourceFormat, SourceKind, source_kind
@@ -27,10 +29,30 @@ from data_modules.sources.tar_source import TarSource
 from tests.paths import ROOT
 from tests.unit.data_modules.corpora import picture, write_tar
 
-KIND_OF = {"shards": "shards", "csv": "table", "parquet": "table", "dataset": "dataset", "stream": "stream"}
+KIND_OF = {
+    "shards": "shards",
+    "csv": "table",
+    "parquet": "table",
+    "dataset": "dataset",
+    "stream": "stream",
+    "folder": "folder",
+}
 """Format of the test's files -> kind of source."""
-CLASS_OF = {"shards": TarSource, "table": TableSource, "dataset": TableSource, "stream": StreamSource}
-FILE_OF = {"shards": "a.tar", "csv": "a.csv", "parquet": "a.parquet", "dataset": "hub/name", "stream": "hub/name"}
+CLASS_OF = {
+    "shards": TarSource,
+    "table": TableSource,
+    "dataset": TableSource,
+    "stream": StreamSource,
+    "folder": TableSource,
+}
+FILE_OF = {
+    "shards": "a.tar",
+    "csv": "a.csv",
+    "parquet": "a.parquet",
+    "dataset": "hub/name",
+    "stream": "hub/name",
+    "folder": "a",
+}
 """A name of each kind that need not exist."""
 ROWS = [
     {
@@ -83,6 +105,17 @@ def write(kind: str, folder: Path, rows: list[dict[str, Any]] = ROWS, name: str 
         lines += [",".join([*row.values(), f"{i}.jpg", f"other{i}.jpg"]) for i, row in numbered]
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         return str(folder / f"{name}.csv")
+    if kind == "folder":
+        place = Path(folder, f"{name}_folder")
+        (place / "below").mkdir(parents=True)
+        for number, _ in numbered:
+            (place / "below" / f"{number}.jpg").write_bytes(IMAGES[number])
+        lines = [
+            ",".join(["file_name", *rows[0]]),
+            *(",".join([f"below/{i}.jpg", *row.values()]) for i, row in numbered),
+        ]
+        (place / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return str(place)
     cells = [row | {"image": {"bytes": IMAGES[i]}, "photo": {"bytes": OTHERS[i]}} for i, row in numbered]
     place = folder if kind == "parquet" else folder / f"{name}_{kind}"
     place.mkdir(exist_ok=True)
@@ -113,6 +146,10 @@ def keys(source: PairSource) -> list[str]:
 
 def _files(kind: str, folder: Path) -> None:
     files = [write(kind, folder, ROWS[:4], "a"), write(kind, folder, ROWS[4:], "b")]
+    if kind == "folder":
+        with pytest.raises(DataError, match="files names 2 places: name one folder"):
+            opened(kind, *files)
+        files = [write(kind, folder, ROWS, "c")]
     if kind in ("dataset", "stream"):  # one folder with all files
         Path(files[1], "b.parquet").rename(Path(files[0], "b.parquet"))
         files = files[:1]
@@ -122,6 +159,10 @@ def _files(kind: str, folder: Path) -> None:
 
 def _format(kind: str, folder: Path) -> None:
     file = Path(write(kind, folder))
+    if kind == "folder":
+        assert source_kind(SourceConfig(files=[str(file)])).name == "folder", "auto"
+        assert len(opened(kind, str(file), format=SourceFormat.folder)[0]) == 12
+        return
     odd = file.rename(folder / {"shards": "a.bin", "csv": "odd.data", "parquet": "odd.data"}.get(kind, "odd.tar"))
     named = {"csv": "table", "parquet": "table", "stream": "dataset"}.get(kind, kind)
     if named == "table":  # the ending also determines the kind of table
@@ -232,6 +273,74 @@ def _index_folder(kind: str, folder: Path) -> None:
 _keyword_separator = _keywords
 
 
+def _by_paths(kind: str, file: str, path: Callable[[int], str]) -> None:
+    """Replaces the images of a table by paths."""
+    if kind == "folder":
+        file = str(Path(file, "metadata.csv"))
+    if kind in ("csv", "folder"):
+        table = Path(file)
+        lines = table.read_text(encoding="utf-8").splitlines()
+        cells = [re.sub(rf"(below/)?\b{i}\.jpg", path(i), line, count=1) for i, line in enumerate(lines[1:])]
+        table.write_text("\n".join([lines[0], *cells]) + "\n", encoding="utf-8")
+        return
+    table = Path(file) if kind == "parquet" else Path(file, "a.parquet")
+    rows = [row | {"image": path(i), "photo": path(i)} for i, row in enumerate(ROWS)]
+    pq.write_table(pa.Table.from_pylist(rows), table)
+
+
+def _image_root(kind: str, folder: Path) -> None:
+    file = write(kind, folder)
+    (folder / "elsewhere").mkdir()
+    for number, image in enumerate(OTHERS):
+        (folder / "elsewhere" / f"{number}.jpg").write_bytes(image)
+    _by_paths(kind, file, lambda i: f"{i}.jpg")
+    source, _ = opened(kind, file, image_root=str(folder / "elsewhere"))
+    assert [one.image for one in records(source)][::2] == OTHERS
+
+
+def _allow_absolute_paths(kind: str, folder: Path) -> None:
+    file = write(kind, folder)
+    for number, image in enumerate(OTHERS):
+        (folder / f"{number}.jpg").write_bytes(image)
+    _by_paths(kind, file, lambda i: str(folder / f"{i}.jpg"))
+    source, _ = opened(kind, file)
+    with pytest.raises(SampleFault, match=r"unsafe_name: .*allow_absolute_paths: true"):
+        source[0]
+    source, _ = opened(kind, file, allow_absolute_paths=True)
+    assert [one.image for one in records(source)][::2] == OTHERS
+
+
+def _encoding(kind: str, folder: Path) -> None:
+    place = write(kind, folder)
+    file = Path(place, "metadata.csv") if kind == "folder" else Path(place)
+    if kind == "parquet":
+        with pytest.raises(ValueError, match="encoding = 'cp949' is about CSV and TSV files"):
+            opened(kind, str(file), encoding="cp949")
+        return
+    file.write_bytes(file.read_text(encoding="utf-8").encode("cp949"))
+    source, _ = opened(kind, place, encoding="cp949")
+    assert source[0].caption == ROWS[0]["ko"]
+
+
+def _separator(kind: str, folder: Path) -> None:
+    place = write(kind, folder)
+    file = Path(place, "metadata.csv") if kind == "folder" else Path(place)
+    if kind == "parquet":
+        with pytest.raises(ValueError, match="separator = '#' is about CSV files"):
+            opened(kind, str(file), separator="#")
+        return
+    file.write_text(file.read_text(encoding="utf-8").replace(",", "#"), encoding="utf-8")
+    source, _ = opened(kind, place, separator="#")
+    assert source[0].caption == ROWS[0]["ko"]
+
+
+def _check_languages(kind: str, folder: Path) -> None:
+    file, swapped = write(kind, folder), {"ko": "en", "en": "ko"}
+    with pytest.raises(DataError, match=r"source 's': .*'en', named as Korean, is 0% Hangul and 'ko'.* 100% Hangul"):
+        open_sources({"s": opened(kind, file, captions=swapped)[1]})
+    open_sources({"s": opened(kind, file, captions=swapped, check_languages=False)[1]})
+
+
 def test_table__has_every_setting_and_says_what_the_code_does() -> None:
     assert [name for name in dict.fromkeys(name for name, _ in TABLE) if not name.startswith("`data")] == SETTINGS
     for name in SETTINGS:
@@ -241,6 +350,11 @@ def test_table__has_every_setting_and_says_what_the_code_does() -> None:
 
 REFUSED: dict[str, Any] = {
     "image": "photo",
+    "image_root": "photos",
+    "allow_absolute_paths": True,
+    "encoding": "cp949",
+    "separator": ";",
+    "check_languages": False,
     "key": "name",
     "where": {"split": ["train"]},
     "split": "test",
@@ -257,7 +371,8 @@ def test_table__settings_of_a_source(tmp_path: Path, name: str, kind: str) -> No
         globals()[f"_{name}"](kind, tmp_path)  # the function above that checks the effect of this setting
         return
     settings = {name: REFUSED[name]} | ({"stream_length": 4} if kind == "stream" else {})
-    with pytest.raises(ValueError, match=rf"^{name} = .* is a setting of .*, and \w+ ignore it: remove it"):
+    settings |= {"format": SourceFormat.folder} if kind == "folder" else {}
+    with pytest.raises(ValueError, match=rf"^{name} = .* is a setting of .*, and [\w ]+ ignore it: remove it"):
         SourceConfig(files=[FILE_OF[kind]], captions={"ko": "ko"}, **settings)
 
 
@@ -265,8 +380,14 @@ def test_table__settings_of_a_source(tmp_path: Path, name: str, kind: str) -> No
     ("settings", "message"),
     [
         ({"captions": {"ko": "a"}, "files": []}, "files is empty"),
-        ({"captions": {}}, "captions is empty"),
-        ({"captions": {"ko": "a"}, "caption_fields": ["txt"]}, "captions are both given"),
+        ({"captions": {"ko": "a"}, "caption_fields": ["txt"]}, "captions and caption_fields are both given"),
+        ({"language": "ko"}, "language is about captions, and neither captions nor caption_fields names any"),
+        ({"keywords": {"ko": "words"}}, "keywords is about captions, and neither"),
+        ({"check_languages": False}, "check_languages is about captions, and neither"),
+        ({"encoding": "cp94"}, "encoding = 'cp94' is not known: use utf-8, cp949"),
+        ({"separator": ";;"}, "separator = ';;' must be one character"),
+        ({"files": ["a.tsv"], "separator": ";"}, "separator = ';' is about CSV files, and files names none"),
+        ({"files": ["a.jsonl"], "encoding": "cp949"}, "encoding = 'cp949' is about CSV and TSV files, and files"),
         ({"captions": {"fr": "nom"}}, "language 'fr' is not known"),
         ({"captions": {"ko": "a"}, "keywords": {"de": "worte"}}, "language 'de' is not known"),
         ({"caption_fields": ["a"], "language": "fr"}, "language = 'fr' must be ko, en or detect"),

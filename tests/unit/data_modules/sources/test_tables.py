@@ -254,5 +254,5 @@ def test_table_source__row_without_caption_or_keywords(rows: Rows, write_table: 
     assert source[3].caption == rows[1]["name_en"]
     with pytest.raises(SampleFault) as raised:
         source[2]
-    assert (raised.value.kind, raised.value.key) == ("caption_missing", rows[1]["key"])
+    assert (raised.value.kind, raised.value.key) == ("other_language_only", rows[1]["key"])
     assert len(list(source.captions())) == 23, "the other captions are there"

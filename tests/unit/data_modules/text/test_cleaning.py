@@ -43,19 +43,23 @@ def test_read_caption_lines__no_text(tmp_path: Path, name: str) -> None:
         ("  a cat \n", "a cat", []),
         ("고양이".encode(), "고양이", []),
         ("\ufeffa cat".encode(), "a cat", []),
-        (b"caf\xe9 au lait", "caf\ufffd au lait", ["caption_not_utf8"]),
         (unicodedata.normalize("NFD", "한글"), "한글", ["caption_not_nfc"]),
         ("x" * 100_000, "x" * MAX_CAPTION_CHARACTERS, ["caption_cut"]),
         (("가" * 100_000).encode(), "가" * MAX_CAPTION_CHARACTERS, ["caption_cut"]),
         ("a\0b", "a b", []),
         (b"[1]", "[1]", []),
-        ("a \ud800 b", "a \ufffd b", ["caption_not_utf8"]),
     ],
 )
 def test_clean_caption(raw: object, text: str, repairs: list[str]) -> None:
     found: list[str] = []
     assert clean_caption(raw, found) == text
     assert found == repairs
+
+
+@pytest.mark.parametrize("raw", [b"caf\xe9 au lait", "고양이".encode("cp949"), "고양이".encode()[:-1], "a \ud800 b"])
+def test_clean_caption__not_utf8_is_never_replaced(raw: object) -> None:
+    with pytest.raises(SampleFault, match="caption_not_utf8"):
+        clean_caption(raw, [])
 
 
 @pytest.mark.parametrize("raw", [None, "", b"", " \n\t", b"\0\0", "\u3000"])
