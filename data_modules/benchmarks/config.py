@@ -6,6 +6,7 @@ from string import Formatter
 
 from data_modules.config_roles import REPORTING, above, at_least, between, check_ranges
 from data_modules.languages import LANGUAGES
+from data_modules.sources.config import SourceConfig, SourceFormat, kind_of_file
 
 
 class Layout(Enum):
@@ -66,6 +67,13 @@ class TextTableConfig:
     """Column of captions: a text or a list of texts."""
     key: str = "key"
     """Column whose values equal those of the samples' `key`; of values that are paths, the file names are compared."""
+    encoding: str = "utf-8"
+    """Encoding of CSV and TSV files, as that of a source."""
+    separator: str | None = None
+    """Separator of the columns of CSV files, as that of a source; null: detected."""
+
+    def __post_init__(self) -> None:
+        _check_source(self.files, encoding=self.encoding, separator=self.separator)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -79,16 +87,25 @@ class TableConfig:
     layout: Layout = Layout.auto
     """auto (by the files' ending), shards, table, dataset, clip_benchmark, image_folder, karpathy or xtd10."""
     image: str = "image"
-    """Column of encoded images; of tables and datasets alone."""
+    """Column of encoded images or of their paths; of tables and datasets alone."""
+    image_root: str | None = None
+    """Folder that relative image paths of tables and datasets are resolved against; null: the table's folder."""
+    allow_absolute_paths: bool = False
+    """Whether image paths of tables may be absolute or leave their folder by `..`; false: they are refused."""
+    encoding: str = "utf-8"
+    """Encoding of CSV and TSV files, for example cp949; a file that does not decode is refused."""
+    separator: str | None = None
+    """Separator of the columns of CSV files, one character; null: detected, as of a source."""
     image_folder: str | None = None
     """Folder of the image files of the layouts karpathy and xtd10; null: the folder of `files`."""
     captions: dict[str, str] = field(default_factory=dict)
     """Language -> caption column; a cell is a text or a list of texts."""
     texts: dict[str, TextTableConfig] = field(default_factory=dict)
     """Language -> captions in a file of their own."""
-    concept: str = "concept"
-    """Column of concepts: rows with equal values share their captions, those of the first row. Without the default
-    column every row is a concept of its own."""
+    concept: str | None = "concept"
+    """Column of concepts: rows with equal values share their captions, those of the first row. null, or without the
+    default column: rows of the same image (equal in the column `key`, else equal image paths) are one item with the
+    captions of all of them, and every other row is an item of its own."""
     key: str = "key"
     """Column that identifies a sample in messages and panels. Without the default column, the layout's own key or the
     row number does."""
@@ -105,6 +122,18 @@ class TableConfig:
                 raise ValueError(f"language {language!r} is not known: use {' or '.join(LANGUAGES)}")
         if both := sorted(set(self.captions) & set(self.texts)):
             raise ValueError(f"captions and texts both give {both[0]}: keep one of them")
+        if any(kind_of_file(file) is SourceFormat.table for file in self.files):  # layouts without tables refuse both
+            _check_source(self.files, encoding=self.encoding, separator=self.separator)
+
+
+def _check_source(files: list[str], *, encoding: str, separator: str | None) -> None:
+    """The rules of a source about the settings of its text tables.
+
+    Raises:
+        ValueError: An encoding or a separator is not known, or is of no file.
+    """
+    if (encoding, separator) != ("utf-8", None):
+        SourceConfig(files=files, format=SourceFormat.table, encoding=encoding, separator=separator)
 
 
 @dataclass(kw_only=True, slots=True)

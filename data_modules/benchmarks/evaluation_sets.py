@@ -11,6 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_modules.benchmarks.captioned_images import (
+    captioned_by_concept,
+    captioned_by_image,
+    concepts_of,
+    distinct,
+    row_captions,
+)
+from data_modules.benchmarks.class_labels import class_labels
 from data_modules.benchmarks.class_names import ClassNames, read_class_names
 from data_modules.benchmarks.config import (
     CaptionChoice,
@@ -28,17 +36,15 @@ from data_modules.benchmarks.image_choice import option_texts
 from data_modules.benchmarks.image_stream import SelectedImages
 from data_modules.benchmarks.layouts.clip_benchmark import read_class_files
 from data_modules.benchmarks.layouts.fingerprints import sample_fingerprints
-from data_modules.benchmarks.layouts.joined_texts import joined_captions
 from data_modules.benchmarks.layouts.opening import open_samples
 from data_modules.benchmarks.layouts.settings import only_folder
+from data_modules.benchmarks.same_images import check_images, rows_of_images
 from data_modules.benchmarks.sample_table import RowIds, SampleTable
 from data_modules.errors import DataError
-from data_modules.faults import SampleFault
 from data_modules.languages import LANGUAGES
 from data_modules.paths import in_folder
 from data_modules.sources.fingerprint import FileFingerprint, text_fingerprint
 from data_modules.sources.tables import as_text
-from data_modules.text.cleaning import clean_texts
 
 _DEFAULT_CONCEPT = TableConfig.__dataclass_fields__["concept"].default
 
@@ -143,28 +149,25 @@ def build_retrieval_set(name: str, config: RetrievalSetConfig, data_folder: str 
     """
     context = f"evaluation.retrieval.{name}"
     table = _open(config.table, context, data_folder, [*config.where, *config.gallery])
+    if not config.table.captions and not config.table.texts:
+        raise DataError(f"{context}.table names no captions: give a column in captions, or a file in texts")
     rows = _matching(table, config.where, context)
     has_concepts = config.table.concept in table.columns
     gallery = _matching(table, config.gallery, context) if has_concepts or config.gallery else rows
-    gallery_concepts, first = _distinct(_concepts(table, config.table, gallery, context))
-    gallery = gallery[first]
-    number = {concept: place for place, concept in enumerate(gallery_concepts)}
-    texts = _captions(table, config.table, gallery, context, data_folder)
-    if not texts:
-        raise DataError(f"{context}.table names no captions: give a column in captions, or a file in texts")
+    read = captioned_by_concept if has_concepts else captioned_by_image
+    found = read(table, config.table, rows, gallery, context, data_folder)
+    texts = found.texts
     if config.use_captions is CaptionChoice.first:
         texts = {language: [cell[:1] for cell in cells] for language, cells in texts.items()}
-    concepts = _concepts(table, config.table, rows, context)
-    if missing := [one for one in concepts if one not in number]:
-        raise DataError(f"{context}: the caption of '{missing[0]}' is not in its gallery; correct `where` or `gallery`")
-    concept_of = np.array([number[one] for one in concepts], dtype=np.int64)
     captioned = np.all([[bool(cell) for cell in cells] for cells in texts.values()], axis=0)
-    kept = captioned[concept_of] if len(concept_of) else np.zeros(0, bool)
-    notes = _left_out(context, len(rows) - int(kept.sum()), len(rows), "images without a caption in every language")
+    kept = captioned[found.concept_of]
+    number = len(kept) - int(kept.sum())
+    notes = [*found.notes, *_left_out(context, number, len(kept), "images without a caption in every language")]
     if not kept.any():
         raise DataError(f"{context}: no image with captions satisfies `where`; correct `where` or the caption columns")
-    rows, image_concepts = rows[kept], torch.from_numpy(concept_of[kept])
+    rows, image_concepts = found.rows[kept], torch.from_numpy(found.concept_of[kept])
     table.keys(rows)  # refuses an image that is listed twice, before any is decoded
+    check_images(table, rows, context)
     captions, caption_concepts, positives = {}, {}, {}
     for language, cells in texts.items():
         captions[language] = [text for cell in cells for text in cell]
@@ -196,8 +199,8 @@ def build_caption_set(name: str, config: CaptionSetConfig, data_folder: str | No
     context = f"evaluation.captions.{name}"
     table = _open(config.table, context, data_folder, list(config.where), needs_images=False)
     rows = _matching(table, config.where, context)
-    rows = rows[_distinct(_concepts(table, config.table, rows, context))[1]]
-    texts = _captions(table, config.table, rows, context, data_folder)
+    rows = rows[distinct(concepts_of(table, config.table, rows, context))[1]]
+    texts = row_captions(table, config.table, rows, context, data_folder)
     whole = [all(cells) for cells in zip(*texts.values(), strict=True)]
     if set(texts) != set(LANGUAGES) or sum(whole) < 2:
         raise DataError(f"{context} needs two rows or more with captions in {' and '.join(LANGUAGES)}")
@@ -225,28 +228,24 @@ def build_classification_set(
     context = f"evaluation.classification.{name}"
     label = config.label or _LABELS.get(config.table.layout)
     if label is None:
-        raise DataError(f"{context}.label is missing: name the column of classes")
+        raise DataError(
+            f"{context}.label is missing: name the column of classes; for a folder with a folder of images per class, "
+            "set table.layout = image_folder instead"
+        )
     table = _open(config.table, context, data_folder, [label, *config.where])
     classes = _class_names(config, context, data_folder)
     rows = _matching(table, config.where, context)
-    found = _labels(table, label, rows, classes.ids)
-    kept = found >= 0
-    if not kept.any():
-        raise DataError(f"{context}: no image has one of the {len(classes.ids)} classes; check `label`")
-    rows, labels = rows[kept], found[kept]
-    table.keys(rows)  # refuses an image that is listed twice, before any is decoded
-    notes = _left_out(context, int((~kept).sum()), len(kept), "images of classes that the classes file does not name")
-    without = sorted(set(range(len(classes.ids))) - set(labels.tolist()))
-    if without:
-        names = ", ".join(classes.ids[one] for one in without[:5]) + (", ..." if len(without) > 5 else "")
-        notes.append(
-            f"{context}: {len(without)} of {len(classes.ids)} classes have no image ({names}); their recall "
-            "does not count"
-        )
+    found = class_labels(table, label, rows, classes.ids, context)
+    kept = np.flatnonzero(found.numbers >= 0)
+    first = rows_of_images(table, rows[kept], found.numbers[kept], context)
+    notes = [*found.notes, *_left_out(context, len(kept) - len(first), len(kept), "rows of an image with another row")]
+    rows, labels = rows[kept][first], found.numbers[kept][first]
+    check_images(table, rows, context)
+    classes, unused = _languages_of_images(classes, labels, context)
     return ClassificationSet(
         name=name,
         identity=table.identity,
-        notes=notes,
+        notes=[*notes, *unused],
         interval=config.interval,
         tie_rule=config.tie_rule.value,
         images=SelectedImages(table, rows),
@@ -272,6 +271,7 @@ def build_choice_set(
         option_texts(config, {column: values[place] for column, values in cells.items()}, f"{context}: row {row}")
         for place, row in enumerate(rows)
     ]
+    check_images(table, rows, context)
     return ChoiceSet(
         name=name,
         identity=table.identity,
@@ -332,7 +332,7 @@ def _open(
     config: TableConfig, context: str, data_folder: str | None, columns: Sequence[str], *, needs_images: bool = True
 ) -> SampleTable:
     wanted = [*columns, *config.captions.values()]
-    if config.concept != _DEFAULT_CONCEPT:
+    if config.concept not in (None, _DEFAULT_CONCEPT):
         wanted.append(config.concept)
     return open_samples(config, context, data_folder=data_folder, needs_images=needs_images, columns=wanted)
 
@@ -350,53 +350,6 @@ def _matching(table: SampleTable, where: Mapping[str, Sequence[str]], context: s
     if not len(rows):
         raise DataError(f"{context}: no row has {dict(where)}; correct `where` or `gallery`")
     return rows
-
-
-def _concepts(table: SampleTable, config: TableConfig, rows: RowIds, context: str) -> list[str]:
-    """What the captions of each row are the captions of: the cell of `concept`, or the row itself."""
-    if config.concept not in table.columns:
-        return [str(row) for row in rows]
-    cells = table.cells(config.concept, rows)
-    for row, cell in zip(rows, cells, strict=True):
-        if cell is None:
-            raise DataError(
-                f"{context}: row {row} has nothing in the column '{config.concept}'; fill it, or leave the row out"
-            )
-    return [as_text(cell) for cell in cells]
-
-
-def _distinct(concepts: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
-    """The distinct concepts in the order of their first rows, and those rows' positions."""
-    first: dict[str, int] = {}
-    for place, concept in enumerate(concepts):
-        first.setdefault(concept, place)
-    return list(first), np.array(list(first.values()), dtype=np.int64)
-
-
-def _captions(
-    table: SampleTable, config: TableConfig, rows: RowIds, context: str, data_folder: str | None
-) -> dict[str, list[list[str]]]:
-    """Language, in the order of `LANGUAGES` -> the clean captions of each row; none for a row without."""
-    found: dict[str, list[list[str]]] = {}
-    for language in LANGUAGES:
-        if language in config.captions:
-            column = config.captions[language]
-            cells = table.cells(column, rows)
-            found[language] = [
-                _clean(cell, column, f"{context}: row {row}") for row, cell in zip(rows, cells, strict=True)
-            ]
-        elif language in config.texts:
-            owner = f"{context}.table.texts.{language}"
-            joined = joined_captions(config.texts[language], table.keys(rows), owner, data_folder)
-            found[language] = [_clean(cell, config.texts[language].captions, owner) for cell in joined]
-    return found
-
-
-def _clean(cell: object, column: str, context: str) -> list[str]:
-    try:
-        return list(clean_texts(cell, column, []))
-    except SampleFault as fault:
-        raise DataError(f"{context}: {fault.detail}; a caption is a text or a list of texts") from fault
 
 
 def _positives(image_concepts: Tensor, counts: Tensor) -> Tensor:
@@ -424,13 +377,27 @@ def _class_names(config: ClassificationSetConfig, context: str, data_folder: str
     )
 
 
-def _labels(table: SampleTable, column: str, rows: RowIds, ids: Sequence[str]) -> NDArray[np.int64]:
-    """The class of each row, int64 (N,): cells are ids, or else the classes' numbers from 0; -1: of no class."""
-    cells = [as_text(cell).strip() for cell in table.cells(column, rows)]
-    by_id = {one: number for number, one in enumerate(ids)}
-    if not any(cell in by_id for cell in set(cells)):
-        by_id = {str(number): number for number in range(len(ids))}
-    return np.array([by_id.get(cell, -1) for cell in cells], dtype=np.int64)
+def _languages_of_images(classes: ClassNames, labels: NDArray[np.int64], context: str) -> tuple[ClassNames, list[str]]:
+    """The classes in the languages in which the class of some image has a name, and notes on the others.
+
+    Raises:
+        DataError: There is no such language.
+    """
+    used = np.unique(labels).tolist()
+    kept = [language for language, names in classes.names.items() if any(names[one] for one in used)]
+    dropped = [language for language in classes.names if language not in kept]
+    if not kept:
+        raise DataError(f"{context}: no class of an image has a name in {' or '.join(dropped)}; name it there")
+    found = ClassNames(
+        ids=classes.ids,
+        names={language: classes.names[language] for language in kept},
+        templates={language: classes.templates[language] for language in kept},
+    )
+    notes = [f"{context}: no class of an image has a name in {one}; there are no metrics in {one}" for one in dropped]
+    for language in kept:
+        unnamed = sum(1 for number in labels.tolist() if not classes.names[language][number])
+        notes += _left_out(context, unnamed, len(labels), f"images of classes without a name in {language}")
+    return found, notes
 
 
 def _left_out(context: str, number: int, total: int, what: str) -> list[str]:

@@ -1,6 +1,6 @@
 """The interface of stored evaluation samples: texts by column, and encoded images by row, whatever the layout."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +29,18 @@ class SampleTable(Protocol):
 
     def keys(self, rows: RowIds) -> list[str]:
         """What identifies each row in messages and panels; unique."""
+
+    def image_names(self, rows: RowIds) -> list[str]:
+        """What names the image of each row: its key, else its path, else its number; equal for rows of one image."""
+
+    def image_paths(self, rows: RowIds) -> list[str | None]:
+        """The file of each row's image; `None`: the image is stored in the table."""
+
+    def label_names(self, column: str) -> list[str] | None:
+        """The names of the numbers in a column, if the table has them."""
+
+    def image_problems(self, rows: RowIds) -> Iterator[tuple[int, str]]:
+        """Each row whose image is missing or may not be read, and why; no image is read."""
 
     def image(self, row: int) -> bytes:
         """The encoded image of a row.

@@ -129,7 +129,7 @@ def test_evaluate__classes(spoil: Callable[[Classes], None], message: str, capsy
 
 def image_twice() -> Any:
     rows = _rows()
-    rows[4]["key"] = rows[1]["key"]
+    rows[5] |= {"key": rows[1]["key"], "image": {"bytes": b"another image"}}
     _write_table(rows)
     return _sections()
 
@@ -167,9 +167,9 @@ def files_are_missing() -> Any:
 @pytest.mark.parametrize(
     ("spoiled", "parts"),
     [
-        (image_twice, ("evaluation.retrieval.captions: image 'row 1' is listed twice, in rows 1 and 4; ",)),
+        (image_twice, ("evaluation.retrieval.captions: the key 'row 1' is that of two images, in rows 1 and 5; ",)),
         (no_such_label, ("evaluation.classification.shapes: ", "'form'", "shape")),
-        (labels_of_no_class, ("evaluation.classification.shapes: no image has one of the 2 classes; check `label`",)),
+        (labels_of_no_class, ("evaluation.classification.shapes: no image has one of the 2 classes of the classes file",)),
         (captions_are_numbers, ("evaluation.retrieval.captions: ", "'number'", "int64")),
         (no_such_caption, ("evaluation.retrieval.captions: ", "'de'")),
         (tar_as_table, ("evaluation.retrieval.captions: ", "samples.tar is a tar file", "set layout = shards")),

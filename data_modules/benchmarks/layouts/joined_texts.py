@@ -119,7 +119,7 @@ def _rows(file: Path, config: TextTableConfig) -> Iterator[tuple[str, list[str]]
 
 
 def _table_cells(file: Path, config: TextTableConfig) -> Iterator[tuple[Any, Any]]:
-    table = open_paths_table(file)
+    table = open_paths_table(file, config.encoding, config.separator)
     check_columns(file, table.column_names, [config.key, config.captions])
     require_text_type(str(file), config.captions, table.features.arrow_schema.field(config.captions).type)
     table = table.select_columns(list(dict.fromkeys([config.key, config.captions])))

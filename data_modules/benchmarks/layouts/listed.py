@@ -1,6 +1,6 @@
 """Samples whose texts are in memory and whose images are read one by one, from files or from shards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,9 @@ from data_modules.sources.tables import as_text, check_columns
 
 class ImageStore(Protocol):
     """The encoded images of the rows. Can be sent to loader workers."""
+
+    def problem(self, row: int) -> str | None:
+        """Why a row has no image; `None`: it has one, which is not read."""
 
     def read(self, row: int) -> bytes:
         """The encoded image of a row.
@@ -65,6 +68,22 @@ class ListedSamples:
             return [self._names[row] for row in rows]
         return column_keys(self.cells(self._key, rows), self._key, rows, self.context)
 
+    def image_names(self, rows: RowIds) -> list[str]:
+        if self._key is None:
+            return [self._names[row] for row in rows]
+        return cell_texts(self.cells(self._key, rows), self._key, rows, self.context)
+
+    def image_paths(self, rows: RowIds) -> list[str | None]:
+        return [self._names[row] for row in rows]
+
+    def label_names(self, column: str) -> list[str] | None:
+        return None
+
+    def image_problems(self, rows: RowIds) -> Iterator[tuple[int, str]]:
+        for row in rows.tolist():
+            if problem := self._images.problem(row):
+                yield row, problem
+
     def image(self, row: int) -> bytes:
         return self._images.read(int(row))
 
@@ -85,14 +104,23 @@ def column_keys(cells: Sequence[Any], column: str, rows: Sequence[int] | RowIds,
     Raises:
         DataError: A cell is null, or two are equal.
     """
+    keys = cell_texts(cells, column, rows, context)
+    check_unique(keys, rows, f"{context}: ")
+    return keys
+
+
+def cell_texts(cells: Sequence[Any], column: str, rows: Sequence[int] | RowIds, context: str) -> list[str]:
+    """The cells of a key column as texts, equal ones allowed.
+
+    Raises:
+        DataError: A cell is null.
+    """
     for row, cell in zip(rows, cells, strict=True):
         if cell is None:
             raise DataError(
                 f"{context}: row {row} has nothing in the key column '{column}'; fill it, or name another column as key"
             )
-    keys = [as_text(cell) for cell in cells]
-    check_unique(keys, rows, f"{context}: ")
-    return keys
+    return [as_text(cell) for cell in cells]
 
 
 def check_unique(keys: Sequence[str], rows: Sequence[int] | RowIds, subject: str = "") -> None:
@@ -101,8 +129,8 @@ def check_unique(keys: Sequence[str], rows: Sequence[int] | RowIds, subject: str
     for row, key in zip(rows, keys, strict=True):
         if key in first:
             raise DataError(
-                f"{subject}image '{key}' is listed twice, in rows {first[key]} and {int(row)}; remove one of them, "
-                "or name a column of unique values as key"
+                f"{subject}image '{key}' is listed twice, in rows {first[key]} and {int(row)}; give each image its own "
+                "name, or one row with a list of its captions"
             )
         first[key] = int(row)
 
@@ -126,10 +154,13 @@ class ImageFiles:
         files = (self.folder / candidate for candidate in self._candidates[row])
         return next((file for file in files if file.is_file()), None)
 
+    def problem(self, row: int) -> str | None:
+        return None if self.find(row) is not None else f"{self.folder} has no file {' or '.join(self._candidates[row])}"
+
     def read(self, row: int) -> bytes:
         file = self.find(row)
         if file is None:
-            raise SampleFault("image_missing", f"{self.folder} has no file {' or '.join(self._candidates[row])}")
+            raise SampleFault("image_missing", str(self.problem(row)))
         try:
             content = file.read_bytes()
         except OSError as error:

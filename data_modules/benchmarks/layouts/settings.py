@@ -12,6 +12,10 @@ from data_modules.sources.config import SourceFormat, kind_of_file
 
 LAYOUTS_OF: dict[str, tuple[Layout, ...]] = {
     "image": (Layout.table, Layout.dataset),
+    "image_root": (Layout.table, Layout.dataset),
+    "allow_absolute_paths": (Layout.table,),
+    "encoding": (Layout.table,),
+    "separator": (Layout.table,),
     "image_folder": (Layout.karpathy, Layout.xtd10),
     "split": (Layout.dataset, Layout.clip_benchmark),
     "subset": (Layout.dataset,),
@@ -46,7 +50,7 @@ def check_settings(config: TableConfig, layout: Layout) -> None:
 def needed_columns(config: TableConfig, columns: Sequence[str]) -> list[str]:
     """The caller's columns, those of captions, and those of `key` and `concept`, whose defaults are optional."""
     named = [name for setting in ("key", "concept") if (name := getattr(config, setting)) != default_of(setting)]
-    return list(dict.fromkeys([*columns, *config.captions.values(), *named]))
+    return list(dict.fromkeys([*columns, *config.captions.values(), *(name for name in named if name is not None)]))
 
 
 def key_column(config: TableConfig, present: Iterable[str]) -> str | None:
@@ -84,6 +88,20 @@ def only_folder(config: TableConfig, layout: Layout, data_folder: str | None) ->
 def image_folder(config: TableConfig, default: Path, data_folder: str | None) -> Path:
     """The folder of images of the layouts karpathy and xtd10."""
     return resolve_path(in_folder(config.image_folder, data_folder)) if config.image_folder is not None else default
+
+
+def image_root(config: TableConfig, data_folder: str | None) -> Path | None:
+    """The folder that relative image paths of tables and datasets are resolved against; `None`: the default.
+
+    Raises:
+        DataError: It is no folder.
+    """
+    if config.image_root is None:
+        return None
+    folder = resolve_path(in_folder(config.image_root, data_folder))
+    if not folder.is_dir():
+        raise DataError(f"image_root = {folder} is no folder; correct the path")
+    return folder
 
 
 def identity_of(layout: Layout, files: Iterable[str | Path], **settings: object) -> str:

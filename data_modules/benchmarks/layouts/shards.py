@@ -48,10 +48,13 @@ class ShardImages:
     """For each row the shard's number, the block of the image's header and its size; `None`: it has no image."""
     reader: BlobReader = field(default_factory=BlobReader)
 
+    def problem(self, row: int) -> str | None:
+        return None if self.places[row] is not None else "no image beside the other members of the sample"
+
     def read(self, row: int) -> bytes:
         place = self.places[row]
         if place is None:
-            raise SampleFault("image_missing", "no image beside the other members of the sample")
+            raise SampleFault("image_missing", str(self.problem(row)))
         number, block, size = place
         shard = self.shards[number]
         part = self.reader.read(shard, block * BLOCK, BLOCK + size)

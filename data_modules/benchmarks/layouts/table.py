@@ -1,7 +1,6 @@
 """The layouts `table` and `dataset`: rows of Arrow tables, memory-mapped."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,16 @@ import numpy as np
 import pyarrow as pa
 
 from data_modules.benchmarks.config import Layout, TableConfig
-from data_modules.benchmarks.layouts.listed import column_keys
-from data_modules.benchmarks.layouts.settings import default_of, identity_of, key_column, only_file
+from data_modules.benchmarks.layouts.image_cells import CellImages
+from data_modules.benchmarks.layouts.listed import cell_texts, column_keys
+from data_modules.benchmarks.layouts.settings import default_of, identity_of, image_root, key_column, only_file
 from data_modules.benchmarks.sample_table import RowIds
 from data_modules.errors import DataError
-from data_modules.faults import SampleFault, sample_errors
+from data_modules.faults import SampleFault
 from data_modules.paths import in_folder, resolve_files, resolve_path
 from data_modules.sources.config import TABLE_ENDINGS, SourceFormat, kind_of_file
 from data_modules.sources.opening import is_saved, load_dataset_rows, open_table_files
-from data_modules.sources.tables import check_columns, image_bytes, keep_encoded, require_text_type
+from data_modules.sources.tables import check_columns, keep_encoded, require_text_type
 
 
 class StoredSamples:
@@ -28,9 +28,8 @@ class StoredSamples:
         identity: See `SampleTable`.
         context: Subject of error messages.
         table: The rows, images left encoded.
-        image: Column of images; `None`: none are needed.
+        images: Its images; `None`: none are needed.
         key: Column that identifies a row; `None`: its number does.
-        read_cell: Image cell and row number -> encoded image.
     """
 
     def __init__(
@@ -39,15 +38,12 @@ class StoredSamples:
         identity: str,
         context: str,
         table: datasets.Dataset,
-        image: str | None,
+        images: CellImages | None,
         key: str | None,
-        read_cell: Callable[[Any, int], bytes],
     ) -> None:
         self.identity, self.context, self.table = identity, context, table
         self.columns: Sequence[str] = list(table.column_names)
-        self._key, self._read_cell = key, read_cell
-        self._images = table.select_columns([image]) if image is not None else None
-        self._image = image
+        self._key, self._images = key, images
 
     def __len__(self) -> int:
         return len(self.table)
@@ -76,16 +72,22 @@ class StoredSamples:
     def image(self, row: int) -> bytes:
         if self._images is None:
             raise SampleFault("image_missing", "the set was opened without images", str(row))
-        with sample_errors(str(row)):
-            return self._read_cell(self._images[int(row)][self._image], int(row))
+        return self._images.read(int(row))
 
+    def image_names(self, rows: RowIds) -> list[str]:
+        if self._key is not None:
+            return cell_texts(self.cells(self._key, rows), self._key, rows, self.context)
+        return [path or f"row {row}" for path, row in zip(self.image_paths(rows), rows.tolist(), strict=True)]
 
-def _read_cell(folder_of: Callable[[int], Path] | None, allows_absolute: bool, cell: object, row: int) -> bytes:
-    folder = folder_of(row) if folder_of is not None else Path()
-    content, _ = image_bytes(cell, folder, allows_absolute=allows_absolute)
-    if not content:
-        raise SampleFault("image_missing", "the image has no bytes")
-    return content
+    def image_paths(self, rows: RowIds) -> list[str | None]:
+        return self._images.paths(rows) if self._images is not None else [None] * len(rows)
+
+    def label_names(self, column: str) -> list[str] | None:
+        feature = self.table.features[column]
+        return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+
+    def image_problems(self, rows: RowIds) -> Iterator[tuple[int, str]]:
+        return self._images.problems(rows) if self._images is not None else iter(())
 
 
 def open_table_samples(
@@ -105,16 +107,25 @@ def open_table_samples(
             raise DataError(f"{file} is a tar file, and the layout table reads tables; set layout = shards")
         if file.suffix not in TABLE_ENDINGS:
             raise DataError(f"{file} is no table: its ending must be one of {', '.join(TABLE_ENDINGS)}; rename it")
-    table, folder_of = open_table_files(context, patterns, image, needed)
+    root = image_root(config, data_folder)
+    table, folder_of = open_table_files(
+        context, patterns, image, needed, encoding=config.encoding, separator=config.separator
+    )
+    images, allowed = None, config.allow_absolute_paths
     if image is not None:
         table = keep_encoded(table, image)
+        images = CellImages(
+            table, image, root=root, folder_of=folder_of, allows_absolute=allowed, allows_leaving=allowed
+        )
+    key = _checked_types(config, table, image, ", ".join(map(str, files)))
+    settings = {"image": config.image, "image_root": root, "allow_absolute_paths": allowed}
+    settings |= {"encoding": config.encoding, "separator": config.separator}
     return StoredSamples(
-        identity=identity_of(Layout.table, files, image=config.image),
+        identity=identity_of(Layout.table, files, **settings),
         context=context,
         table=table,
-        image=image,
-        key=_checked_types(config, table, image, ", ".join(map(str, files))),
-        read_cell=functools.partial(_read_cell, folder_of, False),
+        images=images,
+        key=key,
     )
 
 
@@ -135,16 +146,16 @@ def open_dataset_samples(
     )
     owner = f"the split '{config.split}' of {name}"
     check_columns(owner, loaded.column_names, [*([image] if image is not None else []), *needed])
+    root = image_root(config, data_folder)
     table = loaded if image is None else keep_encoded(loaded, image)
-    settings = {"image": config.image, "split": config.split, "subset": config.subset}
+    settings = {"image": config.image, "image_root": root, "split": config.split, "subset": config.subset}
     found: Path | str = place if place.exists() else f"hub://{name}"
     return StoredSamples(
         identity=identity_of(Layout.dataset, [found], **settings),
         context=context,
         table=table,
-        image=image,
+        images=CellImages(table, image, root=root, allows_absolute=True) if image is not None else None,
         key=_checked_types(config, table, image, owner),
-        read_cell=functools.partial(_read_cell, None, True),
     )
 
 

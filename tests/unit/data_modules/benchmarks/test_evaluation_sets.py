@@ -222,7 +222,9 @@ def test_build_classification_set__rows_of_unnamed_classes_are_left_out(table: T
     built = build_classification_set("k", _classification(table, _write_classes(tmp_path, only_flat)))
     assert built.labels.tolist() == [0] * 6
     (note,) = built.notes
-    assert note.endswith("6 of 12 images of classes that the classes file does not name are left out")
+    assert note.endswith(
+        "6 of 12 images are left out, as the classes file does not name their class: 'round' (6)"
+    )
 
 
 def test_build_classification_set__numbers_are_places_in_the_classes_file(
@@ -231,7 +233,11 @@ def test_build_classification_set__numbers_are_places_in_the_classes_file(
     config = _classification(table, classes_file, label="number", where={"number": ["0", "2", "5"]})
     built = build_classification_set("k", config)
     assert sorted(built.labels.tolist()) == [0, 0, 2, 2]
-    assert "2 of 6 images of classes" in built.notes[0]
+    assert [note.removeprefix("evaluation.classification.k: ") for note in built.notes] == [
+        "'number' holds numbers, read in the order of the classes file: 0 is 'flat', 1 is 'round', 2 is 'oil'",
+        "2 of 6 images are left out, as the classes file does not name their class: '5' (2)",
+        "1 of 3 classes have no image (round); their recall does not count",
+    ]
 
 
 def test_build_classification_set__one_language_is_enough(table: TableConfig, tmp_path: Path) -> None:

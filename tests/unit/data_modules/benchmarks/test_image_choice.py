@@ -87,12 +87,14 @@ def test_build_choice_set__cells_that_are_no_texts(
         build([0], changes)
 
 
-@pytest.mark.parametrize("image", [{"bytes": b"nothing"}, {"bytes": None}])
-def test_build_choice_set__an_unusable_image_is_named_when_it_is_read(
-    build: Callable[..., ChoiceSet], image: dict[str, Any]
-) -> None:
+def test_build_choice_set__an_unusable_image_is_named_when_it_is_read(build: Callable[..., ChoiceSet]) -> None:
     stream = image_batches(
-        build([0], {"image": image}).images, EvaluationTransform(16), [slice(0, 1)], num_workers=0, owner="choices.quiz"
+        build([0], {"image": {"bytes": b"nothing"}}).images, EvaluationTransform(16), [slice(0, 1)], num_workers=0, owner="choices.quiz"
     )
     with pytest.raises(DataError, match=r"choices\.quiz: image '0' cannot be used \(image_.*; replace it"):
         list(stream)
+
+
+def test_build_choice_set__a_missing_image_is_named_before_any_is_read(build: Callable[..., ChoiceSet]) -> None:
+    with pytest.raises(DataError, match=r"choices\.quiz: 1 of 1 images are missing \(row 0: the row has no image\)"):
+        build([0], {"image": {"bytes": None}})

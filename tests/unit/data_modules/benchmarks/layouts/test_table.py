@@ -42,7 +42,7 @@ def test_open_samples__types_are_checked(
 def test_keys__are_unique_among_the_rows_asked_for(tmp_path: Path) -> None:
     table = opened(tmp_path / "a.parquet", [{"image": b"x", "key": key} for key in ("a", "b", "a", None)])
     assert table.keys(np.array([1, 2])) == ["b", "a"]
-    with pytest.raises(DataError, match=r"evaluation\.x: image 'a' is listed twice, in rows 0 and 2; remove one"):
+    with pytest.raises(DataError, match=r"evaluation\.x: image 'a' is listed twice, in rows 0 and 2; give each"):
         table.keys(np.array([0, 1, 2]))
     with pytest.raises(DataError, match=r"evaluation\.x: row 3 has nothing in the key column 'key'"):
         table.keys(np.array([3]))
