@@ -75,7 +75,8 @@ def _table_names() -> Sequence[str]:
 def _parts(survey: DataSurvey, folder: Path) -> Parts:
     held_out, captions = survey.held_out, survey.captions
     if held_out.by is HeldOutBy.hash:
-        written = write_parts(held_out, survey.rows, survey.image, captions.mixed, folder)
+        image, root = survey.image, survey.image_root
+        written = write_parts(held_out, survey.rows, image=image, root=root, mixed=captions.mixed, folder=folder)
         return Parts(
             train=[written.train], held_out={key: [one] for key, one in written.evaluation.items()}, are_copies=True
         )

@@ -169,7 +169,10 @@ def files_are_missing() -> Any:
     [
         (image_twice, ("evaluation.retrieval.captions: the key 'row 1' is that of two images, in rows 1 and 5; ",)),
         (no_such_label, ("evaluation.classification.shapes: ", "'form'", "shape")),
-        (labels_of_no_class, ("evaluation.classification.shapes: no image has one of the 2 classes of the classes file",)),
+        (
+            labels_of_no_class,
+            ("evaluation.classification.shapes: no image has one of the 2 classes of the classes file",),
+        ),
         (captions_are_numbers, ("evaluation.retrieval.captions: ", "'number'", "int64")),
         (no_such_caption, ("evaluation.retrieval.captions: ", "'de'")),
         (tar_as_table, ("evaluation.retrieval.captions: ", "samples.tar is a tar file", "set layout = shards")),

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from data_modules.languages import LANGUAGES
 from data_modules.preparation.survey.columns import find_split, script_of
 from data_modules.preparation.survey.files import DataFiles, Kind
+from data_modules.preparation.survey.images import is_usable
 from data_modules.preparation.survey.rows import SampledRows
 from data_modules.sources.encodings import python_encoding
 
@@ -78,13 +79,13 @@ class HeldOut:
     """Share of `SampledRows.num_rows` that is not trained on."""
 
 
-def choose_held_out(files: DataFiles, rows: SampledRows, *, has_paths: bool) -> HeldOut:
+def choose_held_out(files: DataFiles, rows: SampledRows, *, can_copy: bool) -> HeldOut:
     """What to evaluate on.
 
     Args:
         files: The files.
         rows: Their sample.
-        has_paths: Whether the rows are small, since images lie in files of their own.
+        can_copy: Whether the tables may be written again: images lie in files of their own, relative to one folder.
     """
     train = files.train
     if (found := find_split(rows)) is not None:
@@ -106,7 +107,7 @@ def choose_held_out(files: DataFiles, rows: SampledRows, *, has_paths: bool) -> 
     if len(train) > 1 and last_share <= _MAX_FILE_SHARE:
         reason = f"the last of {len(train)} files, {train[-1].name}, is held out"
         return HeldOut(by=HeldOutBy.files, reason=reason, train=train[:-1], files=train[-1:], share=last_share)
-    if has_paths and files.kind is Kind.table and rows.num_rows <= MAX_WRITTEN_ROWS:
+    if can_copy and files.kind is Kind.table and rows.num_rows <= MAX_WRITTEN_ROWS:
         number = min(MOST, max(FEWEST, round(SHARE * rows.num_rows)))
         reason = f"about {number:,} rows are held out by a hash of the image's name, in a table of their own"
         return HeldOut(by=HeldOutBy.hash, reason=reason, train=train, share=number / rows.num_rows)
@@ -131,13 +132,18 @@ def is_held_out(name: str, share: float) -> bool:
     return number < share * 2**64
 
 
-def write_parts(held_out: HeldOut, rows: SampledRows, image: str, mixed: str | None, folder: Path) -> WrittenParts:
+def write_parts(
+    held_out: HeldOut, rows: SampledRows, *, image: str, root: Path | None, mixed: str | None, folder: Path
+) -> WrittenParts:
     """Write the rows for training and those for evaluation, text in UTF-8 and separated by commas or tabs.
+
+    A row whose image cannot be used is trained on, where it is counted; an evaluation would refuse it.
 
     Args:
         held_out: By `HeldOutBy.hash`.
         rows: The sample of the files, with their encoding and separator.
         image: Column of image paths.
+        root: Folder that they are relative to; `None`: that of the files.
         mixed: Column of captions in both languages, by which evaluation rows are divided; `None`: there is none.
         folder: Where the tables `train.*` and `evaluation.*` (`evaluation_ko.*`, `evaluation_en.*`) are written.
     """
@@ -148,7 +154,8 @@ def write_parts(held_out: HeldOut, rows: SampledRows, image: str, mixed: str | N
     )
 
     def place(row: Mapping[str, Any]) -> Path | None:
-        if not is_held_out(str(row.get(image) or ""), held_out.share):
+        path = str(row.get(image) or "")
+        if not is_held_out(path, held_out.share) or not is_usable(path, root or held_out.train[0].parent):
             return parts.train
         return parts.evaluation.get(script_of(str(row.get(mixed) or "")) or "other" if mixed else "")
 

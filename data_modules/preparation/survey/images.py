@@ -42,7 +42,7 @@ def measure_images(found: SampledRows, image: str, root: Path | None) -> ImageSi
         applied: list[str] = []
         try:
             with sample_errors():
-                content, name = image_bytes(row.get(image), root or folder, allows_absolute=True)
+                content, name = image_bytes(row.get(image), root or folder, allows_absolute=True, allows_leaving=True)
                 encoded = open_image(content, name, applied)
                 decode(encoded)
         except SampleFault as fault:
@@ -54,6 +54,17 @@ def measure_images(found: SampledRows, image: str, root: Path | None) -> ImageSi
     return ImageSizes(
         num_images=len(sides), smallest=smallest, median=median, largest=largest, repairs=repairs, faults=faults
     )
+
+
+def is_usable(cell: object, folder: Path) -> bool:
+    """Whether the image of a cell can be read and decoded; paths are relative to `folder`."""
+    try:
+        with sample_errors():
+            content, name = image_bytes(cell, folder, allows_absolute=True, allows_leaving=True)
+            decode(open_image(content, name))
+    except SampleFault:
+        return False
+    return True
 
 
 def _spread(sides: Sequence[int]) -> tuple[int, int, int]:

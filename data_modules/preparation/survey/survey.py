@@ -106,7 +106,8 @@ def _survey(files: DataFiles) -> DataSurvey:
         kind, number = sizes.faults.most_common(1)[0]
         raise DataError(f"none of {len(rows.rows)} images looked at in {files.train[0]} can be used ({number} {kind})")
     has_paths = any(isinstance(row.get(image), str) for row in rows.rows)
-    held_out = choose_held_out(files, rows, has_paths=has_paths)
+    has_one_root = root is not None or len({file.parent for file in files.train}) == 1
+    held_out = choose_held_out(files, rows, can_copy=has_paths and has_one_root)
     if not captions.columns:
         reason = "nothing is evaluated without captions"
         held_out = HeldOut(by=HeldOutBy.nothing, reason=reason, train=[*held_out.train, *held_out.files])

@@ -222,9 +222,7 @@ def test_build_classification_set__rows_of_unnamed_classes_are_left_out(table: T
     built = build_classification_set("k", _classification(table, _write_classes(tmp_path, only_flat)))
     assert built.labels.tolist() == [0] * 6
     (note,) = built.notes
-    assert note.endswith(
-        "6 of 12 images are left out, as the classes file does not name their class: 'round' (6)"
-    )
+    assert note.endswith("6 of 12 images are left out, as the classes file does not name their class: 'round' (6)")
 
 
 def test_build_classification_set__numbers_are_places_in_the_classes_file(

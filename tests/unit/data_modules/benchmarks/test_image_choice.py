@@ -89,7 +89,11 @@ def test_build_choice_set__cells_that_are_no_texts(
 
 def test_build_choice_set__an_unusable_image_is_named_when_it_is_read(build: Callable[..., ChoiceSet]) -> None:
     stream = image_batches(
-        build([0], {"image": {"bytes": b"nothing"}}).images, EvaluationTransform(16), [slice(0, 1)], num_workers=0, owner="choices.quiz"
+        build([0], {"image": {"bytes": b"nothing"}}).images,
+        EvaluationTransform(16),
+        [slice(0, 1)],
+        num_workers=0,
+        owner="choices.quiz",
     )
     with pytest.raises(DataError, match=r"choices\.quiz: image '0' cannot be used \(image_.*; replace it"):
         list(stream)

@@ -233,7 +233,7 @@ def test_write_parts__every_row_once_and_images_stay_together(tmp_path: Path, en
         write_csv(file, columns, separator="," if ending == "csv" else "\t")
     survey = survey_data([file])
     assert survey.held_out.by is HeldOutBy.hash
-    parts = write_parts(survey.held_out, survey.rows, survey.image, None, tmp_path)
+    parts = write_parts(survey.held_out, survey.rows, image="image", root=None, mixed=None, folder=tmp_path)
     read = [survey_data([part]).rows.rows for part in (parts.train, parts.evaluation[""])]
     assert sorted(map(str, read[0] + read[1])) == sorted(map(str, rows))
     held_out = {row["image"] for row in read[1]}
@@ -247,7 +247,10 @@ def test_write_parts__a_column_of_both_languages_gives_a_table_for_each(tmp_path
     names = write_pictures(tmp_path, 60)
     text = [(KOREAN if index % 2 else ENGLISH).format(index) for index in range(60)]
     survey = survey_data([write_csv(tmp_path / "a.csv", {"image": names, "text": text}, encoding="cp949")])
-    parts = write_parts(survey.held_out, survey.rows, survey.image, survey.captions.mixed, tmp_path)
+    broken = next(name for name in names if is_held_out(name, survey.held_out.share))
+    (tmp_path / broken).write_bytes(b"no picture")
+    parts = write_parts(survey.held_out, survey.rows, image="image", root=None, mixed="text", folder=tmp_path)
+    assert broken in parts.train.read_text(encoding="utf-8")
     assert set(parts.evaluation) == {"ko", "en"}
     for language, marker in (("ko", "사과"), ("en", "apples")):
         lines = parts.evaluation[language].read_text(encoding="utf-8").splitlines()
