@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_modules.sources.config import TABLE_ENDINGS
 from kelip_lightning.cli.verb import verb
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def init(arguments: argparse.Namespace) -> int:
 
 def default_name(path: Path) -> str:
     """A run's name from that of a folder or file."""
-    stem = path.resolve().stem if path.suffix else path.resolve().name
+    is_file = path.suffix.lower() in (".tar", *TABLE_ENDINGS)
+    stem = path.resolve().stem if is_file else path.resolve().name
     return re.sub(r"[^\w.+=-]+", "-", stem).strip("-.") or "mine"
 
 
