@@ -27,8 +27,16 @@ def is_image(path: str) -> bool:
 def is_image_folder(folder: Path) -> bool:
     """Whether a folder holds images in files, with or without a metadata table, and is no dataset of another format.
 
-    A dataset is known by what `save_to_disk` writes, or by a data file (parquet, CSV, ...) before its first image.
+    A dataset is known by what `save_to_disk` writes, or by a data file (parquet, CSV, ...) before its first image. A
+    folder that cannot be read is none.
     """
+    try:
+        return _holds_images(folder)
+    except OSError:
+        return False
+
+
+def _holds_images(folder: Path) -> bool:
     if not folder.is_dir() or any((folder / name).is_file() for name in _SAVED):
         return False
     if any((folder / name).is_file() for name in METADATA):

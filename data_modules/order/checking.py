@@ -4,11 +4,15 @@ The pairs of a batch are one another's negatives: the same pair twice in a batch
 can tell apart.
 """
 
+import logging
+
 import numpy as np
 
 from data_modules.config import ImageTextDataConfig
 from data_modules.errors import DataError
 from data_modules.order.sampling import Order
+
+_log = logging.getLogger(__name__)
 
 MAX_REPEATS = 0.01
 """Largest share of a batch's pairs that the batch has already; some come where a batch runs across an epoch's end."""
@@ -43,7 +47,10 @@ def check_batches(config: ImageTextDataConfig, order: Order, max_steps: int, at:
                 f"epoch has {length:,} pairs, some of them several times by weight or order: use a smaller batch, more "
                 f"data or smaller weights, {allow}"
             )
-    if batch * max_steps < length and not config.allow_partial_epoch:
+    if batch * max_steps < length and config.allow_partial_epoch:
+        seen, share = batch * max_steps, batch * max_steps / length
+        _log.warning("the run sees %d of the %d pairs of an epoch (%.2g epochs), as it may", seen, length, share)
+    elif batch * max_steps < length:
         raise DataError(
             f"{at}schedule.max_steps = {max_steps:,} steps of {batch:,} see {batch * max_steps:,} of the {length:,} "
             f"pairs of an epoch, so that the others are never trained on: use at least {-(-length // batch):,} steps, "

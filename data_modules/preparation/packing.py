@@ -69,7 +69,7 @@ class PackedShard(NamedTuple):
 
 _CAPTIONS = ("captions", "keywords")
 """Settings by language, which stages may divide among them."""
-_WITHOUT_EFFECT = ("weight", "index_folder", "read_timeout_seconds")
+_WITHOUT_EFFECT = ("weight", "index_folder", "read_timeout_seconds", "check_languages")
 """Settings that do not change the packed samples."""
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from data_modules.errors import DataError
 from data_modules.faults import SampleFault, sample_errors
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.empty_captions import LANGUAGE_NAMES
-from data_modules.sources.rows import PairSource, text_fields
+from data_modules.sources.rows import PairSource
 from data_modules.sources.tables import TableSource, row_image
 from data_modules.sources.tar_source import TarSource
 from data_modules.text.cleaning import clean_texts, count_letters
@@ -68,20 +68,14 @@ def _check_images(source: TableSource, config: SourceConfig) -> None:
 
 
 def _check_captions(source: TableSource | TarSource, config: SourceConfig) -> None:
+    if not config.check_languages:
+        return
     count = NUM_SHARD_ROWS if isinstance(source, TarSource) else NUM_ROWS
     rows = list(itertools.islice(source.texts(count), count))
     fields = dict.fromkeys([*config.captions.values(), *config.caption_fields])
+    if isinstance(source, TarSource):  # a table knows its empty columns
+        _check_fields(source.name, fields, rows)
     letters = {field: np.sum([*_letters(rows, field)], axis=0) for field in fields}
-    present = {row_field for row in rows for row_field in text_fields(config) if row.get(row_field)}
-    for field in fields:
-        if rows and field not in present:
-            columns = sorted({str(name) for row in rows for name in row})
-            raise DataError(
-                f"source '{source.name}': no text in '{field}' in any of {len(rows)} evenly spaced samples; their "
-                f"fields are {', '.join(columns) or 'none'}: correct the name, or remove it"
-            )
-    if not config.check_languages:
-        return
     named = [(language, field) for language, field in config.captions.items()]
     if config.language_field is None and config.language != "detect":
         named = [(config.language, field) for field in config.caption_fields]
@@ -93,6 +87,17 @@ def _check_captions(source: TableSource | TarSource, config: SourceConfig) -> No
     ]
     if wrong:
         raise DataError(_contradiction(source.name, config, named, wrong, shares, len(rows)))
+
+
+def _check_fields(name: str, fields: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises DataError if no sample of shards has a text in a field."""
+    for field in fields:
+        if rows and not any(row.get(field) for row in rows):
+            present = ", ".join(sorted({str(one) for row in rows for one in row})) or "none"
+            raise DataError(
+                f"source '{name}': no text in '{field}' in any of {len(rows)} evenly spaced samples; their fields are "
+                f"{present}: correct or remove the name, or set check_languages: false if it is rarer"
+            )
 
 
 def _contradicts(language: str, share: float) -> bool:

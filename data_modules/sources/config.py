@@ -151,7 +151,8 @@ class SourceConfig:
 
     check_languages: bool = field(default=True, metadata=PERFORMANCE)
     """Whether a caption column whose script contradicts its language is refused at the start: by the letters of up to
-    1,000 captions, a Korean column with less than 5 % Hangul, or an English one with more than 50 %."""
+    1,000 rows (shards: 256), a Korean column with less than 5 % Hangul, or an English one with more than 50 %; and a
+    field of shards that is empty in all of them."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

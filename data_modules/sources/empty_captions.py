@@ -45,10 +45,10 @@ class CaptionedPairs:
             columns = [~blank[config.captions[language]] for language in languages_of(config)]
         else:
             columns = [~np.logical_and.reduce([*blank.values()])] if fields else []
+        names = [f"{LANGUAGE_NAMES[language]} " for language in languages_of(config)] or [""]
         self.notes = [
-            f"{owner}: {np.count_nonzero(~column):,} of {len(rows):,} rows have no "
-            f"{LANGUAGE_NAMES[language] + ' ' if language else ''}caption and are no pairs of it"
-            for language, column in zip(languages_of(config) or [""], columns, strict=False)
+            f"{owner}: {np.count_nonzero(~column):,} of {len(rows):,} rows have no {name}caption and are no {name}pairs"
+            for name, column in zip(names, columns, strict=False)
             if not column.all()
         ]
         """For the log: one sentence per language in which a row has no caption."""

@@ -171,7 +171,7 @@ def _small_experiment() -> Mapping[str, Any]:
         "masked_autoencoder": {"decoder_width": 16, "decoder_depth": 1, "decoder_num_heads": 2},
     }
     contrastive = {
-        "data": data | {"sources": {"flags": {**table, "where": flags}}},
+        "data": data | {"sources": {"flags": {**table, "where": flags}}, "allow_partial_epoch": True},
         "transform": {"image_size": 32, "num_local_crops": 0},
         "tokenizer": {"vocab_size": 300, "context_length": 16},
         "text_encoder": {"width": 16, "depth": 1, "num_heads": 2},

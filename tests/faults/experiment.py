@@ -46,6 +46,10 @@ def _png(generator: np.random.Generator) -> bytes:
     return file.getvalue()
 
 
+ALLOWED = {"allow_repeats": True, "allow_partial_epoch": True}
+"""A few pairs and steps are enough here."""
+
+
 def _experiment(images: str) -> dict[str, Any]:
     shared = {
         "trainer": {"precision": "32", "accelerator": "cpu", "log_every_n_steps": 1},
@@ -61,7 +65,7 @@ def _experiment(images: str) -> dict[str, Any]:
         "schedule": {"max_steps": MAE_STEPS, "warmup_steps": 2},
     }
     contrastive = {
-        "data": data | {"sources": {"all": {"files": [images], "captions": {"ko": "ko", "en": "en"}}}},
+        "data": data | ALLOWED | {"sources": {"all": {"files": [images], "captions": {"ko": "ko", "en": "en"}}}},
         "transform": {"image_size": 16, "num_global_crops": 1, "num_local_crops": 1, "local_size": 8},
         "tokenizer": {"vocab_size": 300, "context_length": 24},
         "text_encoder": {"width": 16, "depth": 1, "num_heads": 2},
@@ -88,7 +92,7 @@ def write_contrastive(folder: Path, data: dict[str, Any], max_steps: int, **sect
     content: dict[str, Any] = {
         "name": "tiny",
         "output_dir": str(folder / "runs"),
-        "data": {"num_workers": 0} | data,
+        "data": {"num_workers": 0} | ALLOWED | data,
         "tokenizer": {"vocab_size": 290, "context_length": 24},
         "image_encoder": {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "num_heads": 2},
         "transform": {"image_size": 16, "num_global_crops": 1, "num_local_crops": 0},

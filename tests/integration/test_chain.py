@@ -33,6 +33,7 @@ SMALL = [
     "mae.masked_autoencoder.decoder_depth=1",
     "mae.schedule.max_steps=4",
     "contrastive.schedule.max_steps=6",
+    "contrastive.data.allow_partial_epoch=true",
     "schedule.warmup_steps=1",
     "contrastive.text_encoder.width=48",
     "contrastive.text_encoder.depth=1",

@@ -43,6 +43,7 @@ SMALL = [
     "tokenizer.vocab_size=600",
     "optimizer.learning_rate=5.0e-3",
     "schedule.max_steps=70",
+    "data.allow_partial_epoch=true",
     "schedule.warmup_steps=5",
     "trainer.precision=32",
     "trainer.accelerator=cpu",

@@ -25,6 +25,7 @@ SMALL = [
     "image_encoder.num_heads=1",
     "text_encoder.width=48",
     "schedule.max_steps=6",
+    "data.allow_partial_epoch=true",
     "schedule.warmup_steps=1",
     "tokenizer.vocab_size=600",
     "evaluation.captions.captions=null",
