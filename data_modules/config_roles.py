@@ -11,7 +11,7 @@ from dataclasses import Field, dataclass, fields, replace
 from enum import Enum
 from typing import Any, Literal
 
-_ROLE, _COUNTED, _RANGE = "role", "counted", "range"
+_ROLE, _COUNTED, _RANGE, _BASE = "role", "counted", "range", "base"
 
 
 class Role(Enum):
@@ -29,6 +29,27 @@ PERFORMANCE: dict[str, Any] = {_ROLE: Role.performance}
 """The weights are equal up to rounding; a resumed run may change the value."""
 REPORTING: dict[str, Any] = {_ROLE: Role.reporting}
 """The weights do not depend on the value; a resumed run may change it. On a section: applies to all keys below."""
+
+
+class PathBase(Enum):
+    """The folder that a relative path of an experiment's YAML file is relative to."""
+
+    file = "file"
+    """That of the YAML file."""
+    working = "working"
+    """The working directory."""
+
+
+FILE_PATH: dict[str, Any] = {_BASE: PathBase.file}
+"""A path, or a list of paths or patterns, of data: relative to the YAML file."""
+RUN_PATH: dict[str, Any] = {_BASE: PathBase.working}
+"""A folder that a run has written: relative to the working directory, as output_dir."""
+
+
+def path_base(field: "Field[Any]") -> PathBase | None:
+    """What a relative path in this field is relative to; `None`: it holds no path."""
+    base: PathBase | None = field.metadata.get(_BASE)
+    return base
 
 
 def counted_as(what: Callable[[Any], object]) -> dict[str, Any]:

@@ -37,10 +37,29 @@ def resolve_files(patterns: Sequence[str]) -> list[Path]:
     """
     files: list[Path] = []
     for pattern in (one for given in patterns for one in expand_braces(given)):
-        path = resolve_path(pattern)
-        matches = [str(path)] if path.exists() else glob.glob(str(path))
-        files += [Path(match) for match in _sorted_matches(pattern, matches)]
+        files += [Path(match) for match in _sorted_matches(pattern, matches(pattern))]
     return files
+
+
+def matches(pattern: str) -> list[str]:
+    """The local files and folders that match a pattern without braces."""
+    path = resolve_path(pattern)
+    return [str(path)] if path.exists() else glob.glob(str(path))
+
+
+def elsewhere(path: str | Path) -> str:
+    """What a message about a missing path adds if the working directory has it: how to write it; else nothing."""
+    parts = Path(path).parts
+    if not Path(path).is_absolute():
+        return ""
+    for number in range(1, len(parts)):
+        own, folder = Path(*parts[number:]), Path(*parts[:number])
+        if folder != Path.cwd() and matches(str(own)):
+            return (
+                f" (the working directory has {own}, and paths in a YAML file are relative to the file: write "
+                f"{os.path.relpath(own, folder)} in {folder}, or the absolute path)"
+            )
+    return ""
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -91,9 +110,10 @@ def _glob_url(pattern: str) -> list[str]:
         raise DataError(f"'{pattern}' cannot be listed ({error}); check the address and the access rights") from error
 
 
-def _sorted_matches(pattern: str, matches: Sequence[str]) -> list[str]:
-    if not matches:
+def _sorted_matches(pattern: str, found: Sequence[str]) -> list[str]:
+    if not found:
         is_corpus = pattern.startswith(PACKAGE_PREFIX + "emoji/")
         remedy = ", or restore the embedded corpus with `git checkout -- data_modules/emoji`" if is_corpus else ""
-        raise DataError(f"no file matches '{pattern}'; check the path in the experiment's `files`{remedy}")
-    return sorted(matches)
+        hint = elsewhere(pattern)
+        raise DataError(f"no file matches '{pattern}'{hint}; check the path in the experiment's `files`{remedy}")
+    return sorted(found)

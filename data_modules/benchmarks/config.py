@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from string import Formatter
 
-from data_modules.config_roles import REPORTING, above, at_least, between, check_ranges
+from data_modules.config_roles import FILE_PATH, REPORTING, above, at_least, between, check_ranges
 from data_modules.languages import LANGUAGES
 from data_modules.sources.config import SourceConfig, SourceFormat, kind_of_file
 
@@ -61,7 +61,7 @@ class DuplicateRule(Enum):
 class TextTableConfig:
     """Captions in a file of their own, joined to the samples by key."""
 
-    files: list[str]
+    files: list[str] = field(metadata=FILE_PATH)
     """Parquet, CSV, TSV, JSONL or JSON files, or glob patterns; a JSON file holds a list of objects."""
     captions: str
     """Column of captions: a text or a list of texts."""
@@ -80,15 +80,15 @@ class TextTableConfig:
 class TableConfig:
     """The samples of an evaluation set: images, texts, classes."""
 
-    files: list[str]
+    files: list[str] = field(metadata=FILE_PATH)
     """Files or glob patterns, for the layouts clip_benchmark, image_folder and xtd10 one folder, for dataset a folder
     or a name on the Hugging Face Hub; `package:` paths are relative to the installed `data_modules` folder, others to
-    `evaluation.data_folder`."""
+    `evaluation.data_folder` or, without it, to the YAML file."""
     layout: Layout = Layout.auto
     """auto (by the files' ending), shards, table, dataset, clip_benchmark, image_folder, karpathy or xtd10."""
     image: str = "image"
     """Column of encoded images or of their paths; of tables and datasets alone."""
-    image_root: str | None = None
+    image_root: str | None = field(default=None, metadata=FILE_PATH)
     """Folder that relative image paths of tables and datasets are resolved against; null: the table's folder."""
     allow_absolute_paths: bool = False
     """Whether image paths of tables may be absolute or leave their folder by `..`; false: they are refused."""
@@ -96,7 +96,7 @@ class TableConfig:
     """Encoding of CSV and TSV files, for example cp949; a file that does not decode is refused."""
     separator: str | None = None
     """Separator of the columns of CSV files, one character; null: detected, as of a source."""
-    image_folder: str | None = None
+    image_folder: str | None = field(default=None, metadata=FILE_PATH)
     """Folder of the image files of the layouts karpathy and xtd10; null: the folder of `files`."""
     captions: dict[str, str] = field(default_factory=dict)
     """Language -> caption column; a cell is a text or a list of texts."""
@@ -140,7 +140,7 @@ def _check_source(files: list[str], *, encoding: str, separator: str | None) -> 
 class GalleryConfig:
     """Images that an analysis searches, from parquet files."""
 
-    files: list[str]
+    files: list[str] = field(metadata=FILE_PATH)
     """Parquet files or glob patterns; `package:` paths are relative to the installed `data_modules` folder."""
     image: str = "image"
     """Column of encoded images."""
@@ -209,9 +209,9 @@ class ClassificationSetConfig(SetConfig):
 
     label: str | None = None
     """Column of class ids or numbers; null: `cls` of the layout clip_benchmark, `class` of image_folder."""
-    classes_file: str | None = None
+    classes_file: str | None = field(default=None, metadata=FILE_PATH)
     """YAML with `classes` (id -> language -> names) and `templates` (language -> texts with `{}`), each a text or a
-    list of them; relative to `evaluation.data_folder`; null: the English names and templates in a folder of the layout
+    list of them; relative as `files`; null: the English names and templates in a folder of the layout
     clip_benchmark."""
 
 
@@ -248,8 +248,8 @@ class ChoiceSetConfig(SetConfig):
 class EvaluationConfig(IntervalConfig):
     """Evaluation sets, and when those without an interval of their own are evaluated: without any, every 500 steps."""
 
-    data_folder: str | None = field(default=None, metadata=REPORTING)
-    """Folder that relative `files` and image folders are in; null: the working directory."""
+    data_folder: str | None = field(default=None, metadata=REPORTING | FILE_PATH)
+    """Folder that relative `files`, image and classes files are in; null: that of the YAML file that names them."""
     batch_size: int = field(default=64, metadata=REPORTING | at_least(1))
     """Most images or texts per forward pass of an evaluation."""
     cache_mib: int = field(default=256, metadata=REPORTING | at_least(0))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
 
-from data_modules.config_roles import PERFORMANCE, above, at_least, between, check_ranges
+from data_modules.config_roles import FILE_PATH, PERFORMANCE, above, at_least, between, check_ranges
 from data_modules.image_files import is_image_folder
 from data_modules.paths import resolve_path
 
@@ -94,14 +94,14 @@ class SourceConfig:
     A field is a column of a table, `txt` (the text file of a sample in a shard) or a key of the JSON beside it.
     """
 
-    files: list[str]
+    files: list[str] = field(metadata=FILE_PATH)
     """Files, glob or brace patterns (`{000..099}.tar`), for shards any fsspec URL; a folder of images; a folder or name
     of a Hugging Face dataset; `package:` paths are relative to the installed `data_modules` folder."""
     format: SourceFormat = SourceFormat.auto
     """auto (by the first file), shards, table, dataset, or folder (of image files)."""
     image: str = "image"
     """Field of images in tables and datasets: encoded bytes, a struct with `bytes`, or a path. Shards go by endings."""
-    image_root: str | None = None
+    image_root: str | None = field(default=None, metadata=FILE_PATH)
     """Folder that relative image paths are resolved against; null: the table's folder, of a dataset the working
     directory."""
     allow_absolute_paths: bool = False
@@ -146,7 +146,7 @@ class SourceConfig:
     read_timeout_seconds: float = field(default=60.0, metadata=PERFORMANCE | above(0))
     """Timeout of one read of a remote shard; it is tried four times, then counted as a fault. Without effect on local
     files; not for streams, which `datasets` reads."""
-    index_folder: str | None = field(default=None, metadata=PERFORMANCE)
+    index_folder: str | None = field(default=None, metadata=PERFORMANCE | FILE_PATH)
     """Folder of the shards' index; null: beside the first shard, or ~/.cache/kelip if it is remote or read-only."""
 
     check_languages: bool = field(default=True, metadata=PERFORMANCE)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from data_modules.config_roles import at_least, between, check_ranges
+from data_modules.config_roles import FILE_PATH, at_least, between, check_ranges
 
 
 @dataclass(kw_only=True, slots=True)
@@ -21,7 +21,7 @@ class CaptionConfig:
     """Maximum number of sampled keywords."""
     plain: float = field(default=0.5, metadata=between(0, 1))
     """Probability of the first template; the others are equally likely."""
-    templates_file: str | None = None
+    templates_file: str | None = field(default=None, metadata=FILE_PATH)
     """YAML file form -> language -> templates; `None`: no templates."""
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class TokenizerConfig:
     """Largest vocabulary (paper: 98,818); a small corpus may give fewer tokens."""
     context_length: int = field(default=32, metadata=at_least(3, "start, one token and end"))
     """Maximum caption length in tokens, start and end included (paper: 77)."""
-    file: str | None = None
+    file: str | None = field(default=None, metadata=FILE_PATH)
     """A `tokenizer.json`, copied into the run; `None`: trained on the training captions of the run."""
     max_training_pairs: int = field(default=2_000_000, metadata=at_least(1))
     """In a larger pair set, every n-th row of each source is used for training, about this many pairs in total."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from data_modules.benchmarks.config import AnalogySetConfig, CaptionSetConfig, ChoiceSetConfig, GalleryConfig
-from data_modules.config_roles import REPORTING, at_least, check_ranges
+from data_modules.config_roles import FILE_PATH, REPORTING, at_least, check_ranges
 from data_modules.languages import LANGUAGES
 from data_modules.text.particles import check_template
 
@@ -45,7 +45,7 @@ class CrossLingualAnalysis:
 class CultureAnalysis:
     """Images retrieved by Korean and English words of the same meaning: `kelip analyze culture`."""
 
-    word_pairs: str
+    word_pairs: str = field(metadata=FILE_PATH)
     """YAML with `pairs` and `controls`, each topic -> list of [Korean, English]."""
     gallery: GalleryConfig
     """Images that are ranked under every word."""

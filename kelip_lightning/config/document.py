@@ -39,6 +39,14 @@ The range of a number is checked when the file is loaded. The role of a key is o
 
 `extends: other.yaml`, at the top of a file or in any section, starts from that file; mappings are merged,
 lists and single values replaced. `package:` in a path is the installed `data_modules` folder.
+
+A relative path of data (`files`, `image_root`, `image_folder`, `classes_file`, `templates_file`, `tokenizer.file`,
+`index_folder`, `word_pairs`, `evaluation.data_folder`) is relative to the YAML file in which it stands, also where
+another file extends that one; in an override on the command line, to the working directory. With an
+`evaluation.data_folder`, the paths of evaluation sets are relative to that folder. `output_dir` and
+`init.image_encoder`, folders of runs, are relative to the working directory. A name that is no file or folder beside
+the YAML file is that of a dataset on the Hugging Face Hub. A run stores absolute paths; where all files of a setting
+were moved to another folder under their names, it can be resumed with the new paths.
 """
 
 TABLE_HEAD = ["| key | type | default | range | role | meaning |", "|---|---|---|---|---|---|"]

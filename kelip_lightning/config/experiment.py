@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 
 from data_modules.benchmarks.config import EvaluationConfig
 from data_modules.config import ImageDataConfig, ImageTextDataConfig
-from data_modules.config_roles import PERFORMANCE, REPORTING, above, at_least, between, check_ranges, counted_as
+from data_modules.config_roles import (
+    PERFORMANCE,
+    REPORTING,
+    RUN_PATH,
+    above,
+    at_least,
+    between,
+    check_ranges,
+    counted_as,
+)
 from data_modules.images.config import MaskedImageConfig, MultiCropConfig
 from data_modules.text.config import TokenizerConfig
 from kelip_lightning.callbacks.config import CheckpointConfig, NonFiniteConfig
@@ -28,8 +37,9 @@ ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu")
 class InitConfig:
     """Initial weights."""
 
-    image_encoder: str | None = None
-    """Folder `image_encoder/` exported by MAE pre-training; null: random initialisation."""
+    image_encoder: str | None = field(default=None, metadata=RUN_PATH)
+    """Folder `image_encoder/` exported by MAE pre-training, relative to the working directory; null: random
+    initialisation."""
     lock_image_encoder: bool = False
     """Whether the image encoder is frozen (LiT, arXiv:2111.07991)."""
     lock_text_encoder: bool = False

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kelip_lightning.config.devices import with_devices
 from kelip_lightning.config.fingerprint import identity_of
+from kelip_lightning.config.paths import located, plain, with_absolute_paths
 from kelip_lightning.config.renamed import current_name, current_value
 from kelip_lightning.config.schema import (
     MANDATORY,
@@ -51,7 +52,8 @@ def read_experiment_file(path: Path) -> tuple[Tree, Tree]:
     Raises:
         ConfigError: A file is missing, is not a valid YAML mapping, or extends itself.
     """
-    return _read(path, ())
+    whole, inherited = _read(path, ())
+    return plain(whole), plain(inherited)
 
 
 def _read(path: Path, chain: tuple[Path, ...]) -> tuple[Tree, Tree]:
@@ -103,7 +105,7 @@ def _load(path: Path) -> Tree:
         raise ConfigError([f"{path} cannot be read ({error.strerror or _first_line(error)})"]) from error
     if not isinstance(tree, dict):
         raise ConfigError([f"{path} must hold a mapping (key: value), not a {type(tree).__name__}"])
-    return {str(key): value for key, value in tree.items()}
+    return {str(key): located(value, path.parent) for key, value in tree.items()}
 
 
 def _similar(path: Path) -> str:
@@ -212,22 +214,23 @@ def load_experiment(
         schema: Class of the experiment.
         on_this_machine: Whether the files, folders and devices that the experiment names must exist, and the rules must
             hold for the number of devices that auto stands for here.
-        stored: Whether the file is a run's stored configuration: renamed keys are translated instead of refused.
+        stored: Whether the file is a run's stored configuration: renamed keys are translated instead of refused, and
+            relative paths, which earlier revisions have written, are relative to the working directory.
         heavy: Whether the rules that import torch or timm run too; if not, `check_heavy_rules` must follow.
 
     Raises:
         ConfigError: All problems together, one sentence each; those of the heavy rules only if there are no others.
     """
-    tree, inherited = read_experiment_file(Path(path))
-    tree = translate(schema, tree) if stored else tree
+    tree, inherited = _read(Path(path), ())
+    tree = translate(schema, plain(tree)) if stored else tree
     problems: list[str] = []
-    changed = _share_place(schema, _apply(overrides, tree, schema, problems))
+    changed = with_absolute_paths(schema, _share_place(schema, _apply(overrides, tree, schema, problems)), problems)
     experiment = build_section(schema, changed, "", problems)
     checked = with_devices(experiment) if on_this_machine and not problems else experiment
     _run_rules(rules(checked, on_this_machine), problems)
     if heavy:
         check_heavy_rules(checked, on_this_machine=on_this_machine)
-    base = build_section(schema, _share_place(schema, inherited or tree), "", [])
+    base = build_section(schema, with_absolute_paths(schema, _share_place(schema, inherited or tree), []), "", [])
     return LoadedExperiment(
         experiment=experiment,
         overrides=list(overrides),

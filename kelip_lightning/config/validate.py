@@ -11,10 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from data_modules.benchmarks.layouts.availability import missing_files
 from data_modules.config import resize_problem
 from data_modules.errors import DataError
 from data_modules.languages import LANGUAGES
-from data_modules.paths import resolve_files, resolve_path, resolve_shards
+from data_modules.paths import elsewhere, resolve_files, resolve_path, resolve_shards
 from data_modules.sources.config import SourceFormat, source_format
 from kelip_lightning.config.evaluation import EvaluationExperiment
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
@@ -294,16 +295,14 @@ def text_files_exist(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
 
 
 def evaluation_files_exist(experiment: ContrastiveExperiment | EvaluationExperiment, at: str) -> Iterator[str]:
-    """The tables and class names of every evaluation set exist."""
+    """The files of every evaluation set exist."""
     evaluation = experiment.evaluation
-    tables = {f"retrieval.{name}": one.table for name, one in evaluation.retrieval.items()}
-    tables |= {f"captions.{name}": one.table for name, one in evaluation.captions.items()}
-    tables |= {f"classification.{name}": one.table for name, one in evaluation.classification.items()}
-    for name, table in tables.items():
-        yield from _missing_files(f"{at}evaluation.{name}.table.files", table.files)
-    for name, classes in evaluation.classification.items():
-        key = f"{at}evaluation.classification.{name}.classes_file"
-        yield from _missing_file(key, classes.classes_file)
+    sections = {"retrieval": evaluation.retrieval, "captions": evaluation.captions}
+    sections |= {"classification": evaluation.classification, "choices": evaluation.choices}
+    for section, sets in sections.items():
+        for name, one in sets.items():
+            for place in missing_files(one.table, evaluation.data_folder, getattr(one, "classes_file", None)):
+                yield f"{at}evaluation.{section}.{name}: no file matches '{place}'{elsewhere(place)}; correct the path"
 
 
 def initial_encoder_fits(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
@@ -367,7 +366,7 @@ def _missing_shards(key: str, patterns: list[str]) -> Iterator[str]:
 
 def _missing_file(key: str, path: str | None) -> Iterator[str]:
     if path is not None and not resolve_path(path).is_file():
-        yield f"{key} = {path} does not exist; correct the path (looked for {resolve_path(path)})"
+        yield f"{key} = {path} does not exist{elsewhere(path)}; correct the path (looked for {resolve_path(path)})"
 
 
 def _neighbours(value: int, step: int) -> str:

@@ -14,7 +14,9 @@ A task is a metric without its K; `suite.TaskItems` holds its outcome per item. 
 checked before torch is loaded.
 """
 
+import difflib
 import re
+from collections.abc import Iterable
 
 RECALL_KS = (1, 5, 10)
 """The K of the reported R@K."""
@@ -80,6 +82,11 @@ def metric_problem(metric: str) -> str | None:
     if len(parts) == 3 and parts[0] == "eval" and parts[1] and _RESTS.fullmatch(parts[2]):
         return None
     return f"{metric!r}, and a metric reads like eval/SET_ko/zero_shot_top1 or eval/SET/ko_to_en_R@1"
+
+
+def nearest_first(metric: str, known: Iterable[str]) -> list[str]:
+    """The known metrics, those first that resemble the given name."""
+    return sorted(known, key=lambda one: (-difflib.SequenceMatcher(None, metric, one).ratio(), one))
 
 
 def is_rank(metric: str) -> bool:

@@ -11,6 +11,7 @@ from data_modules.benchmarks.config import EvaluationConfig
 from data_modules.benchmarks.evaluation_sets import build_evaluation_sets
 from data_modules.errors import DataError
 from data_modules.images.transforms.evaluation import evaluation_image
+from data_modules.paths import elsewhere
 from kelip_lightning.evaluation.chance import chance_levels
 from kelip_lightning.evaluation.embed import image_encode_function, require_finite, text_encode_function
 from kelip_lightning.evaluation.suite import Evaluation, Streaming, evaluate_sets
@@ -85,8 +86,8 @@ def evaluate_models(
     if not available.has_sets:
         name, file = next(iter(missing.items()))
         raise DataError(
-            f"no evaluation set has its files here: {len(missing)} are missing, {file} of {name} for example; "
-            "set evaluation.data_folder to the folder that holds them"
+            f"no evaluation set has its files here: {len(missing)} are missing, {file} of {name} for example"
+            f"{elsewhere(file)}; set evaluation.data_folder to the folder that holds them"
         )
     sets = build_evaluation_sets(available)
     models = {}

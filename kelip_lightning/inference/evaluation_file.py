@@ -1,5 +1,6 @@
 """Evaluation files: their included files, and the sets whose data is on this machine."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -28,10 +29,12 @@ def with_included(experiment: EvaluationExperiment, file: Path) -> EvaluationExp
         path = file.parent / name
         if not path.is_file():
             raise ConfigError([f"{file}: include names {name}, which does not exist; correct the path"])
-        loaded = load_experiment(path, [], EvaluationExperiment, on_this_machine=False).experiment
-        part = with_included(loaded, path)
-        if part.evaluation.data_folder not in (None, whole.evaluation.data_folder):
+        folder = whole.evaluation.data_folder
+        if _load(path, []).evaluation.data_folder not in (None, folder):
             raise ConfigError([f"{path}: evaluation.data_folder is set; remove it, as {file} includes the file"])
+        # Without it, the paths of the included file would be relative to that file.
+        own = [] if folder is None else [f"evaluation.data_folder={json.dumps(folder)}"]
+        part = with_included(_load(path, own), path)
         for one in set_names(part.evaluation):
             if one in sources:
                 raise ConfigError([f"{path} and {sources[one]} both have a set named {one}; rename one of them"])
@@ -44,6 +47,10 @@ def with_included(experiment: EvaluationExperiment, file: Path) -> EvaluationExp
             tables=part.tables | whole.tables,
         )
     return whole
+
+
+def _load(path: Path, overrides: list[str]) -> EvaluationExperiment:
+    return load_experiment(path, overrides, EvaluationExperiment, on_this_machine=False).experiment
 
 
 def set_names(evaluation: EvaluationConfig) -> list[str]:

@@ -12,9 +12,15 @@ from data_modules.image_text import ImageTextDataModule
 from data_modules.order.sampling import Draw
 from data_modules.sources.rows import PairSource
 from data_modules.text.normalization import NORMALIZATION
-from kelip_lightning.config.experiment import ContrastiveExperiment, Experiment, MaskedPretrainExperiment
+from kelip_lightning.config.experiment import (
+    ContrastiveExperiment,
+    Experiment,
+    MaskedPretrainExperiment,
+    PretrainExperiment,
+)
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.chance import chance_levels
+from kelip_lightning.evaluation.metric_names import nearest_first
 from kelip_lightning.planning.stage_plan import OpenedSources, open_stages, stages_of
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.runs.timing import phase
@@ -49,8 +55,11 @@ def open_data(experiment: Experiment) -> OpenedData:
         _log.info(note)
     chance, metric = chance_levels(sets), contrastive.checkpoint.best_metric
     if metric is not None and metric not in chance:
-        known = ", ".join(sorted(chance)) or "none, because no evaluation set is configured"
-        raise ConfigError([f"checkpoint.best_metric = {metric!r} is no metric of this evaluation; those are {known}"])
+        at = "contrastive." if isinstance(experiment, PretrainExperiment) else ""
+        known = ", ".join(nearest_first(metric, chance)) or "none, because no evaluation set is configured"
+        raise ConfigError(
+            [f"{at}checkpoint.best_metric = {metric!r} is no metric of this evaluation; those are {known}"]
+        )
     return OpenedData(sources=open_stages(experiment), sets=sets, chance=chance)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from data_modules.json_lines import append_json_lines
 from kelip_lightning.config.experiment import TrainerConfig
 from kelip_lightning.config.load import PLACE, LoadedExperiment, difference_by_effect, load_experiment
+from kelip_lightning.config.paths import adopt_moved
 from kelip_lightning.distributed.accelerators import is_deepspeed
 from kelip_lightning.errors import CheckpointError, RunFolderError
 from kelip_lightning.runs import checkpoints
@@ -80,13 +81,14 @@ def refuse_other_settings(run: RunFolder, loaded: LoadedExperiment[Any]) -> list
     """
     schema = type(loaded.experiment)
     original = load_experiment(run.config, [], schema, on_this_machine=False, stored=True).experiment
+    moved = list(adopt_moved(original, loaded.experiment))  # their content is compared by `check_data`
     refused, allowed = difference_by_effect(original, loaded.experiment)
     if refused:
         raise RunFolderError(
             f"{run.path} began with other settings ({'; '.join(refused)}); restore them to resume it, or start a new "
             "run with name=NEW_NAME"
         )
-    return [line for line in allowed if line.partition(":")[0] not in PLACE]
+    return [*moved, *(line for line in allowed if line.partition(":")[0] not in PLACE)]
 
 
 def record_resumption(run: RunFolder, overrides: Sequence[str], changes: Sequence[str]) -> None:
