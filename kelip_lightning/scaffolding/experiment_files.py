@@ -254,7 +254,8 @@ def source_settings(survey: DataSurvey, parts: Parts, *, with_captions: bool) ->
 def _place_settings(survey: DataSurvey, files: list[Path], *, are_copies: bool) -> Settings:
     """Files, image column, encoding, key."""
     kind, rows = survey.files.kind, survey.rows
-    found: Settings = {"files": (file_patterns(files), "")}
+    where = "written by kelip init, beside this file" if are_copies else ""
+    found: Settings = {"files": ([file.name for file in files] if are_copies else file_patterns(files), where)}
     if kind is Kind.pictures:
         return found | {"format": ("folder", "every image in it and in the folders below")}
     if kind is Kind.shards:
