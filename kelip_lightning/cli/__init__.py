@@ -14,6 +14,7 @@ from kelip_lightning.cli import (
     data,
     evaluate,
     export,
+    init,
     plan,
     predict,
     show_config,
@@ -24,6 +25,7 @@ from kelip_lightning.cli.failures import guarded
 from kelip_lightning.cli.logs import configure_logging
 
 VERBS = (
+    init.init,
     training.pretrain,
     training.mae,
     training.contrastive,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_modules.preparation import PackSettings, pack_source
+from data_modules.preparation.packing import PackSettings, pack_source
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
 from tests.unit.data_modules.corpora import picture, write_tar

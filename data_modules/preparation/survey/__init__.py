@@ -1,0 +1,1 @@
+"""What `kelip init` finds out about a lab's data: files, columns, languages, sizes of images, broken items."""
