@@ -64,7 +64,7 @@ def build_from_model(
         RunFolderError: The report of a resumed run is damaged.
     """
     initial = None if resumed else read_model_of(experiment.init, experiment.tokenizer)
-    record = initial.model.text_encoder.record() if initial else _stored_record(run)
+    record = initial.model.text_encoder.record() if initial else stored_text_record(run)
     model = fresh_dual_encoder(
         experiment.image_encoder, experiment.text_encoder, experiment.dual_encoder, tokenizer, record
     )
@@ -79,7 +79,12 @@ def build_from_model(
     return model
 
 
-def _stored_record(run: RunFolder | None) -> dict[str, Any] | None:
+def stored_text_record(run: RunFolder | None) -> dict[str, Any] | None:
+    """The architecture of the Hugging Face text encoder of the model that a run began from; `None`: it has none.
+
+    Raises:
+        RunFolderError: initial_model.json is damaged.
+    """
     if run is None or not run.initial_model.is_file():
         return None
     try:
