@@ -97,7 +97,7 @@ class ImageTextDataModule(StageDataModule):
     Args:
         config: Sources, mixture and batch size.
         transform: Crops of an image.
-        tokenizer: The tokenizer, which is trained or loaded here.
+        tokenizer: The tokenizer, or its settings, with which it is trained or loaded here.
         seed: Seed of the order and of all random streams.
         max_steps: Optimizer steps of the stage.
         sources: From `open_sources`, before the rule of `config.languages` is applied; `None`: they are opened here.
@@ -108,7 +108,7 @@ class ImageTextDataModule(StageDataModule):
         self,
         config: ImageTextDataConfig,
         transform: MultiCropConfig,
-        tokenizer: TokenizerConfig,
+        tokenizer: TokenizerConfig | BilingualTokenizer,
         *,
         seed: int,
         max_steps: int,
@@ -121,9 +121,10 @@ class ImageTextDataModule(StageDataModule):
         self.config = config
         opened = sources or open_sources(config.sources, config.order.shuffle_window, config.corrupt_samples)
         self.sources = apply_language_rule(opened, config.sources, config.languages)
-        self.tokenizer: BilingualTokenizer = build_tokenizer(
-            tokenizer, training_texts(self.sources, tokenizer.max_training_pairs), normalization
-        )
+        if isinstance(tokenizer, TokenizerConfig):
+            texts = training_texts(self.sources, tokenizer.max_training_pairs)
+            tokenizer = build_tokenizer(tokenizer, texts, normalization)
+        self.tokenizer = tokenizer
         self._transform = MultiCrop(transform)
         self._captions = CaptionSampler(config.captions)
 

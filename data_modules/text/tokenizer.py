@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
 from data_modules.errors import DataError
@@ -53,8 +53,10 @@ class BilingualTokenizer:
     Args:
         tokenizer: A tokenizer of the `tokenizers` library with the special tokens; it is modified.
         context_length: Maximum caption length in tokens, start and end included.
-        specials: Names of its special tokens; `None`: the first of `KNOWN_SPECIALS` that it has.
-        lowercase: Lower-case texts first, for a tokenizer that does not.
+        specials: Names of its special tokens; `None`: those that its file states, by its padding and its template,
+            else the first of `KNOWN_SPECIALS` that it has.
+        lowercase: Lower-case texts first, for another library's tokenizer that does not; the step becomes part of the
+            file.
 
     Raises:
         DataError: The tokenizer lacks a special token.
@@ -68,9 +70,12 @@ class BilingualTokenizer:
         *,
         lowercase: bool = False,
     ) -> None:
-        self._tokenizer, self._lowercase, self.context_length = tokenizer, lowercase, context_length
+        self._tokenizer, self.context_length = tokenizer, context_length
         known = (one for one in KNOWN_SPECIALS if None not in map(tokenizer.token_to_id, one))
-        self.specials = specials or next(known, SpecialTokens())
+        usual = next(known, SpecialTokens())
+        self.specials = specials or _stated_specials(tokenizer) or usual
+        self._states_specials = self.specials != usual
+        """Whether the file states the special tokens, since they are not those that would be assumed."""
         self.pad_id, self.sot_id, self.eot_id = map(self._special, self.specials)
         _, start, end = self.specials
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -80,6 +85,8 @@ class BilingualTokenizer:
         tokenizer.no_padding()
         # A special token's name in a caption is text; the file does not store this setting.
         tokenizer.encode_special_tokens = True
+        if lowercase and version_of(tokenizer.normalizer) is None:
+            tokenizer.normalizer = _after_lower_case(tokenizer.normalizer)
         self.normalization = version_of(tokenizer.normalizer)
         """Version of its caption normalisation; `None`: another library's."""
         if self.normalization == NORMALIZATION:
@@ -129,9 +136,7 @@ class BilingualTokenizer:
 
     def _prepared(self, texts: object) -> list[str]:
         batch = _checked_texts(texts)
-        if self.normalization == NORMALIZATION:
-            batch = [straighten(text) for text in batch]
-        return [text.lower() for text in batch] if self._lowercase else batch
+        return [straighten(text) for text in batch] if self.normalization == NORMALIZATION else batch
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         """Number of tokens of each text without start and end, not truncated."""
@@ -148,13 +153,31 @@ class BilingualTokenizer:
 
     def to_json(self) -> str:
         """The text of a `tokenizers` JSON file, with the whole normalisation."""
-        if self.normalization != NORMALIZATION:
-            return str(self._tokenizer.to_str(pretty=True))
-        self._tokenizer.normalizer = caption_normalizer()
+        tokenizer, own = self._tokenizer, self.normalization == NORMALIZATION
+        if own:
+            tokenizer.normalizer = caption_normalizer()
+        if self._states_specials:
+            tokenizer.enable_padding(pad_id=self.pad_id, pad_token=self.specials.pad)
         try:
-            return str(self._tokenizer.to_str(pretty=True))
+            return str(tokenizer.to_str(pretty=True))
         finally:
-            self._tokenizer.normalizer = straight_text_normalizer()
+            tokenizer.no_padding()
+            if own:
+                tokenizer.normalizer = straight_text_normalizer()
+
+    def with_context_length(self, context_length: int) -> "BilingualTokenizer":
+        """The tokenizer that its file gives with this context length.
+
+        Raises:
+            DataError: Its special tokens cannot be told from the file.
+        """
+        copy = BilingualTokenizer(Tokenizer.from_str(self.to_json()), context_length)
+        if copy.specials != self.specials:
+            raise DataError(
+                f"the special tokens {', '.join(self.specials)} cannot be told from {TOKENIZER}, which gives "
+                f"{', '.join(copy.specials)}; give a tokenizer that encodes an empty text as start and end"
+            )
+        return copy
 
     @classmethod
     def from_file(cls, path: Path, context_length: int) -> "BilingualTokenizer":
@@ -164,6 +187,20 @@ class BilingualTokenizer:
             DataError: The file is missing or not a tokenizer.
         """
         return cls(_read_tokenizer_file(path), context_length)
+
+
+def _stated_specials(tokenizer: Tokenizer) -> SpecialTokens | None:
+    """The special tokens of a file with a padding and a template of start and end; `None`: of any other file."""
+    if tokenizer.padding is None:
+        return None
+    pad, ends = str(tokenizer.padding["pad_token"]), tokenizer.encode("").tokens
+    ends = [token for token in ends if token != pad] if len(ends) > 2 else ends
+    return SpecialTokens(pad, *ends) if len(ends) == 2 else None
+
+
+def _after_lower_case(normalizer: normalizers.Normalizer | None) -> normalizers.Normalizer:
+    """Deviation: a capital sigma at the end of a word becomes σ, not ς as in Python's `str.lower`."""
+    return normalizers.Sequence([normalizers.Lowercase(), *([] if normalizer is None else [normalizer])])
 
 
 def _read_tokenizer_file(path: Path) -> Tokenizer:
@@ -256,12 +293,18 @@ def read_tokenizer_folder(
     Raises:
         DataError: A file is missing or damaged, or a special token or the maximum length is missing.
     """
-    file = folder / TOKENIZER
+    return read_foreign_tokenizer(folder / TOKENIZER, context_length, lowercase=lowercase)
+
+
+def read_foreign_tokenizer(
+    file: Path, context_length: int | None = None, *, lowercase: bool = False
+) -> BilingualTokenizer:
+    """As `read_tokenizer_folder`, with a tokenizer file of any name; the other files are looked for beside it."""
     tokenizer = _read_tokenizer_file(file)
-    settings = _read_settings(folder / SPECIAL_TOKENS) | _read_settings(folder / TOKENIZER_CONFIG)
+    settings = _read_settings(file.with_name(SPECIAL_TOKENS)) | _read_settings(file.with_name(TOKENIZER_CONFIG))
     length = context_length if context_length is not None else settings.get("model_max_length")
     if not isinstance(length, int):
-        raise DataError(f"{folder / TOKENIZER_CONFIG} gives no model_max_length; set the context length")
+        raise DataError(f"{file.with_name(TOKENIZER_CONFIG)} gives no model_max_length; set the context length")
     try:
         return BilingualTokenizer(tokenizer, length, _specials(settings), lowercase=lowercase)
     except DataError as error:

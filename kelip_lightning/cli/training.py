@@ -56,7 +56,9 @@ def _load(arguments: argparse.Namespace, schema: type[Schema]) -> "LoadedExperim
 
     if arguments.accept_changed_data and not arguments.resume:
         raise RunFolderError("--accept-changed-data needs --resume: a new run has no earlier data")
-    return load_experiment(arguments.file, arguments.overrides, schema, on_this_machine=not arguments.resume)
+    return load_experiment(
+        arguments.file, arguments.overrides, schema, on_this_machine=not arguments.resume, resume=arguments.resume
+    )
 
 
 def _train(
@@ -249,10 +251,11 @@ def mae(arguments: argparse.Namespace) -> int:
 def contrastive(arguments: argparse.Namespace) -> int:
     """Stage 2: contrastive training of image and text encoder.
 
-    With multi-crop, and evaluation in both languages. Starts from random weights, or from the image encoder
-    of MAE pre-training:
+    With multi-crop, and evaluation in both languages. Starts from random weights, from the image encoder of
+    MAE pre-training, or from a whole model: a finished run, or one of another library (docs/interchange.md):
 
       kelip contrastive experiments/emoji/contrastive.yaml init.image_encoder=runs/NAME/mae/image_encoder
+      kelip contrastive experiments/emoji/contrastive.yaml init.model=runs/emoji name=emoji-longer
     """
     with phase("imports"):
         from kelip_lightning.config.experiment import ContrastiveExperiment

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from data_modules.benchmarks.config import EvaluationConfig
 from data_modules.config import ImageDataConfig, ImageTextDataConfig
@@ -35,15 +36,54 @@ ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu")
 
 @dataclass(kw_only=True, slots=True)
 class InitConfig:
-    """Initial weights."""
+    """Initial weights, and which of them are trained."""
 
     image_encoder: str | None = field(default=None, metadata=RUN_PATH)
     """Folder `image_encoder/` exported by MAE pre-training, relative to the working directory; null: random
     initialisation."""
+    model: str | None = field(default=None, metadata=counted_as(lambda name: name is not None))
+    """A model to begin from, with its encoders, projections, temperature and tokenizer: a finished run, a folder that
+    `kelip export` or `kelip consolidate` wrote, a folder or Hugging Face repository in the layout of the official
+    KELIP, of open_clip or of `transformers.CLIPModel`, or ViT-B/32. The keys of `image_encoder`, `text_encoder`,
+    `dual_encoder` and `tokenizer` that are left out are the model's (docs/interchange.md). A folder is relative to the
+    working directory; its content counts, by model_sha256, not where it is."""
+    model_sha256: str | None = None
+    """SHA-256 of the model's weight file followed by its tokenizer.json; null: filled in when the experiment is loaded.
+    A given one is checked."""
     lock_image_encoder: bool = False
-    """Whether the image encoder is frozen (LiT, arXiv:2111.07991)."""
+    """Whether the image encoder is frozen (LiT, arXiv:2111.07991); its projection is trained."""
     lock_text_encoder: bool = False
-    """Whether the text encoder is frozen."""
+    """Whether the text encoder is frozen; its projection is trained."""
+    unlock_image_blocks: int = field(default=0, metadata=at_least(0))
+    """Last blocks of a locked image encoder that are trained, and the norm after them; patch embedding, class token,
+    positions and earlier blocks stay locked. As open_clip's --lock-image-unlocked-groups with one more, since there the
+    first group is the projection."""
+    unlock_text_blocks: int = field(default=0, metadata=at_least(0))
+    """Last blocks of a locked text encoder that are trained, and the norm after them; token embedding, positions and
+    earlier blocks stay locked. As open_clip's --lock-text-unlocked-layers with one more."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.model is None and self.model_sha256 is not None:
+            raise ValueError("model_sha256 needs model, whose content it states; give both or neither")
+        if self.model is not None and self.image_encoder is not None:
+            raise ValueError(
+                f"model = {self.model} has an image encoder of its own, so image_encoder = {self.image_encoder} would "
+                "have no effect; remove one of the two"
+            )
+        for tower in ("image", "text"):
+            number = getattr(self, f"unlock_{tower}_blocks")
+            if number and not getattr(self, f"lock_{tower}_encoder"):
+                raise ValueError(
+                    f"unlock_{tower}_blocks = {number} has no effect on an encoder that is not locked; set "
+                    f"lock_{tower}_encoder=true, or unlock_{tower}_blocks=0"
+                )
+
+    @property
+    def locks(self) -> dict[str, Any]:
+        """Arguments of `models.locking.lock_encoders`."""
+        names = ("lock_image_encoder", "lock_text_encoder", "unlock_image_blocks", "unlock_text_blocks")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(kw_only=True, slots=True)

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kelip_lightning.config.devices import with_devices
 from kelip_lightning.config.fingerprint import identity_of
+from kelip_lightning.config.initial_model import contradictions, contrastive_tree, find_beginning
 from kelip_lightning.config.paths import located, plain, with_absolute_paths
 from kelip_lightning.config.renamed import current_name, current_value
 from kelip_lightning.config.schema import (
@@ -29,7 +30,9 @@ from kelip_lightning.config.schema import (
     without_none,
 )
 from kelip_lightning.config.validate import heavy_rules, rules
+from kelip_lightning.distributed.accelerators import AUTO
 from kelip_lightning.errors import ConfigError
+from kelip_lightning.runs.folder import RunFolder, run_of_checkpoint
 
 Schema = TypeVar("Schema")
 
@@ -204,8 +207,11 @@ def load_experiment(
     on_this_machine: bool = True,
     stored: bool = False,
     heavy: bool = True,
+    resume: str | None = None,
 ) -> LoadedExperiment[Schema]:
     """Read, merge, type and check an experiment.
+
+    What an experiment with `init.model` leaves out is read from that model (`config.initial_model`).
 
     Args:
         path: YAML file.
@@ -217,6 +223,7 @@ def load_experiment(
         stored: Whether the file is a run's stored configuration: renamed keys are translated instead of refused, and
             relative paths, which earlier revisions have written, are relative to the working directory.
         heavy: Whether the rules that import torch or timm run too; if not, `check_heavy_rules` must follow.
+        resume: The run to resume as `--resume` names it, which has recorded what a model that it began from states.
 
     Raises:
         ConfigError: All problems together, one sentence each; those of the heavy rules only if there are no others.
@@ -226,16 +233,35 @@ def load_experiment(
     problems: list[str] = []
     changed = with_absolute_paths(schema, _share_place(schema, _apply(overrides, tree, schema, problems)), problems)
     experiment = build_section(schema, changed, "", problems)
+    beginning = None
+    if not stored:  # a stored configuration leaves nothing out
+        beginning = find_beginning(changed, schema, problems, lambda: _recorded_stage(resume, experiment, schema))
+    if beginning is not None:
+        experiment = build_section(schema, beginning.fill(changed, schema), "", problems)
+        run_rule(lambda: contradictions(experiment, changed, beginning), problems)
     checked = with_devices(experiment) if on_this_machine and not problems else experiment
     _run_rules(rules(checked, on_this_machine), problems)
     if heavy:
         check_heavy_rules(checked, on_this_machine=on_this_machine)
-    base = build_section(schema, with_absolute_paths(schema, _share_place(schema, inherited or tree), []), "", [])
+    base_tree = with_absolute_paths(schema, _share_place(schema, inherited or tree), [])
+    base = build_section(schema, beginning.fill(base_tree, schema) if beginning else base_tree, "", [])
     return LoadedExperiment(
         experiment=experiment,
         overrides=list(overrides),
         base_diff=difference(base, experiment),
     )
+
+
+def _recorded_stage(resume: str | None, experiment: Any, schema: type[Any]) -> Mapping[str, Any] | None:
+    """The tree of the contrastive stage in the configuration of the run to resume; `None`: there is no run."""
+    if resume is None:
+        return None
+    path = Path(experiment.output_dir) / experiment.name if resume == AUTO else Path(resume)
+    found = run_of_checkpoint(path)
+    run = found[0] if found else RunFolder(path)
+    if not run.config.is_file():
+        return None
+    return contrastive_tree(translate(schema, read_experiment_file(run.config)[0]), schema)
 
 
 def check_on_this_machine(experiment: Any) -> None:

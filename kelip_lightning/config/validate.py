@@ -107,10 +107,16 @@ def loss_fits(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
 
 
 def locks_fit(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
-    """A locked image encoder has no dropout."""
+    """A locked image encoder has no dropout, and no more blocks are unlocked than there are."""
     for name in ("drop_path_rate", "dropout_rate"):
         if (value := getattr(stage.image_encoder, name)) and stage.init.lock_image_encoder:
             yield f"{at}image_encoder.{name} = {value} must be 0 with {at}init.lock_image_encoder = true"
+    for tower, depth in (("image", stage.image_encoder.depth), ("text", stage.text_encoder.depth)):
+        if (number := getattr(stage.init, f"unlock_{tower}_blocks")) > depth:
+            yield (
+                f"{at}init.unlock_{tower}_blocks = {number} must not exceed {at}{tower}_encoder.depth = {depth}; "
+                "lower it, or do not lock the encoder"
+            )
 
 
 def strategy_supports(stage: Stage, at: str) -> Iterator[str]:
@@ -196,7 +202,7 @@ def captions_fit(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
 
 def text_weights_need_tokenizer(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
     """A text model with pretrained weights has its own tokenizer."""
-    if stage.text_encoder.hf_weights and stage.tokenizer.file is None:
+    if stage.text_encoder.hf_weights and stage.tokenizer.file is None and stage.init.model is None:
         yield (
             f"{at}text_encoder.hf_weights = true needs {at}tokenizer.file, "
             f"the tokenizer.json of {stage.text_encoder.hf_model}; or use hf_weights=false"
@@ -241,6 +247,11 @@ def stages_fit(experiment: PretrainExperiment) -> Iterator[str]:
             f"contrastive.init.image_encoder = {contrastive.init.image_encoder} would be overridden by the "
             "encoder that MAE pre-training exports; remove it, or set mae=null"
         )
+    if contrastive.init.model is not None:
+        yield (
+            f"contrastive.init.model = {contrastive.init.model} has an image encoder of its own, so MAE pre-training "
+            "would have no effect; set mae=null, or remove init.model"
+        )
 
 
 def views_fit(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
@@ -259,7 +270,7 @@ def self_supervision_can_learn(stage: ContrastiveExperiment, at: str) -> Iterato
     if method is SelfSupervisionMethod.none:
         return
     key = f"{at}self_supervision.method = {method.name}"
-    if stage.init.lock_image_encoder:
+    if stage.init.lock_image_encoder and not stage.init.unlock_image_blocks:
         yield (
             f"{key} would train only its own heads with {at}init.lock_image_encoder = true; "
             "unlock the encoder, or set method to none"

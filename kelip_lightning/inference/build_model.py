@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from PIL import Image
 from torch import Tensor, nn
 
@@ -13,15 +11,10 @@ from data_modules.errors import DataError
 from data_modules.images.decoding import flatten_image
 from data_modules.images.transforms.evaluation import centre_square
 from data_modules.text.tokenizer import TOKENIZER
-from kelip_lightning.errors import EncoderFileError
-from kelip_lightning.inference.reasons import short_reason
 from kelip_lightning.interchange.folder import load_model_folder
+from kelip_lightning.interchange.model_names import resolve_folder
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.preprocessing import normalize_images
-
-OFFICIAL_REPOSITORY = "navervision/KELIP"
-OFFICIAL_NAMES = {"ViT-B/32": "vit-b-32"}
-"""Name in the official code -> revision of its Hugging Face repository."""
 
 
 class KelipModel(nn.Module):
@@ -122,25 +115,3 @@ def build_model(path_or_name: str | Path = "ViT-B/32") -> tuple[KelipModel, Prep
     found = load_model_folder(folder)
     image_size = found.model.image_encoder.config.image_size
     return KelipModel(found.model).eval(), Preprocess(image_size), found.tokenizer or AbsentTokenizer(folder)
-
-
-def resolve_folder(path_or_name: str | Path) -> Path:
-    """The folder itself, or the local copy of an official model or a Hugging Face repository.
-
-    Raises:
-        EncoderFileError: It is no folder and cannot be downloaded.
-    """
-    path = Path(path_or_name).expanduser()
-    if path.exists() or isinstance(path_or_name, Path):
-        return path
-    name, revision = path_or_name, None
-    if path_or_name in OFFICIAL_NAMES:
-        name, revision = OFFICIAL_REPOSITORY, OFFICIAL_NAMES[path_or_name]
-    try:
-        return Path(snapshot_download(name, revision=revision, ignore_patterns=["*.msgpack", "*.h5", "*.onnx"]))
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        names = ", ".join(OFFICIAL_NAMES)
-        raise EncoderFileError(
-            f"{path_or_name} is neither a folder nor a model that could be downloaded from the Hugging Face Hub "
-            f"({short_reason(error)}); give a folder, {names}, or a repository"
-        ) from error

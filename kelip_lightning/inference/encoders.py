@@ -14,15 +14,16 @@ from kelip_lightning.distributed.accelerators import AUTO
 from kelip_lightning.errors import EncoderFileError, RunFolderError
 from kelip_lightning.evaluation.embed import image_encode_function, text_encode_function
 from kelip_lightning.evaluation.encoders import Encoders
-from kelip_lightning.inference.build_model import build_model, resolve_folder
+from kelip_lightning.inference.build_model import build_model
 from kelip_lightning.inference.open_clip_models import CONFIG as OPEN_CLIP_CONFIG
 from kelip_lightning.inference.open_clip_models import HUB, LOCAL, OPEN_CLIP, load_open_clip
 from kelip_lightning.inference.precision import InferencePrecision
-from kelip_lightning.inference.reasons import short_reason
-from kelip_lightning.inference.stated_preprocessing import stated_differences
 from kelip_lightning.inference.transformers_models import TRANSFORMERS, load_transformers
 from kelip_lightning.interchange.folder import is_model_folder
 from kelip_lightning.interchange.formats.architecture import read_json
+from kelip_lightning.interchange.model_names import resolve_folder
+from kelip_lightning.interchange.reasons import short_reason
+from kelip_lightning.interchange.stated_preprocessing import stated_differences
 from kelip_lightning.models.kernels import fast_attention
 from kelip_lightning.models.model_folder import WEIGHTS
 from kelip_lightning.runs.folder import RunFolder

@@ -15,8 +15,8 @@ from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.inference.image_files import PillowTransform
 from kelip_lightning.inference.precision import InferencePrecision
-from kelip_lightning.inference.reasons import short_reason
 from kelip_lightning.inference.transformers_models import is_without_words
+from kelip_lightning.interchange.reasons import short_reason
 
 OPEN_CLIP = "open_clip"
 HUB, LOCAL = "hf-hub:", "local-dir:"

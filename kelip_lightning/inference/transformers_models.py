@@ -17,7 +17,7 @@ from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.inference.image_files import PillowTransform
 from kelip_lightning.inference.precision import InferencePrecision
-from kelip_lightning.inference.reasons import short_reason
+from kelip_lightning.interchange.reasons import short_reason
 
 TRANSFORMERS = "transformers"
 

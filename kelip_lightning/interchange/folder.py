@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from data_modules.text.tokenizer import TOKENIZER, BilingualTokenizer, read_tokenizer_folder, tokenizer_files
+from data_modules.text.tokenizer import TOKENIZER, BilingualTokenizer, read_foreign_tokenizer, tokenizer_files
 from kelip_lightning.errors import EncoderFileError, ExportError
 from kelip_lightning.interchange.formats import kelip, open_clip, transformers
 from kelip_lightning.interchange.formats.architecture import Architecture, build_architecture
@@ -67,14 +67,19 @@ class LoadedModel:
 
     model: DualEncoder
     tokenizer: BilingualTokenizer | None
+    layout: ExportFormat | None = None
+    """`None`: this package's own."""
+    weights: Path
+    """The file that was read."""
 
 
-def load_model_folder(folder: Path) -> LoadedModel:
+def load_model_folder(folder: Path, tokenizer_file: Path | None = None) -> LoadedModel:
     """Load the model of a folder in any known layout.
 
     Args:
         folder: A run folder, its `contrastive/dual_encoder`, an exported folder, or one in the layout of the official
             KELIP, of `transformers.CLIPModel` or of open_clip.
+        tokenizer_file: The model's tokenizer, for a folder of another library without one.
 
     Raises:
         EncoderFileError: The folder is missing or of no known layout, or tensors are missing, unexpected or of another
@@ -85,13 +90,13 @@ def load_model_folder(folder: Path) -> LoadedModel:
         raise EncoderFileError(f"model folder {folder} does not exist; give a run folder or a folder with a model")
     if (ours := _own_folder(folder)) is not None:
         trained = load_dual_encoder(ours)
-        return LoadedModel(model=trained.model, tokenizer=trained.tokenizer)
+        return LoadedModel(model=trained.model, tokenizer=trained.tokenizer, weights=ours / WEIGHTS)
     if (layout := _foreign_layout(folder)) is None:
         raise EncoderFileError(
             f"{folder} holds no model that this suite can read: it is neither a finished run, nor has it an "
             "open_clip_config.json, nor a config.json of a CLIPModel or of the official KELIP"
         )
-    return load_foreign_model(folder, layout)
+    return load_foreign_model(folder, layout, tokenizer_file)
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -109,8 +114,8 @@ def _foreign_layout(folder: Path) -> ExportFormat | None:
     return next((name for name, one in _FORMATS.items() if one.recognises(folder)), None)
 
 
-def load_foreign_model(folder: Path, name: ExportFormat) -> LoadedModel:
-    """Load a folder in another library's layout strictly; the model is float32.
+def load_foreign_model(folder: Path, name: ExportFormat, tokenizer_file: Path | None = None) -> LoadedModel:
+    """Load a folder in another library's layout strictly; the model is float32; arguments as of `load_model_folder`.
 
     Raises:
         EncoderFileError: The configuration has no equivalent here, or tensors are missing, unexpected or of another
@@ -124,7 +129,8 @@ def load_foreign_model(folder: Path, name: ExportFormat) -> LoadedModel:
         raise
     except (ValueError, ZeroDivisionError) as error:
         raise EncoderFileError(f"{folder}: the configuration makes no model: {error}") from error
-    found = _read_foreign_weights(folder, layout.WEIGHTS)
+    file = _weight_file(folder, layout.WEIGHTS)
+    found = _read_foreign_weights(file)
     scale = [tensor for key, tensor in found.items() if key.endswith("logit_scale")]
     model = build_architecture(architecture, float(scale[0].reshape(-1)[0]) if scale else 0.0)
     entries = layout.entries(architecture)
@@ -134,18 +140,23 @@ def load_foreign_model(folder: Path, name: ExportFormat) -> LoadedModel:
     if name is ExportFormat.open_clip:
         weights = open_clip.add_patch_bias(weights, architecture)
     model.load_state_dict(weights, strict=True)
-    return LoadedModel(model=model.eval(), tokenizer=_read_tokenizer(folder, architecture, name))
+    tokenizer = _read_tokenizer(folder, architecture, name, tokenizer_file)
+    return LoadedModel(model=model.eval(), tokenizer=tokenizer, layout=name, weights=file)
 
 
 def _outward(weights: Tensors, name: ExportFormat) -> Tensors:
     return open_clip.fold_patch_bias(weights) if name is ExportFormat.open_clip else weights
 
 
-def _read_foreign_weights(folder: Path, names: Sequence[str]) -> Tensors:
-    """The tensors of the first existing file, float32; pickles may hold tensors only."""
+def _weight_file(folder: Path, names: Sequence[str]) -> Path:
     file = next((folder / name for name in names if (folder / name).is_file()), None)
     if file is None:
         raise EncoderFileError(f"{folder} holds no weights; one of {', '.join(names)} is needed, in one piece")
+    return file
+
+
+def _read_foreign_weights(file: Path) -> Tensors:
+    """The tensors of a file, float32; pickles may hold tensors only."""
     try:
         loaded = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
@@ -164,14 +175,17 @@ def _reason(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _read_tokenizer(folder: Path, architecture: Architecture, name: ExportFormat) -> BilingualTokenizer | None:
-    if not (folder / TOKENIZER).is_file():
+def _read_tokenizer(
+    folder: Path, architecture: Architecture, name: ExportFormat, given: Path | None
+) -> BilingualTokenizer | None:
+    file = folder / TOKENIZER if given is None or (folder / TOKENIZER).is_file() else given
+    if given is None and not file.is_file():
         return None
     official = name is ExportFormat.kelip
-    tokenizer = read_tokenizer_folder(folder, architecture.context_length, lowercase=official)
+    tokenizer = read_foreign_tokenizer(file, architecture.context_length, lowercase=official)
     if tokenizer.vocab_size != architecture.vocab_size or tokenizer.eot_id != architecture.eot_id:
         raise EncoderFileError(
-            f"{folder / TOKENIZER} has {tokenizer.vocab_size} tokens and its end token at {tokenizer.eot_id}, but the "
+            f"{file} has {tokenizer.vocab_size} tokens and its end token at {tokenizer.eot_id}, but the "
             f"model's embedding has {architecture.vocab_size} rows and its end token at {architecture.eot_id}; "
             "give the tokenizer that the model was trained with"
         )

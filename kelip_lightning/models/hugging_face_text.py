@@ -3,7 +3,7 @@
 Shapes: B captions, T tokens of a padded caption, N tokens of all captions, D width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,6 +21,8 @@ from kelip_lightning.models.text_encoder import TextTower, TokenSpec, caption_le
 
 _PACKABLE = frozenset({"bert", "electra", "roberta", "xlm-roberta", "camembert"})
 """Model types whose encoders take packed captions."""
+_FINAL_NORMS = ("final_layer_norm", "final_norm")
+"""Names of the norm after the last block; BERT and its relatives have none."""
 
 
 class HuggingFaceTextEncoder(TextTower):
@@ -64,6 +66,22 @@ class HuggingFaceTextEncoder(TextTower):
         super().train(mode)
         self.model.eval()
         return self
+
+    def blocks(self) -> Sequence[nn.Module]:
+        lists = (one for one in self.model.modules() if isinstance(one, nn.ModuleList))
+        found = next((one for one in lists if len(one) == self.config.depth), None)
+        if found is None:  # ALBERT's blocks share one set of weights
+            raise ConfigError(
+                [
+                    f"text_encoder.hf_model = {self.config.hf_model} has no list of {self.config.depth} blocks, so the "
+                    "last ones cannot be unlocked; set init.unlock_text_blocks=0"
+                ]
+            )
+        return list(found)
+
+    def final_norm(self) -> nn.Module | None:
+        found = (getattr(self.model, name, None) for name in _FINAL_NORMS)
+        return next((one for one in found if isinstance(one, nn.Module)), None)
 
     def enable_gradient_checkpointing(self) -> None:
         super().enable_gradient_checkpointing()

@@ -3,7 +3,7 @@
 Shapes: B captions, T tokens of a padded caption, N tokens of all captions, D width, F hidden width of an MLP.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
@@ -33,6 +33,9 @@ class TokenSpec(TypedDict):
 
 _EPS = 1e-5
 
+NUM_KEPT_POSITIONS = 20
+"""Positions that a longer context keeps (Long-CLIP: 20)."""
+
 
 class TextTower(nn.Module):
     """A text encoder: int64 tokens (B, T) in, features (B, D) out.
@@ -56,6 +59,14 @@ class TextTower(nn.Module):
 
     def load_trained_weights(self) -> None:
         """Load the trained weights that the configuration names; CLIP's transformer has none."""
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks, first to last."""
+        raise NotImplementedError
+
+    def final_norm(self) -> nn.Module | None:
+        """The norm after the last block; `None`: there is none."""
+        raise NotImplementedError
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute blocks in the backward pass; gradients stay the same."""
@@ -207,6 +218,12 @@ class TextEncoder(TextTower):
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.clip.encoder.layers)
+
+    def final_norm(self) -> nn.Module:
+        return self.clip.final_layer_norm
+
     def forward(self, tokens_BT: Tensor, num_tokens: int | None = None) -> Tensor:
         """The feature of each caption, (B, D).
 
@@ -218,6 +235,33 @@ class TextEncoder(TextTower):
         ids_N, packing = packed(tokens_BT, caption_lengths(tokens_BT, self.eot_id), num_tokens)
         states_BD: Tensor = self.clip(ids_N, packing, self.gradient_checkpointing)
         return states_BD
+
+
+def resample_caption_positions(positions_LD: Tensor, length: int) -> Tensor:
+    """Position embeddings of CLIP's text transformer for another context length, (length, D) in the input's dtype.
+
+    A shorter context keeps the first rows: captions that fit keep their features. A longer one keeps the first 20,
+    which are the well-trained ones, and interpolates the others linearly, the last row staying the last.
+
+    Args:
+        positions_LD: The stored table.
+        length: Rows wanted, >= 1.
+
+    Reference: Zhang et al. 2024 (Long-CLIP, arXiv:2403.15378), sec. 3.1, knowledge-preserved stretching.
+    Deviation: any length instead of four times the remaining rows. open_clip interpolates the whole table, which gives
+        the words of every caption the positions of earlier ones.
+    """
+    stored = len(positions_LD)
+    if length <= stored:
+        return positions_LD[:length].clone()
+    kept = min(NUM_KEPT_POSITIONS, stored - 1)
+    places_N = torch.linspace(kept, stored - 1, length - kept, dtype=torch.float64)
+    below_N = places_N.floor().long()
+    above_N = (below_N + 1).clamp(max=stored - 1)
+    share_N1 = (places_N - below_N).unsqueeze(1)
+    rows_LD = positions_LD.double()
+    stretched_ND = rows_LD[below_N] * (1 - share_N1) + rows_LD[above_N] * share_N1
+    return torch.cat([positions_LD[:kept], stretched_ND.to(positions_LD.dtype)])
 
 
 def caption_lengths(tokens_BT: Tensor, eot_id: int) -> Tensor:

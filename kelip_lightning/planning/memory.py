@@ -12,6 +12,8 @@ from functools import partial
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment
 from kelip_lightning.losses.config import ContrastiveKind, MatmulPrecision
 from kelip_lightning.models.config import SelfSupervisionMethod
+from kelip_lightning.models.dual_encoder import DualEncoder
+from kelip_lightning.models.locking import lock_encoders
 from kelip_lightning.optim.config import OptimizerName
 from kelip_lightning.optim.optimizers import group_kinds
 from kelip_lightning.optim.roles import Role, roles_of
@@ -128,11 +130,10 @@ class RankMemory:
 
 
 def planned_groups(stage: Stage) -> list[PlannedGroup]:
-    """The parameter groups of a stage by part and role, without locked encoders."""
+    """The parameter groups of a stage by part and role, without locked parameters."""
     model, config = build_on_meta(stage), stage.optimizer
-    if isinstance(stage, ContrastiveExperiment):
-        model.get_submodule("image_encoder").requires_grad_(not stage.init.lock_image_encoder)
-        model.get_submodule("text_encoder").requires_grad_(not stage.init.lock_text_encoder)
+    if isinstance(stage, ContrastiveExperiment) and isinstance(model, DualEncoder):
+        lock_encoders(model, **stage.init.locks)
     roles, kinds, sizes = roles_of(model), group_kinds(model, config), dict(model.named_parameters())
     groups: dict[tuple[str, str], list[str]] = {}
     for name in kinds:

@@ -3,6 +3,7 @@
 runs/NAME/
     config.yaml overrides.txt plan.yaml environment.json   the resolved experiment, derived values, code and hardware
     data.json tokenizer.json resumes.jsonl                 what the run began with, and each resumption
+    initial_model.json                                     the model that it began from, with `init.model`
     status.json metrics.jsonl report.json items.parquet    state, every logged metric, the final evaluation
     timing.json                                            where the time went, for each command
     analyses/                                              output of `kelip analyze`
@@ -99,6 +100,8 @@ class RunFolder:
         """Fingerprints of everything that the run reads."""
         self.tokenizer = path / "tokenizer.json"
         """The run's copy of its tokenizer."""
+        self.initial_model = path / "initial_model.json"
+        """What was loaded from the model that the run began from."""
         self.resumes = path / "resumes.jsonl"
         """One line per resumption."""
         self.status = path / "status.json"

@@ -12,11 +12,12 @@ from kelip_lightning.config.load import find_schema, load_experiment
 from kelip_lightning.errors import CheckpointError
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.masked_autoencoder import build_masked_autoencoder
-from kelip_lightning.models.model_folder import build_dual_encoder, save_dual_encoder, save_image_encoder
+from kelip_lightning.models.model_folder import fresh_dual_encoder, save_dual_encoder, save_image_encoder
 from kelip_lightning.planning.stage_plan import stages_of
 from kelip_lightning.runs.checkpoints import STATE, Checkpoint, newest_intact, read_checkpoint, verify
 from kelip_lightning.runs.folder import STAGES, RunFolder, run_of_checkpoint
 from kelip_lightning.runs.model_card import model_card
+from kelip_lightning.training.initial_model import stored_text_record
 from kelip_lightning.training.provenance import read_tokenizer
 
 _log = logging.getLogger(__name__)
@@ -57,9 +58,8 @@ def consolidate(path: Path, output: Path | None = None) -> Path:
         save_image_encoder(folder, autoencoder.encoder, model_card(run, stage, facts))
     else:
         tokenizer = read_tokenizer(run, experiment.tokenizer.context_length)
-        model = build_dual_encoder(
-            experiment.image_encoder, experiment.text_encoder, experiment.dual_encoder, tokenizer
-        )
+        sections = experiment.image_encoder, experiment.text_encoder, experiment.dual_encoder
+        model = fresh_dual_encoder(*sections, tokenizer, stored_text_record(run))
         load_state(model, state)
         save_dual_encoder(folder, model, tokenizer, model_card(run, stage, facts))
     return folder

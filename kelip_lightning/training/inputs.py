@@ -11,7 +11,9 @@ from data_modules.image import ImageDataModule
 from data_modules.image_text import ImageTextDataModule
 from data_modules.order.sampling import Draw
 from data_modules.sources.rows import PairSource
+from data_modules.text.config import TokenizerConfig
 from data_modules.text.normalization import NORMALIZATION
+from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.config.experiment import (
     ContrastiveExperiment,
     Experiment,
@@ -24,6 +26,7 @@ from kelip_lightning.evaluation.metric_names import nearest_first
 from kelip_lightning.planning.stage_plan import OpenedSources, open_stages, stages_of
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.runs.timing import phase
+from kelip_lightning.training.initial_model import read_model_of
 from kelip_lightning.training.provenance import keep_tokenizer, kept_tokenizer, normalization_of
 
 _log = logging.getLogger(__name__)
@@ -87,13 +90,20 @@ def build_image_text_data(
         experiment: The stage.
         sources: Its sources, opened, before any language rule; `None`: they are opened here.
         run: The run that keeps the tokenizer: read from its folder, or trained and written there by the first process.
-            `None`: the tokenizer is trained, or read from the configured file, and not kept.
+            `None`: the tokenizer is trained, or read from the configured file, and not kept. With `init.model` it is
+            that model's instead of a trained one.
 
     Raises:
         DataError: A file is missing, damaged, or not as configured.
+        EncoderFileError: The model of `init.model` is missing, damaged, or not the one that was checked.
         RunFolderError: The run's tokenizer was replaced.
     """
-    kept = None if run is None else kept_tokenizer(run, experiment.tokenizer)
+    kept: TokenizerConfig | BilingualTokenizer | None
+    kept = own = None if run is None else kept_tokenizer(run, experiment.tokenizer)
+    if own is None and experiment.init.model is not None:
+        kept = read_model_of(experiment.init, experiment.tokenizer).tokenizer.with_context_length(
+            experiment.tokenizer.context_length
+        )
     data = ImageTextDataModule(
         experiment.data,
         experiment.transform,
@@ -103,7 +113,7 @@ def build_image_text_data(
         sources=sources,
         normalization=NORMALIZATION if run is None else normalization_of(run),
     )
-    if run is not None and kept is None:
+    if run is not None and own is None:
         keep_tokenizer(run, data.tokenizer)
     return data
 

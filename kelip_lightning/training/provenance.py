@@ -272,7 +272,8 @@ def refuse_other_tokenizer(run: RunFolder, experiment: Experiment) -> None:
         return
     _refuse_replaced(run)
     config = stage.tokenizer
-    if config.file is None or not resolve_path(config.file).is_file():
+    # With init.model the run's copy has steps and special tokens that another library's file states elsewhere.
+    if config.file is None or stage.init.model is not None or not resolve_path(config.file).is_file():
         return
     own = BilingualTokenizer.from_file(run.tokenizer, config.context_length)
     if build_tokenizer(config, []).to_json() != own.to_json():

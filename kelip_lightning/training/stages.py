@@ -28,6 +28,7 @@ from kelip_lightning.config.fingerprint import evaluation_fingerprint, settings_
 from kelip_lightning.distributed.accelerators import build_strategy, choose_precision
 from kelip_lightning.distributed.consensus import StepVote
 from kelip_lightning.models.image_encoder import ImageEncoder
+from kelip_lightning.models.locking import lock_encoders
 from kelip_lightning.models.masked_autoencoder import build_masked_autoencoder
 from kelip_lightning.models.model_folder import (
     build_dual_encoder,
@@ -47,6 +48,7 @@ from kelip_lightning.runs.metrics_file import MetricsFileLogger
 from kelip_lightning.runs.model_card import model_card
 from kelip_lightning.runs.timing import phase
 from kelip_lightning.training.fit import disable_lightning_signals, fit_stage, stage_clock
+from kelip_lightning.training.initial_model import build_from_model
 from kelip_lightning.training.inputs import OpenedData, build_image_data, build_image_text_data, shown_images
 from kelip_lightning.training.resume import open_stage
 
@@ -114,7 +116,7 @@ def run_contrastive(
     if experiment.init.image_encoder is not None:
         check_image_encoder(Path(experiment.init.image_encoder), experiment.image_encoder)
     data = data or build_image_text_data(experiment, opened.sources["contrastive"], run)
-    module = build_contrastive_module(experiment, data.tokenizer)
+    module = build_contrastive_module(experiment, data.tokenizer, run, resumed=stage.checkpoint is not None)
     vote = StepVote()
     evaluation = EvaluationCallback(
         opened.sets,
@@ -165,15 +167,37 @@ def build_masked_pretrain_module(experiment: MaskedPretrainExperiment) -> Masked
 
 
 @phase("model")
-def build_contrastive_module(experiment: ContrastiveExperiment, tokenizer: BilingualTokenizer) -> ContrastiveModule:
-    """The module of contrastive training; its weights depend on the seed, and on the encoder it is initialised from."""
+def build_contrastive_module(
+    experiment: ContrastiveExperiment,
+    tokenizer: BilingualTokenizer,
+    run: RunFolder | None = None,
+    *,
+    resumed: bool = False,
+) -> ContrastiveModule:
+    """The module of contrastive training.
+
+    Its weights depend on the seed, and on the encoder or the model that it is initialised from.
+
+    Args:
+        experiment: The stage.
+        tokenizer: Its tokenizer.
+        run: Keeps the report on `init.model`; `None`: it is not kept.
+        resumed: Whether a checkpoint will replace the weights, so that the model of `init.model` is not needed.
+
+    Raises:
+        EncoderFileError: The encoder or the model to begin from is missing or damaged, or does not fit.
+    """
     pl.seed_everything(experiment.seed, verbose=False)
-    model = build_dual_encoder(experiment.image_encoder, experiment.text_encoder, experiment.dual_encoder, tokenizer)
+    if experiment.init.model is not None:
+        model = build_from_model(experiment, tokenizer, run, resumed=resumed)
+    else:
+        model = build_dual_encoder(
+            experiment.image_encoder, experiment.text_encoder, experiment.dual_encoder, tokenizer
+        )
     if experiment.init.image_encoder is not None:
         loaded = load_image_encoder(model.image_encoder, Path(experiment.init.image_encoder))
         _log.info("image encoder from %s: %d tensors loaded", experiment.init.image_encoder, loaded)
-    model.image_encoder.requires_grad_(not experiment.init.lock_image_encoder)
-    model.text_encoder.requires_grad_(not experiment.init.lock_text_encoder)
+    lock_encoders(model, **experiment.init.locks)
     module = ContrastiveModule(
         model,
         tokenizer,
@@ -252,8 +276,11 @@ def facts_of(experiment: Stage) -> dict[str, object]:
     """The facts of a stage's training for the model card."""
     batch, steps = experiment.data.global_batch_size, experiment.schedule.max_steps
     files = sorted({file for source in experiment.data.sources.values() for file in source.files})
-    return {
+    facts: dict[str, object] = {
         "Data": ", ".join(files),
         "Training": f"{steps} optimizer steps of {batch}, {steps * batch:,} samples, seed {experiment.seed}",
         "Image encoder": f"{experiment.image_encoder}",
     }
+    if isinstance(experiment, ContrastiveExperiment) and experiment.init.model is not None:
+        facts["Initial model"] = f"{experiment.init.model}, SHA-256 {experiment.init.model_sha256}"
+    return facts

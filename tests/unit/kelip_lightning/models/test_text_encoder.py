@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,13 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from kelip_lightning.models.config import Activation, TextEncoderConfig, TextPooling
-from kelip_lightning.models.text_encoder import TextEncoder, build_text_encoder, caption_lengths, packed
+from kelip_lightning.models.text_encoder import (
+    TextEncoder,
+    build_text_encoder,
+    caption_lengths,
+    packed,
+    resample_caption_positions,
+)
 
 VOCAB, PAD, START, END = 40, 0, 38, 39
 CONTEXT = 10
@@ -318,3 +325,18 @@ def test_compile__captions_of_any_length_take_two_graphs() -> None:
         tokens = random_captions(lengths, END, lambda rest: [PAD] * rest)[:, : max(lengths)]
         torch.testing.assert_close(compiled(tokens, sum(lengths)), encoder(tokens, sum(lengths)))
     assert compiler.frame_count in (1, 2)
+
+
+@pytest.mark.parametrize(("stored", "wanted"), [(77, 77), (77, 16), (77, 248), (32, 33), (12, 20), (1, 4)])
+def test_resample_caption_positions__first_rows_stay_and_the_rest_is_stretched(stored: int, wanted: int) -> None:
+    """As `numpy.interp` computes it for each column."""
+    table = torch.randn(stored, 3)
+    found = resample_caption_positions(table, wanted)
+    kept = min(20, stored - 1)
+    places = np.concatenate([np.arange(kept), np.linspace(kept, stored - 1, max(0, wanted - kept))])
+    if wanted <= stored:
+        places = np.arange(wanted)
+    columns = [np.interp(places, np.arange(stored), table[:, column].numpy()) for column in range(3)]
+    np.testing.assert_allclose(found.numpy(), np.stack(columns, axis=1), rtol=0, atol=1e-6)
+    assert torch.equal(found[: min(kept, wanted)], table[: min(kept, wanted)])
+    assert found.dtype == torch.float32

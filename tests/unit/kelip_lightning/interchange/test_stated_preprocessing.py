@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kelip_lightning.inference.stated_preprocessing import stated_differences
+from kelip_lightning.interchange.stated_preprocessing import stated_differences
 
 OPENAI: dict[str, Any] = {
     "crop_size": 224,

@@ -1,0 +1,35 @@
+"""Names of models: the folder that a path, an official name or a Hugging Face repository stands for."""
+
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from kelip_lightning.errors import EncoderFileError
+from kelip_lightning.interchange.reasons import short_reason
+
+OFFICIAL_REPOSITORY = "navervision/KELIP"
+OFFICIAL_NAMES = {"ViT-B/32": "vit-b-32"}
+"""Name in the official code -> revision of its Hugging Face repository."""
+
+
+def resolve_folder(path_or_name: str | Path) -> Path:
+    """The folder itself, or the local copy of an official model or a Hugging Face repository.
+
+    Raises:
+        EncoderFileError: It is no folder and cannot be downloaded.
+    """
+    path = Path(path_or_name).expanduser()
+    if path.exists() or isinstance(path_or_name, Path):
+        return path
+    name, revision = path_or_name, None
+    if path_or_name in OFFICIAL_NAMES:
+        name, revision = OFFICIAL_REPOSITORY, OFFICIAL_NAMES[path_or_name]
+    try:
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=["*.msgpack", "*.h5", "*.onnx"]))
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        names = ", ".join(OFFICIAL_NAMES)
+        raise EncoderFileError(
+            f"{path_or_name} is neither a folder nor a model that could be downloaded from the Hugging Face Hub "
+            f"({short_reason(error)}); give a folder, {names}, or a repository"
+        ) from error
