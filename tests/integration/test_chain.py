@@ -56,7 +56,9 @@ def _lines(run: Path) -> list[dict[str, Any]]:
 
 
 def _losses(run: Path) -> list[tuple[str, int, float]]:
-    return [(line["stage"], line["step"], line["train/loss"]) for line in _lines(run) if "train/loss" in line]
+    return [
+        (line["stage"], line["step"], line[key]) for line in _lines(run) if (key := f"{line['stage']}/loss") in line
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ def test_pretrain__opens_and_builds_everything_once(first: tuple[Path, Counter[s
 
 def test_pretrain__leaves_a_complete_record(run: Path) -> None:
     record = {"config.yaml", "overrides.txt", "plan.yaml", "environment.json", "metrics.jsonl", "report.json"}
-    record |= {"items.parquet", "data.json", "tokenizer.json"}
+    record |= {"items.parquet", "data.json", "tokenizer.json", "log.txt"}
     assert {*record, "status.json", "timing.json", "mae", "contrastive"} == {file.name for file in run.iterdir()}
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     for stage in ("mae", "contrastive"):
