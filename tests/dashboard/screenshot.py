@@ -1,7 +1,7 @@
 """Screenshots of TensorBoard's pages, taken by headless Chromium.
 
 `python -m tests.dashboard.screenshot --logdir runs --output runs/dashboard` writes `train.png`, `evaluation.png`,
-`images.png` and `hyperparameters.png`. Chromium is $CHROMIUM or the first of `BROWSERS` on the path.
+`images.png`, `projector.png` and `hyperparameters.png`. Chromium is $CHROMIUM or the first of `BROWSERS` on the path.
 """
 
 import argparse
@@ -19,11 +19,14 @@ PAGES = {
     "train": "scalars&tagFilter=%5Etrain&_smoothingWeight=0",
     "evaluation": "scalars&tagFilter=%5Eeval&_smoothingWeight=0",
     "images": "images",
+    "projector": "projector",
     "hyperparameters": "hparams",
 }
 """Name of the picture -> fragment of the address."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars")
+FLAGS = ("--headless=new", "--no-sandbox", "--no-first-run", "--hide-scrollbars")
+SOFTWARE_GL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+"""WebGL without a GPU, for the projector."""
 LOADING_MILLISECONDS = 30_000
 """Virtual time: timers run at once, and the clock stands still while requests are pending."""
 TIMEOUT_SECONDS = 180
@@ -83,6 +86,7 @@ def take_screenshot(browser: str, address: str, picture: Path, window: tuple[int
         command = [
             browser,
             *FLAGS,
+            *SOFTWARE_GL,
             f"--user-data-dir={profile}",
             "--force-device-scale-factor=2",
             f"--window-size={window[0]},{window[1]}",
