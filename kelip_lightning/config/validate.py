@@ -230,7 +230,7 @@ def probe_sets_exist(stage: MaskedPretrainExperiment, at: str) -> Iterator[str]:
     if stage.checkpoint.best_metric is not None and not stage.probe.sets:
         yield (
             f"{at}checkpoint.best_metric = {stage.checkpoint.best_metric} needs a set in {at}probe.sets, as only "
-            "probes evaluate MAE pre-training; add one, or set it to null"
+            "probes evaluate MAE pre-training; add one, or set contrastive.checkpoint.best_metric alone"
         )
 
 
