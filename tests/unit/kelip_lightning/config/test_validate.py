@@ -60,7 +60,7 @@ BROKEN = [
     (["mae.probe.sets.x={label: kind}"], "mae.probe.sets.x.train"),
     (
         ["contrastive.projector.set=flags"],
-        "contrastive.projector.set = flags must be a set of contrastive.evaluation.ret",
+        "contrastive.projector.set = flags must be a set of contrastive.ev",
     ),
     (
         ["contrastive.projector.set=flags", "contrastive.projector.max_images=0"],
