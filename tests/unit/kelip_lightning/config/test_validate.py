@@ -52,9 +52,7 @@ BROKEN = [
         "mae.probe.sets.x.k = 0 must be at least 1",
     ),
     (
-        [
-            "mae.probe.sets.x={label: kind, train: {table: {files: [a.csv], captions: {ko: a}}}, test: {table: {files: [b]}}}"
-        ],
+        ["mae.probe.sets.x={label: a, train: {table: {files: [a], captions: {ko: a}}}, test: {table: {files: [b]}}}"],
         "table.captions has no effect, since a probe reads images and classes only; remove it",
     ),
     (["mae.probe.sets.x={label: kind}"], "mae.probe.sets.x.train"),
