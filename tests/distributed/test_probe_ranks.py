@@ -54,7 +54,7 @@ def _evaluate() -> dict[str, Any]:
     return found
 
 
-def _work(rank: int, world: int, folder: Path) -> None:
+def _work(rank: int, _: int, folder: Path) -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     (folder / f"{rank}.json").write_text(json.dumps(_evaluate()), encoding="utf-8")
 
