@@ -17,7 +17,6 @@ from typing import NamedTuple
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from google.protobuf import text_format
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig as ProjectorFile
 
@@ -94,7 +93,7 @@ def write_projector(folder: Path, found: SetEmbeddings, step: int, num_workers: 
     embedding.metadata_path = str(below / "metadata.tsv")
     embedding.sprite.image_path = str(below / "sprite.png")
     embedding.sprite.single_image_dim.extend([TILE, TILE])
-    (folder / "projector_config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
+    (folder / "projector_config.pbtxt").write_text(str(config), encoding="utf-8")
 
 
 def points_of(found: SetEmbeddings) -> list[Point]:

@@ -168,7 +168,8 @@ class RetrievalTask(SetTask):
         if max_kept:
             images = spread_evenly(len(data.images), max_kept)
             texts = {language: first_positives(pairs)[images] for language, pairs in data.positives.items()}
-            self._kept = {part: SelectedRows(ids).to(encoders.device) for part, ids in {None: images, **texts}.items()}
+            self._kept = {language: SelectedRows(ids).to(encoders.device) for language, ids in texts.items()}
+            self._kept[None] = SelectedRows(images).to(encoders.device)
         self._shown = spread_evenly(len(data.images), num_examples) if num_examples else None
         self._metrics = {
             language: RetrievalRecall(
