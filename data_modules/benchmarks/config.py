@@ -271,6 +271,64 @@ class EvaluationConfig(IntervalConfig):
 
 
 @dataclass(kw_only=True, slots=True)
+class LabelledImagesConfig:
+    """Images with classes, a part of a probe."""
+
+    table: TableConfig
+    """Images and classes; its keys `captions`, `texts` and `concept` are not allowed."""
+    where: dict[str, list[str]] = field(default_factory=dict)
+    """Conditions on the rows, column -> allowed values; empty: all rows."""
+    max_images: int | None = field(default=5000, metadata=at_least(1))
+    """Most images, spread evenly over the rows; null: all."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        default = TableConfig.__dataclass_fields__["concept"].default
+        given = {"captions": self.table.captions, "texts": self.table.texts, "concept": self.table.concept != default}
+        if unused := [name for name, value in given.items() if value]:
+            raise ValueError(f"table.{unused[0]} has no effect, since a probe reads images and classes only; remove it")
+
+
+@dataclass(kw_only=True, slots=True)
+class ProbeSetConfig:
+    """Labelled images that judge features: classifiers are fitted on one part and tested on the other."""
+
+    train: LabelledImagesConfig
+    """Images that the classifiers learn from; their classes are those of the set."""
+    test: LabelledImagesConfig
+    """Images that are classified; those of other classes are left out and counted."""
+    label: str
+    """Column of classes, of any text; `cls` in the layout clip_benchmark, `class` in image_folder."""
+    k: int = field(default=20, metadata=at_least(1))
+    """Neighbours that vote, at most the number of training images; DINO reports 10, 20, 100 and 200."""
+    l2: float | None = field(default=1.0, metadata=above(0))
+    """Penalty of the linear probe, 1 / C of scikit-learn; null: searched on a fifth of the training images, with up to
+    15 more fits in each evaluation."""
+    max_iter: int = field(default=1000, metadata=at_least(1))
+    """Most iterations of L-BFGS of a fit of the linear probe."""
+    interval: IntervalConfig = field(default_factory=IntervalConfig, metadata=REPORTING)
+    """When this set is evaluated; by default with the others."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(kw_only=True, slots=True)
+class ProbeConfig(IntervalConfig):
+    """Probes of frozen features, and when those without an interval are evaluated: without any, every 500 steps."""
+
+    data_folder: str | None = field(default=None, metadata=REPORTING)
+    """Folder that relative `files` are in; null: the working directory."""
+    batch_size: int = field(default=64, metadata=REPORTING | at_least(1))
+    """Most images per forward pass."""
+    cache_mib: int = field(default=256, metadata=REPORTING | at_least(0))
+    """MiB of each process for the preprocessed images of tables, those that fit as a whole; 0: they are read and
+    decoded each time."""
+    sets: dict[str, ProbeSetConfig] = field(default_factory=dict)
+    """Name -> labelled images; empty: no probes."""
+
+
+@dataclass(kw_only=True, slots=True)
 class TermConfig:
     """One value of an attribute: its parts in image keys, and its words."""
 

@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
-from data_modules.benchmarks.config import EvaluationConfig
+from data_modules.benchmarks.config import EvaluationConfig, ProbeConfig
 from data_modules.sources.fingerprint import all_source_changes
 from kelip_lightning.ablations.study import PlannedRun, Trained, contrastive_of
 from kelip_lightning.config.experiment import PretrainExperiment
@@ -209,7 +209,10 @@ def refuse_other_data(pool: Path, runs: Sequence[PlannedRun]) -> None:
 def _without_evaluation(experiment: Trained) -> Trained:
     """Evaluation sets may differ: finished models are evaluated again."""
     stage = replace(contrastive_of(experiment), evaluation=EvaluationConfig())
-    return replace(experiment, contrastive=stage) if isinstance(experiment, PretrainExperiment) else stage
+    if not isinstance(experiment, PretrainExperiment):
+        return stage
+    mae = None if experiment.mae is None else replace(experiment.mae, probe=ProbeConfig())
+    return replace(experiment, mae=mae, contrastive=stage)
 
 
 def _changes(before: DataRecord, found: DataRecord) -> Iterator[str]:

@@ -12,7 +12,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from kelip_lightning.callbacks.config import BestMode, CheckpointConfig
-from kelip_lightning.callbacks.evaluation import EvaluationCallback
+from kelip_lightning.callbacks.evaluation import IntervalEvaluation
 from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.distributed.consensus import StepVote, any_rank
 from kelip_lightning.distributed.zero import whole_weights
@@ -68,7 +68,7 @@ class CheckpointCallback(pl.Callback):
         *,
         signals: SignalWatch,
         clock: Callable[[], float],
-        evaluation: EvaluationCallback | None = None,
+        evaluation: IntervalEvaluation[Any] | None = None,
         vote: StepVote | None = None,
     ) -> None:
         super().__init__()

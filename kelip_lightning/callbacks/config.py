@@ -1,9 +1,9 @@
-"""Settings of checkpoints and of losses that are not finite."""
+"""Settings of checkpoints, of losses that are not finite, and of the embedding projector."""
 
 from dataclasses import dataclass, field
 from enum import Enum
 
-from data_modules.config_roles import PERFORMANCE, REPORTING, above, at_least, check_ranges
+from data_modules.config_roles import PERFORMANCE, REPORTING, above, at_least, between, check_ranges
 
 
 class BestMode(Enum):
@@ -56,3 +56,18 @@ class NonFiniteConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+@dataclass(kw_only=True, slots=True)
+class ProjectorConfig:
+    """TensorBoard's embedding projector: images and captions of one retrieval set, written after the last step."""
+
+    set: str | None = field(default=None, metadata=REPORTING)
+    """Name of a set in evaluation.retrieval; null: the first, and without any set nothing is written."""
+    max_images: int = field(default=1000, metadata=REPORTING | between(0, 5000))
+    """Most images, spread evenly over the set, each with its first caption in every language; 0: nothing is written."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.set is not None and self.max_images == 0:
+            raise ValueError(f"set = {self.set} has no effect with max_images = 0; remove one of them")

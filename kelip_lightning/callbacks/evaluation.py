@@ -2,20 +2,21 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import fields
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, replace
+from typing import Any, Generic, Protocol, TypeVar
 
 import lightning.pytorch as pl
 
-from data_modules.benchmarks.config import EvaluationConfig, IntervalConfig
-from data_modules.benchmarks.evaluation_sets import EvaluationSet, EvaluationSets
+from data_modules.benchmarks.config import EvaluationConfig, IntervalConfig, ProbeConfig
+from data_modules.benchmarks.evaluation_sets import EvaluationSet
 from data_modules.benchmarks.image_stream import EvaluationTransform, ImageCache
 from kelip_lightning.callbacks.periodic import PeriodicCallback
 from kelip_lightning.distributed.consensus import StepVote
 from kelip_lightning.evaluation.embed import image_encode_function, text_encode_function
 from kelip_lightning.evaluation.encoders import Encoders
-from kelip_lightning.evaluation.suite import Evaluation, Streaming, evaluate_sets
+from kelip_lightning.evaluation.suite import Evaluation, Projected, Streaming, evaluate_sets
 from kelip_lightning.evaluation.tasks import TaskItems
 from kelip_lightning.modules.contrastive import ContrastiveModule
 
@@ -28,12 +29,19 @@ OnEvaluation = Callable[[pl.Trainer, int, Evaluation], None]
 """Receives trainer, step and results, on rank zero."""
 
 
-class EvaluationCallback(PeriodicCallback):
+class _HasInterval(Protocol):
+    @property
+    def interval(self) -> IntervalConfig: ...
+
+
+EvaluatedSet = TypeVar("EvaluatedSet", bound=_HasInterval)
+
+
+class IntervalEvaluation(PeriodicCallback, Generic[EvaluatedSet]):
     """Evaluates at step 0, at each set's interval and at the end, on all ranks, and logs all metrics.
 
-    The metrics are those of `evaluate_sets`, as in `kelip evaluate`, in the trainer's precision. They are logged to
-    every logger of the Trainer under the number of optimizer steps done, and kept in `history`, which is part of a
-    checkpoint.
+    Metrics are logged to every logger of the Trainer under the number of optimizer steps done, and kept in `history`,
+    which is part of a checkpoint.
 
     Args:
         sets: Built and checked.
@@ -50,8 +58,8 @@ class EvaluationCallback(PeriodicCallback):
 
     def __init__(
         self,
-        sets: EvaluationSets,
-        config: EvaluationConfig,
+        sets: Iterable[EvaluatedSet],
+        config: EvaluationConfig | ProbeConfig,
         *,
         num_workers: int = 0,
         steps_per_epoch: float | None = None,
@@ -64,7 +72,7 @@ class EvaluationCallback(PeriodicCallback):
         """(optimizer steps done, metrics), oldest first."""
         self.seconds = 0.0
         """Spent on evaluations in this process."""
-        self._streaming = Streaming(
+        self.streaming = Streaming(
             batch_size=config.batch_size,
             num_workers=num_workers,
             num_examples=num_examples if on_evaluation else 0,
@@ -76,7 +84,7 @@ class EvaluationCallback(PeriodicCallback):
         self._intervals = [Interval(one, steps_per_epoch) for one in intervals]
         self._vote, self._questions = vote or StepVote(), range(0)
         self._is_global_zero = False
-        self._due: list[EvaluationSet] = []
+        self._due: list[EvaluatedSet] = []
         self._last: tuple[int, Evaluation] | None = None
         if any(one.by_time for one in self._intervals):
             self._questions = self._vote.ask(*map(self._asks_for, self._intervals))
@@ -109,10 +117,14 @@ class EvaluationCallback(PeriodicCallback):
             self._due, self.last_step = self._sets, -1
         super().on_train_end(trainer, pl_module)
 
-    def act(self, trainer: pl.Trainer, pl_module: ContrastiveModule, step: int) -> None:
+    @abstractmethod
+    def evaluate(self, due: Sequence[EvaluatedSet], trainer: pl.Trainer, pl_module: Any) -> Evaluation:
+        """The results of the sets that are due, on all ranks; in eval mode, without gradients."""
+
+    def act(self, trainer: pl.Trainer, pl_module: Any, step: int) -> None:
         """Evaluate the sets that are due, and log."""
         start = time.perf_counter()
-        evaluation = evaluate_sets(self._due, module_encoders(trainer, pl_module), self._streaming)
+        evaluation = self.evaluate(self._due, trainer, pl_module)
         self._last = step, evaluation
         for one, interval in zip(self._sets, self._intervals, strict=True):
             if one in self._due:
@@ -162,6 +174,28 @@ class EvaluationCallback(PeriodicCallback):
         self.history = [(step, dict(metrics)) for step, metrics in state_dict["history"]]
 
 
+class EvaluationCallback(IntervalEvaluation[EvaluationSet]):
+    """The evaluation of contrastive training: the metrics of `evaluate_sets`, as in `kelip evaluate`.
+
+    They are computed in the trainer's precision.
+
+    Args:
+        args: Of `IntervalEvaluation`.
+        projected: Of the sets, the one whose embeddings the last evaluation keeps; `None`: none.
+        kwargs: Of `IntervalEvaluation`.
+    """
+
+    def __init__(self, *args: Any, projected: Projected | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._projected = projected
+
+    def evaluate(self, due: Sequence[EvaluationSet], trainer: pl.Trainer, pl_module: ContrastiveModule) -> Evaluation:
+        """Every metric of the sets that are due; after the last step, with the embeddings for the projector."""
+        is_last = trainer.global_step >= trainer.max_steps
+        streaming = replace(self.streaming, projected=self._projected if is_last else None)
+        return evaluate_sets(due, module_encoders(trainer, pl_module), streaming)
+
+
 class Interval:
     """When one set is evaluated.
 
@@ -204,7 +238,7 @@ class Interval:
         return int(step / period) > int((step - 1) / period)
 
 
-def interval_of(config: EvaluationConfig) -> IntervalConfig:
+def interval_of(config: EvaluationConfig | ProbeConfig) -> IntervalConfig:
     """The interval of sets without their own."""
     if not config.is_given:
         return IntervalConfig(every_n_steps=DEFAULT_STEPS)

@@ -16,7 +16,7 @@ from kelip_lightning.drawing.panels import (
     PanelRow,
     RankedCaption,
     draw_confusion_panel,
-    draw_labelled_rows,
+    draw_labelled_columns,
     draw_top_matches_panel,
 )
 from kelip_lightning.evaluation.suite import Evaluation
@@ -123,10 +123,10 @@ class ReconstructionCallback(PeriodicCallback):
     def act(self, trainer: pl.Trainer, pl_module: MaskedPretrainModule, step: int) -> None:
         """Reconstruct, draw, log."""
         masked, reconstruction = reconstruct(pl_module.model, self._images, self._noise)
-        rows = {"masked": masked, "reconstruction": reconstruction, "original": self._images}
+        columns = {"masked": masked, "reconstruction": reconstruction, "original": self._images}
         side = self._images.shape[-1] * max(1, 128 // self._images.shape[-1])
-        arrays = {label: list(images.permute(0, 2, 3, 1).contiguous().numpy()) for label, images in rows.items()}
-        picture = draw_labelled_rows(arrays, side)
+        arrays = {label: list(images.permute(0, 2, 3, 1).contiguous().numpy()) for label, images in columns.items()}
+        picture = draw_labelled_columns(arrays, side)
         log_image(trainer, "pictures/reconstructions", picture, step)
 
 

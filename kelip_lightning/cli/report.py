@@ -9,7 +9,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kelip_lightning.evaluation.metric_names import MATCHED_MINUS_RANDOM, is_rank, split_name
+from kelip_lightning.evaluation.metric_names import (
+    KNN,
+    LINEAR_PROBE,
+    MATCHED_MINUS_RANDOM,
+    at_k,
+    is_rank,
+    join_name,
+    split_name,
+)
 from kelip_lightning.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -85,6 +93,7 @@ def _label(metric: str) -> str:
 def print_result(run: RunFolder, metrics: Mapping[str, float]) -> None:
     """Print the main metrics of a finished run, and its files and next commands."""
     console = Console(highlight=False)
+    print_probes(run)
     chance = read_report(run).get("chance", {})
     console.print(metrics_table(metrics, chance, f"{run.name}: final evaluation", headline=True))
     steps = {
@@ -96,6 +105,23 @@ def print_result(run: RunFolder, metrics: Mapping[str, float]) -> None:
     }
     for what, how in steps.items():
         console.print(f"{what:<20} {how}", soft_wrap=True, markup=False)
+
+
+def print_probes(run: RunFolder) -> None:
+    """Print the last probes of a run's MAE pre-training; nothing without any."""
+    report = run.stage("mae").report
+    if not report.is_file():
+        return
+    found = json.loads(report.read_text(encoding="utf-8"))
+    table = Table(title=f"{run.name}: image encoder after MAE pre-training, step {found['step']}", title_justify="left")
+    table.add_column("labelled set")
+    for heading in ("k-NN top 1", "linear probe top 1", "chance"):
+        table.add_column(heading, justify="right")
+    for name in dict.fromkeys(split_name(metric)[0] for metric in found["metrics"]):
+        knn, linear = (at_k(join_name(name, None, task), 1) for task in (KNN, LINEAR_PROBE))
+        values = (found["metrics"][knn], found["metrics"][linear], found["chance"][knn])
+        table.add_row(name, *(f"{100 * value:.2f} %" for value in values))
+    Console(highlight=False).print(table)
 
 
 def read_report(run: RunFolder) -> dict[str, Any]:

@@ -239,8 +239,11 @@ def mae(arguments: argparse.Namespace) -> int:
 
     run, metrics = _train(arguments, loaded, run_masked_pretrain)
     if is_first_process():
+        from kelip_lightning.cli.report import print_probes
+
         if (loss := metrics.get("mae/loss")) is not None:
             print(f"last reconstruction loss {loss:.4f}")
+        print_probes(run)
         print(f"image encoder   {run.image_encoder}")
         print(f"curves, images  make tensorboard   (tensorboard --logdir {run.path.parent})")
         print(f"next            kelip contrastive FILE.yaml init.image_encoder={run.image_encoder}")

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_modules.benchmarks.config import EvaluationConfig
+from data_modules.benchmarks.config import EvaluationConfig, ProbeConfig
 from data_modules.config import ImageDataConfig, ImageTextDataConfig
 from data_modules.config_roles import (
     PERFORMANCE,
@@ -18,7 +18,7 @@ from data_modules.config_roles import (
 )
 from data_modules.images.config import MaskedImageConfig, MultiCropConfig
 from data_modules.text.config import TokenizerConfig
-from kelip_lightning.callbacks.config import CheckpointConfig, NonFiniteConfig
+from kelip_lightning.callbacks.config import CheckpointConfig, NonFiniteConfig, ProjectorConfig
 from kelip_lightning.config.evaluation import EvaluationExperiment
 from kelip_lightning.distributed.accelerators import AUTO, PRECISIONS, STRATEGIES, is_deepspeed
 from kelip_lightning.losses.config import ContrastiveLossConfig
@@ -195,6 +195,8 @@ class MaskedPretrainExperiment:
     """When checkpoints are written and which are kept."""
     non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
     """What to do about a loss or gradient that is not finite."""
+    probe: ProbeConfig = field(default_factory=ProbeConfig, metadata=REPORTING)
+    """Labelled images on which k-NN and a linear probe judge the image encoder, and interval."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -243,6 +245,8 @@ class ContrastiveExperiment:
     """What to do about a loss or gradient that is not finite."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig, metadata=REPORTING)
     """Evaluation sets and interval."""
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig, metadata=REPORTING)
+    """Embeddings of the last evaluation for TensorBoard's projector."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

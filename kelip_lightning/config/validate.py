@@ -66,10 +66,11 @@ def _rules_for(experiment: object, on_this_machine: bool) -> Sequence[Rule]:
     if isinstance(experiment, EvaluationExperiment):
         found, on_machine = [evaluation_languages], [evaluation_files_exist]
     elif isinstance(experiment, MaskedPretrainExperiment):
-        found = [*on_data, mask_fits, crop_fits]
+        found = [*on_data, mask_fits, crop_fits, probe_sets_exist]
     elif isinstance(experiment, ContrastiveExperiment):
         found = [*on_data, crop_fits, local_crops_fit, device_resizes, negatives_exist, loss_fits, locks_fit, views_fit]
         found += [self_supervision_can_learn, captions_fit, text_weights_need_tokenizer, evaluation_languages]
+        found += [projected_set_exists]
         on_machine = [evaluation_files_exist, *on_machine, text_files_exist, initial_encoder_fits]
     else:
         return []
@@ -219,6 +220,25 @@ def evaluation_languages(experiment: ContrastiveExperiment | EvaluationExperimen
         if len(table.captions) + len(table.texts) < needed:
             wanted = "both ko and en" if needed > 1 else "ko, en or both"
             yield f"{key} = {table.captions} must name a caption column for {wanted}"
+
+
+def projected_set_exists(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
+    """The projector's set is a retrieval set."""
+    name, known = stage.projector.set, list(stage.evaluation.retrieval)
+    if name is not None and name not in known:
+        listed = f"those are {', '.join(known)}" if known else "there is none"
+        yield f"{at}projector.set = {name} must be a set of {at}evaluation.retrieval; {listed}"
+
+
+def probe_sets_exist(stage: MaskedPretrainExperiment, at: str) -> Iterator[str]:
+    """An interval of probes, and a best metric of MAE pre-training, need a probe."""
+    if stage.probe.is_given and not stage.probe.sets:
+        yield f"{at}probe has an interval, but no set; name one in {at}probe.sets, or remove the interval"
+    if stage.checkpoint.best_metric is not None and not stage.probe.sets:
+        yield (
+            f"{at}checkpoint.best_metric = {stage.checkpoint.best_metric} needs a set in {at}probe.sets, as only "
+            "probes evaluate MAE pre-training; add one, or set contrastive.checkpoint.best_metric alone"
+        )
 
 
 def stages_fit(experiment: PretrainExperiment) -> Iterator[str]:

@@ -1,4 +1,7 @@
-"""Panels of images and text as uint8 arrays."""
+"""Panels of images and text as uint8 arrays.
+
+Those for TensorBoard are narrow and high: its Images page shows every picture 350 pixels wide, whatever its height.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +19,16 @@ _TITLE_SIZE = 17
 _LINE = 23
 _MARGIN = 12
 _COLUMN = 330
-_HEADER = 2 * _MARGIN + 2 * _LINE
+_PANEL = _COLUMN + 2 * _MARGIN
+"""Width of a panel for TensorBoard, pixels."""
+_HEADER = 2 * _MARGIN + _LINE
 _BLACK, _GREY, _GREEN, _RULE, _BAR = ((24, 24, 24), (110, 110, 110), (0, 120, 60), (216, 216, 216), (228, 238, 250))
 _ROW_SIDE, _ROW_GAP, _ROW_MARGIN = 64, 8, 16
 _ROW_LABEL, _ROW_LINE, _ROW_TITLE_SIZE = 330, 21, 18
 _ROW_HEADER = 2 * _ROW_MARGIN + _ROW_TITLE_SIZE
 _FRAME, _ROW_RULE = (0, 150, 70), (224, 224, 224)
-_SHARE_COLUMN = 220
+_SHARE_COLUMN = 88
+_NAMES_COLUMN = _COLUMN - _SHARE_COLUMN - _MARGIN
 _LANGUAGE_NAMES = {"ko": "한국어 (Korean)", "en": "English"}
 
 
@@ -50,10 +56,11 @@ class PanelRow:
 
 
 def draw_top_matches_panel(rows: Sequence[PanelRow], title: str) -> np.ndarray:
-    """A panel with one row per image: image, true captions or classes, the top ones of each language.
+    """A panel with one row per image: image, true captions or classes beside it, below them the top ones.
 
-    The correct one is green, with a green square before it; the length of the bar behind a text is its probability.
-    The height of a row fits any number of texts. A language that a row lacks stays empty in it.
+    Those of each language are below one another. The correct one is green, with a green square before it; the length of
+    the bar behind a text is its probability. The height of a row fits any number of texts. A language that a row lacks
+    stays empty in it.
 
     Args:
         rows: At least one.
@@ -68,20 +75,21 @@ def draw_top_matches_panel(rows: Sequence[PanelRow], title: str) -> np.ndarray:
     if not rows:
         raise ValueError("a panel must have at least one row, got none")
     languages = list(dict.fromkeys(language for row in rows for language in row.ranked))
-    num_lines = max(len(texts) for row in rows for texts in (row.true_captions, *row.ranked.values()))
-    height = max(THUMBNAIL, num_lines * _LINE) + 2 * _MARGIN
-    width = THUMBNAIL + 3 * _MARGIN + (1 + len(languages)) * (_COLUMN + _MARGIN)
-    canvas = Image.new("RGB", (width, _HEADER + len(rows) * height), "white")
+    lead = max(THUMBNAIL, max(len(row.true_captions) for row in rows) * _LINE) + 2 * _MARGIN
+    block = max(len(texts) for row in rows for texts in row.ranked.values()) * _LINE + _MARGIN
+    height = lead + len(languages) * block
+    canvas = Image.new("RGB", (_PANEL, _HEADER + len(rows) * height), "white")
     draw = ImageDraw.Draw(canvas)
-    _draw_header(draw, title, languages)
+    _draw_title(draw, title)
+    beside = 2 * _MARGIN + THUMBNAIL
     for place, row in enumerate(rows):
         top = _HEADER + place * height
-        draw.line([(0, top), (width, top)], fill=_RULE)
+        draw.line([(0, top), (_PANEL, top)], fill=_RULE)
         canvas.paste(thumbnail(row.image), (_MARGIN, top + _MARGIN))
         for line, caption in enumerate(row.true_captions):
-            _draw_text(draw, (_column_left(0), top + _MARGIN + line * _LINE), caption, _BLACK)
-        for column, language in enumerate(languages, start=1):
-            _draw_ranked(draw, _column_left(column), top + _MARGIN, row.ranked.get(language, []))
+            _draw_text(draw, (beside, top + _MARGIN + line * _LINE), caption, _BLACK, _PANEL - _MARGIN - beside)
+        for number, language in enumerate(languages):
+            _draw_ranked(draw, _MARGIN, top + lead + number * block, row.ranked.get(language, []))
     return np.asarray(canvas)
 
 
@@ -90,36 +98,35 @@ def thumbnail(image: np.ndarray, side: int = THUMBNAIL) -> Image.Image:
     return Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
 
 
-def draw_labelled_rows(rows: dict[str, list[np.ndarray]], side: int) -> np.ndarray:
-    """A grid with one labelled row per entry.
+def draw_labelled_columns(columns: dict[str, list[np.ndarray]], side: int) -> np.ndarray:
+    """A grid with one labelled column per entry.
 
     Args:
-        rows: Label -> uint8 images (H, W, 3).
-        side: Side of an image in the grid, pixels.
+        columns: Label -> uint8 images (H, W, 3).
+        side: Side of an image in the grid, pixels; labels grow with it.
 
     Returns:
         uint8 (H', W', 3).
     """
-    label_width, gap = 120, 4
-    num_columns = max(len(images) for images in rows.values())
-    size = (label_width + num_columns * (side + gap), len(rows) * (side + gap))
+    gap, text_size = 4, max(_TEXT_SIZE, side // 8)
+    header, font = 2 * text_size, load_font(text_size)
+    num_rows = max(len(images) for images in columns.values())
+    size = (len(columns) * (side + gap), header + num_rows * (side + gap))
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
-    for place, (label, images) in enumerate(rows.items()):
-        top = place * (side + gap)
-        _draw_text(draw, (_MARGIN, top + side // 2 - _TEXT_SIZE // 2), label, _BLACK)
-        for column, image in enumerate(images):
+    for column, (label, images) in enumerate(columns.items()):
+        left = column * (side + gap)
+        draw.text((left, header // 4), shorten(drawable(label), font, side), fill=_BLACK, font=font)
+        for place, image in enumerate(images):
             # Nearest neighbour, so that patch borders and pasted pixels stay exact.
             tile = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
-            canvas.paste(tile, (label_width + column * (side + gap), top))
+            canvas.paste(tile, (left, header + place * (side + gap)))
     return np.asarray(canvas)
 
 
-def _draw_header(draw: ImageDraw.ImageDraw, title: str, languages: list[str]) -> None:
-    draw.text((_MARGIN, _MARGIN), drawable(title), fill=_BLACK, font=load_font(_TITLE_SIZE))
-    names = ["정답 (true)", *(_LANGUAGE_NAMES.get(language, language) for language in languages)]
-    for column, name in enumerate(names):
-        _draw_text(draw, (_column_left(column), _MARGIN + _LINE + 4), name, _GREY)
+def _draw_title(draw: ImageDraw.ImageDraw, title: str) -> None:
+    font = load_font(_TITLE_SIZE)
+    draw.text((_MARGIN, _MARGIN), shorten(drawable(title), font, _COLUMN), fill=_BLACK, font=font)
 
 
 def _draw_ranked(draw: ImageDraw.ImageDraw, left: int, top: int, captions: list[RankedCaption]) -> None:
@@ -134,9 +141,11 @@ def _draw_ranked(draw: ImageDraw.ImageDraw, left: int, top: int, captions: list[
         _draw_text(draw, (left, y), text, _GREEN if caption.right else _BLACK)
 
 
-def _draw_text(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, fill: tuple[int, int, int]) -> None:
+def _draw_text(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, fill: tuple[int, int, int], width: int = _COLUMN
+) -> None:
     font = load_font(_TEXT_SIZE)
-    draw.text(place, shorten(drawable(text), font, _COLUMN), fill=fill, font=font)
+    draw.text(place, shorten(drawable(text), font, width), fill=fill, font=font)
 
 
 def shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
@@ -149,10 +158,6 @@ def shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
         kept -= 1
         shown = text[: (kept + 1) // 2].rstrip() + "…" + text[len(text) - kept // 2 :].lstrip()
     return shown
-
-
-def _column_left(column: int) -> int:
-    return THUMBNAIL + 2 * _MARGIN + column * (_COLUMN + _MARGIN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +231,7 @@ class ConfusedPair:
 
 
 def draw_confusion_panel(pairs: Sequence[ConfusedPair], title: str) -> np.ndarray:
-    """A table of confused classes: true class, predicted class, share of the true class's images as a bar.
+    """A list of confused classes: true class, below it the predicted one, share of the true class's images as a bar.
 
     One section per language, in the order of `pairs`. Both classes show their names in every language that they have.
 
@@ -240,40 +245,32 @@ def draw_confusion_panel(pairs: Sequence[ConfusedPair], title: str) -> np.ndarra
     sections: dict[str, list[ConfusedPair]] = {}
     for pair in pairs:
         sections.setdefault(pair.language, []).append(pair)
-    num_names = max((len(names) for pair in pairs for names in (pair.true, pair.predicted)), default=1)
-    row_height = max(num_names, 1) * _LINE + _MARGIN
-    width = 2 * (_COLUMN + _MARGIN) + _SHARE_COLUMN + 2 * _MARGIN
-    top = 2 * _MARGIN + _LINE
+    row_height, top = 2 * _LINE + _MARGIN, 2 * _MARGIN + _LINE
     height = top + sum(_LINE + _MARGIN + len(rows) * row_height for rows in sections.values())
-    canvas = Image.new("RGB", (width, height if pairs else height + _LINE + _MARGIN), "white")
+    canvas = Image.new("RGB", (_PANEL, height if pairs else height + _LINE + _MARGIN), "white")
     draw = ImageDraw.Draw(canvas)
-    heading = load_font(_TITLE_SIZE)
-    draw.text((_MARGIN, _MARGIN), shorten(drawable(title), heading, width - 2 * _MARGIN), fill=_BLACK, font=heading)
+    _draw_title(draw, title)
     if not pairs:
         _draw_text(draw, (_MARGIN, top), "혼동 없음 (no confused classes)", _GREY)
     for language, rows in sections.items():
-        _draw_confusion_header(draw, top, language)
+        _draw_text(
+            draw, (_MARGIN, top), f"{_LANGUAGE_NAMES.get(language, language)}: 정답 → 예측", _GREY, _NAMES_COLUMN
+        )
+        _draw_text(draw, (_PANEL - _MARGIN - _SHARE_COLUMN, top), "비율 (share)", _GREY, _SHARE_COLUMN)
         top += _LINE + _MARGIN
         for pair in rows:
-            draw.line([(0, top - _MARGIN // 2), (width, top - _MARGIN // 2)], fill=_RULE)
+            draw.line([(0, top - _MARGIN // 2), (_PANEL, top - _MARGIN // 2)], fill=_RULE)
             _draw_confused_pair(draw, top, pair)
             top += row_height
     return np.asarray(canvas)
 
 
-def _draw_confusion_header(draw: ImageDraw.ImageDraw, top: int, language: str) -> None:
-    names = (f"{_LANGUAGE_NAMES.get(language, language)}: 정답 (true)", "예측 (predicted)", "비율 (share)")
-    for column, name in enumerate(names):
-        _draw_text(draw, (_MARGIN + column * (_COLUMN + _MARGIN), top), name, _GREY)
-
-
 def _draw_confused_pair(draw: ImageDraw.ImageDraw, top: int, pair: ConfusedPair) -> None:
-    for column, names in enumerate((pair.true, pair.predicted)):
-        for line, name in enumerate(names.values()):
-            place = (_MARGIN + column * (_COLUMN + _MARGIN), top + line * _LINE)
-            _draw_text(draw, place, name, _GREY if line else _BLACK)
-    left = _MARGIN + 2 * (_COLUMN + _MARGIN)
+    for line, (sign, names) in enumerate((("", pair.true), ("→ ", pair.predicted))):
+        text = sign + " · ".join(names.values())
+        _draw_text(draw, (_MARGIN, top + line * _LINE), text, _GREY if line else _BLACK, _NAMES_COLUMN)
+    left = _PANEL - _MARGIN - _SHARE_COLUMN
     bar = round(_SHARE_COLUMN * pair.share)
     if bar:
         draw.rectangle([left, top - 3, left + bar - 1, top + _LINE - 6], fill=_BAR)
-    _draw_text(draw, (left, top), f"{100 * pair.share:.0f}%  ({pair.count})", _BLACK)
+    _draw_text(draw, (left, top), f"{100 * pair.share:.0f}%  ({pair.count})", _BLACK, _SHARE_COLUMN)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Encoders:
-    """The functions of one model, ours or another library's."""
+class ImageFunctions:
+    """The functions of an image encoder, for features without texts."""
 
     name: str
     """For titles."""
@@ -21,9 +21,15 @@ class Encoders:
     bytes that are no image."""
     encode_images: Callable[[Tensor], Tensor]
     """(B, 3, H, W) as stacked from `preprocess`, on the CPU -> (B, E), any float dtype, any device."""
+    device: torch.device
+    """Where metrics are computed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoders(ImageFunctions):
+    """The functions of one model, ours or another library's."""
+
     encode_texts: Callable[[list[str]], Tensor]
     """B texts -> (B, E), any float dtype, any device."""
     logit_scale: float
     """1 / temperature, for probabilities."""
-    device: torch.device
-    """Where metrics are computed."""

@@ -5,6 +5,7 @@
     eval/<caption set>/<language>_to_<language>_R@K, <language>_to_<language>_centred_R@K, matched_minus_random
     eval/<classification set>_<language>/zero_shot_topK, mean_per_class_recall
     eval/<choice set>_<language>/choice_top1
+    eval/<probe set>/knn_top1, linear_probe_top1 (MAE pre-training)
 
 R@K, topK, mean_recall (the mean of the R@K of both directions) and mean_per_class_recall are in [0, 1],
 matched_minus_random (a difference of cosines) in [-2, 2], and median ranks count from 1. Higher is better, except for
@@ -24,6 +25,8 @@ TOP_KS = (1, 5)
 """The K of the reported zero-shot topK; a K above the number of classes is left out."""
 
 IMAGE_TO_TEXT, TEXT_TO_IMAGE, ZERO_SHOT, CHOICE = "image_to_text", "text_to_image", "zero_shot", "choice"
+KNN, LINEAR_PROBE = "knn", "linear_probe"
+_COUNTED_BY_TOP_K = tuple(f"/{one}" for one in (ZERO_SHOT, CHOICE, KNN, LINEAR_PROBE))
 MATCHED_MINUS_RANDOM = "matched_minus_random"
 """A task of a whole caption set whose outcomes are differences of cosines instead of ranks."""
 MEDIAN_RANK, MEAN_RECALL, MEAN_PER_CLASS_RECALL = "median_rank", "mean_recall", "mean_per_class_recall"
@@ -32,7 +35,7 @@ _DIRECTION = re.compile(r"(ko|en)_to_(?:ko|en)")
 
 
 def join_name(data_set: str, language: str | None, rest: str) -> str:
-    """The task or metric `rest` of a set; `None`: of a caption set, which has both languages."""
+    """The task or metric `rest` of a set; `None`: of a caption set, which has both languages, or of a probe set."""
     return f"eval/{data_set}_{language}/{rest}" if language else f"eval/{data_set}/{rest}"
 
 
@@ -50,7 +53,7 @@ def split_name(name: str) -> tuple[str, str | None, str]:
 
 def at_k(task: str, k: int) -> str:
     """The metric that counts the ranks of a task below k."""
-    return f"{task}_top{k}" if task.endswith((f"/{ZERO_SHOT}", f"/{CHOICE}")) else f"{task}_R@{k}"
+    return f"{task}_top{k}" if task.endswith(_COUNTED_BY_TOP_K) else f"{task}_R@{k}"
 
 
 def parse_metric(metric: str) -> tuple[str, int | None]:
@@ -72,7 +75,7 @@ def parse_metric(metric: str) -> tuple[str, int | None]:
 
 _RESTS = re.compile(
     r"(image_to_text|text_to_image)_(R@\d+|median_rank)|mean_recall|(ko_to_en|en_to_ko)(_centred)?_R@\d+"
-    r"|matched_minus_random|(zero_shot|choice)_top\d+|mean_per_class_recall"
+    r"|matched_minus_random|(zero_shot|choice|knn|linear_probe)_top\d+|mean_per_class_recall"
 )
 
 

@@ -6,12 +6,13 @@ of ranks, and so are all outcomes. Names of metrics and tasks: see `metric_names
 Shapes: N images or items, M texts, K classes, E embedding width.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_modules.benchmarks.evaluation_sets import (
     CaptionSet,
@@ -21,16 +22,16 @@ from data_modules.benchmarks.evaluation_sets import (
     RetrievalSet,
 )
 from data_modules.benchmarks.image_stream import ImageCache, SelectedImages, image_batches
-from data_modules.benchmarks.sample_table import SampleTable
 from kelip_lightning.distributed.sharing import blocks_of, raised_together, rank_and_world
 from kelip_lightning.evaluation.embed import error_context
-from kelip_lightning.evaluation.encoders import Encoders
+from kelip_lightning.evaluation.encoders import Encoders, ImageFunctions
 from kelip_lightning.evaluation.tasks import (
     CaptionTask,
     ChoiceTask,
     ClassificationTask,
     RetrievalTask,
     SetConfusions,
+    SetEmbeddings,
     SetTask,
     TaskItems,
     TieDifference,
@@ -56,6 +57,18 @@ class Evaluation:
     """The best texts of some images of each set and language, for panels."""
     confusions: list[SetConfusions] = field(default_factory=list)
     """The most confused classes of each zero-shot set and language, for panels."""
+    embeddings: SetEmbeddings | None = None
+    """Some embeddings of the set that `Streaming.projected` names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projected:
+    """The embeddings that an evaluation keeps."""
+
+    set_name: str
+    """Of a retrieval set."""
+    max_images: int
+    """Most images, spread evenly over the set; with them, the first caption of each in every language."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +81,8 @@ class Streaming:
     """Loader processes of each rank."""
     num_examples: int = 0
     """Images of each set whose best texts are kept; 0: none, and no confusions."""
+    projected: Projected | None = None
+    """Embeddings to keep; `None`: none."""
     cache: ImageCache = field(default_factory=lambda: ImageCache(0))
     """Of preprocessed images, for evaluations with the same preprocessing."""
 
@@ -94,6 +109,8 @@ def evaluate_sets(sets: Iterable[EvaluationSet], encoders: Encoders, streaming: 
         evaluation.tie_differences |= task.tie_differences()
         evaluation.examples += task.examples()
         evaluation.confusions += task.confusions()
+        if isinstance(task, RetrievalTask) and task.embeddings is not None:
+            evaluation.embeddings = task.embeddings
     return evaluation
 
 
@@ -122,8 +139,13 @@ def _evaluate_group(group: Sequence[EvaluationSet], encoders: Encoders, streamin
             task.prepare()
     with raised_together():
         _embed_texts(tasks, encoders, streaming)
-        if tables := [images.table for one in group if (images := images_of(one)) is not None]:
-            _embed_images(tasks, tables[0], encoders, streaming)
+        users = [
+            ImageUser(name=task.name, images=images, add=task.add_images)
+            for task in tasks
+            if (images := images_of(task.data)) is not None
+        ]
+        if users:
+            embed_images(users, encoders, streaming)
     for task in tasks:
         with error_context(f"evaluation set {task.name}"):
             task.compute()
@@ -133,7 +155,9 @@ def _evaluate_group(group: Sequence[EvaluationSet], encoders: Encoders, streamin
 def _task(one: EvaluationSet, encoders: Encoders, streaming: Streaming) -> SetTask:
     match one:
         case RetrievalSet():
-            return RetrievalTask(one, encoders, streaming.num_examples)
+            projected = streaming.projected
+            max_kept = projected.max_images if projected and projected.set_name == one.name else 0
+            return RetrievalTask(one, encoders, streaming.num_examples, max_kept)
         case CaptionSet():
             return CaptionTask(one, encoders)
         case ClassificationSet():
@@ -165,26 +189,47 @@ def _embed_texts(tasks: Sequence[SetTask], encoders: Encoders, streaming: Stream
                     task.add_texts(language, rows[place[ids] - batch.start], ids)
 
 
-def _embed_images(tasks: Sequence[SetTask], table: SampleTable, encoders: Encoders, streaming: Streaming) -> None:
-    """Give every task the embeddings of this rank's share of the table's images that any task uses."""
-    users = [(task, images.rows) for task in tasks if (images := images_of(task.data)) is not None]
-    union = np.unique(np.concatenate([rows for _, rows in users]))
-    places = [torch.from_numpy(np.searchsorted(union, rows)) for _, rows in users]
-    owner = f"evaluation set {', '.join(task.name for task, _ in users)}"
-    images, batches = SelectedImages(table, union), _own_batches(len(union), streaming.batch_size)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageUser:
+    """What a set wants embedded of a table's images."""
+
+    name: str
+    """Of the set, for messages."""
+    images: SelectedImages
+    """N images."""
+    add: Callable[[Tensor, Tensor], None]
+    """Receives embeddings (B, E) of some of them, on the device of the metrics, and their positions, int64 (B,)."""
+
+
+def embed_images(users: Sequence[ImageUser], functions: ImageFunctions, streaming: Streaming) -> None:
+    """Give every user the embeddings of this rank's share of its images; an image of several users is embedded once.
+
+    Holds no collective; an error on one rank must be raised on all by the caller.
+
+    Args:
+        users: One or more, of one table.
+        functions: Of the model.
+        streaming: Batches and workers.
+
+    Raises:
+        NonFiniteEmbeddingsError, DataError: See `evaluate_sets`.
+    """
+    union = np.unique(np.concatenate([user.images.rows for user in users]))
+    places = [torch.from_numpy(np.searchsorted(union, user.images.rows)) for user in users]
+    images, batches = SelectedImages(users[0].images.table, union), _own_batches(len(union), streaming.batch_size)
     read = partial(
         image_batches,
         images,
-        encoders.preprocess,
+        functions.preprocess,
         batches,
         num_workers=streaming.num_workers,
-        owner=owner,
-        pin_memory=encoders.device.type == "cuda",
+        owner=f"evaluation set {', '.join(dict.fromkeys(user.name for user in users))}",
+        pin_memory=functions.device.type == "cuda",
     )
     for batch, pixels in streaming.cache.batches(images, batches, read):
-        rows = encoders.encode_images(pixels).to(encoders.device)
-        for (task, _), place in zip(users, places, strict=True):
+        rows = functions.encode_images(pixels).to(functions.device)
+        for user, place in zip(users, places, strict=True):
             ids = ((place >= batch.start) & (place < batch.stop)).nonzero()[:, 0]
             if len(ids):
-                with error_context(f"evaluation set {task.name}"):
-                    task.add_images(rows[place[ids] - batch.start], ids)
+                with error_context(f"evaluation set {user.name}"):
+                    user.add(rows[place[ids] - batch.start], ids)

@@ -32,6 +32,7 @@ from kelip_lightning.evaluation.metric_names import (
 )
 from kelip_lightning.evaluation.ranks import TIE_RULES, QueryOutcomes
 from kelip_lightning.evaluation.retrieval import CaptionRetrieval, RetrievalRecall, TopMatches
+from kelip_lightning.evaluation.selected_rows import SelectedRows
 from kelip_lightning.evaluation.zero_shot import ZeroShotAccuracy, class_embeddings
 
 _MOST_CLASSES = 32
@@ -81,6 +82,21 @@ class SetConfusions:
     language: str
     pairs: list[Confusion]
     """Numbers of classes as in the set, worst first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetEmbeddings:
+    """Embeddings of S images of a set and of their captions, unit rows, float32 on the CPU; equal on every rank."""
+
+    data: RetrievalSet
+    images: Tensor
+    """int64 (S,), positions in the set's images, ascending."""
+    image_rows: Tensor
+    """(S, E)."""
+    texts: dict[str, Tensor]
+    """Language -> int64 (S', ), positions in the set's captions, ascending: the first caption of each image, once."""
+    text_rows: dict[str, Tensor]
+    """Language -> (S', E)."""
 
 
 class SetTask(ABC):
@@ -143,8 +159,17 @@ class SetTask(ABC):
 class RetrievalTask(SetTask):
     """Image–text retrieval in each language."""
 
-    def __init__(self, data: RetrievalSet, encoders: Encoders, num_examples: int) -> None:
+    def __init__(self, data: RetrievalSet, encoders: Encoders, num_examples: int, max_kept: int = 0) -> None:
         self.data: RetrievalSet = data
+        self.embeddings: SetEmbeddings | None = None
+        """Of at most `max_kept` images, after `compute`; `None` for 0."""
+        self._kept: dict[str | None, SelectedRows] = {}
+        """Rows to keep of the images (`None`) and of the captions of each language."""
+        if max_kept:
+            images = spread_evenly(len(data.images), max_kept)
+            texts = {language: first_positives(pairs)[images] for language, pairs in data.positives.items()}
+            self._kept = {language: SelectedRows(ids).to(encoders.device) for language, ids in texts.items()}
+            self._kept[None] = SelectedRows(images).to(encoders.device)
         self._shown = spread_evenly(len(data.images), num_examples) if num_examples else None
         self._metrics = {
             language: RetrievalRecall(
@@ -159,16 +184,29 @@ class RetrievalTask(SetTask):
 
     def add_texts(self, language: str, rows: Tensor, ids: Tensor) -> None:
         self._metrics[language].update(texts=rows, text_ids=ids)
+        if self._kept:
+            self._kept[language].update(rows, ids)
 
     def add_images(self, rows: Tensor, ids: Tensor) -> None:
         for metric in self._metrics.values():
             metric.update(images=rows, image_ids=ids)
+        if self._kept:
+            self._kept[None].update(rows, ids)
 
     def compute(self) -> None:
         for language, metric in self._metrics.items():
             values = metric.compute()
             self._values |= {join_name(self.name, language, rest): value.item() for rest, value in values.items()}
             metric.reset()
+        if self._kept:
+            rows = {part: kept.compute().cpu() for part, kept in self._kept.items()}
+            self.embeddings = SetEmbeddings(
+                data=self.data,
+                images=self._kept[None].ids,
+                image_rows=rows[None],
+                texts={language: self._kept[language].ids for language in self._metrics},
+                text_rows={language: rows[language] for language in self._metrics},
+            )
 
     def metrics(self) -> dict[str, float]:
         return self._values

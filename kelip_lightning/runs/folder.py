@@ -9,6 +9,8 @@ runs/NAME/
     analyses/                                              output of `kelip analyze`
     mae/  contrastive/                                     one `StageFolder` each, with TensorBoard events
         checkpoints/step=0000500/  non_finite/  bad_samples.jsonl
+    mae/report.json                                        the last probe of MAE pre-training
+    contrastive/projector/  projector_config.pbtxt         embeddings for TensorBoard's projector
     mae/image_encoder/  contrastive/dual_encoder/          exported weights
 """
 
@@ -69,6 +71,11 @@ class StageFolder:
     def bad_samples(self) -> Path:
         """One line per sample that was skipped or repaired."""
         return self.path / "bad_samples.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The last probe of MAE pre-training with its chance levels; contrastive training writes `RunFolder.report`."""
+        return self.path / "report.json"
 
     @property
     def checkpoints(self) -> Path:

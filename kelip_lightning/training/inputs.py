@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from data_modules.benchmarks.evaluation_sets import EvaluationSets, build_evaluation_sets
+from data_modules.benchmarks.probe_sets import ProbeSet, build_probe_sets
 from data_modules.image import ImageDataModule
 from data_modules.image_text import ImageTextDataModule
 from data_modules.order.sampling import Draw
@@ -23,6 +24,7 @@ from kelip_lightning.config.experiment import (
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.chance import chance_levels
 from kelip_lightning.evaluation.metric_names import nearest_first
+from kelip_lightning.evaluation.probe import probe_chance
 from kelip_lightning.planning.stage_plan import OpenedSources, open_stages, stages_of
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.runs.timing import phase
@@ -41,29 +43,40 @@ class OpenedData:
     """Of contrastive training."""
     chance: Mapping[str, float]
     """Metric of the evaluation -> its chance level."""
+    probes: Sequence[ProbeSet] = ()
+    """Of MAE pre-training."""
+    probe_chance: Mapping[str, float] = field(default_factory=dict)
+    """Metric of the probes -> its chance level."""
 
 
 def open_data(experiment: Experiment) -> OpenedData:
-    """Open every source and every evaluation set, and check the best checkpoint's metric.
+    """Open every source, evaluation set and probe set, and check the metrics of the best checkpoints.
 
     Raises:
         DataError: A file is missing or damaged, or not as configured.
-        ConfigError: `checkpoint.best_metric` is no metric of the evaluation.
+        ConfigError: `checkpoint.best_metric` is no metric of its stage's evaluation.
     """
-    contrastive = stages_of(experiment).get("contrastive")
-    if not isinstance(contrastive, ContrastiveExperiment):
-        return OpenedData(sources=open_stages(experiment), sets=EvaluationSets(), chance={})
-    sets = build_evaluation_sets(contrastive.evaluation)
-    for note in (note for one in sets for note in one.notes):
+    stages = stages_of(experiment)
+    mae, contrastive = stages.get("mae"), stages.get("contrastive")
+    sets, probes = EvaluationSets(), list[ProbeSet]()
+    if isinstance(mae, MaskedPretrainExperiment):
+        probes = build_probe_sets(mae.probe)
+    if isinstance(contrastive, ContrastiveExperiment):
+        sets = build_evaluation_sets(contrastive.evaluation)
+    for note in (note for one in (*probes, *sets) for note in one.notes):
         _log.info(note)
-    chance, metric = chance_levels(sets), contrastive.checkpoint.best_metric
-    if metric is not None and metric not in chance:
-        at = "contrastive." if isinstance(experiment, PretrainExperiment) else ""
-        known = ", ".join(nearest_first(metric, chance)) or "none, because no evaluation set is configured"
-        raise ConfigError(
-            [f"{at}checkpoint.best_metric = {metric!r} is no metric of this evaluation; those are {known}"]
-        )
-    return OpenedData(sources=open_stages(experiment), sets=sets, chance=chance)
+    chance, chance_of_probes = chance_levels(sets), probe_chance(probes)
+    for name, stage, levels in (("mae", mae, chance_of_probes), ("contrastive", contrastive, chance)):
+        metric = None if stage is None else stage.checkpoint.best_metric
+        if metric is not None and metric not in levels:
+            at = f"{name}." if isinstance(experiment, PretrainExperiment) else ""
+            known = ", ".join(nearest_first(metric, levels)) or "none, because no evaluation set is configured"
+            raise ConfigError(
+                [f"{at}checkpoint.best_metric = {metric!r} is no metric of this evaluation; those are {known}"]
+            )
+    return OpenedData(
+        sources=open_stages(experiment), sets=sets, chance=chance, probes=probes, probe_chance=chance_of_probes
+    )
 
 
 def build_image_data(

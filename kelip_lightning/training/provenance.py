@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from data_modules.benchmarks.evaluation_sets import evaluation_fingerprints
+from data_modules.benchmarks.probe_sets import probe_fingerprints
 from data_modules.paths import resolve_path
 from data_modules.sources.fingerprint import (
     FileFingerprint,
@@ -21,7 +22,12 @@ from data_modules.sources.rows import PairSource
 from data_modules.text.config import TokenizerConfig
 from data_modules.text.normalization import NORMALIZATION
 from data_modules.text.tokenizer import BilingualTokenizer, build_tokenizer
-from kelip_lightning.config.experiment import ContrastiveExperiment, Experiment, PretrainExperiment
+from kelip_lightning.config.experiment import (
+    ContrastiveExperiment,
+    Experiment,
+    MaskedPretrainExperiment,
+    PretrainExperiment,
+)
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.planning.stage_plan import Stage, stages_of
 from kelip_lightning.runs.checkpoints import checkpoint_folders
@@ -96,14 +102,15 @@ def describe_data(experiment: Experiment, opened: Mapping[str, Sequence[PairSour
         name: source_fingerprints(stage.data.sources, None if opened is None else opened[name])
         for name, stage in stages.items()
     }
-    contrastive = stages.get("contrastive")
+    mae, contrastive = stages.get("mae"), stages.get("contrastive")
+    probes = probe_fingerprints(mae.probe) if isinstance(mae, MaskedPretrainExperiment) else {}
     if not isinstance(contrastive, ContrastiveExperiment):
-        return DataRecord(sources=sources, evaluation={})
+        return DataRecord(sources=sources, evaluation=probes)
     templates = contrastive.data.captions.templates_file
     return DataRecord(
         sources=sources,
         templates=None if templates is None else text_fingerprint(templates),
-        evaluation=evaluation_fingerprints(contrastive.evaluation),
+        evaluation=probes | evaluation_fingerprints(contrastive.evaluation),
     )
 
 

@@ -2,10 +2,11 @@
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 
@@ -15,19 +16,22 @@ from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.callbacks.checkpointing import CheckpointCallback, ExportCallback
 from kelip_lightning.callbacks.dashboard import DashboardCallback, HyperparametersCallback, decisive_metrics
 from kelip_lightning.callbacks.data_health import DataHealthCallback
-from kelip_lightning.callbacks.evaluation import EvaluationCallback
+from kelip_lightning.callbacks.evaluation import EvaluationCallback, IntervalEvaluation
 from kelip_lightning.callbacks.exact_resume import ExactResumeCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.callbacks.monitoring import ThroughputCallback
 from kelip_lightning.callbacks.non_finite import NonFiniteGuard
 from kelip_lightning.callbacks.pictures import ReconstructionCallback, draw_confusions, draw_examples
+from kelip_lightning.callbacks.probe import ProbeCallback
 from kelip_lightning.callbacks.progress import ProgressLog, bar_on_terminal, has_progress_bar
+from kelip_lightning.callbacks.projector import ProjectorWriter
 from kelip_lightning.callbacks.threads import ThreadsCallback
 from kelip_lightning.callbacks.weight_average import WeightAverageCallback
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
 from kelip_lightning.config.fingerprint import changed_settings, evaluation_fingerprint, settings_without
 from kelip_lightning.distributed.accelerators import build_strategy, choose_precision
 from kelip_lightning.distributed.consensus import StepVote
+from kelip_lightning.evaluation.suite import Projected
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.locking import lock_encoders
 from kelip_lightning.models.masked_autoencoder import build_masked_autoencoder
@@ -77,12 +81,25 @@ def run_pretrain(experiment: PretrainExperiment, run: RunFolder, opened: OpenedD
 
 @phase("mae")
 def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder, opened: OpenedData) -> dict[str, float]:
-    """MAE pre-training; exports the encoder to `mae/image_encoder` and returns the last training metrics."""
+    """MAE pre-training; exports the encoder to `mae/image_encoder`, returns the last metrics of training and probes."""
     stage = open_stage(run, "mae", experiment.trainer)
     data = build_image_data(experiment, opened.sources["mae"])
     module = build_masked_pretrain_module(experiment)
+    vote = StepVote()
+    probe = None
+    if opened.probes:
+        probe = ProbeCallback(
+            opened.probes,
+            experiment.probe,
+            num_workers=experiment.data.num_workers,
+            steps_per_epoch=data.order.epoch_length / experiment.data.global_batch_size,
+            vote=vote,
+        )
 
     def export() -> None:
+        if probe is not None:
+            # Before the weights: a run with an exported encoder has finished MAE pre-training.
+            write_whole(stage.report, _report_text(clock, probe, opened.probe_chance))
         save_image_encoder(run.image_encoder, module.model.encoder, model_card(run, "mae", facts_of(experiment)))
 
     signals, clock = SignalWatch(), stage_clock(stage)
@@ -95,13 +112,17 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder, op
         progress_log(experiment, "mae"),
         DashboardCallback(opened.chance, ["mae", "contrastive"] if opened.chance else ["mae"]),
         ReconstructionCallback(*shown_images(data, NUM_SHOWN), max(1, experiment.schedule.max_steps // 5)),
+        *([] if probe is None else [probe]),
         DataHealthCallback(stage.bad_samples, experiment.data.corrupt_samples, data.sources),
-        build_hyperparameters(experiment, ["mae/loss"]),
+        build_hyperparameters(experiment, ["mae/loss", *sorted(opened.probe_chance)]),
         ExportCallback(export),
+        evaluation=probe,
+        vote=vote,
         epoch_length=data.order.epoch_length,
     )
     fit_stage(trainer, module, data, stage, signals)
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+    newest = probe.newest() if probe is not None else None
+    return {name: float(value) for name, value in trainer.callback_metrics.items()} | (newest[1] if newest else {})
 
 
 @phase("contrastive")
@@ -130,8 +151,15 @@ def run_contrastive(
         num_workers=experiment.data.num_workers,
         steps_per_epoch=data.order.epoch_length / experiment.data.global_batch_size,
         vote=vote,
-        on_evaluation=[progress.on_evaluation, dashboard.on_evaluation, draw_examples, draw_confusions],
+        on_evaluation=[
+            progress.on_evaluation,
+            dashboard.on_evaluation,
+            draw_examples,
+            draw_confusions,
+            ProjectorWriter(experiment.data.num_workers),
+        ],
         num_examples=NUM_SHOWN,
+        projected=projected_set(experiment),
     )
 
     def export() -> None:
@@ -139,8 +167,7 @@ def run_contrastive(
         save_dual_encoder(run.dual_encoder, module.model, data.tokenizer, card)
         write_items(run.items, evaluation.items(), evaluation_fingerprint(experiment.evaluation))
         # Last and atomically: a run with a report has finished.
-        report = {"seconds": round(clock(), 1)} | evaluation.report() | {"chance": dict(opened.chance)}
-        write_whole(run.report, json.dumps(report, indent=2))
+        write_whole(run.report, _report_text(clock, evaluation, opened.chance))
 
     signals, clock = SignalWatch(), stage_clock(stage)
     trainer = build_trainer(
@@ -227,7 +254,7 @@ def build_trainer(
     signals: SignalWatch,
     clock: Callable[[], float],
     *callbacks: pl.Callback,
-    evaluation: EvaluationCallback | None = None,
+    evaluation: IntervalEvaluation[Any] | None = None,
     vote: StepVote | None = None,
     epoch_length: int | None = None,
 ) -> pl.Trainer:
@@ -298,6 +325,20 @@ def progress_log(experiment: Stage, stage: str) -> ProgressLog:
         global_batch_size=experiment.data.global_batch_size,
         interval_seconds=60 * experiment.trainer.progress_every_minutes,
     )
+
+
+def projected_set(experiment: ContrastiveExperiment) -> Projected | None:
+    """The retrieval set whose last embeddings are written for TensorBoard's projector; `None`: there is none."""
+    name = experiment.projector.set or next(iter(experiment.evaluation.retrieval), None)
+    if name is None or experiment.projector.max_images == 0:
+        return None
+    return Projected(set_name=name, max_images=experiment.projector.max_images)
+
+
+def _report_text(clock: Callable[[], float], evaluation: IntervalEvaluation[Any], chance: Mapping[str, float]) -> str:
+    """A stage's report: its seconds, its last evaluation, chance levels."""
+    report = {"seconds": round(clock(), 1)} | evaluation.report() | {"chance": dict(chance)}
+    return json.dumps(report, indent=2)
 
 
 def facts_of(experiment: Stage) -> dict[str, object]:

@@ -23,11 +23,15 @@ PAGES = {
     "training": "scalars&tagFilter=%5E(mae%7Ccontrastive)%2F&_smoothingWeight=0",
     "evaluation": "scalars&tagFilter=%5Eeval%2F&_smoothingWeight=0",
     "images": "images",
+    "projector": "projector",
     "hyperparameters": "hparams",
 }
 """Name of the picture -> fragment of the address."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars")
+FLAGS = ("--headless=new", "--no-sandbox", "--no-first-run", "--hide-scrollbars")
+NO_GRAPHICS = ("--disable-gpu",)
+GRAPHICS = {"projector": ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")}
+"""Page -> options for WebGL without a GPU; the others have `NO_GRAPHICS`."""
 LOADING_MILLISECONDS = 30_000
 """Virtual time: timers run at once, and the clock stands still while requests are pending."""
 TIMEOUT_SECONDS = 180
@@ -77,7 +81,9 @@ def _address(process: "subprocess.Popen[bytes]", log: int) -> str:
     raise ScreenshotError(f"TensorBoard did not start:\n{text}")
 
 
-def take_screenshot(browser: str, address: str, picture: Path, window: tuple[int, int]) -> None:
+def take_screenshot(
+    browser: str, address: str, picture: Path, window: tuple[int, int], graphics: Sequence[str] = NO_GRAPHICS
+) -> None:
     """Write the page as PNG, `window` (width, height) CSS pixels of two device pixels each.
 
     Raises:
@@ -87,6 +93,7 @@ def take_screenshot(browser: str, address: str, picture: Path, window: tuple[int
         command = [
             browser,
             *FLAGS,
+            *graphics,
             f"--user-data-dir={profile}",
             "--force-device-scale-factor=2",
             f"--window-size={window[0]},{window[1]}",
@@ -118,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with serving(options.logdir) as address:
             for name, fragment in PAGES.items():
                 picture = options.output / f"{name}.png"
-                take_screenshot(browser, f"{address}#{fragment}", picture, tuple(options.window))
+                graphics = GRAPHICS.get(name, NO_GRAPHICS)
+                take_screenshot(browser, f"{address}#{fragment}", picture, tuple(options.window), graphics)
                 print(picture)
     except ScreenshotError as error:
         print(error, file=sys.stderr)

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 MAE_STEPS, CONTRASTIVE_STEPS = 6, 14
-EVALUATE_EVERY, SAVE_EVERY = 4, 3
+EVALUATE_EVERY, SAVE_EVERY, PROBE_EVERY = 4, 3, 2
 BATCH = 8
 NUM_PAIRS = 20
 
@@ -34,6 +34,8 @@ def _table() -> pa.Table:
             "ko": f"그림 {index}",
             "en": f"picture {index}",
             "concept": str(index),
+            "number": str(index),
+            "kind": "abc"[index % 3],
         }
         for index in range(NUM_PAIRS)
     ]
@@ -63,6 +65,7 @@ def _experiment(images: str) -> dict[str, Any]:
         "transform": {"image_size": 16},
         "masked_autoencoder": {"decoder_width": 16, "decoder_depth": 1, "decoder_num_heads": 2},
         "schedule": {"max_steps": MAE_STEPS, "warmup_steps": 2},
+        "probe": {"every_n_steps": PROBE_EVERY, "sets": {"kinds": _probe(images)}},
     }
     contrastive = {
         "data": data | ALLOWED | {"sources": {"all": {"files": [images], "captions": {"ko": "ko", "en": "en"}}}},
@@ -78,6 +81,15 @@ def _experiment(images: str) -> dict[str, Any]:
     }
     contrastive["image_encoder"] = shared["image_encoder"] | {"patch_drop_rate": 0.5}
     return {"name": "tiny", "mae": shared | mae, "contrastive": shared | contrastive}
+
+
+def _probe(images: str) -> dict[str, Any]:
+    """The first pictures against the others."""
+    numbers = [str(index) for index in range(NUM_PAIRS)]
+    parts = {"train": numbers[:14], "test": numbers[14:]}
+    return {"label": "kind", "k": 3, "max_iter": 20} | {
+        part: {"table": {"files": [images]}, "where": {"number": wanted}} for part, wanted in parts.items()
+    }
 
 
 def write_contrastive(folder: Path, data: dict[str, Any], max_steps: int, **sections: Any) -> Path:

@@ -182,4 +182,4 @@ def test_reconstruction_callback__writes_a_picture(fit: Callable[..., Any], tmp_
     fit([_OfOracle(images, noise, every_n_steps=5)], steps=6, logger=logger)
     pictures = EventAccumulator(logger.log_dir).Reload().Images("pictures/reconstructions")
     assert [picture.step for picture in pictures] == [0, 5, 6]
-    assert (pictures[0].height, pictures[0].width) == (3 * 132, 120 + 3 * 132)
+    assert (pictures[0].height, pictures[0].width) == (32 + 3 * 132, 3 * 132)

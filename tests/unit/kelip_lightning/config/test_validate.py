@@ -42,6 +42,29 @@ BROKEN = [
     (["trainer.precision=bf16-true", "trainer.ema_decay=0.9"], "ema_decay = 0.9 would not change in bfloat16"),
     (["mae.trainer.ema_decay=1"], "ema_decay = 1.0 must be in (0, 1) or null"),
     (["mae.data.sources={one: null}"], "mae.data.sources is empty"),
+    (["mae.probe.every_n_steps=5"], "mae.probe has an interval, but no set; name one in mae.probe.sets, or remove"),
+    (
+        ["checkpoint.best_metric=eval/x/knn_top1"],
+        "mae.checkpoint.best_metric = eval/x/knn_top1 needs a set in mae.probe.sets, as only probes evaluate MAE",
+    ),
+    (
+        ["mae.probe.sets.x={label: kind, k: 0, train: {table: {files: [a.csv]}}, test: {table: {files: [b.csv]}}}"],
+        "mae.probe.sets.x.k = 0 must be at least 1",
+    ),
+    (
+        ["mae.probe.sets.x={label: a, train: {table: {files: [a], captions: {ko: a}}}, test: {table: {files: [b]}}}"],
+        "table.captions has no effect, since a probe reads images and classes only; remove it",
+    ),
+    (["mae.probe.sets.x={label: kind}"], "mae.probe.sets.x.train"),
+    (
+        ["contrastive.projector.set=flags"],
+        "contrastive.projector.set = flags must be a set of contrastive.ev",
+    ),
+    (
+        ["contrastive.projector.set=flags", "contrastive.projector.max_images=0"],
+        "set = flags has no effect with max_images = 0; remove one of them",
+    ),
+    (["contrastive.projector.max_images=9000"], "max_images = 9000 must be in [0, 5000]"),
     (["contrastive.transform.image_size=48"], "contrastive.transform.image_size = 48 must equal"),
     (["mae.transform.image_size=48"], "mae.transform.image_size = 48 must equal mae.image_encoder.image_size = 32"),
     (["contrastive.transform.local_size=20"], "must be a multiple of contrastive.image_encoder.patch_size = 16"),

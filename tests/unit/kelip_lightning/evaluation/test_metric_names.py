@@ -10,6 +10,8 @@ from kelip_lightning.evaluation.metric_names import at_k, is_rank, join_name, pa
     [
         ("eval/a_ko/image_to_text_R@10", "eval/a_ko/image_to_text", 10),
         ("eval/captions/ko_to_en_R@1", "eval/captions/ko_to_en", 1),
+        ("eval/groups/knn_top1", "eval/groups/knn", 1),
+        ("eval/groups/linear_probe_top1", "eval/groups/linear_probe", 1),
         ("eval/groups_en/zero_shot_top5", "eval/groups_en/zero_shot", 5),
         ("eval/a_b/matched_minus_random", "eval/a_b/matched_minus_random", None),
     ],
