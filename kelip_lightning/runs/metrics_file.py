@@ -102,6 +102,26 @@ def cut_record(file: Path, stage: str, length: int | None) -> None:
     os.replace(partial, file)
 
 
+def read_losses(file: Path) -> dict[str, list[tuple[int, float]]]:
+    """Stage -> (step, training loss) of every logged step.
+
+    Losses that were not finite are left out.
+
+    Args:
+        file: metrics.jsonl.
+
+    Raises:
+        OSError, DataError: The file cannot be read, or a complete line is damaged.
+    """
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in read_metrics(file):
+        stage, step = line.get("stage"), line.get("step")
+        loss = line.get(f"{stage}/loss")
+        if stage is not None and step is not None and loss is not None:
+            found.setdefault(str(stage), []).append((int(step), float(loss)))
+    return found
+
+
 def _stage_of(line: bytes) -> str | None:
     """The stage that wrote a line; `None` for a damaged line."""
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from data_modules.json_lines import read_json_lines
-from kelip_lightning.runs.metrics_file import MetricsFileLogger, cut_record, read_metrics
+from kelip_lightning.runs.metrics_file import MetricsFileLogger, cut_record, read_losses, read_metrics
 from tests.paths import FIXTURES
 
 
@@ -91,3 +91,15 @@ def test_read_metrics__of_a_run_of_an_earlier_revision() -> None:
     entries = list(read_metrics(FIXTURES / "run_of_e16296c" / "runs" / "finished" / "metrics.jsonl"))
     assert {entry["stage"] for entry in entries if f"{entry['stage']}/loss" in entry} == {"mae", "contrastive"}
     assert not [key for entry in entries for key in entry if key.startswith(("train/", "data/"))]
+
+
+def test_read_losses__of_both_names(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    mae, contrastive = (MetricsFileLogger(file, stage=stage) for stage in ("mae", "contrastive"))
+    mae.log_metrics({"mae/loss": 0.5, "mae/learning_rate": 0.1}, 10)
+    mae.log_metrics({"train/loss": 0.25}, 20)
+    contrastive.log_metrics({"train/loss": 4.0, "mae/loss": 9.0}, 10)
+    contrastive.log_metrics({"contrastive/loss": 3.0}, 20)
+    contrastive.log_metrics({"contrastive/loss": float("nan")}, 30)
+    contrastive.log_metrics({"eval/x_ko/image_to_text_R@1": 0.5}, 40)
+    assert read_losses(file) == {"mae": [(10, 0.5), (20, 0.25)], "contrastive": [(10, 4.0), (20, 3.0)]}
