@@ -12,16 +12,14 @@ from torch import Tensor, nn
 from data_modules.errors import DataError
 from data_modules.images.decoding import flatten_image
 from data_modules.images.transforms.evaluation import centre_square
+from data_modules.paths import PACKAGE_PREFIX, resolve_path
 from data_modules.text.tokenizer import TOKENIZER
 from kelip_lightning.errors import EncoderFileError
+from kelip_lightning.inference.model_names import OFFICIAL_NAMES, OFFICIAL_REPOSITORY, SHIPPED_MODELS
 from kelip_lightning.inference.reasons import short_reason
 from kelip_lightning.interchange.folder import load_model_folder
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.preprocessing import normalize_images
-
-OFFICIAL_REPOSITORY = "navervision/KELIP"
-OFFICIAL_NAMES = {"ViT-B/32": "vit-b-32"}
-"""Name in the official code -> revision of its Hugging Face repository."""
 
 
 class KelipModel(nn.Module):
@@ -106,8 +104,9 @@ def build_model(path_or_name: str | Path = "ViT-B/32") -> tuple[KelipModel, Prep
 
     Args:
         path_or_name: A run folder; a folder that `kelip export` wrote; a folder in the layout of the official KELIP, of
-            `transformers.CLIPModel` or of open_clip. If there is no such folder: `ViT-B/32`, the official weights, or
-            the name of a Hugging Face repository with one of these layouts; both are downloaded once.
+            `transformers.CLIPModel` or of open_clip. If there is no such folder: `emoji`, the small model that ships
+            with this package; `ViT-B/32`, the official weights, or the name of a Hugging Face repository with one of
+            these layouts; both are downloaded once.
 
     Returns:
         The model in evaluation mode, float32 on the CPU; the preprocessing; the tokenizer.
@@ -125,7 +124,7 @@ def build_model(path_or_name: str | Path = "ViT-B/32") -> tuple[KelipModel, Prep
 
 
 def resolve_folder(path_or_name: str | Path) -> Path:
-    """The folder itself, or the local copy of an official model or a Hugging Face repository.
+    """The folder itself, that of a shipped model, or the local copy of an official model or of a repository.
 
     Raises:
         EncoderFileError: It is no folder and cannot be downloaded.
@@ -133,13 +132,15 @@ def resolve_folder(path_or_name: str | Path) -> Path:
     path = Path(path_or_name).expanduser()
     if path.exists() or isinstance(path_or_name, Path):
         return path
+    if (shipped := SHIPPED_MODELS.get(path_or_name, path_or_name)).startswith(PACKAGE_PREFIX):
+        return resolve_path(shipped)
     name, revision = path_or_name, None
     if path_or_name in OFFICIAL_NAMES:
         name, revision = OFFICIAL_REPOSITORY, OFFICIAL_NAMES[path_or_name]
     try:
         return Path(snapshot_download(name, revision=revision, ignore_patterns=["*.msgpack", "*.h5", "*.onnx"]))
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        names = ", ".join(OFFICIAL_NAMES)
+        names = ", ".join((*SHIPPED_MODELS, *OFFICIAL_NAMES))
         raise EncoderFileError(
             f"{path_or_name} is neither a folder nor a model that could be downloaded from the Hugging Face Hub "
             f"({short_reason(error)}); give a folder, {names}, or a repository"
