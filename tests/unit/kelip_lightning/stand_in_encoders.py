@@ -46,14 +46,13 @@ def letters(text: str) -> NDArray[np.float64]:
     return unit
 
 
-def stand_in(
-    sign: float = 1.0, on_images: Callable[[int], None] = lambda number: None, name: str = "stand-in"
-) -> Encoders:
+def stand_in(sign: float = 1.0, on_images: Callable[[int], None] | None = None) -> Encoders:
     """The model; `sign` -1 is another one; `on_images` is called with the size of every batch of images but probes."""
     matrix = torch.from_numpy(MATRIX) * sign
 
     def encode_images(pixels: Tensor) -> Tensor:
-        if len(pixels) > 1 or float(pixels.float().std()) == 0 or len(set(pixels.flatten().tolist())) <= 3:
+        is_probe = len(pixels) == 1 and len(pixels.unique()) > 3  # the images of tests have one colour
+        if on_images is not None and not is_probe:
             on_images(len(pixels))
         return (pixels.float().mean(dim=(2, 3)) + 1) @ matrix
 
@@ -61,7 +60,7 @@ def stand_in(
         return torch.from_numpy(np.stack([letters(text) for text in texts])).float() * sign
 
     return Encoders(
-        name=name,
+        name="stand-in",
         preprocess=preprocess,
         encode_images=encode_images,
         encode_texts=encode_texts,

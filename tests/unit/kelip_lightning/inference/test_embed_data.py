@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_modules.errors import DataError
+from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.inference.embed_data import EmbedSettings, embed_to_file
 from kelip_lightning.inference.embed_items import folder_items, text_items
 from kelip_lightning.inference.embedding_file import OtherEmbeddingsError, read_embeddings
@@ -29,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return found
 
 
-def counting() -> tuple[list[int], object]:
+def counting() -> tuple[list[int], Encoders]:
     """Sizes of the batches of images, and a model that notes them."""
     sizes: list[int] = []
     return sizes, stand_in(on_images=sizes.append)
@@ -63,7 +64,7 @@ def test_texts__half_precision(tmp_path: Path) -> None:
 def test_interrupted__goes_on_with_what_is_missing(folder: Path, tmp_path: Path) -> None:
     output, done = tmp_path / "out.parquet", 0
 
-    def interrupt(number: int) -> None:
+    def interrupt(_: int) -> None:
         nonlocal done
         done += 1
         if done == 3:
@@ -120,9 +121,7 @@ def test_broken_images__are_left_out_and_tried_again(folder: Path, tmp_path: Pat
 def test_broken_images__too_many(folder: Path, tmp_path: Path) -> None:
     (folder / "bad.png").write_bytes(b"no image")
     settings = EmbedSettings(batch_size=3, num_workers=0, max_broken_share=0.05)
-    with pytest.raises(
-        DataError, match=r"1 of 11 images of .* than --max-broken 0.05, the first is bad.png \(no image"
-    ):
+    with pytest.raises(DataError, match=r"1 of 11 images of .* --max-broken 0.05, the first is bad.png \(no image"):
         embed_to_file(folder_items(folder), stand_in(), tmp_path / "out.parquet", settings)
     assert not (tmp_path / "out.parquet").exists()
 

@@ -124,7 +124,8 @@ def test_a_data_source(table: Path, experiments: Path) -> None:
         ("words.csv", {"texts": "wrod"}, "has no column 'wrod'; its columns are id, word"),
     ],
 )
-def test_refused(table: Path, tmp_path: Path, name: str, options: dict[str, str], message: str) -> None:
+@pytest.mark.usefixtures("table")
+def test_refused(tmp_path: Path, name: str, options: dict[str, str], message: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "words.csv").write_text("id,word\n1,a\n", encoding="utf-8")
     with pytest.raises(DataError, match=message):
