@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from data_modules.paths import PACKAGE_PREFIX
+from data_modules.paths import PACKAGE_PREFIX, resolve_path
+from kelip_lightning.errors import RunFolderError
 from kelip_lightning.runs.folder import RunFolder
 
 OFFICIAL_REPOSITORY = "navervision/KELIP"
@@ -23,8 +24,12 @@ def check_model_name(name: str) -> None:
     Names that may be those of a Hugging Face repository or of another library pass; loading them tells.
 
     Raises:
-        RunFolderError: There is no such folder, or it is an unfinished run.
+        RunFolderError: There is no such folder, or it is an unfinished run, or a shipped model is not installed.
     """
+    if name in SHIPPED_MODELS and not Path(name).exists() and not resolve_path(SHIPPED_MODELS[name]).is_dir():
+        raise RunFolderError(
+            f"the model {name} is not part of this installation; in a clone, make shipped-model makes it"
+        )
     if name in SHIPPED_MODELS or name in OFFICIAL_NAMES or name.startswith(PACKAGE_PREFIX) or ":" in name:
         return
     path = Path(name).expanduser()

@@ -5,12 +5,18 @@ from pathlib import Path
 import pytest
 
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.inference.model_names import check_model_name
+from kelip_lightning.inference.model_names import SHIPPED_MODELS, check_model_name
+
+
+def test_shipped_model__that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHIPPED_MODELS, "other", "package:assets/models/other")
+    with pytest.raises(RunFolderError, match="the model other is not part of this installation"):
+        check_model_name("other")
 
 
 @pytest.mark.parametrize(
     "name",
-    ["emoji", "ViT-B/32", "package:assets/models/emoji", "open_clip:ViT-B-32:openai", "transformers:a/b", "org/name"],
+    ["ViT-B/32", "package:assets/models/emoji", "open_clip:ViT-B-32:openai", "transformers:a/b", "org/name"],
 )
 def test_names_that_may_be_models(name: str) -> None:
     check_model_name(name)
