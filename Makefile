@@ -29,6 +29,13 @@ help: ## list the targets (the default)
 pretrain: $(VENV)/.base ## train on the embedded corpus: MAE pre-training, contrastive training, evaluation
 	$(BIN)/kelip pretrain experiments/emoji/pretrain.yaml $(ARGS)
 
+# The newest run of `make pretrain`, else the small model that ships.
+DEMO_MODEL = $(if $(wildcard runs/emoji/contrastive/dual_encoder/model.safetensors),runs/emoji,emoji)
+
+.PHONY: demo
+demo: $(VENV)/.demo ## search the embedded corpus in the browser (ARGS="--port 8000 --no-browser")
+	$(BIN)/kelip search $(DEMO_MODEL) experiments/emoji/contrastive.yaml --set unseen_design $(ARGS)
+
 .PHONY: tensorboard
 tensorboard: $(VENV)/.base ## open TensorBoard on runs/ (ARGS="--port 6007")
 	@echo 'What matters, in order, is on the page Custom Scalars: docs/monitoring.md.'
@@ -131,6 +138,17 @@ format: $(VENV)/.dev ## fix what ruff can fix
 emoji-corpus: $(CORPUS_VENV)/.installed ## rebuild data_modules/emoji/ from its pinned sources, byte for byte
 	$(CORPUS_VENV)/bin/python -m data_modules.emoji.build $(ARGS)
 
+SHIPPED := data_modules/assets/models/emoji
+
+.PHONY: shipped-model
+shipped-model: $(VENV)/.base ## train the model that ships as README's command does, and write it anew in half precision
+	$(BIN)/kelip pretrain experiments/emoji/pretrain.yaml output_dir=runs/shipped $(ARGS)
+	rm -rf $(SHIPPED).new
+	$(BIN)/kelip export runs/shipped/emoji --format open_clip --dtype float16 \
+	  --card-notes $(SHIPPED)_notes.md --output $(SHIPPED).new
+	rm -rf $(SHIPPED)
+	mv $(SHIPPED).new $(SHIPPED)
+
 .PHONY: clean
 clean: ## remove caches and build products; keeps .venv and runs/ (no target ever deletes runs)
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -185,6 +203,9 @@ $(VENV)/.base: $(DUE) | $(VENV)/.python
 
 $(VENV)/.test: $(DUE) | $(VENV)/.python
 	$(call install,$(VENV),--editable ".[test]",$(VENV)/.base $@,$(FIRST))
+
+$(VENV)/.demo: $(DUE) | $(VENV)/.python
+	$(call install,$(VENV),--editable ".[demo]",$(VENV)/.base $@,$(FIRST))
 
 $(VENV)/.dev: $(DUE) | $(VENV)/.python
 	$(call install,$(VENV),--editable ".[dev]",$(VENV)/.base $@,$(FIRST))

@@ -156,7 +156,12 @@ def query_vectors(
     """
     target = texts[languages[0]][[one.target for one in queries]]
     source = texts[languages[1]][[one.source for one in queries]]
-    return images[[one.image for one in queries]] + scale * (target - source)
+    return analogy_vectors(images[[one.image for one in queries]], source, target, scale)
+
+
+def analogy_vectors(images: Tensor, source: Tensor, target: Tensor, scale: float) -> Tensor:
+    """(Q, E) image + scale * (target text − source text), of unit rows (Q, E) each."""
+    return images + scale * (target - source)
 
 
 def _scores(queries: Sequence[AnalogyQuery], vectors: Tensor, images: Tensor) -> Tensor:

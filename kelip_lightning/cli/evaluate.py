@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from kelip_lightning.cli.verb import add_device_argument, load_any_experiment, verb
 from kelip_lightning.distributed.accelerators import PRECISIONS, choose_device
 from kelip_lightning.errors import ConfigError
+from kelip_lightning.inference.model_names import MODEL_FORMS
 from kelip_lightning.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from kelip_lightning.config.evaluation import EvaluationExperiment
-
-FORMS = "a run folder, an exported or official folder, open_clip:NAME:PRETRAINED, transformers:FOLDER"
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +21,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         metavar="MODEL ... [FILE.yaml] [dotted.key=value ...]",
         nargs="+",
-        help=f"models ({FORMS}; several give one table); an evaluation file (experiments/evaluation/) or an experiment "
-        "with evaluation sets; overrides of it",
+        help=f"models ({MODEL_FORMS}; several give one table); an evaluation file "
+        "(experiments/evaluation/) or an experiment with evaluation sets; overrides of it",
     )
     parser.set_defaults(overrides=[])
     add_device_argument(parser)
@@ -85,7 +84,7 @@ def parse_words(words: list[str]) -> Words:
     )  # fmt: skip
     models, overrides = words[:first], words[first + 1 :] if files else words[first:]
     if not models:
-        raise ConfigError([f"no model is given; before the file, name {FORMS}"])
+        raise ConfigError([f"no model is given; before the file, name {MODEL_FORMS}"])
     if wrong := [word for word in overrides if "=" not in word]:
         raise ConfigError([f"{wrong[0]} follows the file or an override; models come first, then the file"])
     return Words(models, Path(words[first]) if files else None, overrides)

@@ -13,6 +13,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", metavar="RUN", help="folder of a finished run, or another folder with a model")
     parser.add_argument("--format", choices=FORMATS, required=True, help="library that loads it")
     parser.add_argument("--output", metavar="DIR", required=True, help="the folder to write, new or empty")
+    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the stored weights")
+    parser.add_argument("--card-notes", metavar="FILE.md", type=Path, help="Markdown to add to the model card")
 
 
 @verb(_add_arguments)
@@ -30,8 +32,22 @@ def export(arguments: argparse.Namespace) -> int:
         from kelip_lightning.errors import EncoderFileError
 
         raise EncoderFileError(f"{source} is not a folder; give the folder of a finished run, for example runs/emoji")
+    import torch
+
     from kelip_lightning.interchange.folder import ExportFormat, export_model
 
-    export_model(source, ExportFormat[arguments.format], output)
+    dtype = getattr(torch, arguments.dtype)
+    export_model(source, ExportFormat[arguments.format], output, dtype=dtype, notes=_notes(arguments.card_notes))
     print(f"{output}: {', '.join(sorted(file.name for file in output.iterdir()))}")
     return 0
+
+
+def _notes(file: Path | None) -> str:
+    if file is None:
+        return ""
+    from kelip_lightning.errors import ExportError
+
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"--card-notes {file} cannot be read as UTF-8 text ({error}); correct the path") from error

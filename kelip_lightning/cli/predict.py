@@ -1,16 +1,16 @@
-"""`kelip predict RUN IMAGE --texts ...`: zero-shot prediction."""
+"""`kelip predict MODEL IMAGE --texts ...`: zero-shot prediction."""
 
 import argparse
 import json
 from pathlib import Path
 
-from kelip_lightning.cli.verb import add_device_argument, add_run_argument, verb
+from kelip_lightning.cli.verb import add_device_argument, verb
 from kelip_lightning.distributed.accelerators import choose_device
-from kelip_lightning.runs.folder import RunFolder
+from kelip_lightning.inference.model_names import MODEL_FORMS, check_model_name
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_run_argument(parser)
+    parser.add_argument("model", metavar="MODEL", help=MODEL_FORMS)
     parser.add_argument("image", metavar="IMAGE", help="an image file")
     parser.add_argument("--texts", metavar="TEXT", nargs="+", required=True, help="Korean or English texts")
     add_device_argument(parser)
@@ -23,14 +23,14 @@ def predict(arguments: argparse.Namespace) -> int:
 
     Softmax over the scaled cosine similarities of the image and each text.
 
-      kelip predict runs/emoji apple.png --texts 사과 "a red apple" "a banana"
+      kelip predict emoji apple.png --texts 사과 "a red apple" "a banana"
     """
-    folder = RunFolder.open(arguments.run_folder)
+    check_model_name(arguments.model)
     device = choose_device(arguments.device)
     from kelip_lightning.cli.report import print_probabilities
     from kelip_lightning.inference.evaluate import predict
 
-    probabilities = predict(folder, Path(arguments.image), arguments.texts, device)
+    probabilities = predict(arguments.model, Path(arguments.image), arguments.texts, device)
     if arguments.json:
         print(json.dumps(dict(zip(arguments.texts, probabilities, strict=True)), ensure_ascii=False, indent=2))
     else:

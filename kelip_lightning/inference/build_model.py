@@ -99,8 +99,9 @@ def build_model(path_or_name: str | Path = "ViT-B/32") -> tuple[KelipModel, Prep
 
     Args:
         path_or_name: A run folder; a folder that `kelip export` wrote; a folder in the layout of the official KELIP, of
-            `transformers.CLIPModel` or of open_clip. If there is no such folder: `ViT-B/32`, the official weights, or
-            the name of a Hugging Face repository with one of these layouts; both are downloaded once.
+            `transformers.CLIPModel` or of open_clip. If there is no such folder: `emoji`, the small model that ships
+            with this package; `ViT-B/32`, the official weights, or the name of a Hugging Face repository with one of
+            these layouts; both are downloaded once.
 
     Returns:
         The model in evaluation mode, float32 on the CPU; the preprocessing; the tokenizer.

@@ -1,4 +1,4 @@
-"""Zero-shot prediction and evaluation with the dual encoder of a finished run."""
+"""Zero-shot prediction with a model, and evaluation of one or several."""
 
 import os
 from collections.abc import Sequence
@@ -10,23 +10,28 @@ import torch
 from data_modules.benchmarks.config import EvaluationConfig
 from data_modules.benchmarks.evaluation_sets import build_evaluation_sets
 from data_modules.errors import DataError
-from data_modules.images.transforms.evaluation import evaluation_image
 from data_modules.paths import elsewhere
 from kelip_lightning.evaluation.chance import chance_levels
-from kelip_lightning.evaluation.embed import image_encode_function, require_finite, text_encode_function
+from kelip_lightning.evaluation.embed import require_finite, unit_rows
 from kelip_lightning.evaluation.suite import Evaluation, Streaming, evaluate_sets
 from kelip_lightning.evaluation.tasks import TaskItems
-from kelip_lightning.inference.encoders import load_encoders
+from kelip_lightning.inference.encoders import FLOAT32, load_encoders
 from kelip_lightning.inference.evaluation_file import available_part
-from kelip_lightning.models.model_folder import load_dual_encoder
 from kelip_lightning.runs.folder import RunFolder
 
 
 @torch.no_grad()
-def predict(run: RunFolder, image: Path, texts: Sequence[str], device: torch.device) -> list[float]:
-    """The probability of each text given the image: softmax over the texts of scaled cosine similarities.
+def predict(name: str, image: Path, texts: Sequence[str], device: torch.device) -> list[float]:
+    """The probability of each text given the image: softmax over the texts of scaled cosine similarities, in float32.
+
+    Args:
+        name: As in `load_encoders`.
+        image: An image file.
+        texts: One or more texts.
+        device: The model's.
 
     Raises:
+        EncoderFileError: There is no such model.
         DataError: The image is missing or unreadable, or there is no text.
         NonFiniteEmbeddingsError: An embedding holds NaN or infinity.
     """
@@ -34,17 +39,16 @@ def predict(run: RunFolder, image: Path, texts: Sequence[str], device: torch.dev
         raise DataError(f"image {image} does not exist; give the path of an image file")
     if not texts:
         raise DataError("no texts to compare: give one or more after --texts")
-    trained = load_dual_encoder(run.dual_encoder)
-    model = trained.model.to(device)
+    encoders = load_encoders(name, device, FLOAT32)
     try:
-        pixels = torch.from_numpy(evaluation_image(image.read_bytes(), model.image_encoder.config.image_size).copy())
+        pixels = encoders.preprocess(image.read_bytes())
     except DataError as error:
         raise DataError(f"image {image}: {error}") from error
-    image_BE = image_encode_function(model)(pixels.unsqueeze(0))
-    text_BE = text_encode_function(model, trained.tokenizer)(list(texts))
+    image_BE = unit_rows(encoders.encode_images(pixels.unsqueeze(0)))
+    text_BE = unit_rows(encoders.encode_texts(list(texts)))
     require_finite(image_BE, "image")
     require_finite(text_BE, "text")
-    scaled_BE = model.scale() * text_BE
+    scaled_BE = encoders.logit_scale * text_BE
     require_finite(scaled_BE, "scaled text")
     probabilities: list[float] = (image_BE @ scaled_BE.T).softmax(dim=-1)[0].tolist()
     return probabilities

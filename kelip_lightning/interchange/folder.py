@@ -192,13 +192,17 @@ def _read_tokenizer(
     return tokenizer
 
 
-def export_model(source: Path, name: ExportFormat, output: Path) -> None:
+def export_model(
+    source: Path, name: ExportFormat, output: Path, *, dtype: torch.dtype = torch.float32, notes: str = ""
+) -> None:
     """Export the model of a run, or of any other readable folder, for another library.
 
     Args:
         source: A run folder, or a folder with a model.
         name: The layout.
         output: Folder to write, atomically; new or empty.
+        dtype: Of the stored weights; loading makes them float32.
+        notes: Markdown to add to the model card.
 
     Raises:
         ExportError: The output is not empty, or the layout cannot express the model, or there is no tokenizer.
@@ -209,20 +213,25 @@ def export_model(source: Path, name: ExportFormat, output: Path) -> None:
     found = load_model_folder(source)
     if found.tokenizer is None:
         raise ExportError(f"{source} holds no tokenizer.json, without which the exported model could not read texts")
-    card = export_card(source, name.value)
-    write_foreign_folder(output, found.model, found.tokenizer, name, card)
+    card = export_card(source, name.value, notes)
+    write_foreign_folder(output, found.model, found.tokenizer, name, card, dtype)
 
 
 def write_foreign_folder(
-    output: Path, model: DualEncoder, tokenizer: BilingualTokenizer, name: ExportFormat, card: str
+    output: Path,
+    model: DualEncoder,
+    tokenizer: BilingualTokenizer,
+    name: ExportFormat,
+    card: str,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a model for another library, with tokenizer, preprocessing and model card (the text of README.md).
 
     Raises:
-        ExportError: The layout cannot express the model; with every reason.
+        ExportError: The layout cannot express the model, with every reason; or a weight is too large for the dtype.
     """
     architecture = _architecture_of(model, tokenizer)
-    weights = _foreign_weights(model, architecture, name)
+    weights = {key: _stored(key, one, dtype) for key, one in _foreign_weights(model, architecture, name).items()}
     configs = _FORMATS[name].config_files(architecture)
     if name is not ExportFormat.open_clip:  # whose configuration includes it
         configs = configs | {PREPROCESSING: preprocessing(model.image_encoder.config.image_size)}
@@ -239,6 +248,13 @@ def write_foreign_folder(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _stored(key: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    stored = weight.to(dtype)
+    if not stored.isfinite().all() and weight.isfinite().all():
+        raise ExportError(f"{key} has values that {str(dtype).removeprefix('torch.')} cannot hold; export float32")
+    return stored
 
 
 def _architecture_of(model: DualEncoder, tokenizer: BilingualTokenizer) -> Architecture:

@@ -30,12 +30,13 @@ def model_card(run: RunFolder, stage: str, facts: Mapping[str, object]) -> str:
     return f"# {run.name}: {stage}\n\n| what | value |\n|---|---|\n{table}\n"
 
 
-def export_card(source: Path, layout: str) -> str:
+def export_card(source: Path, layout: str, notes: str = "") -> str:
     """The README of an exported model: the run's card, its metrics, and how to load it.
 
     Args:
         source: The run folder, or another folder with a model and perhaps a README.
         layout: `transformers`, `open_clip` or `kelip`.
+        notes: Markdown after the run's card: intended use, licences, limits.
     """
     run = RunFolder(source)
     readmes = [folder / "README.md" for folder in (run.dual_encoder, source)]
@@ -45,6 +46,7 @@ def export_card(source: Path, layout: str) -> str:
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         origin.partition("\n---\n")[2].lstrip("\n") if origin.startswith("---\n") else origin,
+        notes.strip() + "\n" if notes.strip() else "",
         _metrics(run),
         f"## Use\n\n```python\n{_USE[layout]}```\n\n{_REMARKS}",
     ]

@@ -13,6 +13,7 @@ from tests.paths import ROOT
 COMMANDS = {
     "help": "awk",
     "pretrain": ".venv/bin/kelip pretrain experiments/emoji/pretrain.yaml seed=1",
+    "demo": " experiments/emoji/contrastive.yaml --set unseen_design seed=1",
     "tensorboard": ".venv/bin/tensorboard --logdir runs seed=1",
     "mae-study": ".venv/bin/kelip compare scratch=runs/mae-study/scratch-0,",
     "ablations": ".venv/bin/kelip ablate $study --resume seed=1",
@@ -31,6 +32,7 @@ COMMANDS = {
     "lint": ".venv/bin/ruff format --check .",
     "format": ".venv/bin/ruff format .",
     "emoji-corpus": ".venv-corpus/bin/python -m data_modules.emoji.build seed=1",
+    "shipped-model": "--format open_clip --dtype float16",
     "clean": "rm -rf build dist",
     "clean-venv": "rm -rf .venv .venv-corpus",
 }

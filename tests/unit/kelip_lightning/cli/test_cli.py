@@ -136,7 +136,7 @@ def test_evaluate__table_json_and_sets(
 
 
 def test_predict(finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def predict(_: RunFolder, image: Path, *__: Any) -> list[float]:
+    def predict(_: str, image: Path, *__: Any) -> list[float]:
         assert image == Path("apple.png")
         return [0.25, 0.75]
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from kelip_lightning.cli import main
 
@@ -10,17 +11,20 @@ from kelip_lightning.cli import main
 def test_export__passes_on_what_was_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[Path, str, Path]] = []
+    asked: list[tuple[Path, str, Path, torch.dtype, str]] = []
 
-    def export_model(source: Path, name: object, output: Path) -> None:
-        asked.append((source, getattr(name, "name", ""), output))
+    def export_model(source: Path, name: object, output: Path, *, dtype: torch.dtype, notes: str) -> None:
+        asked.append((source, getattr(name, "name", ""), output, dtype, notes))
         output.mkdir()
         (output / "model.safetensors").touch()
 
     monkeypatch.setattr("kelip_lightning.interchange.folder.export_model", export_model)
     output = tmp_path / "out"
-    assert main(["export", str(tmp_path), "--format", "open_clip", "--output", str(output)]) == 0
-    assert asked == [(tmp_path, "open_clip", output)]
+    notes = tmp_path / "notes.md"
+    notes.write_text("## Limits\n", encoding="utf-8")
+    options = ["--format", "open_clip", "--dtype", "float16", "--card-notes", str(notes)]
+    assert main(["export", str(tmp_path), *options, "--output", str(output)]) == 0
+    assert asked == [(tmp_path, "open_clip", output, torch.float16, "## Limits\n")]
     assert capsys.readouterr().out == f"{output}: model.safetensors\n"
 
 

@@ -96,6 +96,8 @@ def test_help(tmp_path: Path, words: tuple[str, ...]) -> None:
         (["pretrain", PRETRAIN, "--seed=1"], "unrecognized arguments: --seed=1"),
         (["evaluate", "nowhere"], "run folder nowhere does not exist"),
         (["predict", "nowhere", "a.png", "--texts", "a"], "run folder nowhere does not exist"),
+        (["embed", "nowhere", "pictures", "--output", "a.parquet"], "run folder nowhere does not exist"),
+        (["search", "nowhere", "pictures"], "run folder nowhere does not exist"),
         (["export", "nowhere", "--format", "kelip", "--output", "x"], "nowhere is not a folder"),
     ],
 )

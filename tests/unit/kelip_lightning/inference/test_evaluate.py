@@ -1,4 +1,4 @@
-"""Zero-shot prediction with a run folder."""
+"""Zero-shot prediction."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def ask(
                 if broken and name.startswith(broken):
                     parameter.fill_(torch.nan)
         save_dual_encoder(run.dual_encoder, model, tiny_tokenizer, "card")
-        return predict(run, tmp_path / "red.png", TEXTS, torch.device("cpu"))
+        return predict(str(run.path), tmp_path / "red.png", TEXTS, torch.device("cpu"))
 
     return probabilities
 
