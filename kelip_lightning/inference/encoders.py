@@ -1,6 +1,6 @@
 """`load_encoders`: any model that `kelip evaluate` takes, as functions from images and texts to embeddings."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from kelip_lightning.errors import EncoderFileError, RunFolderError
 from kelip_lightning.evaluation.embed import image_encode_function, text_encode_function
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.inference.build_model import build_model
+from kelip_lightning.inference.onnx_models import ONNX, load_onnx
 from kelip_lightning.inference.open_clip_models import CONFIG as OPEN_CLIP_CONFIG
 from kelip_lightning.inference.open_clip_models import HUB, LOCAL, OPEN_CLIP, load_open_clip
 from kelip_lightning.inference.precision import InferencePrecision
@@ -29,10 +30,17 @@ from kelip_lightning.models.model_folder import WEIGHTS
 from kelip_lightning.runs.folder import RunFolder
 
 PREFIXED_FORMS = (
-    f"{OPEN_CLIP}:NAME:PRETRAINED, {OPEN_CLIP}:{HUB}ORG/NAME, {OPEN_CLIP}:{LOCAL}FOLDER or "
-    f"{TRANSFORMERS}:FOLDER_OR_REPOSITORY"
+    f"{OPEN_CLIP}:NAME:PRETRAINED, {OPEN_CLIP}:{HUB}ORG/NAME, {OPEN_CLIP}:{LOCAL}FOLDER, "
+    f"{TRANSFORMERS}:FOLDER_OR_REPOSITORY or {ONNX}:FOLDER"
 )
 """The forms of MODEL for other libraries."""
+
+_LOADERS: Mapping[str, Callable[[str, InferencePrecision], Encoders]] = {
+    OPEN_CLIP: load_open_clip,
+    TRANSFORMERS: load_transformers,
+    ONNX: load_onnx,
+}
+"""Prefix of MODEL -> what loads the rest of it."""
 
 FLOAT32 = "32"
 _TRANSFORMERS_CONFIG = "config.json"
@@ -43,7 +51,8 @@ def load_encoders(name: str, device: torch.device, precision: str | None = None)
 
     Args:
         name: MODEL of the command line. Without a prefix: whatever `build_model` takes, or a folder or repository of
-            another model of transformers. `open_clip:...` and `transformers:...` use these libraries.
+            another model of transformers. `open_clip:...` and `transformers:...` use these libraries,
+            `onnx:...` onnxruntime.
         device: Where the model computes.
         precision: One of `accelerators.PRECISIONS`; `None`: for a run that of its contrastive training, else float32.
 
@@ -58,11 +67,10 @@ def load_encoders(name: str, device: torch.device, precision: str | None = None)
             f"the name of the model is empty; give a folder, ViT-B/32, a repository, {PREFIXED_FORMS}"
         )
     library, colon, source = name.partition(":")
-    if colon and library in (OPEN_CLIP, TRANSFORMERS):
+    if colon and library in _LOADERS:
         if not source:
             raise EncoderFileError(f"{name} names no model; give {PREFIXED_FORMS}")
-        chosen = InferencePrecision.choose(precision or FLOAT32, device)
-        return (load_open_clip if library == OPEN_CLIP else load_transformers)(source, chosen)
+        return _LOADERS[library](source, InferencePrecision.choose(precision or FLOAT32, device))
     try:
         folder = resolve_folder(name)
     except EncoderFileError as error:

@@ -9,7 +9,7 @@ from kelip_lightning.runs.folder import RunFolder
 
 MODEL_FORMS = (
     "a run folder, an exported or official folder, emoji (the small model that ships), ViT-B/32, a repository of the "
-    "Hugging Face Hub, open_clip:NAME:PRETRAINED, transformers:FOLDER"
+    "Hugging Face Hub, open_clip:NAME:PRETRAINED, transformers:FOLDER, onnx:FOLDER"
 )
 
 

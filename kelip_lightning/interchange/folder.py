@@ -19,6 +19,7 @@ from kelip_lightning.errors import EncoderFileError, ExportError
 from kelip_lightning.interchange.formats import kelip, open_clip, transformers
 from kelip_lightning.interchange.formats.architecture import Architecture, build_architecture
 from kelip_lightning.interchange.formats.key_map import Entry, Tensors, to_ours, to_theirs
+from kelip_lightning.interchange.onnx_towers import Agreement, write_onnx_folder
 from kelip_lightning.models.dual_encoder import DualEncoder
 from kelip_lightning.models.model_folder import WEIGHTS, check_tensors, load_dual_encoder
 from kelip_lightning.models.preprocessing import CLIP_MEAN, CLIP_STD
@@ -208,13 +209,30 @@ def export_model(
         ExportError: The output is not empty, or the layout cannot express the model, or there is no tokenizer.
         EncoderFileError, DataError: The source holds no model, or is damaged.
     """
+    model, tokenizer = _exportable(source, output)
+    write_foreign_folder(output, model, tokenizer, name, export_card(source, name.value, notes), dtype)
+
+
+def export_onnx(source: Path, output: Path, *, int8: bool, notes: str = "") -> Agreement:
+    """Export the towers of a model as ONNX graphs; source, output and errors as of `export_model`.
+
+    Args:
+        source: A run folder, or a folder with a model.
+        output: Folder to write, atomically; new or empty.
+        int8: See `write_onnx_folder`.
+        notes: Markdown to add to the model card.
+    """
+    model, tokenizer = _exportable(source, output)
+    return write_onnx_folder(output, model, tokenizer, export_card(source, "onnx", notes), int8=int8)
+
+
+def _exportable(source: Path, output: Path) -> tuple[DualEncoder, BilingualTokenizer]:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ExportError(f"--output {output} is there already, and is left as it is; name a new or an empty folder")
     found = load_model_folder(source)
     if found.tokenizer is None:
         raise ExportError(f"{source} holds no tokenizer.json, without which the exported model could not read texts")
-    card = export_card(source, name.value, notes)
-    write_foreign_folder(output, found.model, found.tokenizer, name, card, dtype)
+    return found.model, found.tokenizer
 
 
 def write_foreign_folder(

@@ -1,4 +1,7 @@
-"""Names of models: the folder that a path, an official name or a Hugging Face repository stands for; imports no library before one is looked up."""
+"""Names of models: the folder that a path, an official name or a Hugging Face repository stands for.
+
+Imports a library only when a name is looked up.
+"""
 
 from pathlib import Path
 

@@ -83,6 +83,11 @@ class HuggingFaceTextEncoder(TextTower):
         found = (getattr(self.model, name, None) for name in _FINAL_NORMS)
         return next((one for one in found if isinstance(one, nn.Module)), None)
 
+    def use_padding(self) -> None:
+        """Send padded captions through the network, as an exported graph needs it; features stay the same."""
+        self._packs = False
+        self.model.set_attn_implementation("eager")  # type: ignore[operator]
+
     def enable_gradient_checkpointing(self) -> None:
         super().enable_gradient_checkpointing()
         self.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
@@ -107,7 +112,7 @@ class HuggingFaceTextEncoder(TextTower):
                 return (states_BTD * weights_BT1).sum(dim=1) / weights_BT1.sum(dim=1)
             case TextPooling.end:
                 ends_B = caption_lengths(tokens_BT, self.eot_id) - 1
-                return states_BTD[torch.arange(len(ends_B), device=ends_B.device), ends_B]
+                return states_BTD[torch.arange(ends_B.shape[0], device=ends_B.device), ends_B]
 
     def _packed_states(self, tokens_BT: Tensor, lengths_B: Tensor, num_tokens: int | None) -> Tensor:
         """The states of the tokens, and zeros for the padding, (B, T, D)."""

@@ -74,9 +74,9 @@ def add_positions(
         if with_position:
             prefix = [torch.cat(prefix, dim=1) + of_prefix_1LD]
         if keep_BK is not None:
-            of_patches_1ND = take_rows(of_patches_1ND.expand(len(patches_BKD), -1, -1), keep_BK)
+            of_patches_1ND = take_rows(of_patches_1ND.expand(patches_BKD.shape[0], -1, -1), keep_BK)
         patches_BKD = patches_BKD + of_patches_1ND
-    tokens_BLD = torch.cat([*(one.expand(len(patches_BKD), -1, -1) for one in prefix), patches_BKD], dim=1)
+    tokens_BLD = torch.cat([*(one.expand(patches_BKD.shape[0], -1, -1) for one in prefix), patches_BKD], dim=1)
     result: Tensor = vit.pos_drop(tokens_BLD)
     return result
 

@@ -35,7 +35,7 @@ def export_card(source: Path, layout: str, notes: str = "") -> str:
 
     Args:
         source: The run folder, or another folder with a model and perhaps a README.
-        layout: `transformers`, `open_clip` or `kelip`.
+        layout: `transformers`, `open_clip`, `kelip` or `onnx`.
         notes: Markdown after the run's card: intended use, licences, limits.
     """
     run = RunFolder(source)
@@ -92,6 +92,25 @@ import kelip_lightning
 model, preprocess, tokenizer = kelip_lightning.build_model(FOLDER)
 tokens = tokenizer.encode(["사과 사진", "a photo of an apple"])
 logits_per_image, logits_per_text = model(preprocess(image).unsqueeze(0), tokens)
+""",
+    "onnx": """\
+import json
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+length = json.load(open(f"{FOLDER}/config.json"))["text_cfg"]["context_length"]
+pad_token = json.load(open(f"{FOLDER}/textual/tokenizer_config.json"))["pad_token"]
+textual = onnxruntime.InferenceSession(f"{FOLDER}/textual/model.onnx")
+tokenizer = Tokenizer.from_file(f"{FOLDER}/textual/tokenizer.json")
+tokenizer.enable_padding(length=length, pad_token=pad_token, pad_id=tokenizer.token_to_id(pad_token))
+tokenizer.enable_truncation(length)
+tokens = np.array([one.ids for one in tokenizer.encode_batch(["사과 사진", "a photo of an apple"])], np.int32)
+(text_features,) = textual.run(None, {"text": tokens})  # of unit length
+visual = onnxruntime.InferenceSession(f"{FOLDER}/visual/model.onnx")
+# pixels, float32 (B, 3, S, S): resized, cropped and standardised as visual/preprocess_cfg.json says.
+(image_features,) = visual.run(None, {"image": pixels})
 """,
 }
 

@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPModel, CLIPProcessor
+from transformers import CLIPModel, CLIPProcessor, pipeline
 
 from kelip_lightning import build_model
 from kelip_lightning.cli import main
+from kelip_lightning.inference.encoders import load_encoders
 from tests.paths import ROOT
 
 EXPERIMENT = str(ROOT / "experiments" / "emoji" / "contrastive.yaml")
@@ -150,6 +151,35 @@ def test_exported_folder__comes_back(
     assert "6 optimizer steps of 16" in card
     assert "| unseen_concepts_ko/image_to_text_R@1 |" in card
     assert "git revision" in card
+
+
+@torch.no_grad()
+def test_transformers__default_pipeline_gives_our_probabilities(emoji_run: Path, pictures: list[Image.Image]) -> None:
+    model, preprocess, tokenizer = build_model(emoji_run)
+    labels = ["사과", "red apple", "웃는 얼굴 " * 3]
+    classify = pipeline("zero-shot-image-classification", model=str(_export(emoji_run, "transformers")))
+    tokens = tokenizer.encode([f"a photo of {label}." for label in labels])
+    for picture in pictures:
+        found = {one["label"]: one["score"] for one in classify(picture, labels, hypothesis_template="a photo of {}.")}
+        logits, _ = model(preprocess(picture).unsqueeze(0), tokens)
+        wanted = dict(zip(labels, logits.softmax(dim=-1)[0].tolist(), strict=True))
+        # The default image processor differs by one grey level in some pixels.
+        assert found == pytest.approx(wanted, abs=5e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["emoji_run", "mean_pooled_run"])
+def test_onnx__evaluates_as_the_run(kind: str, request: pytest.FixtureRequest, pictures: list[Image.Image]) -> None:
+    run = request.getfixturevalue(kind)
+    ours, encoders = _ours(run, pictures), load_encoders(f"onnx:{_export(run, 'onnx')}", torch.device("cpu"))
+    streams = [io.BytesIO() for _ in pictures]
+    for stream, picture in zip(streams, pictures, strict=True):
+        picture.save(stream, "PNG")
+    images = torch.stack([encoders.preprocess(stream.getvalue()) for stream in streams])
+    torch.testing.assert_close(encoders.encode_images(images), ours["image_features"], **TOLERANCE)
+    torch.testing.assert_close(encoders.encode_texts(CAPTIONS), ours["text_features"], **TOLERANCE)
+    scaled = encoders.logit_scale * ours["image_features"] @ ours["text_features"].T
+    torch.testing.assert_close(scaled, ours["logits"], rtol=1e-5, atol=1e-4)
 
 
 def test_export__names_what_a_layout_cannot_express(

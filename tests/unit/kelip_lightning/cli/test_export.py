@@ -36,5 +36,21 @@ def test_export__no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_export__unknown_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["export", str(tmp_path), "--format", "onnx", "--output", "x"])
-    assert "invalid choice: 'onnx'" in capsys.readouterr().err
+        main(["export", str(tmp_path), "--format", "torchscript", "--output", "x"])
+    assert "invalid choice: 'torchscript'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "kelip", "--int8"], "--int8 is for --format onnx, and the format is kelip: remove it"),
+        (["--format", "kelip", "--private"], "--private is about the repository of --push, and there is none"),
+        (["--format", "kelip", "--push", "emoji"], "--push emoji is not the name of a repository; give ORG/NAME"),
+    ],
+)
+def test_export__options_without_effect_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert main(["export", str(tmp_path), "--output", str(tmp_path / "out"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
