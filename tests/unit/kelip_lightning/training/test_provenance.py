@@ -76,7 +76,8 @@ def test_describe_data__has_every_source_and_set_of_both_stages() -> None:
     }
     sets = experiment.contrastive.evaluation
     names = {f"retrieval.{one}" for one in sets.retrieval} | {f"captions.{one}" for one in sets.captions}
-    assert set(record.evaluation) == names | {f"classification.{one}" for one in sets.classification}
+    names |= {f"classification.{one}" for one in sets.classification}
+    assert set(record.evaluation) == names | {f"probe.{one}" for one in experiment.mae.probe.sets}
     assert record.templates is not None
     assert DataRecord.from_json(record.to_json()) == record
 
