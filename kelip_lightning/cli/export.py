@@ -68,9 +68,7 @@ def _check(arguments: argparse.Namespace, source: Path) -> None:
     if arguments.int8 and arguments.format != ONNX:
         raise ExportError(f"--int8 is for --format {ONNX}, and the format is {arguments.format}: remove it")
     if arguments.dtype != "float32" and arguments.format == ONNX:
-        raise ExportError(
-            f"--dtype {arguments.dtype} is for the other formats; use --int8 to make an ONNX export smaller"
-        )
+        raise ExportError(f"--dtype {arguments.dtype} is for the other formats; use --int8 for a smaller one")
     if arguments.private and arguments.push is None:
         raise ExportError("--private is about the repository of --push, and there is none: remove it")
 
