@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from kelip_lightning.config.experiment import Experiment
     from kelip_lightning.planning.estimate import StageEstimate
     from kelip_lightning.planning.flops import StageFlops
+
+MIN_COLUMNS = 80
+"""Width that every table fits into."""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +68,7 @@ def plan(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({name: asdict(stage) for name, stage in stages.items()}, indent=2))
     else:
-        _print_estimate(arguments.file, stages)
+        print_estimate(arguments.file, stages)
     return 0
 
 
@@ -90,22 +93,28 @@ def _share(text: str) -> float:
     return value
 
 
-def _print_estimate(file: str, stages: "Mapping[str, StageEstimate]") -> None:
+def print_estimate(file: str, stages: "Mapping[str, StageEstimate]") -> None:
+    """Print the tables of every stage, in at least 80 columns."""
     from rich.console import Console
 
     console = Console(highlight=False)
+    # Narrower ones would have to cut words and numbers; there the terminal breaks the lines.
+    console.width = max(console.width, MIN_COLUMNS)
     for name, stage in stages.items():
         sample = "pair" if stage.contrastive_loss else "image"
-        console.rule(f"{file}: {name}")
+        console.print(f"{file}: {name}", style="bold", markup=False, soft_wrap=True)
+        console.print()
         for table in (
             _parameter_table(stage),
             _group_table(stage),
             _operation_table(stage.flops, sample),
             _memory_table(stage),
+            *_loss_tables(stage),
             _time_table(stage, sample),
             _disk_table(stage),
         ):
             console.print(table)
+            console.print()
     if len(stages) > 1:
         hours = sum(one.throughput.device_hours for one in stages.values())
         console.print(f"all stages: {hours:,.0f} device-hours (estimate)")
@@ -122,13 +131,15 @@ def _parameter_table(stage: "StageEstimate") -> "Table":
 
 
 def _group_table(stage: "StageEstimate") -> "Table":
-    columns = ("part", "role", "tensors", "parameters", "weight decay", "optimizer", "peak learning rate")
+    columns = ("part and role", "tensors", "parameters", "weight\ndecay", "optimizer", "peak\nlearning\nrate")
     table = _table("optimizer groups", "exact; --json lists the names", *columns)
-    for one in stage.groups:
-        rates = " to ".join(f"{rate:.3g}" for rate in dict.fromkeys(one.learning_rates))
-        counts = f"{one.tensors:,}", f"{one.parameters:,}"
-        decay = f"{one.weight_decay:g}"
-        table.add_row(one.part.replace("_", " "), one.role, *counts, decay, one.optimizer, rates)
+    for part in dict.fromkeys(one.part for one in stage.groups):
+        table.add_row(part.replace("_", " "))
+        for one in (group for group in stage.groups if group.part == part):
+            rates = " to ".join(f"{rate:.3g}" for rate in dict.fromkeys(one.learning_rates))
+            counts = f"{one.tensors:,}", f"{one.parameters:,}"
+            table.add_row(f" {one.role}", *counts, f"{one.weight_decay:g}", one.optimizer, rates)
+        table.add_section()
     return table
 
 
@@ -152,39 +163,48 @@ def _operation_table(flops: "StageFlops", sample: str) -> "Table":
 
 
 def _memory_table(stage: "StageEstimate") -> "Table":
-    """Gigabytes on one rank for each strategy; `*` marks the configured one."""
-    caption = "state exact; buffers, activations and totals are estimates without allocator and CUDA context (2-4 GB)"
-    columns = [
-        "strategy",
-        "weights",
-        "gradients",
-        "optimizer",
-        "buffers",
-        "activations",
-        "batch",
-        "loss",
-        "total",
-        "fits",
-    ]
+    """Gigabytes on one rank, a column for each strategy; `*` marks the configured one."""
     configured = "ddp" if stage.strategy == "auto" else stage.strategy  # as Lightning resolves auto
-    plan = stage.plan
+    plan, memory = stage.plan, stage.memory
     chunks = "" if plan.chunk_size == plan.batch_size_per_device else f" in chunks of {plan.chunk_size}"
-    title = f"memory of one rank at {plan.batch_size_per_device} per device{chunks}, {plan.precision}, GB"
-    table = _table(title, caption, *columns)
-    for one in stage.memory:
-        state = (one.state.weights, one.state.gradients, one.state.optimizer, one.state.buffers)
-        metrics = (*state, one.activations, one.batch, one.loss, one.total)
-        name = f"{one.strategy} *" if one.strategy == configured else one.strategy
-        table.add_row(name, *map(_gigabytes, metrics), _yes(one.fits))
-        checkpointed = (one.activations_checkpointed, one.batch, one.loss, one.total_checkpointed)
-        table.add_row("  checkpointed", *[""] * 4, *map(_gigabytes, checkpointed), _yes(one.fits_checkpointed))
-    if stage.contrastive_loss:
-        loss = stage.contrastive_loss
-        table.add_section()
-        table.add_row("loss: features of all ranks", *[""] * 6, _gigabytes(loss.features))
-        table.add_row("loss: full matrices", *[""] * 6, _gigabytes(loss.full))
-        table.add_row(f"loss: chunks of {stage.tile}", *[""] * 6, _gigabytes(loss.tiled))
+    names = [one.strategy.replace("deepspeed_stage_", "ZeRO ") for one in memory]
+    marks = [" *" if one.strategy == configured else "" for one in memory]
+    table = _table(
+        f"memory of one rank at {plan.batch_size_per_device} per device{chunks}, {plan.precision}, GB",
+        "ZeRO n: trainer.strategy=deepspeed_stage_n; * the experiment's strategy. State exact; buffers, activations "
+        "and totals are estimates without allocator and CUDA context (2-4 GB)",
+        "strategy",
+        *(f"{name}{mark}" for name, mark in zip(names, marks, strict=True)),
+    )
+    rows: dict[str, list[int]] = {
+        "weights": [one.state.weights for one in memory],
+        "gradients": [one.state.gradients for one in memory],
+        "optimizer": [one.state.optimizer for one in memory],
+        "buffers": [one.state.buffers for one in memory],
+        "activations": [one.activations for one in memory],
+        "batch": [one.batch for one in memory],
+        "loss": [one.loss for one in memory],
+        "total": [one.total for one in memory],
+    }
+    for name, numbers in rows.items():
+        table.add_row(name, *map(_gigabytes, numbers))
+    table.add_row("fits", *(_yes(one.fits) for one in memory), end_section=True)
+    table.add_row("activations, gradient checkpointing", *(_gigabytes(one.activations_checkpointed) for one in memory))
+    table.add_row("total, gradient checkpointing", *(_gigabytes(one.total_checkpointed) for one in memory))
+    table.add_row("fits, gradient checkpointing", *(_yes(one.fits_checkpointed) for one in memory))
     return table
+
+
+def _loss_tables(stage: "StageEstimate") -> "Iterator[Table]":
+    """The contrastive loss with and without chunks; no table for MAE pre-training."""
+    loss = stage.contrastive_loss
+    if loss is None:
+        return
+    table = _table("memory of the contrastive loss on one rank, GB", "estimates", "part", "GB")
+    table.add_row("features of all ranks", _gigabytes(loss.features))
+    table.add_row("full logit matrices", _gigabytes(loss.full))
+    table.add_row(f"rows in chunks: max_logits_per_pair={stage.tile}", _gigabytes(loss.tiled))
+    yield table
 
 
 def _time_table(stage: "StageEstimate", sample: str) -> "Table":
@@ -224,11 +244,26 @@ def _disk_table(stage: "StageEstimate") -> "Table":
 
 
 def _table(title: str, caption: str, *columns: str) -> "Table":
+    """A table whose first column breaks between words where the width asks for it; numbers never break."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
+    )
     for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left")
+        if index:
+            table.add_column(name, justify="right", min_width=max(map(len, name.split())))
+        else:
+            table.add_column(name, overflow="fold")
     return table
 
 
