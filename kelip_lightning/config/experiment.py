@@ -209,6 +209,11 @@ class PretrainExperiment:
 Experiment = MaskedPretrainExperiment | ContrastiveExperiment | PretrainExperiment | EvaluationExperiment
 
 SCHEMAS = (PretrainExperiment, ContrastiveExperiment, MaskedPretrainExperiment, EvaluationExperiment)
+STAGE_SCHEMAS: dict[str, type[MaskedPretrainExperiment] | type[ContrastiveExperiment]] = {
+    "mae": MaskedPretrainExperiment,
+    "contrastive": ContrastiveExperiment,
+}
+"""Stage -> class of its settings, in training order."""
 
 
 def _check_name(name: str) -> None:

@@ -282,7 +282,7 @@ def difference(base: Any, experiment: Any) -> list[str]:
 
 def difference_by_effect(base: Any, experiment: Any) -> tuple[list[str], list[str]]:
     """The lines of `difference` for settings of role identity, and those for all others."""
-    decisive = [key for key, _, _ in _difference(identity_of(base), identity_of(experiment), "")]
+    decisive = [key for key, _ in differing_values([identity_of(base), identity_of(experiment)])]
     found: tuple[list[str], list[str]] = ([], [])
     for key, old, new in _different(base, experiment):
         is_decisive = any(key == one or key.startswith(f"{one}.") for one in decisive)
@@ -292,16 +292,18 @@ def difference_by_effect(base: Any, experiment: Any) -> tuple[list[str], list[st
 
 def _different(base: Any, experiment: Any) -> list[tuple[str, str, str]]:
     shared = {f"{stage}.{key}" for stage in stage_schemas(type(experiment)) for key in PLACE}
-    return [one for one in _difference(to_plain(base), to_plain(experiment), "") if one[0] not in shared]
+    found = differing_values([to_plain(base), to_plain(experiment)])
+    return [(key, old, new) for key, (old, new) in found if key not in shared]
 
 
-def _difference(old: Any, new: Any, prefix: str) -> list[tuple[str, str, str]]:
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return [] if old == new else [(prefix, _shown(old), _shown(new))]
-    lines: list[tuple[str, str, str]] = []
-    for key in dict.fromkeys([*new, *old]):
-        lines += _difference(old.get(key, _ABSENT), new.get(key, _ABSENT), join(prefix, key))
-    return lines
+def differing_values(trees: Sequence[Any], prefix: str = "") -> list[tuple[str, list[str]]]:
+    """Dotted key and its value in every tree, where the plain trees differ; a section that one lacks is one key."""
+    if not all(isinstance(one, dict) for one in trees):
+        return [] if all(one == trees[0] for one in trees) else [(prefix, [_shown(one) for one in trees])]
+    found: list[tuple[str, list[str]]] = []
+    for key in dict.fromkeys(key for one in reversed(trees) for key in one):
+        found += differing_values([one.get(key, _ABSENT) for one in trees], join(prefix, key))
+    return found
 
 
 def _shown(value: Any) -> str:

@@ -15,6 +15,7 @@ checked before torch is loaded.
 """
 
 import re
+from enum import Enum
 
 RECALL_KS = (1, 5, 10)
 """The K of the reported R@K."""
@@ -85,3 +86,41 @@ def metric_problem(metric: str) -> str | None:
 def is_rank(metric: str) -> bool:
     """Whether the metric is a rank, from 1, of which lower is better, and not a share or a difference."""
     return metric.endswith(MEDIAN_RANK)
+
+
+class Unit(Enum):
+    """The unit of a metric's value."""
+
+    share = "share"
+    """In [0, 1]; written in percent, differences in points."""
+    cosine = "cosine"
+    """A difference of cosines, in [-2, 2]."""
+    rank = "rank"
+    """From 1; lower is better."""
+
+
+def unit_of(metric: str) -> Unit:
+    """The unit of a metric."""
+    if is_rank(metric):
+        return Unit.rank
+    return Unit.cosine if metric.endswith(MATCHED_MINUS_RANDOM) else Unit.share
+
+
+def written(metric: str, value: float | None, *, signed: bool = False) -> str:
+    """A value of a metric as a number: shares in percent, cosines with three decimals, ranks with one; `None`: a dash.
+
+    Args:
+        metric: Whose unit decides.
+        value: In the metric's own unit, shares in [0, 1].
+        signed: With a plus sign above zero, for differences.
+    """
+    if value is None:
+        return "–"
+    sign = "+" if signed else ""
+    match unit_of(metric):
+        case Unit.share:
+            return f"{100 * value:{sign}.1f}"
+        case Unit.cosine:
+            return f"{value:{sign}.3f}"
+        case Unit.rank:
+            return f"{value:{sign},.1f}"

@@ -122,6 +122,35 @@ def estimate_mean(
     )
 
 
+def estimate_over_items(outcomes_SN: Floats, groups_N: Groups | None = None, level: float = ALPHA) -> Estimate:
+    """The mean with its interval over items alone: what other items of the same kind would give these very models.
+
+    Args:
+        outcomes_SN: As in `estimate_mean`; of several seeds the mean is taken first.
+        groups_N: As in `estimate_mean`.
+        level: 1 - coverage of the interval, in (0, 1).
+
+    Raises:
+        ValueError: There is no seed or no item.
+    """
+    if outcomes_SN.ndim != 2 or not outcomes_SN.size:
+        raise ValueError(f"outcomes must be (seeds, items) with at least one of each, got shape {outcomes_SN.shape}")
+    num_seeds, num_items = outcomes_SN.shape
+    mean = float(outcomes_SN.mean())
+    variance, num_groups = item_variance(outcomes_SN.mean(axis=0), groups_N)
+    if num_groups < 2:
+        return Estimate(mean=mean, low=None, high=None, p_value=None, num_seeds=num_seeds, num_items=num_items)
+    half = _t_quantile(level, num_groups - 1) * math.sqrt(variance)
+    return Estimate(
+        mean=mean,
+        low=mean - half,
+        high=mean + half,
+        p_value=_p_value(mean, [(variance, num_groups - 1)]),
+        num_seeds=num_seeds,
+        num_items=num_items,
+    )
+
+
 def paired_difference(
     variant_SN: Floats, reference_SN: Floats, groups_N: Groups | None = None, spread: SeedSpread | None = None
 ) -> Estimate:
