@@ -18,6 +18,7 @@ from kelip_lightning.inference.evaluate import items_of_run
 from kelip_lightning.planning.stage_plan import Plan
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.runs.items import StoredItems, evaluation_of, read_items, write_items
+from kelip_lightning.runs.metrics_file import read_losses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,18 @@ class CurvePoint:
     tokens: int
     """Image tokens so far, MAE pre-training included."""
     value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossPoint:
+    """Training loss of a run at one logged step."""
+
+    stage: str
+    """`mae` or `contrastive`."""
+    variant: str
+    seed: int
+    step: int
+    loss: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +83,7 @@ class StudyReport:
 
     results: list[Result]
     curves: list[CurvePoint]
+    losses: list[LossPoint]
     costs: list[Cost]
     runs: list[RunRecord]
     references: dict[str, dict[str, float | None]]
@@ -107,14 +121,21 @@ def collect(study: Study, failures: Sequence[Failure] = (), device: str = AUTO) 
         )
     items: dict[str, dict[int, Mapping[str, StoredItems]]] = {}
     curves: list[CurvePoint] = []
+    losses: list[LossPoint] = []
     for run in study.runs:  # reference first
         if (own := finished.get((run.variant, run.seed))) is not None:
             items.setdefault(run.variant, {})[run.seed] = _items(own, run, device)
             curves += _curve(run, own, study.scale.metrics)
+            losses += [
+                LossPoint(stage=stage, variant=run.variant, seed=run.seed, step=step, loss=loss)
+                for stage, points in read_losses(own.metrics).items()
+                for step, loss in points
+            ]
     records = [_record(study, run) for run in study.runs]
     return StudyReport(
         results=compute_results(items, study.scale.metrics, study.config.categories),
         curves=curves,
+        losses=losses,
         costs=[_cost(study, variant, records) for variant in study.variants],
         runs=records,
         references=_references(study, finished, curves),

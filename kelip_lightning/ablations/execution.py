@@ -172,7 +172,9 @@ def _train(study: Study, run: PlannedRun, processes: _Processes, jobs: int) -> t
     started = time.monotonic()
     code = processes.run([*PROGRAM, *command_of(run, study.base, folder.path)], log, environment)
     seconds = time.monotonic() - started
-    record_seconds(folder, seconds)
+    limit = environment.get("OMP_NUM_THREADS", "")
+    cores = min(usable_cores(), int(limit)) if limit.isdecimal() and int(limit) else usable_cores()
+    record_seconds(folder, seconds, cores)
     label = f"{run.variant}, seed {run.seed}"
     if code == 0:
         return None, f"{label}: done in {seconds:.0f} s"

@@ -16,6 +16,7 @@ from kelip_lightning.errors import RunFolderError
 from kelip_lightning.planning.stage_plan import stages_of
 from kelip_lightning.runs.environment import code_digest, describe_revision
 from kelip_lightning.runs.folder import Liveness, RunFolder
+from kelip_lightning.runs.timing import read_sessions
 from kelip_lightning.training.provenance import DataRecord, describe_data, read_record, refuse_other_tokenizer
 
 COST = "cost.json"
@@ -65,19 +66,46 @@ def refuse_unfinished(pool: Path, runs: Sequence[PlannedRun]) -> None:
         )
 
 
-def record_seconds(folder: RunFolder, seconds: float) -> None:
-    """Add the wall-clock time of a process to that of the run."""
+def record_seconds(folder: RunFolder, seconds: float, cores: int | None = None) -> None:
+    """Add the wall-clock time of a process to that of the run, and its core-seconds on `cores` cores."""
     if folder.path.is_dir():
-        total = {"seconds": round((seconds_of(folder) or 0.0) + seconds, 3)}
+        before = _read_cost(folder)
+        total = {"seconds": round(before.get("seconds", 0.0) + seconds, 3)}
+        if cores is not None and (not before or "core_seconds" in before):
+            total["core_seconds"] = round(before.get("core_seconds", 0.0) + seconds * cores, 3)
         (folder.path / COST).write_text(json.dumps(total) + "\n", encoding="utf-8")
 
 
 def seconds_of(folder: RunFolder) -> float | None:
     """Wall-clock seconds of the run's processes, start and evaluation included; `None` if no study started them."""
+    return _read_cost(folder).get("seconds")
+
+
+def core_hours_of(folder: RunFolder) -> float | None:
+    """CPU time of the run: wall-clock hours x its share of the cores; `None` without a record of time.
+
+    Without a record of the cores, by runs of earlier revisions or of no study, it is that of all cores which the run
+    was allowed: an upper bound if other runs shared them. The time of a run that no study started is in timing.json.
+    """
+    cost = _read_cost(folder)
+    if "core_seconds" in cost:
+        return cost["core_seconds"] / 3600
     try:
-        return float(json.loads((folder.path / COST).read_text(encoding="utf-8"))["seconds"])
-    except (OSError, ValueError, KeyError):
+        seconds = cost["seconds"] if "seconds" in cost else sum(one.total for one in read_sessions(folder))
+        environment = json.loads(folder.environment.read_text(encoding="utf-8"))
+        cores = int(environment.get("cpu_cores_allowed") or environment["cpu_cores"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+    return seconds * cores / 3600
+
+
+def _read_cost(folder: RunFolder) -> dict[str, float]:
+    """The numbers of cost.json; empty if it is missing or damaged."""
+    try:
+        found = json.loads((folder.path / COST).read_text(encoding="utf-8"))
+        return {str(key): float(value) for key, value in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

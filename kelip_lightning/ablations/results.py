@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from kelip_lightning.errors import RunFolderError
 from kelip_lightning.evaluation.metric_names import at_k, parse_metric, split_name
 from kelip_lightning.runs.items import StoredItems
+from kelip_lightning.statistics.power import detectable_difference
 from kelip_lightning.statistics.significance import (
     Estimate,
     SeedSpread,
+    Verdict,
     estimate_mean,
     holm,
     paired_difference,
@@ -58,6 +60,10 @@ class Result:
     """Holm-adjusted for the number of variants of the same metric and items."""
     verdict: str | None
     """`better`, `worse` or `inconclusive`."""
+    detectable: float | None
+    """Smallest true difference that the study finds with a power of 80 %."""
+    low_power: bool | None
+    """Whether the difference is better or worse, and smaller than `detectable`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,10 +160,13 @@ def _compare(
             pair = _stack(hits[variant], common), _stack(hits[reference], common)
             differences[variant] = paired_difference(*pair, groups, spread)
     adjusted = dict(zip(differences, holm([one.p_value for one in differences.values()]), strict=True))
+    comparisons = max(1, sum(one.p_value is not None for one in differences.values()))
     lowest, highest = (-2.0, 2.0) if parse_metric(metric)[1] is None else (0.0, 1.0)
     results = []
     for variant, mean in means.items():
         difference, p_value = differences.get(variant), adjusted.get(variant)
+        found = verdict(difference, p_value) if difference else None
+        detectable = detectable_difference(difference, comparisons) if difference else None
         results.append(
             Result(
                 metric=metric,
@@ -174,10 +183,16 @@ def _compare(
                 difference_high=difference.high if difference else None,
                 p_value=difference.p_value if difference else None,
                 adjusted_p_value=p_value,
-                verdict=verdict(difference, p_value).value if difference else None,
+                verdict=found.value if found else None,
+                detectable=detectable,
+                low_power=_is_low_power(found, difference.mean, detectable) if found and difference else None,
             )
         )
     return results
+
+
+def _is_low_power(found: Verdict, difference: float, detectable: float | None) -> bool:
+    return found is not Verdict.inconclusive and detectable is not None and abs(difference) < detectable
 
 
 def _stack(by_seed: Mapping[int, NDArray[np.float64]], seeds: Iterable[int]) -> NDArray[np.float64]:

@@ -88,6 +88,8 @@ class Study:
     base: Path
     runs: list[PlannedRun]
     output: Path
+    quick: bool = False
+    """Whether the quick settings apply, which only test that the study works."""
 
     @property
     def pool(self) -> Path:
@@ -145,6 +147,7 @@ def open_study(file: Path, choice: Choice, *, on_this_machine: bool = True) -> S
         base=base,
         runs=runs,
         output=choice.output,
+        quick=choice.quick,
     )
 
 

@@ -74,7 +74,7 @@ def ablate(arguments: argparse.Namespace) -> int:
     refuse_other_revisions(study.pool, study.runs, arguments.accept_revision)
     _compare_data(study, must_be_here=trains)
     if arguments.dry_run:
-        print_dry_run(study, wanted)
+        print_dry_run(study, wanted, arguments.jobs)
         return 0
     if trains and not arguments.resume:
         refuse_unfinished(study.pool, wanted)

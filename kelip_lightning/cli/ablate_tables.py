@@ -1,19 +1,41 @@
 """Tables of `kelip ablate`: runs and costs, verdicts, statistical power."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from kelip_lightning.ablations.collect import StudyReport
+from kelip_lightning.ablations.cost import (
+    CpuTime,
+    CpuTotal,
+    Origin,
+    cpu_times,
+    due_runs,
+    planned_core_hours,
+    total_of,
+)
 from kelip_lightning.ablations.execution import write_array
-from kelip_lightning.ablations.pool import RunState, find_folder, seconds_of, state_of
-from kelip_lightning.ablations.report.tables import ABSENT, answers, result_rows, written
+from kelip_lightning.ablations.pool import find_folder, state_of
+from kelip_lightning.ablations.report.tables import (
+    ABSENT,
+    QUICK,
+    answers,
+    metric_label,
+    result_rows,
+    summary,
+    unit_after,
+    written,
+)
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
+from kelip_lightning.cli.tables import number_table, table_console
 from kelip_lightning.planning.estimate import estimate
+from kelip_lightning.planning.utilization import device_peak
 from kelip_lightning.statistics.power import SimulatedStudy, simulate
 
 GPU, UTILISATION = "a100", 0.4
@@ -22,9 +44,10 @@ POWER_EFFECTS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1)
 NUM_SIMULATED = 300
 
 
-def print_dry_run(study: Study, runs: Sequence[PlannedRun]) -> None:
-    """Print runs with their states, and settings and cost of each variant; write the Slurm array."""
-    console = Console(soft_wrap=True)
+def print_dry_run(study: Study, runs: Sequence[PlannedRun], jobs: int) -> None:
+    """Print runs with their states, settings and cost of each variant, CPU time for `jobs`; write the Slurm array."""
+    console = table_console()
+    console.soft_wrap = True
     console.print(escape(study.config.question), style="bold")
     console.print(f"Base {study.base}; runs in {study.pool}; report in {study.folder}\n", highlight=False)
     for variant in dict.fromkeys(run.variant for run in runs):
@@ -34,23 +57,62 @@ def print_dry_run(study: Study, runs: Sequence[PlannedRun]) -> None:
         for line in first.differences or ["as the base"]:
             console.print(f"  {escape(line)}", highlight=False)
     console.print()
-    console.print(_cost_table(study, runs))
+    due = due_runs(study, runs)
+    times = cpu_times(study, runs, lambda experiment: planned_core_hours(_peak_per_core(), UTILISATION)(experiment))
+    console.print(_cost_table(study, runs, times))
     total = _gpu_hours_of(runs)
     if total:
         console.print(f"All: {total:,.0f} GPU-hours ({GPU} at {UTILISATION:.0%} utilisation, without evaluation)")
-    todo = [run for run in runs if state_of(find_folder(study.pool, run)) is not RunState.finished]
-    if todo:
-        console.print(f"Slurm array of the {len(todo)} runs that have not finished: {write_array(study, todo)}")
+    if times:
+        _print_cpu_total(console, times, total_of(times, due, jobs), jobs)
+    if due:
+        console.print(f"Slurm array of the {len(due)} runs that have not finished: {write_array(study, due)}")
+
+
+def _print_cpu_total(console: Console, times: Mapping[str, CpuTime], total: CpuTotal, jobs: int) -> None:
+    origins = {time.origin for time in times.values()}
+    if total.num_runs:
+        console.print(
+            f"{total.num_runs} runs to train: {hours_written(total.hours)} CPU-hours, about "
+            f"{hours_written(total.wall_hours)} hours on {total.cores} cores with --jobs {jobs}",
+            highlight=False,
+        )
+    if Origin.measured in origins:
+        console.print("from runs: mean time of the finished runs of the variant, start and evaluation included")
+    if Origin.scaled in origins:
+        console.print("from plan, scaled: training operations as in kelip plan, scaled by what the finished runs took")
+    if Origin.planned in origins:
+        console.print(f"from plan: training operations as in kelip plan, at {UTILISATION:.0%} of this machine's peak")
+
+
+@cache
+def _peak_per_core() -> float:
+    """Operations per second of this machine's float32 matrix products, over the threads that make them."""
+    return device_peak(torch.device("cpu"), torch.float32) / torch.get_num_threads()
+
+
+def hours_written(hours: float) -> str:
+    """Hours with two significant digits below ten, and whole above."""
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def print_answer(study: Study, report: StudyReport, folder: Path) -> None:
     """The verdicts, and where the report stands."""
     console = Console(soft_wrap=True)
-    for label, passed in answers(result_rows(report), study.scale.metrics):
-        console.print(escape(label), style="bold", highlight=False)
-        for verdict, rows in passed:
-            named = ", ".join(f"{row['variant']} ({written('difference', row['difference'])})" for row in rows)
-            console.print(f"  {verdict}: {named}", highlight=False)
+    if study.quick:
+        console.print(f"[bold]{escape(QUICK)}[/bold]", highlight=False)
+    found = answers(result_rows(report), study.scale.metrics)
+    for sentence in summary(found, study.config.reference):
+        console.print(escape(sentence), highlight=False)
+    for answer in found:
+        metric = answer.metric
+        console.print(f"Is {metric_label(metric)} higher than with {study.config.reference}?", style="bold")
+        for row, word in answer.verdicts:
+            ends = [written(name, row[name], metric) for name in ("difference", "difference_low", "difference_high")]
+            interval = f" [{ends[1]}, {ends[2]}]" if row["difference_low"] is not None else ""
+            mark = ", low power" if row["low_power"] else ""
+            text = f"  {word}, {row['variant']}: {ends[0]}{interval}{unit_after(metric, difference=True)}{mark}"
+            console.print(escape(text), highlight=False)
     for note in report.notes:
         console.print(f"note: {escape(note)}", highlight=False)
     console.print(f"report: {folder / 'report.html'}", highlight=False)
@@ -77,27 +139,27 @@ def print_power(num_variants: int, num_seeds: int) -> None:
     Console().print(table)
 
 
-def _cost_table(study: Study, runs: Sequence[PlannedRun]) -> Table:
+def _cost_table(study: Study, runs: Sequence[PlannedRun], times: Mapping[str, CpuTime]) -> Table:
     """One row per variant; its seeds cost the same."""
-    table = Table(title="Cost of one run of each variant", title_justify="left")
-    for name in ("variant", "seeds"):
-        table.add_column(name)
-    for name in ("steps", "crops", "image tokens", "GPU-hours", "seconds"):
-        table.add_column(name, justify="right")
+    on_gpu = any(run.variant not in times for run in runs)
+    hours = (*(["GPU-\nhours"] if on_gpu else []), *(["CPU-\nhours", "from"] if times else []))
+    table = number_table(
+        "Cost of one run of each variant", "", "variant", "runs", "steps", "crops", "image\ntokens", *hours
+    )
     for variant in dict.fromkeys(run.variant for run in runs):
         mine = [run for run in runs if run.variant == variant]
-        folders = [find_folder(study.pool, run) for run in mine]
-        states = Counter(state_of(folder).value for folder in folders)
-        seconds = [taken for folder in folders if (taken := seconds_of(folder)) is not None]
-        stages, hours = mine[0].plan.stages.values(), _gpu_hours_of(mine[:1])
+        states = Counter(state_of(find_folder(study.pool, run)).value for run in mine)
+        stages, gpu_hours, time = mine[0].plan.stages.values(), _gpu_hours_of(mine[:1]), times.get(variant)
+        cells = [f"{gpu_hours:,.0f}" if gpu_hours else ABSENT] if on_gpu else []
+        if times:
+            cells += [hours_written(time.hours), time.origin.value] if time else [ABSENT, ABSENT]
         table.add_row(
             variant,
-            ", ".join(f"{count} {state}" for state, count in states.items()),
+            "\n".join(f"{count} {state}" for state, count in states.items()),
             f"{sum(stage.max_steps for stage in stages):,}",
             written("images", sum(stage.images_forwarded for stage in stages)),
             written("tokens", sum(stage.tokens_forwarded for stage in stages)),
-            f"{hours:,.0f}" if hours else ABSENT,
-            written("seconds", sum(seconds) / len(seconds) if seconds else None),
+            *cells,
         )
     return table
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from kelip_lightning.cli.tables import number_table, table_console
 from kelip_lightning.cli.verb import add_experiment_arguments, load_any_experiment, positive_count, verb
 from kelip_lightning.planning.throughput import GPUS
 
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from kelip_lightning.config.experiment import Experiment
     from kelip_lightning.planning.estimate import StageEstimate
     from kelip_lightning.planning.flops import StageFlops
-
-MIN_COLUMNS = 80
-"""Width that every table fits into."""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,11 +93,7 @@ def _share(text: str) -> float:
 
 def print_estimate(file: str, stages: "Mapping[str, StageEstimate]") -> None:
     """Print the tables of every stage, in at least 80 columns."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    # Narrower ones would have to cut words and numbers; there the terminal breaks the lines.
-    console.width = max(console.width, MIN_COLUMNS)
+    console = table_console()
     for name, stage in stages.items():
         sample = "pair" if stage.contrastive_loss else "image"
         console.print(f"{file}: {name}", style="bold", markup=False, soft_wrap=True)
@@ -121,7 +115,7 @@ def print_estimate(file: str, stages: "Mapping[str, StageEstimate]") -> None:
 
 
 def _parameter_table(stage: "StageEstimate") -> "Table":
-    table = _table("parameters", "exact", "part", "number")
+    table = number_table("parameters", "exact", "part", "number")
     for name, number in stage.plan.parameters.items():
         table.add_row(name.replace("_", " "), f"{number:,}")
     table.add_section()
@@ -132,7 +126,7 @@ def _parameter_table(stage: "StageEstimate") -> "Table":
 
 def _group_table(stage: "StageEstimate") -> "Table":
     columns = ("part and role", "tensors", "parameters", "weight\ndecay", "optimizer", "peak\nlearning\nrate")
-    table = _table("optimizer groups", "exact; --json lists the names", *columns)
+    table = number_table("optimizer groups", "exact; --json lists the names", *columns)
     for part in dict.fromkeys(one.part for one in stage.groups):
         table.add_row(part.replace("_", " "))
         for one in (group for group in stage.groups if group.part == part):
@@ -149,7 +143,7 @@ def _operation_table(flops: "StageFlops", sample: str) -> "Table":
         "4 x with checkpointing"
     )
     columns = ("pass", "runs", "tokens", "linear", "attention", "outer", "forward", "training")
-    table = _table(f"FLOPs per {sample}, GFLOP", caption, *columns)
+    table = number_table(f"FLOPs per {sample}, GFLOP", caption, *columns)
     for one in flops.passes:
         metrics = (one.linear, one.attention, one.outer, one.forward, one.training)
         table.add_row(one.name, str(one.times), str(one.tokens), *map(_giga, metrics))
@@ -169,7 +163,7 @@ def _memory_table(stage: "StageEstimate") -> "Table":
     chunks = "" if plan.chunk_size == plan.batch_size_per_device else f" in chunks of {plan.chunk_size}"
     names = [one.strategy.replace("deepspeed_stage_", "ZeRO ") for one in memory]
     marks = [" *" if one.strategy == configured else "" for one in memory]
-    table = _table(
+    table = number_table(
         f"memory of one rank at {plan.batch_size_per_device} per device{chunks}, {plan.precision}, GB",
         "ZeRO n: trainer.strategy=deepspeed_stage_n; * the experiment's strategy. State exact; buffers, activations "
         "and totals are estimates without allocator and CUDA context (2-4 GB)",
@@ -200,7 +194,7 @@ def _loss_tables(stage: "StageEstimate") -> "Iterator[Table]":
     loss = stage.contrastive_loss
     if loss is None:
         return
-    table = _table("memory of the contrastive loss on one rank, GB", "estimates", "part", "GB")
+    table = number_table("memory of the contrastive loss on one rank, GB", "estimates", "part", "GB")
     table.add_row("features of all ranks", _gigabytes(loss.features))
     table.add_row("full logit matrices", _gigabytes(loss.full))
     table.add_row(f"rows in chunks: max_logits_per_pair={stage.tile}", _gigabytes(loss.tiled))
@@ -209,7 +203,7 @@ def _loss_tables(stage: "StageEstimate") -> "Iterator[Table]":
 
 def _time_table(stage: "StageEstimate", sample: str) -> "Table":
     time, plan = stage.throughput, stage.plan
-    table = _table(f"time on {time.gpu} at {time.utilisation:.0%} of its peak", "estimates", "metric", "value")
+    table = number_table(f"time on {time.gpu} at {time.utilisation:.0%} of its peak", "estimates", "metric", "value")
     rows = {
         f"{sample}s per second and device": f"{time.samples_per_second_per_device:,.0f}",
         f"{sample}s per second": f"{time.samples_per_second:,.0f}",
@@ -231,7 +225,7 @@ def _time_table(stage: "StageEstimate", sample: str) -> "Table":
 
 def _disk_table(stage: "StageEstimate") -> "Table":
     disk, evaluation = stage.disk, stage.evaluation
-    table = _table("disk and evaluation", "exact, but for some kB of names", "metric", "value")
+    table = number_table("disk and evaluation", "exact, but for some kB of names", "metric", "value")
     table.add_row("checkpoint, one file", f"{_gigabytes(disk.checkpoint)} GB")
     table.add_row("checkpoint, DeepSpeed, all partitions", f"{_gigabytes(disk.zero_checkpoint)} GB")
     table.add_row("exported weights", f"{_gigabytes(disk.exported)} GB")
@@ -240,30 +234,6 @@ def _disk_table(stage: "StageEstimate") -> "Table":
         table.add_row("evaluations", f"{evaluation.times:,}")
         table.add_row("FLOPs of each, per image", f"{_giga(evaluation.flops_per_image)} GFLOP")
         table.add_row("FLOPs of each, per caption or class prompt", f"{_giga(evaluation.flops_per_caption)} GFLOP")
-    return table
-
-
-def _table(title: str, caption: str, *columns: str) -> "Table":
-    """A table whose first column breaks between words where the width asks for it; numbers never break."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(
-        title=title,
-        title_justify="left",
-        caption=caption,
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1),
-        collapse_padding=True,
-    )
-    for index, name in enumerate(columns):
-        if index:
-            table.add_column(name, justify="right", min_width=max(map(len, name.split())))
-        else:
-            table.add_column(name, overflow="fold")
     return table
 
 

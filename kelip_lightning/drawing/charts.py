@@ -4,6 +4,7 @@ Sizes are in pixels: at 72 dots per inch a point is a pixel.
 """
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#5
 DASHES = ("", "6 3", "2 3")
 _GREY, _RULE = "#6e6e6e", "#e0e0e0"
 _DPI = 72
+_LONGEST_OF_TWO = 18
+"""Letters of the longest name with which a legend has two columns."""
 _SVG_WIDTH = 360
 """Pages show a chart at this many pixels or more."""
 _TEXT_SIZE, _LABEL, _NUMBERS, _LINE = 15, 400, 240, 26
@@ -98,10 +101,17 @@ def interval_chart(rows: Sequence[ChartRow], title: str) -> np.ndarray:
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def difference_chart(rows: Sequence[ChartRow], title: str) -> str:
-    """SVG: a point and whiskers per row, its label above them, zero marked; `title` is the alternative text."""
+def difference_chart(rows: Sequence[ChartRow], title: str, axis: str) -> str:
+    """SVG: a point and whiskers per row, its label above them, zero marked.
+
+    Args:
+        rows: From the top.
+        title: Alternative text.
+        axis: Title of the axis.
+    """
     with _style(12):
-        figure, axes = _figure(_SVG_WIDTH, 44 + 34 * len(rows), left=10, right=10, top=8, bottom=26)
+        figure, axes = _figure(_SVG_WIDTH, 62 + 34 * len(rows), left=10, right=10, top=8, bottom=44)
+        axes.set_xlabel(drawable(axis))
         _draw_rows(axes, rows)
         axes.set_yticks([])
         for place, row in enumerate(rows):
@@ -111,8 +121,18 @@ def difference_chart(rows: Sequence[ChartRow], title: str) -> str:
         return _svg(figure, title)
 
 
+LEVELS = (":", "-.")
+"""Line styles of the levels of a chart, in order."""
+
+
 def curve_chart(
-    curves: Mapping[str, Sequence[Curve]], styles: Mapping[str, tuple[str, str]], title: str, axis: str
+    curves: Mapping[str, Sequence[Curve]],
+    styles: Mapping[str, tuple[str, str]],
+    title: str,
+    axes_titles: tuple[str, str],
+    *,
+    levels: Mapping[str, float] | None = None,
+    from_zero: bool = True,
 ) -> str:
     """SVG: thin lines for the seeds of a variant, a thick line for their mean if all have the same x values.
 
@@ -120,11 +140,15 @@ def curve_chart(
         curves: Variant -> a curve per seed.
         styles: Variant -> colour and dashes, as from `style_of`.
         title: Alternative text.
-        axis: Label of the x axis.
+        axes_titles: Of the x axis and of the y axis.
+        levels: Name -> value of a horizontal grey line (chance, untrained), named in the legend.
+        from_zero: Whether the y axis begins at zero or below.
     """
-    legend = 16 * ((len(styles) + 1) // 2)
+    levels = levels or {}
+    columns = 2 if max(map(len, styles), default=0) <= _LONGEST_OF_TWO else 1
+    legend = 16 * math.ceil((len(styles) + len(levels)) / columns)
     with _style(12):
-        figure, axes = _figure(_SVG_WIDTH, 250 + legend, left=40, right=12, top=12, bottom=50 + legend)
+        figure, axes = _figure(_SVG_WIDTH, 250 + legend, left=58, right=12, top=12, bottom=50 + legend)
         for variant, (colour, dashes) in styles.items():
             dash = (0, tuple(map(float, dashes.split()))) if dashes else "-"
             line: dict[str, Any] = {"color": colour, "linestyle": dash}
@@ -134,12 +158,17 @@ def curve_chart(
             alike = bool(seeds) and all(np.array_equal(seed[0], seeds[0][0]) for seed in seeds)
             mean_x, mean_y = np.mean(seeds, axis=0) if alike else ([], [])
             axes.plot(mean_x, mean_y, linewidth=2.2, label=drawable(variant), **line)
+        for dashes, (name, value) in zip(LEVELS, levels.items(), strict=False):
+            axes.axhline(value, color=_GREY, linestyle=dashes, linewidth=1.4, label=drawable(name))
         axes.set_xlim(left=0)
         lowest = min((y for seeds in curves.values() for curve in seeds for _, y in curve), default=0.0)
-        axes.set_ylim(bottom=min(0.0, lowest))
+        if from_zero:
+            axes.set_ylim(bottom=min(0.0, lowest, *levels.values()))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-        axes.set_xlabel(axis)
-        figure.legend(loc="lower center", ncols=2, frameon=False, borderpad=0, labelspacing=0.3, handlelength=2.5)
+        axes.set_xlabel(axes_titles[0])
+        axes.set_ylabel(axes_titles[1])
+        figure.legend(loc="lower center", ncols=columns, frameon=False, borderpad=0, labelspacing=0.3, handlelength=2.5)
         return _svg(figure, title)
 
 

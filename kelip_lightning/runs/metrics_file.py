@@ -12,9 +12,11 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from data_modules.json_lines import append_json_lines, complete_lines
+from data_modules.json_lines import append_json_lines, complete_lines, read_json_lines
 
 _log = logging.getLogger(__name__)
+
+_EARLIER_LOSS = "train/loss"
 
 
 class MetricsFileLogger(Logger):
@@ -76,6 +78,27 @@ def cut_record(file: Path, stage: str, length: int | None) -> None:
     partial = file.with_name(f"{file.name}.partial")
     partial.write_bytes(kept)
     os.replace(partial, file)
+
+
+def read_losses(file: Path) -> dict[str, list[tuple[int, float]]]:
+    """Stage -> (step, training loss) of every logged step.
+
+    The loss of a stage is `STAGE/loss`; `train/loss` in files of earlier revisions. Losses that were not finite are
+    left out.
+
+    Args:
+        file: metrics.jsonl.
+
+    Raises:
+        OSError, DataError: The file cannot be read, or a complete line is damaged.
+    """
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in read_json_lines(file):
+        stage, step = line.get("stage"), line.get("step")
+        loss = line.get(f"{stage}/loss", line.get(_EARLIER_LOSS))
+        if stage is not None and step is not None and loss is not None:
+            found.setdefault(str(stage), []).append((int(step), float(loss)))
+    return found
 
 
 def _stage_of(line: bytes) -> str | None:

@@ -1,11 +1,44 @@
-"""False positive rate and power of the rule in `significance`, by simulated studies."""
+"""Power of the rule in `significance`: of a study that was run, by formula, and of planned ones, by simulation."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-from kelip_lightning.statistics.significance import Verdict, holm, paired_difference, pooled_spread, verdict
+from kelip_lightning.statistics import ALPHA
+from kelip_lightning.statistics.significance import (
+    Estimate,
+    Verdict,
+    half_width,
+    holm,
+    paired_difference,
+    pooled_spread,
+    verdict,
+)
+
+POWER = 0.8
+"""Power below which a difference counts as found with low power."""
+
+
+def detectable_difference(estimate: Estimate, comparisons: int) -> float | None:
+    """The smallest true difference that a study like this one finds with a power of `POWER`.
+
+    A found difference below it is more likely than not larger than the true one, because only overestimates are
+    significant (type M error; Gelman & Carlin 2014, Perspectives on Psychological Science 9(6), "Beyond power
+    calculations"). A normal distribution with the estimated variances is assumed.
+
+    Args:
+        estimate: A paired difference.
+        comparisons: Number of variants compared with the reference; Holm's first step tests at `ALPHA` over it.
+
+    Returns:
+        In the outcomes' unit; `None` without an interval.
+    """
+    if not estimate.parts:
+        return None
+    error = sum(variance for variance, _ in estimate.parts) ** 0.5
+    return half_width(estimate.parts, ALPHA / comparisons) + float(stats.norm.ppf(POWER)) * error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

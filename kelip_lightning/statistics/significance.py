@@ -60,6 +60,8 @@ class Estimate:
     """Smallest level at which the interval excludes zero; `None` for a single seed."""
     num_seeds: int
     num_items: int
+    parts: tuple[tuple[float, int], ...] = ()
+    """Variance of the mean and its degrees of freedom, over seeds and over items; empty without an interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,15 +113,7 @@ def estimate_mean(
         seeds, degrees = max(seeds, 2 * spread.variance / num_seeds), spread.degrees
     items, num_groups = item_variance(outcomes_SN.mean(axis=0), groups_N)
     parts = [(seeds, degrees)] + ([(items, num_groups - 1)] if num_groups > 1 else [])
-    half = math.sqrt(sum(_t_quantile(level, n) ** 2 * part for part, n in parts))
-    return Estimate(
-        mean=mean,
-        low=mean - half,
-        high=mean + half,
-        p_value=_p_value(mean, parts),
-        num_seeds=num_seeds,
-        num_items=num_items,
-    )
+    return _with_interval(mean, parts, level, outcomes_SN.shape)
 
 
 def estimate_over_items(outcomes_SN: Floats, groups_N: Groups | None = None, level: float = ALPHA) -> Estimate:
@@ -140,15 +134,25 @@ def estimate_over_items(outcomes_SN: Floats, groups_N: Groups | None = None, lev
     variance, num_groups = item_variance(outcomes_SN.mean(axis=0), groups_N)
     if num_groups < 2:
         return Estimate(mean=mean, low=None, high=None, p_value=None, num_seeds=num_seeds, num_items=num_items)
-    half = _t_quantile(level, num_groups - 1) * math.sqrt(variance)
+    return _with_interval(mean, [(variance, num_groups - 1)], level, outcomes_SN.shape)
+
+
+def _with_interval(mean: float, parts: Sequence[tuple[float, int]], level: float, shape: tuple[int, ...]) -> Estimate:
+    half = half_width(parts, level)
     return Estimate(
         mean=mean,
         low=mean - half,
         high=mean + half,
-        p_value=_p_value(mean, [(variance, num_groups - 1)]),
-        num_seeds=num_seeds,
-        num_items=num_items,
+        p_value=_p_value(mean, parts),
+        num_seeds=shape[0],
+        num_items=shape[1],
+        parts=tuple(parts),
     )
+
+
+def half_width(parts: Sequence[tuple[float, int]], level: float) -> float:
+    """Half of the interval's width at a level in (0, 1), from variances with their degrees of freedom."""
+    return math.sqrt(sum(_t_quantile(level, degrees) ** 2 * part for part, degrees in parts))
 
 
 def paired_difference(

@@ -3,14 +3,15 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from kelip_lightning.ablations.collect import Cost, CurvePoint, RunRecord, StudyReport
+from kelip_lightning.ablations.collect import Cost, CurvePoint, LossPoint, RunRecord, StudyReport
 from kelip_lightning.ablations.results import ALL_ITEMS, Example, Result
 from kelip_lightning.ablations.study import Study
-from kelip_lightning.evaluation.metric_names import ZERO_SHOT, parse_metric, split_name
+from kelip_lightning.evaluation import metric_names
+from kelip_lightning.evaluation.metric_names import ZERO_SHOT, Unit, parse_metric, split_name, unit_of
 from kelip_lightning.statistics.significance import Verdict
 
 Row = dict[str, Any]
@@ -21,7 +22,8 @@ _RESULT_COLUMNS = (*(field.name for field in fields(Result)), *_JUDGED_COLUMNS, 
 """Of results.csv: the fields of a result; the metric by chance, without training and at equal compute; a run's cost."""
 
 ABSENT = "–"
-_SHARES = frozenset({"mean", "low", "high", "chance", "untrained", "equal_compute"})
+QUICK = "Quick run: not evidence. Its settings are too short to answer anything; they test that the study works."
+_VALUES = frozenset({"mean", "low", "high", "chance", "untrained", "equal_compute", "detectable"})
 _DIFFERENCES = frozenset({"difference", "difference_low", "difference_high"})
 _MILLIONS = frozenset({"tokens", "images", "parameters", "equal_compute_tokens"})
 
@@ -40,11 +42,12 @@ def result_rows(report: StudyReport) -> list[Row]:
 
 
 def write_tables(folder: Path, study: Study, report: StudyReport) -> None:
-    """Write results.csv, curves.csv, examples.csv, runs.csv and results.json."""
+    """Write results.csv, curves.csv, losses.csv, examples.csv, runs.csv and results.json."""
     rows = result_rows(report)
     _write_csv(folder / "results.csv", _RESULT_COLUMNS, rows)
     for name, kind, records in (
         ("curves", CurvePoint, report.curves),
+        ("losses", LossPoint, report.losses),
         ("examples", Example, report.examples),
         ("runs", RunRecord, report.runs),
     ):
@@ -52,6 +55,7 @@ def write_tables(folder: Path, study: Study, report: StudyReport) -> None:
         _write_csv(folder / f"{name}.csv", columns, [asdict(one) for one in records])
     document = {
         "study": study.name,
+        "quick": study.quick,
         "question": study.config.question,
         "paper": study.config.paper,
         "scale": study.scale_name,
@@ -77,14 +81,12 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
         writer.writerows(rows)
 
 
-def written(column: str, value: Any) -> str:
-    """A value of results.csv for the reader: shares in percent, differences in points with their sign."""
+def written(column: str, value: Any, metric: str = "") -> str:
+    """A value of results.csv for the reader: in the metric's unit (shares in percent), differences with their sign."""
     if value is None:
         return ABSENT
-    if column in _SHARES:
-        return f"{100 * value:.1f}"
-    if column in _DIFFERENCES:
-        return f"{100 * value:+.1f}"
+    if column in _VALUES or column in _DIFFERENCES:
+        return metric_names.written(metric, value, signed=column in _DIFFERENCES)
     if column in _MILLIONS and value >= 1e5:
         return f"{value / 1e6:,.1f} M" if value < 1e9 else f"{value / 1e9:,.1f} G"
     if column in ("p_value", "adjusted_p_value"):
@@ -100,15 +102,37 @@ def metric_label(metric: str) -> str:
     data_set, language, kind = split_name(task)
     where = f"{data_set}, {language}" if language and not kind.startswith(language) else data_set
     if k is None:
-        return f"{where}: cosine of translations minus that of other captions, centred, × 100"
+        return f"{where}: cosine of translations minus that of other captions, centred"
     if kind == ZERO_SHOT:
         return f"{where}: zero-shot top {k}"
     return f"{where}: {kind.replace('_', ' ')} R@{k}"
 
 
-def unit_of(metric: str) -> str:
+_UNITS = {
+    Unit.share: "In percent; differences in points.",
+    Unit.cosine: "A difference of cosines, from -2 to 2, and no percentage.",
+    Unit.rank: "A rank from 1; lower is better.",
+}
+
+
+def unit_sentence(metric: str) -> str:
     """The unit of a metric, for the line above its table."""
-    return "Cosines × 100." if parse_metric(metric)[1] is None else "In percent; differences in points."
+    return _UNITS[unit_of(metric)]
+
+
+def unit_after(metric: str, *, difference: bool = False) -> str:
+    """What follows a number in a sentence: ` %`, ` points` or nothing."""
+    if unit_of(metric) is not Unit.share:
+        return ""
+    return " points" if difference else " %"
+
+
+def axis_title(metric: str) -> str:
+    """Title of an axis with values of the metric."""
+    task, k = parse_metric(metric)
+    if k is None:
+        return "difference of cosines"
+    return f"top {k}, %" if task.endswith(ZERO_SHOT) else f"R@{k}, %"
 
 
 def example_lines(examples: Sequence[Example], metrics: Sequence[str]) -> list[tuple[str, list[tuple[str, str, str]]]]:
@@ -133,11 +157,50 @@ def example_lines(examples: Sequence[Example], metrics: Sequence[str]) -> list[t
     return found
 
 
-def answers(rows: Sequence[Row], metrics: Sequence[str]) -> list[tuple[str, list[tuple[str, list[Row]]]]]:
-    """Per judged metric: its label, and (verdict, rows of the variants with it)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Whether variants are higher than the reference on one metric."""
+
+    metric: str
+    reference: Row | None
+    """The reference's row; `None`: no run of it has finished."""
+    verdicts: list[tuple[Row, str]]
+    """The row of each compared variant, and `Yes`, `No` or `Inconclusive`."""
+
+
+_ANSWERS = {Verdict.better: "Yes", Verdict.worse: "No", Verdict.inconclusive: "Inconclusive"}
+
+
+def answers(rows: Sequence[Row], metrics: Sequence[str]) -> list[Answer]:
+    """The answer on each judged metric: variants that are better first, then worse ones, then the others."""
     found = []
     for metric in metrics:
         judged = [row for row in rows if row["metric"] == metric and row["items"] == ALL_ITEMS]
-        by_verdict = [(one.value, [row for row in judged if row["verdict"] == one.value]) for one in Verdict]
-        found.append((metric_label(metric), [(name, variants) for name, variants in by_verdict if variants]))
+        verdicts = [(row, word) for one, word in _ANSWERS.items() for row in judged if row["verdict"] == one.value]
+        reference = next((row for row in judged if row["verdict"] is None), None)
+        found.append(Answer(metric=metric, reference=reference, verdicts=verdicts))
     return found
+
+
+def summary(found: Sequence[Answer], reference: str) -> list[str]:
+    """Sentences that answer the study's question over all judged metrics."""
+    by_word: dict[str, dict[str, int]] = {word: {} for word in _ANSWERS.values()}
+    for answer in found:
+        for row, word in answer.verdicts:
+            by_word[word][row["variant"]] = by_word[word].get(row["variant"], 0) + 1
+    total = len(found)
+
+    def named(word: str) -> str:
+        return ", ".join(f"{variant} (on {count} of {total})" for variant, count in by_word[word].items())
+
+    open_on_all = [variant for variant, count in by_word["Inconclusive"].items() if count == total]
+    metrics = "metrics" if total > 1 else "metric"
+    sentences = []
+    if by_word["Yes"]:
+        sentences.append(f"Yes, higher than {reference} on the judged {metrics}: {named('Yes')}.")
+    if by_word["No"]:
+        sentences.append(f"No, lower than {reference} on the judged {metrics}: {named('No')}.")
+    if open_on_all:
+        where = "every judged metric" if total > 1 else "the judged metric"
+        sentences.append(f"Inconclusive on {where}: {', '.join(open_on_all)}.")
+    return sentences or ["Nothing to compare yet."]

@@ -78,8 +78,10 @@ def finish(study: Study) -> Finish:
         report = {"step": 1, "seconds": 1.0, "metrics": {METRIC: value}, "chance": {METRIC: 0.01}}
         folder.report.write_text(json.dumps(report), encoding="utf-8")
         steps = run.plan.stages["contrastive"].max_steps
-        lines = [{"stage": "contrastive", "step": 0, METRIC: 0.02}, {"step": steps // 2, "train/loss": 1.0}]
+        lines = [{"stage": "contrastive", "step": 0, METRIC: 0.02}, {"step": steps // 2, "note": 1.0}]
         lines += [{"stage": "contrastive", "step": steps, METRIC: value}]
+        losses = {steps // 4: ("train/loss", 4.0), steps // 2: ("contrastive/loss", 2.0 + run.seed)}  # of two revisions
+        lines += [{"stage": "contrastive", "step": step, name: loss} for step, (name, loss) in losses.items()]
         folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         environment = {"git": {"revision": "0123456789abcdef", "dirty": False}, "code": "fedcba987654"}
         folder.environment.write_text(json.dumps(environment), encoding="utf-8")

@@ -15,6 +15,7 @@ from kelip_lightning.ablations.collect import collect
 from kelip_lightning.ablations.pool import (
     Revision,
     RunState,
+    core_hours_of,
     find_folder,
     record_seconds,
     refuse_other_data,
@@ -65,6 +66,17 @@ def test_pool__seconds_add_up_over_resumptions(study: Study) -> None:
     record_seconds(folder, 10.0)
     record_seconds(folder, 2.5)
     assert seconds_of(folder) == 12.5
+    folder.environment.write_text(json.dumps({"cpu_cores_allowed": 4}), encoding="utf-8")
+    assert core_hours_of(folder) == pytest.approx(12.5 * 4 / 3600)
+
+
+def test_pool__core_hours_are_those_of_the_runs_share(study: Study) -> None:
+    folder = find_folder(study.pool, study.runs[1])
+    folder.path.mkdir(parents=True)
+    assert core_hours_of(folder) is None
+    record_seconds(folder, 1800.0, cores=3)
+    record_seconds(folder, 1800.0, cores=1)
+    assert core_hours_of(folder) == pytest.approx(2.0)
 
 
 @pytest.fixture

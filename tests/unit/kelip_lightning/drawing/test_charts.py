@@ -15,6 +15,7 @@ ROWS = [
     ChartRow(label="a <b> & c", value=0.0, low=None, high=None),
 ]
 SEEDS = [[(0, 10), (1e6, 20)], [(0, 20), (1e6, 60)]]
+AXES = ("tokens", "R@1, %")
 STYLES = {"기준": ("#0072b2", ""), "longer": ("#d55e00", "6 3")}
 
 
@@ -33,7 +34,7 @@ def test_interval_chart__hangul_is_drawn() -> None:
 
 
 def test_difference_chart__whiskers_are_at_their_values() -> None:
-    svg = difference_chart(ROWS, "t")
+    svg = difference_chart(ROWS, "t", "points")
     whisker, empty = lines(svg, "stroke: #1f5aa6; stroke-width: 2;")[:, :, 0]
     assert empty[0] == empty[1]
     ((zero, _),) = lines(svg, "stroke-dasharray")[:, :, 0]
@@ -41,7 +42,7 @@ def test_difference_chart__whiskers_are_at_their_values() -> None:
 
 
 def test_curve_chart__the_thick_line_is_the_mean_of_the_seeds() -> None:
-    svg = curve_chart({"기준": SEEDS}, STYLES, "t", "steps")
+    svg = curve_chart({"기준": SEEDS}, STYLES, "t", ("steps", "R@1, %"))
     thin = lines(svg, "stroke-opacity: 0.3")
     thick = lines(svg, "stroke: #0072b2; stroke-width: 2.2")
     assert thick == pytest.approx(thin.mean(axis=0, keepdims=True), abs=1e-4)
@@ -50,14 +51,25 @@ def test_curve_chart__the_thick_line_is_the_mean_of_the_seeds() -> None:
     assert heights[0, 0] - heights[0, 1] == pytest.approx((heights[1, 0] - heights[1, 1]) / 4, abs=1e-4)
 
 
+def test_curve_chart__levels_are_at_their_values_and_named() -> None:
+    svg = curve_chart({"기준": SEEDS}, STYLES, "t", AXES, levels={"chance": 10.0, "untrained": 20.0})
+    (first, last), *_ = lines(svg, "stroke-opacity: 0.3")[..., 1]  # the seed from 10 to 20
+    levels = lines(svg, "stroke: #6e6e6e; stroke-width: 1.4")[:, 0, 1]
+    assert levels[:2] == pytest.approx([first, last], abs=1e-4)
+    assert {"chance", "untrained"} <= set(re.findall("<!-- (.*?) -->", svg))
+
+
 @pytest.mark.filterwarnings("error")  # of missing glyphs, and of axes without data
 @pytest.mark.parametrize(
     ("draw", "labels"),
     [
-        (lambda: difference_chart(ROWS, "제목 <&>"), {"한국어", "ㅍㅔㅍ e - $x$: 60 %", "a &lt;b&gt; &amp; c"}),
-        (lambda: difference_chart([], "제목 <&>"), set()),
-        (lambda: curve_chart({"longer": [*SEEDS, [(0, 5)]]}, STYLES, "제목 <&>", "tokens"), {*STYLES, "tokens"}),
-        (lambda: curve_chart({}, STYLES, "제목 <&>", "tokens"), {*STYLES, "tokens"}),
+        (
+            lambda: difference_chart(ROWS, "제목 <&>", "points"),
+            {"points", "한국어", "ㅍㅔㅍ e - $x$: 60 %", "a &lt;b&gt; &amp; c"},
+        ),
+        (lambda: difference_chart([], "제목 <&>", "points"), {"points"}),
+        (lambda: curve_chart({"longer": [*SEEDS, [(0, 5)]]}, STYLES, "제목 <&>", AXES), {*STYLES, *AXES}),
+        (lambda: curve_chart({}, STYLES, "제목 <&>", AXES), {*STYLES, *AXES}),
     ],
 )
 def test_svg__is_the_same_twice_parses_and_has_every_label(draw: Callable[[], str], labels: set[str]) -> None:

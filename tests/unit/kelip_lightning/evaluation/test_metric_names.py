@@ -2,7 +2,16 @@
 
 import pytest
 
-from kelip_lightning.evaluation.metric_names import at_k, is_rank, join_name, parse_metric, split_name
+from kelip_lightning.evaluation.metric_names import (
+    Unit,
+    at_k,
+    is_rank,
+    join_name,
+    parse_metric,
+    split_name,
+    unit_of,
+    written,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,3 +50,18 @@ def test_split_name__set_language_and_rest(name: str, parts: tuple[str, str | No
 
 def test_is_rank__the_median_rank_alone() -> None:
     assert is_rank("eval/a_ko/median_rank") and not is_rank("eval/a_ko/image_to_text_R@1")
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "plain", "signed"),
+    [
+        ("eval/a_ko/image_to_text_R@1", Unit.share, "12.3", "+12.3"),
+        ("eval/a_ko/mean_per_class_recall", Unit.share, "12.3", "+12.3"),
+        ("eval/captions/matched_minus_random", Unit.cosine, "0.123", "+0.123"),
+        ("eval/a_ko/image_to_text_median_rank", Unit.rank, "0.1", "+0.1"),
+    ],
+)
+def test_written__in_the_unit_of_the_metric(metric: str, unit: Unit, plain: str, signed: str) -> None:
+    assert unit_of(metric) is unit
+    assert (written(metric, 0.1234), written(metric, 0.1234, signed=True)) == (plain, signed)
+    assert written(metric, None) == "–"

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from data_modules.json_lines import read_json_lines
-from kelip_lightning.runs.metrics_file import MetricsFileLogger, cut_record
+from kelip_lightning.runs.metrics_file import MetricsFileLogger, cut_record, read_losses
 
 
 def test_log_metrics__a_line_each_from_several_stages(tmp_path: Path) -> None:
@@ -62,3 +62,15 @@ def test_cut_record__a_stage_that_begins_again(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes() + b'{"stage": "mae", "st')
     cut_record(file, "contrastive", None)
     assert file.read_text(encoding="utf-8") == '{"stage": "mae", "step": 0, "train/loss": 0.5}\n'
+
+
+def test_read_losses__of_both_names(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    mae, contrastive = (MetricsFileLogger(file, stage=stage) for stage in ("mae", "contrastive"))
+    mae.log_metrics({"mae/loss": 0.5, "mae/learning_rate": 0.1}, 10)
+    mae.log_metrics({"train/loss": 0.25}, 20)
+    contrastive.log_metrics({"train/loss": 4.0, "mae/loss": 9.0}, 10)
+    contrastive.log_metrics({"contrastive/loss": 3.0}, 20)
+    contrastive.log_metrics({"contrastive/loss": float("nan")}, 30)
+    contrastive.log_metrics({"eval/x_ko/image_to_text_R@1": 0.5}, 40)
+    assert read_losses(file) == {"mae": [(10, 0.5), (20, 0.25)], "contrastive": [(10, 4.0), (20, 3.0)]}

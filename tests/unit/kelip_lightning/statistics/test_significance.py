@@ -5,12 +5,14 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from kelip_lightning.statistics.power import SimulatedStudy, simulate
+from kelip_lightning.statistics.power import SimulatedStudy, detectable_difference, simulate
 from kelip_lightning.statistics.significance import (
     Estimate,
     Verdict,
     estimate_mean,
+    estimate_over_items,
     holm,
     item_variance,
     paired_difference,
@@ -175,3 +177,34 @@ def test_rule__power_grows_with_the_effect() -> None:
     ]
     assert powers[0] < powers[1] < powers[2]
     assert powers[2] > 0.9
+
+
+def test_estimate_over_items__is_the_paired_t_test_of_one_run_each() -> None:
+    generator = np.random.default_rng(3)
+    before, after = (generator.random((1, 500)) < rate for rate in (0.3, 0.4))
+    found = estimate_over_items(after.astype(float) - before.astype(float))
+    test = stats.ttest_rel(after[0].astype(float), before[0].astype(float))
+    interval = test.confidence_interval(0.95)
+    assert found.mean == pytest.approx(after.mean() - before.mean())
+    # The standard error of the bootstrap's standard deviation is 2 %.
+    assert (found.low, found.high) == pytest.approx(
+        (interval.low, interval.high), abs=0.08 * (interval.high - interval.low)
+    )
+    assert found.p_value == pytest.approx(test.pvalue, rel=0.5)
+    assert estimate_over_items(np.ones((1, 4)), np.zeros(4, dtype=np.int64)).low is None
+
+
+def test_detectable_difference__is_found_in_80_percent_of_repetitions() -> None:
+    variance, comparisons = 0.02**2, 4
+    size = detectable_difference(_estimate_of(((variance, 10**6),)), comparisons)
+    assert size == pytest.approx((stats.norm.isf(0.05 / 2 / comparisons) + stats.norm.ppf(0.8)) * 0.02, rel=1e-4)
+    drawn = np.random.default_rng(0).normal(size, 0.02, 20_000)
+    found = np.mean(2 * stats.norm.sf(drawn / 0.02) < 0.05 / comparisons)
+    assert found == pytest.approx(0.8, abs=0.01)
+    few_seeds = detectable_difference(_estimate_of(((variance, 4),)), comparisons)
+    assert few_seeds is not None and few_seeds > size
+    assert detectable_difference(_estimate_of(()), comparisons) is None
+
+
+def _estimate_of(parts: tuple[tuple[float, int], ...]) -> Estimate:
+    return Estimate(mean=0.0, low=None, high=None, p_value=None, num_seeds=3, num_items=10, parts=parts)

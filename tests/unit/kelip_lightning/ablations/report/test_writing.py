@@ -4,16 +4,22 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 from kelip_lightning.ablations.collect import collect
-from kelip_lightning.ablations.report.tables import written
+from kelip_lightning.ablations.pool import find_folder
+from kelip_lightning.ablations.report.tables import QUICK, written
 from kelip_lightning.ablations.report.writing import write_report
 from kelip_lightning.ablations.study import Study
+from kelip_lightning.evaluation.tasks import TaskItems
+from kelip_lightning.runs.items import evaluation_of, write_items
 
 RATES = {"plain": 0.3, "longer": 0.8, "warm": 0.31}
 NUMBER = re.compile(
@@ -48,7 +54,7 @@ def test_html__every_number_is_the_one_in_results_json(folder: Path) -> None:
     numbers = NUMBER.findall(page)
     assert len(numbers) > 50
     for metric, items, variant, column, text in numbers:
-        assert text.replace("&lt;", "<") == written(column, rows[metric, items, variant][column]), column
+        assert text.replace("&lt;", "<") == written(column, rows[metric, items, variant][column], metric), column
     # Elsewhere in the tables digits are only in names, overrides, revisions and seeds.
     named = {"variant", "what it is", "overrides", "folder", "revision", "seed", "metric", *EXAMPLE_COLUMNS}
     assert not [cell for cell in _cells(page) if re.search(r"\d", cell[1]) and cell[0] not in named]
@@ -82,11 +88,16 @@ def test_html__is_one_file_and_escapes_its_input(folder: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "- unseen_design, ko: image to text R@1: better: longer (+48.9); inconclusive: warm (-2.1)",
+        "Yes, higher than plain on the judged metric: longer (on 1 of 1). Inconclusive on the judged metric: warm.",
+        "### Is unseen_design, ko: image to text R@1 higher than with plain (34.4 %)?",
+        "- Yes, longer: +48.9 [+27.4, +70.4] points",
+        "- Inconclusive, warm: -2.1 [-23.7, +19.5] points",
         "120 items. By chance 1.0, untrained 2.0. In percent; differences in points.",
-        "| plain | 3 | 34.4 [24.8, 44.0] | – | – | reference | 34.4 |",
-        "| longer | 3 | 83.3 [70.2, 96.5] | +48.9 [+27.4, +70.4] | 0.020 | better | 42.7 |",
-        "| warm | 2 | 30.8 [0.0, 63.2] | -2.1 [-23.7, +19.5] | 0.762 | inconclusive | 30.8 |",
+        "| plain | 3 | 34.4 [24.8, 44.0] | – | – | reference | – | 34.4 |",
+        "| longer | 3 | 83.3 [70.2, 96.5] | +48.9 [+27.4, +70.4] | 0.020 | better | 37.7 | 42.7 |",
+        "| warm | 2 | 30.8 [0.0, 63.2] | -2.1 [-23.7, +19.5] | 0.762 | inconclusive | 37.7 | 30.8 |",
+        "![Training loss, contrastive](plots/loss-contrastive.svg)",
+        "![Differences from plain: unseen_design, ko: image to text R@1](plots/unseen_design_ko-image_to_text_R1-differences.svg)",
         "| unseen_design, ko: image to text R@1 | colour | 30 | longer | 87.8 | +53.3 [+40.0, +66.7] | better |",
         "| longer | 1,600 | 1.2 M | 9.4 M | 3.6 M | 101 |",
     ],
@@ -105,12 +116,94 @@ def test_report__names_missing_runs(folder: Path) -> None:
 def test_plots__are_svg_with_all_variants(folder: Path, study: Study) -> None:
     plots = {file.name: file for file in (folder / "plots").iterdir()}
     assert set(plots) == {
-        f"unseen_design_ko-image_to_text_R1-{kind}.svg" for kind in ("differences", "steps", "tokens")
+        "loss-contrastive.svg",
+        *(f"unseen_design_ko-image_to_text_R1-{kind}.svg" for kind in ("differences", "steps", "tokens")),
     }
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"!\[[^\]]+\]\(plots/([^)]+)\)", report)) == set(plots)
     for name, file in plots.items():
         assert ElementTree.parse(file).getroot().tag.endswith("svg")
         drawn = set(re.findall("<!-- ([a-z]+)", file.read_text(encoding="utf-8")))  # matplotlib names drawn text so
         assert drawn >= set(study.variants[1:] if "differences" in name else study.variants)
+
+
+AXES = {
+    "differences": {"difference from plain, points"},
+    "steps": {"steps of contrastive training", "R@1, %", "chance", "untrained"},
+    "tokens": {"image tokens", "R@1, %", "chance", "untrained"},
+    "loss": {"steps", "loss"},
+}
+
+
+def test_html__charts_have_titles_of_axes_and_lines_of_chance_and_the_untrained_model(folder: Path) -> None:
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    drawn = [set(re.findall("<!-- (.*?) -->", svg)) for svg in re.findall(r"<figure>(<svg.*?)<figcaption>", page, re.S)]
+    assert len(drawn) == len(AXES)
+    for texts, expected in zip(drawn, AXES.values(), strict=True):
+        assert texts >= expected
+
+
+def test_losses__are_those_of_both_names(folder: Path, study: Study) -> None:
+    with (folder / "losses.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["variant"] == "plain"]
+    steps = study.runs[0].plan.stages["contrastive"].max_steps
+    assert [(row["seed"], int(row["step"]), float(row["loss"])) for row in rows] == [
+        (seed, step, loss) for seed in "012" for step, loss in ((steps // 4, 4.0), (steps // 2, 2.0 + int(seed)))
+    ]
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_report__a_quick_study_has_a_banner(quick: bool, study: Study, finish: Callable[..., None]) -> None:
+    short = replace(study, quick=quick)
+    for run in short.runs:
+        finish(run, RATES[run.variant])
+    folder = write_report(short, collect(short))
+    page = _Banners()
+    page.feed((folder / "report.html").read_text(encoding="utf-8"))
+    assert page.texts == ([QUICK] if quick else [])
+    assert (f"> **{QUICK}**" in (folder / "report.md").read_text(encoding="utf-8")) is quick
+    assert json.loads((folder / "results.json").read_text(encoding="utf-8"))["quick"] is quick
+
+
+class _Banners(HTMLParser):
+    """Texts of the elements with the role alert."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self._inside = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = ("role", "alert") in attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.texts.append(data)
+
+
+def test_report__cosines_are_no_percentages(study: Study, finish: Callable[..., None]) -> None:
+    cosine = "eval/captions/matched_minus_random"
+    own = replace(study, scale=replace(study.scale, metrics=[cosine]))
+    for run in own.runs:
+        finish(run, RATES[run.variant])
+        file = find_folder(own.pool, run).items
+        values = torch.full((40,), 0.25 + 0.125 * (run.variant == "longer"), dtype=torch.float64)
+        values += 0.001 * torch.arange(40) + 0.0005 * run.seed
+        items = TaskItems(task=cosine, outcomes=values, groups=torch.arange(40), texts=[str(n) for n in range(40)])
+        write_items(file, [items], str(evaluation_of(file)))
+    folder = write_report(own, collect(own))
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert "\nIs captions: cosine" not in text
+    assert "higher than with plain (0.270)?" in text
+    assert re.search(r"\n- Yes, longer: \+0\.125 \[\+0\.\d{3}, \+0\.\d{3}\]\n", text)
+    assert "A difference of cosines, from -2 to 2, and no percentage." in text
+    drawn = (folder / "plots" / "captions-matched_minus_random-differences.svg").read_text(encoding="utf-8")
+    assert "<!-- difference from plain, difference of cosines -->" in drawn
+    assert "×" not in text
+    assert "percent" not in text.replace("no percentage", "")
 
 
 def test_report__is_deterministic_and_replaces_an_earlier_one(folder: Path, study: Study) -> None:
