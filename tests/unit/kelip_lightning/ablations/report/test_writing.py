@@ -97,7 +97,6 @@ def test_html__is_one_file_and_escapes_its_input(folder: Path) -> None:
         "| longer | 3 | 83.3 [70.2, 96.5] | +48.9 [+27.4, +70.4] | 0.020 | better | 37.7 | 42.7 |",
         "| warm | 2 | 30.8 [0.0, 63.2] | -2.1 [-23.7, +19.5] | 0.762 | inconclusive | 37.7 | 30.8 |",
         "![Training loss, contrastive](plots/loss-contrastive.svg)",
-        "![Differences from plain: unseen_design, ko: image to text R@1](plots/unseen_design_ko-image_to_text_R1-differences.svg)",
         "| unseen_design, ko: image to text R@1 | colour | 30 | longer | 87.8 | +53.3 [+40.0, +66.7] | better |",
         "| longer | 1,600 | 1.2 M | 9.4 M | 3.6 M | 101 |",
     ],
