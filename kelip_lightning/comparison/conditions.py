@@ -31,17 +31,20 @@ class Objection:
 
 
 def objections(groups: Groups) -> list[Objection]:
-    """All reasons, each once; empty: every metric may be judged."""
-    (name, (first, *_)), *_ = groups.items()
+    """All reasons, one of each kind for a group; empty: every metric may be judged."""
+    reference, (first, *_) = next(iter(groups.items()))
     found = [Objection(reason=one) for one in _within(groups)]
-    for other_name, runs in groups.items():
-        for run in runs:
-            if run is first:
-                continue
-            about = f"{run.name} ({other_name})", f"{first.name} ({name})"
-            found += [Objection(reason=one) for one in (*_data(run, first, about), *_length(run, first, about))]
-            found += _evaluation(run, first, about)
-    return list(dict.fromkeys(found))
+    for name, runs in groups.items():
+        for check in (_items, _data, _length, _evaluation):
+            by_set: dict[str | None, list[str]] = {}
+            for run in runs:
+                about = f"{run.name} ({name})", f"{first.name} ({reference})"
+                for one in check(run, first, about):
+                    by_set.setdefault(one.data_set, []).append(one.reason)
+            for data_set, reasons in by_set.items():
+                more = f", and {len(reasons) - 1} more of {name} likewise" if len(reasons) > 1 else ""
+                found.append(Objection(reason=f"{reasons[0]}{more}", data_set=data_set))
+    return found
 
 
 def objection_to(metric: str, found: Sequence[Objection]) -> Objection | None:
@@ -72,12 +75,20 @@ def _within(groups: Groups) -> Iterator[str]:
             yield f"{name} has two runs with the same seed, which are one run; train them with different seeds"
 
 
-def _data(run: ComparedRun, first: ComparedRun, about: tuple[str, str]) -> Iterator[str]:
-    if missing := [name for one, name in zip((run, first), about, strict=True) if one.data is None]:
-        yield f"{missing[0]} has no data.json, so whether the runs had the same data is unknown; train it again"
+def _items(run: ComparedRun, _: ComparedRun, about: tuple[str, str]) -> Iterator[Objection]:
+    if run.items is None:
+        yield Objection(
+            reason=f"{about[0]} has no items.parquet, so its items cannot be paired with those of other runs"
+        )
+
+
+def _data(run: ComparedRun, first: ComparedRun, about: tuple[str, str]) -> Iterator[Objection]:
+    if run.data is None:
+        yield Objection(
+            reason=f"{about[0]} has no data.json, so what data it was trained on is unknown; train it again"
+        )
+    if run.data is None or first.data is None:
         return
-    assert run.data is not None
-    assert first.data is not None
     changes = []
     for stage in (one for one in first.stages if one in run.stages):
         before, after = first.data.sources.get(stage, {}), run.data.sources.get(stage, {})
@@ -85,14 +96,15 @@ def _data(run: ComparedRun, first: ComparedRun, about: tuple[str, str]) -> Itera
     if first.data.templates != run.data.templates:
         changes.append("the caption templates are others")
     if changes:
-        yield f"{about[0]} was trained on other data than {about[1]} ({_listed(changes, '; ')})"
+        reason = f"{about[0]} was trained on other data than {about[1]} ({_listed(changes, '; ')})"
+        yield Objection(reason=reason)
 
 
-def _length(run: ComparedRun, first: ComparedRun, about: tuple[str, str]) -> Iterator[str]:
+def _length(run: ComparedRun, first: ComparedRun, about: tuple[str, str]) -> Iterator[Objection]:
     for stage in (one for one in first.stages if one in run.stages):
         if run.samples_of(stage) != first.samples_of(stage):
-            yield (
-                f"{stage} of {about[0]} was trained on {run.samples_of(stage):,} samples "
+            yield Objection(
+                reason=f"{stage} of {about[0]} was trained on {run.samples_of(stage):,} samples "
                 f"({run.stages[stage].schedule.max_steps:,} steps) and of {about[1]} on {first.samples_of(stage):,} "
                 f"({first.stages[stage].schedule.max_steps:,} steps)"
             )

@@ -140,7 +140,7 @@ def _compare(metric: str, groups: Groups, pairs: dict[str, Pairs], found: Sequen
     adjusted = dict(zip(estimates, holm([one.p_value for one in estimates.values()]), strict=True))
     objection = objection_to(metric, found)
     if objection is None and task is not None and not paired_by_item:
-        objection = Objection(reason="a run has no items.parquet with the items of this metric; evaluate it again")
+        objection = Objection(reason="the runs have no stored items of this metric, so they cannot be paired by item")
     return MetricComparison(
         metric=metric,
         chance=every[0].chance.get(metric),

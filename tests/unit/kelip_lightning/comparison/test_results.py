@@ -108,7 +108,7 @@ def test_compare_groups__ranks_have_no_interval_and_cosines_do(write_run: WriteR
     ("changed", "reason"),
     [
         ({"source": replace(SOURCE, num_samples=50)}, r"other data than .* \(contrastive: source 'pairs': 50 pairs"),
-        ({"source": None}, "no data.json, so whether the runs had the same data is unknown"),
+        ({"source": None}, "no data.json, so what data it was trained on is unknown"),
         ({"overrides": ["schedule.max_steps=1600"]}, r"204,800 samples \(800 steps\)|409,600 samples \(1,600 steps\)"),
         (
             {"overrides": ["data.global_batch_size=128"]},
@@ -132,6 +132,7 @@ def test_compare_groups__no_verdict(changed: dict[str, object], reason: str, wri
     assert difference.verdict is None
     assert difference.mean > 0.5
     assert re.search(reason, difference.objection or "")
+    assert re.search(r", and 2 more of b likewise$", difference.objection or "")
 
 
 def test_compare_groups__another_evaluation_set_concerns_its_metrics_alone(write_run: WriteRun) -> None:
