@@ -77,16 +77,12 @@ def _within(groups: Groups) -> Iterator[str]:
 
 def _items(run: ComparedRun, _: ComparedRun, about: tuple[str, str]) -> Iterator[Objection]:
     if run.items is None:
-        yield Objection(
-            reason=f"{about[0]} has no items.parquet, so its items cannot be paired with those of other runs"
-        )
+        yield Objection(reason=f"{about[0]} has no items.parquet, so it cannot be paired by item")
 
 
 def _data(run: ComparedRun, first: ComparedRun, about: tuple[str, str]) -> Iterator[Objection]:
     if run.data is None:
-        yield Objection(
-            reason=f"{about[0]} has no data.json, so what data it was trained on is unknown; train it again"
-        )
+        yield Objection(reason=f"{about[0]} has no data.json, so what data it was trained on is unknown")
     if run.data is None or first.data is None:
         return
     changes = []
