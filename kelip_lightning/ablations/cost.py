@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+import torch
+
 from kelip_lightning.ablations.pool import RunState, core_hours_of, find_folder, state_of
 from kelip_lightning.ablations.study import PlannedRun, Study, Trained, contrastive_of
 from kelip_lightning.distributed.cores import usable_cores
@@ -58,7 +60,7 @@ def cpu_times(study: Study, runs: Sequence[PlannedRun], planned: Callable[[Train
     """
     by_variant: dict[str, list[PlannedRun]] = {}
     for run in runs:
-        if contrastive_of(run.experiment).trainer.accelerator == "cpu":
+        if trains_on_cpu(run):
             by_variant.setdefault(run.variant, []).append(run)
     measured = {name: _measured(study, mine) for name, mine in by_variant.items()}
     known = {name: hours for name, hours in measured.items() if hours is not None}
@@ -104,6 +106,12 @@ def planned_core_hours(peak_per_core: float, utilisation: float) -> Callable[[Tr
         return operations / (peak_per_core * utilisation) / 3600
 
     return hours
+
+
+def trains_on_cpu(run: PlannedRun) -> bool:
+    """Whether a run would train on this machine's CPU."""
+    accelerator = contrastive_of(run.experiment).trainer.accelerator
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
 
 
 def due_runs(study: Study, runs: Sequence[PlannedRun]) -> list[PlannedRun]:

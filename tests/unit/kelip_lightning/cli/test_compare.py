@@ -28,7 +28,7 @@ def words(write_run: WriteRun) -> list[str]:
 def test_compare__prints_settings_and_a_table(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", *words]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "| `contrastive.optimizer.weight_decay` | identity | 0.2 | 0.01 |" in lines
+    assert "| `contrastive.optimizer.weight_decay` | identity | 0.05 | 0.01 |" in lines
     assert "Within mae: contrastive.seed (identity): 0, 1" in lines
     header = next(line for line in lines if line.startswith("| metric"))
     assert header == "| metric | unit | scratch | mae | mae − scratch | verdict | chance |"
@@ -59,7 +59,7 @@ def test_compare__writes_csv_and_json(words: list[str], tmp_path: Path) -> None:
     assert stored["settings"]["between"][0] == {
         "key": "contrastive.optimizer.weight_decay",
         "role": "identity",
-        "values": {"scratch": ["0.2"], "mae": ["0.01"]},
+        "values": {"scratch": ["0.05"], "mae": ["0.01"]},
     }
     typed = [{key: "" if value is None else str(value) for key, value in row.items()} for row in stored["metrics"]]
     assert typed == rows
