@@ -74,7 +74,7 @@ def _print_cpu_total(console: Console, times: Mapping[str, CpuTime], total: CpuT
     if total.num_runs:
         console.print(
             f"{total.num_runs} runs to train: {hours_written(total.hours)} CPU-hours, about "
-            f"{hours_written(total.wall_hours)} hours on {total.cores} cores with --jobs {jobs}",
+            f"{hours_written(total.wall_hours)} hours on {total.cores} core{'s' * (total.cores > 1)} with --jobs {jobs}",
             highlight=False,
         )
     if Origin.measured in origins:
@@ -82,7 +82,10 @@ def _print_cpu_total(console: Console, times: Mapping[str, CpuTime], total: CpuT
     if Origin.scaled in origins:
         console.print("from plan, scaled: training operations as in kelip plan, scaled by what the finished runs took")
     if Origin.planned in origins:
-        console.print(f"from plan: training operations as in kelip plan, at {UTILISATION:.0%} of this machine's peak")
+        console.print(
+            f"from plan: training operations as in kelip plan, at {UTILISATION:.0%} of this machine's peak, without start "
+            "and evaluation"
+        )
 
 
 @cache
@@ -106,7 +109,7 @@ def print_answer(study: Study, report: StudyReport, folder: Path) -> None:
         console.print(escape(sentence), highlight=False)
     for answer in found:
         metric = answer.metric
-        console.print(f"Is {metric_label(metric)} higher than with {study.config.reference}?", style="bold")
+        console.print(f"{metric_label(metric)}: higher than with {study.config.reference}?", style="bold")
         for row, word in answer.verdicts:
             ends = [written(name, row[name], metric) for name in ("difference", "difference_low", "difference_high")]
             interval = f" [{ends[1]}, {ends[2]}]" if row["difference_low"] is not None else ""

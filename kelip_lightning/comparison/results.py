@@ -30,6 +30,8 @@ from kelip_lightning.statistics.significance import (
     verdict,
 )
 
+_ROUNDING = 1e-4
+"""Largest difference of a metric in report.json, computed in float32, from the mean of its items."""
 ITEMS, ITEMS_AND_SEEDS = "items", "items and seeds"
 Pairs = list[tuple[ComparedRun, ComparedRun]]
 """(Run of the group, run of the first group)."""
@@ -141,6 +143,11 @@ def _compare(metric: str, groups: Groups, pairs: dict[str, Pairs], found: Sequen
     objection = objection_to(metric, found)
     if objection is None and task is not None and not paired_by_item:
         objection = Objection(reason="the runs have no stored items of this metric, so they cannot be paired by item")
+    if task is not None and paired_by_item and (stale := _stale(metric, task, k, every)):
+        estimates, objection = (
+            {},
+            Objection(reason=f"items.parquet of {stale} does not give the value of its report.json"),
+        )
     return MetricComparison(
         metric=metric,
         chance=every[0].chance.get(metric),
@@ -170,6 +177,11 @@ def _difference(
         verdict=verdict(estimate, adjusted).value if estimate and has_interval and objection is None else None,
         objection=objection.reason if objection else None,
     )
+
+
+def _stale(metric: str, task: str, k: int | None, runs: Sequence[ComparedRun]) -> str | None:
+    """The first run whose stored items are those of another evaluation than its report."""
+    return next((run.name for run in runs if abs(_hits(run, task, k).mean() - run.metrics[metric]) > _ROUNDING), None)
 
 
 def _task_of(metric: str) -> tuple[str | None, int | None]:

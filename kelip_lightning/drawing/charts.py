@@ -110,12 +110,15 @@ def difference_chart(rows: Sequence[ChartRow], title: str, axis: str) -> str:
         axis: Title of the axis.
     """
     with _style(12):
-        figure, axes = _figure(_SVG_WIDTH, 62 + 34 * len(rows), left=10, right=10, top=8, bottom=44)
+        figure, axes = _figure(_SVG_WIDTH, 62 + 42 * len(rows), left=10, right=10, top=8, bottom=44)
         axes.set_xlabel(drawable(axis))
         _draw_rows(axes, rows)
         axes.set_yticks([])
         for place, row in enumerate(rows):
-            axes.text(0, place - 0.3, drawable(row.label), transform=axes.get_yaxis_transform(), va="center")
+            # White behind the text, so that the line at zero does not cross it.
+            white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            across = axes.get_yaxis_transform()
+            axes.text(0, place - 0.36, drawable(row.label), transform=across, va="center", bbox=white)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(lambda points, _: f"{points:+g}" if points else "0")
         return _svg(figure, title)

@@ -1,5 +1,6 @@
 """Differences with intervals against formulas of numpy and scipy; when no verdict is given, and why."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -133,6 +134,17 @@ def test_compare_groups__no_verdict(changed: dict[str, object], reason: str, wri
     assert difference.mean > 0.5
     assert re.search(reason, difference.objection or "")
     assert re.search(r", and 2 more of b likewise$", difference.objection or "")
+
+
+def test_compare_groups__items_of_another_evaluation_than_the_report(write_run: WriteRun) -> None:
+    runs = {name: [write_run(name, _hits(rate, 0))] for name, rate in {"a": 0.1, "b": 0.9}.items()}
+    report = runs["b"][0] / "report.json"
+    values = json.loads(report.read_text(encoding="utf-8"))
+    values["metrics"][METRIC] -= 0.1
+    report.write_text(json.dumps(values), encoding="utf-8")
+    difference = _of(_compared(**runs)).differences["b"]
+    assert (difference.low, difference.verdict) == (None, None)
+    assert difference.objection == f"items.parquet of {runs['b'][0]} does not give the value of its report.json"
 
 
 def test_compare_groups__another_evaluation_set_concerns_its_metrics_alone(write_run: WriteRun) -> None:

@@ -89,7 +89,7 @@ def test_html__is_one_file_and_escapes_its_input(folder: Path) -> None:
     "line",
     [
         "Yes, higher than plain on the judged metric: longer (on 1 of 1). Inconclusive on the judged metric: warm.",
-        "### Is unseen_design, ko: image to text R@1 higher than with plain (34.4 %)?",
+        "### unseen_design, ko: image to text R@1: higher than with plain (34.4 %)?",
         "- Yes, longer: +48.9 [+27.4, +70.4] points",
         "- Inconclusive, warm: -2.1 [-23.7, +19.5] points",
         "120 items. By chance 1.0, untrained 2.0. In percent; differences in points.",
@@ -164,6 +164,18 @@ def test_report__a_quick_study_has_a_banner(quick: bool, study: Study, finish: C
     assert json.loads((folder / "results.json").read_text(encoding="utf-8"))["quick"] is quick
 
 
+def test_report__marks_low_power(folder: Path, study: Study) -> None:
+    report = collect(study)
+    results = [replace(one, low_power=one.variant == "longer" and one.items == "all") for one in report.results]
+    assert "low power" not in (folder / "report.md").read_text(encoding="utf-8").split("## How to read it")[0]
+    write_report(study, replace(report, results=results))
+    text, page = ((folder / name).read_text(encoding="utf-8") for name in ("report.md", "report.html"))
+    assert "\n- Yes, longer: +48.9 [+27.4, +70.4] points (low power)\n" in text
+    assert " | better (low power) | " in text
+    assert page.count('<span class="low-power">low power</span>') == 2
+    assert "<!-- longer: better (low power) -->" in page
+
+
 class _Banners(HTMLParser):
     """Texts of the elements with the role alert."""
 
@@ -195,7 +207,6 @@ def test_report__cosines_are_no_percentages(study: Study, finish: Callable[..., 
         write_items(file, [items], str(evaluation_of(file)))
     folder = write_report(own, collect(own))
     text = (folder / "report.md").read_text(encoding="utf-8")
-    assert "\nIs captions: cosine" not in text
     assert "higher than with plain (0.270)?" in text
     assert re.search(r"\n- Yes, longer: \+0\.125 \[\+0\.\d{3}, \+0\.\d{3}\]\n", text)
     assert "A difference of cosines, from -2 to 2, and no percentage." in text
