@@ -72,9 +72,10 @@ def print_dry_run(study: Study, runs: Sequence[PlannedRun], jobs: int) -> None:
 def _print_cpu_total(console: Console, times: Mapping[str, CpuTime], total: CpuTotal, jobs: int) -> None:
     origins = {time.origin for time in times.values()}
     if total.num_runs:
+        cores = f"{total.cores} core{'s' if total.cores > 1 else ''}"
         console.print(
             f"{total.num_runs} runs to train: {hours_written(total.hours)} CPU-hours, about "
-            f"{hours_written(total.wall_hours)} hours on {total.cores} core{'s' * (total.cores > 1)} with --jobs {jobs}",
+            f"{hours_written(total.wall_hours)} hours on {cores} with --jobs {jobs}",
             highlight=False,
         )
     if Origin.measured in origins:
@@ -83,8 +84,8 @@ def _print_cpu_total(console: Console, times: Mapping[str, CpuTime], total: CpuT
         console.print("from plan, scaled: training operations as in kelip plan, scaled by what the finished runs took")
     if Origin.planned in origins:
         console.print(
-            f"from plan: training operations as in kelip plan, at {UTILISATION:.0%} of this machine's peak, without start "
-            "and evaluation"
+            f"from plan: training operations as in kelip plan, at {UTILISATION:.0%} of this machine's peak; "
+            "start and evaluation are not included"
         )
 
 
