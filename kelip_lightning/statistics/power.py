@@ -38,7 +38,8 @@ def detectable_difference(estimate: Estimate, comparisons: int) -> float | None:
     if not estimate.parts:
         return None
     error = sum(variance for variance, _ in estimate.parts) ** 0.5
-    return half_width(estimate.parts, ALPHA / comparisons) + float(stats.norm.ppf(POWER)) * error
+    found: float = half_width(estimate.parts, ALPHA / comparisons) + float(stats.norm.ppf(POWER)) * error
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

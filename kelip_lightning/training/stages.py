@@ -10,13 +10,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from data_modules.benchmarks.evaluation_sets import EvaluationSets
 from data_modules.config_roles import Role
 from data_modules.image_text import ImageTextDataModule
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.callbacks.checkpointing import CheckpointCallback, ExportCallback
 from kelip_lightning.callbacks.dashboard import DashboardCallback, HyperparametersCallback, decisive_metrics
 from kelip_lightning.callbacks.data_health import DataHealthCallback
-from kelip_lightning.callbacks.evaluation import EvaluationCallback, IntervalEvaluation
+from kelip_lightning.callbacks.evaluation import EvaluationCallback, IntervalEvaluation, OnEvaluation
 from kelip_lightning.callbacks.exact_resume import ExactResumeCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
 from kelip_lightning.callbacks.monitoring import ThroughputCallback
@@ -145,22 +146,8 @@ def run_contrastive(
     vote = StepVote()
     progress = progress_log(experiment, "contrastive")
     dashboard = DashboardCallback(opened.chance, run.stages())
-    evaluation = EvaluationCallback(
-        opened.sets,
-        experiment.evaluation,
-        num_workers=experiment.data.num_workers,
-        steps_per_epoch=data.order.epoch_length / experiment.data.global_batch_size,
-        vote=vote,
-        on_evaluation=[
-            progress.on_evaluation,
-            dashboard.on_evaluation,
-            draw_examples,
-            draw_confusions,
-            ProjectorWriter(experiment.data.num_workers),
-        ],
-        num_examples=NUM_SHOWN,
-        projected=projected_set(experiment),
-    )
+    watchers = [progress.on_evaluation, dashboard.on_evaluation]
+    evaluation = build_evaluation(experiment, opened.sets, data, vote, watchers)
 
     def export() -> None:
         card = model_card(run, "contrastive", facts_of(experiment))
@@ -324,6 +311,26 @@ def progress_log(experiment: Stage, stage: str) -> ProgressLog:
         stage,
         global_batch_size=experiment.data.global_batch_size,
         interval_seconds=60 * experiment.trainer.progress_every_minutes,
+    )
+
+
+def build_evaluation(
+    experiment: ContrastiveExperiment,
+    sets: EvaluationSets,
+    data: ImageTextDataModule,
+    vote: StepVote,
+    watchers: Sequence[OnEvaluation],
+) -> EvaluationCallback:
+    """The evaluation of contrastive training, its panels and its projector; `watchers` are told of each first."""
+    return EvaluationCallback(
+        sets,
+        experiment.evaluation,
+        num_workers=experiment.data.num_workers,
+        steps_per_epoch=data.order.epoch_length / experiment.data.global_batch_size,
+        vote=vote,
+        on_evaluation=[*watchers, draw_examples, draw_confusions, ProjectorWriter(experiment.data.num_workers)],
+        num_examples=NUM_SHOWN,
+        projected=projected_set(experiment),
     )
 
 

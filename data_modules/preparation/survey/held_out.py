@@ -175,8 +175,8 @@ def _write_separated(files: Sequence[Path], rows: SampledRows, parts: WrittenPar
         for file in files:
             source = stack.enter_context(file.open(encoding=python_encoding(rows.encoding), newline=""))
             for row in csv.DictReader(source, delimiter=rows.separator or ","):
-                if (part := place(row)) is not None:
-                    writers[part].writerow(row)
+                if (chosen := place(row)) is not None:
+                    writers[chosen].writerow(row)
 
 
 def _write_json_lines(files: Sequence[Path], _: SampledRows, parts: WrittenParts, place: PlaceOf) -> None:
