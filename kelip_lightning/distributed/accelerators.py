@@ -2,11 +2,11 @@
 
 import platform
 import re
-from collections.abc import Set
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from kelip_lightning.distributed import processor
 from kelip_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ STRATEGIES: tuple[str, ...] = ("auto", "ddp", "deepspeed_stage_1", "deepspeed_st
 
 LightningPrecision = Literal["32-true", "bf16-mixed", "bf16-true"]
 _EXPLICIT: dict[str, LightningPrecision] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "bf16-true": "bf16-true"}
-_CPU_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 _GPU_DRIVERS = tuple(map(Path, ("/dev/nvidiactl", "/dev/nvmap", "/dev/kfd", "/dev/dxg")))
 """On Linux one of these exists where torch may find a GPU: NVIDIA's, Jetson's, AMD's, and Windows' under WSL."""
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -68,7 +67,7 @@ def choose_precision(name: str, accelerator: str) -> LightningPrecision:
     if name != AUTO:
         raise ValueError(f"precision = {name!r} must be one of {', '.join(PRECISIONS)}")
     if not uses_cuda(accelerator):
-        return "bf16-mixed" if cpu_has_bfloat16() else "32-true"
+        return "bf16-mixed" if processor.has_bfloat16() else "32-true"
     import torch
 
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
@@ -93,22 +92,6 @@ def num_gpus(accelerator: str) -> int:
     if torch.cuda.is_available():
         return torch.cuda.device_count()
     return int(torch.backends.mps.is_available())
-
-
-def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> Set[str]:
-    """The processor's feature flags; empty on other systems than Linux."""
-    if platform.system() != "Linux" or not cpuinfo.is_file():
-        return frozenset()
-    for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-        name, _, flags = line.partition(":")
-        if name.strip() == "flags":
-            return frozenset(flags.split())
-    return frozenset()
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether the processor multiplies matrices in bfloat16; others take tens of times as long as in float32."""
-    return bool(_CPU_BF16 & cpu_features())
 
 
 def is_deepspeed(name: str) -> bool:

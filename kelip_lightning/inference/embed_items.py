@@ -9,7 +9,7 @@ from typing import Protocol
 from data_modules.benchmarks.sample_table import RowIds, SampleTable
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
-from data_modules.sources.tar_scan import IMAGE_ENDINGS
+from data_modules.image_files import IMAGE_ENDINGS
 
 
 class EncodedImages(Protocol):

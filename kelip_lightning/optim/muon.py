@@ -13,8 +13,8 @@ from timm.optim import Muon
 from timm.optim.muon import get_lr_scale, zeropower_via_newtonschulz
 from torch import Tensor
 
-from kelip_lightning.distributed.accelerators import cpu_has_bfloat16
 from kelip_lightning.distributed.gather import is_distributed
+from kelip_lightning.distributed.processor import has_bfloat16
 
 QUINTIC = (
     (4.0848, -6.8946, 2.9270),
@@ -129,7 +129,7 @@ def _orthogonalized(updates: list[Tensor], group: dict[str, Any]) -> Tensor:
 @cache
 def _dtype_of_products(device: torch.device) -> torch.dtype:
     """bfloat16, as in the reference, unless it is emulated: on such a CPU the products took most of a run's time."""
-    return torch.bfloat16 if device.type != "cpu" or cpu_has_bfloat16() else torch.float32
+    return torch.bfloat16 if device.type != "cpu" or has_bfloat16() else torch.float32
 
 
 def _newton_schulz(updates_KMN: Tensor, group: dict[str, Any], dtype: torch.dtype) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Any
 
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
+from data_modules.image_files import IMAGE_ENDINGS
 from data_modules.languages import LANGUAGES
 from data_modules.preparation.survey.rows import SampledRows
-from data_modules.sources.tar_scan import IMAGE_ENDINGS
 from data_modules.text.cleaning import hangul_share, language_code
 
 Rows = Sequence[Mapping[str, Any]]

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_modules.errors import DataError
+from data_modules.image_files import IMAGE_ENDINGS
 from data_modules.sources.config import TABLE_ENDINGS
-from data_modules.sources.tar_scan import IMAGE_ENDINGS
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """Tables of a Hugging Face image folder."""

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
+from data_modules.image_files import IMAGE_ENDINGS
 from data_modules.preparation.survey.files import Kind, pictures_below
 from data_modules.sources.encodings import check_encoding, fitting_encodings, python_encoding
 from data_modules.sources.separated import SEPARATORS
 from data_modules.sources.tar_scan import (
     BLOCK,
-    IMAGE_ENDINGS,
     JSON,
     TEXT,
     Member,

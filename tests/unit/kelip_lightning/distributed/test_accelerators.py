@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.cli import main
-from kelip_lightning.distributed import accelerators
-from kelip_lightning.distributed.accelerators import choose_device, choose_precision, cpu_features
+from kelip_lightning.distributed import processor
+from kelip_lightning.distributed.accelerators import choose_device, choose_precision
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.evaluation.embed import image_encode_function, text_encode_function
 from kelip_lightning.evaluation.suite import Evaluation
@@ -209,7 +209,7 @@ def test_choose_precision__unknown() -> None:
     ("flag", "expected"), [("avx512_bf16", "bf16-mixed"), ("amx_bf16", "bf16-mixed"), ("avx2", "32-true")]
 )
 def test_choose_precision__auto_on_a_cpu(monkeypatch: pytest.MonkeyPatch, flag: str, expected: str) -> None:
-    monkeypatch.setattr(accelerators, "cpu_features", lambda: frozenset({"sse2", flag}))
+    monkeypatch.setattr(processor, "cpu_features", lambda: frozenset({"sse2", flag}))
     assert choose_precision("auto", "cpu") == expected
 
 
@@ -217,15 +217,5 @@ def test_choose_precision__auto_on_a_cpu(monkeypatch: pytest.MonkeyPatch, flag: 
 def test_choose_precision__auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch, supported: bool, expected: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: supported)
-    monkeypatch.setattr(accelerators, "cpu_features", lambda: frozenset({"avx512_bf16"}))
+    monkeypatch.setattr(processor, "cpu_features", lambda: frozenset({"avx512_bf16"}))
     assert choose_precision("auto", "auto") == expected
-
-
-def test_cpu_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "cpuinfo"
-    file.write_text("processor\t: 0\nflags\t\t: fpu avx512_bf16\n\nprocessor : 1\n", encoding="utf-8")
-    monkeypatch.setattr("platform.system", lambda: "Linux")
-    assert cpu_features(file) == {"fpu", "avx512_bf16"}
-    assert cpu_features(tmp_path / "none") == frozenset()
-    monkeypatch.setattr("platform.system", lambda: "Darwin")
-    assert cpu_features(file) == frozenset()

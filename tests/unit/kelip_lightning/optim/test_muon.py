@@ -145,7 +145,7 @@ def test_step__equals_the_formula(
     shape: tuple[int, int], has_bfloat16: bool, bound: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The iterations in bfloat16 add up; a processor that would emulate it computes in float32."""
-    monkeypatch.setattr(muon, "cpu_has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(muon, "has_bfloat16", lambda: has_bfloat16)
     monkeypatch.setattr(muon, "_dtype_of_products", muon._dtype_of_products.__wrapped__)
     weights = [nn.Parameter(torch.randn(shape)) for _ in range(3)]
     start = copy.deepcopy(weights)
