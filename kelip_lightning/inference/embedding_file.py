@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def _file_pieces(file: Path, identity: EmbeddingIdentity) -> Iterator[_Piece]:
 
     for group in range(opened.num_row_groups):
         columns = opened.read_row_group(group, columns=[KEY, content]).to_pydict()
-        yield _Piece(columns[KEY], columns[content], lambda group=group: rows(group))
+        yield _Piece(columns[KEY], columns[content], partial(rows, group))
 
 
 def _matrix(table: pa.Table, embed_dim: int) -> NDArray[Any]:
@@ -236,7 +236,7 @@ class EmbeddingWriter:
         return _Piece(
             columns[KEY],
             columns[self.items.content_column],
-            lambda: _matrix(table, self.identity.embed_dim),
+            partial(_matrix, table, self.identity.embed_dim),
         )
 
     def _refuse_other(self, found: EmbeddingIdentity, place: Path) -> None:

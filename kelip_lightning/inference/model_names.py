@@ -27,9 +27,7 @@ def check_model_name(name: str) -> None:
         RunFolderError: There is no such folder, or it is an unfinished run, or a shipped model is not installed.
     """
     if name in SHIPPED_MODELS and not Path(name).exists() and not resolve_path(SHIPPED_MODELS[name]).is_dir():
-        raise RunFolderError(
-            f"the model {name} is not part of this installation; make shipped-model writes it"
-        )
+        raise RunFolderError(f"the model {name} is not part of this installation; make shipped-model writes it")
     if name in SHIPPED_MODELS or name in OFFICIAL_NAMES or name.startswith(PACKAGE_PREFIX) or ":" in name:
         return
     path = Path(name).expanduser()
