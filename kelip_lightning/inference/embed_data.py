@@ -22,10 +22,12 @@ from torch.utils.data import Dataset
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault, sample_errors
 from data_modules.loader import build_fixed_loader
+from data_modules.paths import resolve_path
 from kelip_lightning.evaluation.embed import embed_texts, require_finite, unit_rows
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.inference.embed_items import EmbedItems, EncodedImages
 from kelip_lightning.inference.embedding_file import EmbeddingIdentity, EmbeddingWriter
+from kelip_lightning.inference.model_names import SHIPPED_MODELS
 from kelip_lightning.models.model_folder import WEIGHTS
 from kelip_lightning.runs.folder import RunFolder
 
@@ -136,6 +138,8 @@ def probe_image(encoders: Encoders) -> Tensor:
 def weights_digest(model: str) -> str | None:
     """SHA-256 of the file of weights of a model in a local folder; `None`: there is no such file."""
     folder = Path(model).expanduser()
+    if not folder.is_dir():
+        folder = resolve_path(SHIPPED_MODELS.get(model, model))
     folders = (RunFolder(folder).dual_encoder, folder)
     file = next((one / name for one in folders for name in _WEIGHT_FILES if (one / name).is_file()), None)
     if file is None:

@@ -236,7 +236,7 @@ class EmbeddingWriter:
         return _Piece(
             columns[KEY],
             columns[self.items.content_column],
-            lambda: _matrix(table, self.identity.embed_dim),
+            partial(_matrix, table, self.identity.embed_dim),
         )
 
     def _refuse_other(self, found: EmbeddingIdentity, place: Path) -> None:

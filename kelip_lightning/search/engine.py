@@ -120,8 +120,8 @@ class SearchTime:
 
 def time_searches(engine: SearchEngine) -> list[SearchTime]:
     """Times of searches by text in the collection, and in one of `TIMED_PICTURES` pictures, its rows repeated."""
-    repeats = -(-TIMED_PICTURES // len(engine.collection))
-    many = np.tile(engine.collection.rows, (repeats, 1))[:TIMED_PICTURES]
+    rows = engine.collection.rows
+    many = np.tile(rows, (-(-TIMED_PICTURES // len(rows)), 1))[:TIMED_PICTURES]
     engines = [engine, replace(engine, collection=replace(engine.collection, rows=many))]
     return [_time(one) for one in engines]
 

@@ -64,8 +64,11 @@ def build_app(engine: SearchEngine, host: str) -> fastapi.FastAPI:
         except (SampleFault, OSError) as error:
             raise fastapi.HTTPException(404) from error
 
+    def font() -> fastapi.Response:
+        return fastapi.Response(FONT_FILE.read_bytes(), media_type="font/ttf")
+
     app.get("/pictures/{row}")(picture)
-    app.get("/font.ttf")(functools.partial(fastapi.responses.FileResponse, FONT_FILE))
+    app.get("/font.ttf")(font)
     return gradio.mount_gradio_app(
         app,
         build_page(engine),

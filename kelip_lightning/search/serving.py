@@ -4,6 +4,7 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 
 import fastapi
 import uvicorn
@@ -45,7 +46,7 @@ def serve(app: fastapi.FastAPI, bound: socket.socket, opened: Callable[[str], No
     host, port = bound.getsockname()[:2]
     name = "localhost" if host in ("127.0.0.1", "::1", "0.0.0.0", "::") else host
     address = f"http://{name}:{port}"
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 
     def tell() -> None:
         while not server.started and not server.should_exit:
@@ -54,7 +55,8 @@ def serve(app: fastapi.FastAPI, bound: socket.socket, opened: Callable[[str], No
             opened(address)
 
     threading.Thread(target=tell, daemon=True).start()
-    server.run(sockets=[bound])
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[bound])
 
 
 def open_browser(address: str) -> None:
