@@ -18,7 +18,7 @@ from kelip_lightning.comparison.conditions import Objection, objection_to, objec
 from kelip_lightning.comparison.runs import ComparedRun, Groups
 from kelip_lightning.comparison.settings import SettingDifference, differences_between, differences_within
 from kelip_lightning.errors import RunFolderError
-from kelip_lightning.evaluation.metric_names import is_rank, parse_metric
+from kelip_lightning.evaluation.metric_names import is_rank, parse_metric, split_name
 from kelip_lightning.runs.items import StoredItems
 from kelip_lightning.statistics.significance import (
     Estimate,
@@ -111,14 +111,27 @@ def compare_groups(groups: Groups) -> Comparison:
         raise RunFolderError("the runs have no metric in common; compare runs of the same evaluation sets")
     found, (reference, *others) = objections(groups), groups
     pairs = {name: pair_runs(groups[name], groups[reference]) for name in others}
+    metrics = [_compare(key, groups, pairs, found) for key in shared]
     return Comparison(
         runs={name: [run.name for run in runs] for name, runs in groups.items()},
         between=differences_between(groups),
         within=differences_within(groups),
-        objections=found,
+        objections=[*found, *_about_items(metrics, found)],
         notes=list(_notes(groups, pairs)),
-        metrics=[_compare(key, groups, pairs, found) for key in shared],
+        metrics=metrics,
     )
+
+
+def _about_items(metrics: Sequence[MetricComparison], known: Sequence[Objection]) -> list[Objection]:
+    """The objections to single metrics that are none of the known ones, each once for a set."""
+    reasons = {one.reason for one in known}
+    found = [
+        Objection(reason=difference.objection, data_set=split_name(one.metric)[0])
+        for one in metrics
+        for difference in one.differences.values()
+        if difference.objection is not None and difference.objection not in reasons
+    ]
+    return list(dict.fromkeys(found))
 
 
 def pair_runs(runs: Sequence[ComparedRun], reference: Sequence[ComparedRun]) -> Pairs:

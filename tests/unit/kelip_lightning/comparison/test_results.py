@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from data_modules.config_roles import Role
+from kelip_lightning.comparison.conditions import Objection
 from kelip_lightning.comparison.results import ITEMS, ITEMS_AND_SEEDS, Comparison, MetricComparison, compare_groups
 from kelip_lightning.comparison.runs import read_groups
 from kelip_lightning.errors import RunFolderError
@@ -142,9 +143,12 @@ def test_compare_groups__items_of_another_evaluation_than_the_report(write_run: 
     values = json.loads(report.read_text(encoding="utf-8"))
     values["metrics"][METRIC] -= 0.1
     report.write_text(json.dumps(values), encoding="utf-8")
-    difference = _of(_compared(**runs)).differences["b"]
+    comparison = _compared(**runs)
+    difference = _of(comparison).differences["b"]
     assert (difference.low, difference.verdict) == (None, None)
-    assert difference.objection == f"items.parquet of {runs['b'][0]} does not give the value of its report.json"
+    reason = f"items.parquet of {runs['b'][0]} does not give the value of its report.json"
+    assert difference.objection == reason
+    assert comparison.objections == [Objection(reason=reason, data_set="unseen_design")]
 
 
 def test_compare_groups__another_evaluation_set_concerns_its_metrics_alone(write_run: WriteRun) -> None:
