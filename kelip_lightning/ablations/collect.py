@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_modules.json_lines import read_json_lines
 from kelip_lightning.ablations.execution import Failure
 from kelip_lightning.ablations.pool import RunState, find_folder, revisions_of, seconds_of, state_of
 from kelip_lightning.ablations.results import Example, Result, compute_results, find_examples
@@ -18,6 +17,7 @@ from kelip_lightning.inference.evaluate import items_of_run
 from kelip_lightning.planning.stage_plan import Plan
 from kelip_lightning.runs.folder import RunFolder
 from kelip_lightning.runs.items import StoredItems, evaluation_of, read_items, write_items
+from kelip_lightning.runs.metrics_file import read_metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +140,7 @@ def _items(folder: RunFolder, run: PlannedRun, device: str) -> dict[str, StoredI
 def _curve(run: PlannedRun, folder: RunFolder, metrics: Sequence[str]) -> list[CurvePoint]:
     offset, each = _tokens_of(run.plan)
     points = []
-    for entry in read_json_lines(folder.metrics):
+    for entry in read_metrics(folder.metrics):
         points += [
             CurvePoint(
                 metric=metric,

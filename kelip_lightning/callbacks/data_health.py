@@ -27,11 +27,11 @@ MAX_LINES = 10_000
 
 
 class DataHealthCallback(pl.Callback):
-    """Logs `data/skipped/<source>/<kind>`, `data/repaired/...` (totals of all ranks) and the mix of the last steps.
+    """Logs `samples/skipped/<source>/<kind>`, `samples/repaired/...` (totals of all ranks), the mix of the last steps.
 
-    `data/mix/<source>` and `data/mix/<source>_<language>` are shares of the samples since the last entry. Every fault
-    becomes a line of the file: kind, source, key, sample_id, step, detail. Counts are gathered from all ranks before a
-    checkpoint and every `log_every_n_steps` steps, when the run stops if too many samples were skipped.
+    `samples/mix/<source>` and `samples/mix/<source>_<language>` are shares of the samples since the last entry. Every
+    fault becomes a line of the file: kind, source, key, sample_id, step, detail. Counts are gathered from all ranks
+    before a checkpoint and every `log_every_n_steps` steps, when the run stops if too many samples were skipped.
 
     Args:
         file: `bad_samples.jsonl` of the stage.
@@ -126,13 +126,13 @@ class DataHealthCallback(pl.Callback):
         mix = self._mix_of_entry.clone()
         self._mix_of_entry.zero_()
         skipped = sum(number for (verb, _, _), number in self._counts.items() if verb == "skipped")
-        metrics = {f"data/{verb}/{source}/{kind}": float(n) for (verb, source, kind), n in self._counts.items()}
-        metrics["data/skipped_share"] = skipped / max(1, self._drawn)
+        metrics = {f"samples/{verb}/{source}/{kind}": float(n) for (verb, source, kind), n in self._counts.items()}
+        metrics["samples/skipped_share"] = skipped / max(1, self._drawn)
         table = mix.reshape(len(self._names), len(LANGUAGES)).double() / max(1, int(mix.sum()))
         for name, row in zip(self._names, table.tolist(), strict=True):
-            metrics[f"data/mix/{name}"] = sum(row)
+            metrics[f"samples/mix/{name}"] = sum(row)
             if has_languages:
-                metrics |= {f"data/mix/{name}_{lang}": share for lang, share in zip(LANGUAGES, row, strict=True)}
+                metrics |= {f"samples/mix/{name}_{lang}": share for lang, share in zip(LANGUAGES, row, strict=True)}
         pl_module.log_dict(on_host(metrics), rank_zero_only=True)
         if trainer.is_global_zero and skipped > 2 * self._last_warned:
             self._last_warned = skipped

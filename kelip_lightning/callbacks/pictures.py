@@ -48,7 +48,7 @@ def draw_examples(trainer: pl.Trainer, step: int, evaluation: Evaluation) -> Non
         by_set.setdefault(one.data.name, []).append(one)
     for name, languages in by_set.items():
         panel = draw_top_matches_panel(panel_rows(languages), title=f"{name}, step {step}")
-        log_image(trainer, f"examples/{name}", panel, step)
+        log_image(trainer, f"pictures/examples/{name}", panel, step)
 
 
 def draw_confusions(trainer: pl.Trainer, step: int, evaluation: Evaluation) -> None:
@@ -71,7 +71,9 @@ def draw_confusions(trainer: pl.Trainer, step: int, evaluation: Evaluation) -> N
             for pair in one.pairs
         )
     for name, pairs in by_set.items():
-        log_image(trainer, f"confusions/{name}", draw_confusion_panel(pairs, title=f"{name}, step {step}"), step)
+        log_image(
+            trainer, f"pictures/confusions/{name}", draw_confusion_panel(pairs, title=f"{name}, step {step}"), step
+        )
 
 
 def panel_rows(languages: Sequence[TopExamples]) -> list[PanelRow]:
@@ -125,7 +127,7 @@ class ReconstructionCallback(PeriodicCallback):
         side = self._images.shape[-1] * max(1, 128 // self._images.shape[-1])
         arrays = {label: list(images.permute(0, 2, 3, 1).contiguous().numpy()) for label, images in rows.items()}
         picture = draw_labelled_rows(arrays, side)
-        log_image(trainer, "reconstructions", picture, step)
+        log_image(trainer, "pictures/reconstructions", picture, step)
 
 
 def reconstruct(model: MaskedAutoencoderBase, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

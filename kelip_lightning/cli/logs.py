@@ -4,11 +4,19 @@ import logging
 import warnings
 
 from kelip_lightning.runs.folder import is_first_process
+from kelip_lightning.runs.log_file import PROGRESS, SUITE, ProgressHandler
 
 
 def configure_logging() -> None:
-    """Log the suite's messages to stderr, from all processes but the first only warnings, as from Lightning."""
-    for name in ("kelip_lightning", "data_modules"):
+    """Log the suite's messages to stderr, from all processes but the first only warnings, as from Lightning.
+
+    Progress lines of the first process go to stdout.
+    """
+    progress = logging.getLogger(PROGRESS)
+    progress.propagate = False
+    if not progress.handlers:
+        progress.addHandler(ProgressHandler())
+    for name in SUITE:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO if is_first_process() else logging.WARNING)
         if not logger.handlers:  # not the root logger's: Lightning's messages have their own handler already

@@ -17,6 +17,7 @@ from kelip_lightning.cli.logs import configure_logging
 from kelip_lightning.cli.verb import add_experiment_arguments, verb
 from kelip_lightning.errors import RunFolderError, Terminated
 from kelip_lightning.runs.folder import RunFolder, is_first_process, was_interrupted
+from kelip_lightning.runs.log_file import log_file
 from kelip_lightning.runs.timing import clocked, phase, recorded_phases
 
 if TYPE_CHECKING:
@@ -118,18 +119,19 @@ def _train(
 
 
 def _recorded(run: RunFolder, train: Callable[[], Metrics]) -> Metrics:
-    """Train, and record the run's status and the time of its phases.
+    """Train, and record the run's status, the time of its phases and what it says.
 
     Raises:
         StoppedError: Instead of an expected failure.
     """
-    try:
-        with run.recorded(), recorded_phases(run):
-            return train()
-    except BaseException as error:
-        if (known := failures.stopped(error, run)) is None:
-            raise
-        raise known from error
+    with log_file(run):
+        try:
+            with run.recorded(), recorded_phases(run):
+                return train()
+        except BaseException as error:
+            if (known := failures.stopped(error, run)) is None:
+                raise
+            raise known from error
 
 
 def _other_ranks(experiment: Schema, train: Callable[[], Metrics]) -> "OtherRanks":
@@ -233,7 +235,7 @@ def mae(arguments: argparse.Namespace) -> int:
 
     run, metrics = _train(arguments, loaded, run_masked_pretrain)
     if is_first_process():
-        if (loss := metrics.get("train/loss")) is not None:
+        if (loss := metrics.get("mae/loss")) is not None:
             print(f"last reconstruction loss {loss:.4f}")
         print(f"image encoder   {run.image_encoder}")
         print(f"curves, images  make tensorboard   (tensorboard --logdir {run.path.parent})")

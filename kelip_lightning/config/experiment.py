@@ -22,6 +22,8 @@ from kelip_lightning.models.config import (
 from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 
 ACCELERATORS: tuple[str, ...] = ("auto", "cpu", "gpu")
+LOGGERS: tuple[str, ...] = ("csv", "wandb", "mlflow")
+"""Loggers that a run may have beside TensorBoard."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,6 +75,11 @@ class TrainerConfig:
     """Decay per step of an exponential moving average of the weights, which is exported; null: no average."""
     log_every_n_steps: int = field(default=10, metadata=REPORTING | at_least(1))
     """Optimizer steps between log entries."""
+    progress_every_minutes: float = field(default=1.0, metadata=REPORTING | above(0))
+    """Longest time between two progress lines, on stdout unless it is a terminal, and in the run's log.txt."""
+    loggers: list[str] = field(default_factory=list, metadata=REPORTING)
+    """Loggers beside TensorBoard and metrics.jsonl, which are always written: any of csv, wandb and mlflow (for the
+    last two, install the extra of that name). docs/monitoring.md says where they write."""
     num_threads: int | None = field(default=None, metadata=PERFORMANCE | at_least(1))
     """CPU threads of a training process; null: torch's default, and of several processes that this command starts on a
     CPU an equal share of its cores. With one thread each they start at once, as forks of the first process."""
@@ -87,6 +94,12 @@ class TrainerConfig:
             raise ValueError(f"accelerator = {self.accelerator!r} must be one of {', '.join(ACCELERATORS)}")
         if self.strategy not in STRATEGIES:
             raise ValueError(f"strategy = {self.strategy!r} must be one of {', '.join(STRATEGIES)}")
+        for name in self.loggers:
+            if name not in LOGGERS or self.loggers.count(name) > 1:
+                raise ValueError(
+                    f"loggers = [{', '.join(map(str, self.loggers))}] must hold each of {', '.join(LOGGERS)} at most "
+                    "once; TensorBoard is always written, without being named"
+                )
 
     @property
     def num_processes(self) -> int:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from data_modules.config_roles import Role, counted_part, role_of
@@ -36,6 +36,33 @@ def identity_of(section: Any) -> Any:
 def settings_without(role: Role, section: Any) -> Any:
     """The settings of all other roles, plain values."""
     return _select(section, lambda field: role_of(field) is not role, lambda _, value: value)
+
+
+def changed_settings(section: Any, always: Sequence[str] = (), at: str = "") -> dict[str, Any]:
+    """Dotted key -> plain value of the settings of role identity that differ from the default of their field.
+
+    Args:
+        section: An experiment or a part of it.
+        always: Dotted keys that are wanted in any case.
+        at: Dotted key of the section, with a dot at the end.
+    """
+    found: dict[str, Any] = {}
+    for field in fields(section):
+        value, key = getattr(section, field.name), f"{at}{field.name}"
+        if role_of(field) is not Role.identity or field.name == "files":  # names of files say little in a table
+            continue
+        if is_dataclass(value):
+            found |= changed_settings(value, always, f"{key}.")
+        elif isinstance(value, dict) and any(is_dataclass(one) for one in value.values()):
+            for name, one in value.items():
+                found |= changed_settings(one, always, f"{key}.{name}.")
+        elif key in always or to_plain(value) != to_plain(_default_of(field)):
+            found[key] = to_plain(value)
+    return found
+
+
+def _default_of(field: "Field[Any]") -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def _select(value: Any, is_wanted: "Callable[[Field[Any]], bool]", part: "Callable[[Field[Any], Any], Any]") -> Any:

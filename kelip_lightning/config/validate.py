@@ -61,7 +61,7 @@ def _on_stages(experiment: object, rules_of: Callable[[object], Sequence[Rule]])
 def _rules_for(experiment: object, on_this_machine: bool) -> Sequence[Rule]:
     found: list[Rule] = []
     on_data: list[Rule] = [batch_divides, sources_named, strategy_supports]
-    on_machine: list[Rule] = [sources_exist, deepspeed_is_installed]
+    on_machine: list[Rule] = [sources_exist, deepspeed_is_installed, loggers_are_installed]
     if isinstance(experiment, EvaluationExperiment):
         found, on_machine = [evaluation_languages], [evaluation_files_exist]
     elif isinstance(experiment, MaskedPretrainExperiment):
@@ -325,6 +325,15 @@ def deepspeed_is_installed(stage: Stage, at: str) -> Iterator[str]:
             f"{at}trainer.strategy = {stage.trainer.strategy} needs DeepSpeed, which is not installed; "
             "install kelip-lightning[deepspeed], or use ddp"
         )
+
+
+def loggers_are_installed(stage: Stage, at: str) -> Iterator[str]:
+    """The packages of the loggers are installed."""
+    for name in stage.trainer.loggers:
+        if name != "csv" and find_spec(name) is None:
+            yield (
+                f"{at}trainer.loggers: {name} is not installed; pip install 'kelip-lightning[{name}]', or leave it out"
+            )
 
 
 def timm_model_fits(stage: Stage, at: str) -> Iterator[str]:

@@ -41,6 +41,8 @@ class ContrastiveModule(StageModule):
         ValueError: The model has a bias that the loss does not use, or lacks one that it needs.
     """
 
+    stage_name = "contrastive"
+
     def __init__(
         self,
         model: DualEncoder,
@@ -200,5 +202,5 @@ def _ratios_of(loss: ContrastiveLoss, logit_scale: Tensor, languages: Tensor) ->
     for index, language in enumerate(LANGUAGES):
         # NaN without pairs of the language: Lightning would repeat the value of an earlier step.
         own_B = languages == index
-        values[f"contrastive_accuracy_{language}"] = ((loss.correct_B & own_B).sum(), own_B.sum())
+        values[f"accuracy_{language}"] = ((loss.correct_B & own_B).sum(), own_B.sum())
     return values

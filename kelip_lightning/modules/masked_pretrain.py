@@ -16,6 +16,8 @@ from kelip_lightning.optim.config import OptimizerConfig, ScheduleConfig
 class MaskedPretrainModule(StageModule):
     """Trains a masked autoencoder on `ImageBatch`es, before contrastive training (Ko & Gu 2022, arXiv:2203.14463)."""
 
+    stage_name = "mae"
+
     def __init__(
         self, model: MaskedAutoencoderBase, optimizer: OptimizerConfig, schedule: ScheduleConfig, accumulate: int = 1
     ) -> None:

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -27,6 +27,9 @@ class StageModule(pl.LightningModule):
     A batch is a device's whole part of an optimizer step. With `accumulate` chunks, `training_step` splits it and
     returns one loss for one backward pass, so no strategy scales by the number of chunks.
     """
+
+    stage_name: ClassVar[str]
+    """`mae` or `contrastive`: the first part of the name of each of the stage's training scalars."""
 
     def __init__(self, optimizer: OptimizerConfig, schedule: ScheduleConfig, accumulate: int = 1) -> None:
         super().__init__()
@@ -113,25 +116,27 @@ class StageModule(pl.LightningModule):
         if not self.logs_this_step:
             return
         if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
-            self.log("train/gradient_norm", self.gradient_norm())
-        self.log_dict(on_host({"train/learning_rate": max(group["lr"] for group in optimizer.param_groups)}))
+            self.log(f"{self.stage_name}/gradient_norm", self.gradient_norm())
+        rate = max(group["lr"] for group in optimizer.param_groups)
+        self.log_dict(on_host({f"{self.stage_name}/learning_rate": rate}))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log DeepSpeed's norm of the whole gradient before clipping."""
         if self.logs_this_step and isinstance(self.trainer.strategy, DeepSpeedStrategy):
             norm = self.trainer.strategy.deepspeed_engine.get_global_grad_norm()
             if norm is not None:
-                self.log_dict(on_host({"train/gradient_norm": float(norm)}))
+                self.log_dict(on_host({f"{self.stage_name}/gradient_norm": float(norm)}))
 
     def log_ratios(self, values: Ratios) -> None:
-        """Log training scalars of this step's global batch under `train/`.
+        """Log training scalars of this step's global batch under `mae/` or `contrastive/`.
 
         Call it on every rank, if `logs_this_step`. A mean over a rank's samples has the denominator 1, since ranks have
         equal batch sizes.
         """
         numerators, denominators = zip(*values.values(), strict=True)
         ratios = global_ratios(numerators, denominators)
-        self.log_dict(on_host({f"train/{name}": ratio for name, ratio in zip(values, ratios, strict=True)}))
+        named = {f"{self.stage_name}/{name}": ratio for name, ratio in zip(values, ratios, strict=True)}
+        self.log_dict(on_host(named))
 
 
 def _gradients(module: nn.Module) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What `train/mfu` relates: the operations of a training step, and the peak of the device that does them."""
+"""What `contrastive/mfu` relates: the operations of a training step, and the peak of the device that does them."""
 
 import time
 

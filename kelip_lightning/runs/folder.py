@@ -4,7 +4,7 @@ runs/NAME/
     config.yaml overrides.txt plan.yaml environment.json   the resolved experiment, derived values, code and hardware
     data.json tokenizer.json resumes.jsonl                 what the run began with, and each resumption
     status.json metrics.jsonl report.json items.parquet    state, every logged metric, the final evaluation
-    timing.json                                            where the time went, for each command
+    timing.json log.txt                                    where the time went, and what the run said, for each command
     analyses/                                              output of `kelip analyze`
     mae/  contrastive/                                     one `StageFolder` each, with TensorBoard events
         checkpoints/step=0000500/  non_finite/  bad_samples.jsonl
@@ -105,6 +105,8 @@ class RunFolder:
         """State of the run, and the process that wrote it."""
         self.timing = path / "timing.json"
         """Seconds of the phases of each command that trained the run."""
+        self.log = path / "log.txt"
+        """Progress lines and messages, with the time."""
         self.metrics = path / "metrics.jsonl"
         """One line per log entry of every stage."""
         self.report = path / "report.json"

@@ -5,14 +5,14 @@ import logging
 import math
 import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from data_modules.json_lines import append_json_lines, complete_lines
+from data_modules.json_lines import append_json_lines, complete_lines, read_json_lines
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class MetricsFileLogger(Logger):
 
     Each line is flushed, so that a run that is killed loses none. NaN and infinity become null, as JSON has neither.
     Lightning's epoch is omitted, since a stage is one Lightning epoch, and so is the time of day, so that two runs with
-    the same losses write the same lines.
+    the same losses write the same lines. `read_metrics` reads the file.
 
     Args:
         file: Created with its folder at the first line; several stages may share it.
@@ -54,6 +54,30 @@ class MetricsFileLogger(Logger):
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing: config.yaml holds them."""
+
+
+def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
+    """The entries of metrics.jsonl, oldest first: `stage`, `step` and metrics; names of earlier revisions translated.
+
+    Until revision 8b9bbc5, the training scalars of both stages were under `train/`, and counts of samples under
+    `data/`. A run that was resumed by a later revision has both.
+
+    Raises:
+        OSError: The file cannot be read.
+        DataError: A line is damaged; raised after the entries before it.
+    """
+    for entry in read_json_lines(file):
+        yield {_current_name(key, str(entry.get("stage"))): value for key, value in entry.items()}
+
+
+def _current_name(key: str, stage: str) -> str:
+    group, _, rest = key.partition("/")
+    match group:
+        case "train":
+            return f"{stage}/{rest.removeprefix('contrastive_')}"
+        case "data":
+            return f"samples/{rest}"
+    return key
 
 
 def cut_record(file: Path, stage: str, length: int | None) -> None:

@@ -7,7 +7,7 @@ paths sum to the time since the clock was made.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -53,6 +53,11 @@ class PhaseClock:
             self._count()
             self._path.pop()
 
+    def innermost(self) -> str | None:
+        """The phase that counts now; `None` outside of all."""
+        path = self._path[-1:]  # a copy, as another thread may ask
+        return path[0] if path else None
+
     def seconds(self) -> dict[str, float]:
         """Path -> seconds so far, in the order in which the phases were first left."""
         self._count()
@@ -81,6 +86,12 @@ def phase(name: str) -> Iterator[None]:
         return
     with clock.phase(name):
         yield
+
+
+def current_phase() -> Callable[[], str | None]:
+    """A function that returns the innermost phase that the clock active here counts at that moment, in any thread."""
+    clock = _active.get()
+    return lambda: clock.innermost() if clock else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

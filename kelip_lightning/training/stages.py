@@ -2,29 +2,30 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from data_modules.config_roles import Role
 from data_modules.image_text import ImageTextDataModule
 from data_modules.text.tokenizer import BilingualTokenizer
 from kelip_lightning.callbacks.checkpointing import CheckpointCallback, ExportCallback
+from kelip_lightning.callbacks.dashboard import DashboardCallback, HyperparametersCallback, decisive_metrics
 from kelip_lightning.callbacks.data_health import DataHealthCallback
 from kelip_lightning.callbacks.evaluation import EvaluationCallback
 from kelip_lightning.callbacks.exact_resume import ExactResumeCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
-from kelip_lightning.callbacks.monitoring import HyperparametersCallback, PairProgressBar, ThroughputCallback
+from kelip_lightning.callbacks.monitoring import ThroughputCallback
 from kelip_lightning.callbacks.non_finite import NonFiniteGuard
 from kelip_lightning.callbacks.pictures import ReconstructionCallback, draw_confusions, draw_examples
+from kelip_lightning.callbacks.progress import ProgressLog, bar_on_terminal, has_progress_bar
 from kelip_lightning.callbacks.threads import ThreadsCallback
 from kelip_lightning.callbacks.weight_average import WeightAverageCallback
 from kelip_lightning.config.experiment import ContrastiveExperiment, MaskedPretrainExperiment, PretrainExperiment
-from kelip_lightning.config.fingerprint import evaluation_fingerprint, settings_without
+from kelip_lightning.config.fingerprint import changed_settings, evaluation_fingerprint, settings_without
 from kelip_lightning.distributed.accelerators import build_strategy, choose_precision
 from kelip_lightning.distributed.consensus import StepVote
 from kelip_lightning.models.image_encoder import ImageEncoder
@@ -43,7 +44,7 @@ from kelip_lightning.planning.stage_plan import Stage
 from kelip_lightning.planning.utilization import step_cost
 from kelip_lightning.runs.folder import RunFolder, StageFolder, write_whole
 from kelip_lightning.runs.items import write_items
-from kelip_lightning.runs.metrics_file import MetricsFileLogger
+from kelip_lightning.runs.loggers import build_loggers
 from kelip_lightning.runs.model_card import model_card
 from kelip_lightning.runs.timing import phase
 from kelip_lightning.training.fit import disable_lightning_signals, fit_stage, stage_clock
@@ -88,11 +89,14 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder, op
         stage,
         signals,
         clock,
-        PairProgressBar("MAE pre-training"),
+        *bar_on_terminal("mae"),
+        progress_log(experiment, "mae"),
+        DashboardCallback(opened.chance, ["mae", "contrastive"] if opened.sets else ["mae"]),
         ReconstructionCallback(*shown_images(data, NUM_SHOWN), max(1, experiment.schedule.max_steps // 5)),
         DataHealthCallback(stage.bad_samples, experiment.data.corrupt_samples, data.sources),
-        HyperparametersCallback(settings_without(Role.reporting, experiment), ["train/loss"]),
+        build_hyperparameters(experiment, ["mae/loss"]),
         ExportCallback(export),
+        epoch_length=data.order.epoch_length,
     )
     fit_stage(trainer, module, data, stage, signals)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -116,13 +120,15 @@ def run_contrastive(
     data = data or build_image_text_data(experiment, opened.sources["contrastive"], run)
     module = build_contrastive_module(experiment, data.tokenizer)
     vote = StepVote()
+    progress = progress_log(experiment, "contrastive")
+    dashboard = DashboardCallback(opened.chance, run.stages())
     evaluation = EvaluationCallback(
         opened.sets,
         experiment.evaluation,
         num_workers=experiment.data.num_workers,
         steps_per_epoch=data.order.epoch_length / experiment.data.global_batch_size,
         vote=vote,
-        on_evaluation=[draw_examples, draw_confusions],
+        on_evaluation=[progress.on_evaluation, dashboard.on_evaluation, draw_examples, draw_confusions],
         num_examples=NUM_SHOWN,
     )
 
@@ -140,13 +146,16 @@ def run_contrastive(
         stage,
         signals,
         clock,
-        PairProgressBar("contrastive"),
+        *bar_on_terminal("contrastive"),
+        progress,
+        dashboard,
         evaluation,
         DataHealthCallback(stage.bad_samples, experiment.data.corrupt_samples, data.sources),
-        HyperparametersCallback(settings_without(Role.reporting, experiment), sorted(opened.chance)),
+        build_hyperparameters(experiment, decisive_metrics(opened.chance)),
         ExportCallback(export),
         evaluation=evaluation,
         vote=vote,
+        epoch_length=data.order.epoch_length,
     )
     fit_stage(trainer, module, data, stage, signals)
     newest = evaluation.newest()
@@ -196,22 +205,24 @@ def build_trainer(
     *callbacks: pl.Callback,
     evaluation: EvaluationCallback | None = None,
     vote: StepVote | None = None,
+    epoch_length: int | None = None,
 ) -> pl.Trainer:
     """The Trainer of a stage with its loggers, checkpoints and guards; `callbacks` keep their order.
 
     `evaluation`, one of `callbacks`, gives the metric of the best checkpoint; `vote` is that of the callbacks, if they
-    have questions.
+    have questions; `epoch_length` is the number of samples of a pass over the data.
+
+    Raises:
+        ConfigError: A logger's service cannot be used.
     """
-    config = experiment.trainer
-    vote, throughput = vote or StepVote(), ThroughputCallback(step_cost(experiment))
+    config, max_steps = experiment.trainer, experiment.schedule.max_steps
+    vote, batch_size = vote or StepVote(), experiment.data.global_batch_size
+    throughput = ThroughputCallback(step_cost(experiment), global_batch_size=batch_size, epoch_length=epoch_length)
     checkpoint = CheckpointCallback(
         experiment.checkpoint, stage, signals=signals, clock=clock, evaluation=evaluation, vote=vote
     )
-    # A resumed stage repeats the steps after its checkpoint of k steps, whose last entries in TensorBoard are at step k
-    # (evaluation) and k - 1 (training).
-    purge = (stage.checkpoint.step + 1 if stage.checkpoint else 0) if stage.resumed else None
     trainer = pl.Trainer(
-        max_steps=experiment.schedule.max_steps,
+        max_steps=max_steps,
         precision=choose_precision(config.precision, config.accelerator),
         accelerator=config.accelerator,
         devices=config.devices,
@@ -223,15 +234,13 @@ def build_trainer(
             timeout=timedelta(minutes=config.timeout_minutes),
         ),
         gradient_clip_val=experiment.optimizer.gradient_clip_norm,
-        log_every_n_steps=config.log_every_n_steps,
+        log_every_n_steps=min(config.log_every_n_steps, max_steps),
         deterministic=config.deterministic,
         use_distributed_sampler=False,
         enable_model_summary=False,
         enable_checkpointing=False,
-        logger=[
-            TensorBoardLogger(stage.path, name="", version="", purge_step=purge),
-            MetricsFileLogger(stage.metrics_file, stage=stage.name),
-        ],
+        enable_progress_bar=has_progress_bar(callbacks),
+        logger=build_loggers(config.loggers, stage),
         plugins=[checkpoint.io],
         callbacks=[
             *([] if config.num_threads is None else [ThreadsCallback(config.num_threads)]),
@@ -246,6 +255,25 @@ def build_trainer(
     )
     disable_lightning_signals(trainer)
     return trainer
+
+
+SHOWN_SETTINGS = ("seed", "data.global_batch_size", "schedule.max_steps", "optimizer.name", "optimizer.learning_rate")
+"""Settings that TensorBoard's HParams page shows beside those that differ from their default."""
+
+
+def build_hyperparameters(experiment: Stage, metrics: Sequence[str]) -> HyperparametersCallback:
+    """The HParams page: these metrics, and the settings that tell runs apart; all settings for other loggers."""
+    shown = changed_settings(experiment, SHOWN_SETTINGS)
+    return HyperparametersCallback(shown, metrics, settings_without(Role.reporting, experiment))
+
+
+def progress_log(experiment: Stage, stage: str) -> ProgressLog:
+    """The progress lines of a stage."""
+    return ProgressLog(
+        stage,
+        global_batch_size=experiment.data.global_batch_size,
+        interval_seconds=60 * experiment.trainer.progress_every_minutes,
+    )
 
 
 def facts_of(experiment: Stage) -> dict[str, object]:

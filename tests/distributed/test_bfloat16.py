@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data_modules.json_lines import read_json_lines
 from kelip_lightning.runs.folder import RunFolder
+from kelip_lightning.runs.metrics_file import read_metrics
 from tests.distributed.launch import train_chain
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -21,7 +21,7 @@ WAYS = [
 
 def losses(run: RunFolder) -> list[float]:
     """Of every step of both stages."""
-    return [line["train/loss"] for line in read_json_lines(run.metrics) if "train/loss" in line]
+    return [line[key] for line in read_metrics(run.metrics) if (key := f"{line['stage']}/loss") in line]
 
 
 @pytest.fixture(scope="module")

@@ -93,10 +93,10 @@ def test_two_processes__counts_are_summed_once(folder: Path) -> None:
 @pytest.mark.distributed
 def test_two_processes__scalars_are_those_of_all_ranks(folder: Path) -> None:
     last = _found(folder, 0)["logged"][1]
-    assert last["data/skipped/web/image_missing"] == 2 * 4
-    assert last["data/skipped_share"] == pytest.approx(3 * 4 / (4 * 2 * PER_RANK))
+    assert last["samples/skipped/web/image_missing"] == 2 * 4
+    assert last["samples/skipped_share"] == pytest.approx(3 * 4 / (4 * 2 * PER_RANK))
     # Rank 0 has three Korean pairs of four and rank 1 two: the checkpoint in between does not reset the mix.
-    assert (last["data/mix/web"], last["data/mix/web_ko"], last["data/mix/web_en"]) == (1.0, 5 / 8, 3 / 8)
+    assert (last["samples/mix/web"], last["samples/mix/web_ko"], last["samples/mix/web_en"]) == (1.0, 5 / 8, 3 / 8)
 
 
 @pytest.mark.distributed

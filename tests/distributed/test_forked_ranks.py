@@ -17,7 +17,7 @@ from data_modules.errors import DataError
 from tests.faults.experiment import CONTRASTIVE_STEPS, MAE_STEPS, write_experiment
 from tests.faults.kill_points import KillPoint
 from tests.faults.processes import end_group, members, needs_proc, wait_until
-from tests.faults.records import WEIGHTS, assert_same_run, read_record
+from tests.faults.records import WEIGHTS, assert_same_run, read_record, values_of
 from tests.faults.runner import Outcome, Sabotage, kelip
 from tests.faults.sabotage import STEP, FailAt, Hang, InOrder, JoinGroup, OnForkedRank, SignalAt, SignalGroupAt
 
@@ -93,8 +93,8 @@ def assert_same_training(run: Path, reference: Path) -> None:
     """Metrics of each step and final weights, up to the rounding of float32."""
     found, expected = read_record(run), read_record(reference)
     assert [one["step"] for one in found] == [one["step"] for one in expected]
-    for key in ("train/loss", "train/gradient_norm"):
-        ours, theirs = ([line[key] for line in record if key in line] for record in (found, expected))
+    for key in ("loss", "gradient_norm"):
+        ours, theirs = (values_of(record, key) for record in (found, expected))
         assert len(ours) == MAE_STEPS + CONTRASTIVE_STEPS
         assert ours == pytest.approx(theirs, rel=1e-5), key
     weights = weights_of(run)

@@ -31,16 +31,16 @@ LANGUAGES = {"mixed": [0] * 5 + [1] * 2 + [0, 1] * 4 + [1], "ko": [0] * BATCH}
 """By variant; rank 0 of four has only Korean in `mixed`."""
 VARIANTS = ("mae", "mixed", "ko", "simclr")
 KEYS = {
-    "train/loss",
-    "train/loss_global_crops",
-    "train/loss_local_crops",
-    "train/temperature",
-    "train/contrastive_accuracy_ko",
-    "train/contrastive_accuracy_en",
-    "train/padding_share_ko",
-    "train/padding_share_en",
-    "train/gradient_norm",
-    "train/learning_rate",
+    "contrastive/loss",
+    "contrastive/loss_global_crops",
+    "contrastive/loss_local_crops",
+    "contrastive/temperature",
+    "contrastive/accuracy_ko",
+    "contrastive/accuracy_en",
+    "contrastive/padding_share_ko",
+    "contrastive/padding_share_en",
+    "contrastive/gradient_norm",
+    "contrastive/learning_rate",
 }
 
 
@@ -126,12 +126,12 @@ def test_one_process__logs_equal_numpy(alone: dict[str, list[dict[str, float]]])
         correct = correct if len(correct) else logits.argmax(1) == np.arange(len(logits))
     first, languages = alone["mixed"][0], np.array(LANGUAGES["mixed"])
     assert first.keys() == KEYS
-    assert first["train/loss_global_crops"] == pytest.approx(losses[0], rel=1e-5)
-    assert first["train/loss_local_crops"] == pytest.approx(losses[1], rel=1e-5)
-    assert first["train/loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
-    assert first["train/temperature"] == pytest.approx(1 / scale, rel=1e-6)
+    assert first["contrastive/loss_global_crops"] == pytest.approx(losses[0], rel=1e-5)
+    assert first["contrastive/loss_local_crops"] == pytest.approx(losses[1], rel=1e-5)
+    assert first["contrastive/loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
+    assert first["contrastive/temperature"] == pytest.approx(1 / scale, rel=1e-6)
     for index, language in enumerate(("ko", "en")):
-        assert first[f"train/contrastive_accuracy_{language}"] == pytest.approx(correct[languages == index].mean())
+        assert first[f"contrastive/accuracy_{language}"] == pytest.approx(correct[languages == index].mean())
 
 
 @pytest.mark.distributed
@@ -146,12 +146,12 @@ def test_several_processes__log_what_one_does(
             for rank, found in enumerate(ranks):
                 where = f"{variant}, step {step}, rank {rank} of {world}"
                 assert found[variant][step] == pytest.approx(expected, rel=1e-4, nan_ok=True), where
-    simclr = {"train/loss_contrastive", "train/loss_self_supervised", "train/self_supervised_share"}
+    simclr = {"contrastive/loss_contrastive", "contrastive/loss_self_supervised", "contrastive/self_supervised_share"}
     assert ranks[0]["simclr"][0].keys() == KEYS | simclr
 
 
 def test_accuracy__is_nan_without_a_pair_in_the_global_batch_alone(alone: dict[str, list[dict[str, float]]]) -> None:
     """Rank 0 of four has no English pair in `mixed` either; there the metric is the others'."""
-    assert math.isnan(alone["ko"][0]["train/contrastive_accuracy_en"])
-    assert not math.isnan(alone["mixed"][0]["train/contrastive_accuracy_en"])
+    assert math.isnan(alone["ko"][0]["contrastive/accuracy_en"])
+    assert not math.isnan(alone["mixed"][0]["contrastive/accuracy_en"])
     assert set(LANGUAGES["mixed"][:4]) == {0}

@@ -8,7 +8,11 @@ import torch
 
 from data_modules.json_lines import read_json_lines
 
-CLOCK = ("train/pairs_per_second", "train/data_wait_share", "train/mfu", "train/peak_memory_gib")
+CLOCK = tuple(
+    f"{stage}/{name}"
+    for stage in ("mae", "contrastive")
+    for name in ("pairs_per_second", "data_wait_share", "mfu", "peak_memory_gib")
+)
 """Metrics that depend on the clock or on the process."""
 WEIGHTS = ("mae/image_encoder/model.safetensors", "contrastive/dual_encoder/model.safetensors")
 
@@ -17,6 +21,11 @@ def read_record(run: Path) -> list[dict[str, Any]]:
     """Every line of metrics.jsonl without the clock's metrics."""
     lines = read_json_lines(run / "metrics.jsonl")
     return [{key: value for key, value in line.items() if key not in CLOCK} for line in lines]
+
+
+def values_of(record: list[dict[str, Any]], name: str) -> dict[tuple[str, int], float]:
+    """(stage, step) -> a training scalar of the stage, such as `loss`."""
+    return {(line["stage"], line["step"]): line[key] for line in record if (key := f"{line['stage']}/{name}") in line}
 
 
 def final_tensors(run: Path) -> dict[str, Any]:

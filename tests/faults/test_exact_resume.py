@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from kelip_lightning.training.consolidate import consolidate
 from tests.faults.experiment import write_experiment
 from tests.faults.kill_points import KillPoint, draw_kill_points
-from tests.faults.records import WEIGHTS, assert_same_run, final_tensors, read_record
+from tests.faults.records import WEIGHTS, assert_same_run, final_tensors, read_record, values_of
 from tests.faults.runner import kelip
 
 
@@ -114,14 +114,11 @@ def test_resume__on_other_numbers_of_processes(tmp_path: Path) -> None:
         assert part.exit_codes[0] == (-signal.SIGKILL if point else 0), part.output
     expected, found = read_record(tmp_path / "whole"), read_record(tmp_path / "killed")
     assert [line["step"] for line in found] == [line["step"] for line in expected]
-    for key, tolerance in (("train/gradient_norm", 1e-5), ("train/learning_rate", 0.0)):
-        ours, theirs = ([line[key] for line in record if key in line] for record in (found, expected))
+    for key, tolerance in (("gradient_norm", 1e-5), ("learning_rate", 0.0)):
+        ours, theirs = (values_of(record, key) for record in (found, expected))
         assert ours == pytest.approx(theirs, rel=tolerance), key
     alone = [("mae", step) for step in range(3, 6)] + [("contrastive", step) for step in range(3)]  # on one process
-    ours, theirs = (
-        {(line["stage"], line["step"]): line["train/loss"] for line in record if "train/loss" in line}
-        for record in (found, expected)
-    )
+    ours, theirs = (values_of(record, "loss") for record in (found, expected))
     assert [ours[place] for place in alone] == pytest.approx([theirs[place] for place in alone], rel=1e-6)
     for file in WEIGHTS:
         weights = load_file(tmp_path / "killed" / file)

@@ -71,7 +71,7 @@ def test_killed_run__resumes_with_records_whose_last_line_is_partial(tmp_path: P
             stream.write('{"kind": "사과 \u2028')
     resumed = train(tmp_path, "--resume", "auto")
     assert resumed.exit_codes == [0], resumed.output
-    steps = [one["step"] for one in read_json_lines(records[0]) if "train/loss" in one]
+    steps = [one["step"] for one in read_json_lines(records[0]) if "contrastive/loss" in one]
     assert steps == list(range(CONTRASTIVE_STEPS))
     assert [one["overrides"][-1] for one in read_json_lines(records[1])] == ["mae=null"]
     assert list(read_json_lines(records[2])) == [bad]

@@ -46,11 +46,11 @@ def test_contrastive__trains_to_the_end_and_every_count_agrees(tmp_path: Path) -
     assert Counter(kind for _, kind in met) == expected
     recorded = Counter(line["kind"] for line in lines)
     names = {f"data/{'repaired' if kind in REPAIRED else 'skipped'}/web/{kind}": n for kind, n in recorded.items()}
-    metrics = [line for line in _lines(stage.parent / "metrics.jsonl") if "data/skipped_share" in line]
+    metrics = [line for line in _lines(stage.parent / "metrics.jsonl") if "samples/skipped_share" in line]
     assert {name: value for name, value in metrics[-1].items() if name in names} == names
     drawn = NUM
     skipped = sum(number for kind, number in recorded.items() if kind not in REPAIRED)
-    assert metrics[-1]["data/skipped_share"] == pytest.approx(skipped / drawn)
+    assert metrics[-1]["samples/skipped_share"] == pytest.approx(skipped / drawn)
     events = EventAccumulator(str(stage), size_guidance={"scalars": 0})
     events.Reload()
     assert {name: events.Scalars(name)[-1].value for name in names} == names

@@ -55,7 +55,9 @@ def _lines(run: Path) -> list[dict[str, Any]]:
 
 
 def _losses(run: Path) -> list[tuple[str, int, float]]:
-    return [(line["stage"], line["step"], line["train/loss"]) for line in _lines(run) if "train/loss" in line]
+    return [
+        (line["stage"], line["step"], line[key]) for line in _lines(run) if (key := f"{line['stage']}/loss") in line
+    ]
 
 
 @pytest.fixture(scope="module")

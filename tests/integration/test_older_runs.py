@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data_modules.json_lines import read_json_lines
 from kelip_lightning.cli import main
+from kelip_lightning.runs.metrics_file import read_metrics
 from tests.paths import FIXTURES
 
 FIXTURE = FIXTURES / "run_of_e16296c"
@@ -25,8 +25,8 @@ def older_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _losses(run: Path) -> dict[tuple[str, int], float]:
-    lines = read_json_lines(run / "metrics.jsonl")
-    return {(line["stage"], line["step"]): line["train/loss"] for line in lines if "train/loss" in line}
+    lines = read_metrics(run / "metrics.jsonl")
+    return {(line["stage"], line["step"]): line[key] for line in lines if (key := f"{line['stage']}/loss") in line}
 
 
 def test_evaluate__an_older_run(older_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
 from kelip_lightning.cli import main
+from kelip_lightning.runs.metrics_file import read_metrics
 from tests.faults.experiment import write_contrastive
 from tests.unit.data_modules.corpora import Sample, members, samples, write_shards, write_tar
 
@@ -65,8 +66,8 @@ def _cut_off(file: Path) -> Path:
 
 
 def _losses(run: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [line["train/loss"] for line in lines if "train/loss" in line]
+    lines = read_metrics(run / "metrics.jsonl")
+    return [line[key] for line in lines if (key := f"{line['stage']}/loss") in line]
 
 
 def _changes(run: Path) -> list[str]:

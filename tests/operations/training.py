@@ -17,7 +17,7 @@ from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 from kelip_lightning.callbacks import exact_resume
 from kelip_lightning.callbacks.data_health import DataHealthCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
-from kelip_lightning.callbacks.monitoring import PairProgressBar
+from kelip_lightning.callbacks.progress import PairProgressBar, ProgressLog
 from kelip_lightning.config.experiment import PretrainExperiment
 from kelip_lightning.config.load import load_experiment
 from kelip_lightning.modules.stage import StageModule
@@ -80,6 +80,7 @@ def record_training(
         SignalWatch(),
         lambda: 0.0,
         PairProgressBar(stage),
+        ProgressLog(stage, global_batch_size=config.data.global_batch_size, interval_seconds=1e-6),
         DataHealthCallback(place.bad_samples, config.data.corrupt_samples, data.sources),
         _Recording(recorder),
     )

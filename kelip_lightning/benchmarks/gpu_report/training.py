@@ -1,6 +1,5 @@
 """Whole commands on the device: `kelip pretrain`, and the gradient certificate of the tests."""
 
-import json
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -13,10 +12,12 @@ from kelip_lightning.config.experiment import PretrainExperiment
 from kelip_lightning.config.load import load_experiment
 from kelip_lightning.errors import BenchmarkError
 from kelip_lightning.runs.folder import RunFolder
+from kelip_lightning.runs.metrics_file import read_metrics
 
 REPOSITORY = Path(__file__).parents[3]
 _EXPERIMENT = REPOSITORY / "experiments" / "emoji" / "pretrain.yaml"
 _CERTIFICATE = REPOSITORY / "tests" / "distributed" / "certificate.py"
+_RATE = "contrastive/pairs_per_second"
 FAST_BOUND = 0.05
 """Largest relative difference of the last losses with and without deterministic algorithms."""
 
@@ -31,7 +32,7 @@ def pretrain(setting: PartSetting, findings: Findings) -> None:
     for name in ("deterministic", "fast"):
         lines = _metrics(runs[name])
         findings.note(**{f"{name}_last_loss": _losses(lines)[-1]})
-        if rates := [line["train/pairs_per_second"] for line in lines if "train/pairs_per_second" in line]:
+        if rates := [line[_RATE] for line in lines if _RATE in line]:
             findings.note(**{f"{name}_pairs_per_second": float(rates[-1])})
     first, again, fast = (_losses(_metrics(run)) for run in runs.values())
     findings.note(entries_with_a_loss=len(first))
@@ -78,12 +79,12 @@ def _without_evaluation() -> dict[str, str]:
 
 
 def _metrics(run: RunFolder) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    return list(read_metrics(run.metrics))
 
 
 def _losses(lines: list[dict[str, Any]]) -> list[float]:
     """The loss of every log entry that has one, NaN where it was not finite."""
-    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    losses = [line[key] for line in lines if (key := f"{line['stage']}/loss") in line]
     return [float("nan") if one is None else one for one in losses]
 
 

@@ -18,7 +18,6 @@ from kelip_lightning.benchmarks.step.clock import StepClock
 from kelip_lightning.benchmarks.step.setting import StepSetting, architecture_of, experiment_of
 from kelip_lightning.callbacks.data_health import DataHealthCallback
 from kelip_lightning.callbacks.interruption import SignalWatch
-from kelip_lightning.callbacks.monitoring import PairProgressBar
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.planning.stage_plan import Stage
@@ -88,7 +87,6 @@ def fit(
             stage,
             signals,
             stage_clock(stage),
-            PairProgressBar("benchmark"),
             DataHealthCallback(stage.bad_samples, experiment.data.corrupt_samples, sources),
             *callbacks,
         )

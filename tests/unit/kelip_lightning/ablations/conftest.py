@@ -78,7 +78,7 @@ def finish(study: Study) -> Finish:
         report = {"step": 1, "seconds": 1.0, "metrics": {METRIC: value}, "chance": {METRIC: 0.01}}
         folder.report.write_text(json.dumps(report), encoding="utf-8")
         steps = run.plan.stages["contrastive"].max_steps
-        lines = [{"stage": "contrastive", "step": 0, METRIC: 0.02}, {"step": steps // 2, "train/loss": 1.0}]
+        lines = [{"stage": "contrastive", "step": 0, METRIC: 0.02}, {"step": steps // 2, "contrastive/loss": 1.0}]
         lines += [{"stage": "contrastive", "step": steps, METRIC: value}]
         folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         environment = {"git": {"revision": "0123456789abcdef", "dirty": False}, "code": "fedcba987654"}

@@ -105,6 +105,8 @@ class Batches(Dataset[StubBatch]):
 class StubContrastiveModule(pl.LightningModule):
     """Trains something and logs what the real module logs; draws random numbers in every step."""
 
+    stage_name = "contrastive"
+
     def __init__(self, wait: Callable[[], None]) -> None:
         super().__init__()
         self.wait = wait
@@ -120,9 +122,9 @@ class StubContrastiveModule(pl.LightningModule):
         loss = self.model.encode_image(batch.images).square().mean() * self.model.scale().sum()
         self.log_dict(
             {
-                "train/loss": loss.detach(),
-                "train/contrastive_accuracy_ko": 0.25,
-                "train/contrastive_accuracy_en": 0.5,
+                "contrastive/loss": loss.detach(),
+                "contrastive/accuracy_ko": 0.25,
+                "contrastive/accuracy_en": 0.5,
             }
         )
         return loss

@@ -66,12 +66,12 @@ def test_data_health__scalars_lines_and_mix(fit: Fit, tmp_path: Path) -> None:
     ]
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("data/")}
     assert metrics == {
-        "data/skipped/web/image_missing": 2,
-        "data/repaired/web/image_cmyk": 1,
-        "data/skipped/web/read_failed": 1,
-        "data/skipped_share": pytest.approx(3 / 24),
-        "data/mix/web": 0.75,
-        "data/mix/books": 0.25,
+        "samples/skipped/web/image_missing": 2,
+        "samples/repaired/web/image_cmyk": 1,
+        "samples/skipped/web/read_failed": 1,
+        "samples/skipped_share": pytest.approx(3 / 24),
+        "samples/mix/web": 0.75,
+        "samples/mix/books": 0.25,
     }, "ids 0 to 3 in each batch, of which 0 to 2 are of the first source"
 
 
@@ -88,7 +88,7 @@ def test_data_health__share_by_language(fit: Fit, tmp_path: Path) -> None:
 def test_data_health__nothing_wrong_writes_nothing(fit: Fit, tmp_path: Path) -> None:
     trainer, _ = fit([Spoil({}), _health(tmp_path / "f")], steps=2)
     assert not (tmp_path / "f").exists()
-    assert trainer.callback_metrics["data/skipped_share"] == 0
+    assert trainer.callback_metrics["samples/skipped_share"] == 0
 
 
 def test_data_health__what_was_left_out_at_opening(fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -206,4 +206,4 @@ def test_data_health__lines_of_one_kind_are_limited(fit: Fit, tmp_path: Path, mo
     every = {step: ["image_cmyk"] * 3 for step in range(4)}
     trainer, _ = fit([Spoil(every), _health(tmp_path / "f")], steps=4, logger=CSVLogger(tmp_path))
     assert len(_lines(tmp_path / "f")) == 5
-    assert trainer.callback_metrics["data/repaired/web/image_cmyk"] == 12
+    assert trainer.callback_metrics["samples/repaired/web/image_cmyk"] == 12

@@ -67,7 +67,7 @@ def _throughput(fit: Fit, *between: pl.Callback, **options: Any) -> tuple[float,
     """Pairs per second and data wait share of a fit, with callbacks between the first and the last."""
     callback = ThroughputCallback()
     metrics = fit([callback, *between, callback.last], **{"steps": 8} | options)[0].callback_metrics
-    return metrics["train/pairs_per_second"].item(), metrics["train/data_wait_share"].item()
+    return metrics["contrastive/pairs_per_second"].item(), metrics["contrastive/data_wait_share"].item()
 
 
 def test_throughput__pairs_and_wait(fit: Fit, clock: _Clock) -> None:
@@ -105,7 +105,7 @@ def test_throughput__is_logged_when_the_trainer_logs(fit: Fit) -> None:
 
     class Look(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-            seen.append("train/pairs_per_second" in trainer.callback_metrics)
+            seen.append("contrastive/pairs_per_second" in trainer.callback_metrics)
 
     _throughput(fit, Look(), steps=5, log_every_n_steps=3)
     assert seen == [False, False, True, True, True]
@@ -158,16 +158,16 @@ def _declarations(folder: Path) -> tuple[dict[str, Any], set[str], list[str]]:
 
 def test_hyperparameters__event_file_holds_settings_and_metrics(fit: Fit, tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, name="", version="")
-    fit([HyperparametersCallback(SETTINGS, ["train/loss", "eval/a_ko"])], steps=1, logger=logger)
+    fit([HyperparametersCallback(SETTINGS, ["contrastive/loss", "eval/a_ko"])], steps=1, logger=logger)
     logger.finalize("success")
     settings, metrics, curves = _declarations(tmp_path)
     assert settings == SETTINGS
-    assert metrics == {"train/loss", "eval/a_ko"}
+    assert metrics == {"contrastive/loss", "eval/a_ko"}
     assert "eval/a_ko" not in curves, "declared, not written"
 
 
 def test_hyperparameters__without_tensorboard(fit: Fit) -> None:
-    fit([HyperparametersCallback(SETTINGS, ["train/loss"])], steps=1)
+    fit([HyperparametersCallback(SETTINGS, ["contrastive/loss"])], steps=1)
 
 
 def test_flatten_settings__dotted_keys_and_text_for_the_rest() -> None:

@@ -109,8 +109,8 @@ def test_draw_examples__one_image_per_set_and_evaluation(
     fit([callback], steps=3, logger=logger)
     events = EventAccumulator(logger.log_dir).Reload()
     for name in ("unseen_design", "groups"):
-        assert [image.step for image in events.Images(f"examples/{name}")] == [0, 2, 3]
-    assert [image.step for image in events.Images("confusions/groups")] == [0, 2, 3]
+        assert [image.step for image in events.Images(f"pictures/examples/{name}")] == [0, 2, 3]
+    assert [image.step for image in events.Images("pictures/confusions/groups")] == [0, 2, 3]
 
 
 class _Oracle(nn.Module):
@@ -180,6 +180,6 @@ def test_reconstruction_callback__writes_a_picture(fit: Callable[..., Any], tmp_
             super().act(trainer, SimpleNamespace(model=_Oracle(norm_pix_loss=True)), step)  # type: ignore[arg-type]
 
     fit([_OfOracle(images, noise, every_n_steps=5)], steps=6, logger=logger)
-    pictures = EventAccumulator(logger.log_dir).Reload().Images("reconstructions")
+    pictures = EventAccumulator(logger.log_dir).Reload().Images("pictures/reconstructions")
     assert [picture.step for picture in pictures] == [0, 5, 6]
     assert (pictures[0].height, pictures[0].width) == (3 * 132, 120 + 3 * 132)

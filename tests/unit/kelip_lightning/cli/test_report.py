@@ -16,7 +16,7 @@ METRICS = {
     "eval/captions/ko_to_en_R@1": 0.55,
     "eval/captions/en_to_ko_R@1": 0.5,
     "eval/groups_en/zero_shot_top1": 0.125,
-    "train/loss": 3.0,
+    "contrastive/loss": 3.0,
 }
 CHANCE = {
     "eval/unseen_design_ko/image_to_text_R@1": 1 / 1870,

@@ -287,25 +287,25 @@ def test_training_step__logs(module: ContrastiveModule, record_logs: RecordLogs)
     loss = module.training_step(batch, 0)
     _, correct = _reference(module.model, batch)
     assert set(logged) == {
-        "train/loss",
-        "train/loss_global_crops",
-        "train/loss_local_crops",
-        "train/temperature",
-        "train/contrastive_accuracy_ko",
-        "train/contrastive_accuracy_en",
-        "train/padding_share_ko",
-        "train/padding_share_en",
+        "contrastive/loss",
+        "contrastive/loss_global_crops",
+        "contrastive/loss_local_crops",
+        "contrastive/temperature",
+        "contrastive/accuracy_ko",
+        "contrastive/accuracy_en",
+        "contrastive/padding_share_ko",
+        "contrastive/padding_share_en",
     }
     ends = [row.index(module.tokenizer.eot_id) + 1 for row in batch.tokens.tolist()]
     for language, rows in {"ko": [0, 2], "en": [1, 3, 4]}.items():
         share = 1 - sum(ends[row] for row in rows) / (len(rows) * batch.tokens.shape[1])
-        assert logged[f"train/padding_share_{language}"] == pytest.approx(share)
-    assert logged["train/loss"] == loss.item()
-    assert logged["train/temperature"] == pytest.approx(0.07)
-    combined = (2 * logged["train/loss_global_crops"] + 1.5 * logged["train/loss_local_crops"]) / 3.5
+        assert logged[f"contrastive/padding_share_{language}"] == pytest.approx(share)
+    assert logged["contrastive/loss"] == loss.item()
+    assert logged["contrastive/temperature"] == pytest.approx(0.07)
+    combined = (2 * logged["contrastive/loss_global_crops"] + 1.5 * logged["contrastive/loss_local_crops"]) / 3.5
     assert combined == pytest.approx(loss.item(), rel=1e-5)
-    assert logged["train/contrastive_accuracy_ko"] == pytest.approx(correct[[0, 2]].float().mean().item())
-    assert logged["train/contrastive_accuracy_en"] == pytest.approx(correct[[1, 3, 4]].float().mean().item())
+    assert logged["contrastive/accuracy_ko"] == pytest.approx(correct[[0, 2]].float().mean().item())
+    assert logged["contrastive/accuracy_en"] == pytest.approx(correct[[1, 3, 4]].float().mean().item())
 
 
 def test_training_step__logs_nan_for_a_missing_language_and_nothing_for_missing_crops(
@@ -313,9 +313,9 @@ def test_training_step__logs_nan_for_a_missing_language_and_nothing_for_missing_
 ) -> None:
     logged = record_logs(module)
     module.training_step(_batch(module.tokenizer, num_local=0, languages=[0] * 5), 0)
-    assert math.isnan(logged["train/contrastive_accuracy_en"]), "not the value of an earlier step"
-    assert "train/loss_local_crops" not in logged
-    assert "train/contrastive_accuracy_ko" in logged
+    assert math.isnan(logged["contrastive/accuracy_en"]), "not the value of an earlier step"
+    assert "contrastive/loss_local_crops" not in logged
+    assert "contrastive/accuracy_ko" in logged
 
 
 def test_training_step__loss_is_float32_under_autocast(module: ContrastiveModule, record_logs: RecordLogs) -> None:
@@ -369,10 +369,10 @@ def test_training_step__adds_the_weighted_loss_and_its_gradient(
     _assert_equal_gradients(found, _gradients(module))
     logged.clear()
     module.training_step(batch, 0)
-    assert logged["train/loss"] == pytest.approx(loss.item())
-    assert logged["train/loss_contrastive"] == pytest.approx(contrastive.item())
-    assert logged["train/loss_self_supervised"] == pytest.approx(between.item())
-    assert logged["train/self_supervised_share"] == pytest.approx(WEIGHT * between.item() / loss.item())
+    assert logged["contrastive/loss"] == pytest.approx(loss.item())
+    assert logged["contrastive/loss_contrastive"] == pytest.approx(contrastive.item())
+    assert logged["contrastive/loss_self_supervised"] == pytest.approx(between.item())
+    assert logged["contrastive/self_supervised_share"] == pytest.approx(WEIGHT * between.item() / loss.item())
 
 
 class _TargetRecorder(pl.Callback):

@@ -42,7 +42,7 @@ def test_training_step__value_and_every_gradient(
     expected = torch.stack(errors).mean()
     expected.backward()
     torch.testing.assert_close(loss, expected)
-    assert logged == {"train/loss": loss.item()}
+    assert logged == {"mae/loss": loss.item()}
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-7)
 

@@ -20,6 +20,8 @@ INPUTS = torch.randn(STEPS, 4, 3, generator=torch.Generator().manual_seed(0))
 
 
 class Regression(StageModule):
+    stage_name = "regression"
+
     def __init__(self, optimizer: OptimizerConfig, schedule: ScheduleConfig) -> None:
         super().__init__(optimizer, schedule)
         self.layer = nn.Linear(3, 1)
@@ -65,8 +67,8 @@ def test_stage__equals_a_plain_torch_loop(tmp_path: Path, clip: float | None) ->
         layer(INPUTS[step]).square().mean().backward()
         norm = torch.cat([p.grad.flatten() for p in layer.parameters() if p.grad is not None]).norm()
         at_step = logged[step]
-        assert at_step["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-5), "before clipping"
-        assert at_step["train/learning_rate"] == pytest.approx(0.05 * share)
+        assert at_step["regression/gradient_norm"] == pytest.approx(norm.item(), rel=1e-5), "before clipping"
+        assert at_step["regression/learning_rate"] == pytest.approx(0.05 * share)
         if clip is not None:
             nn.utils.clip_grad_norm_(layer.parameters(), clip)
         for group in optimizer.param_groups:
@@ -76,11 +78,16 @@ def test_stage__equals_a_plain_torch_loop(tmp_path: Path, clip: float | None) ->
     torch.testing.assert_close(module.layer.bias, layer.bias)
 
 
-def test_log_ratios__under_train(tmp_path: Path) -> None:
+def test_log_ratios__under_the_name_of_the_stage(tmp_path: Path) -> None:
     _, logged = _fit(tmp_path, None)
-    assert set(logged[0]) == {"train/loss", "train/share", "train/gradient_norm", "train/learning_rate"}
-    assert logged[0]["train/loss"] != logged[1]["train/loss"], "values of the step, no running means"
-    assert logged[0]["train/share"] == 0.25
+    assert set(logged[0]) == {
+        "regression/loss",
+        "regression/share",
+        "regression/gradient_norm",
+        "regression/learning_rate",
+    }
+    assert logged[0]["regression/loss"] != logged[1]["regression/loss"], "values of the step, no running means"
+    assert logged[0]["regression/share"] == 0.25
 
 
 def test_log_ratios__reduces_in_logged_steps_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

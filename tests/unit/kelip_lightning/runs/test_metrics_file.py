@@ -10,27 +10,27 @@ from kelip_lightning.runs.metrics_file import MetricsFileLogger, cut_record
 
 def test_log_metrics__a_line_each_from_several_stages(tmp_path: Path) -> None:
     file = tmp_path / "run" / "metrics.jsonl"
-    MetricsFileLogger(file, stage="mae").log_metrics({"train/loss": 0.5, "epoch": 0}, step=9)
+    MetricsFileLogger(file, stage="mae").log_metrics({"contrastive/loss": 0.5, "epoch": 0}, step=9)
     logger = MetricsFileLogger(file, stage="contrastive")
     logger.log_metrics({"eval/x_ko/median_rank": torch.tensor(3.0)}, 0)  # type: ignore[dict-item]
-    logger.log_metrics({"train/loss": float("nan"), "eval/사과": 1.0}, 1)
+    logger.log_metrics({"contrastive/loss": float("nan"), "eval/사과": 1.0}, 1)
     logger.log_metrics({"epoch": 0}, 2)
     assert list(read_json_lines(file)) == [
-        {"stage": "mae", "step": 9, "train/loss": 0.5},
+        {"stage": "mae", "step": 9, "contrastive/loss": 0.5},
         {"stage": "contrastive", "step": 0, "eval/x_ko/median_rank": 3.0},
-        {"stage": "contrastive", "step": 1, "train/loss": None, "eval/사과": 1.0},
+        {"stage": "contrastive", "step": 1, "contrastive/loss": None, "eval/사과": 1.0},
     ]
 
 
 def test_cut_record__to_the_length_that_a_checkpoint_knows(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     logger = MetricsFileLogger(file, stage="mae")
-    logger.log_metrics({"train/loss": 0.5}, 0)
+    logger.log_metrics({"contrastive/loss": 0.5}, 0)
     length = file.stat().st_size
-    logger.log_metrics({"train/loss": 0.4}, 1)
+    logger.log_metrics({"contrastive/loss": 0.4}, 1)
     file.write_bytes(file.read_bytes() + b'{"stage": "mae", "st')
     cut_record(file, "mae", length)
-    assert file.read_text(encoding="utf-8") == '{"stage": "mae", "step": 0, "train/loss": 0.5}\n'
+    assert file.read_text(encoding="utf-8") == '{"stage": "mae", "step": 0, "contrastive/loss": 0.5}\n'
     cut_record(tmp_path / "none.jsonl", "mae", None)
     assert not (tmp_path / "none.jsonl").exists()
 
@@ -38,19 +38,19 @@ def test_cut_record__to_the_length_that_a_checkpoint_knows(tmp_path: Path) -> No
 def test_cut_record__a_truncated_record_continues_in_the_next_line(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     logger = MetricsFileLogger(file, stage="mae")
-    logger.log_metrics({"train/loss": 0.5}, 0)
-    logger.log_metrics({"train/loss": 0.25}, 1)
+    logger.log_metrics({"contrastive/loss": 0.5}, 0)
+    logger.log_metrics({"contrastive/loss": 0.25}, 1)
     written = file.stat().st_size
     file.write_bytes(file.read_bytes()[:-5])  # the disk has lost bytes that a checkpoint recorded
     cut_record(file, "mae", written)
-    logger.log_metrics({"train/loss": 0.125}, 2)
+    logger.log_metrics({"contrastive/loss": 0.125}, 2)
     assert [record["step"] for record in read_json_lines(file)] == [0, 2]
 
 
 def test_cut_record__keeps_line_separators_in_names(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     MetricsFileLogger(file, stage="mae").log_metrics({"eval/a\u2028b\x1cc\r": 0.5}, 0)
-    MetricsFileLogger(file, stage="contrastive").log_metrics({"train/loss": 0.5}, 0)
+    MetricsFileLogger(file, stage="contrastive").log_metrics({"contrastive/loss": 0.5}, 0)
     cut_record(file, "contrastive", None)
     assert list(read_json_lines(file)) == [{"stage": "mae", "step": 0, "eval/a\u2028b\x1cc\r": 0.5}]
 
@@ -58,7 +58,7 @@ def test_cut_record__keeps_line_separators_in_names(tmp_path: Path) -> None:
 def test_cut_record__a_stage_that_begins_again(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     for stage in ("mae", "contrastive"):
-        MetricsFileLogger(file, stage=stage).log_metrics({"train/loss": 0.5}, 0)
+        MetricsFileLogger(file, stage=stage).log_metrics({"contrastive/loss": 0.5}, 0)
     file.write_bytes(file.read_bytes() + b'{"stage": "mae", "st')
     cut_record(file, "contrastive", None)
-    assert file.read_text(encoding="utf-8") == '{"stage": "mae", "step": 0, "train/loss": 0.5}\n'
+    assert file.read_text(encoding="utf-8") == '{"stage": "mae", "step": 0, "contrastive/loss": 0.5}\n'

@@ -45,7 +45,10 @@ def _runs(folder: Path, losses: dict[str, list[float | None]]) -> Callable[[str,
 
     def run(name: str, _: PartSetting) -> RunFolder:
         (folder / name).mkdir()
-        lines = [{"train/loss": loss, "train/pairs_per_second": 100.0} for loss in losses[name]]
+        lines = [
+            {"stage": "contrastive", "contrastive/loss": loss, "contrastive/pairs_per_second": 100.0}
+            for loss in losses[name]
+        ]
         (folder / name / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
         return RunFolder(folder / name)
 
