@@ -31,6 +31,7 @@ pretrain: $(VENV)/.base ## train on the embedded corpus: MAE pre-training, contr
 
 .PHONY: tensorboard
 tensorboard: $(VENV)/.base ## open TensorBoard on runs/ (ARGS="--port 6007")
+	@echo 'What matters, in order, is on the page Custom Scalars: docs/monitoring.md.'
 	$(BIN)/tensorboard --logdir runs $(ARGS)
 
 SEEDS := 0 1 2

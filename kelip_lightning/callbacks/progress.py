@@ -66,8 +66,8 @@ class ProgressLog(pl.Callback):
     """Writes a line at least every `interval_seconds`, at every evaluation and at both ends of the stage; rank zero.
 
     The lines go to the logger `PROGRESS`. Loss, accuracies, learning rate, speed and memory are those of the last
-    step that was logged (`trainer.log_every_n_steps`); `–` before the first, or without a pair of the language. A
-    thread writes the line while a step or an evaluation takes longer than the interval.
+    step that was logged (`trainer.log_every_n_steps`); an accuracy without a pair of the language is `–`. A thread
+    writes the line while a step or an evaluation takes longer than the interval.
 
     Args:
         stage: `mae` or `contrastive`.
@@ -176,6 +176,8 @@ class ProgressLog(pl.Callback):
 
 def _described(values: Mapping[str, float], stage: str, samples: str) -> list[str]:
     """The training scalars of a line."""
+    if not values:
+        return ["no step logged yet"]
 
     def show(name: str, form: str) -> str:
         value = values.get(name, math.nan)

@@ -88,11 +88,11 @@ def print_result(run: RunFolder, metrics: Mapping[str, float]) -> None:
     chance = read_report(run).get("chance", {})
     console.print(metrics_table(metrics, chance, f"{run.name}: final evaluation", headline=True))
     steps = {
-        "curves and images": f"make tensorboard   (tensorboard --logdir {run.path.parent})",
+        "curves and images": f"make tensorboard   (tensorboard --logdir {run.path.parent}, page Custom Scalars)",
         "all metrics": f"kelip evaluate {run.path}",
         "prediction": f'kelip predict {run.path} IMAGE --texts 사과 "a red apple"',
         "model": str(run.dual_encoder),
-        "record": f"{run.path}/config.yaml, plan.yaml, environment.json, metrics.jsonl, report.json",
+        "record": f"{run.path}/config.yaml, plan.yaml, environment.json, metrics.jsonl, report.json, log.txt",
     }
     for what, how in steps.items():
         console.print(f"{what:<20} {how}", soft_wrap=True, markup=False)

@@ -1,7 +1,7 @@
 """Screenshots of TensorBoard's pages, taken by headless Chromium.
 
-`python -m tests.dashboard.screenshot --logdir runs --output runs/dashboard` writes `train.png`, `evaluation.png`,
-`images.png` and `hyperparameters.png`. Chromium is $CHROMIUM or the first of `BROWSERS` on the path.
+`python -m tests.dashboard.screenshot --logdir runs --output runs/dashboard` writes a picture of every page of `PAGES`,
+as TensorBoard shows it by default: `first.png` is what opens without a choice, `overview.png` the Custom Scalars. Chromium is $CHROMIUM or the first of `BROWSERS` on the path.
 """
 
 import argparse
@@ -16,8 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PAGES = {
-    "train": "scalars&tagFilter=%5Etrain&_smoothingWeight=0",
-    "evaluation": "scalars&tagFilter=%5Eeval&_smoothingWeight=0",
+    "first": "",
+    "overview": "custom_scalars",
+    "training": "scalars&tagFilter=%5E(mae%7Ccontrastive)%2F&_smoothingWeight=0",
+    "evaluation": "scalars&tagFilter=%5Eeval%2F&_smoothingWeight=0",
     "images": "images",
     "hyperparameters": "hparams",
 }

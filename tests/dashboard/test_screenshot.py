@@ -28,12 +28,13 @@ def test_main__takes_every_page(options: list[str], tmp_path: Path, monkeypatch:
     use_browser(f'printf "%s\\n" "$@" >> {tmp_path}/arguments', tmp_path, monkeypatch)
     assert screenshot.main([*options, "--window", "800", "600"]) == 0
     arguments = (tmp_path / "arguments").read_text(encoding="utf-8").splitlines()
-    assert arguments.count("--headless=new") == arguments.count("--window-size=800,600") == 4
+    assert arguments.count("--headless=new") == arguments.count("--window-size=800,600") == 6
     names = [one.removeprefix("--screenshot=") for one in arguments if one.startswith("--screenshot=")]
-    pictures = ("train", "evaluation", "images", "hyperparameters")
+    pictures = ("first", "overview", "training", "evaluation", "images", "hyperparameters")
     assert names == [str(tmp_path / "out" / f"{name}.png") for name in pictures]
     addresses = [one for one in arguments if one.startswith("http")]
-    assert addresses[2:] == ["http://localhost:6006/#images", "http://localhost:6006/#hparams"]
+    assert addresses[0] == "http://localhost:6006/#"
+    assert addresses[4:] == ["http://localhost:6006/#images", "http://localhost:6006/#hparams"]
 
 
 def test_main__shows_why_the_browser_failed(

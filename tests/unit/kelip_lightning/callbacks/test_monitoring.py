@@ -1,6 +1,5 @@
-"""Throughput on a fake clock and with a loader that sleeps, the progress bar, and the HParams page."""
+"""Throughput on a fake clock and with a loader that sleeps; samples seen and passes over the data."""
 
-import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,24 +8,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
-from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
-from rich.console import Console
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from kelip_lightning.callbacks import monitoring
 from kelip_lightning.callbacks.config import NonFiniteConfig
-from kelip_lightning.callbacks.monitoring import (
-    HyperparametersCallback,
-    PairProgressBar,
-    ThroughputCallback,
-    flatten_settings,
-)
+from kelip_lightning.callbacks.monitoring import ThroughputCallback
 from kelip_lightning.callbacks.non_finite import NonFiniteGuard
 from kelip_lightning.distributed.consensus import StepVote
 
-SETTINGS = {"optimizer.name": "muon", "optimizer.learning_rate": 0.002, "trainer.devices": 1, "deterministic": True}
 Fit = Callable[..., tuple[pl.Trainer, Any]]
 
 
@@ -116,60 +104,8 @@ def test_throughput__window_excludes_a_slow_start(fit: Fit, clock: _Clock) -> No
     assert _throughput(fit, in_step=lambda: clock.passing(next(waits))()) == pytest.approx((200.0, 0.0))
 
 
-def _shown(bar: RichProgressBar) -> str:
-    assert bar.progress is not None
-    console = Console(file=io.StringIO(), width=160)
-    console.print(bar.progress.make_tasks_table(bar.progress.tasks))
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
-def test_pair_progress_bar__stage_steps_and_metrics(fit: Fit) -> None:
-    bar = PairProgressBar("contrastive")
-    fit([ThroughputCallback(), bar], steps=3, enable_progress_bar=True)
-    assert bar.progress is not None
-    task = bar.progress.tasks[0]
-    assert (task.description, task.total, task.completed) == ("contrastive", 3, 3)
-    metrics = bar.get_metrics(bar.trainer, bar.trainer.lightning_module)
-    assert list(metrics) == ["loss", "ko", "en", "pairs/s"]
-    assert (metrics["ko"], metrics["en"]) == ("25%", "50%")
-    assert "3/3" in _shown(bar)
-
-
-def test_pair_progress_bar__without_metrics(fit: Fit) -> None:
-    bar = PairProgressBar("MAE pre-training")
-    fit([bar], steps=1, enable_progress_bar=True)
-    assert "pairs/s" not in bar.get_metrics(bar.trainer, bar.trainer.lightning_module)
-    assert "MAE pre-training" in _shown(bar)
-
-
-def _declarations(folder: Path) -> tuple[dict[str, Any], set[str], list[str]]:
-    """Settings, metrics and scalar curves of an event file."""
-    events = EventAccumulator(str(folder)).Reload()
-    content = {
-        tag: HParamsPluginData.FromString(events.SummaryMetadata(tag).plugin_data.content)
-        for tag in events.PluginTagToContent("hparams")
-    }
-    start = content["_hparams_/session_start_info"].session_start_info.hparams
-    settings = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.items()}
-    metrics = {info.name.tag for info in content["_hparams_/experiment"].experiment.metric_infos}
-    return settings, metrics, events.Tags()["scalars"]
-
-
-def test_hyperparameters__event_file_holds_settings_and_metrics(fit: Fit, tmp_path: Path) -> None:
-    logger = TensorBoardLogger(tmp_path, name="", version="")
-    fit([HyperparametersCallback(SETTINGS, ["contrastive/loss", "eval/a_ko"])], steps=1, logger=logger)
-    logger.finalize("success")
-    settings, metrics, curves = _declarations(tmp_path)
-    assert settings == SETTINGS
-    assert metrics == {"contrastive/loss", "eval/a_ko"}
-    assert "eval/a_ko" not in curves, "declared, not written"
-
-
-def test_hyperparameters__without_tensorboard(fit: Fit) -> None:
-    fit([HyperparametersCallback(SETTINGS, ["contrastive/loss"])], steps=1)
-
-
-def test_flatten_settings__dotted_keys_and_text_for_the_rest() -> None:
-    nested = {"a": {"b": {"c": 1}, "d": None}, "e": [1, "x"], "f": True, "g": 0.5, "h": {}}
-    assert flatten_settings(nested) == {"a.b.c": 1, "a.d": "None", "e": "[1, 'x']", "f": True, "g": 0.5}
+def test_samples_seen__and_the_passes_over_the_data(fit: Fit) -> None:
+    callback = ThroughputCallback(global_batch_size=4, epoch_length=16)
+    metrics = fit([callback, callback.last], steps=6)[0].callback_metrics
+    assert metrics["contrastive/samples_seen"] == 24
+    assert metrics["contrastive/epoch"] == 1.5

@@ -13,6 +13,7 @@ import pytest
 from data_modules.config_roles import Role
 from kelip_lightning.config.experiment import PretrainExperiment
 from kelip_lightning.config.fingerprint import (
+    changed_settings,
     evaluation_fingerprint,
     role_of_key,
     settings_without,
@@ -30,7 +31,7 @@ PERFORMANCE = re.compile(
     r"|loss\.max_logits_per_pair|non_finite\.(policy|max_skipped))"
 )
 REPORTING = re.compile(
-    rf"({STAGE})?(name|output_dir)|{STAGE}(trainer\.log_every_n_steps|checkpoint\.\w+|evaluation\..+)"
+    rf"({STAGE})?(name|output_dir)|{STAGE}(trainer\.(log_every_n_steps|progress_every_minutes|loggers)|checkpoint\.\w+|evaluation\..+)"
 )
 """All other keys must be identity."""
 
@@ -182,3 +183,13 @@ def test_evaluation_fingerprint__the_sets_count_and_their_times_do_not() -> None
 
     assert of("contrastive.evaluation.every_n_steps=3") == of()
     assert of("contrastive.evaluation.retrieval.flags=null") != of()
+
+
+def test_changed_settings__those_that_differ_from_their_default_and_those_wanted_always() -> None:
+    contrastive = _experiment("trainer.log_every_n_steps=3", "optimizer.eps=0.5").contrastive
+    found = changed_settings(contrastive, ["optimizer.beta1", "schedule.max_steps"])
+    assert (found["optimizer.eps"], found["optimizer.beta1"]) == (0.5, 0.9)
+    assert found["schedule.max_steps"] == contrastive.schedule.max_steps
+    assert "optimizer.weight_decay" in found, "the file sets it"
+    assert not {"optimizer.beta2", "trainer.log_every_n_steps", "trainer.devices", "name"} & found.keys()
+    assert not [key for key in found if key.endswith(".files")]

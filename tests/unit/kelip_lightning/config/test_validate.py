@@ -181,6 +181,17 @@ def test_rules__deepspeed_must_be_installed(experiments: Path, monkeypatch: pyte
     assert "mae.trainer.strategy = deepspeed_stage_1 needs DeepSpeed, which is not installed" in found[0]
 
 
+def test_rules__loggers_are_known_and_installed(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate, "find_spec", lambda _name: None)
+    assert problems(experiments, "mae.trainer.loggers=[csv]") == []
+    assert problems(experiments, "mae.trainer.loggers=[csv,wandb]") == [
+        "mae.trainer.loggers: wandb is not installed; pip install 'kelip-lightning[wandb]', or leave it out"
+    ]
+    for names in ("tensorboard", "csv,csv"):
+        found = problems(experiments, f"mae.trainer.loggers=[{names}]")
+        assert "must hold each of csv, wandb, mlflow at most once; TensorBoard is always written" in found[0]
+
+
 def _contrastive(folder: Path, overrides: list[str]) -> ContrastiveExperiment:
     return load_experiment(folder / "contrastive.yaml", overrides, ContrastiveExperiment).experiment
 

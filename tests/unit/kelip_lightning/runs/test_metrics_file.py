@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from data_modules.json_lines import read_json_lines
-from kelip_lightning.runs.metrics_file import MetricsFileLogger, cut_record
+from kelip_lightning.runs.metrics_file import MetricsFileLogger, cut_record, read_metrics
+from tests.paths import FIXTURES
 
 
 def test_log_metrics__a_line_each_from_several_stages(tmp_path: Path) -> None:
@@ -62,3 +63,28 @@ def test_cut_record__a_stage_that_begins_again(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes() + b'{"stage": "mae", "st')
     cut_record(file, "contrastive", None)
     assert file.read_text(encoding="utf-8") == '{"stage": "mae", "step": 0, "contrastive/loss": 0.5}\n'
+
+
+def test_read_metrics__translates_the_names_of_earlier_revisions(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    MetricsFileLogger(file, stage="mae").log_metrics({"train/loss": 0.5}, 0)
+    older, current = MetricsFileLogger(file, stage="contrastive"), {"contrastive/loss": 0.25, "eval/x_ko/mean_recall": 1}
+    older.log_metrics({"train/contrastive_accuracy_ko": 0.5, "train/loss_contrastive": 2, "data/mix/web": 1}, 1)
+    older.log_metrics(current, 2)
+    assert list(read_metrics(file)) == [
+        {"stage": "mae", "step": 0, "mae/loss": 0.5},
+        {
+            "stage": "contrastive",
+            "step": 1,
+            "contrastive/accuracy_ko": 0.5,
+            "contrastive/loss_contrastive": 2,
+            "samples/mix/web": 1,
+        },
+        {"stage": "contrastive", "step": 2, **current},
+    ]
+
+
+def test_read_metrics__of_a_run_of_an_earlier_revision() -> None:
+    entries = list(read_metrics(FIXTURES / "run_of_e16296c" / "runs" / "finished" / "metrics.jsonl"))
+    assert {entry["stage"] for entry in entries if f"{entry['stage']}/loss" in entry} == {"mae", "contrastive"}
+    assert not [key for entry in entries for key in entry if key.startswith(("train/", "data/"))]
