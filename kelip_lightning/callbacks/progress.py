@@ -109,7 +109,7 @@ class ProgressLog(pl.Callback):
         threading.Thread(target=self._watch, name="progress", daemon=True).start()
 
     def _watch(self) -> None:
-        while not self._ended.wait(self._interval / 4):
+        while not self._ended.wait(max(0.01, self._last_at + self._interval - self._clock())):
             self.write_if_due()
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:

@@ -6,6 +6,24 @@ import warnings
 from kelip_lightning.runs.folder import is_first_process
 from kelip_lightning.runs.log_file import PROGRESS, SUITE, ProgressHandler
 
+_LIGHTNING = {
+    "pytorch.utilities.rank_zero": logging.WARNING,
+    "fabric.utilities.rank_zero": logging.WARNING,
+    "pytorch.accelerators.cuda": logging.WARNING,  # which GPUs each rank sees
+    "fabric.utilities.distributed": logging.WARNING,  # that each rank has joined
+    "pytorch.loggers.mlflow": logging.ERROR,  # that it creates our experiment
+}
+"""Loggers below `lightning` whose lower messages say nothing that the plan and the progress lines do not say."""
+_ANSWERED = (
+    # Lightning 2.6 with torch 2.14 and newer: not actionable for a user.
+    r".isinstance\(treespec, LeafSpec\). is deprecated",
+    # `data_wait_share` of the progress lines says whether there are enough.
+    r"The '\w+' does not have many workers",
+    # The last step of a stage is always measured.
+    r"The number of training batches \(\d+\) is smaller than the logging interval",
+)
+"""Starts of warnings that concern nobody."""
+
 
 def configure_logging() -> None:
     """Log the suite's messages to stderr, from all processes but the first only warnings, as from Lightning.
@@ -21,8 +39,8 @@ def configure_logging() -> None:
         logger.setLevel(logging.INFO if is_first_process() else logging.WARNING)
         if not logger.handlers:  # not the root logger's: Lightning's messages have their own handler already
             logger.addHandler(logging.StreamHandler())
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        # This child logger, since importing Lightning sets the level of its parent.
-        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
-    # Lightning 2.6 with torch 2.14 and newer: not actionable for a user.
-    warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\). is deprecated")
+    for name, level in _LIGHTNING.items():
+        # These child loggers, since importing Lightning sets the level of their parents.
+        logging.getLogger(f"lightning.{name}").setLevel(level)
+    for message in _ANSWERED:
+        warnings.filterwarnings("ignore", message=message)

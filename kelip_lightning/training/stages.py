@@ -91,7 +91,7 @@ def run_masked_pretrain(experiment: MaskedPretrainExperiment, run: RunFolder, op
         clock,
         *bar_on_terminal("mae"),
         progress_log(experiment, "mae"),
-        DashboardCallback(opened.chance, ["mae", "contrastive"] if opened.sets else ["mae"]),
+        DashboardCallback(opened.chance, ["mae", "contrastive"] if opened.chance else ["mae"]),
         ReconstructionCallback(*shown_images(data, NUM_SHOWN), max(1, experiment.schedule.max_steps // 5)),
         DataHealthCallback(stage.bad_samples, experiment.data.corrupt_samples, data.sources),
         build_hyperparameters(experiment, ["mae/loss"]),

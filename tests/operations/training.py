@@ -80,7 +80,7 @@ def record_training(
         SignalWatch(),
         lambda: 0.0,
         PairProgressBar(stage),
-        ProgressLog(stage, global_batch_size=config.data.global_batch_size, interval_seconds=1e-6),
+        ProgressLog(stage, global_batch_size=config.data.global_batch_size, interval_seconds=0.01),
         DataHealthCallback(place.bad_samples, config.data.corrupt_samples, data.sources),
         _Recording(recorder),
     )

@@ -146,7 +146,9 @@ def test_mlflow__in_a_local_store(stage: StageFolder, monkeypatch: pytest.Monkey
     found = []
     for resumed in (False, True):
         logger = build_loggers(["mlflow"], replace(stage, resumed=resumed))[2]
-        logger.log_metrics({"eval/사과_ko/image_to_text_R@1": 0.5 + resumed, "x": float("nan"), "epoch": 0}, int(resumed))
+        logger.log_metrics(
+            {"eval/사과_ko/image_to_text_R@1": 0.5 + resumed, "x": float("nan"), "epoch": 0}, int(resumed)
+        )
         logger.finalize("success")
         found.append(logger.run_id)  # type: ignore[attr-defined]
     assert found[0] == found[1]

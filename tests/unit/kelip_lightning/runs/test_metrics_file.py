@@ -68,7 +68,10 @@ def test_cut_record__a_stage_that_begins_again(tmp_path: Path) -> None:
 def test_read_metrics__translates_the_names_of_earlier_revisions(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     MetricsFileLogger(file, stage="mae").log_metrics({"train/loss": 0.5}, 0)
-    older, current = MetricsFileLogger(file, stage="contrastive"), {"contrastive/loss": 0.25, "eval/x_ko/mean_recall": 1}
+    older, current = (
+        MetricsFileLogger(file, stage="contrastive"),
+        {"contrastive/loss": 0.25, "eval/x_ko/mean_recall": 1},
+    )
     older.log_metrics({"train/contrastive_accuracy_ko": 0.5, "train/loss_contrastive": 2, "data/mix/web": 1}, 1)
     older.log_metrics(current, 2)
     assert list(read_metrics(file)) == [
