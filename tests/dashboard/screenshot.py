@@ -1,7 +1,9 @@
 """Screenshots of TensorBoard's pages, taken by headless Chromium.
 
 `python -m tests.dashboard.screenshot --logdir runs --output runs/dashboard` writes a picture of every page of `PAGES`,
-as TensorBoard shows it by default: `first.png` is what opens without a choice, `overview.png` the Custom Scalars. Chromium is $CHROMIUM or the first of `BROWSERS` on the path.
+as TensorBoard shows it by default: `first.png` is what opens without a choice, `overview.png` the Custom Scalars.
+
+Chromium is $CHROMIUM or the first of `BROWSERS` on the path.
 """
 
 import argparse

@@ -17,8 +17,8 @@ from kelip_lightning.benchmarks.step.batches import FixedBatches, plain_tokenize
 from kelip_lightning.benchmarks.step.clock import StepClock
 from kelip_lightning.benchmarks.step.setting import StepSetting, architecture_of, experiment_of
 from kelip_lightning.callbacks.data_health import DataHealthCallback
-from kelip_lightning.callbacks.progress import PairProgressBar
 from kelip_lightning.callbacks.interruption import SignalWatch
+from kelip_lightning.callbacks.progress import PairProgressBar
 from kelip_lightning.modules.contrastive import ContrastiveModule
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.planning.stage_plan import Stage
