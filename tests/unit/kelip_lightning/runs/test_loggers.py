@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -63,7 +63,7 @@ def test_csv__a_resumed_stage_has_the_steps_before_its_checkpoint_once(stage: St
 class _Service:
     """Stands for Lightning's logger of a service, and notes what it is given."""
 
-    made: list[dict[str, Any]] = []
+    made: ClassVar[list[dict[str, Any]]] = []
 
     def __init__(self, **options: Any) -> None:
         self.made.append(options)
@@ -115,9 +115,7 @@ def test_services__other_ranks_start_none(
     assert list(stage.path.iterdir()) == []
 
 
-def test_services__that_cannot_be_used_are_a_sentence(
-    stage: StageFolder, services: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_services__that_cannot_be_used_are_a_sentence(stage: StageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: Any) -> None:
         raise RuntimeError("api_key not configured\n(no-tty)")
 
