@@ -19,6 +19,8 @@ _ANSWERED = (
     r".isinstance\(treespec, LeafSpec\). is deprecated",
     # `data_wait_share` of the progress lines says whether there are enough.
     r"The '\w+' does not have many workers",
+    # A text model of Hugging Face stays in evaluation mode on purpose.
+    r"Found \d+ module\(s\) in eval mode at the start of training",
     # The last step of a stage is always measured.
     r"The number of training batches \(\d+\) is smaller than the logging interval",
 )
