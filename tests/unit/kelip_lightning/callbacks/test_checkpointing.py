@@ -45,6 +45,8 @@ class Data(StageDataModule):
 class Regression(StageModule):
     """With dropout, so that the random stream counts; sends itself a signal in batch `stop_at`."""
 
+    stage_name = "regression"
+
     def __init__(self, stop_at: int | None) -> None:
         super().__init__(OptimizerConfig(learning_rate=0.1), ScheduleConfig(max_steps=STEPS, warmup_steps=2))
         self.layer = nn.Linear(3, 1)

@@ -64,7 +64,7 @@ def test_data_health__scalars_lines_and_mix(fit: Fit, tmp_path: Path) -> None:
         (2, "image_cmyk", "web"),
         (5, "read_failed", "web"),
     ]
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("data/")}
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("samples/")}
     assert metrics == {
         "samples/skipped/web/image_missing": 2,
         "samples/repaired/web/image_cmyk": 1,
@@ -81,7 +81,7 @@ def test_data_health__share_by_language(fit: Fit, tmp_path: Path) -> None:
             batch.languages = torch.tensor([0, 1, 1, 0])
 
     trainer, _ = fit([SetLanguages(), Spoil({}), _health(tmp_path / "f")], steps=2)
-    mix = {name[9:]: float(value) for name, value in trainer.callback_metrics.items() if "mix" in name}
+    mix = {name.removeprefix("samples/mix/"): float(value) for name, value in trainer.callback_metrics.items() if "mix" in name}
     assert mix == {"web": 0.75, "web_ko": 0.25, "web_en": 0.5, "books": 0.25, "books_ko": 0.25, "books_en": 0.0}
 
 
@@ -197,7 +197,7 @@ def test_data_health__a_checkpoint_between_two_entries_loses_and_doubles_nothing
     assert len(_lines(tmp_path / "f")) == 15
     assert resumed.state_dict() == whole.state_dict()
     assert resumed.state_dict()["drawn"] == 32
-    names = [name for name in trainer.callback_metrics if name.startswith("data/")]
+    names = [name for name in trainer.callback_metrics if name.startswith("samples/")]
     assert {name: again.callback_metrics[name] for name in names} == {n: trainer.callback_metrics[n] for n in names}
 
 
