@@ -27,7 +27,7 @@ from kelip_lightning.evaluation.embed import embed_texts, require_finite, unit_r
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.inference.embed_items import EmbedItems, EncodedImages
 from kelip_lightning.inference.embedding_file import EmbeddingIdentity, EmbeddingWriter
-from kelip_lightning.inference.model_names import SHIPPED_MODELS
+from kelip_lightning.interchange.model_names import SHIPPED_MODELS
 from kelip_lightning.models.model_folder import WEIGHTS
 from kelip_lightning.runs.folder import RunFolder
 

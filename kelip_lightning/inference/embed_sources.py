@@ -200,9 +200,10 @@ def _named_sets(path: Path) -> list[NamedSet]:
         experiment = with_included(experiment, path)
     evaluation: EvaluationConfig | None = getattr(experiment, "evaluation", None)
     found = []
+    folder = None if evaluation is None else evaluation.data_folder
     for kind, build in _BUILDERS.items() if evaluation is not None else ():
         found += [
-            NamedSet(name=f"evaluation.{kind}.{name}", data_folder=evaluation.data_folder, config=section, build=build)
+            NamedSet(name=f"evaluation.{kind}.{name}", data_folder=folder, config=section, build=build)
             for name, section in getattr(evaluation, kind).items()
         ]
     sources = {} if isinstance(experiment, EvaluationExperiment) else experiment.data.sources

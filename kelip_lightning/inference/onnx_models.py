@@ -8,8 +8,8 @@ from data_modules.benchmarks.image_stream import EvaluationTransform
 from kelip_lightning.errors import EncoderFileError
 from kelip_lightning.evaluation.encoders import Encoders
 from kelip_lightning.inference.precision import InferencePrecision
-from kelip_lightning.inference.reasons import short_reason
 from kelip_lightning.interchange.onnx_towers import OnnxTowers
+from kelip_lightning.interchange.reasons import short_reason
 from kelip_lightning.models.preprocessing import normalize_images
 
 ONNX = "onnx"

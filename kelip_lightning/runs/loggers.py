@@ -60,7 +60,7 @@ class StageTensorBoardLogger(_WithoutEpoch, TensorBoardLogger):
     """Lightning's TensorBoard logger without its epoch."""
 
 
-class StageCSVLogger(_WithoutEpoch, CSVLogger):
+class StageCSVLogger(_WithoutEpoch, CSVLogger):  # type: ignore[misc]  # whose metrics are dicts
     """Lightning's CSV logger without its epoch, and without a second copy of the settings."""
 
     def log_hyperparams(self, params: Any = None) -> None:
@@ -101,8 +101,9 @@ def _csv(stage: StageFolder) -> Logger:
     for entry in read_metrics(stage.metrics_file) if stage.resumed and stage.metrics_file.is_file() else ():
         if entry.pop("stage") == stage.name:
             # As Lightning writes what is not finite.
-            values = {key: float("nan") if value is None else value for key, value in entry.items()}
-            logger.log_metrics(values, values.pop("step"))
+            values: dict[str, Any] = {key: float("nan") if value is None else value for key, value in entry.items()}
+            step = values.pop("step")
+            logger.log_metrics(values, step)
     logger.save()
     return logger
 

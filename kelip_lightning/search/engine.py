@@ -85,7 +85,8 @@ class SearchEngine:
             own_row: The picture's row, which is no result; `None`: it is not in the collection.
         """
         source, target = self.embed_words([minus, plus])
-        query = analogy_vectors(*(torch.from_numpy(one[None]) for one in (picture, source, target)), scale)
+        image, before, after = (torch.from_numpy(one[None]) for one in (picture, source, target))
+        query = analogy_vectors(image, before, after, scale)
         return nearest(query[0].numpy(), self.collection.rows, RESULTS, left_out=own_row)
 
     def embed_words(self, texts: Sequence[str]) -> NDArray[np.float32]:
