@@ -82,7 +82,7 @@ def test_read__own_folder_states_its_configuration(folder: Path, model: DualEnco
         (2.6592600, 0.0700000, 100.0),
         (4.6051702, 0.01, 100.0),
         (5.0, 0.00673795, 149.0),
-        (float(np.log(128)), 1 / 128, 129.0),
+        (float(np.log(128.5)), 1 / 128.5, 129.0),
     ],
 )
 def test_read__another_library_states_its_temperature_and_the_bound_holds_it(
