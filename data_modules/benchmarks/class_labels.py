@@ -25,11 +25,21 @@ class ClassLabels:
     """How labels were read, rows of unknown classes, and classes without rows, for the user."""
 
 
-def class_labels(table: SampleTable, column: str, rows: RowIds, ids: Sequence[str], context: str) -> ClassLabels:
+def class_labels(
+    table: SampleTable, column: str, rows: RowIds, ids: Sequence[str], context: str, *, tells_numbers: bool = True
+) -> ClassLabels:
     """The class of each row.
 
     Cells are ids of classes; or numbers that the table itself names (`datasets.ClassLabel`), if the ids are these
-    names; or else numbers of classes in the order of the file, from 0.
+    names; or else numbers of classes in the order of the file, from 0, which a note tells.
+
+    Args:
+        table: The rows.
+        column: Their labels.
+        rows: The rows that are evaluated.
+        ids: K ids, in the order of the classes file.
+        context: Subject of messages.
+        tells_numbers: Whether the note on numbers is needed; not where the layout defines them.
 
     Raises:
         DataError: No row has one of the classes.
@@ -46,7 +56,8 @@ def class_labels(table: SampleTable, column: str, rows: RowIds, ids: Sequence[st
             by_id = by_number
             shown = ", ".join(f"{number} is '{one}'" for number, one in enumerate(ids[:_MOST_NAMED]))
             more = ", ..." if len(ids) > _MOST_NAMED else ""
-            notes.append(f"{context}: '{column}' holds numbers, read in the order of the classes file: {shown}{more}")
+            numbered = f"{context}: '{column}' holds numbers, read in the order of the classes file: {shown}{more}"
+            notes += [numbered] if tells_numbers else []
     numbers = np.array([by_id.get(cell, -1) for cell in cells], dtype=np.int64)
     unknown = Counter(cell for cell in cells if cell not in by_id)
     if not (numbers >= 0).any():
@@ -59,7 +70,8 @@ def class_labels(table: SampleTable, column: str, rows: RowIds, ids: Sequence[st
             f"{context}: {unknown.total()} of {len(cells)} images are left out, as the classes file does not name "
             f"their class: {_shown(unknown, ids)}"
         )
-    without = [one for number, one in enumerate(ids) if number not in set(numbers.tolist())]
+    used = set(numbers.tolist())
+    without = [one for number, one in enumerate(ids) if number not in used]
     if without:
         notes.append(
             f"{context}: {len(without)} of {len(ids)} classes have no image ({_listed(without, unknown)}); their "

@@ -6,7 +6,7 @@ from string import Formatter
 
 from data_modules.config_roles import FILE_PATH, REPORTING, above, at_least, between, check_ranges
 from data_modules.languages import LANGUAGES
-from data_modules.sources.config import SourceConfig, SourceFormat, kind_of_file
+from data_modules.sources.config import TABLE_ENDINGS, SourceConfig, SourceFormat
 
 
 class Layout(Enum):
@@ -122,7 +122,7 @@ class TableConfig:
                 raise ValueError(f"language {language!r} is not known: use {' or '.join(LANGUAGES)}")
         if both := sorted(set(self.captions) & set(self.texts)):
             raise ValueError(f"captions and texts both give {both[0]}: keep one of them")
-        if any(kind_of_file(file) is SourceFormat.table for file in self.files):  # layouts without tables refuse both
+        if any(file.lower().endswith(TABLE_ENDINGS) for file in self.files):  # layouts without tables refuse both
             _check_source(self.files, encoding=self.encoding, separator=self.separator)
 
 

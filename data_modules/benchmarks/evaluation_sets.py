@@ -235,7 +235,7 @@ def build_classification_set(
     table = _open(config.table, context, data_folder, [label, *config.where])
     classes = _class_names(config, context, data_folder)
     rows = _matching(table, config.where, context)
-    found = class_labels(table, label, rows, classes.ids, context)
+    found = class_labels(table, label, rows, classes.ids, context, tells_numbers=config.label is not None)
     kept = np.flatnonzero(found.numbers >= 0)
     first = rows_of_images(table, rows[kept], found.numbers[kept], context)
     notes = [*found.notes, *_left_out(context, len(kept) - len(first), len(kept), "rows of an image with another row")]

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 from data_modules.config_roles import PathBase, path_base
 from data_modules.paths import PACKAGE_PREFIX, is_url, matches
-from data_modules.sources.config import SourceFormat, kind_of_file
+from data_modules.sources.config import TABLE_ENDINGS
 from kelip_lightning.config.schema import (
     MANDATORY,
     join,
@@ -100,7 +100,7 @@ def _absolute(value: Any, base: PathBase, at: str, may_be_name: bool, problems: 
         return plain(value)
     folder = value.folder if isinstance(value, FileText) and base is PathBase.file else Path()
     path = Path(os.path.abspath(folder / value))
-    is_name = may_be_name and kind_of_file(value) is SourceFormat.dataset and _HUB_NAME.fullmatch(value)
+    is_name = may_be_name and not value.lower().endswith((".tar", *TABLE_ENDINGS)) and _HUB_NAME.fullmatch(value)
     if is_name and not path.exists():
         if (own := Path(value)).exists():
             problems.append(

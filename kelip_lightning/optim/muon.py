@@ -4,6 +4,7 @@ Shapes: K matrices of one shape, M x N each.
 """
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from timm.optim import Muon
 from timm.optim.muon import get_lr_scale, zeropower_via_newtonschulz
 from torch import Tensor
 
+from kelip_lightning.distributed.accelerators import cpu_has_bfloat16
 from kelip_lightning.distributed.gather import is_distributed
 
 QUINTIC = (
@@ -109,22 +111,34 @@ def _is_matrix(parameter: Tensor) -> bool:
 
 
 def _orthogonalized(updates: list[Tensor], group: dict[str, Any]) -> Tensor:
-    """The orthogonalised updates of one shape, bfloat16 (K, M, N); the same on every rank."""
+    """The orthogonalised updates of one shape, (K, M, N) in the dtype of the products; the same on every rank."""
+    dtype = _dtype_of_products(updates[0].device)
     world = dist.get_world_size() if updates[0].device.type == "cpu" and is_distributed() else 1
     if world == 1 or len(updates) == 1:
-        return _newton_schulz(torch.stack(updates), group)
+        return _newton_schulz(torch.stack(updates), group, dtype)
     share = -(-len(updates) // world)
     own = updates[dist.get_rank() * share :][:share]
-    part_SMN = torch.zeros(share, *updates[0].shape, dtype=torch.bfloat16)
+    part_SMN = torch.zeros(share, *updates[0].shape, dtype=dtype)
     if own:
-        part_SMN[: len(own)] = _newton_schulz(torch.stack(own), group)
+        part_SMN[: len(own)] = _newton_schulz(torch.stack(own), group, dtype)
     parts = [torch.empty_like(part_SMN) for _ in range(world)]
     dist.all_gather(parts, part_SMN)
     return torch.cat(parts)[: len(updates)]
 
 
-def _newton_schulz(updates_KMN: Tensor, group: dict[str, Any]) -> Tensor:
+@cache
+def _dtype_of_products(device: torch.device) -> torch.dtype:
+    """bfloat16, as in the reference, unless it is emulated: on such a CPU the products took most of a run's time."""
+    return torch.bfloat16 if device.type != "cpu" or cpu_has_bfloat16() else torch.float32
+
+
+def _newton_schulz(updates_KMN: Tensor, group: dict[str, Any], dtype: torch.dtype) -> Tensor:
     orthogonal_KMN: Tensor = zeropower_via_newtonschulz(
-        updates_KMN, group["ns_steps"], list(QUINTIC), eps=group["eps"], safety_factor=group["safety_factor"]
+        updates_KMN,
+        group["ns_steps"],
+        list(QUINTIC),
+        eps=group["eps"],
+        safety_factor=group["safety_factor"],
+        dtype=dtype,
     )
     return orthogonal_KMN

@@ -169,7 +169,7 @@ def dataset_place(config: TableConfig, data_folder: str | None) -> str:
 def _check_dataset(name: str, place: Path, config: TableConfig) -> None:
     """Refuses files of other layouts, which `datasets` would report in its own words."""
     kind = kind_of_file(name)
-    if kind is not SourceFormat.dataset:
+    if kind in (SourceFormat.shards, SourceFormat.table):
         what = "a tar file" if kind is SourceFormat.shards else "a table"
         raise DataError(f"{place} is {what}, and not a dataset; set layout = {kind.name}")
     if place.is_file():
