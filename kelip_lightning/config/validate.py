@@ -4,7 +4,7 @@ A sentence names dotted key, value, rule and remedy. A rule may read any value: 
 Rules that need torch or timm import them where they run, after all others have passed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.util import find_spec
@@ -297,7 +297,7 @@ def text_files_exist(stage: ContrastiveExperiment, at: str) -> Iterator[str]:
 def evaluation_files_exist(experiment: ContrastiveExperiment | EvaluationExperiment, at: str) -> Iterator[str]:
     """The files of every evaluation set exist."""
     evaluation = experiment.evaluation
-    sections = {"retrieval": evaluation.retrieval, "captions": evaluation.captions}
+    sections: dict[str, Mapping[str, Any]] = {"retrieval": evaluation.retrieval, "captions": evaluation.captions}
     sections |= {"classification": evaluation.classification, "choices": evaluation.choices}
     for section, sets in sections.items():
         for name, one in sets.items():
