@@ -49,8 +49,8 @@ AVERAGES = {
 """The last column of the paper's Table 2, and the number of sets that the mean is over."""
 
 
-def _load_file(file: Path) -> EvaluationExperiment:
-    return load_experiment(file, [], EvaluationExperiment, on_this_machine=False).experiment
+def _load_file(file: Path, *overrides: str) -> EvaluationExperiment:
+    return load_experiment(file, overrides, EvaluationExperiment, on_this_machine=False).experiment
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_set_file__follows_the_protocol_of_clip_benchmark(file: Path) -> None:
 
 @pytest.mark.parametrize("file", SET_FILES, ids=lambda file: file.stem)
 def test_classes_file__is_shipped_or_written_by_the_user(file: Path) -> None:
-    for name, one in _load_file(file).evaluation.classification.items():
+    for name, one in _load_file(file, "evaluation.data_folder=data").evaluation.classification.items():
         if name in KOREAN_ONLY:
             assert one.classes_file in WRITTEN_BY_THE_USER
         else:
@@ -141,7 +141,8 @@ def test_set_file__opens_data_in_the_layout_that_it_describes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_miniature(file.stem, tmp_path / "data")
-    evaluation = replace(_load_file(file).evaluation, data_folder=str(tmp_path / "data"))
+    evaluation = _load_file(file, "evaluation.data_folder=data").evaluation
+    assert evaluation.data_folder == str(tmp_path / "data")
     available, missing = available_part(evaluation)
     assert not missing
     sets = build_evaluation_sets(available)
