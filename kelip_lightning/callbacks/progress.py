@@ -24,8 +24,9 @@ _log = logging.getLogger(PROGRESS)
 _BAR = {"loss": "{:.3f}", "accuracy_ko": "{:.0%}", "accuracy_en": "{:.0%}", "pairs_per_second": "{:.0f}"}
 """Training scalar -> its format on the bar."""
 _BAR_NAMES = {"accuracy_ko": "ko", "accuracy_en": "en", "pairs_per_second": "pairs/s"}
-_LINE = ("loss", "accuracy_ko", "accuracy_en", "learning_rate", "pairs_per_second", "data_wait_share")
-_LINE += ("peak_memory_gib",)
+_LINE = (
+    "loss", "accuracy_ko", "accuracy_en", "learning_rate", "pairs_per_second", "data_wait_share", "peak_memory_gib",
+)  # fmt: skip
 """The training scalars of a line; all are numbers on the host, for which a device need not be waited for."""
 _DOING = {
     "evaluation": "evaluating",

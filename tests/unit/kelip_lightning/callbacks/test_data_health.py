@@ -81,7 +81,11 @@ def test_data_health__share_by_language(fit: Fit, tmp_path: Path) -> None:
             batch.languages = torch.tensor([0, 1, 1, 0])
 
     trainer, _ = fit([SetLanguages(), Spoil({}), _health(tmp_path / "f")], steps=2)
-    mix = {name.removeprefix("samples/mix/"): float(value) for name, value in trainer.callback_metrics.items() if "mix" in name}
+    mix = {
+        name.removeprefix("samples/mix/"): float(value)
+        for name, value in trainer.callback_metrics.items()
+        if "mix" in name
+    }
     assert mix == {"web": 0.75, "web_ko": 0.25, "web_en": 0.5, "books": 0.25, "books_ko": 0.25, "books_en": 0.0}
 
 

@@ -49,7 +49,9 @@ def _runs(folder: Path, losses: dict[str, list[float | None]]) -> Callable[[str,
             {"stage": "contrastive", "contrastive/loss": loss, "contrastive/pairs_per_second": 100.0}
             for loss in losses[name]
         ]
-        (folder / name / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+        (folder / name / "metrics.jsonl").write_text(
+            "".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8"
+        )
         return RunFolder(folder / name)
 
     return run
