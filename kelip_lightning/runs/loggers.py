@@ -1,6 +1,7 @@
 """The loggers of a stage: TensorBoard and metrics.jsonl always, Lightning's CSV, W&B and MLflow loggers by name."""
 
 import json
+import math
 import os
 import re
 import uuid
@@ -60,7 +61,7 @@ class StageTensorBoardLogger(_WithoutEpoch, TensorBoardLogger):
     """Lightning's TensorBoard logger without its epoch."""
 
 
-class StageCSVLogger(_WithoutEpoch, CSVLogger):  # type: ignore[misc]  # whose metrics are dicts
+class StageCSVLogger(_WithoutEpoch, CSVLogger):  # type: ignore[misc]  # its own type of metrics is no Mapping
     """Lightning's CSV logger without its epoch, and without a second copy of the settings."""
 
     def log_hyperparams(self, params: Any = None) -> None:
@@ -100,10 +101,9 @@ def _csv(stage: StageFolder) -> Logger:
     logger = StageCSVLogger(stage.path, name="csv", version="")
     for entry in read_metrics(stage.metrics_file) if stage.resumed and stage.metrics_file.is_file() else ():
         if entry.pop("stage") == stage.name:
+            step: int = entry.pop("step")
             # As Lightning writes what is not finite.
-            values: dict[str, Any] = {key: float("nan") if value is None else value for key, value in entry.items()}
-            step = values.pop("step")
-            logger.log_metrics(values, step)
+            logger.log_metrics({key: math.nan if value is None else value for key, value in entry.items()}, step)
     logger.save()
     return logger
 
