@@ -406,7 +406,7 @@ def _missing_shards(key: str, patterns: list[str]) -> Iterator[str]:
 
 def _missing_file(key: str, path: str | None) -> Iterator[str]:
     if path is not None and not resolve_path(path).is_file():
-        yield f"{key} = {path} does not exist{elsewhere(path)}; correct the path (looked for {resolve_path(path)})"
+        yield f"{key} = {path} does not exist{elsewhere(path)}; correct the path"
 
 
 def _neighbours(value: int, step: int) -> str:

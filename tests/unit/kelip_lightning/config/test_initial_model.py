@@ -88,8 +88,8 @@ def test_what_may_differ(file: Path) -> None:
         ("tokenizer.vocab_size=260", "tokenizer.vocab_size = 260 is less than the "),
         ("init.model_sha256=abc", "init.model_sha256 = abc is not that of init.model = MODEL, which has "),
         (
-            "init.image_encoder=x",
-            "init.model = MODEL has an image encoder of its own, so image_encoder = x would have no",
+            "init.image_encoder=/x",
+            "init.model = MODEL has an image encoder of its own, so image_encoder = /x would have no",
         ),
         ("init.unlock_text_blocks=1", "init.unlock_text_blocks = 1 has no effect on an encoder that is not locked"),
         ("init.model=nowhere/at/all", "init.model = nowhere/at/all: nowhere/at/all is neither a folder nor"),
