@@ -255,8 +255,8 @@ def _check_tokenizer(folder: Path, tokenizer: BilingualTokenizer) -> None:
     for text in _TEXTS:
         if not torch.equal(read.encode(text), tokenizer.encode(text)):
             raise ExportError(
-                f"tokenizer.json alone gives other ids than the model's tokenizer for '{text:.40}'; this tokenizer "
-                "cannot be exported to ONNX (the official KELIP's lower-cases outside of its file)"
+                f"tokenizer.json alone gives other ids than the model's tokenizer for '{text:.40}', so that a reader "
+                "of the folder would compute other features; use another tokenizer"
             )
 
 

@@ -67,7 +67,7 @@ def test_mae__of_a_folder_of_images_without_captions_trains(tmp_path: Path, phot
     assert main(["mae", str(file)]) == 0
     run = tmp_path / "runs" / "images"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len([line for line in lines if "train/loss" in line]) == 2
+    assert len([line for line in lines if "mae/loss" in line]) == 2
     assert (run / "mae" / "image_encoder" / "model.safetensors").is_file()
     assert not (run / "mae" / "bad_samples.jsonl").exists() or not (run / "mae" / "bad_samples.jsonl").stat().st_size
 

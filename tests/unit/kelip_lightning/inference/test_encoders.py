@@ -214,7 +214,10 @@ def test_unfinished_run__whatever_the_precision(run: Path) -> None:
 def test_no_such_model__names_the_forms(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    forms = "open_clip:NAME:PRETRAINED, open_clip:hf-hub:ORG/NAME, open_clip:local-dir:FOLDER, transformers:FOLDER_OR_REPOSITORY or onnx:FOLDER"
+    forms = (
+        "open_clip:NAME:PRETRAINED, open_clip:hf-hub:ORG/NAME, open_clip:local-dir:FOLDER, "
+        "transformers:FOLDER_OR_REPOSITORY or onnx:FOLDER"
+    )
     with pytest.raises(EncoderFileError, match=forms) as caught:
         load_encoders(name, CPU)
     assert len(str(caught.value).splitlines()) == 1

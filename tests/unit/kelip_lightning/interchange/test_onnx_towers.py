@@ -112,15 +112,31 @@ def test_wrong_graph__is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tokenizer_that_lower_cases_outside_of_its_file__is_refused(
+def test_tokenizer_that_lower_cases__does_so_in_the_folder(
     tiny_dual_encoder: TinyDualEncoder, tmp_path: Path, tiny_tokenizer: BilingualTokenizer
 ) -> None:
+    """As the official KELIP's, which lower-cases outside of its file."""
     words = Tokenizer.from_str(tiny_tokenizer.to_json())
     words.normalizer = None
-    model = tiny_dual_encoder()
+    model = tiny_dual_encoder().eval()
     tokenizer = BilingualTokenizer(words, tiny_tokenizer.context_length, lowercase=True)
+    assert torch.equal(tokenizer.encode("Red Apple"), tokenizer.encode("red apple"))
+    write_onnx_folder(tmp_path / "out", model, tokenizer, "card", int8=False)
+    _, texts = read(tmp_path / "out", images_of(model, 1), CAPTIONS)
+    np.testing.assert_allclose(texts, expected(model, tokenizer, images_of(model, 1))[1].numpy(), atol=1e-5)
+
+
+def test_tokenizer_whose_file_gives_other_ids__is_refused(
+    tiny_dual_encoder: TinyDualEncoder,
+    tmp_path: Path,
+    tiny_tokenizer: BilingualTokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = json.loads(tiny_tokenizer.to_json())
+    words["normalizer"] = None
+    monkeypatch.setattr(tiny_tokenizer, "to_json", lambda: json.dumps(words))
     with pytest.raises(ExportError, match="gives other ids than the model's tokenizer for 'A CAT's face"):
-        write_onnx_folder(tmp_path / "out", model, tokenizer, "card", int8=False)
+        write_onnx_folder(tmp_path / "out", tiny_dual_encoder(), tiny_tokenizer, "card", int8=False)
     assert list(tmp_path.iterdir()) == []
 
 
