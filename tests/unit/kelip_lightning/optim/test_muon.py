@@ -161,6 +161,7 @@ def test_step__equals_the_formula(
         assert np.linalg.norm(change - expected) < bound * np.linalg.norm(expected)
 
 
+@pytest.mark.usefixtures("with_bfloat16")
 @pytest.mark.parametrize("from_timm", [True, False])
 def test_state_dict__is_timms(from_timm: bool) -> None:
     """A run goes on with either from the state of the other."""
