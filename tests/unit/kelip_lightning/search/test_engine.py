@@ -27,8 +27,10 @@ def test_by_picture(engine: SearchEngine) -> None:
     answer = engine.by_picture(png((240, 10, 10)))
     assert engine.collection.keys[answer.pictures[0].row] == "red.png"
     for language, texts in {"ko": ["빨강", "초록", "파랑"], "en": ["red", "<b>green</b>", "blue"]}.items():
-        best = sorted(texts, key=lambda text: -float(letters(text) @ expected_row((240, 10, 10))))
-        assert [text for text, _ in answer.captions[language]] == best
+        cosine = {text: float(letters(text) @ expected_row((240, 10, 10))) for text in texts}
+        found = answer.captions[language]
+        assert {text: score for text, score in found} == pytest.approx(cosine, abs=1e-6)
+        assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
 
 
 def test_by_picture__no_image(engine: SearchEngine) -> None:
