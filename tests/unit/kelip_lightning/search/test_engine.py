@@ -29,7 +29,7 @@ def test_by_picture(engine: SearchEngine) -> None:
     for language, texts in {"ko": ["빨강", "초록", "파랑"], "en": ["red", "<b>green</b>", "blue"]}.items():
         cosine = {text: float(letters(text) @ expected_row((240, 10, 10))) for text in texts}
         found = answer.captions[language]
-        assert {text: score for text, score in found} == pytest.approx(cosine, abs=1e-6)
+        assert dict(found) == pytest.approx(cosine, abs=1e-6)
         assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
 
 
