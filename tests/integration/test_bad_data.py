@@ -45,7 +45,7 @@ def test_contrastive__trains_to_the_end_and_every_count_agrees(tmp_path: Path) -
     met = {(line["sample_id"], line["kind"]) for line in lines}
     assert Counter(kind for _, kind in met) == expected
     recorded = Counter(line["kind"] for line in lines)
-    names = {f"data/{'repaired' if kind in REPAIRED else 'skipped'}/web/{kind}": n for kind, n in recorded.items()}
+    names = {f"samples/{'repaired' if kind in REPAIRED else 'skipped'}/web/{kind}": n for kind, n in recorded.items()}
     metrics = [line for line in _lines(stage.parent / "metrics.jsonl") if "samples/skipped_share" in line]
     assert {name: value for name, value in metrics[-1].items() if name in names} == names
     drawn = NUM
