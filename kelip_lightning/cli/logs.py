@@ -1,6 +1,7 @@
 """What is logged to stderr, by which process."""
 
 import logging
+import sys
 import warnings
 
 from kelip_lightning.runs.folder import is_first_process
@@ -27,6 +28,14 @@ _ANSWERED = (
 """Starts of warnings that concern nobody."""
 
 
+class StderrHandler(logging.Handler):
+    """Writes to what `sys.stderr` is when a message comes: a caller of `main` may have replaced it since."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def configure_logging() -> None:
     """Log the suite's messages to stderr, from all processes but the first only warnings, as from Lightning.
 
@@ -40,7 +49,7 @@ def configure_logging() -> None:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO if is_first_process() else logging.WARNING)
         if not logger.handlers:  # not the root logger's: Lightning's messages have their own handler already
-            logger.addHandler(logging.StreamHandler())
+            logger.addHandler(StderrHandler())
     for name, level in _LIGHTNING.items():
         # These child loggers, since importing Lightning sets the level of their parents.
         logging.getLogger(f"lightning.{name}").setLevel(level)

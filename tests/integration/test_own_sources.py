@@ -77,7 +77,7 @@ def test_contrastive__of_a_half_translated_semicolon_table_of_another_folder_tra
 ) -> None:
     file = table(ko=["", *KO[1:]], separator=";", encoding="cp949")
     assert contrastive(tmp_path, {"files": [file], "encoding": "cp949"}) == 0
-    plan = json.loads((tmp_path / "runs" / "tiny" / "plan.json").read_text(encoding="utf-8"))
+    plan = yaml.safe_load((tmp_path / "runs" / "tiny" / "plan.yaml").read_text(encoding="utf-8"))
     assert plan["stages"]["contrastive"]["samples_per_epoch"] == 15
 
 
@@ -88,7 +88,7 @@ def test_contrastive__of_a_half_translated_semicolon_table_of_another_folder_tra
             {"encoding": "cp949"},
             {},
             {},
-            "is not UTF-8 (byte 21 cannot be decoded), and reads well as cp949: set encoding",
+            "is not UTF-8 (byte 18 cannot be decoded), and reads well as cp949: set encoding",
         ),
         (
             {},
