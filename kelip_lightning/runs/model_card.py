@@ -77,6 +77,12 @@ model = CLIPModel.from_pretrained(FOLDER)
 processor = CLIPProcessor.from_pretrained(FOLDER, backend="pil")  # resizes to the very pixels of training
 inputs = processor(text=["사과 사진", "a photo of an apple"], images=image, padding=True, return_tensors="pt")
 probabilities = model(**inputs).logits_per_image.softmax(dim=-1)
+
+# Or by the pipeline, which cuts no text: template and label must fit max_position_embeddings of config.json.
+from transformers import pipeline
+
+classify = pipeline("zero-shot-image-classification", model=FOLDER)
+classify(image, ["사과", "apple"], hypothesis_template="{}")
 """,
     "open_clip": """\
 import open_clip

