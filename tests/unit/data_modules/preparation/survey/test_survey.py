@@ -193,7 +193,7 @@ def test_a_table_without_images_beside_pictures_is_told(tmp_path: Path) -> None:
     [
         ("a.csv", b"image,title\na.jpg,x,y\n", r"a.csv, line 2: 3 cells, and the first line names 2 columns; quote"),
         ("a.csv", b"image,title\n", r"a.csv holds no usable row"),
-        ("a.csv", b"image,title\na.jpg,\x81\x8d\n", r"a.csv is not UTF-8"),
+        ("a.csv", b"image,title\na.jpg,\xff\x81\n", r"a.csv is not UTF-8"),
         ("a.parquet", b"PAR1", r"a.parquet cannot be read"),
         ("a.xlsx", b"PK", r"a.xlsx is a spreadsheet: save it as CSV"),
         ("a.docx", b"PK", r"a.docx is no data that is known here"),
