@@ -3,6 +3,7 @@
 Shapes: B captions, T tokens of a padded caption, N tokens of all captions, D width, F hidden width of an MLP.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypedDict, Unpack
@@ -37,7 +38,7 @@ NUM_KEPT_POSITIONS = 20
 """Positions that a longer context keeps (Long-CLIP: 20)."""
 
 
-class TextTower(nn.Module):
+class TextTower(nn.Module, ABC):
     """A text encoder: int64 tokens (B, T) in, features (B, D) out.
 
     Only the tokens of the captions go through the network, not their padding.
@@ -60,13 +61,13 @@ class TextTower(nn.Module):
     def load_trained_weights(self) -> None:
         """Load the trained weights that the configuration names; CLIP's transformer has none."""
 
+    @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks, first to last."""
-        raise NotImplementedError
 
+    @abstractmethod
     def final_norm(self) -> nn.Module | None:
         """The norm after the last block; `None`: there is none."""
-        raise NotImplementedError
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute blocks in the backward pass; gradients stay the same."""

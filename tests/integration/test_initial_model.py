@@ -1,4 +1,4 @@
-"""`init.model`: training begins at the figures of the source library, and goes on from a finished run."""
+"""`init.model`: training begins at the metrics of the source library, and goes on from a finished run."""
 
 import io
 import json
