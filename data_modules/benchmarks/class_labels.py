@@ -13,6 +13,9 @@ from data_modules.errors import DataError
 from data_modules.sources.tables import as_text
 
 _MOST_NAMED = 5
+_MISSPELT = 0.7
+"""Least similarity, of `difflib`, of a name that may be meant: `faec` and `face` have 0.75, `hands` and `handles` 0.83,
+`face-hand` and `face-concerned`, which are two classes, 0.61."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,5 +103,5 @@ def _listed(without: Sequence[str], unknown: Collection[str]) -> str:
 def _nearest(name: str, known: Collection[str]) -> str | None:
     """The most similar name, whatever its case; `None`: none is similar."""
     by_folded = {one.casefold(): one for one in known}
-    found = difflib.get_close_matches(name.casefold(), by_folded, n=1)
+    found = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=_MISSPELT)
     return by_folded[found[0]] if found else None
