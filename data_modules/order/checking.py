@@ -16,8 +16,10 @@ _log = logging.getLogger(__name__)
 
 MAX_REPEATS = 0.01
 """Largest share of a batch's pairs that the batch has already; some come where a batch runs across an epoch's end."""
-_NUM_IDS, _NUM_BATCHES = 1 << 19, 64
-"""Ids and batches of the run that are looked at, evenly spaced; one batch at least."""
+_NUM_IDS, _NUM_BATCHES = 1 << 19, 1024
+"""Ids and batches that are looked at, evenly spaced; one batch at least."""
+_NUM_EPOCHS = 32
+"""Of a shorter run so many epochs are looked at: in a few batches chance would decide, not the settings."""
 
 
 def check_batches(config: ImageTextDataConfig, order: Order, max_steps: int, at: str = "") -> None:
@@ -59,8 +61,9 @@ def check_batches(config: ImageTextDataConfig, order: Order, max_steps: int, at:
 
 
 def repeated_share(order: Order, max_steps: int) -> float:
-    """Share of pairs that their batch has already, over evenly spaced batches of the run."""
-    count = min(max_steps, _NUM_BATCHES, max(1, _NUM_IDS // order.global_batch_size))
-    steps = np.unique(np.linspace(0, max_steps - 1, count).astype(np.int64)).tolist()
+    """Share of pairs that their batch has already, over evenly spaced batches of the run, or of 32 epochs."""
+    num_steps = max(max_steps, _NUM_EPOCHS * -(-order.epoch_length // order.global_batch_size))
+    count = min(num_steps, _NUM_BATCHES, max(1, _NUM_IDS // order.global_batch_size))
+    steps = np.unique(np.linspace(0, num_steps - 1, count).astype(np.int64)).tolist()
     repeats = [order.global_batch_size - len(np.unique(order.batch(step))) for step in steps]
     return sum(repeats) / (len(steps) * order.global_batch_size)

@@ -45,8 +45,8 @@ _SHOWN = {
     at_k(f"eval/x/{task}", 1).rpartition("/")[2]: name
     for task, name in {
         "image_to_text": "R@1",
-        "ko_to_en": "R@1",
-        "en_to_ko": "R@1",
+        "ko_to_en": "caption R@1",
+        "en_to_ko": "caption R@1",
         "zero_shot": "top-1",
         "choice": "top-1",
     }.items()

@@ -20,9 +20,10 @@ EPOCHS = 30
 BUDGET = {False: 200_000, True: 100_000_000}
 """Whether there is a GPU -> pairs that contrastive training sees, but at least one pass over all."""
 MAX_BATCH = {False: 256, True: 4096}
-BATCHES_PER_EPOCH = 4
-"""A batch is at most this part of the pairs."""
-MIN_BATCH, MIN_STEPS = 4, 20
+BATCHES_PER_EPOCH = 8
+"""A batch is at most this part of the pairs: a larger one would hold too many twice where it runs across an epoch's end
+(`data.allow_repeats`), B / (6 N) of the pairs of such a batch of B, which is B / N of all batches."""
+MIN_BATCH, MIN_STEPS = 2, 20
 _GPU_SIZES = ((160, 224, 32, 96), (96, 128, 16, 64), (0, 64, 8, 32))
 _CPU_SIZES = ((48, 64, 16, 32), (0, 32, 8, 16))
 """Smallest median of the short sides -> image size, patch size, size of local crops, in pixels."""

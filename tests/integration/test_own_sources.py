@@ -76,7 +76,7 @@ def test_contrastive__of_a_half_translated_semicolon_table_of_another_folder_tra
     tmp_path: Path, table: Callable[..., str]
 ) -> None:
     file = table(ko=["", *KO[1:]], separator=";", encoding="cp949")
-    assert contrastive(tmp_path, {"files": [file], "encoding": "cp949"}) == 0
+    assert contrastive(tmp_path, {"files": [file], "encoding": "cp949"}, allow_repeats=True) == 0
     plan = yaml.safe_load((tmp_path / "runs" / "tiny" / "plan.yaml").read_text(encoding="utf-8"))
     assert plan["stages"]["contrastive"]["samples_per_epoch"] == 15
 

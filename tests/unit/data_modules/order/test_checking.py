@@ -9,6 +9,7 @@ from data_modules.config import ImageTextDataConfig, OrderConfig
 from data_modules.errors import DataError
 from data_modules.order.checking import check_batches, repeated_share
 from data_modules.order.mixture import build_order
+from data_modules.order.sampling import BatchOrder
 from data_modules.sources.config import SourceConfig
 from tests.unit.data_modules.corpora import FakeSource
 
@@ -48,10 +49,20 @@ def test_check_batches__less_than_an_epoch_is_refused_unless_allowed() -> None:
 
 
 @pytest.mark.parametrize("window", [0, 128])
-def test_repeated_share__is_that_of_all_batches_counted_one_by_one(window: int) -> None:
+@pytest.mark.parametrize("steps", [20, 500])
+def test_repeated_share__is_that_of_all_batches_counted_one_by_one(window: int, steps: int) -> None:
     source = SourceConfig(files=["a.tar"], caption_fields=["txt"], weight=2.0)
     order = build_order(
         [FakeSource("s", ["ko"] * 90)], {"s": source}, 30, 3, OrderConfig(shuffle_window=window, run_length=4)
     )
-    repeats = [30 - len(set(order.batch(step).tolist())) for step in range(20)]
-    assert np.isclose(repeated_share(order, 20), sum(repeats) / 600)
+    looked_at = max(steps, 32 * 6)  # an epoch is 180 draws, 6 batches
+    repeats = [30 - len(set(order.batch(step).tolist())) for step in range(looked_at)]
+    assert np.isclose(repeated_share(order, steps), sum(repeats) / (30 * looked_at))
+
+
+def test_repeated_share__of_a_short_run_does_not_depend_on_chance() -> None:
+    """Two epochs, in which one pair twice would be more than 1 %: expected are B / (6 N) in B / N of the batches."""
+    shares = [repeated_share(BatchOrder((83,), (1.0,), 8, seed=seed), 20) for seed in range(20)]
+    expected = 8 / 83 * 8 / (6 * 83)
+    assert max(shares) < 0.01
+    assert np.isclose(np.mean(shares), expected, rtol=0.5)

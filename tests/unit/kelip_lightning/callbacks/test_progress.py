@@ -138,7 +138,8 @@ def test_in_short__one_number_a_language_and_set() -> None:
         "eval/quiz/choice_top1": 0.333,
     }
     assert in_short(metrics) == (
-        "evaluation, ko/en in %: photos R@1 21.6/21.0, names R@1 72.7/71.7, birds top-1 –/100.0, quiz top-1 33.3"
+        "evaluation, ko/en in %: photos R@1 21.6/21.0, names caption R@1 72.7/71.7, birds top-1 –/100.0, "
+        "quiz top-1 33.3"
     )
 
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from data_modules.order.checking import MAX_REPEATS, repeated_share
+from data_modules.order.sampling import BatchOrder
 from data_modules.preparation.survey.survey import DataSurvey, survey_data
 from kelip_lightning.scaffolding.machine import Machine
 from kelip_lightning.scaffolding.sizing import SMALL, VIT_B, VIT_S, choose_sizing
@@ -48,11 +50,18 @@ def test_model_and_image_size(
     assert sizing.local_size % sizing.patch_size == 0
 
 
+@pytest.mark.parametrize("rows", [8, 16, 31, 38, 63, 64, 127, 255, 511, 1023, 2047])
+def test_batch__is_one_that_training_accepts(survey: DataSurvey, rows: int) -> None:
+    sizing = choose_sizing(of_size(survey, rows, 300), CPU)
+    order = BatchOrder((rows,), (1.0,), sizing.batch_size, seed=0)
+    assert repeated_share(order, sizing.max_steps) <= MAX_REPEATS
+
+
 @pytest.mark.parametrize(
     ("rows", "batch", "steps"),
     [
-        (40, 8, 150),  # a quarter of the pairs, rounded down to a power of two; 30 passes
-        (1_000, 128, 235),  # 250 -> 128; 30,000 pairs
+        (40, 4, 300),  # an eighth of the pairs, rounded down to a power of two; 30 passes
+        (1_000, 64, 469),  # 125 -> 64; 30,000 pairs
         (5_000, 256, 586),  # the largest batch of a CPU; 150,000 pairs
         (100_000, 256, 782),  # 200,000 pairs: two passes
         (1_000_000, 256, 4102),  # one pass and 5 %
