@@ -276,6 +276,13 @@ class PretrainExperiment:
 Experiment = MaskedPretrainExperiment | ContrastiveExperiment | PretrainExperiment | EvaluationExperiment
 
 SCHEMAS = (PretrainExperiment, ContrastiveExperiment, MaskedPretrainExperiment, EvaluationExperiment)
+USES: dict[type[object], str] = {
+    PretrainExperiment: "has both stages, for `kelip pretrain`",
+    ContrastiveExperiment: "is an experiment of contrastive training alone, for `kelip contrastive`",
+    MaskedPretrainExperiment: "is an experiment of MAE pre-training alone, for `kelip mae`",
+    EvaluationExperiment: "holds evaluation sets alone, for `kelip evaluate MODEL FILE`",
+}
+"""What a file of a schema is and what uses it, for messages."""
 STAGE_SCHEMAS: dict[str, type[MaskedPretrainExperiment] | type[ContrastiveExperiment]] = {
     "mae": MaskedPretrainExperiment,
     "contrastive": ContrastiveExperiment,

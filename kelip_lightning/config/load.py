@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kelip_lightning.config.devices import with_devices
+from kelip_lightning.config.experiment import USES
 from kelip_lightning.config.fingerprint import identity_of
 from kelip_lightning.config.initial_model import contradictions, contrastive_tree, find_beginning
 from kelip_lightning.config.paths import located, plain, with_absolute_paths
@@ -40,6 +41,8 @@ Tree = dict[str, Any]
 """Nested mappings of plain values."""
 
 EXTENDS = "extends"
+_OTHER_KIND_KEYS = 2
+"""Top-level keys that a file must have more of another kind of experiment to be taken for one."""
 
 _ABSENT = "(absent)"
 
@@ -229,6 +232,8 @@ def load_experiment(
         ConfigError: All problems together, one sentence each; those of the heavy rules only if there are no others.
     """
     tree, inherited = _read(Path(path), ())
+    if not stored:
+        _refuse_other_kind(path, tree, schema)
     tree = translate(schema, plain(tree)) if stored else tree
     problems: list[str] = []
     changed = with_absolute_paths(schema, _share_place(schema, _apply(overrides, tree, schema, problems)), problems)
@@ -301,7 +306,24 @@ def _run_rules(found: Sequence[Callable[[], Iterable[str]]], problems: list[str]
 def find_schema(path: Path | str, schemas: Sequence[type[Any]]) -> type[Any]:
     """The schema that shares most top-level keys with a file; among equals the smallest."""
     tree, _ = read_experiment_file(Path(path))
+    return _nearest_schema(tree, schemas)
+
+
+def _nearest_schema(tree: Mapping[str, Any], schemas: Sequence[type[Any]]) -> type[Any]:
     return max(schemas, key=lambda schema: (len(_names(schema) & set(tree)), -len(_names(schema))))
+
+
+def _refuse_other_kind(path: Path | str, tree: Mapping[str, Any], schema: type[Any]) -> None:
+    """One sentence for a file of another verb, of which nearly every key would be unknown.
+
+    Raises:
+        ConfigError: The file is an experiment of another kind.
+    """
+    if schema not in USES:
+        return
+    nearest = _nearest_schema(tree, tuple(USES))
+    if len(_names(nearest) & set(tree)) - len(_names(schema) & set(tree)) >= _OTHER_KIND_KEYS:
+        raise ConfigError([f"{path} {USES[nearest]}; the verb given needs a file that {USES[schema]}"])
 
 
 def difference(base: Any, experiment: Any) -> list[str]:

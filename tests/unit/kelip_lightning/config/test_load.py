@@ -1,6 +1,7 @@
 """Reading YAML files and overrides, and loading experiments from them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from kelip_lightning.config.load import (
 )
 from kelip_lightning.errors import ConfigError
 from kelip_lightning.models.config import Pooling
+from tests.paths import ROOT
 
 
 def load(folder: Path, *overrides: str) -> PretrainExperiment:
@@ -227,3 +229,21 @@ def test_to_yaml__strings_that_look_like_numbers_come_back_as_strings(tmp_path: 
     tree = {"a": "1e3", "b": "007", "c": "true", "d": "사과", "e": 1e-5, "f": None, "g": ["1", 1]}
     file = write(tmp_path, one=to_yaml(tree))
     assert read_experiment_file(file)[0] == tree
+
+
+@pytest.mark.parametrize(
+    ("file", "schema", "use"),
+    [
+        ("contrastive", PretrainExperiment, "contrastive training alone, for `kelip contrastive`"),
+        ("mae", PretrainExperiment, "MAE pre-training alone, for `kelip mae`"),
+        ("pretrain", ContrastiveExperiment, "has both stages, for `kelip pretrain`"),
+        ("pretrain", MaskedPretrainExperiment, "has both stages, for `kelip pretrain`"),
+        ("contrastive", MaskedPretrainExperiment, "for `kelip contrastive`"),
+        ("mae", ContrastiveExperiment, "for `kelip mae`"),
+    ],
+)
+def test_load_experiment__a_file_of_another_verb_is_one_sentence(file: str, schema: type[Any], use: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(ROOT / "experiments" / "emoji" / f"{file}.yaml", ["schema.x=1"], schema)
+    (problem,) = caught.value.problems
+    assert use in problem
