@@ -2,6 +2,7 @@
 
 import lightning.pytorch as pl
 import torch
+from threadpoolctl import threadpool_limits
 
 
 class ThreadsCallback(pl.Callback):
@@ -16,5 +17,6 @@ class ThreadsCallback(pl.Callback):
         self._number = number
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Set the number."""
+        """Set the number, of torch and of the BLAS libraries that NumPy and SciPy have loaded."""
         torch.set_num_threads(self._number)
+        threadpool_limits(self._number, user_api="blas")

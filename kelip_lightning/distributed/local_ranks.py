@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+from threadpoolctl import threadpool_limits
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from data_modules.loader_process import START_METHOD, blocked_stop_signals
@@ -70,6 +71,8 @@ def forked_ranks(number: int, others: OtherRanks) -> Iterator[None]:
         return
     before, num_threads, failed = dict(os.environ), torch.get_num_threads(), True
     children: dict[int, int] = {}
+    # NumPy and SciPy have thread pools of their own; those of two ranks would wait for one another's cores.
+    blas = threadpool_limits(1, user_api="blas")
     try:
         # Before anything else in a child: with more, OpenMP would wait there for threads that only the parent has.
         torch.set_num_threads(1)
@@ -88,6 +91,7 @@ def forked_ranks(number: int, others: OtherRanks) -> Iterator[None]:
                 if dist.is_initialized():
                     dist.destroy_process_group()
                 torch.set_num_threads(num_threads)
+                blas.restore_original_limits()
                 for name in _SET:
                     os.environ.pop(name, None)
                 os.environ |= {name: before[name] for name in _SET if name in before}

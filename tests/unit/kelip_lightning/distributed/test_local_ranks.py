@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from kelip_lightning.distributed import local_ranks
 from kelip_lightning.distributed.local_ranks import OtherRanks, can_fork_ranks, forked_ranks
@@ -67,16 +68,24 @@ def describe(folder: Path) -> None:
         "first": is_first_process(),
         "child": is_child_of_first_process(),
         "threads": torch.get_num_threads(),
+        "blas": blas_threads(),
         "mask": sorted(int(one) for one in signal.pthread_sigmask(signal.SIG_BLOCK, ())),
     }
     (folder / f"{dist.get_rank()}.json").write_text(json.dumps(seen), encoding="utf-8")
 
 
+def blas_threads() -> list[int]:
+    """The different numbers of threads of the BLAS libraries that are loaded."""
+    return sorted({one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"})
+
+
 @pytest.mark.parametrize("number", [2, 3])
 def test_forked_ranks__one_process_group_of_processes_with_one_thread(tmp_path: Path, number: int) -> None:
     torch.set_num_threads(2)
-    with forked_ranks(number, others(lambda: describe(tmp_path))):
-        describe(tmp_path)
+    with threadpool_limits(2, user_api="blas"):
+        with forked_ranks(number, others(lambda: describe(tmp_path))):
+            describe(tmp_path)
+        assert blas_threads() == [2]
     found = [json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(number)]
     assert len({one["process"] for one in found}) == number
     assert found[0]["process"] == os.getpid()
@@ -84,7 +93,7 @@ def test_forked_ranks__one_process_group_of_processes_with_one_thread(tmp_path: 
         assert (one["rank"], one["world"], one["total"]) == (rank, number, number * (number + 1) / 2)
         assert one["environment"] == {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
         assert (one["first"], one["child"]) == (rank == 0, rank > 0)
-        assert one["threads"] == 1
+        assert (one["threads"], one["blas"]) == (1, [1])
         assert one["mask"] == found[0]["mask"], "signals that are blocked during the fork reach a child again"
     assert torch.get_num_threads() == 2
 
