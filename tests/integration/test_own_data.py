@@ -32,8 +32,8 @@ FILES = {text.splitlines()[0].removeprefix("# "): text for kind, text in BLOCKS 
 COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
 EXPERIMENTS = [name for name in FILES if name not in ("evaluation.yaml", "classes.yaml")]
 TINY = ["data.global_batch_size=4", "schedule.max_steps=21", "schedule.warmup_steps=1"]
-"""The overrides that the page states; 40 rows are 80 pairs, and a run must see each. `kelip init` holds 20 rows out, and
-a larger batch would hold too many of the other 40 pairs twice."""
+"""The overrides that the page states; 40 rows are 80 pairs, and a run must see each. `kelip init` holds 20 rows out,
+and a larger batch would hold too many of the other 40 pairs twice."""
 NUM_TRAIN, NUM_TEST = 40, 10
 
 Row = dict[str, Any]
