@@ -16,7 +16,14 @@ from data_modules.images.decoding import open_image
 from data_modules.images.transforms.crops import CropWriter, CutWriter, SampledCrops, write_crops
 from data_modules.images.transforms.masked_image import MaskedImage
 from data_modules.images.transforms.uncut import UncutWriter
-from data_modules.loading import PairDataset, StageDataModule, UncutBatchWriter, build_loader, open_sources
+from data_modules.loading import (
+    PairDataset,
+    StageDataModule,
+    UncutBatchWriter,
+    build_loader,
+    open_sources,
+    steps_to_read_ahead,
+)
 from data_modules.order.mixture import build_order
 from data_modules.order.sampling import Order
 from data_modules.records import ImageBatch, PairRecord
@@ -78,7 +85,7 @@ class ImageDataModule(StageDataModule):
     ) -> None:
         super().__init__(seed=seed, max_steps=max_steps, resize_on_device=config.resize_on_device)
         self.config = config
-        self.sources = sources or open_sources(config.sources, config.order.shuffle_window, config.corrupt_samples)
+        self.sources = sources or open_sources(config.sources, config.order, config.corrupt_samples)
         self._transform = MaskedImage(transform, num_patches)
 
     @cached_property
@@ -95,7 +102,8 @@ class ImageDataModule(StageDataModule):
         dataset: PairDataset[Any] = self.dataset
         if self.cuts_on_device():
             dataset = PairDataset(self.sources, self.new_uncut_batch, self.seed)
-        return build_loader(dataset, self.build_sampler(self.order), self.config.num_workers)
+        steps_ahead = steps_to_read_ahead(self.sources, self.config)
+        return build_loader(dataset, self.build_sampler(self.order, steps_ahead), self.config.num_workers)
 
     def new_batch(self, num_samples: int) -> ImageBatchWriter:
         """A batch without its samples."""

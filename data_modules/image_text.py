@@ -17,7 +17,14 @@ from data_modules.images.transforms.crops import CropWriter, CutWriter, SampledC
 from data_modules.images.transforms.multi_crop import MultiCrop
 from data_modules.images.transforms.uncut import UncutWriter
 from data_modules.languages import LANGUAGES
-from data_modules.loading import PairDataset, StageDataModule, UncutBatchWriter, build_loader, open_sources
+from data_modules.loading import (
+    PairDataset,
+    StageDataModule,
+    UncutBatchWriter,
+    build_loader,
+    open_sources,
+    steps_to_read_ahead,
+)
 from data_modules.order.mixture import build_order
 from data_modules.order.sampling import Order
 from data_modules.records import ImageTextBatch, PairRecord
@@ -119,7 +126,7 @@ class ImageTextDataModule(StageDataModule):
         if problem := resize_problem(config.resize_on_device, transform):
             raise ValueError(problem)
         self.config = config
-        opened = sources or open_sources(config.sources, config.order.shuffle_window, config.corrupt_samples)
+        opened = sources or open_sources(config.sources, config.order, config.corrupt_samples)
         self.sources = apply_language_rule(opened, config.sources, config.languages)
         if isinstance(tokenizer, TokenizerConfig):
             texts = training_texts(self.sources, tokenizer.max_training_pairs)
@@ -142,7 +149,8 @@ class ImageTextDataModule(StageDataModule):
         dataset: PairDataset[Any] = self.dataset
         if self.cuts_on_device():
             dataset = PairDataset(self.sources, self.new_uncut_batch, self.seed)
-        return build_loader(dataset, self.build_sampler(self.order), self.config.num_workers)
+        steps_ahead = steps_to_read_ahead(self.sources, self.config)
+        return build_loader(dataset, self.build_sampler(self.order, steps_ahead), self.config.num_workers)
 
     def new_batch(self, num_samples: int) -> ImageTextBatchWriter:
         """A batch without its samples."""

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data_modules.config import CorruptSampleConfig
+from data_modules.config import CorruptSampleConfig, ImageDataConfig, ImageTextDataConfig, OrderConfig
 from data_modules.errors import DataError
 from data_modules.faults import ABSENT, SKIPPED, FaultReport, SampleFault, printable, sample_errors
 from data_modules.images.transforms.uncut import UncutWriter, cut
 from data_modules.loader import SignalSafeDataLoader, build_fixed_loader
-from data_modules.order.sampling import Draw, Order, RankBatchSampler
+from data_modules.order.sampling import Draw, Order, PlannedDraws, RankBatchSampler
 from data_modules.order.streams import model_seeds, sample_generators
 from data_modules.records import PairRecord, UncutBatch
 from data_modules.sources.checking import check_source
@@ -37,20 +37,23 @@ _SAMPLES_AT_A_TIME = 64
 
 
 def open_sources(
-    configs: Mapping[str, SourceConfig], shuffle_window: int = 0, corrupt_samples: CorruptSampleConfig | None = None
+    configs: Mapping[str, SourceConfig],
+    order: OrderConfig | None = None,
+    corrupt_samples: CorruptSampleConfig | None = None,
 ) -> list[PairSource]:
     """The configured sources, in the order of the configuration.
 
     Args:
         configs: Name -> settings.
-        shuffle_window: Number of samples that are shuffled together; 0: the whole epoch.
+        order: In which their samples will be read; `None`: any.
         corrupt_samples: Limit of samples that opening may leave out; `None`: no limit.
 
     Raises:
         DataError: A source cannot be opened, too much of it is left out, or `check_source` finds that it cannot be
             what the settings say.
     """
-    sources = [open_source(name, config, shuffle_window) for name, config in configs.items()]
+    order = order or OrderConfig()
+    sources = [open_source(name, config, order.shuffle_window, order.run_length) for name, config in configs.items()]
     for source in sources:
         check_source(source, configs[source.name])
         if corrupt_samples is not None:
@@ -176,8 +179,19 @@ class PairDataset(Dataset[Batch], Generic[Batch]):
         return list(zip(numbers.tolist(), indices.tolist(), strict=True))
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
-        """What a `DataLoader` calls with the draws of a whole batch."""
+        """What a `DataLoader` calls with the draws of a whole batch; the reads for a later batch begin first."""
+        if isinstance(draws, PlannedDraws) and draws.ahead:
+            self.prefetch(draws.ahead)
         return self.load(draws)
+
+    def prefetch(self, sample_ids: Sequence[int]) -> None:
+        """Begin to read these samples, of the sources that can."""
+        by_source: dict[int, list[int]] = {}
+        for number, index in self.locate(sample_ids):
+            by_source.setdefault(number, []).append(index)
+        for number, indices in by_source.items():
+            if self.sources[number].reads_ahead:
+                self.sources[number].prefetch(indices)
 
     def load(self, draws: Sequence[Draw]) -> Batch:
         """The batch of these draws, or of their replacements.
@@ -284,6 +298,18 @@ def _whole(batch: Batch) -> Batch:
     return batch
 
 
+def steps_to_read_ahead(sources: Sequence[PairSource], config: ImageDataConfig | ImageTextDataConfig) -> int:
+    """How many steps before its own a batch is told to the loader processes; 0 unless a source gains from it.
+
+    With a `shuffle_window` a whole window, since the first batches of a window touch all its runs; else the next batch
+    of the same loader process.
+    """
+    if not any(source.reads_ahead for source in sources):
+        return 0
+    window = config.order.shuffle_window
+    return -(-window // config.global_batch_size) if window else max(1, config.num_workers)
+
+
 class StageDataModule(pl.LightningDataModule):
     """A data module with one integer as its state: the number of finished optimizer steps."""
 
@@ -294,8 +320,8 @@ class StageDataModule(pl.LightningDataModule):
         self.resize_on_device = resize_on_device
         self.start_step = 0
 
-    def build_sampler(self, order: Order) -> RankBatchSampler:
-        """This rank's part of every remaining global batch."""
+    def build_sampler(self, order: Order, steps_ahead: int = 0) -> RankBatchSampler:
+        """This rank's part of every remaining global batch; `steps_ahead` as in `RankBatchSampler`."""
         trainer = self.trainer
         return RankBatchSampler(
             order,
@@ -303,6 +329,7 @@ class StageDataModule(pl.LightningDataModule):
             max_steps=self.max_steps,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
+            steps_ahead=steps_ahead,
         )
 
     def cuts_on_device(self) -> bool:

@@ -5,7 +5,8 @@ without state. So a run resumes from one integer, and the numbers of ranks, work
 nothing.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -186,6 +187,16 @@ class Draw:
     """Required language of a replacement; `None`: any. It does not affect the stream."""
 
 
+class PlannedDraws(list[Draw]):
+    """The draws of a batch, and what a later batch of the same loader process will need.
+
+    Attributes:
+        ahead: Ids of its samples; empty if nothing is to be read ahead.
+    """
+
+    ahead: Sequence[int] = ()
+
+
 class RankBatchSampler(Sampler[list[Draw]]):
     """This rank's part of every global batch.
 
@@ -198,29 +209,47 @@ class RankBatchSampler(Sampler[list[Draw]]):
         max_steps: Number of optimizer steps of the whole run.
         rank: This process's rank.
         world_size: Number of ranks.
+        steps_ahead: Each batch tells the ids of the one so many steps later; 0: of none.
 
     Raises:
         DataError: The global batch cannot be divided by the number of ranks.
     """
 
-    def __init__(self, order: Order, *, start_step: int, max_steps: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self, order: Order, *, start_step: int, max_steps: int, rank: int, world_size: int, steps_ahead: int = 0
+    ) -> None:
         if order.global_batch_size % world_size:
             raise DataError(
                 f"data.global_batch_size = {order.global_batch_size} must be a multiple of the number of ranks "
                 f"= {world_size}; change one of them"
             )
         self.order, self.start_step, self.max_steps, self.rank = order, start_step, max_steps, rank
-        self.batch_size = order.global_batch_size // world_size
+        self.batch_size, self.steps_ahead = order.global_batch_size // world_size, steps_ahead
 
     def __len__(self) -> int:
         """Batches of the whole run, also after a resume: Lightning counts from the beginning of the run."""
         return self.max_steps
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[PlannedDraws]:
+        upcoming: deque[tuple[int, Ids]] = deque()
+        for one in self._parts():
+            upcoming.append(one)
+            if len(upcoming) > self.steps_ahead:
+                yield self._planned(*upcoming.popleft(), one[1] if self.steps_ahead else None)
+        while upcoming:
+            yield self._planned(*upcoming.popleft(), None)
+
+    def _parts(self) -> Iterator[tuple[int, Ids]]:
+        """Every remaining step with the ids of this rank's part of its batch."""
         steps_at_a_time = max(1, _IDS_AT_A_TIME // self.order.global_batch_size)
         part = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         for start in range(self.start_step, self.max_steps, steps_at_a_time):
             stop = min(start + steps_at_a_time, self.max_steps)
-            for step, ids in enumerate(self.order.batches(start, stop)[:, part].tolist(), start=start):
-                language = self.order.language(step)
-                yield [Draw(step, sample_id, language) for sample_id in ids]
+            yield from enumerate(self.order.batches(start, stop)[:, part], start=start)
+
+    def _planned(self, step: int, ids: Ids, ahead: Ids | None) -> PlannedDraws:
+        language = self.order.language(step)
+        draws = PlannedDraws(Draw(step, sample_id, language) for sample_id in ids.tolist())
+        if ahead is not None:
+            draws.ahead = ahead.tolist()
+        return draws

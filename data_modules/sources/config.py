@@ -81,6 +81,8 @@ KINDS_OF: Mapping[str, tuple[SourceKind, ...]] = {
     "subset": _HUB,
     "stream_length": _HUB,
     "read_timeout_seconds": (SourceKind.shards, SourceKind.table, SourceKind.dataset),
+    "reads_in_flight": (SourceKind.shards,),
+    "cache_folder": (SourceKind.shards,),
     "index_folder": (SourceKind.shards,),
     "check_languages": (SourceKind.shards, SourceKind.table, SourceKind.dataset, SourceKind.folder),
 }
@@ -146,6 +148,12 @@ class SourceConfig:
     read_timeout_seconds: float = field(default=60.0, metadata=PERFORMANCE | above(0))
     """Timeout of one read of a remote shard; it is tried four times, then counted as a fault. Without effect on local
     files; not for streams, which `datasets` reads."""
+    reads_in_flight: int = field(default=32, metadata=PERFORMANCE | at_least(1))
+    """Reads of a loader process at a time, of shards in a store or on a network file system; without effect on local
+    disks."""
+    cache_folder: str | None = field(default=None, metadata=PERFORMANCE | FILE_PATH)
+    """Folder on a local disk for the runs of an `order.shuffle_window` of shards in a store, shared by all processes of
+    a machine (size: docs/data.md); null: a folder of this user in that for temporary files."""
     index_folder: str | None = field(default=None, metadata=PERFORMANCE | FILE_PATH)
     """Folder of the shards' index; null: beside the first shard, or ~/.cache/kelip if it is remote or read-only."""
 

@@ -187,6 +187,13 @@ class OneLanguageSource:
                     found[place] = record
         return found
 
+    @property
+    def reads_ahead(self) -> bool:
+        return self._source.reads_ahead
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        self._source.prefetch(indices)
+
     def _readable(self, index: int, found: PairRecord | SampleFault) -> PairRecord | SampleFault:
         """What was found at an index; for a fault, the first usable pair of the image, which gives its language too."""
         if isinstance(found, SampleFault):

@@ -25,26 +25,28 @@ from data_modules.sources.tables import (
     require_columns,
     stores_paths,
 )
+from data_modules.sources.tar_runs import Window
 from data_modules.sources.tar_source import TarSource
 
 DEFAULT_STREAM_WINDOW = 4096
 """Rows kept of a stream that is read without an order: to count, pack or train a tokenizer."""
 
 
-def open_source(name: str, config: SourceConfig, shuffle_window: int = 0) -> PairSource:
+def open_source(name: str, config: SourceConfig, shuffle_window: int = 0, run_length: int = 64) -> PairSource:
     """The configured source, opened.
 
     Args:
         name: Its key in the configuration.
         config: Its settings.
         shuffle_window: Number of samples that are shuffled together; 0: the whole epoch. Streams need a window.
+        run_length: Neighbours that are shuffled as one, with a window.
 
     Raises:
         DataError: A file is missing, damaged, or not as configured.
     """
     match source_format(config):
         case SourceFormat.shards:
-            return TarSource(name, config)
+            return TarSource(name, config, window=Window(samples=shuffle_window, run_length=run_length))
         case SourceFormat.table:
             return _open_table(name, config)
         case SourceFormat.folder:

@@ -47,6 +47,13 @@ class PairSource(Protocol):
     def records(self, indices: Sequence[int]) -> list[PairRecord | SampleFault]:
         """The pairs at these indices, in their order and read together; for one that cannot be used, its fault."""
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether `prefetch` saves time: reading waits for a store or a network file system."""
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Begin to read the pairs at these indices, which will be asked for soon; errors are told by `records`."""
+
     def rows_of(self, language: str) -> Rows:
         """The indices of the pairs in a language, one of `LANGUAGES`."""
 

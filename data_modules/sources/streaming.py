@@ -63,6 +63,14 @@ class StreamSource:
     def records(self, indices: Sequence[int]) -> list[PairRecord | SampleFault]:
         return records_one_by_one(self.__getitem__, indices)
 
+    @property
+    def reads_ahead(self) -> bool:
+        """False: a stream is read in its own order."""
+        return False
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Nothing."""
+
     def _row(self, number: int) -> Row:
         if self._next < 0 or (number < self._next and number not in self._kept):
             self._stream, self._kept, self._next = self._rows(), {}, 0

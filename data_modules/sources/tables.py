@@ -281,6 +281,14 @@ class TableSource:
         by_index = dict(zip(indices, rows, strict=True))
         return records_one_by_one(lambda index: self._record(index, by_index[index]), indices)
 
+    @property
+    def reads_ahead(self) -> bool:
+        """False: rows are on a local disk."""
+        return False
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Nothing."""
+
     def _record(self, index: int, row: Mapping[str, Any] | None) -> PairRecord:
         """The pair at an index; `row` `None`: its row is read here."""
         position, pair = divmod(index, self._pairs)

@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.faults import SampleFault
 from data_modules.image_files import IMAGE_ENDINGS
 from data_modules.paths import is_url
-from data_modules.sources.blobs import TIMEOUT_SECONDS, file_state, with_retries
+from data_modules.sources.blobs import file_state
 from data_modules.sources.config import SourceConfig, needs_language_marks
+from data_modules.sources.remote import TIMEOUT_SECONDS, open_filesystem, with_retries
 from data_modules.sources.rows import language_mark, text_fields
 
 BLOCK = 512
@@ -260,7 +260,7 @@ def open_shard(path: str, timeout: float = TIMEOUT_SECONDS) -> Iterator[ReadAt]:
         Exception: The file cannot be opened; every filesystem has its own errors.
     """
     if is_url(path):
-        filesystem, inner = fsspec.core.url_to_fs(path)
+        filesystem, inner = open_filesystem(path)
         with filesystem.open(inner, "rb") as stream:
             yield functools.partial(_read_stream, stream, timeout)
     else:

@@ -1,5 +1,6 @@
 """Pairs from tar shards in the WebDataset layout, by random access through an index."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from data_modules.errors import DataError
 from data_modules.faults import FaultReport, SampleFault, encodable, printable
 from data_modules.paths import resolve_shards
 from data_modules.records import PairRecord
-from data_modules.sources.blobs import BlobReader
+from data_modules.sources.blobs import BlobReader, Span
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import LanguageRows
 from data_modules.sources.rows import (
@@ -24,6 +25,7 @@ from data_modules.sources.rows import (
     text_fields,
 )
 from data_modules.sources.tar_index import Progress, ShardIndex, open_index
+from data_modules.sources.tar_runs import Window, open_runs
 from data_modules.sources.tar_scan import (
     BLOCK,
     JSON,
@@ -64,15 +66,69 @@ class _Row(NamedTuple):
     fields: dict[str, Any]
 
 
+class _Plan(NamedTuple):
+    """How the members of one sample are read."""
+
+    position: tuple[int, int]
+    """Number of the shard, block of the image."""
+    path: str
+    described: list[tuple[str, int, int]]
+    """Kind of each member, byte of its header, size."""
+    spans: list[Span]
+    """One that holds all members, or one for each."""
+
+    @property
+    def place(self) -> str:
+        """For messages."""
+        return f"{self.path}#{self.position[1]}"
+
+    def members(self, parts: Sequence[bytes | SampleFault]) -> list[_Member] | SampleFault:
+        """The members, not checked, from the bytes of the spans; a fault if one of these could not be read."""
+        found = []
+        for number, (kind, start, size) in enumerate(self.described):
+            span, part = (self.spans[number], parts[number]) if len(parts) > 1 else (self.spans[0], parts[0])
+            if isinstance(part, SampleFault):
+                return part
+            end = start + BLOCK - span.start
+            found.append(_Member(kind, size, part[end - BLOCK : end], part[end : end + size]))
+        return found
+
+
+def _plan(number: int, path: str, entry: Sequence[int], kinds: Kinds) -> _Plan:
+    """How the members of these kinds that a row of the index describes are read, in the shard of this number."""
+    described = [(kind, entry[at] * BLOCK, entry[at + 1] & MAX_TEXT_BYTES) for kind, at in kinds]
+    described = [one for one in described if one[2] or one[0] == "image"]
+    spans = [Span(path, start, BLOCK + size) for _, start, size in described]
+    if len(spans) > 1:
+        first = min(span.start for span in spans)
+        length = max(span.start + span.length for span in spans) - first
+        if length <= sum(span.length for span in spans) + _MAX_GAP_BYTES:
+            spans = [Span(path, first, length)]
+    return _Plan((number, entry[0]), path, described, spans)
+
+
 class TarSource:
     """Random access to the pairs of shards, in the order of the shards and of the images in them.
+
+    Args:
+        name: The source's key in the configuration.
+        config: Its settings.
+        num_workers: Processes that build the index.
+        progress: Told of every shard that was scanned.
+        window: With a `shuffle_window`, how many samples of this source are needed at a time; `None`: any.
 
     Raises:
         DataError: The index cannot be written, or no sample is usable.
     """
 
     def __init__(
-        self, name: str, config: SourceConfig, *, num_workers: int = 1, progress: Progress | None = None
+        self,
+        name: str,
+        config: SourceConfig,
+        *,
+        num_workers: int = 1,
+        progress: Progress | None = None,
+        window: Window | None = None,
     ) -> None:
         self.name = name
         self.config = config
@@ -86,7 +142,9 @@ class TarSource:
         self._language_rows = LanguageRows(config, len(self), self._marks)
         fields = set(text_fields(config))
         self._texts: Kinds = [(TEXT, 2)] * (TEXT in fields) + [(JSON, 4)] * bool(fields - {TEXT})
-        self._reader = BlobReader(config.read_timeout_seconds)
+        self._all: Kinds = [("image", 0), *self._texts]
+        self._reader = BlobReader(config.read_timeout_seconds, config.reads_in_flight)
+        self._runs = open_runs(config, self.index, self._all, window) if window is not None else None
 
     def __len__(self) -> int:
         return len(self.index) * self._pairs
@@ -95,9 +153,22 @@ class TarSource:
         return single_record(self.records([index]))
 
     def records(self, indices: Sequence[int]) -> list[PairRecord | SampleFault]:
-        rows = self._rows([index // self._pairs for index in indices], [("image", 0), *self._texts])
+        rows = self._rows([index // self._pairs for index in indices], self._all)
         by_index = dict(zip(indices, rows, strict=True))
         return records_one_by_one(lambda index: self._record(by_index[index], index % self._pairs), indices)
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether the shards are in a store or on a network file system."""
+        return any(map(self._reader.is_slow, self.index.shards[:1]))
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        numbers = np.unique(np.array(indices, dtype=np.int64) // self._pairs)
+        with contextlib.suppress(SampleFault):  # told when the samples are read
+            if self._runs is not None:
+                self._runs.prefetch(numbers)
+            else:
+                self._reader.prefetch([span for plan in self._plans(numbers, self._all) for span in plan.spans])
 
     def _record(self, row: _Row | SampleFault, pair: int) -> PairRecord:
         if isinstance(row, SampleFault):
@@ -110,38 +181,41 @@ class TarSource:
         """The rows with these numbers, of which members of these kinds are read; for one that is faulty, its fault."""
         wanted = np.array(numbers, dtype=np.int64)
         try:
-            entries, shards = self.index.take(wanted), self.index.shards_of(wanted)
+            plans = self._plans(wanted, kinds)
         except SampleFault as fault:
             return [fault] if len(numbers) == 1 else [self._rows([number], kinds)[0] for number in numbers]
-        paths = [self.index.shards[shard] for shard in shards]
+        in_order = sorted(range(len(plans)), key=lambda place: plans[place].position)  # as they are on the disk
+        parts = iter(self._read([(numbers[place], span) for place in in_order for span in plans[place].spans], kinds))
         found: list[list[_Member] | SampleFault] = [[] for _ in numbers]
-        for place in np.lexsort((entries[:, 0], shards)).tolist():  # as they follow each other on the disk
-            try:
-                found[place] = self._members(paths[place], entries[place].tolist(), kinds)
-            except SampleFault as fault:
-                found[place] = fault
-        places = [f"{path}#{block}" for path, block in zip(paths, entries[:, 0].tolist(), strict=True)]
-        return [_row(*one) for one in zip(found, _are_unchanged(found), paths, places, strict=True)]
+        for place in in_order:
+            found[place] = plans[place].members([next(parts) for _ in plans[place].spans])
+        are_unchanged = _are_unchanged(found)
+        return [_row(*one) for one in zip(found, are_unchanged, plans, strict=True)]
 
-    def _members(self, shard: str, entry: Sequence[int], kinds: Kinds) -> list[_Member]:
-        """The members of these kinds that a row of the index describes, not checked.
+    def _plans(self, numbers: NDArray[np.int64], kinds: Kinds) -> list[_Plan]:
+        """How the members of these kinds are read, for each row.
 
         Raises:
-            SampleFault: They cannot be read.
+            SampleFault: The index can no longer be read.
         """
-        described = [(kind, entry[at] * BLOCK, entry[at + 1] & MAX_TEXT_BYTES) for kind, at in kinds]
-        spans = [span for span in described if span[2] or span[0] == "image"]
-        if not spans:
-            return []
-        first = min(start for _, start, _ in spans)
-        length = max(start + BLOCK + size for _, start, size in spans) - first
-        if length > sum(BLOCK + size for _, _, size in spans) + _MAX_GAP_BYTES:
-            parts = [self._reader.read(shard, start, BLOCK + size) for _, start, size in spans]
-            pairs = zip(spans, parts, strict=True)
-            return [_Member(kind, size, part[:BLOCK], part[BLOCK:]) for (kind, _, size), part in pairs]
-        part = self._reader.read(shard, first, length)
-        ends = [(kind, size, start + BLOCK - first) for kind, start, size in spans]
-        return [_Member(kind, size, part[end - BLOCK : end], part[end : end + size]) for kind, size, end in ends]
+        entries, shards = self.index.take(numbers), self.index.shards_of(numbers)
+        paths = self.index.shards
+        return [
+            _plan(shard, paths[shard], entry, kinds)
+            for shard, entry in zip(shards.tolist(), entries.tolist(), strict=True)
+        ]
+
+    def _read(self, wanted: Sequence[tuple[int, Span]], kinds: Kinds) -> list[bytes | SampleFault]:
+        """The bytes of spans, each with the number of its row."""
+        spans = [span for _, span in wanted]
+        if self._runs is None or kinds is not self._all:
+            return self._reader.read_many(spans)
+        found = self._reader.read_many(self._runs.kept([number for number, _ in wanted], spans))
+        # A file that made room for others in the meantime: the store still has the bytes.
+        lost = [place for place, one in enumerate(found) if isinstance(one, SampleFault)]
+        for place, again in zip(lost, self._reader.read_many([spans[place] for place in lost]), strict=True):
+            found[place] = again
+        return found
 
     def rows_of(self, language: str) -> Rows:
         """The indices of the pairs in a language; reads the index once if the settings do not give it."""
@@ -186,18 +260,18 @@ def _are_unchanged(found: Sequence[list[_Member] | SampleFault]) -> list[bool]:
     return unchanged
 
 
-def _row(found: list[_Member] | SampleFault, is_unchanged: bool, shard: str, place: str) -> _Row | SampleFault:
+def _row(found: list[_Member] | SampleFault, is_unchanged: bool, plan: _Plan) -> _Row | SampleFault:
     """A row from its members, which are looked at more closely unless they are unchanged at first sight."""
     try:
         if isinstance(found, SampleFault):
             raise found
         if not is_unchanged:
             for one in found:
-                check_member(shard, one.header, one.content, one.size)
+                check_member(plan.path, one.header, one.content, one.size)
         by_kind = {one.kind: one for one in found}
         text, metadata = (by_kind[kind].content if kind in by_kind else None for kind in (TEXT, JSON))
         fields = parse_row(text, metadata)
     except SampleFault as fault:
-        return SampleFault(fault.kind, fault.detail, place)
+        return SampleFault(fault.kind, fault.detail, plan.place)
     image = by_kind.get("image")
     return _Row(header_name(image.header), image.content, fields) if image else _Row("", b"", fields)

@@ -136,7 +136,7 @@ def open_stages(experiment: Experiment) -> OpenedSources:
         DataError: A file is missing or damaged, or too many samples of a source are invalid.
     """
     return {
-        name: open_sources(stage.data.sources, stage.data.order.shuffle_window, stage.data.corrupt_samples)
+        name: open_sources(stage.data.sources, stage.data.order, stage.data.corrupt_samples)
         for name, stage in stages_of(experiment).items()
     }
 

@@ -42,6 +42,13 @@ class FakeSource:
     def records(self, indices: Sequence[int]) -> list[PairRecord | SampleFault]:
         return records_one_by_one(self.__getitem__, indices)
 
+    @property
+    def reads_ahead(self) -> bool:
+        return False
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        pass
+
     def rows_of(self, language: str) -> Marked:
         return marked_rows(lambda start, stop: self._marks[start:stop], len(self))[language]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -265,6 +266,25 @@ def _read_timeout_seconds(kind: str, folder: Path) -> None:
     assert len(records(source)) == 12
 
 
+def _reads_in_flight(kind: str, folder: Path) -> None:
+    source, _ = opened(kind, write(kind, folder), reads_in_flight=7)
+    assert isinstance(source, TarSource)
+    assert source._reader._in_flight == 7  # test_remote checks its effect
+    assert len(records(source)) == 12
+
+
+def _cache_folder(kind: str, folder: Path) -> None:
+    file = write(kind, folder)
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/cached/a.tar", Path(file).read_bytes())
+    settings = {"index_folder": str(folder), "cache_folder": str(folder / "own")}
+    config = SourceConfig(files=["memory://cached/a.tar"], captions={"ko": "ko", "en": "en"}, **settings)
+    assert len(records(open_source("s", config, 8, 2))) == 12
+    assert any(one.is_file() for one in (folder / "own").rglob("*"))  # test_tar_runs looks at the files
+    assert len(records(opened(kind, file, cache_folder=str(folder / "unused"))[0])) == 12
+    assert not (folder / "unused").exists(), "local shards are read where they are"
+
+
 def _index_folder(kind: str, folder: Path) -> None:
     opened(kind, write(kind, folder), index_folder=str(folder / "own"))
     assert len(list((folder / "own").glob("*.index"))) == 1
@@ -361,6 +381,8 @@ REFUSED: dict[str, Any] = {
     "subset": "b",
     "stream_length": 4,
     "read_timeout_seconds": 7.0,
+    "reads_in_flight": 7,
+    "cache_folder": "own",
     "index_folder": "own",
 }
 
