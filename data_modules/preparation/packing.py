@@ -69,7 +69,14 @@ class PackedShard(NamedTuple):
 
 _CAPTIONS = ("captions", "keywords")
 """Settings by language, which stages may divide among them."""
-_WITHOUT_EFFECT = ("weight", "index_folder", "read_timeout_seconds", "check_languages")
+_WITHOUT_EFFECT = (
+    "weight",
+    "index_folder",
+    "read_timeout_seconds",
+    "reads_in_flight",
+    "cache_folder",
+    "check_languages",
+)
 """Settings that do not change the packed samples."""
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_modules.errors import DataError
 from data_modules.faults import SampleFault
 from data_modules.image_files import IMAGE_ENDINGS
 from data_modules.paths import is_url
@@ -239,11 +240,17 @@ def parse_row(text: bytes | None, metadata: bytes | None) -> dict[str, Any]:
 
 
 def scan_shard(config: SourceConfig, path: str) -> ShardScan:
-    """The samples of a shard; of one that cannot be read, a single fault."""
+    """The samples of a shard; of one that cannot be read, a single fault.
+
+    Raises:
+        DataError: There is no such shard.
+    """
     try:
         found = ShardScan(path, *file_state(path, config.read_timeout_seconds))
         with open_shard(path, config.read_timeout_seconds) as read_at:
             return _scan(config, found, read_at)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist; correct the source's `files`, or leave the shard out") from error
     except Exception as error:  # every filesystem has its own errors
         return ShardScan(path, faults=[("shard_unreadable", path, str(error) or type(error).__name__)])
 

@@ -1,4 +1,4 @@
-"""`kelip benchmark step|loss|data|evaluation|run|gpu`: measurements of speed and memory that anyone can repeat."""
+"""`kelip benchmark step|loss|data|store|evaluation|run|gpu`: speed and memory, as anyone can measure them again."""
 
 import argparse
 import sys
@@ -45,6 +45,13 @@ EVALUATION_SIZES = {
     "width": "of the encoders of the memory measurement (default: 64)",
 }
 EVALUATION_SMOKE = {"pictures": 200, "queries": 40, "timed": 100, "width": 8, "timed_width": 8, "timed_depth": 1}
+STORE_SIZES = {
+    "delay-ms": "milliseconds before each answer of the store (default: 30)",
+    "shards": "of 500 samples (default: 263, which are two windows)",
+    "window": "order.shuffle_window (default: 65536)",
+    "seconds": "of a measurement without a window (default: 20)",
+}
+STORE_SMOKE: dict[str, Any] = {"delay_ms": 1, "image_kb": 2, "shards": 2, "window": 400, "workers": [1], "seconds": 1}
 DATA_SMOKE = {"sizes": [256], "repeats": 1, "batches": 1}
 COMPILED_WARMUP = 5
 """All four batches of a round once, and the first again: their captions have different lengths to compile for."""
@@ -58,6 +65,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         actions.add_parser("evaluation", help="memory and time of an evaluation on 1 and 2 ranks")
     )
     _add_data_arguments(actions.add_parser("data", help="samples per CPU second of the data path, beside open_clip's"))
+    _add_store_arguments(
+        actions.add_parser("store", help="samples per second from an S3 server here, beside WebDataset's reader")
+    )
     _add_run_arguments(actions.add_parser("run", help="where the time of a whole run goes"))
     add_gpu_arguments(actions.add_parser("gpu", help="everything that only a GPU can check, in one report"))
 
@@ -67,6 +77,15 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--sizes", type=positive_count, nargs="+", metavar="PIXELS", help="short sides (default: 256 512 1024)"
     )
     parser.add_argument("--repeats", type=positive_count, metavar="N", help="of which the best counts (default: 3)")
+    _add_common_arguments(parser)
+
+
+def _add_store_arguments(parser: argparse.ArgumentParser) -> None:
+    for name, meaning in STORE_SIZES.items():
+        parser.add_argument(f"--{name}", type=positive_count, metavar="N", help=meaning)
+    parser.add_argument(
+        "--workers", type=positive_count, nargs="+", metavar="N", help="numbers of loader processes (default: 1 4)"
+    )
     _add_common_arguments(parser)
 
 
@@ -159,6 +178,8 @@ def benchmark(arguments: argparse.Namespace) -> int:
     operations; growth.json and growth.png.
     loss: the contrastive loss in chunks, in one matrix, and in plain autograd; loss.json and loss.png.
     data: samples per CPU second of the data path, its upper bound and open_clip's loader; data.json and data.png.
+    store: samples per second from shards in an S3 server (moto) on this machine that answers late, for several numbers
+    of loader processes, beside WebDataset's reader; store.json and store.png. Needs kelip-lightning[store].
     evaluation: an evaluation of many pictures on one rank and on two; evaluation.json and evaluation.png.
     run: where the time of a whole run goes, of one that has ended or of an experiment that is trained for it in a
     temporary folder; run.json and run.png.
@@ -179,6 +200,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
         "step": _step,
         "loss": _loss,
         "data": _data,
+        "store": _store,
         "evaluation": _evaluation,
         "run": _run,
         "gpu": run_gpu_report,
@@ -288,6 +310,18 @@ def _data(arguments: argparse.Namespace) -> int:
         setting = DataSetting(**_given(arguments, ("sizes", "repeats"), DATA_SMOKE))
     found = run_data_benchmark(setting, _print_progress)
     print_data_report(found, write_data_report(setting, found, arguments.output))
+    return 0
+
+
+def _store(arguments: argparse.Namespace) -> int:
+    from kelip_lightning.benchmarks.store.benchmark import StoreSetting, run_store_benchmark, write_store_report
+    from kelip_lightning.cli.benchmark_tables import print_store_report
+
+    names = [*(name.replace("-", "_") for name in STORE_SIZES), "workers"]
+    with _named_options():
+        setting = StoreSetting(**_given(arguments, names, STORE_SMOKE))
+    rates = run_store_benchmark(setting, _print_progress)
+    print_store_report(rates, write_store_report(setting, rates, arguments.output))
     return 0
 
 

@@ -19,6 +19,7 @@ from kelip_lightning.benchmarks.step.ceiling import product_shapes
 from kelip_lightning.benchmarks.step.growth_report import CaseSummary, GrowthReport
 from kelip_lightning.benchmarks.step.report import QUANTILES, StepReport
 from kelip_lightning.benchmarks.step.setting import StepSetting
+from kelip_lightning.benchmarks.store.benchmark import StoreRate
 
 WIDTH = 100
 UNKNOWN = "–"
@@ -122,6 +123,25 @@ def print_data_report(found: Sequence[DataRates], files: Sequence[Path]) -> None
     for one in (one for one in found if one.worker_megabytes):
         megabytes = ", ".join(map(str, one.worker_megabytes))
         console.print(f"{one.side} px: private memory of our worker after each epoch: {megabytes} MB")
+    _print_files(console, files)
+
+
+def print_store_report(rates: Sequence[StoreRate], files: Sequence[Path]) -> None:
+    """Samples per second of every reader, and what it asked of the store."""
+    console = _console()
+    columns = ["reader", "window", "loader processes", "samples/s", "GETs/sample", "kB/sample", "unreadable"]
+    table = _table("Samples per second from a store", "encoded images and captions, not decoded", columns)
+    for one in rates:
+        table.add_row(
+            one.reader,
+            f"{one.window:,}",
+            str(one.workers),
+            f"{one.samples_per_second:,.0f}",
+            f"{one.gets_per_sample:.3f}",
+            f"{one.kilobytes_per_sample:.1f}",
+            str(one.faults),
+        )
+    console.print(table)
     _print_files(console, files)
 
 
