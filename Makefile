@@ -95,6 +95,10 @@ benchmark: $(VENV)/.test ## all benchmarks, into runs/benchmarks/ (hours; ARGS="
 benchmark-data: $(VENV)/.test ## samples per second and core of the data path, compared with raw decoding and open_clip's loader
 	$(BIN)/kelip benchmark data --output $(BENCHMARKS) $(ARGS)
 
+.PHONY: benchmark-store
+benchmark-store: $(VENV)/.store ## samples per second from an S3 server that answers late, beside WebDataset's reader
+	$(BIN)/kelip benchmark store --output $(BENCHMARKS) $(ARGS)
+
 .PHONY: benchmark-evaluation
 benchmark-evaluation: $(VENV)/.base ## memory of an evaluation of 50,000 pictures and of 5,000 x 25,000 retrieval; one rank and two
 	$(BIN)/kelip benchmark evaluation --output $(BENCHMARKS) $(ARGS)
@@ -203,6 +207,9 @@ $(VENV)/.base: $(DUE) | $(VENV)/.python
 
 $(VENV)/.test: $(DUE) | $(VENV)/.python
 	$(call install,$(VENV),--editable ".[test]",$(VENV)/.base $@,$(FIRST))
+
+$(VENV)/.store: $(DUE) | $(VENV)/.python
+	$(call install,$(VENV),--editable ".[test$(COMMA)store]",$(VENV)/.base $(VENV)/.test $@,$(FIRST))
 
 $(VENV)/.demo: $(DUE) | $(VENV)/.python
 	$(call install,$(VENV),--editable ".[demo]",$(VENV)/.base $@,$(FIRST))

@@ -33,8 +33,16 @@ class OrderConfig:
     run_length: int = field(default=64, metadata=at_least(1))
     """Neighbours in a source that form a run, which is shuffled as a whole; used with a `shuffle_window`."""
 
+    groups: int = field(default=1, metadata=at_least(1))
+    """Equal parts of a global batch that draw from runs of their own, with a `shuffle_window` of a store: a multiple of
+    the number of nodes, so that each node reads its own runs only (docs/data.md)."""
+
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.groups > 1 and not self.shuffle_window:
+            raise ValueError(
+                f"order.groups = {self.groups} has no effect without an order.shuffle_window: set one, or groups = 1"
+            )
         for language in self.language_weights:
             if language not in LANGUAGES:
                 raise ValueError(f"language_weights names {language!r}: use ko or en")
@@ -79,6 +87,7 @@ class ImageDataConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         _check_streams(self.sources, self.order)
+        _check_groups(self.global_batch_size, self.order)
         for name, source in self.sources.items():
             if self.order.splits_languages and not source.has_captions:
                 raise ValueError(
@@ -118,8 +127,15 @@ class ImageTextDataConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         _check_streams(self.sources, self.order)
+        _check_groups(self.global_batch_size, self.order)
         _check_captions(self.sources)
         _check_rule(self.sources, self.languages)
+
+
+def _check_groups(batch: int, order: OrderConfig) -> None:
+    """Raises ValueError if the groups are not equal."""
+    if batch % order.groups:
+        raise ValueError(f"global_batch_size = {batch} must be a multiple of order.groups = {order.groups}")
 
 
 def _check_streams(sources: Mapping[str, SourceConfig], order: OrderConfig) -> None:

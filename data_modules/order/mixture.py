@@ -12,6 +12,7 @@ import numpy as np
 from data_modules.config import OrderConfig
 from data_modules.errors import DataError
 from data_modules.languages import LANGUAGES
+from data_modules.order.groups import GroupedOrder, grouped
 from data_modules.order.permutation import Ids
 from data_modules.order.sampling import BatchOrder, Order, Stratum
 from data_modules.sources.config import SourceConfig
@@ -28,7 +29,7 @@ class SingleLanguageOrder:
         orders: One per language, in the order of `LANGUAGES`.
     """
 
-    orders: tuple[BatchOrder, BatchOrder]
+    orders: tuple[BatchOrder | GroupedOrder, BatchOrder | GroupedOrder]
 
     @property
     def global_batch_size(self) -> int:
@@ -91,7 +92,8 @@ def build_order(
         lengths, firsts = tuple(map(len, pairs)), [0, *np.cumsum([len(source) for source in sources]).tolist()]
         are_whole = all(len(one) == len(source) for one, source in zip(pairs, sources, strict=True))
         drawn = None if are_whole else tuple(map(Stratum, firsts, pairs))
-        return BatchOrder(lengths, tuple(weights), batch, seed, config.shuffle_window, config.run_length, drawn)
+        whole = BatchOrder(lengths, tuple(weights), batch, seed, config.shuffle_window, config.run_length, drawn)
+        return grouped(whole, config.groups)
     strata = {language: _strata(sources, weights, language, config) for language in LANGUAGES}
     for language in LANGUAGES if config.single_language_batches else config.language_weights:
         if not strata[language]:
@@ -102,10 +104,11 @@ def build_order(
     if config.temperature > 1:
         strata = _tempered(strata, config.temperature)
 
-    def order(weighted: Weighted, seed: int) -> BatchOrder:
+    def order(weighted: Weighted, seed: int) -> BatchOrder | GroupedOrder:
         strata, weights = tuple(stratum for stratum, _ in weighted), tuple(weight for _, weight in weighted)
         lengths = tuple(len(stratum.rows) for stratum in strata)
-        return BatchOrder(lengths, weights, batch, seed, config.shuffle_window, config.run_length, strata)
+        whole = BatchOrder(lengths, weights, batch, seed, config.shuffle_window, config.run_length, strata)
+        return grouped(whole, config.groups)
 
     if not config.single_language_batches:
         return order([one for language in LANGUAGES for one in strata[language]], seed)

@@ -1,5 +1,6 @@
 """Which bytes of the shards make a run of samples, and where a sample is once its run is on the local disk."""
 
+import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data_modules.errors import DataError
 from data_modules.paths import is_url
 from data_modules.sources.blobs import Span
 from data_modules.sources.config import SourceConfig
@@ -116,19 +118,32 @@ def open_runs(
         index: Of its shards.
         kinds: Kinds of members, each with its first field in a row of the index.
         window: Its order.
+
+    Raises:
+        DataError: The disk of the cache has no room for them.
     """
     if not window.samples or not any(map(is_url, index.shards)):
         return None
     rows_per_run = max(1, window.run_length // pairs_per_row(config))
     folder = Path(config.cache_folder).expanduser() if config.cache_folder else default_cache_folder()
     folder /= index.file.stem  # two sources must not take one another's room
-    cache = RunCache(
-        folder,
-        cache_bytes(config, index, window),
-        timeout=config.read_timeout_seconds,
-        in_flight=config.reads_in_flight,
-    )
+    needed = cache_bytes(config, index, window)
+    _check_room(folder, needed, window)
+    cache = RunCache(folder, needed, timeout=config.read_timeout_seconds, in_flight=config.reads_in_flight)
     return TarRuns(index, [field for _, field in kinds], rows_per_run, cache)
+
+
+def _check_room(folder: Path, needed: int, window: Window) -> None:
+    """Raises DataError unless a folder, which need not exist, may grow to this many bytes."""
+    present = sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
+    parent = next(one for one in (folder, *folder.parents) if one.is_dir())
+    room = shutil.disk_usage(parent).free + present
+    if room < needed:
+        raise DataError(
+            f"the runs of order.shuffle_window = {window.samples:,} need {needed / 1e9:,.1f} GB in {folder}, whose "
+            f"disk has room for {room / 1e9:,.1f} GB: set the source's cache_folder to a larger local disk, or a "
+            "smaller shuffle_window"
+        )
 
 
 def default_cache_folder() -> Path:

@@ -229,8 +229,13 @@ class TarSource:
         return EveryNth(0, 1, len(self))
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
-        for start in range(0, len(self.index), every * _ROWS_AT_A_TIME):
-            numbers = range(start, min(start + every * _ROWS_AT_A_TIME, len(self.index)), every)
+        length, stride = len(self.index), every * _ROWS_AT_A_TIME
+        blocks = [range(start, min(start + stride, length), every) for start in range(0, length, stride)]
+        for number, numbers in enumerate(blocks):
+            if self.reads_ahead and number + 1 < len(blocks):
+                following = np.array(blocks[number + 1], dtype=np.int64)
+                with contextlib.suppress(SampleFault):  # told when the rows are read
+                    self._reader.prefetch([span for plan in self._plans(following, self._texts) for span in plan.spans])
             for row in self._rows(numbers, self._texts):
                 if not isinstance(row, SampleFault):
                     yield from row_texts(self.config, row.fields)

@@ -22,6 +22,7 @@ COMMANDS = {
     "ablation-cross-lingual": ".venv/bin/kelip ablate experiments/ablations/cross_lingual.yaml --resume seed=1",
     "dashboard-screenshot": ".venv/bin/python -m tests.dashboard.screenshot --logdir runs",
     "benchmark": ".venv/bin/kelip benchmark step --output runs/benchmarks seed=1",
+    "benchmark-store": ".venv/bin/kelip benchmark store --output runs/benchmarks seed=1",
     "benchmark-data": ".venv/bin/kelip benchmark data --output runs/benchmarks seed=1",
     "benchmark-evaluation": ".venv/bin/kelip benchmark evaluation --output runs/benchmarks seed=1",
     "gpu-report": ".venv/bin/kelip benchmark gpu --output runs/gpu-report seed=1",

@@ -1,12 +1,14 @@
 """Shards of a store with a shuffle window: the same records in the same order, with a request for a run of samples."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
 import pytest
 
 from data_modules.config import ImageTextDataConfig, OrderConfig
+from data_modules.errors import DataError
 from data_modules.faults import SampleFault
 from data_modules.loading import PairDataset, steps_to_read_ahead
 from data_modules.order.sampling import BatchOrder, RankBatchSampler
@@ -147,3 +149,20 @@ def test_cache_bytes__two_and_a_half_windows_and_never_more_than_the_shards(tmp_
     small = cache_bytes(config, index, Window(samples=16, run_length=8)) - spare
     assert small == int(2.5 * 24 * whole / NUM)
     assert cache_bytes(config, index, Window(samples=10_000, run_length=8)) == whole + spare
+
+
+def test_open_source__a_disk_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    message = r"order\.shuffle_window = 40 need 0\.1 GB in .*cache_folder to a larger local disk"
+    with pytest.raises(DataError, match=message):
+        open_source("s", config_of(tmp_path, "store"), 40, 8)
+    assert len(open_source("s", config_of(tmp_path, "store"), 0, 8)) == NUM
+
+
+def test_captions__of_a_store_are_those_of_the_local_shards_in_few_requests(tmp_path: Path, counting: Counting) -> None:
+    local = open_source("s", config_of(tmp_path, "local"))
+    store = open_source("s", config_of(tmp_path, "store"))
+    for every in (1, 7):
+        counting.reads.clear()
+        assert list(store.captions(every)) == list(local.captions(every))
+        assert len(counting.reads) == 3, "small neighbours are read together: one request for each shard"
