@@ -115,7 +115,8 @@ class TarSource:
         config: Its settings.
         num_workers: Processes that build the index.
         progress: Told of every shard that was scanned.
-        window: With a `shuffle_window`, how many samples of this source are needed at a time; `None`: any.
+        window: How the samples are shuffled; `None`: not known, so that no run is kept on the disk.
+        index: Of the shards; `None`: it is opened here, and built first if there is none.
 
     Raises:
         DataError: The index cannot be written, or no sample is usable.
@@ -129,15 +130,17 @@ class TarSource:
         num_workers: int = 1,
         progress: Progress | None = None,
         window: Window | None = None,
+        index: ShardIndex | None = None,
     ) -> None:
         self.name = name
         self.config = config
-        shards = resolve_shards(config.files)
-        self.index: ShardIndex = open_index(config, shards, num_workers=num_workers, progress=progress)
+        if index is None:
+            index = open_index(config, resolve_shards(config.files), num_workers=num_workers, progress=progress)
+        self.index: ShardIndex = index
         if not len(self.index):
             faults = self.opening_faults()
             first = f"; the first problem: {faults[0].kind} in {faults[0].key} ({faults[0].detail})" if faults else ""
-            raise DataError(f"source '{name}' has no usable sample in {len(shards)} shard(s){first}")
+            raise DataError(f"source '{name}' has no usable sample in {len(index.shards)} shard(s){first}")
         self._pairs = pairs_per_row(config)
         self._language_rows = LanguageRows(config, len(self), self._marks)
         fields = set(text_fields(config))
