@@ -36,6 +36,7 @@ def _same_start_for_every_test() -> Iterator[None]:
     """Seeds Python, NumPy and torch, and puts back what a test (or a Trainer in it) changed globally."""
     dtype, deterministic = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
     grad_enabled, environment = torch.is_grad_enabled(), dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     random.seed(SEED)
     np.random.seed(SEED)
     torch.manual_seed(SEED)
@@ -46,6 +47,8 @@ def _same_start_for_every_test() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
     torch.set_grad_enabled(grad_enabled)
     _restore_environment(environment)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)  # a verb that has finished ignores the scheduler's
 
 
 def _restore_environment(environment: dict[str, str]) -> None:

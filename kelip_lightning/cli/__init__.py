@@ -20,6 +20,7 @@ from kelip_lightning.cli import (
     predict,
     search,
     show_config,
+    status,
     tokenizer,
     training,
 )
@@ -43,6 +44,7 @@ VERBS = (
     tokenizer.tokenizer,
     data.data,
     plan.plan,
+    status.status,
     benchmark.benchmark,
     show_config.show_config,
 )

@@ -1,22 +1,18 @@
 """`kelip pretrain|mae|contrastive FILE`: load and check an experiment, create its run folder, train."""
 
 import argparse
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
-from data_modules.loader_process import SCHEDULER_SIGNALS
 from kelip_lightning.cli import failures
 from kelip_lightning.cli.logs import configure_logging
+from kelip_lightning.cli.stop_signals import ignore_from_now_on, terminable
 from kelip_lightning.cli.verb import add_experiment_arguments, verb
-from kelip_lightning.errors import RunFolderError, Terminated
-from kelip_lightning.runs.folder import RunFolder, is_first_process, was_interrupted
+from kelip_lightning.errors import RunFolderError
+from kelip_lightning.runs.folder import RunFolder, is_first_process
 from kelip_lightning.runs.log_file import log_file
 from kelip_lightning.runs.timing import clocked, phase, recorded_phases
 
@@ -94,6 +90,7 @@ def _train(
     if run is not None and run.has_finished("mae" if hasattr(experiment, "masked_autoencoder") else "contrastive"):
         if is_first_process():
             print(f"{run.path} has finished already")
+        ignore_from_now_on()
         return run, read_report(run).get("metrics", {})
     with phase("data"):
         opened = open_data(experiment)
@@ -119,6 +116,7 @@ def _train(
     train = partial(_recorded, run, partial(body, experiment, run, opened))
     with forked_ranks(num_forked_ranks(experiment), _other_ranks(experiment, train)):
         metrics = train()
+        ignore_from_now_on()
     return run, metrics
 
 
@@ -177,23 +175,6 @@ def _resumed_run(
     refuse_other_tokenizer(run, experiment)
     check_on_this_machine(with_own_tokenizer(run, experiment))
     return run, changes
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Ends a verb with a message on a signal of the scheduler; a stage in training has its own handlers."""
-
-    def end(number: int, _: FrameType | None) -> None:
-        if was_interrupted(sys.exc_info()[1]):
-            return  # launchers send a signal more than once
-        raise Terminated(f"{signal.Signals(number).name} received while no stage was training")
-
-    previous = {number: signal.signal(number, end) for number in SCHEDULER_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @verb(_add_arguments)

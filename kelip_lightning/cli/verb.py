@@ -71,11 +71,11 @@ def positive_count(text: str) -> int:
 
 
 def load_any_experiment(
-    file: str | Path, overrides: Sequence[str], *, on_this_machine: bool, stored: bool = False
+    file: str | Path, overrides: Sequence[str], *, on_this_machine: bool, stored: bool = False, heavy: bool = True
 ) -> "LoadedExperiment[Any]":
     """As `load_experiment`, with the schema that fits the file."""
     from kelip_lightning.config.experiment import SCHEMAS
     from kelip_lightning.config.load import find_schema, load_experiment
 
     schema = find_schema(file, SCHEMAS)
-    return load_experiment(file, overrides, schema, on_this_machine=on_this_machine, stored=stored)
+    return load_experiment(file, overrides, schema, on_this_machine=on_this_machine, stored=stored, heavy=heavy)

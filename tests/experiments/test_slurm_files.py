@@ -20,7 +20,9 @@ STAND_INS = {
     # Runs the program after srun's options.
     "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
     "scontrol": 'if [ "$1" = show ]; then echo node0; else echo "$@" >> "$RECORD/scontrol"; fi',
-    "kelip": 'echo "$@" >> "$RECORD/arguments"; exit "$STATUS"',
+    "kelip": 'if [ "$1" = status ]; then echo "$@" >> "$RECORD/asked"; exit "$STATE"; fi; '
+    'echo "$@" >> "$RECORD/arguments"; exit "$STATUS"',
+    "nvidia-smi": "exit 1",
     # A launcher that runs until it is signalled, and then fails as torchrun and deepspeed do.
     "launcher": 'echo "$@" >> "$RECORD/arguments"; trap "exit 1" USR1 TERM; echo $$ > "$RECORD/pid"; '
     "while :; do sleep 0.05; done",
@@ -54,27 +56,44 @@ def requeued(record: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("status", "again", "exit_code"), [(0, False, 0), (2, False, 2), (75, True, 0), (130, False, 130)]
+    ("status", "state", "again", "exit_code"),
+    [
+        (0, 0, False, 0),
+        (2, 2, False, 2),  # refused: there is no run
+        (75, 75, True, 0),
+        (143, 75, True, 0),  # stopped in order, and srun tells of a task that a signal killed
+        (75, 2, True, 0),  # before there was a run
+        (143, 2, True, 0),  # before Python's first line
+        (138, 4, True, 0),
+        (1, 1, False, 1),
+        (137, 4, False, 137),  # killed without a word: out of memory, for one
+        (130, 75, True, 0),
+        (143, 0, False, 0),  # while the processes of a finished run ended
+    ],
 )
-def test_srun__requeues_what_the_scheduler_stopped(
-    status: int, again: bool, exit_code: int, tmp_path: Path, environment: dict[str, str]
+def test_srun__requeues_what_a_signal_stopped(
+    status: int, state: int, again: bool, exit_code: int, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     command = ["bash", FOLDER / "srun.sbatch"]
-    done = subprocess.run(command, env=environment | {"STATUS": str(status)}, timeout=SECONDS, check=False)
+    given = environment | {"STATUS": str(status), "STATE": str(state)}
+    done = subprocess.run(command, env=given, timeout=SECONDS, check=False)
     assert done.returncode == exit_code
     assert requeued(tmp_path) is again
 
 
 def test_srun__arguments(tmp_path: Path, environment: dict[str, str]) -> None:
-    for words in ([], ["mae"], ["contrastive", "my.yaml", "seed=1"]):
+    for words in ([], ["mae"], ["contrastive", "my.yaml", "seed=1", "--resume", "runs/a"]):
         command = ["bash", FOLDER / "srun.sbatch", *words]
-        subprocess.run(command, env=environment | {"STATUS": "0"}, timeout=SECONDS, check=True)
+        subprocess.run(command, env=environment | {"STATUS": "0", "STATE": "0"}, timeout=SECONDS, check=True)
     size = "trainer.devices=8 trainer.num_nodes=2"
     assert (tmp_path / "arguments").read_text(encoding="utf-8").splitlines() == [
-        f"pretrain experiments/kelip_b32/pretrain.yaml {size} --resume auto",
-        f"mae experiments/kelip_b32/pretrain.yaml {size} --resume auto",
-        f"contrastive my.yaml {size} seed=1 --resume auto",
+        f"pretrain experiments/kelip_b32/pretrain.yaml --resume auto {size}",
+        f"mae experiments/kelip_b32/pretrain.yaml --resume auto {size}",
+        f"contrastive my.yaml --resume auto {size} seed=1 --resume runs/a",
     ]
+    assert (tmp_path / "asked").read_text(encoding="utf-8").splitlines()[2] == (
+        f"status my.yaml {size} seed=1 --resume runs/a"
+    )
 
 
 @pytest.mark.parametrize("name", ["torchrun", "deepspeed"])
@@ -83,7 +102,9 @@ def test_launchers__requeue_only_after_slurm_s_warning(
     name: str, warned: bool, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     script = subprocess.Popen(
-        ["bash", FOLDER / f"{name}.sbatch", "contrastive", "my.yaml", "seed=1"], cwd=tmp_path, env=environment
+        ["bash", FOLDER / f"{name}.sbatch", "contrastive", "my.yaml", "seed=1"],
+        cwd=tmp_path,
+        env=environment | {"STATE": "75" if warned else "1"},
     )
     deadline = time.monotonic() + SECONDS
     pid = ""
@@ -99,7 +120,8 @@ def test_launchers__requeue_only_after_slurm_s_warning(
     assert requeued(tmp_path) is warned
     arguments = (tmp_path / "arguments").read_text(encoding="utf-8")
     assert "kelip_lightning contrastive my.yaml " in arguments
-    assert "trainer.devices=8 trainer.num_nodes=2 seed=1 --resume auto" in arguments
+    assert "trainer.devices=8 trainer.num_nodes=2 seed=1" in arguments
+    assert arguments.index("--resume auto") < arguments.index("trainer.devices=8")
 
 
 def test_deepspeed_rank__sets_the_node_rank() -> None:
@@ -116,3 +138,32 @@ def test_sbatch__requests_the_devices_of_the_experiment(file: Path, paper_scale:
     assert (int(options["nodes"]), int(options["gpus-per-node"])) == (trainer.num_nodes, trainer.devices)
     assert int(options["ntasks-per-node"]) == (trainer.devices if file.stem == "srun" else 1)
     assert "USR1@" in options["signal"]
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 1), ({"PROCESSES": "2"}, 2), ({"SLURM_GPUS_ON_NODE": "4"}, 4)])
+def test_torchrun__processes_of_a_node(
+    given: dict[str, str], expected: int, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "bin" / "launcher").write_text('#!/usr/bin/env bash\necho "$@" >> "$RECORD/arguments"\n')
+    environment.pop("SLURM_GPUS_ON_NODE")
+    environment |= given | {"STATE": "0"}
+    subprocess.run(["bash", FOLDER / "torchrun.sbatch"], cwd=tmp_path, env=environment, timeout=SECONDS, check=True)
+    arguments = (tmp_path / "arguments").read_text(encoding="utf-8")
+    assert f"--nproc-per-node={expected} " in arguments
+    assert f"trainer.devices={expected} " in arguments
+
+
+def test_srun__a_signal_to_the_script_waits_for_the_tasks(tmp_path: Path, environment: dict[str, str]) -> None:
+    """As scancel --full and preemption send it: to the script as well as to the tasks."""
+    (tmp_path / "bin" / "srun").write_text(
+        '#!/usr/bin/env bash\ntrap "sleep 0.5; exit 75" TERM\necho $$ > "$RECORD/pid"\nwhile :; do sleep 0.05; done\n'
+    )
+    script = subprocess.Popen(["bash", FOLDER / "srun.sbatch"], cwd=tmp_path, env=environment | {"STATE": "75"})
+    deadline = time.monotonic() + SECONDS
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    script.send_signal(signal.SIGTERM)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+    assert script.wait(SECONDS) == 0
+    assert requeued(tmp_path)
