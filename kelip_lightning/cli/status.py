@@ -57,7 +57,8 @@ def _folder(arguments: argparse.Namespace) -> Path:
             raise ConfigError([f"{arguments.overrides[0]} has no effect on the run {arguments.what}; leave it out"])
         return Path(arguments.what)
     experiment = load_any_experiment(arguments.what, arguments.overrides, on_this_machine=False, heavy=False).experiment
-    return Path(experiment.output_dir) / experiment.name
+    folder: Path = Path(experiment.output_dir) / experiment.name
+    return folder
 
 
 def state_of(run: RunFolder) -> RunStatus:
