@@ -117,6 +117,15 @@ test: $(VENV)/.test ## run the tests, without those marked slow (ARGS="-k tokeni
 test-slow: $(VENV)/.test ## run the tests marked slow
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
 
+# Debian's packages; elsewhere, or without root, what is missing is skipped with a reason.
+CLUSTER_PACKAGES := slurm-wlm munge iproute2
+
+.PHONY: test-cluster
+test-cluster: $(VENV)/.store ## run the tests against Slurm and an S3 server on this machine, started for them (as root)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && ! command -v slurmctld > /dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq $(CLUSTER_PACKAGES); fi
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
+
 .PHONY: gradient-certificate
 gradient-certificate: $(VENV)/.test ## print the gradient error for every world size, strategy and chunking
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.distributed.certificate $(ARGS)

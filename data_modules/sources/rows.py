@@ -61,7 +61,11 @@ class PairSource(Protocol):
         """The indices that are drawn: all of them, but for those that are known to have no caption."""
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
-        """(language, text) of all captions and keywords of every n-th row, in a fixed order, without reading images."""
+        """(language, text) of all captions and keywords of every n-th row, in a fixed order, without reading images.
+
+        Raises:
+            DataError: One cannot be read after all attempts. Rows that are no pairs are left out.
+        """
 
     def opening_faults(self) -> list[FaultReport]:
         """Samples that were left out when the source was opened; they have no index."""

@@ -240,6 +240,12 @@ class TarSource:
                 with contextlib.suppress(SampleFault):  # told when the rows are read
                     self._reader.prefetch([span for plan in self._plans(following, self._texts) for span in plan.spans])
             for row in self._rows(numbers, self._texts):
+                if isinstance(row, SampleFault) and row.kind == "read_failed":
+                    # Left out, it would change the tokenizer, and with it the token ids of all captions.
+                    raise DataError(
+                        f"source '{self.name}': a caption cannot be read ({row.detail}); run the command again when "
+                        "the shards can be reached, or leave the damaged one out of `files`"
+                    )
                 if not isinstance(row, SampleFault):
                     yield from row_texts(self.config, row.fields)
 

@@ -350,7 +350,8 @@ def process_liveness(process: Mapping[str, Any]) -> Liveness:
 def _process_start(pid: object) -> int | None:
     """When a process of this host began, in clock ticks since boot, which tells apart processes with a reused PID.
 
-    `None`: there is no such process. On systems without /proc, 0 for every process.
+    `None`: there is no such process, or it has ended and nobody has asked for its exit code yet. On systems without
+    /proc, 0 for every process.
     """
     try:
         os.kill(int(str(pid)), 0)
@@ -359,7 +360,8 @@ def _process_start(pid: object) -> int | None:
     except (OSError, ValueError):
         return None
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return None if state in "ZX" else int(fields[18])
     except (OSError, ValueError, IndexError):
         return 0
 

@@ -112,15 +112,25 @@ def test_undisturbed__on_two_nodes(slurm: Slurm, place: Path, expected: bytes, s
 
 
 @pytest.mark.parametrize("script", ["srun", "torchrun"])
-def test_scancel_full_term__is_queued_again_with_a_checkpoint(
+def test_scancel_term__is_queued_again_with_a_checkpoint(
     slurm: Slurm, place: Path, expected: bytes, script: str
 ) -> None:
     name = f"term-{script}"
     job = submit(slurm, place, name, script=script)
     before = wait_for_checkpoint(job, place, name)
-    slurm.run("scancel", "--signal=TERM", "--full", job.number)
+    slurm.run("scancel", "--signal=TERM", job.number)
     assert_finished_alike(job, place, name, expected)
     assert_stopped_in_order(job, before)
+
+
+@pytest.mark.parametrize("script", ["srun", "torchrun"])
+def test_scancel_full_term__is_queued_again(slurm: Slurm, place: Path, expected: bytes, script: str) -> None:
+    """The signal reaches srun too, which then kills the tasks at once: the last periodic checkpoint is left."""
+    name = f"full-{script}"
+    job = submit(slurm, place, name, script=script)
+    wait_for_checkpoint(job, place, name)
+    slurm.run("scancel", "--signal=TERM", "--full", job.number)
+    assert_finished_alike(job, place, name, expected)
 
 
 def test_warning_before_the_time_limit__reaches_the_script_of_torchrun(

@@ -68,6 +68,7 @@ def requeued(record: Path) -> bool:
         (1, 1, False, 1),
         (137, 4, False, 137),  # killed without a word: out of memory, for one
         (130, 75, True, 0),
+        (143, 3, False, 143),  # its process is alive on this node: a second one would be refused
         (143, 0, False, 0),  # while the processes of a finished run ended
     ],
 )

@@ -11,6 +11,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from data_modules.errors import DataError
 from data_modules.faults import SampleFault
 from data_modules.sources import blobs
 from data_modules.sources.blobs import BlobReader
@@ -129,3 +130,16 @@ def test_tar_source__the_limit_is_a_setting_of_the_source(plan: Plan, tmp_path: 
     with pytest.raises(SampleFault, match=r"no answer within 0\.05 s") as raised:
         source[2]
     assert raised.value.kind == "read_failed"
+
+
+@pytest.mark.usefixtures("pauses")
+def test_tar_source__a_caption_that_cannot_be_read_ends_the_reading_of_captions(plan: Plan, tmp_path: Path) -> None:
+    file = write_tar(tmp_path / "a.tar", members(samples(3)))
+    fsspec.filesystem("unsteady").pipe_file("/set/a.tar", file.read_bytes())
+    config = SourceConfig(files=["unsteady://set/a.tar"], caption_fields=["txt"], index_folder=str(tmp_path))
+    source = TarSource("web", config)
+    plan.reads = ["fail", "fail", "fail"]
+    assert len(list(source.captions())) == 3, "the fourth attempt is answered"
+    plan.reads = ["fail"] * 10
+    with pytest.raises(DataError, match=r"source 'web': a caption cannot be read \(unsteady://set/a\.tar: .* busy\)"):
+        list(source.captions())

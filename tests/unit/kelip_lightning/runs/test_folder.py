@@ -236,3 +236,16 @@ def test_wait_for__returns_once_the_file_is_there(tmp_path: Path) -> None:
 def test_wait_for__names_the_file_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"has not written .*never\.json within 0\.1 s; .* one file system"):
         wait_for(tmp_path / "never.json", limit_seconds=0.1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_liveness__a_process_that_has_ended_is_dead_before_its_parent_asks(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    child = os.fork()
+    if not child:
+        run.write_status("running")
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert run.read_status()["pid"] == child
+    assert run.liveness() is Liveness.dead
+    os.waitpid(child, 0)
