@@ -1,7 +1,8 @@
 """`kelip pretrain|mae|contrastive FILE`: load and check an experiment, create its run folder, train."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -78,7 +79,13 @@ def _train(
         from kelip_lightning.cli.report import print_plan, read_report
         from kelip_lightning.config.devices import with_devices, with_threads
         from kelip_lightning.distributed.local_ranks import forked_ranks
-        from kelip_lightning.planning.stage_plan import check_contrastive_batches, count_samples, make_plan
+        from kelip_lightning.distributed.meeting import meet
+        from kelip_lightning.planning.stage_plan import (
+            check_contrastive_batches,
+            count_samples,
+            make_plan,
+            stages_of,
+        )
         from kelip_lightning.training.fit import num_forked_ranks
         from kelip_lightning.training.inputs import open_data
         from kelip_lightning.training.provenance import check_data, describe_data
@@ -107,6 +114,8 @@ def _train(
         data=data.to_json(),
         needed_bytes=plan.disk_bytes,
     )
+    minutes = max(stage.trainer.timeout_minutes for stage in stages_of(experiment).values())
+    meet(run.path, timedelta(minutes=minutes))
     changes += check_data(run, data, accept=arguments.accept_changed_data)
     if resumed:
         record_resumption(run, loaded.overrides, changes)
@@ -177,8 +186,21 @@ def _resumed_run(
     return run, changes
 
 
+@contextmanager
+def refusals_told() -> Iterator[None]:
+    """Tells the other ranks of a launcher when this one is refused, so that none waits for it."""
+    try:
+        yield
+    except failures.USER_ERRORS as error:
+        from kelip_lightning.distributed.meeting import tell_refusal
+
+        tell_refusal(failures.describe(error))
+        raise
+
+
 @verb(_add_arguments)
 @terminable()
+@refusals_told()
 @clocked()
 def pretrain(arguments: argparse.Namespace) -> int:
     """Both stages: MAE pre-training, contrastive training, evaluation.
@@ -202,6 +224,7 @@ def pretrain(arguments: argparse.Namespace) -> int:
 
 @verb(_add_arguments)
 @terminable()
+@refusals_told()
 @clocked()
 def mae(arguments: argparse.Namespace) -> int:
     """Stage 1: MAE pre-training of the image encoder.
@@ -233,6 +256,7 @@ def mae(arguments: argparse.Namespace) -> int:
 
 @verb(_add_arguments)
 @terminable()
+@refusals_told()
 @clocked()
 def contrastive(arguments: argparse.Namespace) -> int:
     """Stage 2: contrastive training of image and text encoder.

@@ -1,0 +1,111 @@
+"""Two hosts on this machine: network namespaces with a cable between them, own host names and an own /etc/hosts."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults.processes import descendants
+from tests.paths import ROOT
+
+ADDRESSES = {"host1": "10.231.7.1", "host2": "10.231.7.2"}
+
+
+def missing() -> str | None:
+    """Why there can be no hosts; `None`: there can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if shutil.which("ip") is None or shutil.which("unshare") is None:
+        return "ip or unshare is not installed (apt install iproute2 util-linux)"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """Both hosts; files are shared, as on a cluster."""
+
+    prefix: str
+    folder: Path
+
+    def namespace(self, host: str) -> str:
+        """The network namespace of a host."""
+        return f"{self.prefix}{host[-1]}"
+
+    def start(self, host: str, *command: str, cwd: Path, **environment: str) -> "subprocess.Popen[str]":
+        """A command on a host, its output in CWD/HOST.log."""
+        prepare = f'hostname {host}; mount --bind "{self.folder}/hosts" /etc/hosts; exec "$@"'
+        words = ["ip", "netns", "exec", self.namespace(host), "unshare", "--uts", "--mount", "sh", "-c", prepare, "sh"]
+        variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
+        log = (cwd / f"{host}.log").open("a", encoding="utf-8")
+        return subprocess.Popen(
+            [*words, *command], cwd=cwd, env=variables, stdout=log, stderr=log, text=True, start_new_session=True
+        )
+
+    def torchrun(
+        self, host: str, *command: str, endpoint: str = "host1:29500", cwd: Path, **environment: str
+    ) -> "subprocess.Popen[str]":
+        """docs/cluster.md's command for machines without Slurm, with one process."""
+        words = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+        words += ["--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--rdzv-id=test", "-m", "kelip_lightning"]
+        return self.start(host, *words, *command, cwd=cwd, **environment)
+
+    def cut(self, host: str) -> None:
+        """Pull the cable of a host."""
+        _run("ip", "-n", self.namespace(host), "link", "set", "cable", "down")
+
+    def connect(self, host: str) -> None:
+        """Put it back."""
+        _run("ip", "-n", self.namespace(host), "link", "set", "cable", "up")
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    """Kill a command with all that it has started."""
+    for one in [*descendants(process.pid), process.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+    process.wait()
+
+
+@contextmanager
+def two_hosts(folder: Path) -> Iterator[Hosts]:
+    """Hosts that are gone after the block."""
+    hosts = Hosts(f"kelip{os.getpid()}-", folder)
+    names: Mapping[str, str] = ADDRESSES
+    (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in names.items()))
+    spaces = [hosts.namespace(name) for name in names]
+    try:
+        for space in spaces:
+            _run("ip", "netns", "add", space)
+        _run(
+            "ip",
+            "link",
+            "add",
+            "cable",
+            "netns",
+            spaces[0],
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "cable",
+            "netns",
+            spaces[1],
+        )
+        for space, address in zip(spaces, names.values(), strict=True):
+            _run("ip", "-n", space, "address", "add", f"{address}/24", "dev", "cable")
+            for link in ("lo", "cable"):
+                _run("ip", "-n", space, "link", "set", link, "up")
+        yield hosts
+    finally:
+        for space in spaces:
+            subprocess.run(["ip", "netns", "delete", space], check=False, capture_output=True)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, (command, done.stderr)

@@ -1,0 +1,105 @@
+"""torchrun across two hosts, with docs/cluster.md's own command: training, a host that disappears, two folders."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster.hosts import ADDRESSES, Hosts, end, missing, two_hosts
+from tests.faults.experiment import write_experiment
+from tests.faults.processes import wait_until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+
+SECONDS = 180
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with two_hosts(tmp_path_factory.mktemp("hosts")) as both:
+        yield both
+
+
+def write_run(folder: Path, steps: int = STEPS) -> Path:
+    """Contrastive training of a few steps."""
+    whole = yaml.safe_load(write_experiment(folder).read_text(encoding="utf-8"))
+    content = whole["contrastive"] | {"name": "tiny", "output_dir": str(folder / "runs")}
+    content["schedule"]["max_steps"] = steps
+    content["evaluation"]["every_n_steps"] = steps
+    content["data"]["num_workers"] = 1
+    (folder / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return folder / "run.yaml"
+
+
+def arguments(file: Path, nodes: int, *words: str) -> list[str]:
+    size = [f"trainer.num_nodes={nodes}", f"trainer.devices={2 // nodes}"]
+    return ["contrastive", str(file), *size, "trainer.strategy=ddp", *words]
+
+
+def weights(folder: Path, name: str) -> bytes:
+    return (folder / "runs" / name / "contrastive" / "dual_encoder" / "model.safetensors").read_bytes()
+
+
+def logs(folder: Path) -> str:
+    return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')}" for file in sorted(folder.glob("*.log")))
+
+
+@pytest.mark.parametrize("by_address", [False, True])
+def test_two_hosts__train_what_one_trains(hosts: Hosts, tmp_path: Path, by_address: bool) -> None:
+    file = write_run(tmp_path)
+    endpoint = f"{ADDRESSES['host1'] if by_address else 'host1'}:29500"
+    running = [
+        hosts.torchrun(host, *arguments(file, 2, "name=both"), endpoint=endpoint, cwd=tmp_path) for host in ADDRESSES
+    ]
+    try:
+        codes = [one.wait(SECONDS) for one in running]
+    finally:
+        for one in running:
+            end(one)
+    assert codes == [0, 0], logs(tmp_path)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--standalone"]
+    alone = hosts.start("host1", *launcher, "-m", "kelip_lightning", *arguments(file, 1, "name=one"), cwd=tmp_path)
+    assert alone.wait(SECONDS) == 0, logs(tmp_path)
+    assert weights(tmp_path, "both") == weights(tmp_path, "one")
+
+
+def test_a_host_that_disappears__ends_the_other_in_the_stated_time(hosts: Hosts, tmp_path: Path) -> None:
+    file = write_run(tmp_path, steps=100_000)
+    words = arguments(file, 2, "trainer.timeout_minutes=0.3", "checkpoint.every_n_steps=20")
+    running = [hosts.torchrun(host, *words, cwd=tmp_path) for host in ADDRESSES]
+    checkpoints = tmp_path / "runs" / "tiny" / "contrastive" / "checkpoints"
+    try:
+        wait_until(lambda: any(checkpoints.glob("step=*")) or any(one.poll() is not None for one in running), "a step")
+        hosts.cut("host2")
+        begun = time.monotonic()
+        first_rank = running[0]
+        wait_until(lambda: "stops, because another process of the run died" in logs(tmp_path), "the sentence", 60)
+        assert first_rank.wait(90) != 0
+        assert time.monotonic() - begun < 90
+    finally:
+        for one in running:
+            end(one)
+        hosts.connect("host2")
+    assert any(checkpoints.glob("step=*"))
+
+
+def test_two_folders__are_refused_with_a_sentence(hosts: Hosts, tmp_path: Path) -> None:
+    folders = [tmp_path / host for host in ADDRESSES]
+    running = []
+    for host, folder in zip(ADDRESSES, folders, strict=True):
+        folder.mkdir()
+        running.append(hosts.torchrun(host, *arguments(write_run(folder), 2), cwd=folder))
+    try:
+        codes = [one.wait(SECONDS) for one in running]
+    finally:
+        for one in running:
+            end(one)
+    assert 0 not in codes, logs(folders[0]) + logs(folders[1])
+    said = logs(folders[0]) + logs(folders[1])
+    assert "is not one folder on all hosts" in said, said
+    assert "host1" in said
+    assert "host2" in said
