@@ -5,6 +5,7 @@ A scheduler's signal at any moment between the first line here and the end of th
 Imports nothing slow.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -22,14 +23,27 @@ def run() -> int:
     try:
         from kelip_lightning.cli import main
 
-        return main()
+        code = main()
     except KeyboardInterrupt:  # during the imports
         os.write(2, b"kelip: interrupted\n")
-        return _INTERRUPTED
+        code = _INTERRUPTED
     finally:
         # While CPython ends it puts the system's handlers back, which would kill; what is ignored stays ignored.
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
+    if code == _INTERRUPTED:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """End now. CPython would end by the signal itself if Ctrl-C came while it ran a text, as the import of a dataclass
+    does, though the exception was caught since.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _stop_at_once(number: int, _: FrameType | None) -> None:
