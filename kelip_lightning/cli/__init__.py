@@ -26,6 +26,7 @@ from kelip_lightning.cli import (
 )
 from kelip_lightning.cli.failures import guarded
 from kelip_lightning.cli.logs import configure_logging
+from kelip_lightning.cli.stop_signals import terminable
 
 VERBS = (
     init.init,
@@ -49,6 +50,8 @@ VERBS = (
     show_config.show_config,
 )
 
+_TRAINING = (training.pretrain.run, training.mae.run, training.contrastive.run)
+
 EPILOG = """\
 An override sets one value by its dotted key: seed=1, schedule.max_steps=300, mae=null.
 docs/config.md lists the keys; kelip show-config FILE prints them with their values.
@@ -63,7 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     configure_logging()
-    return guarded(lambda: arguments.run(arguments))
+    if arguments.run in _TRAINING:  # they are stopped at once until their run begins, and in order from then on
+        return guarded(lambda: arguments.run(arguments))
+
+    def interruptible() -> int:
+        with terminable():
+            code: int = arguments.run(arguments)
+            return code
+
+    return guarded(interruptible)
 
 
 def build_parser() -> argparse.ArgumentParser:

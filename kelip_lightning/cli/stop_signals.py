@@ -1,4 +1,4 @@
-"""What a scheduler's signal does while a verb runs: end it with a message, unless its result is complete."""
+"""What Ctrl-C and a scheduler's signals do in a verb: before there is a run, in it, and once its result is complete."""
 
 import signal
 import sys
@@ -13,10 +13,11 @@ from kelip_lightning.runs.folder import was_interrupted
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Ends a verb with a message on a signal of the scheduler; a stage in training has its own handlers.
+    """Ends the body with a message on a signal; a stage in training has its own handlers.
 
     Raises:
-        Terminated: A signal came.
+        Terminated: A signal of the scheduler came.
+        KeyboardInterrupt: Ctrl-C.
     """
 
     def end(number: int, _: FrameType | None) -> None:
@@ -24,7 +25,10 @@ def terminable() -> Iterator[None]:
             return  # launchers send a signal more than once
         raise Terminated(f"{signal.Signals(number).name} received while no stage was training")
 
-    previous = {number: signal.signal(number, end) for number in SCHEDULER_SIGNALS}
+    handlers = dict.fromkeys(SCHEDULER_SIGNALS, end)
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        previous[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:

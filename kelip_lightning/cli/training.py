@@ -135,7 +135,7 @@ def _recorded(run: RunFolder, train: Callable[[], Metrics]) -> Metrics:
     Raises:
         StoppedError: Instead of an expected failure.
     """
-    with log_file(run):
+    with terminable(), log_file(run):
         try:
             with run.recorded(), recorded_phases(run):
                 return train()
@@ -199,7 +199,6 @@ def refusals_told() -> Iterator[None]:
 
 
 @verb(_add_arguments)
-@terminable()
 @refusals_told()
 @clocked()
 def pretrain(arguments: argparse.Namespace) -> int:
@@ -223,7 +222,6 @@ def pretrain(arguments: argparse.Namespace) -> int:
 
 
 @verb(_add_arguments)
-@terminable()
 @refusals_told()
 @clocked()
 def mae(arguments: argparse.Namespace) -> int:
@@ -255,7 +253,6 @@ def mae(arguments: argparse.Namespace) -> int:
 
 
 @verb(_add_arguments)
-@terminable()
 @refusals_told()
 @clocked()
 def contrastive(arguments: argparse.Namespace) -> int:

@@ -18,8 +18,8 @@ from typing import Any
 from kelip_lightning.errors import RunFolderError
 
 _REFUSED = "refused"
-_MET: list["Place"] = []
-"""Not empty once this process has come to the meeting."""
+_HELD: list["Meeting"] = []
+"""The meeting of this process, to its end: others may still read from the store that rank zero keeps."""
 _PAUSE_SECONDS = 0.1
 _TELLING = timedelta(seconds=60)
 """How long a refused rank tries to reach the store, which rank zero may open some seconds later."""
@@ -113,23 +113,35 @@ class Meeting:
             token = folder / self._store.get("token").decode()
             self._store.set(f"seen/{place.rank}", "yes" if _until(token.exists, LAG_SECONDS) else "no")
             self._wait([f"seen/{rank}" for rank in range(place.world)])
+        except RuntimeError as error:  # of the store
+            raise RunFolderError(
+                f"rank {place.rank} on {host} has lost rank 0 at {place.address}:{place.port} while it waited for the "
+                f"others ({str(error).splitlines()[0]}); look at the log of rank 0"
+            ) from error
         finally:
             with contextlib.suppress(OSError):
                 own.unlink(missing_ok=True)
         blind = [rank for rank in range(place.world) if self._store.get(f"seen/{rank}") == b"no"]
+        first = self._store.get("host/0").decode()
+        seers = ", ".join(f"rank {rank} on {self._store.get(f'host/{rank}').decode()}" for rank in blind[:4])
+        self._store.set(f"read/{place.rank}", "yes")
         if blind:
-            hosts = ", ".join(f"rank {rank} on {self._store.get(f'host/{rank}').decode()}" for rank in blind[:4])
+            self._wait_for_readers()
             raise RunFolderError(
-                f"{folder} is not one folder on all hosts: what rank 0 on {self._store.get('host/0').decode()} wrote "
-                f"there is not seen by {hosts}; set output_dir to a folder that all hosts share"
+                f"{folder} is not one folder on all hosts: what rank 0 on {first} wrote there is not seen by {seers}; "
+                "set output_dir to a folder that all hosts share"
             )
 
     def refuse(self, reason: str) -> None:
         """Tell the other ranks why this one goes; rank zero waits until they have read it."""
         place = self._place
         self._store.set(_REFUSED, f"rank {place.rank} on {socket.gethostname()} was refused: {reason}")
-        if place.is_host:
-            others = [f"read/{rank}" for rank in range(1, place.world)]
+        self._wait_for_readers()
+
+    def _wait_for_readers(self) -> None:
+        """Of the rank that keeps the store: until the others have read what they came for."""
+        others = [f"read/{rank}" for rank in range(1, self._place.world)]
+        if self._place.is_host:
             _until(lambda: bool(self._store.check(others)), _GOODBYE_SECONDS)
 
     def _wait(self, keys: list[str]) -> None:
@@ -177,12 +189,13 @@ def meet(folder: Path, timeout: timedelta) -> None:
         RunFolderError: The folder is not shared, a rank was refused, or one has not come.
     """
     if (place := place_of_this_process()) is not None:
-        _MET.append(place)  # from here on the others know as much as this rank does
-        Meeting(place, timeout).agree_on(folder)
+        meeting = Meeting(place, timeout)
+        _HELD.append(meeting)  # from here on the others know as much as this rank does
+        meeting.agree_on(folder)
 
 
 def tell_refusal(reason: str) -> None:
     """Tell ranks that wait in `meet` why this one does not come; nothing, where there are none."""
-    if not _MET and (place := place_of_this_process()) is not None:
+    if not _HELD and (place := place_of_this_process()) is not None:
         with contextlib.suppress(RunFolderError, RuntimeError):
             Meeting(place, _TELLING).refuse(reason)

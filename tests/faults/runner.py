@@ -118,10 +118,11 @@ def _run(arguments: list[str], environment: dict[str, str], log: str, cwd: Path 
     torch.set_num_threads(1)
     if spoil is not None:
         spoil()
-    cli = importlib.import_module("kelip_lightning.cli")
+    entry = importlib.import_module("kelip_lightning.__main__")
+    sys.argv = ["kelip", *arguments]
     code = 1
     try:
-        code = cli.main(arguments)
+        code = entry.run()
     except Exception:
         sys.excepthook(*sys.exc_info())
     finally:
