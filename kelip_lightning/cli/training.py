@@ -79,13 +79,7 @@ def _train(
         from kelip_lightning.cli.report import print_plan, read_report
         from kelip_lightning.config.devices import with_devices, with_threads
         from kelip_lightning.distributed.local_ranks import forked_ranks
-        from kelip_lightning.distributed.meeting import meet
-        from kelip_lightning.planning.stage_plan import (
-            check_contrastive_batches,
-            count_samples,
-            make_plan,
-            stages_of,
-        )
+        from kelip_lightning.planning.stage_plan import check_contrastive_batches, count_samples, make_plan
         from kelip_lightning.training.fit import num_forked_ranks
         from kelip_lightning.training.inputs import open_data
         from kelip_lightning.training.provenance import check_data, describe_data
@@ -114,8 +108,7 @@ def _train(
         data=data.to_json(),
         needed_bytes=plan.disk_bytes,
     )
-    minutes = max(stage.trainer.timeout_minutes for stage in stages_of(experiment).values())
-    meet(run.path, timedelta(minutes=minutes))
+    _meet_other_ranks(experiment, run)
     changes += check_data(run, data, accept=arguments.accept_changed_data)
     if resumed:
         record_resumption(run, loaded.overrides, changes)
@@ -125,8 +118,21 @@ def _train(
     train = partial(_recorded, run, partial(body, experiment, run, opened))
     with forked_ranks(num_forked_ranks(experiment), _other_ranks(experiment, train)):
         metrics = train()
-        ignore_from_now_on()
     return run, metrics
+
+
+def _meet_other_ranks(experiment: Schema, run: RunFolder) -> None:
+    """See that all ranks of a launcher have come and share the run's folder."""
+    from kelip_lightning.distributed.meeting import meet
+
+    meet(run.path, _timeout(experiment))
+
+
+def _timeout(experiment: Schema) -> timedelta:
+    """Of collectives."""
+    from kelip_lightning.planning.stage_plan import stages_of
+
+    return timedelta(minutes=max(stage.trainer.timeout_minutes for stage in stages_of(experiment).values()))
 
 
 def _recorded(run: RunFolder, train: Callable[[], Metrics]) -> Metrics:
@@ -138,7 +144,9 @@ def _recorded(run: RunFolder, train: Callable[[], Metrics]) -> Metrics:
     with terminable(), log_file(run):
         try:
             with run.recorded(), recorded_phases(run):
-                return train()
+                metrics = train()
+            ignore_from_now_on()
+            return metrics
         except BaseException as error:
             if (known := failures.stopped(error, run)) is None:
                 raise
@@ -148,7 +156,6 @@ def _recorded(run: RunFolder, train: Callable[[], Metrics]) -> Metrics:
 def _other_ranks(experiment: Schema, train: Callable[[], Metrics]) -> "OtherRanks":
     """The ranks that are forks: they print warnings, and errors that the first rank does not have."""
     from kelip_lightning.distributed.local_ranks import OtherRanks
-    from kelip_lightning.planning.stage_plan import stages_of
 
     def run() -> None:
         configure_logging()
@@ -158,8 +165,7 @@ def _other_ranks(experiment: Schema, train: Callable[[], Metrics]) -> "OtherRank
             if not isinstance(stopped.__cause__, failures.RAISED_ON_ALL_RANKS):
                 raise
 
-    minutes = max(stage.trainer.timeout_minutes for stage in stages_of(experiment).values())
-    return OtherRanks(run=run, report=failures.report, timeout=timedelta(minutes=minutes))
+    return OtherRanks(run=run, report=failures.report, timeout=_timeout(experiment))
 
 
 def _resumed_run(
