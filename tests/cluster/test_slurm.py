@@ -199,6 +199,7 @@ def test_resume_path__is_passed_on(slurm: Slurm, place: Path, expected: bytes) -
     step = wait_for_checkpoint(job, place, "path")
     slurm.run("scancel", job.number)
     job.wait("CANCELLED", SECONDS)
+    assert job.restarts == 0, "what its user cancels does not come back"
     assert steps_saved(place, "path")[-1] >= step
     folder = place / "runs" / "path"
     again = submit(slurm, place, "path", "--resume", str(folder))

@@ -19,7 +19,8 @@ SECONDS = 20
 STAND_INS = {
     # Runs the program after srun's options.
     "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
-    "scontrol": 'if [ "$1" = show ]; then echo node0; else echo "$@" >> "$RECORD/scontrol"; fi',
+    "scontrol": 'if [ "$1 $2" = "show job" ]; then echo "JobId=4711 JobState=${JOB_STATE:-RUNNING} Reason=None"; '
+    'elif [ "$1" = show ]; then echo node0; else echo "$@" >> "$RECORD/scontrol"; fi',
     "kelip": 'if [ "$1" = status ]; then echo "$@" >> "$RECORD/asked"; exit "$STATE"; fi; '
     'echo "$@" >> "$RECORD/arguments"; exit "$STATUS"',
     "nvidia-smi": "exit 1",
@@ -168,3 +169,12 @@ def test_srun__a_signal_to_the_script_waits_for_the_tasks(tmp_path: Path, enviro
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
     assert script.wait(SECONDS) == 0
     assert requeued(tmp_path)
+
+
+def test_srun__a_job_that_its_user_has_cancelled_is_not_queued_again(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    given = environment | {"STATUS": "75", "STATE": "75", "JOB_STATE": "COMPLETING"}
+    done = subprocess.run(["bash", FOLDER / "srun.sbatch"], env=given, timeout=SECONDS, check=False)
+    assert done.returncode == 75
+    assert not requeued(tmp_path)
