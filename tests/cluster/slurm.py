@@ -149,15 +149,7 @@ class Job:
         """
         deadline = time.monotonic() + seconds
         while (found := self.field("JobState")) != state:
-            is_over = state != found and found in (
-                "FAILED",
-                "CANCELLED",
-                "TIMEOUT",
-                "NODE_FAIL",
-                "COMPLETED",
-                "OUT_OF_MEMORY",
-            )
-            assert not is_over, (found, self.output())
+            assert found not in _OVER, (found, self.output())
             assert time.monotonic() < deadline, (found, self.output())
             time.sleep(0.2)
 
