@@ -19,7 +19,7 @@ FIRST_PAUSE_SECONDS = 0.5
 """Pause before the second attempt; doubles each time."""
 TIMEOUT_SECONDS = 60.0
 """Longest duration of one remote read, unless the source sets another."""
-_CONNECTIONS = 64
+_CONNECTIONS = 256
 """Connections of a process to an S3 store; botocore's default of 10 would limit the reads in flight."""
 _S3 = ("s3", "s3a")
 

@@ -73,7 +73,7 @@ class RunCache:
         """Threads belong to one process; a fork gets its own."""
         if self._process == os.getpid():
             return
-        self._process, self._num_read, self._is_full = os.getpid(), 0, False
+        self._process, self._num_read, self._has_told = os.getpid(), 0, False
         self.folder.mkdir(parents=True, exist_ok=True)
         self._reads = ConcurrentReads(self._timeout, self._in_flight)
         ahead = max(1, self._in_flight // _BACKGROUND_SHARE)
@@ -115,9 +115,13 @@ class RunCache:
         try:
             self._fetch(run)
         except Exception as error:  # every filesystem has its own errors, and this disk may be full
-            if not self._is_full:
-                _log.warning("runs cannot be kept in %s (%s); samples are read one by one", self.folder, error)
-            self._is_full = True
+            if not self._has_told:
+                _log.warning(
+                    "a run cannot be read, or not be kept in %s (%s); its samples are read one by one",
+                    self.folder,
+                    error,
+                )
+            self._has_told = True
             return False
         return True
 

@@ -19,7 +19,7 @@ from data_modules.sources.run_cache import Run, RunCache
 from data_modules.sources.tar_index import ShardIndex
 from data_modules.sources.tar_scan import BLOCK, MAX_TEXT_BYTES
 
-_WINDOWS = 2.5
+CACHED_WINDOWS = 2.5
 """Windows that the files of a cache may hold: the one being used, the next, and what their ends share."""
 _MAX_WASTE = 4
 """A run is read as a whole if its spans are at most so many times as long as its members."""
@@ -157,4 +157,4 @@ def cache_bytes(config: SourceConfig, index: ShardIndex, window: Window) -> int:
     """Bytes of the runs that a machine keeps of a source."""
     rows = min(len(index), -(-window.samples // pairs_per_row(config)) + window.run_length)
     whole = sum(max(0, entry["size"]) for entry in index.entries)
-    return int(min(whole, _WINDOWS * rows * whole / max(1, len(index))) + (64 << 20))
+    return int(min(whole, CACHED_WINDOWS * rows * whole / max(1, len(index))) + (64 << 20))

@@ -145,7 +145,7 @@ def _recorded(run: RunFolder, train: Callable[[], Metrics]) -> Metrics:
         try:
             with run.recorded(), recorded_phases(run):
                 metrics = train()
-            ignore_from_now_on()
+                ignore_from_now_on()  # before the status says that the run has finished
             return metrics
         except BaseException as error:
             if (known := failures.stopped(error, run)) is None:

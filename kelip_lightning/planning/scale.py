@@ -12,10 +12,6 @@ from typing import Any
 from kelip_lightning.planning.throughput import GPUS, estimate_throughput
 
 GPUS_PER_NODE = 8
-INDEX_BYTES = 24
-"""Of a sample in a tar index (data_modules.sources.tar_index)."""
-WINDOWS = 2.5
-"""That the run cache holds (data_modules.sources.tar_runs)."""
 FLOAT32 = 4
 
 
@@ -70,9 +66,11 @@ def estimate_scale(stage: Any, gpus: Sequence[int], given: Assumptions, gpu: str
     Sources: ring all-reduce, Patarasuk & Yuan 2009: 2 (N - 1) / N of the bytes; all-gather and reduce-scatter
     (N - 1) / N each.
     """
+    from data_modules.sources.tar_index import ROW_BYTES
+    from data_modules.sources.tar_runs import CACHED_WINDOWS
     from kelip_lightning.losses.config import MatmulPrecision
     from kelip_lightning.planning.flops import count_flops
-    from kelip_lightning.planning.stage_plan import make_stage_plan
+    from kelip_lightning.planning.stage_plan import BYTES_PER_PARAMETER_SAVED, make_stage_plan
 
     flops, found = count_flops(stage), []
     for number in gpus:
@@ -85,7 +83,8 @@ def estimate_scale(stage: Any, gpus: Sequence[int], given: Assumptions, gpu: str
         crops = plan.images_forwarded // plan.samples_seen
         features = stage.data.global_batch_size * (crops + 1) * stage.dual_encoder.embed_dim * FLOAT32
         gradients, gathered = 2 * others * FLOAT32 * plan.num_parameters, 2 * others * features
-        window_bytes = WINDOWS * min(given.pairs, given.window / nodes) * given.image_bytes
+        window_bytes = CACHED_WINDOWS * min(given.pairs, given.window / nodes) * given.image_bytes
+        saved = BYTES_PER_PARAMETER_SAVED * plan.num_parameters / 1e9
         found.append(
             Scale(
                 gpus=number,
@@ -95,9 +94,9 @@ def estimate_scale(stage: Any, gpus: Sequence[int], given: Assumptions, gpu: str
                 requests=rate,
                 requests_window=rate / given.run_length,
                 cache_gigabytes=window_bytes / 1e9,
-                index_gigabytes=given.pairs * INDEX_BYTES / 1e9,
-                checkpoint_gigabytes=12 * plan.num_parameters / 1e9,
-                checkpoint_seconds=12 * plan.num_parameters / 1e9 / given.disk_gigabytes,
+                index_gigabytes=given.pairs * ROW_BYTES / 1e9,
+                checkpoint_gigabytes=saved,
+                checkpoint_seconds=saved / given.disk_gigabytes,
                 gradient_gigabytes=gradients / 1e9,
                 feature_gigabytes=gathered / 1e9,
                 link_share=(gradients + gathered) / 1e9 / given.link_gigabytes / speed.seconds_per_step,

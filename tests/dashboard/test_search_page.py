@@ -14,8 +14,8 @@ from tests.paths import ROOT
 pytest.importorskip("gradio", reason="gradio is not installed (pip install 'kelip-lightning[demo]')")
 try:
     BROWSER = find_browser()
-except ScreenshotError as error:  # says how to install a Chromium, which pip cannot
-    pytest.skip(str(error), allow_module_level=True)
+except ScreenshotError as error:
+    pytest.skip(f"drives the page in headless Chromium, which pip cannot install: {error}", allow_module_level=True)
 
 RUN = ROOT / "tests" / "fixtures" / "run_of_e16296c" / "runs" / "finished"
 

@@ -39,10 +39,12 @@ def table(photos: Path) -> Callable[..., str]:
     return write
 
 
-def contrastive(folder: Path, source: dict[str, Any], **data: Any) -> int:
+def contrastive(folder: Path, source: dict[str, Any], max_steps: int = 4, **data: Any) -> int:
     root = {"image_root": str(folder / "photos"), "captions": {"ko": "ko", "en": "en"}}
     section = {"global_batch_size": 4, "allow_repeats": False, "allow_partial_epoch": False} | data
-    return main(["contrastive", str(write_contrastive(folder, section | {"sources": {"own": root | source}}, 4))])
+    return main(
+        ["contrastive", str(write_contrastive(folder, section | {"sources": {"own": root | source}}, max_steps))]
+    )
 
 
 def refusal(capsys: pytest.CaptureFixture[str]) -> str:
@@ -76,7 +78,7 @@ def test_contrastive__of_a_half_translated_semicolon_table_of_another_folder_tra
     tmp_path: Path, table: Callable[..., str]
 ) -> None:
     file = table(ko=["", *KO[1:]], separator=";", encoding="cp949")
-    assert contrastive(tmp_path, {"files": [file], "encoding": "cp949"}, allow_repeats=True) == 0
+    assert contrastive(tmp_path, {"files": [file], "encoding": "cp949"}, max_steps=8, global_batch_size=2) == 0
     plan = yaml.safe_load((tmp_path / "runs" / "tiny" / "plan.yaml").read_text(encoding="utf-8"))
     assert plan["stages"]["contrastive"]["samples_per_epoch"] == 15
 
