@@ -18,7 +18,10 @@ class RunStatus(Enum):
     absent = 2
     running = 3
     crashed = 4
-    """Its process is gone without a word: killed, or its machine is."""
+    """Its process is gone without a word: killed, or its machine is. It has left no checkpoint of this start."""
+    cut_off = 5
+    """Its process is gone without a word, or has lost another one, with a checkpoint since it started: to be started
+    again with the same command. What fails again at the same step does not end here twice."""
     interrupted = 75
     """By a signal: to be started again with the same command."""
 
@@ -34,8 +37,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def status(arguments: argparse.Namespace) -> int:
     """Tell the state of a run in one line and by the exit code, for scripts.
 
-    Exit codes: 0 finished, 75 interrupted by a signal (run the same command again), 1 failed, 3 running, 4 crashed (its
-    process is gone without having written a state), 2 there is no such run.
+    Exit codes: 0 finished, 75 interrupted by a signal, 5 cut off (killed, or it lost another process, after it had
+    written a checkpoint): after these two run the same command again. 1 failed, 3 running, 4 crashed (its process is
+    gone without a word or a checkpoint), 2 there is no such run.
 
       kelip status runs/emoji
       kelip status experiments/emoji/pretrain.yaml name=wider
@@ -65,14 +69,17 @@ def state_of(run: RunFolder) -> RunStatus:
     """The state of a run by what its folder says."""
     if not run.config.is_file():
         return RunStatus.absent
-    state = run.read_status().get("state")
+    status = run.read_status()
+    state = status.get("state")
     if state == "finished":
         return RunStatus.finished
     if state == "interrupted":
         return RunStatus.interrupted
     if state == "failed":
-        return RunStatus.failed
-    return RunStatus.crashed if run.liveness() is Liveness.dead else RunStatus.running
+        return RunStatus.cut_off if status.get("peer_lost") and run.has_progressed() else RunStatus.failed
+    if run.liveness() is not Liveness.dead:
+        return RunStatus.running
+    return RunStatus.cut_off if run.has_progressed() else RunStatus.crashed
 
 
 def _described(run: RunFolder, found: RunStatus) -> str:
@@ -82,4 +89,5 @@ def _described(run: RunFolder, found: RunStatus) -> str:
     kept = f"newest checkpoint {checkpoint}" if checkpoint else "no checkpoint"
     reason = run.read_status().get("reason", "")
     first_line = f" ({str(reason).splitlines()[0]})" if reason and found is not RunStatus.finished else ""
-    return found.name if found is RunStatus.finished else f"{found.name}{first_line}; {kept}"
+    name = found.name.replace("_", " ")
+    return name if found is RunStatus.finished else f"{name}{first_line}; {kept}"

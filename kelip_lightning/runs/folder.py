@@ -28,7 +28,7 @@ from typing import Any
 
 import yaml
 
-from kelip_lightning.errors import RunFolderError, StageInterrupted
+from kelip_lightning.errors import PeerLostError, RunFolderError, StageInterrupted
 from kelip_lightning.runs.checkpoints import Checkpoint, checkpoint_folders
 from kelip_lightning.runs.environment import describe_environment
 
@@ -265,16 +265,33 @@ class RunFolder:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Write the status around a run: running, then finished, interrupted or failed."""
-        self.write_status("running")
+        """Write the status around a run: running, then finished, interrupted or failed.
+
+        It keeps the newest checkpoint at the start (`started_from`), and whether another process was lost (`peer_lost`).
+        """
+        start = {"started_from": self._newest_checkpoint()}
+        self.write_status("running", **start)
         try:
             yield
         except BaseException as error:
             state = "interrupted" if was_interrupted(error) else "failed"
+            lost = {"peer_lost": True} if isinstance(error, PeerLostError) else {}
             with suppress(OSError):  # a full disk is already reported by the error being raised
-                self.write_status(state, reason=f"{type(error).__name__}: {error}")
+                self.write_status(state, reason=f"{type(error).__name__}: {error}", **start, **lost)
             raise
         self.write_status("finished")
+
+    def _newest_checkpoint(self) -> str | None:
+        newest = next(iter(self.checkpoints()), None)
+        return None if newest is None else str(newest.relative_to(self.path))
+
+    def has_progressed(self) -> bool:
+        """Whether the last process has left a checkpoint that it did not find when it started.
+
+        No clocks are compared, since those of hosts differ.
+        """
+        status = self.read_status()
+        return "started_from" in status and self._newest_checkpoint() not in (None, status["started_from"])
 
     def has_finished(self, stage: str) -> bool:
         """Whether a stage has written its last output."""

@@ -179,19 +179,25 @@ def test_preemption__with_and_without_a_grace_time(slurm: Slurm, place: Path, ex
         assert_stopped_in_order(job, before)
 
 
-@pytest.mark.xfail(reason="the other rank notices first, and the job fails as after any lost rank: docs/cluster.md")
-def test_node_failure__is_queued_again_by_slurm(slurm: Slurm, place: Path, expected: bytes) -> None:
-    job = submit(slurm, place, "node")
-    wait_for_checkpoint(job, place, "node")
-    slurm.kill("node2")
-    deadline = time.monotonic() + 40
+@pytest.mark.parametrize(
+    ("script", "node"), [("srun", "node2"), ("srun", "node1"), ("torchrun", "node2")], ids=lambda word: str(word)
+)
+def test_node_failure__is_queued_again(slurm: Slurm, place: Path, expected: bytes, script: str, node: str) -> None:
+    """By the script, which runs on node1, or by Slurm, which may queue the job a second time when it notices."""
+    name = f"lost-{script}-{node}"
+    job = submit(slurm, place, name, script=script)
+    wait_for_checkpoint(job, place, name)
+    slurm.kill(node)
+    deadline = time.monotonic() + SECONDS
     try:
         while job.restarts < 1:
+            assert job.field("JobState") != "FAILED", job.output()
             assert time.monotonic() < deadline, job.output()
             time.sleep(0.5)
     finally:
-        slurm.start("node2")
-    assert_finished_alike(job, place, "node", expected)
+        slurm.start(node)
+    job.wait("COMPLETED", SECONDS)
+    assert weights(place, name) == expected
 
 
 def test_resume_path__is_passed_on(slurm: Slurm, place: Path, expected: bytes) -> None:

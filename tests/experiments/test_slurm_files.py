@@ -68,6 +68,8 @@ def requeued(record: Path) -> bool:
         (138, 4, True, 0),
         (1, 1, False, 1),
         (137, 4, False, 137),  # killed without a word: out of memory, for one
+        (137, 5, True, 0),  # the same after a new checkpoint
+        (1, 5, True, 0),  # another node failed
         (130, 75, True, 0),
         (143, 3, False, 143),  # its process is alive on this node: a second one would be refused
         (143, 0, False, 0),  # while the processes of a finished run ended
@@ -99,14 +101,14 @@ def test_srun__arguments(tmp_path: Path, environment: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["torchrun", "deepspeed"])
-@pytest.mark.parametrize("warned", [True, False])
-def test_launchers__requeue_only_after_slurm_s_warning(
-    name: str, warned: bool, tmp_path: Path, environment: dict[str, str]
+@pytest.mark.parametrize(("warned", "state"), [(True, 75), (False, 1), (False, 5)])
+def test_launchers__requeue_only_after_slurm_s_warning_or_a_lost_process(
+    name: str, warned: bool, state: int, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     script = subprocess.Popen(
         ["bash", FOLDER / f"{name}.sbatch", "contrastive", "my.yaml", "seed=1"],
         cwd=tmp_path,
-        env=environment | {"STATE": "75" if warned else "1"},
+        env=environment | {"STATE": str(state)},
     )
     deadline = time.monotonic() + SECONDS
     pid = ""
@@ -118,8 +120,9 @@ def test_launchers__requeue_only_after_slurm_s_warning(
         script.send_signal(signal.SIGUSR1)
     else:
         os.kill(int(pid), signal.SIGTERM)  # the launcher fails
-    assert script.wait(SECONDS) == (0 if warned else 1)
-    assert requeued(tmp_path) is warned
+    again = state in (75, 5)
+    assert script.wait(SECONDS) == (0 if again else 1)
+    assert requeued(tmp_path) is again
     arguments = (tmp_path / "arguments").read_text(encoding="utf-8")
     assert "kelip_lightning contrastive my.yaml " in arguments
     assert "trainer.devices=8 trainer.num_nodes=2 seed=1" in arguments

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kelip_lightning.cli import main
-from kelip_lightning.errors import StageInterrupted
+from kelip_lightning.errors import PeerLostError, StageInterrupted
 from kelip_lightning.runs.folder import RunFolder
 from tests.faults.experiment import write_experiment
 
@@ -41,18 +41,66 @@ def test_status__of_each_state(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert "\n" not in line
 
 
-def test_status__of_a_process_that_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = new_run(tmp_path)
-    run.write_status("running")
+def ended_process() -> int:
+    """The PID of a process that has ended."""
     child = os.fork()
     if not child:
         os._exit(0)
     os.waitpid(child, 0)
-    run.status.write_text(json.dumps(run.read_status() | {"pid": child}), encoding="utf-8")
-    (run.path / "contrastive" / "checkpoints" / "step=0000007").mkdir(parents=True)
-    code, line = ask(capsys, str(run.path))
-    assert code == 4
-    assert line.endswith("crashed; newest checkpoint " + str(run.checkpoints()[0]))
+    return child
+
+
+def save_checkpoint(run: RunFolder, step: int) -> None:
+    (run.path / "contrastive" / "checkpoints" / f"step={step:07d}").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "since", "code", "state"),
+    [((), (), 4, "crashed"), ((7,), (), 4, "crashed"), ((), (7,), 5, "cut off"), ((7,), (9,), 5, "cut off")],
+)
+def test_status__of_a_process_that_is_gone(
+    before: tuple[int, ...],
+    since: tuple[int, ...],
+    code: int,
+    state: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = new_run(tmp_path)
+    for step in before:
+        save_checkpoint(run, step)
+    with run.recorded():
+        killed = run.read_status() | {"pid": ended_process()}
+        for step in since:
+            save_checkpoint(run, step)
+    run.status.write_text(json.dumps(killed), encoding="utf-8")
+    kept = f"newest checkpoint {run.checkpoints()[0]}" if before or since else "no checkpoint"
+    assert ask(capsys, str(run.path)) == (code, f"{run.path}: {state}; {kept}")
+
+
+@pytest.mark.parametrize(("saves", "code", "state"), [(True, 5, "cut off"), (False, 1, "failed")])
+def test_status__of_a_run_that_lost_a_process(
+    saves: bool, code: int, state: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run(tmp_path)
+    save_checkpoint(run, 5)
+    with pytest.raises(PeerLostError), run.recorded():
+        if saves:
+            save_checkpoint(run, 10)
+        raise PeerLostError("rank 0 stops, because another process of the run died")
+    found, line = ask(capsys, str(run.path))
+    assert found == code
+    assert line.startswith(f"{run.path}: {state} (PeerLostError: rank 0 stops")
+
+
+def test_status__an_error_of_its_own_is_no_reason_to_start_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run(tmp_path)
+    with pytest.raises(ValueError), run.recorded():
+        save_checkpoint(run, 10)
+        raise ValueError("no")
+    assert ask(capsys, str(run.path))[0] == 1
 
 
 def test_status__by_the_experiment_and_its_overrides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
