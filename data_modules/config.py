@@ -76,6 +76,8 @@ class ImageDataConfig:
     """Images of one optimizer step over all devices and accumulation steps."""
     num_workers: int = field(default=1, metadata=PERFORMANCE | at_least(0))
     """`DataLoader` workers per device; the order of samples does not depend on it."""
+    prefetch_megabytes: int = field(default=8192, metadata=PERFORMANCE | at_least(1))
+    """Most memory, in MiB per device, of the batches that the loader processes make ahead, up to four each."""
     order: OrderConfig = field(default_factory=OrderConfig)
     """Mixture of sources and languages, and shuffling."""
     corrupt_samples: CorruptSampleConfig = field(default_factory=CorruptSampleConfig)
@@ -111,6 +113,8 @@ class ImageTextDataConfig:
     """Pairs of one optimizer step over all devices and accumulation steps."""
     num_workers: int = field(default=1, metadata=PERFORMANCE | at_least(0))
     """`DataLoader` workers per device; the order of samples does not depend on it."""
+    prefetch_megabytes: int = field(default=8192, metadata=PERFORMANCE | at_least(1))
+    """Most memory, in MiB per device, of the batches that the loader processes make ahead, up to four each."""
     order: OrderConfig = field(default_factory=OrderConfig)
     """Mixture of sources and languages, and shuffling."""
     corrupt_samples: CorruptSampleConfig = field(default_factory=CorruptSampleConfig)

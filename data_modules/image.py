@@ -26,6 +26,7 @@ from data_modules.loading import (
 )
 from data_modules.order.mixture import build_order
 from data_modules.order.sampling import Order
+from data_modules.prefetch import batches_per_worker, bytes_per_sample
 from data_modules.records import ImageBatch, PairRecord
 from data_modules.sources.rows import PairSource
 
@@ -86,6 +87,7 @@ class ImageDataModule(StageDataModule):
         super().__init__(seed=seed, max_steps=max_steps, resize_on_device=config.resize_on_device)
         self.config = config
         self.sources = sources or open_sources(config.sources, config.order, config.corrupt_samples)
+        self._sample_bytes = bytes_per_sample(config, transform)
         self._transform = MaskedImage(transform, num_patches)
 
     @cached_property
@@ -103,7 +105,9 @@ class ImageDataModule(StageDataModule):
         if self.cuts_on_device():
             dataset = PairDataset(self.sources, self.new_uncut_batch, self.seed)
         steps_ahead = steps_to_read_ahead(self.sources, self.config)
-        return build_loader(dataset, self.build_sampler(self.order, steps_ahead), self.config.num_workers)
+        sampler = self.build_sampler(self.order, steps_ahead)
+        ahead = batches_per_worker(self.config, self._sample_bytes * sampler.batch_size)
+        return build_loader(dataset, sampler, self.config.num_workers, ahead)
 
     def new_batch(self, num_samples: int) -> ImageBatchWriter:
         """A batch without its samples."""

@@ -27,6 +27,7 @@ from data_modules.loading import (
 )
 from data_modules.order.mixture import build_order
 from data_modules.order.sampling import Order
+from data_modules.prefetch import batches_per_worker, bytes_per_sample
 from data_modules.records import ImageTextBatch, PairRecord
 from data_modules.sources.languages import apply_language_rule
 from data_modules.sources.rows import PairSource
@@ -132,6 +133,7 @@ class ImageTextDataModule(StageDataModule):
             texts = training_texts(self.sources, tokenizer.max_training_pairs)
             tokenizer = build_tokenizer(tokenizer, texts, normalization)
         self.tokenizer = tokenizer
+        self._sample_bytes = bytes_per_sample(config, transform)
         self._transform = MultiCrop(transform)
         self._captions = CaptionSampler(config.captions)
 
@@ -150,7 +152,9 @@ class ImageTextDataModule(StageDataModule):
         if self.cuts_on_device():
             dataset = PairDataset(self.sources, self.new_uncut_batch, self.seed)
         steps_ahead = steps_to_read_ahead(self.sources, self.config)
-        return build_loader(dataset, self.build_sampler(self.order, steps_ahead), self.config.num_workers)
+        sampler = self.build_sampler(self.order, steps_ahead)
+        ahead = batches_per_worker(self.config, self._sample_bytes * sampler.batch_size)
+        return build_loader(dataset, sampler, self.config.num_workers, ahead)
 
     def new_batch(self, num_samples: int) -> ImageTextBatchWriter:
         """A batch without its samples."""

@@ -19,6 +19,7 @@ from data_modules.images.transforms.uncut import UncutWriter, cut
 from data_modules.loader import SignalSafeDataLoader, build_fixed_loader
 from data_modules.order.sampling import Draw, Order, PlannedDraws, RankBatchSampler
 from data_modules.order.streams import model_seeds, sample_generators
+from data_modules.prefetch import MAX_BATCHES_PER_WORKER
 from data_modules.records import PairRecord, UncutBatch
 from data_modules.sources.checking import check_source
 from data_modules.sources.config import SourceConfig
@@ -283,13 +284,18 @@ class UncutBatchWriter:
         return self._pixels.finish(self._writer.finish(ids, seeds, faults), self._fields)
 
 
-def build_loader(dataset: PairDataset[Batch], sampler: RankBatchSampler, num_workers: int) -> SignalSafeDataLoader:
+def build_loader(
+    dataset: PairDataset[Batch],
+    sampler: RankBatchSampler,
+    num_workers: int,
+    prefetch_factor: int = MAX_BATCHES_PER_WORKER,
+) -> SignalSafeDataLoader:
     """A loader that serves the sampler's batches in order, for any number of workers.
 
     A worker that dies or hangs ends the run with an error. Workers ignore stop signals and end with this process.
     """
     return build_fixed_loader(
-        dataset, sampler, _whole, num_workers, prefetch_factor=4, pin_memory=torch.cuda.is_available()
+        dataset, sampler, _whole, num_workers, prefetch_factor=prefetch_factor, pin_memory=torch.cuda.is_available()
     )
 
 

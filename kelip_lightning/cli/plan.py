@@ -225,11 +225,12 @@ def _time_table(stage: "StageEstimate", sample: str) -> "Table":
 
 def _disk_table(stage: "StageEstimate") -> "Table":
     disk, evaluation = stage.disk, stage.evaluation
-    table = number_table("disk and evaluation", "exact, but for some kB of names", "metric", "value")
+    table = number_table("disk, shared memory and evaluation", "exact, but for some kB of names", "metric", "value")
     table.add_row("checkpoint, one file", f"{_gigabytes(disk.checkpoint)} GB")
     table.add_row("checkpoint, DeepSpeed, all partitions", f"{_gigabytes(disk.zero_checkpoint)} GB")
     table.add_row("exported weights", f"{_gigabytes(disk.exported)} GB")
     table.add_row("run folder, at most", f"{_gigabytes(disk.whole_run)} GB")
+    table.add_row("batches ahead in /dev/shm, per rank", f"{_gigabytes(stage.shared_memory)} GB")
     if evaluation is not None:
         table.add_row("evaluations", f"{evaluation.times:,}")
         table.add_row("FLOPs of each, per image", f"{_giga(evaluation.flops_per_image)} GFLOP")

@@ -79,7 +79,12 @@ def _train(
         from kelip_lightning.cli.report import print_plan, read_report
         from kelip_lightning.config.devices import with_devices, with_threads
         from kelip_lightning.distributed.local_ranks import forked_ranks
-        from kelip_lightning.planning.stage_plan import check_contrastive_batches, count_samples, make_plan
+        from kelip_lightning.planning.stage_plan import (
+            check_contrastive_batches,
+            check_loaders,
+            count_samples,
+            make_plan,
+        )
         from kelip_lightning.training.fit import num_forked_ranks
         from kelip_lightning.training.inputs import open_data
         from kelip_lightning.training.provenance import check_data, describe_data
@@ -100,6 +105,7 @@ def _train(
         samples, data = count_samples(experiment, opened.sources), describe_data(experiment, opened.sources)
     with phase("plan"):
         plan = make_plan(experiment, samples)
+        check_loaders(experiment, plan)
     run = run or RunFolder.create(
         Path(experiment.output_dir) / experiment.name,
         config=loaded.resolved,

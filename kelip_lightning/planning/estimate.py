@@ -19,7 +19,14 @@ from kelip_lightning.planning.memory import (
     rank_memory,
     stage_loss_memory,
 )
-from kelip_lightning.planning.stage_plan import Stage, StagePlan, disk_bytes, make_stage_plan, stages_of
+from kelip_lightning.planning.stage_plan import (
+    Stage,
+    StagePlan,
+    disk_bytes,
+    make_stage_plan,
+    shared_memory_bytes,
+    stages_of,
+)
 from kelip_lightning.planning.throughput import GPUS, Throughput, estimate_throughput
 
 
@@ -66,6 +73,8 @@ class StageEstimate:
     """Logits per pair of `contrastive_loss.tiled`."""
     throughput: Throughput
     disk: DiskSpace
+    shared_memory: int
+    """Bytes of a rank's batches that its loader processes make ahead; a machine needs as much for each of its ranks."""
     evaluation: EvaluationCost | None
     """`None` without evaluation sets."""
 
@@ -111,6 +120,7 @@ def _estimate_stage(stage: Stage, plan: StagePlan, gpu: str, utilisation: float,
         tile=tile,
         throughput=estimate_throughput(GPUS[gpu], utilisation, stage, plan, flops, tf32x3=tf32x3),
         disk=_disk_space(stage, plan, counts),
+        shared_memory=shared_memory_bytes(stage, plan),
         evaluation=_evaluation_cost(stage, flops) if isinstance(stage, ContrastiveExperiment) else None,
     )
 

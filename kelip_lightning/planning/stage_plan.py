@@ -14,6 +14,7 @@ from data_modules.loading import open_sources
 from data_modules.order.checking import check_batches
 from data_modules.order.mixture import build_order
 from data_modules.order.sampling import Order
+from data_modules.prefetch import bytes_per_sample, check_prefetch, check_shared_memory, prefetched_bytes
 from data_modules.sources.languages import apply_language_rule
 from data_modules.sources.rows import PairSource
 from kelip_lightning.config.experiment import (
@@ -95,6 +96,8 @@ class Plan:
     """`mae`, `contrastive` or both."""
     disk_bytes: int
     """Upper bound for checkpoints, exported weights and records."""
+    shared_memory_bytes: int
+    """Most shared memory that one rank's batches take, in the stage that takes most."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -111,8 +114,11 @@ def make_plan(experiment: Experiment, samples_per_epoch: Mapping[str, int] | Non
     lengths = samples_per_epoch or {}
     stages = stages_of(experiment)
     plans = {name: make_stage_plan(stage, lengths.get(name)) for name, stage in stages.items()}
-    room = sum(disk_bytes(stage, plans[name]) for name, stage in stages.items())
-    return Plan(stages=plans, disk_bytes=room)
+    return Plan(
+        stages=plans,
+        disk_bytes=sum(disk_bytes(stage, plans[name]) for name, stage in stages.items()),
+        shared_memory_bytes=max((shared_memory_bytes(stage, plans[name]) for name, stage in stages.items()), default=0),
+    )
 
 
 def stages_of(experiment: Experiment) -> dict[str, Stage]:
@@ -277,3 +283,26 @@ def disk_bytes(stage: Stage, plan: StagePlan) -> int:
     checkpoints = stage.checkpoint.num_kept + 1
     saved = BYTES_PER_PARAMETER_SAVED + (4 if stage.trainer.ema_decay is not None else 0)
     return plan.num_parameters * (saved * checkpoints + 4) + BYTES_FOR_RECORDS
+
+
+def shared_memory_bytes(stage: Stage, plan: StagePlan) -> int:
+    """Most shared memory of one rank's batches."""
+    return prefetched_bytes(stage.data, _batch_bytes(stage, plan))
+
+
+def _batch_bytes(stage: Stage, plan: StagePlan) -> int:
+    """Pixels of one rank's batch."""
+    return plan.batch_size_per_device * bytes_per_sample(stage.data, stage.transform)
+
+
+def check_loaders(experiment: Experiment, plan: Plan) -> None:
+    """Check that the batches that the loader processes make ahead fit into their limit and into shared memory.
+
+    Raises:
+        DataError: They do not.
+    """
+    ranks = 1
+    for name, stage in stages_of(experiment).items():
+        check_prefetch(stage.data, _batch_bytes(stage, plan.stages[name]), "" if stage is experiment else f"{name}.")
+        ranks = max(ranks, stage.trainer.num_processes // stage.trainer.num_nodes)
+    check_shared_memory([plan.shared_memory_bytes] * ranks)

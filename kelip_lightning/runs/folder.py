@@ -267,7 +267,8 @@ class RunFolder:
     def recorded(self) -> Iterator[None]:
         """Write the status around a run: running, then finished, interrupted or failed.
 
-        It keeps the newest checkpoint at the start (`started_from`), and whether another process was lost (`peer_lost`).
+        It keeps the newest checkpoint at the start (`started_from`), and whether another process was lost
+        (`peer_lost`).
         """
         start = {"started_from": self._newest_checkpoint()}
         self.write_status("running", **start)

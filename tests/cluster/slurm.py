@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "scancel")
+PROGRAMS = ("setpriv", "munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "scancel")
 NODES = ("node1", "node2")
 _SECONDS = 60.0
 _OVER = ("FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "COMPLETED", "OUT_OF_MEMORY")
@@ -73,7 +73,8 @@ class Slurm:
     def start(self, name: str) -> None:
         """Start a daemon: munged, slurmctld or a node."""
         log = (self.folder / f"{name}.out").open("ab")
-        command = _commands(self.folder)[name]
+        # It ends with this process, even where that one is killed.
+        command = ["setpriv", "--pdeathsig", "KILL", *_commands(self.folder)[name]]
         self._daemons[name] = subprocess.Popen(
             command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
@@ -83,11 +84,13 @@ class Slurm:
         from tests.faults.processes import descendants
 
         process = self._daemons.pop(name)
-        for one in [*descendants(process.pid), process.pid]:
-            with suppress(ProcessLookupError):
-                os.kill(one, signal.SIGKILL)
+        gone = [*descendants(process.pid), process.pid, *_steps(self.folder, name)]
+        # All stop before the first one dies, so that none can tell the controller of another's death.
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for one in gone:
+                with suppress(ProcessLookupError):
+                    os.kill(one, number)
         process.wait()
-        _kill_steps(self.folder, name)
 
     def stop(self) -> None:
         """End everything, jobs included."""
@@ -178,15 +181,20 @@ def _commands(folder: Path) -> dict[str, Sequence[str]]:
     } | {node: [*in_namespace, "slurmd", "-D", "-f", config, "-N", node] for node in NODES}  # fmt: skip
 
 
-def _kill_steps(folder: Path, node: str) -> None:
-    """Kill the steps of a node, which outlive its slurmd."""
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
+def _steps(folder: Path, node: str) -> list[int]:
+    """The PIDs of a node's steps, which are no children of its slurmd, and of what runs in them."""
+    found = set()
+    for file in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
-            environment = (file.parent / "environ").read_bytes()
-            is_step = b"slurmstepd" in file.read_bytes()
-            of_node = f"SLURMD_NODENAME={node}".encode() in environment and str(folder).encode() in environment
-            if of_node or (is_step and f"{folder}/spool-{node}".encode() in environment):
-                os.kill(int(file.parent.name), signal.SIGKILL)
+            environment = file.read_bytes()
+            if f"SLURMD_NODENAME={node}".encode() not in environment or str(folder).encode() not in environment:
+                continue
+            found.add(int(file.parent.name))
+            # slurmstepd writes its title over its environment: it is known by what it has started.
+            parent = (file.parent / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+            if b"slurmstepd" in Path(f"/proc/{parent}/cmdline").read_bytes():
+                found.add(int(parent))
+    return sorted(found)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ FILE = ROOT / "experiments" / "emoji" / "pretrain.yaml"
 STAGE = r"(mae|contrastive)\."
 PERFORMANCE = re.compile(
     STAGE + r"(trainer\.(devices|num_nodes|timeout_minutes|accumulate|gradient_checkpointing|compile|num_threads"
-    r"|deterministic)|data\.(num_workers|allow_repeats|allow_partial_epoch)|data\.corrupt_samples\.max_share|data\.sources\.\w+\.(read_timeout_seconds|reads_in_flight|cache_folder|index_folder|check_languages)"
+    r"|deterministic)|data\.(num_workers|prefetch_megabytes|allow_repeats|allow_partial_epoch)|data\.corrupt_samples\.max_share|data\.sources\.\w+\.(read_timeout_seconds|reads_in_flight|cache_folder|index_folder|check_languages)"
     r"|loss\.max_logits_per_pair|non_finite\.(policy|max_skipped))"
 )
 REPORTING = re.compile(

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 
+from data_modules.errors import DataError
 from kelip_lightning.config.experiment import MaskedPretrainExperiment, PretrainExperiment
 from kelip_lightning.config.load import load_experiment
 from kelip_lightning.models.image_encoder import ImageEncoder
 from kelip_lightning.models.masked_autoencoder import MaskedAutoencoder
-from kelip_lightning.planning.stage_plan import count_parameters, make_plan
+from kelip_lightning.planning import stage_plan
+from kelip_lightning.planning.stage_plan import check_loaders, count_parameters, make_plan
 
 
 def test_make_plan(experiments: Path) -> None:
@@ -29,6 +32,27 @@ def test_make_plan(experiments: Path) -> None:
     assert contrastive.peak_learning_rate == experiment.contrastive.optimizer.learning_rate
     assert plan.disk_bytes > 2**26
     assert yaml.safe_load(yaml.safe_dump(plan.to_dict())) == plan.to_dict()
+
+
+def test_check_loaders__refuses_before_a_run_what_does_not_fit(
+    experiments: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = ["contrastive.data.num_workers=2", "mae.data.num_workers=0"]
+    experiment = load_experiment(experiments / "pretrain.yaml", workers, PretrainExperiment).experiment
+    plan = make_plan(experiment)
+    # 8 pairs of 2 crops of 32 px and one of 16: two processes with 4 batches each, and the one that is trained on.
+    assert plan.shared_memory_bytes == (2 * 4 + 1) * 8 * 3 * (2 * 32**2 + 16**2)
+    check_loaders(experiment, plan)
+    seen: list[list[int]] = []
+    monkeypatch.setattr(stage_plan, "check_shared_memory", lambda of_ranks: seen.append(list(of_ranks)))
+    experiment.contrastive.trainer.devices = 4
+    experiment.contrastive.trainer.num_nodes = 3
+    check_loaders(experiment, plan)
+    assert seen == [[plan.shared_memory_bytes] * 4]
+    experiment.contrastive.data.num_workers = 40
+    experiment.contrastive.data.prefetch_megabytes = 2
+    with pytest.raises(DataError, match=r"^contrastive\.data\.prefetch_megabytes = 2 is less than one batch"):
+        check_loaders(experiment, plan)
 
 
 def test_make_plan__epochs_stay_open_without_data(experiments: Path) -> None:
