@@ -5,12 +5,16 @@ length as a little-endian uint64, and `MAGIC`.
 """
 
 import contextlib
+import errno
 import fcntl
 import functools
 import hashlib
 import json
 import multiprocessing
 import os
+import socket
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -35,9 +39,15 @@ _MAX_GAP_ROWS = 4096 // ROW_BYTES
 """Rows with at most this many between them are read at once: most often they are in one page of memory."""
 CACHE_FOLDER = Path("~/.cache/kelip/index")
 """Folder of indices whose shards are remote or in a read-only folder."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""Errors of a file system without locks."""
+_ABANDONED_SECONDS = 24 * 3600.0
+"""Age of a partial index that nobody writes any more: a shard takes minutes."""
 
 Progress = Callable[[int, int], None]
 """(finished shards, all shards) -> None."""
+ScanOf = Callable[[], ShardScan]
+"""Reads the scan of a shard from where it is kept, since those of a billion samples are 24 GB together."""
 
 
 class ShardIndex:
@@ -145,8 +155,7 @@ def open_index(
         return index
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _only_builder(file):
             # Another process of the same run may have built it in the meantime.
             if (index := _current_index(file, config, shards)) is not None:
                 return index
@@ -156,6 +165,31 @@ def open_index(
         raise DataError(
             f"the index {file} cannot be written ({error}); set index_folder to a folder that can"
         ) from error
+
+
+@contextlib.contextmanager
+def _only_builder(file: Path) -> Iterator[None]:
+    """Holds the locks under which an index is built, which the system releases if this process dies.
+
+    One is on a disk of this machine, where locks always work, so that one of its processes builds. The other is beside
+    the index, so that one machine does; a network file system may have no locks, or only a machine's own. Then every
+    machine builds in files of its own, and each puts the same whole index in place.
+    """
+    name = hashlib.sha256(os.path.abspath(file).encode()).hexdigest()[:16]
+    with contextlib.ExitStack() as stack:
+        for path in (Path(tempfile.gettempdir()) / f"kelip-{os.getuid()}-{name}.lock", file.with_suffix(".lock")):
+            lock = stack.enter_context(path.open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+        yield
+
+
+def _partial_files(file: Path, host: str) -> tuple[Path, Path]:
+    """The rows and the lines of an index that a machine is building."""
+    return file.with_suffix(f".{host}.rows"), file.with_suffix(f".{host}.lines")
 
 
 def _any_index(file: Path) -> ShardIndex | None:
@@ -190,21 +224,22 @@ def _build(
 ) -> None:
     """Builds the index; an interrupted build continues after its last finished shard.
 
-    Each finished shard is appended to two files beside the index: its rows to `.rows`, then its entry as one JSON line
-    to `.lines`. In the end the description is appended to `.rows`, which becomes the index.
+    Each finished shard is appended to two files beside the index: its rows to `.HOST.rows`, then its entry as one JSON
+    line to `.HOST.lines`. In the end the description is appended to the rows, and the file becomes the index. What
+    another machine has scanned is taken over.
 
     Example: shards a, b, c with 10, 5 and 7 samples. A build killed while it writes c leaves the entries of a and b,
-    and 15 to 22 rows. The next build cuts `.rows` to 15 rows of 24 bytes and scans c only.
+    and 15 to 22 rows. The next build cuts the rows to 15 of 24 bytes and scans c only.
     """
     rule = index_rule(config)
-    rows_file, lines_file = file.with_suffix(".rows"), file.with_suffix(".lines")
+    rows_file, lines_file = _partial_files(file, socket.gethostname())
     entries = _finished_entries(rows_file, lines_file, rule, shards)
     rows_file.touch()
     os.truncate(rows_file, sum(entry["samples"] for entry in entries) * ROW_BYTES)
     replace_json_lines(lines_file, [rule, *entries])
-    unchanged = _unchanged_shards(file, rule)
+    known = _scanned_elsewhere(config, file, shards) | _unchanged_shards(file, rule)
     with rows_file.open("ab") as rows:
-        for scan in _scans(config, shards[len(entries) :], unchanged, num_workers):
+        for scan in _scans(config, shards[len(entries) :], known, num_workers):
             content = scan.rows.astype("<u4").tobytes()
             rows.write(content)
             rows.flush()
@@ -227,6 +262,15 @@ def _build(
         os.fsync(rows.fileno())
     os.replace(rows_file, file)
     lines_file.unlink()
+    _remove_abandoned(file)
+
+
+def _remove_abandoned(file: Path) -> None:
+    """Remove what builds of the same index have left on other machines that no longer write it."""
+    for partial in (*file.parent.glob(f"{file.stem}.*.rows"), *file.parent.glob(f"{file.stem}.*.lines")):
+        with contextlib.suppress(OSError):
+            if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
+                partial.unlink()
 
 
 def _finished_entries(rows_file: Path, lines_file: Path, rule: str, shards: Sequence[str]) -> list[dict[str, Any]]:
@@ -246,25 +290,58 @@ def _finished_entries(rows_file: Path, lines_file: Path, rule: str, shards: Sequ
     return entries
 
 
-def _unchanged_shards(file: Path, rule: str) -> dict[str, ShardScan]:
+def _scanned_elsewhere(config: SourceConfig, file: Path, shards: Sequence[str]) -> dict[str, ScanOf]:
+    """Path -> scan of the shards that other machines have finished in a build of the same index."""
+    found: dict[str, ScanOf] = {}
+    for lines_file in file.parent.glob(f"{file.stem}.*.lines"):
+        host = lines_file.name.removeprefix(f"{file.stem}.").removesuffix(".lines")
+        if host == socket.gethostname():
+            continue
+        rows_file, _ = _partial_files(file, host)
+        start = 0
+        for entry in _finished_entries(rows_file, lines_file, index_rule(config), shards):
+            found[entry["path"]] = functools.partial(_partial_scan, config, entry, rows_file, start)
+            start += entry["samples"]
+    return found
+
+
+def _partial_scan(config: SourceConfig, entry: Mapping[str, Any], rows_file: Path, start: int) -> ShardScan:
+    """The scan of a shard by another machine, whose rows begin at `start`; made here if they are gone or damaged."""
+    number = entry["samples"]
+    with contextlib.suppress(OSError):
+        rows = np.fromfile(rows_file, dtype="<u4", count=number * ROW_FIELDS, offset=start * ROW_BYTES)
+        if hashlib.sha256(rows.tobytes()).hexdigest()[:DIGEST_LENGTH] == entry["digest"]:
+            return _scan_of(entry, rows.reshape(-1, ROW_FIELDS))
+    return scan_shard(config, entry["path"])
+
+
+def _scan_of(entry: Mapping[str, Any], rows: NDArray[np.uint32]) -> ShardScan:
+    """The scan that an entry of an index and its rows stand for."""
+    faults = [(kind, key, detail) for kind, key, detail in entry["faults"]]
+    return ShardScan(entry["path"], entry["size"], entry["version"], rows, faults)
+
+
+def _unchanged_shards(file: Path, rule: str) -> dict[str, ScanOf]:
     """Path -> scan, from an earlier index with the same rule, of shards that have not changed since."""
     old = _any_index(file)
     if old is None or old.rule != rule:
         return {}
-    scans = {}
-    for number, entry in enumerate(old.entries):
-        if entry["size"] >= 0 and _is_current(entry):
-            faults = [(kind, key, detail) for kind, key, detail in entry["faults"]]
-            rows = old.rows_of_shard(number)
-            scans[entry["path"]] = ShardScan(entry["path"], entry["size"], entry["version"], rows, faults)
-    return scans
+
+    def scan_of(number: int) -> ShardScan:
+        return _scan_of(old.entries[number], old.rows_of_shard(number))
+
+    return {
+        entry["path"]: functools.partial(scan_of, number)
+        for number, entry in enumerate(old.entries)
+        if entry["size"] >= 0 and _is_current(entry)
+    }
 
 
 def _scans(
-    config: SourceConfig, shards: Sequence[str], unchanged: Mapping[str, ShardScan], num_workers: int
+    config: SourceConfig, shards: Sequence[str], known: Mapping[str, ScanOf], num_workers: int
 ) -> Iterator[ShardScan]:
-    """Scans of the shards in their order; those in `unchanged` are not read again."""
-    changed = [shard for shard in shards if shard not in unchanged]
+    """Scans of the shards in their order; those that are known are not read again."""
+    changed = [shard for shard in shards if shard not in known]
     with contextlib.ExitStack() as stack:
         if num_workers < 2:
             new: Iterator[ShardScan] = map(functools.partial(scan_shard, config), changed)
@@ -273,4 +350,4 @@ def _scans(
             pool = stack.enter_context(ProcessPoolExecutor(num_workers, context))
             new = pool.map(functools.partial(scan_shard, config), changed, chunksize=1)
         for shard in shards:
-            yield unchanged[shard] if shard in unchanged else next(new)
+            yield known[shard]() if shard in known else next(new)

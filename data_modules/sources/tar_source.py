@@ -1,6 +1,8 @@
 """Pairs from tar shards in the WebDataset layout, by random access through an index."""
 
 import contextlib
+import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -160,10 +162,11 @@ class TarSource:
         by_index = dict(zip(indices, rows, strict=True))
         return records_one_by_one(lambda index: self._record(by_index[index], index % self._pairs), indices)
 
-    @property
+    @functools.cached_property
     def reads_ahead(self) -> bool:
-        """Whether the shards are in a store or on a network file system."""
-        return any(map(self._reader.is_slow, self.index.shards[:1]))
+        """Whether shards are in a store or on a network file system."""
+        one_of_each_folder = {os.path.dirname(shard): shard for shard in self.index.shards}
+        return any(map(self._reader.is_slow, one_of_each_folder.values()))
 
     def prefetch(self, indices: Sequence[int]) -> None:
         numbers = np.unique(np.array(indices, dtype=np.int64) // self._pairs)

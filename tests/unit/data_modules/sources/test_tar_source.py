@@ -1,7 +1,9 @@
 """Shards against the members they were written from, their index, and what it leaves out."""
 
+import errno
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -203,6 +205,82 @@ def test_index__an_interrupted_build_continues(tmp_path: Path, monkeypatch: pyte
     source = _source(pattern)
     assert calls == ["00000.tar", "00001.tar", "00002.tar", "00002.tar", "00003.tar"]
     assert _keys(source) == [one.key for one in corpus]
+
+
+def _on_host(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(tar_index.socket, "gethostname", lambda: name)
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_index__what_another_machine_has_scanned_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bool
+) -> None:
+    corpus = samples(12)
+    pattern = write_shards(tmp_path, corpus, 3)
+    scan, calls = tar_index.scan_shard, []
+
+    def dies(config: SourceConfig, path: str) -> Any:
+        calls.append(Path(path).name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return scan(config, path)
+
+    monkeypatch.setattr(tar_index, "scan_shard", dies)
+    _on_host(monkeypatch, "first.local")
+    with pytest.raises(KeyboardInterrupt):
+        _source(pattern)
+    rows, lines = next(tmp_path.glob("*.first.local.rows")), next(tmp_path.glob("*.first.local.lines"))
+    if damage:
+        rows.write_bytes(bytes([rows.read_bytes()[0] ^ 1]) + rows.read_bytes()[1:])
+    _on_host(monkeypatch, "second")
+    source = _source(pattern)
+    assert calls[3:] == ["00000.tar"] * damage + ["00002.tar", "00003.tar"]
+    assert _keys(source) == [one.key for one in corpus]
+    assert rows.is_file(), "the other machine may still be at it"
+    for one in (rows, lines, source.index.file):
+        os.utime(one, (0, 0))
+    source.index.file.unlink()
+    assert _keys(_source(pattern)) == [one.key for one in corpus]
+    assert not any(tmp_path.glob("*.rows")), "a day later it is not"
+    assert not any(tmp_path.glob("*.lines"))
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_index__on_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Beside the shards there are none; those in the folder for temporary files are tried all the same."""
+    corpus, locked = samples(5), []
+
+    def flock(lock: Any, _: int) -> None:
+        locked.append(Path(lock.name).parent)
+        if locked[-1] == tmp_path:
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(tar_index.fcntl, "flock", flock)
+    assert _keys(_source(write_shards(tmp_path, corpus, 3))) == [one.key for one in corpus]
+    assert locked == [Path(tempfile.gettempdir()), tmp_path]
+
+
+def test_index__two_machines_at_once_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second builds and ends while the first is scanning; both read the same index."""
+    corpus = samples(12)
+    pattern = write_shards(tmp_path, corpus, 3)
+    scan = tar_index.scan_shard
+    monkeypatch.setattr(tar_index.fcntl, "flock", lambda *_: None)
+    _on_host(monkeypatch, "first")
+    found: list[Any] = []
+
+    def scan_beside_another(config: SourceConfig, path: str) -> Any:
+        if Path(path).name == "00002.tar" and not found:
+            found.append(None)
+            _on_host(monkeypatch, "second")
+            found[0] = _keys(_source(pattern))
+            _on_host(monkeypatch, "first")
+        return scan(config, path)
+
+    monkeypatch.setattr(tar_index, "scan_shard", scan_beside_another)
+    source = _source(pattern)
+    assert _keys(source) == found[0] == [one.key for one in corpus]
+    assert not any(tmp_path.glob("*.rows"))
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "empty"])

@@ -1,13 +1,15 @@
 """From exceptions to messages and exit codes."""
 
 import errno
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from data_modules.errors import DataError
-from kelip_lightning.cli.failures import StoppedError, describe, guarded, is_disk_full, stopped
+from kelip_lightning.__main__ import EXIT_CODES
+from kelip_lightning.cli.failures import REQUEUE, StoppedError, describe, guarded, is_disk_full, stopped
 from kelip_lightning.errors import (
     CheckpointWriteError,
     ConfigError,
@@ -124,3 +126,12 @@ def test_guarded__one_rank_prints_for_all(
     error.__cause__ = PeerLostError("rank 1 stops")
     assert guarded(raising(error)) == 75
     assert capsys.readouterr().err == "kelip: interrupted\n"
+
+
+def test_exit_codes__before_the_first_import_are_those_of_later() -> None:
+    """`__main__` says them again, since it imports nothing slow."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        assert EXIT_CODES[number] == REQUEUE
+    by_ctrl_c = stopped(KeyboardInterrupt(), RunFolder(Path("run")))
+    assert by_ctrl_c is not None
+    assert EXIT_CODES[signal.SIGINT] == by_ctrl_c.exit_code
