@@ -109,6 +109,8 @@ class ImageTextDataConfig:
     languages: LanguageRule = LanguageRule.both
     """Language of a pair: both (every image with all its captions), by_image, by_concept, by_design (a hash of its key,
     concept or design assigns one language), ko or en (one language only)."""
+    language_overlap: float = field(default=0.0, metadata=between(0, 1))
+    """Fraction of the images, concepts or designs that a by_... rule leaves in both languages, by the same hash."""
     global_batch_size: int = field(default=128, metadata=at_least(1))
     """Pairs of one optimizer step over all devices and accumulation steps."""
     num_workers: int = field(default=1, metadata=PERFORMANCE | at_least(0))
@@ -134,6 +136,11 @@ class ImageTextDataConfig:
         _check_groups(self.global_batch_size, self.order)
         _check_captions(self.sources)
         _check_rule(self.sources, self.languages)
+        if self.language_overlap and not self.languages.by_hash:
+            raise ValueError(
+                f"language_overlap = {self.language_overlap:g} has no effect with languages = {self.languages.name}: "
+                "use by_image, by_concept or by_design, or leave it out"
+            )
 
 
 def _check_groups(batch: int, order: OrderConfig) -> None:

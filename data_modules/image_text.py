@@ -128,7 +128,7 @@ class ImageTextDataModule(StageDataModule):
             raise ValueError(problem)
         self.config = config
         opened = sources or open_sources(config.sources, config.order, config.corrupt_samples)
-        self.sources = apply_language_rule(opened, config.sources, config.languages)
+        self.sources = apply_language_rule(opened, config.sources, config.languages, config.language_overlap)
         if isinstance(tokenizer, TokenizerConfig):
             texts = training_texts(self.sources, tokenizer.max_training_pairs)
             tokenizer = build_tokenizer(tokenizer, texts, normalization)

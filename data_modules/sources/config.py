@@ -62,6 +62,11 @@ class LanguageRule(Enum):
         """The column that is hashed; `None`: the rule reads none."""
         return {LanguageRule.by_concept: "concept", LanguageRule.by_design: "design"}.get(self)
 
+    @property
+    def by_hash(self) -> bool:
+        """Whether a hash gives each pair its language."""
+        return self in (LanguageRule.by_image, LanguageRule.by_concept, LanguageRule.by_design)
+
 
 TABLE_ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
 TEXT_ENDINGS = (".csv", ".tsv")

@@ -143,9 +143,16 @@ _ROWS_TRIED = 32
 """Rows that are read to find a source's columns."""
 
 
-def hashed_language(value: str) -> str:
-    """Ko or en by the value's SHA-256, each for half of all values."""
-    return LANGUAGES[hashlib.sha256(value.encode(errors="surrogatepass")).digest()[0] % len(LANGUAGES)]
+def hashed_language(value: str, overlap: float = 0.0) -> str | None:
+    """Ko or en by the value's SHA-256, each for half of all values; `None`, both, for the fraction `overlap` of them.
+
+    Byte 0 gives the language and bytes 1 to 4 decide about both, so that a larger overlap adds values to both
+    languages and changes no other's language.
+    """
+    digest = hashlib.sha256(value.encode(errors="surrogatepass")).digest()
+    if int.from_bytes(digest[1:5], "little") < overlap * 2**32:
+        return None
+    return LANGUAGES[digest[0] % len(LANGUAGES)]
 
 
 class OneLanguageSource:
@@ -154,14 +161,20 @@ class OneLanguageSource:
     A pair in the other language is replaced by the pair of the same image in the right one, so runs with different
     rules see the same images in the same order.
 
+    Args:
+        source: The source.
+        config: Its settings.
+        rule: Gives the languages.
+        overlap: Fraction of the hashed values that keep both languages.
+
     Raises:
         DataError: The rule may give a pair a language in which its image has no caption, or its column is missing.
     """
 
-    def __init__(self, source: PairSource, config: SourceConfig, rule: LanguageRule) -> None:
+    def __init__(self, source: PairSource, config: SourceConfig, rule: LanguageRule, overlap: float = 0.0) -> None:
         self.name = source.name
         self._source = source
-        self._rule = rule
+        self._rule, self._overlap = rule, overlap
         self._languages = languages_of(config)
         if rule.column is not None:
             if len(self._languages) < len(LANGUAGES):
@@ -220,7 +233,8 @@ class OneLanguageSource:
         if self._rule.name in LANGUAGES:
             return self._rule.name
         column = self._rule.column
-        return hashed_language(record.key if column is None else record.attributes[column])
+        value = record.key if column is None else record.attributes[column]
+        return hashed_language(value, self._overlap) or record.language
 
     def _require_column(self, column: str) -> None:
         """Checks the first usable row; all rows have the same columns."""
@@ -262,9 +276,11 @@ class OneLanguageSource:
 
 
 def apply_language_rule(
-    sources: Sequence[PairSource], configs: Mapping[str, SourceConfig], rule: LanguageRule
+    sources: Sequence[PairSource], configs: Mapping[str, SourceConfig], rule: LanguageRule, overlap: float = 0.0
 ) -> list[PairSource]:
     """The sources under a rule; for a single language, without those that have no caption in it.
+
+    `overlap` is the fraction of hashed values that keep both languages.
 
     Raises:
         DataError: The rule does not fit a source, or no source remains.
@@ -275,7 +291,7 @@ def apply_language_rule(
         sources = [source for source in sources if _has_language(configs[source.name], source.name, rule.name)]
         if not sources:
             raise DataError(f"data.languages = {rule.name}: no source has captions in '{rule.name}'; name their column")
-    return [OneLanguageSource(source, configs[source.name], rule) for source in sources]
+    return [OneLanguageSource(source, configs[source.name], rule, overlap) for source in sources]
 
 
 def _has_language(config: SourceConfig, name: str, language: str) -> bool:

@@ -131,7 +131,7 @@ def _captions_of_experiment(experiment: "ContrastiveExperiment") -> Iterator[str
     from data_modules.sources.languages import apply_language_rule
 
     data = experiment.data
-    sources = apply_language_rule(open_sources(data.sources), data.sources, data.languages)
+    sources = apply_language_rule(open_sources(data.sources), data.sources, data.languages, data.language_overlap)
     yield from training_texts(sources, experiment.tokenizer.max_training_pairs)
 
 

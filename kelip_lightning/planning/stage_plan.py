@@ -172,7 +172,7 @@ def _order(stage: Stage, sources: Sequence[PairSource]) -> Order:
     """The order of a stage's batches."""
     configs = stage.data.sources
     if isinstance(stage, ContrastiveExperiment):
-        sources = apply_language_rule(sources, configs, stage.data.languages)
+        sources = apply_language_rule(sources, configs, stage.data.languages, stage.data.language_overlap)
     return build_order(sources, configs, stage.data.global_batch_size, stage.seed, stage.data.order)
 
 

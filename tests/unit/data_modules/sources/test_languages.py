@@ -177,6 +177,46 @@ def test_rule__decided_pair_by_pair_leaves_no_batches_by_language() -> None:
     assert (len(korean.rows_of("ko")), len(korean.rows_of("en"))) == (2, 0)
 
 
+def test_hashed_language__an_overlap_takes_from_both_and_changes_no_other() -> None:
+    values = [f"image {number}" for number in range(4000)]
+    alone = [hashed_language(value) for value in values]
+    kept: set[str] = set()
+    for overlap in (0.1, 0.5, 0.9):
+        found = [hashed_language(value, overlap) for value in values]
+        both = {value for value, language in zip(values, found, strict=True) if language is None}
+        assert abs(len(both) / len(values) - overlap) < 3 * 0.5 / len(values) ** 0.5
+        assert kept < both, "a larger overlap only adds"
+        assert all(new in (None, old) for new, old in zip(found, alone, strict=True))
+        assert abs(alone_share(alone, found) - 0.5) < 0.05, "of those that it takes half were Korean"
+        kept = both
+    assert {hashed_language(value, 1.0) for value in values} == {None}
+
+
+def alone_share(alone: list[str | None], found: list[str | None]) -> float:
+    """Share of Korean among the values that an overlap gave both languages."""
+    taken = [old for old, new in zip(alone, found, strict=True) if new is None]
+    return taken.count("ko") / len(taken)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 1.0])
+def test_rule__an_overlap_leaves_some_images_in_both_languages(
+    overlap: float, rows: Rows, write_table: Callable[[Rows, str], str]
+) -> None:
+    config = SourceConfig(files=[write_table(rows, "a.parquet")], captions=BOTH)
+    opened = open_source("all", config)
+    (source,) = apply_language_rule([opened], {"all": config}, LanguageRule.by_image, overlap)
+    for index in range(len(source)):
+        language = hashed_language(rows[index // 2]["key"], overlap) or ("ko", "en")[index % 2]
+        assert (source[index].language, source[index].caption) == (language, rows[index // 2][BOTH[language]])
+
+
+def test_overlap__is_refused_without_a_hash() -> None:
+    sources = {"a": SourceConfig(files=["x"], captions=BOTH)}
+    ImageTextDataConfig(sources=sources, languages=LanguageRule.by_concept, language_overlap=0.1)
+    with pytest.raises(ValueError, match=r"language_overlap = 0\.1 has no effect with languages = both"):
+        ImageTextDataConfig(sources=sources, language_overlap=0.1)
+
+
 def test_hashed_language__halves_and_the_designs_of_the_corpus() -> None:
     languages = [hashed_language(f"image {number}") for number in range(2000)]
     assert 900 < languages.count("ko") < 1100
