@@ -6,7 +6,6 @@ touches; the others wait for its file, or find it.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
@@ -16,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from data_modules.file_locks import locked
 from data_modules.sources.blobs import Span
 from data_modules.sources.remote import ATTEMPTS, ConcurrentReads
 
@@ -134,7 +134,7 @@ class RunCache:
         file = self.file_of(run)
         if file.exists():
             return
-        with _locked(file.with_suffix(_LOCK)):
+        with locked(file.with_suffix(_LOCK)):
             if file.exists():
                 return
             answers = [self._reads.start(one.path, one.start, one.length, ATTEMPTS) for one in run.spans]
@@ -175,14 +175,3 @@ def _files(folder: Path) -> Iterator[_File]:
             with contextlib.suppress(FileNotFoundError):  # another process has removed it
                 found = entry.stat()
                 yield _File(found.st_mtime, found.st_size, entry.path)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock that the system releases if this process dies; its file is removed at the end."""
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ length as a little-endian uint64, and `MAGIC`.
 
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.errors import DataError
+from data_modules.file_locks import locked
 from data_modules.json_lines import append_json_lines, read_json_lines, replace_json_lines
 from data_modules.paths import is_url
 from data_modules.sources.blobs import BlobReader, file_state
@@ -177,13 +177,12 @@ def _only_builder(file: Path) -> Iterator[None]:
     """
     name = hashlib.sha256(os.path.abspath(file).encode()).hexdigest()[:16]
     with contextlib.ExitStack() as stack:
-        for path in (Path(tempfile.gettempdir()) / f"kelip-{os.getuid()}-{name}.lock", file.with_suffix(".lock")):
-            lock = stack.enter_context(path.open("w"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
+        stack.enter_context(locked(Path(tempfile.gettempdir()) / f"kelip-{os.getuid()}-{name}.lock"))
+        try:
+            stack.enter_context(locked(file.with_suffix(".lock")))
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         yield
 
 

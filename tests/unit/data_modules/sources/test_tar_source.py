@@ -12,6 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 
+from data_modules import file_locks
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
 from data_modules.records import PairRecord
@@ -255,7 +256,7 @@ def test_index__on_a_file_system_without_locks(tmp_path: Path, monkeypatch: pyte
         if locked[-1] == tmp_path:
             raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(tar_index.fcntl, "flock", flock)
+    monkeypatch.setattr(file_locks.fcntl, "flock", flock)
     assert _keys(_source(write_shards(tmp_path, corpus, 3))) == [one.key for one in corpus]
     assert locked == [Path(tempfile.gettempdir()), tmp_path]
 
@@ -265,7 +266,7 @@ def test_index__two_machines_at_once_without_locks(tmp_path: Path, monkeypatch: 
     corpus = samples(12)
     pattern = write_shards(tmp_path, corpus, 3)
     scan = tar_index.scan_shard
-    monkeypatch.setattr(tar_index.fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(file_locks.fcntl, "flock", lambda *_: None)
     _on_host(monkeypatch, "first")
     found: list[Any] = []
 
