@@ -124,7 +124,7 @@ CLUSTER_PACKAGES := slurm-wlm munge iproute2
 test-cluster: $(VENV)/.store ## run the tests against Slurm and an S3 server on this machine, started for them (as root)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && ! command -v slurmctld > /dev/null; then \
 	  apt-get update -qq && apt-get install -y -qq $(CLUSTER_PACKAGES); fi
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m cluster -n 4 --dist loadfile tests/cluster $(ARGS)
 
 .PHONY: gradient-certificate
 gradient-certificate: $(VENV)/.test ## print the gradient error for every world size, strategy and chunking

@@ -66,8 +66,8 @@ def missing_programs() -> list[str]:
 class Slurm:
     """A running cluster."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self.folder, self.environment = folder, environment
+    def __init__(self, folder: Path, environment: dict[str, str], rendezvous_port: int) -> None:
+        self.folder, self.environment, self.rendezvous_port = folder, environment, rendezvous_port
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str) -> None:
@@ -159,7 +159,8 @@ class Job:
 
 def _free_ports(number: int) -> int:
     """The first of so many free ports in a row."""
-    for first in range(17000, 30000, number):
+    # Another process may look for ports at the same time.
+    for first in range(17000 + 100 * (os.getpid() % 100), 30000, number):
         with suppress(OSError):
             for port in range(first, first + number):
                 with socket.socket() as probe:
@@ -212,7 +213,7 @@ def running_slurm(folder: Path) -> Iterator[Slurm]:
     (folder / "hosts").write_text(f"{Path('/etc/hosts').read_text(encoding='utf-8')}\n{names}", encoding="utf-8")
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     environment = dict(os.environ) | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
-    slurm = Slurm(folder, environment)
+    slurm = Slurm(folder, environment, first + 3)
     try:
         slurm.start("munged")
         _until(lambda: (folder / "munge.socket").exists(), "munged", slurm)

@@ -1,0 +1,89 @@
+"""What Slurm does to a job of the shipped sbatch files: time limit, requeueing, preemption, a node that fails.
+
+Each job ends with the weights of an undisturbed run, bit for bit.
+"""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.jobs import (
+    SECONDS,
+    STEPS,
+    assert_finished_alike,
+    assert_stopped_in_order,
+    submit,
+    wait_for_checkpoint,
+    weights,
+)
+from tests.cluster.slurm import Slurm, missing_programs
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(bool(missing_programs()), reason="Slurm is not installed (apt install slurm-wlm munge)"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="starting Slurm needs root"),
+]
+
+
+def test_time_limit__is_told_to_the_tasks_of_srun(slurm: Slurm, place: Path) -> None:
+    """Slurm itself warns, since the time of the job is cut while it runs: it ends as a run that had time enough."""
+    words = [f"{name}={10 * STEPS}" for name in ("schedule.max_steps", "evaluation.every_n_steps")]
+    words.append("checkpoint.every_n_steps=1000")
+    beside = [str(place / "kelip"), "contrastive", str(place / "run.yaml"), *words, "name=unlimited"]
+    with subprocess.Popen(
+        [*beside, "trainer.devices=2"], env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
+    ) as unlimited:
+        job = submit(slurm, place, "limit", *words, options=("--signal=USR1@30",))
+        step = wait_for_checkpoint(job, place, "limit")
+        # Slurm compares with its clock every 30 seconds.
+        slurm.run("scontrol", "update", f"JobId={job.number}", "EndTime=now+31")
+        deadline = time.monotonic() + SECONDS
+        while job.restarts < 1:
+            assert time.monotonic() < deadline, job.output()
+            time.sleep(0.5)
+        assert_stopped_in_order(job, step)
+        assert unlimited.wait(SECONDS) == 0
+    assert_finished_alike(job, place, "limit", weights(place, "unlimited"))
+
+
+@pytest.mark.parametrize("partition", ["low", "abrupt"])
+def test_preemption__with_and_without_a_grace_time(slurm: Slurm, place: Path, expected: bytes, partition: str) -> None:
+    name = f"preempted-{partition}"
+    job = submit(slurm, place, name, options=(f"--partition={partition}",))
+    before = wait_for_checkpoint(job, place, name)
+    other = slurm.submit("--nodes=2", "--exclusive", "--partition=high", "--wrap=sleep 2", cwd=place)
+    other.wait("COMPLETED", SECONDS)
+    assert_finished_alike(job, place, name, expected)
+    if partition == "low":
+        assert_stopped_in_order(job, before)
+
+
+@pytest.mark.parametrize(
+    ("script", "node"), [("srun", "node2"), ("srun", "node1"), ("torchrun", "node2")], ids=lambda word: str(word)
+)
+def test_node_failure__is_queued_again(slurm: Slurm, place: Path, expected: bytes, script: str, node: str) -> None:
+    """By the script, which runs on node1, or by Slurm, which may queue the job a second time when it notices."""
+    name = f"lost-{script}-{node}"
+    job = submit(slurm, place, name, script=script)
+    wait_for_checkpoint(job, place, name)
+    slurm.kill(node)
+    deadline = time.monotonic() + SECONDS
+    try:
+        while job.restarts < 1:
+            assert job.field("JobState") != "FAILED", job.output()
+            assert time.monotonic() < deadline, job.output()
+            time.sleep(0.5)
+    finally:
+        slurm.start(node)
+    job.wait("COMPLETED", SECONDS)
+    assert weights(place, name) == expected
+
+
+def test_scontrol_requeue(slurm: Slurm, place: Path, expected: bytes) -> None:
+    job = submit(slurm, place, "requeue")
+    wait_for_checkpoint(job, place, "requeue")
+    slurm.run("scontrol", "requeue", job.number)
+    assert_finished_alike(job, place, "requeue", expected)
