@@ -22,11 +22,30 @@ def run() -> int:
     try:
         from kelip_lightning.cli import main
 
-        return main()
+        code = main()
+        if code and _has_process_group():
+            end_now(code)
+        return code
     finally:
         # While CPython ends it puts the system's handlers back, which would kill; what is ignored stays ignored.
         for number in EXIT_CODES:
             signal.signal(number, signal.SIG_IGN)
+
+
+def _has_process_group() -> bool:
+    """Whether this process is still a rank of a distributed run."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def end_now(code: int) -> None:
+    """End a rank that has failed, without the destructors of its connections.
+
+    Those wait for the other ranks, for ever if their host has been cut off, and the launcher waits for this process.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def stop_at_once(number: int, _: FrameType | None) -> None:

@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from kelip_lightning.distributed.interfaces import choose_gloo_interface
 from kelip_lightning.errors import RunFolderError
 
 _REFUSED = "refused"
@@ -39,6 +40,8 @@ class Place:
     port: int
     is_host: bool
     """Whether this process keeps the store."""
+    num_hosts: int
+    """Hosts, or agents of torchrun."""
 
 
 def place_of_this_process() -> Place | None:
@@ -48,7 +51,12 @@ def place_of_this_process() -> Place | None:
         rank, world, port = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
         by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         place = Place(
-            rank=rank, world=world, address=os.environ["MASTER_ADDR"], port=port, is_host=rank == 0 and not by_agent
+            rank=rank,
+            world=world,
+            address=os.environ["MASTER_ADDR"],
+            port=port,
+            is_host=rank == 0 and not by_agent,
+            num_hosts=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
         )
         return place if world > 1 else None
     if "SLURM_NTASKS" not in os.environ:
@@ -62,7 +70,12 @@ def place_of_this_process() -> Place | None:
         return None
     rank = slurm.global_rank()
     return Place(
-        rank=rank, world=slurm.world_size(), address=slurm.main_address, port=slurm.main_port, is_host=rank == 0
+        rank=rank,
+        world=slurm.world_size(),
+        address=slurm.main_address,
+        port=slurm.main_port,
+        is_host=rank == 0,
+        num_hosts=int(os.environ.get("SLURM_NNODES", "1")),
     )
 
 
@@ -186,9 +199,11 @@ def meet(folder: Path, timeout: timedelta) -> None:
         timeout: Longest wait for the others.
 
     Raises:
-        RunFolderError: The folder is not shared, a rank was refused, or one has not come.
+        RunFolderError: The folder is not shared, a rank was refused, or one has not come; or the hosts cannot talk.
     """
     if (place := place_of_this_process()) is not None:
+        if place.num_hosts > 1:
+            choose_gloo_interface(place.address)
         meeting = Meeting(place, timeout)
         _HELD.append(meeting)  # from here on the others know as much as this rank does
         meeting.agree_on(folder)

@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ class Hosts:
 
     prefix: str
     folder: Path
+    own_name_is_loopback: bool = False
+    """Whether each host's /etc/hosts gives its own name 127.0.1.1, as Debian's installer writes it."""
 
     def namespace(self, host: str) -> str:
         """The network namespace of a host."""
@@ -38,7 +40,8 @@ class Hosts:
 
     def start(self, host: str, *command: str, cwd: Path, **environment: str) -> "subprocess.Popen[str]":
         """A command on a host, its output in CWD/HOST.log."""
-        prepare = f'hostname {host}; mount --bind "{self.folder}/hosts" /etc/hosts; exec "$@"'
+        names = self.folder / ("hosts" if not self.own_name_is_loopback else f"hosts-of-{host}")
+        prepare = f'hostname {host}; mount --bind "{names}" /etc/hosts; exec "$@"'
         words = ["ip", "netns", "exec", self.namespace(host), "unshare", "--uts", "--mount", "sh", "-c", prepare, "sh"]
         variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
         log = (cwd / f"{host}.log").open("a", encoding="utf-8")
@@ -47,10 +50,16 @@ class Hosts:
         )
 
     def torchrun(
-        self, host: str, *command: str, endpoint: str = "host1:29500", cwd: Path, **environment: str
+        self,
+        host: str,
+        *command: str,
+        endpoint: str = "host1:29500",
+        options: Sequence[str] = (),
+        cwd: Path,
+        **environment: str,
     ) -> "subprocess.Popen[str]":
         """docs/cluster.md's command for machines without Slurm, with one process."""
-        words = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+        words = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *options]
         words += ["--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--rdzv-id=test", "-m", "kelip_lightning"]
         return self.start(host, *words, *command, cwd=cwd, **environment)
 
@@ -76,25 +85,17 @@ def two_hosts(folder: Path) -> Iterator[Hosts]:
     """Hosts that are gone after the block."""
     hosts = Hosts(f"kelip{os.getpid()}-", folder)
     names: Mapping[str, str] = ADDRESSES
-    (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in names.items()))
+    known = "127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in names.items())
+    (folder / "hosts").write_text(known)
+    for name in names:
+        (folder / f"hosts-of-{name}").write_text(f"127.0.1.1 {name}\n{known}")
     spaces = [hosts.namespace(name) for name in names]
     try:
         for space in spaces:
             _run("ip", "netns", "add", space)
         _run(
-            "ip",
-            "link",
-            "add",
-            "cable",
-            "netns",
-            spaces[0],
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "cable",
-            "netns",
-            spaces[1],
+            *("ip", "link", "add", "cable", "netns", spaces[0]),
+            *("type", "veth", "peer", "name", "cable", "netns", spaces[1]),
         )
         for space, address in zip(spaces, names.values(), strict=True):
             _run("ip", "-n", space, "address", "add", f"{address}/24", "dev", "cable")

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,28 @@ def test_two_hosts__train_what_one_trains(hosts: Hosts, tmp_path: Path, by_addre
     alone = hosts.start("host1", *launcher, "-m", "kelip_lightning", *arguments(file, 1, "name=one"), cwd=tmp_path)
     assert alone.wait(SECONDS) == 0, logs(tmp_path)
     assert weights(tmp_path, "both") == weights(tmp_path, "one")
+
+
+@pytest.mark.parametrize("option", ["", "--rdzv-conf=is_host={}", "--local-addr={}"], ids=["name", "is_host", "local"])
+def test_two_hosts__whose_own_names_are_loopback(hosts: Hosts, tmp_path: Path, option: str) -> None:
+    """As Debian writes /etc/hosts. An address as endpoint needs an option, since torchrun compares names."""
+    debian = replace(hosts, own_name_is_loopback=True)
+    file = write_run(tmp_path)
+    endpoint = f"{ADDRESSES['host1'] if option else 'host1'}:29500"
+    values = ADDRESSES if "local" in option else {host: str(host == "host1").lower() for host in ADDRESSES}
+    running = [
+        debian.torchrun(
+            host, *arguments(file, 2), endpoint=endpoint, options=[option.format(value)] if option else [], cwd=tmp_path
+        )
+        for host, value in values.items()
+    ]
+    try:
+        codes = [one.wait(SECONDS) for one in running]
+    finally:
+        for one in running:
+            end(one)
+    assert codes == [0, 0], logs(tmp_path)
+    assert "GLOO_SOCKET_IFNAME = cable" in logs(tmp_path)
 
 
 def test_a_host_that_disappears__ends_the_other_in_the_stated_time(hosts: Hosts, tmp_path: Path) -> None:

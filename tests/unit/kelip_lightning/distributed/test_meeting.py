@@ -31,7 +31,12 @@ def in_ranks(world: int, work: Callable[[int, Place], object], folder: Path) -> 
         if not child:
             said = "crashed"
             try:
-                kept.append(work(rank, Place(rank=rank, world=world, address="127.0.0.1", port=port, is_host=not rank)))
+                kept.append(
+                    work(
+                        rank,
+                        Place(rank=rank, world=world, address="127.0.0.1", port=port, is_host=not rank, num_hosts=1),
+                    )
+                )
                 said = "met"
             except RunFolderError as error:
                 said = str(error)
@@ -101,9 +106,15 @@ def test_place__of_torchrun_and_of_nobody(monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     assert place_of_this_process() is None
-    variables = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "host1", "MASTER_PORT": "29500"}
+    variables = {
+        "RANK": "1",
+        "WORLD_SIZE": "4",
+        "MASTER_ADDR": "host1",
+        "MASTER_PORT": "29500",
+        "GROUP_WORLD_SIZE": "2",
+    }
     for name, value in (variables | {"TORCHELASTIC_RUN_ID": "a", "TORCHELASTIC_USE_AGENT_STORE": "True"}).items():
         monkeypatch.setenv(name, value)
-    assert place_of_this_process() == Place(rank=1, world=4, address="host1", port=29500, is_host=False)
+    assert place_of_this_process() == Place(rank=1, world=4, address="host1", port=29500, is_host=False, num_hosts=2)
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert place_of_this_process() is None
