@@ -1,0 +1,175 @@
+"""Single long values of a column (images), read without the rest of their page."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from data_modules.faults import SampleFault
+from data_modules.sources.blobs import Span
+from data_modules.sources.parquet.kept import PLACES_BYTES, Kept
+from data_modules.sources.parquet.pages import (
+    NotSupported,
+    Page,
+    PageRows,
+    ValuePlaces,
+    dictionary_places,
+    find_pages,
+    page_rows,
+)
+from data_modules.sources.parquet.schema import Leaf
+
+Read = Callable[[Span], bytes]
+"""The bytes of a span; raises SampleFault."""
+
+_PAGE_BYTES = 120
+"""Memory of a `Page`, about."""
+_PLACES: Kept[Any] = Kept(PLACES_BYTES)
+"""What this process keeps of all tables."""
+
+
+class ChunkPlace(NamedTuple):
+    """A leaf of a row group."""
+
+    owner: object
+    """The table, by its identity."""
+    group: int
+    leaf: Leaf
+    span: Span
+    """Its bytes."""
+    codec: int
+
+    @property
+    def key(self) -> tuple[object, int, tuple[str, ...]]:
+        return self.owner, self.group, self.leaf.path
+
+
+class LongValue(NamedTuple):
+    """The value of a row."""
+
+    leaf: Leaf
+    level: int
+    """Its definition level."""
+    span: Span | None
+    """The bytes that hold it; `None`: it is null."""
+    places: ValuePlaces
+    number: int
+
+    def nested(self, content: bytes) -> Any:
+        """The value of the leaf's column: the bytes, or a dictionary that leads to them.
+
+        Raises:
+            SampleFault: They are not those that were there when the page was looked at.
+        """
+        if self.span is None:
+            return nested(self.leaf, self.level, None)
+        try:
+            return nested(self.leaf, self.level, self.places.value(self.number, content))
+        except ValueError as error:
+            raise damaged(self.span, error) from error
+
+
+def nested(leaf: Leaf, level: int, value: Any) -> Any:
+    """A value of a leaf as a part of its column: dictionaries that lead to it, or to the field that is null."""
+    depth = next(
+        (at for at in range(len(leaf.path)) if sum(leaf.are_optional[: at + 1]) > level), len(leaf.path) - 1
+    )
+    for name in reversed(leaf.path[1 : depth + 1]):
+        value = {name: value}
+    return value
+
+
+def damaged(span: Span, error: Exception) -> SampleFault:
+    """The fault of a sample whose page makes no sense."""
+    reason = str(error) or type(error).__name__
+    return SampleFault("table_damaged", f"{span.path}: the page at byte {span.start} cannot be decoded ({reason})")
+
+
+def chunk_pages(chunk: ChunkPlace, read: Read) -> list[Page]:
+    """The pages of a leaf of a row group.
+
+    Raises:
+        SampleFault: They cannot be read, or are damaged.
+    """
+    key = ("pages", *chunk.key)
+    if (found := _PLACES.get(key)) is not None:
+        return list(found)
+    path, start, length = chunk.span
+    try:
+        pages = find_pages(lambda at, size: read(Span(path, at, size)), start, length)
+    except ValueError as error:
+        raise damaged(chunk.span, error) from error
+    return list(_PLACES.put(key, pages, _PAGE_BYTES * len(pages)))
+
+
+def page_of(pages: Sequence[Page], row: int) -> Page:
+    """The data page that holds a row of the row group.
+
+    Raises:
+        ValueError: There is none.
+    """
+    data = [page for page in pages if not page.is_dictionary]
+    at = bisect_right(data, row, key=lambda page: page.first_row) - 1
+    if at < 0 or row >= data[at].first_row + data[at].num_values:
+        raise ValueError(f"no page holds row {row} of the row group")
+    return data[at]
+
+
+def dictionary_of(pages: Sequence[Page]) -> Page | None:
+    """The dictionary of a column, if it has one."""
+    return pages[0] if pages and pages[0].is_dictionary else None
+
+
+def find_value(chunk: ChunkPlace, row: int, read: Read) -> LongValue | None:
+    """Where the value of a row of the row group is; `None`: it can only be had with its page.
+
+    Raises:
+        SampleFault: The page cannot be read, or is damaged.
+    """
+    pages = chunk_pages(chunk, read)
+    try:
+        page = page_of(pages, row)
+        rows = _rows_of(chunk, pages, page, read)
+    except ValueError as error:
+        raise damaged(chunk.span, error) from error
+    if rows is None:
+        return None
+    at = row - page.first_row
+    level = chunk.leaf.max_definition if rows.levels is None else int(rows.levels[at])
+    if level < chunk.leaf.max_definition:
+        return LongValue(chunk.leaf, level, None, rows.values, 0)
+    number = at if rows.indices is None else int(rows.indices[at])
+    return LongValue(chunk.leaf, level, Span(chunk.span.path, *rows.values.part(number)), rows.values, number)
+
+
+def _rows_of(chunk: ChunkPlace, pages: Sequence[Page], page: Page, read: Read) -> PageRows | None:
+    """What a page holds; `None`: its values cannot be found one by one."""
+    key = ("rows", *chunk.key, page.start)
+    if (found := _PLACES.get(key)) is not None:
+        return found[0] if found else None
+    try:
+        dictionary = _dictionary(chunk, dictionary_of(pages), read) if page.uses_dictionary else None
+        rows = page_rows(page, _body(chunk, page, read), chunk.codec, chunk.leaf.max_definition, dictionary)
+    except NotSupported:
+        _PLACES.put(key, (), 100)
+        return None
+    _PLACES.put(key, (rows,), rows.nbytes + 500)
+    return rows
+
+
+def _dictionary(chunk: ChunkPlace, page: Page | None, read: Read) -> ValuePlaces | None:
+    if page is None:
+        return None
+    key = ("dictionary", *chunk.key)
+    if (found := _PLACES.get(key)) is not None:
+        assert isinstance(found, ValuePlaces)
+        return found
+    places = dictionary_places(page, _body(chunk, page, read), chunk.codec)
+    _PLACES.put(key, places, places.nbytes + 500)
+    return places
+
+
+def _body(chunk: ChunkPlace, page: Page, read: Read) -> bytes:
+    content = read(Span(chunk.span.path, page.body, page.end - page.body))
+    if len(content) < page.end - page.body:
+        raise ValueError("the file ends in it")
+    return content
