@@ -10,9 +10,10 @@ import datasets
 import numpy as np
 
 from data_modules.errors import DataError
-from data_modules.paths import resolve_files, resolve_path
+from data_modules.paths import is_url, resolve_files, resolve_path, resolve_shards
 from data_modules.sources.config import SourceConfig, SourceFormat, source_format
 from data_modules.sources.folder import open_folder
+from data_modules.sources.parquet_tables import ENDING, open_parquet
 from data_modules.sources.rows import PairSource
 from data_modules.sources.streaming import StreamSource
 from data_modules.sources.tables import (
@@ -62,6 +63,11 @@ FolderOf = Callable[[int], Path]
 def _open_table(name: str, config: SourceConfig) -> TableSource:
     if config.image_root is not None and not resolve_path(config.image_root).is_dir():
         raise DataError(f"source '{name}': image_root = {config.image_root} is no folder; correct the path")
+    paths = resolve_shards(config.files)
+    if all(path.lower().endswith(ENDING) for path in paths):
+        return TableSource(name, config, *open_parquet(config, paths))
+    if remote := next(filter(is_url, paths), None):
+        raise DataError(f"source '{name}': {remote} is read from a store, and of tables only parquet can be")
     table, folder_of = open_table_files(
         f"source '{name}'",
         config.files,
