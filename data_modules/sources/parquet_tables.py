@@ -1,6 +1,8 @@
 """Opens the parquet files of a source where they lie, without a copy of them."""
 
 import functools
+import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,14 +15,21 @@ from data_modules.sources.blobs import BlobReader
 from data_modules.sources.config import LanguageRule, SourceConfig
 from data_modules.sources.parquet.files import ParquetFiles, open_files
 from data_modules.sources.parquet.row_groups import LONG_BYTES
+from data_modules.sources.parquet.runs import GroupRuns
 from data_modules.sources.parquet.table import ParquetTable
+from data_modules.sources.rows import pairs_per_row
+from data_modules.sources.run_cache import RunCache
 from data_modules.sources.tables import RESTORE, check_columns, check_manifest, columns_of
+from data_modules.sources.tar_runs import CACHED_WINDOWS, Window, check_room, default_cache_folder
 
-ENDING = ".parquet"
+_BYTES_WITHOUT_WINDOW = 1 << 30
+"""Row groups that a machine keeps of a source in a store that is not shuffled by windows."""
+_SLACK_BYTES = 64 << 20
+_log = logging.getLogger(__name__)
 
 
 def open_parquet(
-    config: SourceConfig, paths: Sequence[str]
+    config: SourceConfig, paths: Sequence[str], window: Window
 ) -> tuple[ParquetTable, Callable[[int], Path] | None]:
     """The rows of a source's files, with the columns that its settings name or a language rule may need.
 
@@ -29,22 +38,61 @@ def open_parquet(
     Args:
         config: The source's settings.
         paths: Its files, paths or URLs.
+        window: Its order.
 
     Raises:
-        DataError: A file is missing or damaged, a column is missing, or the columns of files differ.
+        DataError: A file is missing or damaged, a column is missing, or the columns of files differ, or the disk
+            has no room for the row groups that are kept of files in a store.
     """
     for path in paths:
         if not is_url(path):
             check_manifest(Path(path))
     rules = [rule.column for rule in LanguageRule if rule.column is not None]
     columns = list(dict.fromkeys([*columns_of(config), config.key, *rules]))
-    reader = BlobReader(config.read_timeout_seconds)
+    reader = BlobReader(config.read_timeout_seconds, config.reads_in_flight)
     files = open_files(paths, columns, reader, long_bytes=LONG_BYTES, remedy=RESTORE)
     check_columns(paths[0], files.columns, columns_of(config))
-    table = ParquetTable(files, reader, [column for column in files.columns if column in columns])
+    columns = [column for column in files.columns if column in columns]
+    runs = _runs(config, files, columns, window) if any(map(is_url, paths)) else None
+    table = ParquetTable(files, reader, columns, runs)
     kind = files.schemas[0].arrow.field(config.image).type
     are_paths = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     return table, _folders(files) if are_paths else None
+
+
+def _runs(config: SourceConfig, files: ParquetFiles, columns: Sequence[str], window: Window) -> GroupRuns:
+    """The row groups of files in a store.
+
+    Raises:
+        DataError: The disk has no room for them.
+    """
+    states = repr([*zip(files.paths, files.states, strict=True)])
+    folder = Path(config.cache_folder).expanduser() if config.cache_folder else default_cache_folder()
+    folder /= f"parquet-{hashlib.sha256(states.encode()).hexdigest()[:16]}"
+    needed = cache_bytes(config, files, window)
+    if window.samples:
+        check_room(folder, needed, window)
+    elif files.num_rows > len(files.first_rows):
+        _log.warning(
+            "parquet files in a store (%s, ...) without order.shuffle_window: a whole row group is read for nearly "
+            "every sample in random order; set shuffle_window, and run_length to the rows of a row group (%s)",
+            files.paths[0],
+            f"{files.num_rows // max(1, len(files.first_rows) - 1):,}",
+        )
+    cache = RunCache(folder, needed, timeout=config.read_timeout_seconds, in_flight=config.reads_in_flight)
+    return GroupRuns(files, columns, cache)
+
+
+def cache_bytes(config: SourceConfig, files: ParquetFiles, window: Window) -> int:
+    """Bytes of the row groups that a machine keeps of files in a store."""
+    whole = sum(int(one.sizes.sum()) for one in files.chunks.values())
+    num_groups = max(1, len(files.first_rows) - 1)
+    if not window.samples:
+        return min(whole, _BYTES_WITHOUT_WINDOW) + _SLACK_BYTES
+    pairs = pairs_per_row(config)
+    num_runs = -(-window.samples // window.run_length)
+    groups_per_run = 1 + window.run_length / pairs * num_groups / max(1, files.num_rows)
+    return min(whole, int(CACHED_WINDOWS * num_runs * groups_per_run * whole / num_groups)) + _SLACK_BYTES
 
 
 def _folders(files: ParquetFiles) -> Callable[[int], Path]:

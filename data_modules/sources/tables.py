@@ -308,11 +308,12 @@ class TableSource:
 
     @property
     def reads_ahead(self) -> bool:
-        """False: rows are on a local disk."""
-        return False
+        """Whether the rows are in a store."""
+        return isinstance(self.table, ParquetTable) and self.table.runs is not None
 
     def prefetch(self, indices: Sequence[int]) -> None:
-        """Nothing."""
+        if isinstance(self.table, ParquetTable):
+            self.table.prefetch(self.rows.take(np.unique(np.array(indices, dtype=np.int64) // self._pairs)))
 
     def _record(self, index: int, row: Mapping[str, Any] | None) -> PairRecord:
         """The pair at an index; `row` `None`: its row is read here."""

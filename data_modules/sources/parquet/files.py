@@ -1,6 +1,7 @@
 """The footers of parquet files: read once, and kept as a few numbers for each row group."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,15 @@ from numpy.typing import NDArray
 
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
-from data_modules.sources.blobs import BlobReader, FileState, Span, file_state
+from data_modules.sources.blobs import IN_FLIGHT, BlobReader, FileState, Span, file_state
 from data_modules.sources.parquet.schema import BYTE_ARRAY, MAGIC, Leaf, ParquetSchema, read_metadata, read_schema
 
 _TAIL_BYTES = 64 * 1024
 """Read of the end of a file; a longer footer takes another read."""
+_FILES_AT_A_TIME = 64
+"""Files whose ends are read together."""
+_LEAST_BYTES = 12
+"""Of a parquet file."""
 _CODECS = {"UNCOMPRESSED": 0, "SNAPPY": 1, "GZIP": 2, "LZO": 3, "BROTLI": 4, "LZ4": 5, "ZSTD": 6, "LZ4_RAW": 7}
 """Arrow's name of a compression -> its number in parquet's format; Arrow reads both kinds of LZ4 as the first."""
 _DAMAGE = (pa.ArrowException, OSError, ValueError, IndexError, KeyError, TypeError, UnicodeDecodeError)
@@ -105,39 +110,69 @@ def open_files(
         DataError: A file is damaged or cannot be read, or its columns differ from those of the first.
     """
     collected = _Footers(columns, long_bytes)
-    for path in paths:
-        try:
-            state = file_state(path)
-            collected.add(path, state, _footer(reader, path, state.size))
-        except DataError:
-            raise
-        except _DAMAGE as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise DataError(f"{path} is damaged ({reason}); {remedy}") from error
-        except Exception as error:  # every filesystem has its own errors
-            raise DataError(f"{path} cannot be read ({error}); check the address and the access rights") from error
+    for start in range(0, len(paths), _FILES_AT_A_TIME):
+        some = paths[start : start + _FILES_AT_A_TIME]
+        states = _states(some, reader)
+        for path, state, footer in zip(some, states, _footers(some, states, reader, remedy), strict=True):
+            try:
+                collected.add(path, state, footer)
+            except DataError:
+                raise
+            except _DAMAGE as error:
+                raise _damaged(path, next(iter(str(error).splitlines()), type(error).__name__), remedy) from error
     return collected.files()
 
 
-def _footer(reader: BlobReader, path: str, size: int) -> bytes:
-    """The bytes of a file's footer.
+def _damaged(path: str, reason: str, remedy: str) -> DataError:
+    return DataError(f"{path} is damaged ({reason}); {remedy}")
+
+
+def _states(paths: Sequence[str], reader: BlobReader) -> list[FileState]:
+    """Sizes and versions of files; stores are asked for many at a time."""
+    if not any(map(reader.is_slow, paths)):
+        return [_state(path) for path in paths]
+    with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="footers") as pool:
+        return list(pool.map(_state, paths))
+
+
+def _state(path: str) -> FileState:
+    try:
+        return file_state(path)
+    except Exception as error:  # every filesystem has its own errors
+        raise DataError(f"{path} cannot be read ({error}); check the address and the access rights") from error
+
+
+def _footers(paths: Sequence[str], states: Sequence[FileState], reader: BlobReader, remedy: str) -> list[bytes]:
+    """The footers of files, read together.
 
     Raises:
-        ValueError: The file ends in none.
+        DataError: A file cannot be read, or ends in none.
     """
-    tail = min(size, _TAIL_BYTES)
-    try:
-        content = reader.read(path, size - tail, tail)
-        if size < 12 or len(content) < tail or content[-4:] != MAGIC:
-            raise ValueError("it does not end as a parquet file does: it is truncated, encrypted or none")
-        length = int.from_bytes(content[-8:-4], "little")
-        if length + 12 > size:
-            raise ValueError("its footer is longer than the file")
-        if length + 8 > tail:
-            content = reader.read(path, size - 8 - length, length + 8)
-    except SampleFault as fault:
-        raise DataError(f"{fault.detail}; check the address and the access rights") from fault
-    return content[len(content) - 8 - length : -8]
+    tails = [min(state.size, _TAIL_BYTES) for state in states]
+    spans = [Span(path, state.size - tail, tail) for path, state, tail in zip(paths, states, tails, strict=True)]
+    contents, lengths = _ends(spans, reader), []
+    for path, state, content in zip(paths, states, contents, strict=True):
+        if state.size < _LEAST_BYTES or content[-4:] != MAGIC:
+            raise _damaged(path, "it does not end as a parquet file does: cut, encrypted, or another format", remedy)
+        lengths.append(int.from_bytes(content[-8:-4], "little") + 8)
+        if lengths[-1] + len(MAGIC) > state.size:
+            raise _damaged(path, "its footer is longer than the file", remedy)
+    longer = [at for at, (length, tail) in enumerate(zip(lengths, tails, strict=True)) if length > tail]
+    again = [Span(paths[at], states[at].size - lengths[at], lengths[at]) for at in longer]
+    for at, content in zip(longer, _ends(again, reader), strict=True):
+        contents[at] = content
+    return [content[len(content) - length : -8] for content, length in zip(contents, lengths, strict=True)]
+
+
+def _ends(spans: Sequence[Span], reader: BlobReader) -> list[bytes]:
+    contents = []
+    for span, content in zip(spans, reader.read_many(spans), strict=True):
+        if isinstance(content, SampleFault):
+            raise DataError(f"{content.detail}; check the address and the access rights") from content
+        if len(content) < span.length:
+            raise DataError(f"{span.path} became shorter while it was read; open it again when it is complete")
+        contents.append(content)
+    return contents
 
 
 class _Footers:

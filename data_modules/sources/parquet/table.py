@@ -1,6 +1,6 @@
 """Parquet files as one table, read where they lie."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,11 +9,8 @@ from numpy.typing import NDArray
 
 from data_modules.sources.blobs import BlobReader
 from data_modules.sources.parquet.files import ParquetFiles
-from data_modules.sources.parquet.row_groups import Place, RowGroups
-
-FindPlace = Callable[[NDArray[np.int64]], Place]
-"""Row groups that will be read, int64 (N,) -> where their bytes are."""
-
+from data_modules.sources.parquet.row_groups import RowGroups
+from data_modules.sources.parquet.runs import GroupRuns
 
 class ParquetTable:
     """Random access to the rows of parquet files, by the interface of `datasets.Dataset`.
@@ -22,7 +19,7 @@ class ParquetTable:
         files: Their footers.
         reader: Reads them.
         columns: Of the rows; `None`: all.
-        find_place: Where bytes are, if not in the files themselves.
+        runs: Keeps the row groups of files in a store; `None`: each read goes to the files themselves.
     """
 
     def __init__(
@@ -30,9 +27,9 @@ class ParquetTable:
         files: ParquetFiles,
         reader: BlobReader,
         columns: Sequence[str] | None = None,
-        find_place: FindPlace | None = None,
+        runs: GroupRuns | None = None,
     ) -> None:
-        self.files, self._find_place = files, find_place
+        self.files, self.runs = files, runs
         self.column_names = list(files.columns if columns is None else columns)
         self._groups = RowGroups(files, reader)
 
@@ -47,7 +44,7 @@ class ParquetTable:
     def select_columns(self, columns: Sequence[str]) -> "ParquetTable":
         """The same rows with some of their columns, which are read from the files themselves."""
         found = ParquetTable.__new__(ParquetTable)
-        found.__dict__.update(self.__dict__, column_names=list(columns), _find_place=None)
+        found.__dict__.update(self.__dict__, column_names=list(columns), runs=None)
         return found
 
     def __getitem__(self, rows: Any) -> dict[str, Any]:
@@ -61,9 +58,14 @@ class ParquetTable:
         numbers = np.atleast_1d(np.asarray(rows, dtype=np.int64))
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
             raise IndexError(f"rows {numbers.min()} to {numbers.max()} of a table of {len(self)}")
-        place = None if self._find_place is None else self._find_place(self._groups.groups_of(numbers))
+        place = None if self.runs is None else self.runs.place(self._groups.groups_of(numbers))
         cells: dict[str, Any] = self._groups.cells(numbers, self.column_names, place)
         return cells if np.ndim(rows) else {column: values[0] for column, values in cells.items()}
+
+    def prefetch(self, rows: NDArray[np.int64]) -> None:
+        """Begin to read the row groups of rows, int64 (N,), if they are in a store."""
+        if self.runs is not None:
+            self.runs.prefetch(self._groups.groups_of(rows))
 
     def blocks(self, column: str) -> Iterator[pa.Array]:
         """The cells of a column in the order of the rows.
