@@ -33,9 +33,7 @@ class CaptionedPairs:
         DataError: A caption column is empty in all of them.
     """
 
-    def __init__(
-        self, owner: str, config: SourceConfig, table: ParquetTable | datasets.Dataset, rows: Rows
-    ) -> None:
+    def __init__(self, owner: str, config: SourceConfig, table: ParquetTable | datasets.Dataset, rows: Rows) -> None:
         fields = [*config.captions.values(), *config.caption_fields]
         is_whole = len(rows) == len(table)
         own = slice(None) if is_whole else rows.take(np.arange(len(rows)))

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import logging
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from data_modules.sources.parquet.table import ParquetTable
 from data_modules.sources.rows import pairs_per_row
 from data_modules.sources.run_cache import RunCache
 from data_modules.sources.tables import RESTORE, check_columns, check_manifest, columns_of
+from data_modules.sources.tar_index import index_folder
 from data_modules.sources.tar_runs import CACHED_WINDOWS, Window, check_room, default_cache_folder
 
 _BYTES_WITHOUT_WINDOW = 1 << 30
@@ -54,10 +56,22 @@ def open_parquet(
     check_columns(paths[0], files.columns, columns_of(config))
     columns = [column for column in files.columns if column in columns]
     runs = _runs(config, files, columns, window) if any(map(is_url, paths)) else None
-    table = ParquetTable(files, reader, columns, runs)
+    digest = _digest(files)
+    folder = index_folder(config, paths[0])
+
+    def index_of(leaf: tuple[str, ...]) -> Path:
+        return folder / f"kelip-{digest}-{zlib.crc32(repr(leaf).encode()):08x}.places"
+
+    table = ParquetTable(files, reader, index_of, columns=columns, runs=runs)
     kind = files.schemas[0].arrow.field(config.image).type
     are_paths = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     return table, _folders(files) if are_paths else None
+
+
+def _digest(files: ParquetFiles) -> str:
+    """Changes with the content of the files, and with their order."""
+    states = repr([*zip(files.paths, files.states, strict=True)])
+    return hashlib.sha256(states.encode()).hexdigest()[:16]
 
 
 def _runs(config: SourceConfig, files: ParquetFiles, columns: Sequence[str], window: Window) -> GroupRuns:
@@ -66,9 +80,8 @@ def _runs(config: SourceConfig, files: ParquetFiles, columns: Sequence[str], win
     Raises:
         DataError: The disk has no room for them.
     """
-    states = repr([*zip(files.paths, files.states, strict=True)])
     folder = Path(config.cache_folder).expanduser() if config.cache_folder else default_cache_folder()
-    folder /= f"parquet-{hashlib.sha256(states.encode()).hexdigest()[:16]}"
+    folder /= f"parquet-{_digest(files)}"
     needed = cache_bytes(config, files, window)
     if window.samples:
         check_room(folder, needed, window)

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import numpy as np
@@ -39,7 +39,7 @@ from data_modules.sources.separated import read_separated
 _ALLOW_PATHS = ": make it relative to the table, name its folder in image_root, or set allow_absolute_paths: true"
 _ROWS_AT_A_TIME = 10_000
 """Rows whose texts are in memory together."""
-TextRows = ParquetTable | datasets.Dataset
+TextRows: TypeAlias = ParquetTable | datasets.Dataset
 """The rows of a table, which both give by the same methods."""
 RESTORE = (
     "restore it from its origin (the embedded corpus: `git checkout -- data_modules/emoji`, or rebuild it with "
@@ -199,9 +199,7 @@ def satisfies(row: Mapping[str, Any], where: Mapping[str, Collection[str]]) -> b
     return all(as_text(row.get(column)) in allowed for column, allowed in where.items())
 
 
-def read_rows(
-    table: TextRows, columns: Sequence[str], rows: NDArray[np.int64] | range
-) -> Iterator[Mapping[str, Any]]:
+def read_rows(table: TextRows, columns: Sequence[str], rows: NDArray[np.int64] | range) -> Iterator[Mapping[str, Any]]:
     """These columns of these rows, in their order; an empty mapping for a row that cannot be read.
 
     Text that is not UTF-8 makes a row unreadable; it is counted as a fault when the row is loaded.

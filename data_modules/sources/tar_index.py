@@ -124,10 +124,15 @@ def index_rule(config: SourceConfig) -> str:
 def index_file(config: SourceConfig, shards: Sequence[str]) -> Path:
     """Path of the index of these shards: as configured, beside the first shard, or in the user's cache."""
     name = hashlib.sha256(json.dumps([sorted(config.files), index_rule(config)]).encode()).hexdigest()[:12]
-    folder = Path(config.index_folder).expanduser() if config.index_folder else Path(shards[0]).parent
-    if not config.index_folder and (is_url(shards[0]) or not os.access(folder, os.W_OK)):
+    return index_folder(config, shards[0]) / f"kelip-{name}.index"
+
+
+def index_folder(config: SourceConfig, first_file: str) -> Path:
+    """Folder of a source's indices: as configured, that of its first file, or in the user's cache."""
+    folder = Path(config.index_folder).expanduser() if config.index_folder else Path(first_file).parent
+    if not config.index_folder and (is_url(first_file) or not os.access(folder, os.W_OK)):
         folder = CACHE_FOLDER.expanduser()
-    return folder / f"kelip-{name}.index"
+    return folder
 
 
 def open_index(

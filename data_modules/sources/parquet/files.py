@@ -216,9 +216,7 @@ class _Footers:
 
     def _leaves(self, schema: ParquetSchema) -> list[tuple[int, Leaf]]:
         wanted = self._columns
-        return [
-            (at, leaf) for at, leaf in enumerate(schema.leaves) if wanted is None or leaf.path[0] in wanted
-        ]
+        return [(at, leaf) for at, leaf in enumerate(schema.leaves) if wanted is None or leaf.path[0] in wanted]
 
     def _chunk(self, column: Any, leaf: Leaf, file_size: int) -> tuple[int, int, int, int, bool]:
         first = [one for one in (column.dictionary_page_offset, column.data_page_offset) if one]

@@ -9,7 +9,7 @@ Kept_co = TypeVar("Kept_co")
 DECODED_BYTES = 64 << 20
 """Decoded columns of row groups that a process keeps, of all its sources together."""
 PLACES_BYTES = 32 << 20
-"""Places of pages and of long values that a process keeps, about 6 bytes a row."""
+"""Places of pages that a process keeps, and of long values whose index cannot be written."""
 
 
 class Kept(Generic[Kept_co]):

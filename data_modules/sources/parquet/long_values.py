@@ -8,20 +8,28 @@ from data_modules.faults import SampleFault
 from data_modules.sources.blobs import Span
 from data_modules.sources.parquet.kept import PLACES_BYTES, Kept
 from data_modules.sources.parquet.pages import (
-    NotSupported,
     Page,
-    PageRows,
+    UnsupportedPageError,
     ValuePlaces,
+    decompressed,
     dictionary_places,
     find_pages,
     page_rows,
 )
 from data_modules.sources.parquet.schema import Leaf
+from data_modules.sources.parquet.thrift import unsigned
+from data_modules.sources.parquet.value_index import (
+    BY_PAGE,
+    Records,
+    ValueIndex,
+    page_records,
+    records_by_page,
+)
 
 Read = Callable[[Span], bytes]
 """The bytes of a span; raises SampleFault."""
 
-_PAGE_BYTES = 120
+_PAGE_BYTES = 400
 """Memory of a `Page`, about."""
 _PLACES: Kept[Any] = Kept(PLACES_BYTES)
 """What this process keeps of all tables."""
@@ -49,12 +57,34 @@ class LongValue(NamedTuple):
     leaf: Leaf
     level: int
     """Its definition level."""
-    span: Span | None
-    """The bytes that hold it; `None`: it is null."""
-    places: ValuePlaces
-    number: int
+    span: Span
+    """The bytes that hold it; none of a null or empty value."""
+    raw_size: int
+    """Of those bytes when decompressed; 0: they are not compressed."""
+    skipped: int
+    length: int
+    """Bytes of the value, behind `skipped` others."""
 
     def nested(self, content: bytes) -> Any:
+        """The value of the leaf's column: the bytes, or a dictionary that leads to them.
+
+        Raises:
+            SampleFault: They are not those that were there when the page was looked at.
+        """
+        if self.level < self.leaf.max_definition:
+            return nested(self.leaf, self.level, None)
+        if self.raw_size and self.length:
+            try:
+                content = decompressed(unsigned(self.raw_size) + content, self.raw_size)
+            except ValueError as error:
+                raise damaged(self.span, error) from error
+            content = content[self.skipped : self.skipped + self.length]
+        if len(content) != self.length:
+            raise damaged(self.span, ValueError(f"{len(content)} bytes of a value of {self.length}"))
+        return nested(self.leaf, self.level, content)
+
+
+def nested(self, content: bytes) -> Any:
         """The value of the leaf's column: the bytes, or a dictionary that leads to them.
 
         Raises:
@@ -70,9 +100,7 @@ class LongValue(NamedTuple):
 
 def nested(leaf: Leaf, level: int, value: Any) -> Any:
     """A value of a leaf as a part of its column: dictionaries that lead to it, or to the field that is null."""
-    depth = next(
-        (at for at in range(len(leaf.path)) if sum(leaf.are_optional[: at + 1]) > level), len(leaf.path) - 1
-    )
+    depth = next((at for at in range(len(leaf.path)) if sum(leaf.are_optional[: at + 1]) > level), len(leaf.path) - 1)
     for name in reversed(leaf.path[1 : depth + 1]):
         value = {name: value}
     return value
@@ -119,41 +147,66 @@ def dictionary_of(pages: Sequence[Page]) -> Page | None:
     return pages[0] if pages and pages[0].is_dictionary else None
 
 
-def find_value(chunk: ChunkPlace, row: int, read: Read) -> LongValue | None:
+def find_value(chunk: ChunkPlace, row: int, first_row: int, index: ValueIndex, read: Read) -> LongValue | None:
     """Where the value of a row of the row group is; `None`: it can only be had with its page.
+
+    Args:
+        chunk: The column.
+        row: In the row group.
+        first_row: Of the row group, in the table.
+        index: Of the column, which is read, or completed by the row's page.
+        read: Reads the page.
 
     Raises:
         SampleFault: The page cannot be read, or is damaged.
     """
+    record = index.read(first_row + row)
+    if record is None:
+        start, records = _records(chunk, row, first_row, index, read)
+        record = records[row - start]
+    # One conversion of the record is several times faster than one for each field.
+    begin, part, raw_size, length, skipped, level, _ = record.item()
+    if level == BY_PAGE:
+        return None
+    return LongValue(chunk.leaf, level, Span(chunk.span.path, begin, part), raw_size, skipped, length)
+
+
+def index_chunk(chunk: ChunkPlace, first_row: int, index: ValueIndex, read: Read) -> None:
+    """Complete the index by all pages of a leaf of a row group; arguments and errors as in `find_value`."""
+    for page in chunk_pages(chunk, read):
+        if not page.is_dictionary and index.read(first_row + page.first_row) is None:
+            _records(chunk, page.first_row, first_row, index, read)
+
+
+def _records(chunk: ChunkPlace, row: int, first_row: int, index: ValueIndex, read: Read) -> tuple[int, Records]:
+    """First row, in the row group, of the page that holds a row, and its records, which the index gets too."""
     pages = chunk_pages(chunk, read)
     try:
         page = page_of(pages, row)
-        rows = _rows_of(chunk, pages, page, read)
+        key = ("records", *chunk.key, page.start)
+        if (kept := _PLACES.get(key)) is not None:
+            return page.first_row, kept
+        records = _page_records(chunk, pages, page, read)
     except ValueError as error:
         raise damaged(chunk.span, error) from error
-    if rows is None:
-        return None
-    at = row - page.first_row
-    level = chunk.leaf.max_definition if rows.levels is None else int(rows.levels[at])
-    if level < chunk.leaf.max_definition:
-        return LongValue(chunk.leaf, level, None, rows.values, 0)
-    number = at if rows.indices is None else int(rows.indices[at])
-    return LongValue(chunk.leaf, level, Span(chunk.span.path, *rows.values.part(number)), rows.values, number)
+    if not index.write(first_row + page.first_row, records):
+        _PLACES.put(key, records, records.nbytes)
+    return page.first_row, records
 
 
-def _rows_of(chunk: ChunkPlace, pages: Sequence[Page], page: Page, read: Read) -> PageRows | None:
-    """What a page holds; `None`: its values cannot be found one by one."""
-    key = ("rows", *chunk.key, page.start)
-    if (found := _PLACES.get(key)) is not None:
-        return found[0] if found else None
+def _page_records(chunk: ChunkPlace, pages: Sequence[Page], page: Page, read: Read) -> Records:
+    """The records of a page.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    max_level = chunk.leaf.max_definition
     try:
         dictionary = _dictionary(chunk, dictionary_of(pages), read) if page.uses_dictionary else None
-        rows = page_rows(page, _body(chunk, page, read), chunk.codec, chunk.leaf.max_definition, dictionary)
-    except NotSupported:
-        _PLACES.put(key, (), 100)
-        return None
-    _PLACES.put(key, (rows,), rows.nbytes + 500)
-    return rows
+        rows = page_rows(page, _body(chunk, page, read), chunk.codec, max_level, dictionary)
+    except UnsupportedPageError:
+        return records_by_page(page.num_values)
+    return page_records(rows, page.num_values, max_level)
 
 
 def _dictionary(chunk: ChunkPlace, page: Page | None, read: Read) -> ValuePlaces | None:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_modules.sources.parquet.thrift import Struct, ThriftReader, unsigned
+from data_modules.sources.parquet.thrift import Struct, ThriftReader
 
 UNCOMPRESSED, SNAPPY = 0, 1
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
@@ -28,7 +28,7 @@ BLOCK_SHIFT = 16
 _SNAPPY = pa.Codec("snappy")
 
 
-class NotSupported(ValueError):
+class UnsupportedPageError(ValueError):
     """A page's values cannot be found one by one."""
 
 
@@ -150,30 +150,6 @@ class ValuePlaces:
     def nbytes(self) -> int:
         return self.offsets.nbytes + (0 if self.blocks is None else self.blocks.nbytes)
 
-    def part(self, value: int) -> tuple[int, int]:
-        """First byte in the file, and number, of the bytes that hold a value."""
-        start, end = int(self.offsets[value]), int(self.offsets[value + 1]) - 4
-        if self.blocks is None or end <= start:
-            return self.body + start, max(0, end - start)
-        first, last = start >> BLOCK_SHIFT, (end - 1) >> BLOCK_SHIFT
-        begin = int(self.blocks[first])
-        return self.body + begin, int(self.blocks[last + 1]) - begin
-
-    def value(self, value: int, content: bytes) -> bytes:
-        """A value from the bytes of its part.
-
-        Raises:
-            ValueError: They are not those that were there when the page was looked at.
-        """
-        start, end = int(self.offsets[value]), int(self.offsets[value + 1]) - 4
-        if self.blocks is not None and end > start:
-            before = start >> BLOCK_SHIFT << BLOCK_SHIFT
-            stop = min(self.raw_size, ((end - 1 >> BLOCK_SHIFT) + 1) << BLOCK_SHIFT)
-            content = _decompressed(unsigned(stop - before) + content, stop - before)[start - before : end - before]
-        if len(content) != end - start:
-            raise ValueError(f"{len(content)} bytes of a value of {end - start}")
-        return content
-
 
 @dataclass(frozen=True, slots=True)
 class PageRows:
@@ -189,12 +165,6 @@ class PageRows:
     levels: NDArray[np.uint8] | None
     indices: NDArray[np.int32] | None
 
-    @property
-    def nbytes(self) -> int:
-        """Of this page alone: those of a dictionary count with the dictionary."""
-        own = sum(0 if one is None else one.nbytes for one in (self.levels, self.indices))
-        return own + (self.values.nbytes if self.indices is None else 0)
-
 
 def page_rows(page: Page, content: bytes, codec: int, max_level: int, dictionary: ValuePlaces | None) -> PageRows:
     """Which value each row of a data page of bytes or texts has.
@@ -207,11 +177,11 @@ def page_rows(page: Page, content: bytes, codec: int, max_level: int, dictionary
         dictionary: Values of the dictionary, if the page uses it.
 
     Raises:
-        NotSupported: Its values cannot be found one by one.
+        UnsupportedPageError: Its values cannot be found one by one.
         ValueError: It is damaged.
     """
     if not (page.is_plain or page.uses_dictionary) or not page.has_rle_levels:
-        raise NotSupported
+        raise UnsupportedPageError
     skipped = max(0, page.levels)
     raw, blocks = _body(page, content, codec, skipped)
     stored, at = (content, 0) if page.levels >= 0 else (raw, 0)
@@ -237,7 +207,7 @@ def page_rows(page: Page, content: bytes, codec: int, max_level: int, dictionary
 def dictionary_places(page: Page, content: bytes, codec: int) -> ValuePlaces:
     """Where the values of a dictionary of bytes or texts are; arguments and errors as in `page_rows`."""
     if not page.is_plain:
-        raise NotSupported
+        raise UnsupportedPageError
     raw, blocks = _body(page, content, codec, 0)
     return _places(page, raw, blocks, 0, page.num_values)
 
@@ -248,12 +218,17 @@ def _body(page: Page, content: bytes, codec: int, skipped: int) -> tuple[bytes, 
     if codec == UNCOMPRESSED or not page.is_compressed:
         return packed, None
     if codec != SNAPPY:
-        raise NotSupported
-    raw = _decompressed(packed, raw_size)
+        raise UnsupportedPageError
+    raw = decompressed(packed, raw_size)
     return raw, snappy_blocks(packed)
 
 
-def _decompressed(packed: bytes, raw_size: int) -> bytes:
+def decompressed(packed: bytes, raw_size: int) -> bytes:
+    """What Snappy compressed to these bytes.
+
+    Raises:
+        ValueError: They are damaged.
+    """
     try:
         return bytes(_SNAPPY.decompress(packed, raw_size, asbytes=True))
     except (pa.ArrowException, OSError) as error:
@@ -283,7 +258,7 @@ def snappy_blocks(packed: bytes) -> NDArray[np.unsignedinteger]:
     """Where each 64 kB begin in what Snappy compressed, and where the last ones end, uint32 (B + 1,).
 
     Raises:
-        NotSupported: A block refers to what is before it.
+        UnsupportedPageError: A block refers to what is before it.
     """
     at = next(place for place, byte in enumerate(packed[:5]) if byte < 0x80) + 1
     starts, block, edge, out, size = [at], 0, 1 << BLOCK_SHIFT, 0, len(packed)
@@ -303,11 +278,11 @@ def snappy_blocks(packed: bytes) -> NDArray[np.unsignedinteger]:
                 length, step = (tag >> 2) + 1, 3 if kind == 2 else 5
                 distance = int.from_bytes(packed[at + 1 : at + step], "little")
             if distance > out - block:
-                raise NotSupported
+                raise UnsupportedPageError
             at += step
         out += length
         if out > edge:
-            raise NotSupported
+            raise UnsupportedPageError
         if out == edge:
             starts.append(at)
             block, edge = out, edge + (1 << BLOCK_SHIFT)

@@ -1,10 +1,11 @@
 """Cells of parquet files by the numbers of their rows.
 
 Of a row group, short columns are decoded whole, or page by page where they are large, and kept for a while; long values
-are read alone (see `pages`).
+are read alone, where their index says that they are.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,10 +24,12 @@ from data_modules.sources.parquet.long_values import (
     damaged,
     dictionary_of,
     find_value,
+    index_chunk,
     page_of,
 )
-from data_modules.sources.parquet.pages import Page
+from data_modules.sources.parquet.pages import SNAPPY, UNCOMPRESSED, Page
 from data_modules.sources.parquet.schema import Chunk, Leaf
+from data_modules.sources.parquet.value_index import ValueIndex
 
 LONG_BYTES = 1024
 """Mean bytes from which on values of a column are read one by one."""
@@ -36,7 +39,7 @@ _SCANNED_BYTES = 8 << 20
 """Bytes that are read together where a column is read from its start to its end."""
 _FEW = 8
 """So many cells of an array become Python objects one by one; more, together."""
-_CODECS_BY_VALUE = (0, 1)
+SINGLE_CODECS = (UNCOMPRESSED, SNAPPY)
 """Compressions from which single values can be read."""
 _DECODED: Kept[pa.Array] = Kept(DECODED_BYTES)
 """What this process keeps of all tables."""
@@ -71,16 +74,37 @@ class RowGroups:
     Args:
         files: Their footers.
         reader: Reads them.
+        index_of: Path of a leaf with long values -> the file of its index, which need not exist.
     """
 
-    def __init__(self, files: ParquetFiles, reader: BlobReader) -> None:
+    def __init__(self, files: ParquetFiles, reader: BlobReader, index_of: Callable[[tuple[str, ...]], Path]) -> None:
         self.files, self._reader, self._owner = files, reader, object()
+        self.indices = {
+            path: ValueIndex(index_of(path))
+            for path, one in files.chunks.items()
+            if (one.are_long & np.isin(one.codecs, SINGLE_CODECS)).any()
+        }
+        """Leaf -> where its long values are."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"files": self.files, "_reader": self._reader}
+        return {name: value for name, value in self.__dict__.items() if name != "_owner"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _owner=object())
+
+    def index(self, groups: Sequence[int]) -> None:
+        """Complete the indices by all rows of row groups.
+
+        Raises:
+            SampleFault: A page cannot be read, or is damaged.
+        """
+        read = _Reads(self._reader, None)
+        for group in groups:
+            leaves = self.files.schemas[self.files.schema_of[self.files.file_of(group)]].leaves
+            for chunk in (self._chunk(group, leaf) for leaf in leaves if leaf.path in self.indices):
+                if self._is_long(chunk):
+                    index = self.indices[chunk.leaf.path]
+                    index_chunk(chunk, int(self.files.first_rows[group]), index, read.of(group))
 
     def groups_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The row groups that hold rows, int64 (N,)."""
@@ -141,16 +165,14 @@ class RowGroups:
         return ChunkPlace(self._owner, group, leaf, chunk_span(self.files, leaf.path, group), codec)
 
     def _is_long(self, chunk: ChunkPlace) -> bool:
-        return bool(self.files.chunks[chunk.leaf.path].are_long[chunk.group]) and chunk.codec in _CODECS_BY_VALUE
+        return bool(self.files.chunks[chunk.leaf.path].are_long[chunk.group]) and chunk.codec in SINGLE_CODECS
 
     def _whole(self, plans: Sequence[_Columns], read: "_Reads") -> dict[tuple[Any, ...], pa.Array]:
         """The arrays of all units; those that are not kept are read together, and decoded by row group."""
         units = [unit for plan in plans for unit in plan.units]
         found = {unit.key: array for unit in units if (array := _DECODED.get(unit.key)) is not None}
         missing = [
-            (plan.group, own)
-            for plan in plans
-            if (own := [unit for unit in plan.units if unit.key not in found])
+            (plan.group, own) for plan in plans if (own := [unit for unit in plan.units if unit.key not in found])
         ]
         contents = iter(read.many([(group, one.span) for group, own in missing for unit in own for one in unit.chunks]))
         for group, own in missing:
@@ -201,15 +223,14 @@ class RowGroups:
             raise damaged(span, ValueError(f"{len(table)} rows instead of {num_rows}"))
         return table
 
-    def _long_values(
-        self, chunk: ChunkPlace, rows: NDArray[np.int64], read: "_Reads"
-    ) -> list[LongValue] | None:
+    def _long_values(self, chunk: ChunkPlace, rows: NDArray[np.int64], read: "_Reads") -> list[LongValue] | None:
         """Where the values of rows of the row group are; `None`: they can only be had with their pages."""
         if not self._is_long(chunk):
             return None
         found = []
+        first_row, index = int(self.files.first_rows[chunk.group]), self.indices[chunk.leaf.path]
         for row in rows.tolist():
-            if (value := find_value(chunk, row, read.of(chunk.group))) is None:
+            if (value := find_value(chunk, row, first_row, index, read.of(chunk.group))) is None:
                 return None
             found.append(value)
         return found
@@ -291,9 +312,9 @@ class _Reads:
 
 def _fill(found: Mapping[str, list[Any]], values: Sequence[tuple[str, int, int, LongValue]], read: _Reads) -> None:
     """Read long values, each with its column, its place there and its row group, and write them to their places."""
-    contents = iter(read.many([(group, one.span) for _, _, group, one in values if one.span is not None]))
+    contents = iter(read.many([(group, one.span) for _, _, group, one in values if one.span.length]))
     for column, at, _, one in values:
-        cell = one.nested(next(contents) if one.span is not None else b"")
+        cell = one.nested(next(contents) if one.span.length else b"")
         found[column][at] = _merged(found[column][at], cell)
 
 

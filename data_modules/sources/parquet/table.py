@@ -1,6 +1,7 @@
 """Parquet files as one table, read where they lie."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from data_modules.sources.parquet.files import ParquetFiles
 from data_modules.sources.parquet.row_groups import RowGroups
 from data_modules.sources.parquet.runs import GroupRuns
 
+
 class ParquetTable:
     """Random access to the rows of parquet files, by the interface of `datasets.Dataset`.
 
     Args:
         files: Their footers.
         reader: Reads them.
+        index_of: Path of a leaf with long values -> the file of its index, which need not exist.
         columns: Of the rows; `None`: all.
         runs: Keeps the row groups of files in a store; `None`: each read goes to the files themselves.
     """
@@ -26,12 +29,14 @@ class ParquetTable:
         self,
         files: ParquetFiles,
         reader: BlobReader,
+        index_of: Callable[[tuple[str, ...]], Path],
+        *,
         columns: Sequence[str] | None = None,
         runs: GroupRuns | None = None,
     ) -> None:
         self.files, self.runs = files, runs
         self.column_names = list(files.columns if columns is None else columns)
-        self._groups = RowGroups(files, reader)
+        self.groups = RowGroups(files, reader, index_of)
 
     @property
     def schema(self) -> pa.Schema:
@@ -58,14 +63,14 @@ class ParquetTable:
         numbers = np.atleast_1d(np.asarray(rows, dtype=np.int64))
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
             raise IndexError(f"rows {numbers.min()} to {numbers.max()} of a table of {len(self)}")
-        place = None if self.runs is None else self.runs.place(self._groups.groups_of(numbers))
-        cells: dict[str, Any] = self._groups.cells(numbers, self.column_names, place)
+        place = None if self.runs is None else self.runs.place(self.groups.groups_of(numbers))
+        cells: dict[str, Any] = self.groups.cells(numbers, self.column_names, place)
         return cells if np.ndim(rows) else {column: values[0] for column, values in cells.items()}
 
     def prefetch(self, rows: NDArray[np.int64]) -> None:
         """Begin to read the row groups of rows, int64 (N,), if they are in a store."""
         if self.runs is not None:
-            self.runs.prefetch(self._groups.groups_of(rows))
+            self.runs.prefetch(self.groups.groups_of(rows))
 
     def blocks(self, column: str) -> Iterator[pa.Array]:
         """The cells of a column in the order of the rows.
@@ -73,4 +78,4 @@ class ParquetTable:
         Raises:
             SampleFault: A page cannot be read, or is damaged.
         """
-        return self._groups.blocks(column)
+        return self.groups.blocks(column)

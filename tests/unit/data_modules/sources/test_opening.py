@@ -273,7 +273,7 @@ def _reads_in_flight(kind: str, folder: Path) -> None:
             opened(kind, file, reads_in_flight=7)
         return
     source, _ = opened(kind, file, reads_in_flight=7)
-    reader = source._reader if isinstance(source, TarSource) else source.table._groups._reader
+    reader = source._reader if isinstance(source, TarSource) else source.table.groups._reader
     assert reader._in_flight == 7  # test_remote checks its effect
     assert len(records(source)) == 12
 
