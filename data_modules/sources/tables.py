@@ -268,8 +268,7 @@ class TableSource:
     ) -> None:
         self.name, self.config, self.table, self.version = name, config, table, version
         require_columns(name, config, table.column_names)
-        is_parquet = isinstance(table, ParquetTable)
-        _require_texts(name, config, table.schema if is_parquet else table.features.arrow_schema)
+        _require_texts(name, config, table.schema if isinstance(table, ParquetTable) else table.features.arrow_schema)
         self._folder_of = folder_of
         self._pairs = pairs_per_row(config)
         with self._all_texts():

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 Kept_co = TypeVar("Kept_co")
 
-DECODED_BYTES = 64 << 20
+DECODED_BYTES = 48 << 20
 """Decoded columns of row groups that a process keeps, of all its sources together."""
 PLACES_BYTES = 32 << 20
 """Places of pages that a process keeps, and of long values whose index cannot be written."""

@@ -84,20 +84,6 @@ class LongValue(NamedTuple):
         return nested(self.leaf, self.level, content)
 
 
-def nested(self, content: bytes) -> Any:
-        """The value of the leaf's column: the bytes, or a dictionary that leads to them.
-
-        Raises:
-            SampleFault: They are not those that were there when the page was looked at.
-        """
-        if self.span is None:
-            return nested(self.leaf, self.level, None)
-        try:
-            return nested(self.leaf, self.level, self.places.value(self.number, content))
-        except ValueError as error:
-            raise damaged(self.span, error) from error
-
-
 def nested(leaf: Leaf, level: int, value: Any) -> Any:
     """A value of a leaf as a part of its column: dictionaries that lead to it, or to the field that is null."""
     depth = next((at for at in range(len(leaf.path)) if sum(leaf.are_optional[: at + 1]) > level), len(leaf.path) - 1)

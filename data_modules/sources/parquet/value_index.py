@@ -1,8 +1,8 @@
 """Where the long values of a column are, on disk: 24 bytes a row, written as pages are looked at.
 
-All processes of a machine share the file, and machines too if it is on a shared file system: what one has found out, the
-others read. Rows are read where they are needed and not kept in memory. A row that nobody has looked at is zeros, and so
-is one that a crash lost; a torn one does not fit its check byte. Either is found out again.
+All processes of a machine share the file, and machines too if it is on a shared file system: what one has found out,
+the others read. Rows are read where they are needed and not kept in memory. A row that nobody has looked at is zeros,
+and so is one that a crash lost; a torn one does not fit its check byte. Either is found out again.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ RECORD = np.dtype(
         ("check", "u1"),
     ]
 )
-"""First byte in the parquet file, and number, of the bytes that hold a value; their size when decompressed, 0 if they are
-not compressed; size of the value and bytes before it in what is decompressed; definition level."""
+"""First byte in the parquet file, and number, of the bytes that hold a value; their size when decompressed, 0 if they
+are not compressed; size of the value and bytes before it in what is decompressed; definition level."""
 ROW_BYTES = RECORD.itemsize
 BY_PAGE = 255
 """Level of rows whose values can only be had with their page."""
