@@ -7,7 +7,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import fsspec
 import numpy as np
 import pyarrow as pa
@@ -305,7 +304,7 @@ def _index_folder(kind: str, folder: Path) -> None:
         large = [row | {"image": {"bytes": row["image"]["bytes"] + bytes(2000)}} for row in cells]
         pq.write_table(pa.Table.from_pylist(large), file)
     assert len(records(opened(kind, file, index_folder=str(folder / "own"))[0])) == 12
-    assert [one.suffix for one in (folder / "own").glob("*.[ip]*")] == [".index" if kind == "shards" else ".places"]
+    assert (".index" if kind == "shards" else ".places") in [one.suffix for one in (folder / "own").iterdir()]
 
 
 _keyword_separator = _keywords
@@ -475,40 +474,9 @@ def test_table__settings_of_the_pair_set(tmp_path: Path, name: str, kind: str) -
         ImageTextDataConfig(sources={"s": config}, **settings)
 
 
-SAVED = datasets.Dataset.from_list([row | {"image": {"bytes": IMAGES[0]}} for row in ROWS])
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"subset": "b"}, "saved by save_to_disk, which has no subset"),
-        ({"stream_length": 3}, "saved by save_to_disk, which has no stream_length"),
-        ({"split": "test"}, "saved without splits; remove split = test"),
-    ],
-)
-def test_saved_dataset__refuses_settings_without_effect(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    SAVED.save_to_disk(str(tmp_path / "saved"))
-    config = SourceConfig(files=[str(tmp_path / "saved")], captions={"ko": "ko"}, **settings)
-    with pytest.raises(DataError, match=message):
-        open_source("s", config)
-
-
-def test_saved_dataset__has_its_splits(tmp_path: Path) -> None:
-    splits = {"train": SAVED.select(range(4)), "test": SAVED.select(range(4, 6))}
-    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
-    source, _ = opened("dataset", str(tmp_path / "saved"), split="test")
-    assert keys(source) == ["key4", "key5"]
-
-
 def test_stream__opening_names_a_missing_column(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="source 's' has no column 'titel'"):
         opened("stream", write("stream", tmp_path), captions={"ko": "titel"})
-
-
-def test_stream__a_column_that_the_first_row_lacks_ends_the_run() -> None:
-    config = SourceConfig(files=["a/b"], captions={"ko": "ko"}, where={"split": ["train"]}, stream_length=1)
-    with pytest.raises(DataError, match="has no column 'split'"):
-        StreamSource("s", config, lambda: iter([{"image": b"", "ko": "a"}]), 4)[0]
 
 
 def test_stream__too_few_rows_satisfy_where(tmp_path: Path) -> None:
