@@ -94,7 +94,7 @@ def nested(leaf: Leaf, level: int, value: Any) -> Any:
 
 def damaged(span: Span, error: Exception) -> SampleFault:
     """The fault of a sample whose page makes no sense."""
-    reason = str(error) or type(error).__name__
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
     return SampleFault("table_damaged", f"{span.path}: the page at byte {span.start} cannot be decoded ({reason})")
 
 
