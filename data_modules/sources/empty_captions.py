@@ -59,6 +59,11 @@ class CaptionedPairs:
         """For the log: one sentence per language in which a row has no caption."""
         self._present = np.packbits(np.stack(columns, axis=1)) if self.notes else None
 
+    @property
+    def nbytes(self) -> int:
+        """Memory, in bytes: a bit for each pair if some have no caption."""
+        return 0 if self._present is None else self._present.nbytes
+
     def of(self, pair: int | None = None) -> Rows:
         """The indices of pairs with a caption, of all or of this pair of each row."""
         if self._present is None:

@@ -3,25 +3,30 @@
 import functools
 import hashlib
 import logging
+import multiprocessing
+import os
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_modules.paths import is_url
+from data_modules.errors import DataError
+from data_modules.faults import SampleFault
+from data_modules.paths import is_url, resolve_shards
 from data_modules.sources.blobs import BlobReader
 from data_modules.sources.config import LanguageRule, SourceConfig
 from data_modules.sources.parquet.files import ParquetFiles, open_files
-from data_modules.sources.parquet.row_groups import LONG_BYTES
+from data_modules.sources.parquet.row_groups import LONG_BYTES, RowGroups
 from data_modules.sources.parquet.runs import GroupRuns
 from data_modules.sources.parquet.table import ParquetTable
 from data_modules.sources.rows import pairs_per_row
 from data_modules.sources.run_cache import RunCache
 from data_modules.sources.tables import RESTORE, check_columns, check_manifest, columns_of
-from data_modules.sources.tar_index import index_folder
+from data_modules.sources.tar_index import Progress, index_folder
 from data_modules.sources.tar_runs import CACHED_WINDOWS, Window, check_room, default_cache_folder
 
 _BYTES_WITHOUT_WINDOW = 1 << 30
@@ -106,6 +111,58 @@ def cache_bytes(config: SourceConfig, files: ParquetFiles, window: Window) -> in
     num_runs = -(-window.samples // window.run_length)
     groups_per_run = 1 + window.run_length / pairs * num_groups / max(1, files.num_rows)
     return min(whole, int(CACHED_WINDOWS * num_runs * groups_per_run * whole / num_groups)) + _SLACK_BYTES
+
+
+def index_parquet(
+    config: SourceConfig, *, num_workers: int = 1, progress: Progress | None = None
+) -> tuple[int, list[Path]]:
+    """Complete the index of a source's images, as reading them does bit by bit.
+
+    Gives the number of rows, and the files of the index: none, where no image can be read without its page.
+
+    Args:
+        config: The source's settings.
+        num_workers: Processes.
+        progress: Told of every row group.
+
+    Raises:
+        DataError: A file is missing or damaged, or the index cannot be written.
+    """
+    table, _ = open_parquet(config, resolve_shards(config.files), Window(samples=0, run_length=1))
+    indices = [index.file for index in table.groups.indices.values()]
+    num_groups = len(table.files.first_rows) - 1 if indices else 0
+    tell = progress or (lambda *_: None)
+    if num_workers == 1:
+        for group in range(num_groups):
+            _index_group(table.groups, group)
+            tell(group + 1, num_groups)
+    elif num_groups:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(num_workers, context, initializer=_begin, initargs=(table.groups,)) as pool:
+            for done, _ in enumerate(pool.map(_index_own_group, range(num_groups), chunksize=4), 1):
+                tell(done, num_groups)
+    if absent := [file for file in indices if num_groups and not os.access(file, os.W_OK)]:
+        raise DataError(f"the index {absent[0]} cannot be written: set index_folder to a folder that can")
+    return len(table), indices
+
+
+_own: list[RowGroups] = []
+"""Of a process that indexes."""
+
+
+def _begin(groups: RowGroups) -> None:
+    _own[:] = [groups]
+
+
+def _index_own_group(group: int) -> None:
+    _index_group(_own[0], group)
+
+
+def _index_group(groups: RowGroups, group: int) -> None:
+    try:
+        groups.index([group])
+    except SampleFault as fault:
+        raise DataError(f"{fault.detail}; {RESTORE}") from fault
 
 
 def _folders(files: ParquetFiles) -> Callable[[int], Path]:

@@ -312,6 +312,12 @@ class TableSource:
         if isinstance(self.table, ParquetTable):
             self.table.prefetch(self.rows.take(np.unique(np.array(indices, dtype=np.int64) // self._pairs)))
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of what grows with the rows, in bytes; rows of `datasets` are mapped, not in memory."""
+        rows = self.rows.nbytes if isinstance(self.rows, Marked) else 0
+        return rows + self._captioned.nbytes + (self.table.files.nbytes if isinstance(self.table, ParquetTable) else 0)
+
     def _record(self, index: int, row: Mapping[str, Any] | None) -> PairRecord:
         """The pair at an index; `row` `None`: its row is read here."""
         position, pair = divmod(index, self._pairs)

@@ -31,6 +31,8 @@ MAGIC = b"KELIPIX1"
 ROW_BYTES = 4 * ROW_FIELDS
 DIGEST_LENGTH = 16
 """Hexadecimal digits of the SHA-256 of a shard's rows."""
+SHARD_BYTES = 600
+"""Memory of the description of a shard without faults, as `tracemalloc` counts it."""
 _MAX_GAP_ROWS = 4096 // ROW_BYTES
 """Rows with at most this many between them are read at once: most often they are in one page of memory."""
 CACHE_FOLDER = Path("~/.cache/kelip/index")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -14,11 +15,12 @@ import pytest
 
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
+from data_modules.loading import OpenedBefore, open_sources
 from data_modules.order.sampling import BatchOrder
 from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.opening import open_source
-from data_modules.sources.parquet_tables import cache_bytes
+from data_modules.sources.parquet_tables import cache_bytes, index_parquet
 from data_modules.sources.tables import TableSource, keep_encoded, open_table
 from data_modules.sources.tar_runs import Window
 from tests.paths import ROOT
@@ -177,6 +179,42 @@ def test_opening__a_damaged_page_of_captions_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(content)
     with pytest.raises(DataError, match=r"source 's': .*a\.parquet: the page at byte .*; restore it"):
         open_source("s", SourceConfig(files=[str(tmp_path / "a.parquet")], captions={"ko": "ko"}))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_index_parquet__of_all_rows_is_that_which_reading_makes(tmp_path: Path, workers: int) -> None:
+    pq.write_table(table(), tmp_path / "a.parquet", row_group_size=GROUP)
+    config = SourceConfig(files=[str(tmp_path / "a.parquet")], captions={"ko": "ko"})
+    source = open_source("s", config)
+    expected = source.records(list(range(NUM)))
+    (file,) = tmp_path.glob("*.places")
+    content = file.read_bytes()
+    assert len(content) == 24 * NUM
+    file.unlink()
+    told: list[tuple[int, int]] = []
+    assert index_parquet(config, num_workers=workers, progress=lambda *done: told.append(done)) == (NUM, [file])
+    assert file.read_bytes() == content and told[-1] == (NUM // GROUP, NUM // GROUP)
+    assert open_source("s", config).records(list(range(NUM))) == expected
+
+
+def test_index_parquet__that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    pq.write_table(table(), tmp_path / "a.parquet")
+    (tmp_path / "file").write_text("not a folder")
+    config = SourceConfig(
+        files=[str(tmp_path / "a.parquet")], captions={"ko": "ko"}, index_folder=str(tmp_path / "file")
+    )
+    with pytest.raises(DataError, match=r"the index .* cannot be written: set index_folder"):
+        index_parquet(config)
+
+
+def test_open_sources__those_with_the_same_settings_are_opened_once(tmp_path: Path) -> None:
+    pq.write_table(table(), tmp_path / "a.parquet")
+    config = SourceConfig(files=[str(tmp_path / "a.parquet")], captions={"ko": "ko"})
+    opened: OpenedBefore = {}
+    (first,) = open_sources({"s": config}, opened=opened)
+    (second,) = open_sources({"s": replace(config)}, opened=opened)
+    (other,) = open_sources({"s": replace(config, weight=0.5)}, opened=opened)
+    assert first is second and other is not first
 
 
 MEASURE = """
