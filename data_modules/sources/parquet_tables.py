@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_modules.errors import DataError
 from data_modules.faults import SampleFault
-from data_modules.paths import is_url, resolve_shards
+from data_modules.paths import PACKAGE_PREFIX, is_url, resolve_shards
 from data_modules.sources.blobs import BlobReader
 from data_modules.sources.config import LanguageRule, SourceConfig
 from data_modules.sources.parquet.files import ParquetFiles, open_files
@@ -64,7 +64,9 @@ def open_parquet(
     digest = _digest(files)
     folder = index_folder(config, paths[0])
 
-    def index_of(leaf: tuple[str, ...]) -> Path:
+    def index_of(leaf: tuple[str, ...]) -> Path | None:
+        if all(file.startswith(PACKAGE_PREFIX) for file in config.files):
+            return None  # small, and nothing is written beside installed files
         return folder / f"kelip-{digest}-{zlib.crc32(repr(leaf).encode()):08x}.places"
 
     table = ParquetTable(files, reader, index_of, columns=columns, runs=runs)
@@ -129,7 +131,7 @@ def index_parquet(
         DataError: A file is missing or damaged, or the index cannot be written.
     """
     table, _ = open_parquet(config, resolve_shards(config.files), Window(samples=0, run_length=1))
-    indices = [index.file for index in table.groups.indices.values()]
+    indices = [index.file for index in table.groups.indices.values() if index.file is not None]
     num_groups = len(table.files.first_rows) - 1 if indices else 0
     tell = progress or (lambda *_: None)
     if num_workers == 1:

@@ -42,7 +42,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "write_batch_size": 4,
     },
     "row groups of 100, zstd": {"row_group_size": 100, "compression": "zstd"},
-    "row groups of 1,000, zstd": {"row_group_size": 1000, "compression": "zstd"},
 }
 """What stands in the table -> options of `pyarrow.parquet.write_table`."""
 

@@ -51,7 +51,8 @@ def _index_size(source: PairSource) -> IndexSize | None:
         return None
     rows, kind, disk = len(source.table), "table", 0
     if isinstance(source.table, ParquetTable):
-        kind, disk = "parquet", len(source.table.groups.indices) * rows * VALUE_BYTES
+        files = [one.file for one in source.table.groups.indices.values() if one.file is not None]
+        kind, disk = "parquet", len(files) * rows * VALUE_BYTES
     return IndexSize(source=source.name, kind=kind, rows=rows, memory=source.nbytes, disk=disk)
 
 

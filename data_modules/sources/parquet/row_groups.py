@@ -89,10 +89,13 @@ class RowGroups:
     Args:
         files: Their footers.
         reader: Reads them.
-        index_of: Path of a leaf with long values -> the file of its index, which need not exist.
+        index_of: Path of a leaf with long values -> the file of its index, which need not exist; `None`: each process
+            keeps it in memory.
     """
 
-    def __init__(self, files: ParquetFiles, reader: BlobReader, index_of: Callable[[tuple[str, ...]], Path]) -> None:
+    def __init__(
+        self, files: ParquetFiles, reader: BlobReader, index_of: Callable[[tuple[str, ...]], Path | None]
+    ) -> None:
         self.files, self._reader, self._owner = files, reader, object()
         self.indices = {
             path: ValueIndex(index_of(path))

@@ -20,7 +20,8 @@ class ParquetTable:
     Args:
         files: Their footers.
         reader: Reads them.
-        index_of: Path of a leaf with long values -> the file of its index, which need not exist.
+        index_of: Path of a leaf with long values -> the file of its index, which need not exist; `None`: each process
+            keeps it in memory.
         columns: Of the rows; `None`: all.
         runs: Keeps the row groups of files in a store; `None`: each read goes to the files themselves.
     """
@@ -29,7 +30,7 @@ class ParquetTable:
         self,
         files: ParquetFiles,
         reader: BlobReader,
-        index_of: Callable[[tuple[str, ...]], Path],
+        index_of: Callable[[tuple[str, ...]], Path | None],
         *,
         columns: Sequence[str] | None = None,
         runs: GroupRuns | None = None,

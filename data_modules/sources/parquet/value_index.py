@@ -79,13 +79,14 @@ class ValueIndex:
     """The records of a column of a table.
 
     Args:
-        file: Made when the first record is written; the name changes with the content of the table.
+        file: Made when the first record is written; the name changes with the content of the table. `None`: none is
+            written.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None) -> None:
         self.file = file
         self._process, self._descriptor = -1, -1
-        self._is_writable = True
+        self._is_writable = file is not None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"file": self.file}
@@ -95,7 +96,7 @@ class ValueIndex:
 
     def _open(self) -> int:
         """The descriptor of this process; -1: there is no file."""
-        if self._descriptor < 0 or self._process != os.getpid():
+        if self.file is not None and (self._descriptor < 0 or self._process != os.getpid()):
             self._process, self._descriptor = os.getpid(), -1
             with contextlib.suppress(OSError):
                 self._descriptor = os.open(self.file, os.O_RDWR | os.O_CLOEXEC)
@@ -118,7 +119,7 @@ class ValueIndex:
 
     def write(self, row: int, records: Records) -> bool:
         """Write the records of neighbouring rows, the first of which is `row`; false if that is not possible."""
-        if not self._is_writable:
+        if not self._is_writable or self.file is None:
             return False
         packed = bytearray(records.tobytes())
         for at in range(0, len(packed), ROW_BYTES):

@@ -54,6 +54,7 @@ def test_records__of_the_embedded_corpus_are_those_of_the_copy() -> None:
         for one, other in records:
             assert without_attributes(one) == without_attributes(other)
             assert one.attributes.items() <= other.attributes.items()
+    assert not list((ROOT / "data_modules" / "emoji").glob("*.places")), "nothing is written beside installed files"
 
 
 def table(number: int = NUM) -> pa.Table:
