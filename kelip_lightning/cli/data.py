@@ -85,7 +85,8 @@ def _index(arguments: argparse.Namespace) -> int:
         config = SourceConfig(files=arguments.what, format=SourceFormat.shards, caption_fields=["txt"])
         named = [("shards", config)]
     shards = [(name, config) for name, config in named if source_format(config) is SourceFormat.shards]
-    tables = [(name, config) for name, config in named if config.files[0].lower().endswith(PARQUET_ENDING)]
+    tables = [(name, config) for name, config in named if source_format(config) is SourceFormat.table]
+    tables = [(name, config) for name, config in tables if config.files[0].lower().endswith(PARQUET_ENDING)]
     if not shards and not tables:
         raise DataError(f"{arguments.what[0]} has no tar shards and no parquet; other sources need no index")
     from rich.progress import Progress
