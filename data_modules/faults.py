@@ -23,6 +23,7 @@ SKIPPED: dict[str, str] = {
     "shard_unreadable": "the whole shard cannot be read",
     "shard_cut": "the tar ends in the middle; the members before are used",
     "shard_damaged": "a tar header is damaged; the members before are used",
+    "table_damaged": "a page of a parquet file cannot be decoded",
     "duplicate_key": "the shard has another member of this name; the first one counts",
     "unsafe_name": "the name is absolute or leaves its folder",
     "unexpected_error": "reading or transforming the sample raised another exception, which is recorded with it",

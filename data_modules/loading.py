@@ -37,10 +37,15 @@ _SAMPLES_AT_A_TIME = 64
 """Samples whose records are read together, and whose encoded images are in memory together."""
 
 
+OpenedBefore = dict[tuple[str, str, int, int], PairSource]
+"""Name, settings, window and length of runs -> the source."""
+
+
 def open_sources(
     configs: Mapping[str, SourceConfig],
     order: OrderConfig | None = None,
     corrupt_samples: CorruptSampleConfig | None = None,
+    opened: OpenedBefore | None = None,
 ) -> list[PairSource]:
     """The configured sources, in the order of the configuration.
 
@@ -48,17 +53,23 @@ def open_sources(
         configs: Name -> settings.
         order: In which their samples will be read; `None`: any.
         corrupt_samples: Limit of samples that opening may leave out; `None`: no limit.
+        opened: Sources that were opened before, of which those with the same settings are used again; this call adds
+            its own.
 
     Raises:
         DataError: A source cannot be opened, too much of it is left out, or `check_source` finds that it cannot be
             what the settings say.
     """
-    order = order or OrderConfig()
-    sources = [open_source(name, config, order.shuffle_window, order.run_length) for name, config in configs.items()]
-    for source in sources:
-        check_source(source, configs[source.name])
+    order, known = order or OrderConfig(), {} if opened is None else opened
+    sources = []
+    for name, config in configs.items():
+        key = name, repr(config), order.shuffle_window, order.run_length
+        if key not in known:
+            known[key] = open_source(name, config, order.shuffle_window, order.run_length)
+            check_source(known[key], config)
+        sources.append(known[key])
         if corrupt_samples is not None:
-            _check_opening(source, corrupt_samples.max_share)
+            _check_opening(known[key], corrupt_samples.max_share)
     return sources
 
 

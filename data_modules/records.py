@@ -36,7 +36,7 @@ class PairRecord:
     keywords: tuple[str, ...] = ()
     """Keywords of the image in the same language; empty if the source has none."""
     attributes: dict[str, str] = field(default_factory=dict)
-    """The source's remaining columns as text (group, design, split, ...)."""
+    """Other columns as text: of parquet files those that the settings name, or a language rule may; else all."""
     file_name: str = ""
     """Name of the image file, if it has one; its ending is compared with the content."""
     repairs: tuple[str, ...] = ()

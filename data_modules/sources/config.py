@@ -68,7 +68,8 @@ class LanguageRule(Enum):
         return self in (LanguageRule.by_image, LanguageRule.by_concept, LanguageRule.by_design)
 
 
-TABLE_ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
+PARQUET_ENDING = ".parquet"
+TABLE_ENDINGS = (PARQUET_ENDING, ".csv", ".tsv", ".jsonl")
 TEXT_ENDINGS = (".csv", ".tsv")
 """Tables that have an encoding."""
 
@@ -86,9 +87,9 @@ KINDS_OF: Mapping[str, tuple[SourceKind, ...]] = {
     "subset": _HUB,
     "stream_length": _HUB,
     "read_timeout_seconds": (SourceKind.shards, SourceKind.table, SourceKind.dataset),
-    "reads_in_flight": (SourceKind.shards,),
-    "cache_folder": (SourceKind.shards,),
-    "index_folder": (SourceKind.shards,),
+    "reads_in_flight": (SourceKind.shards, SourceKind.table),
+    "cache_folder": (SourceKind.shards, SourceKind.table),
+    "index_folder": (SourceKind.shards, SourceKind.table),
     "check_languages": (SourceKind.shards, SourceKind.table, SourceKind.dataset, SourceKind.folder),
 }
 """Setting -> the kinds of sources that have it; others refuse it. All kinds have the settings not listed here."""
@@ -102,8 +103,8 @@ class SourceConfig:
     """
 
     files: list[str] = field(metadata=FILE_PATH)
-    """Files, glob or brace patterns (`{000..099}.tar`), for shards any fsspec URL; a folder of images; a folder or name
-    of a Hugging Face dataset; `package:` paths are relative to the installed `data_modules` folder."""
+    """Files, glob or brace patterns (`{000..099}.tar`), for shards and parquet any fsspec URL; a folder of images; a
+    folder or name of a Hugging Face dataset; `package:` paths are relative to the installed `data_modules` folder."""
     format: SourceFormat = SourceFormat.auto
     """auto (by the first file), shards, table, dataset, or folder (of image files)."""
     image: str = "image"
@@ -151,16 +152,18 @@ class SourceConfig:
     """Number of rows that satisfy `where`, of a Hugging Face dataset that is streamed; null: random access (see
     docs/data.md)."""
     read_timeout_seconds: float = field(default=60.0, metadata=PERFORMANCE | above(0))
-    """Timeout of one read of a remote shard; it is tried four times, then counted as a fault. Without effect on local
-    files; not for streams, which `datasets` reads."""
+    """Timeout of one read of a remote shard or table; it is tried four times, then counted as a fault. Without effect
+    on local files; not for streams, which `datasets` reads."""
     reads_in_flight: int = field(default=32, metadata=PERFORMANCE | at_least(1))
-    """Reads of a loader process at a time, of shards in a store or on a network file system; without effect on local
-    disks."""
+    """Reads of a loader process at a time, of shards or parquet in a store or on a network file system; without effect
+    on local disks."""
     cache_folder: str | None = field(default=None, metadata=PERFORMANCE | FILE_PATH)
-    """Folder on a local disk for the runs of an `order.shuffle_window` of shards in a store, shared by all processes of
-    a machine (size: docs/data.md); null: a folder of this user in that for temporary files."""
+    """Folder on a local disk for the runs of an `order.shuffle_window` of shards in a store, and for row groups of
+    parquet there, shared by all processes of a machine (size: docs/data.md); null: a folder of this user in that for
+    temporary files."""
     index_folder: str | None = field(default=None, metadata=PERFORMANCE | FILE_PATH)
-    """Folder of the shards' index; null: beside the first shard, or ~/.cache/kelip if it is remote or read-only."""
+    """Folder of the index of shards or parquet; null: beside the first file, or ~/.cache/kelip if it is remote or
+    read-only."""
 
     check_languages: bool = field(default=True, metadata=PERFORMANCE)
     """Whether a caption column whose script contradicts its language is refused at the start: by the letters of up to
@@ -216,6 +219,7 @@ class SourceConfig:
         for name in (name for name in about if name in changed and not self.has_captions):
             yield f"{name} is about captions, and neither captions nor caption_fields names any: remove it"
         endings = {"encoding": TEXT_ENDINGS, "separator": TEXT_ENDINGS[:1]}
+        endings |= dict.fromkeys(("reads_in_flight", "cache_folder", "index_folder"), (PARQUET_ENDING,))
         for name in (name for name in endings if name in changed and source_kind(self) is SourceKind.table):
             if not any(file.lower().endswith(endings[name]) for file in self.files):
                 value, owners = getattr(self, name), " and ".join(one[1:].upper() for one in endings[name])

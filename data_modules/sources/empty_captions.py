@@ -1,5 +1,7 @@
 """Which rows of a table have no caption, found in Arrow's memory without making Python texts of the others."""
 
+from collections.abc import Iterator
+
 import datasets
 import numpy as np
 import pyarrow as pa
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from data_modules.errors import DataError
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.languages import Marked
+from data_modules.sources.parquet.table import ParquetTable
 from data_modules.sources.rows import EveryNth, Rows, languages_of, pairs_per_row
 
 _ROWS_AT_A_TIME = 1 << 16
@@ -24,15 +27,17 @@ class CaptionedPairs:
         owner: Subject of messages.
         config: The source's.
         table: All rows.
-        rows: int64 (N,), the rows of the source.
+        rows: The rows of the source.
 
     Raises:
         DataError: A caption column is empty in all of them.
     """
 
-    def __init__(self, owner: str, config: SourceConfig, table: datasets.Dataset, rows: NDArray[np.int64]) -> None:
+    def __init__(self, owner: str, config: SourceConfig, table: ParquetTable | datasets.Dataset, rows: Rows) -> None:
         fields = [*config.captions.values(), *config.caption_fields]
-        blank = {field: blank_cells(table, field)[rows] for field in dict.fromkeys(fields)}
+        is_whole = len(rows) == len(table)
+        own = slice(None) if is_whole else rows.take(np.arange(len(rows)))
+        blank = {field: blank_cells(table, field)[own] for field in dict.fromkeys(fields)}
         for field, cells in blank.items():
             if cells.all():
                 setting = "captions" if config.captions else "caption_fields"
@@ -54,6 +59,11 @@ class CaptionedPairs:
         """For the log: one sentence per language in which a row has no caption."""
         self._present = np.packbits(np.stack(columns, axis=1)) if self.notes else None
 
+    @property
+    def nbytes(self) -> int:
+        """Memory, in bytes: a bit for each pair if some have no caption."""
+        return 0 if self._present is None else self._present.nbytes
+
     def of(self, pair: int | None = None) -> Rows:
         """The indices of pairs with a caption, of all or of this pair of each row."""
         if self._present is None:
@@ -62,23 +72,23 @@ class CaptionedPairs:
         present = np.unpackbits(self._present, count=self._length).astype(bool)
         if pair is not None:
             present &= np.arange(self._length) % self._pairs == pair
-        return _marked(present)
+        return Marked.of(present)
 
 
-def _marked(flags: NDArray[np.bool_]) -> Marked:
-    bits = np.packbits(flags, bitorder="little")
-    return Marked(np.append(bits, np.zeros(-len(bits) % 64, dtype=np.uint8)))
-
-
-def blank_cells(table: datasets.Dataset, column: str) -> NDArray[np.bool_]:
+def blank_cells(table: ParquetTable | datasets.Dataset, column: str) -> NDArray[np.bool_]:
     """Whether each cell of a column has no text, bool (N,): null, white space, or a list of such."""
-    cells = table.select_columns([column]).with_format("arrow")
-    blocks = [
-        _blank(chunk)
-        for start in range(0, len(table), _ROWS_AT_A_TIME)
-        for chunk in cells[start : start + _ROWS_AT_A_TIME].column(0).chunks
-    ]
+    blocks = [_blank(block) for block in _blocks(table, column)]
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=bool)
+
+
+def _blocks(table: ParquetTable | datasets.Dataset, column: str) -> Iterator[pa.Array]:
+    """The cells of a column, in order."""
+    if isinstance(table, ParquetTable):
+        yield from table.blocks(column)
+        return
+    cells = table.select_columns([column]).with_format("arrow")
+    for start in range(0, len(table), _ROWS_AT_A_TIME):
+        yield from cells[start : start + _ROWS_AT_A_TIME].column(0).chunks
 
 
 def _blank(cells: pa.Array) -> NDArray[np.bool_]:

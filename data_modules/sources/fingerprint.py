@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_modules.errors import DataError
-from data_modules.paths import is_url, resolve_files, resolve_path, resolve_shards
+from data_modules.paths import is_url, resolve_path, resolve_shards
 from data_modules.sources.blobs import file_state
 from data_modules.sources.config import SourceConfig, SourceFormat, source_format
 from data_modules.sources.folder import images_below, metadata_of, only_folder
@@ -144,13 +144,16 @@ def _source_fingerprint(source: PairSource, config: SourceConfig) -> SourceFinge
 
 
 def table_fingerprint(patterns: Sequence[str]) -> tuple[FileFingerprint, ...]:
-    """The files of a table.
+    """The files of a table: sizes, and footers or blocks of local ones; of those in a store size and version.
 
     Raises:
         DataError: A pattern matches nothing, or a file cannot be read.
     """
     root = _root(patterns)
-    return tuple(_table_file(file, _relative(str(file), root)) for file in resolve_files(patterns))
+    return tuple(
+        _shard_file(path, _relative(path, root)) if is_url(path) else _table_file(Path(path), _relative(path, root))
+        for path in resolve_shards(patterns)
+    )
 
 
 def shard_fingerprint(patterns: Sequence[str]) -> tuple[FileFingerprint, ...]:

@@ -47,6 +47,12 @@ class Marked:
             self._before[start + 1 : start + 1 + len(some)] = np.bitwise_count(some).sum(axis=1)
         np.cumsum(self._before, out=self._before)
 
+    @classmethod
+    def of(cls, flags: NDArray[np.bool_]) -> "Marked":
+        """The indices whose flag is set, bool (N,)."""
+        bits = np.packbits(flags, bitorder="little")
+        return cls(np.append(bits, np.zeros(-len(bits) % _BLOCK_BYTES, dtype=np.uint8)))
+
     def __len__(self) -> int:
         return int(self._before[-1])
 
@@ -243,8 +249,8 @@ class OneLanguageSource:
                 record = self._source[index]
                 if column not in record.attributes:
                     raise DataError(
-                        f"data.languages = {self._rule.name}: source '{self.name}' has no column '{column}'; "
-                        f"its columns are {', '.join(sorted(record.attributes))}"
+                        f"data.languages = {self._rule.name}: source '{self.name}' has no column '{column}'; add it, "
+                        "or use by_image"
                     )
                 return
 

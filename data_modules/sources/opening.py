@@ -10,9 +10,10 @@ import datasets
 import numpy as np
 
 from data_modules.errors import DataError
-from data_modules.paths import resolve_files, resolve_path
-from data_modules.sources.config import SourceConfig, SourceFormat, source_format
+from data_modules.paths import is_url, resolve_files, resolve_path, resolve_shards
+from data_modules.sources.config import PARQUET_ENDING, SourceConfig, SourceFormat, source_format
 from data_modules.sources.folder import open_folder
+from data_modules.sources.parquet_tables import open_parquet
 from data_modules.sources.rows import PairSource
 from data_modules.sources.streaming import StreamSource
 from data_modules.sources.tables import (
@@ -48,7 +49,7 @@ def open_source(name: str, config: SourceConfig, shuffle_window: int = 0, run_le
         case SourceFormat.shards:
             return TarSource(name, config, window=Window(samples=shuffle_window, run_length=run_length))
         case SourceFormat.table:
-            return _open_table(name, config)
+            return _open_table(name, config, Window(samples=shuffle_window, run_length=run_length))
         case SourceFormat.folder:
             return open_folder(name, config)
         case _:
@@ -59,9 +60,14 @@ FolderOf = Callable[[int], Path]
 """Row number -> the folder that image paths are relative to."""
 
 
-def _open_table(name: str, config: SourceConfig) -> TableSource:
+def _open_table(name: str, config: SourceConfig, window: Window) -> TableSource:
     if config.image_root is not None and not resolve_path(config.image_root).is_dir():
         raise DataError(f"source '{name}': image_root = {config.image_root} is no folder; correct the path")
+    paths = resolve_shards(config.files)
+    if all(path.lower().endswith(PARQUET_ENDING) for path in paths):
+        return TableSource(name, config, *open_parquet(config, paths, window))
+    if remote := next(filter(is_url, paths), None):
+        raise DataError(f"source '{name}': {remote} is read from a store, and of tables only parquet can be")
     table, folder_of = open_table_files(
         f"source '{name}'",
         config.files,

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import numpy as np
@@ -20,8 +20,10 @@ from data_modules.records import PairRecord
 from data_modules.sources.config import SourceConfig
 from data_modules.sources.empty_captions import CaptionedPairs
 from data_modules.sources.encodings import check_encoding, undecodable
-from data_modules.sources.languages import LanguageRows
+from data_modules.sources.languages import LanguageRows, Marked
+from data_modules.sources.parquet.table import ParquetTable
 from data_modules.sources.rows import (
+    EveryNth,
     Rows,
     language_mark,
     languages_of,
@@ -37,6 +39,8 @@ from data_modules.sources.separated import read_separated
 _ALLOW_PATHS = ": make it relative to the table, name its folder in image_root, or set allow_absolute_paths: true"
 _ROWS_AT_A_TIME = 10_000
 """Rows whose texts are in memory together."""
+TextRows: TypeAlias = ParquetTable | datasets.Dataset
+"""The rows of a table, which both give by the same methods."""
 RESTORE = (
     "restore it from its origin (the embedded corpus: `git checkout -- data_modules/emoji`, or rebuild it with "
     "`make emoji-corpus`)"
@@ -127,7 +131,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _check_parquet(file: Path, columns: Sequence[str]) -> None:
-    _check_manifest(file)
+    check_manifest(file)
     try:
         names = set(pq.read_schema(file).names)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -143,8 +147,12 @@ def check_columns(place: object, present: Iterable[str], needed: Iterable[str]) 
             raise DataError(f"{place} has no column '{column}'; its columns are {', '.join(names)}")
 
 
-def _check_manifest(file: Path) -> None:
-    """Compares the file with its SHA-256 in a `manifest.json` beside it (`files: {name: {sha256}}`), if any."""
+def check_manifest(file: Path) -> None:
+    """Compares the file with its SHA-256 in a `manifest.json` beside it (`files: {name: {sha256}}`), if any.
+
+    Raises:
+        DataError: They differ, or the manifest is damaged.
+    """
     manifest = file.parent / "manifest.json"
     if not manifest.is_file():
         return
@@ -161,7 +169,7 @@ def _check_manifest(file: Path) -> None:
         raise DataError(f"{file} is damaged (its SHA-256 is not the one in {manifest.name}); {RESTORE}")
 
 
-def matching_rows(table: datasets.Dataset, where: Mapping[str, Sequence[str]]) -> NDArray[np.int64]:
+def matching_rows(table: TextRows, where: Mapping[str, Sequence[str]]) -> NDArray[np.int64]:
     """Indices of the rows that satisfy every condition, int64, ascending; rows that cannot be read are kept.
 
     Args:
@@ -171,15 +179,19 @@ def matching_rows(table: datasets.Dataset, where: Mapping[str, Sequence[str]]) -
     Raises:
         DataError: The table lacks a column.
     """
+    return np.flatnonzero(_matches(table, where)).astype(np.int64)
+
+
+def _matches(table: TextRows, where: Mapping[str, Sequence[str]]) -> NDArray[np.bool_]:
+    """Whether each row satisfies every condition, bool (N,)."""
     for column in where:
         if column not in table.column_names:
             raise DataError(f"`where` names a column '{column}' that is not in the table: {table.column_names}")
     if not where:
-        return np.arange(len(table), dtype=np.int64)
+        return np.ones(len(table), dtype=bool)
     allowed = {column: frozenset(values) for column, values in where.items()}
-    rows = read_rows(table, list(where), np.arange(len(table)))
-    keep = np.fromiter((not row or satisfies(row, allowed) for row in rows), dtype=bool, count=len(table))
-    return np.flatnonzero(keep).astype(np.int64)
+    rows = read_rows(table, list(where), range(len(table)))
+    return np.fromiter((not row or satisfies(row, allowed) for row in rows), dtype=bool, count=len(table))
 
 
 def satisfies(row: Mapping[str, Any], where: Mapping[str, Collection[str]]) -> bool:
@@ -187,14 +199,14 @@ def satisfies(row: Mapping[str, Any], where: Mapping[str, Collection[str]]) -> b
     return all(as_text(row.get(column)) in allowed for column, allowed in where.items())
 
 
-def read_rows(table: datasets.Dataset, columns: Sequence[str], rows: NDArray[np.int64]) -> Iterator[Mapping[str, Any]]:
+def read_rows(table: TextRows, columns: Sequence[str], rows: NDArray[np.int64] | range) -> Iterator[Mapping[str, Any]]:
     """These columns of these rows, in their order; an empty mapping for a row that cannot be read.
 
     Text that is not UTF-8 makes a row unreadable; it is counted as a fault when the row is loaded.
     """
     cells = table.select_columns(list(columns))
     for start in range(0, len(rows), _ROWS_AT_A_TIME):
-        block = rows[start : start + _ROWS_AT_A_TIME]
+        block = np.asarray(rows[start : start + _ROWS_AT_A_TIME])
         try:
             found = cells[block]
         except (ValueError, OverflowError):  # UnicodeDecodeError, or dates before the year 1
@@ -250,20 +262,30 @@ class TableSource:
         self,
         name: str,
         config: SourceConfig,
-        table: datasets.Dataset,
+        table: TextRows,
         folder_of: Callable[[int], Path] | None = None,
         version: str = "",
     ) -> None:
         self.name, self.config, self.table, self.version = name, config, table, version
         require_columns(name, config, table.column_names)
-        _require_texts(name, config, table.features.arrow_schema)
-        self.rows = matching_rows(table, config.where)
-        if not len(self.rows):
-            raise DataError(f"source '{name}' has no row with {config.where}; loosen its `where`")
+        _require_texts(name, config, table.schema if isinstance(table, ParquetTable) else table.features.arrow_schema)
         self._folder_of = folder_of
         self._pairs = pairs_per_row(config)
-        self._captioned = CaptionedPairs(f"source '{name}'", config, table, self.rows)
+        with self._all_texts():
+            self.rows: Rows = _rows_with(table, config.where)
+            if not len(self.rows):
+                raise DataError(f"source '{name}' has no row with {config.where}; loosen its `where`")
+            self._captioned = CaptionedPairs(f"source '{name}'", config, table, self.rows)
         self._language_rows = LanguageRows(config, len(self), self._marks)
+
+    @contextlib.contextmanager
+    def _all_texts(self) -> Iterator[None]:
+        """For reading all texts, of which none may be left out: a fault is an error."""
+        try:
+            yield
+        except SampleFault as fault:
+            remedy = "run the command again when it can be reached" if fault.kind == "read_failed" else RESTORE
+            raise DataError(f"source '{self.name}': {fault.detail}; {remedy}") from fault
 
     def __len__(self) -> int:
         return len(self.rows) * self._pairs
@@ -272,7 +294,7 @@ class TableSource:
         return single_record(self.records([index]))
 
     def records(self, indices: Sequence[int]) -> list[PairRecord | SampleFault]:
-        numbers = self.rows[np.array(indices, dtype=np.int64) // self._pairs]
+        numbers = self.rows.take(np.array(indices, dtype=np.int64) // self._pairs)
         try:
             cells = self.table[numbers]
         except Exception:  # a text that is not UTF-8, for one: reading row by row tells whose it is
@@ -283,16 +305,23 @@ class TableSource:
 
     @property
     def reads_ahead(self) -> bool:
-        """False: rows are on a local disk."""
-        return False
+        """Whether the rows are in a store."""
+        return isinstance(self.table, ParquetTable) and self.table.runs is not None
 
     def prefetch(self, indices: Sequence[int]) -> None:
-        """Nothing."""
+        if isinstance(self.table, ParquetTable):
+            self.table.prefetch(self.rows.take(np.unique(np.array(indices, dtype=np.int64) // self._pairs)))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of what grows with the rows, in bytes; rows of `datasets` are mapped, not in memory."""
+        rows = self.rows.nbytes if isinstance(self.rows, Marked) else 0
+        return rows + self._captioned.nbytes + (self.table.files.nbytes if isinstance(self.table, ParquetTable) else 0)
 
     def _record(self, index: int, row: Mapping[str, Any] | None) -> PairRecord:
         """The pair at an index; `row` `None`: its row is read here."""
         position, pair = divmod(index, self._pairs)
-        number = int(self.rows[position])
+        number = int(self.rows.take(np.array([position]))[0])
         with sample_errors(str(number)):
             found = self.table[number] if row is None else row
             return row_record(self.config, found, number=number, pair=pair, folder=self.folder_of(number))
@@ -321,24 +350,35 @@ class TableSource:
 
     def sample_rows(self, count: int) -> NDArray[np.int64]:
         """The numbers of up to `count` evenly spaced rows, int64."""
-        return self.rows[:: max(1, -(-len(self.rows) // count))]
+        return self.rows.take(np.arange(0, len(self.rows), max(1, -(-len(self.rows) // count))))
 
     def texts(self, count: int) -> Iterator[Mapping[str, Any]]:
         """The text fields of up to `count` evenly spaced rows, without their images."""
-        return read_rows(self.table, text_fields(self.config), self.sample_rows(count))
+        with self._all_texts():
+            yield from read_rows(self.table, text_fields(self.config), self.sample_rows(count))
 
     def _marks(self, start: int, stop: int) -> NDArray[np.int8]:
         fields = [*self.config.caption_fields, *([self.config.language_field] if self.config.language_field else [])]
-        rows = read_rows(self.table, list(dict.fromkeys(fields)), self.rows[start:stop])
-        return np.fromiter((language_mark(self.config, row) for row in rows), dtype=np.int8, count=stop - start)
+        with self._all_texts():
+            rows = read_rows(self.table, list(dict.fromkeys(fields)), self.rows.take(np.arange(start, stop)))
+            return np.fromiter((language_mark(self.config, row) for row in rows), dtype=np.int8, count=stop - start)
 
     def captions(self, every: int = 1) -> Iterator[tuple[str, str]]:
-        for row in read_rows(self.table, text_fields(self.config), self.rows[::every]):
-            yield from row_texts(self.config, row)
+        with self._all_texts():
+            for start in range(0, len(self.rows), every * _ROWS_AT_A_TIME):
+                stop = min(start + every * _ROWS_AT_A_TIME, len(self.rows))
+                rows = self.rows.take(np.arange(start, stop, every))
+                for row in read_rows(self.table, text_fields(self.config), rows):
+                    yield from row_texts(self.config, row)
 
     def opening_faults(self) -> list[FaultReport]:
         """Empty: rows are checked when they are read."""
         return []
+
+
+def _rows_with(table: TextRows, where: Mapping[str, Sequence[str]]) -> Rows:
+    """The rows that satisfy every condition: in no memory without one, else in 0.27 bytes a row of the table."""
+    return Marked.of(_matches(table, where)) if where else EveryNth(0, 1, len(table))
 
 
 def require_columns(name: str, config: SourceConfig, present: Sequence[str]) -> None:

@@ -35,6 +35,8 @@ MAGIC = b"KELIPIX1"
 ROW_BYTES = 4 * ROW_FIELDS
 DIGEST_LENGTH = 16
 """Hexadecimal digits of the SHA-256 of a shard's rows."""
+SHARD_BYTES = 600
+"""Memory of the description of a shard without faults, as `tracemalloc` counts it."""
 _MAX_GAP_ROWS = 4096 // ROW_BYTES
 """Rows with at most this many between them are read at once: most often they are in one page of memory."""
 CACHE_FOLDER = Path("~/.cache/kelip/index")
@@ -134,10 +136,15 @@ def index_rule(config: SourceConfig) -> str:
 def index_file(config: SourceConfig, shards: Sequence[str]) -> Path:
     """Path of the index of these shards: as configured, beside the first shard, or in the user's cache."""
     name = hashlib.sha256(json.dumps([sorted(config.files), index_rule(config)]).encode()).hexdigest()[:12]
-    folder = Path(config.index_folder).expanduser() if config.index_folder else Path(shards[0]).parent
-    if not config.index_folder and (is_url(shards[0]) or not os.access(folder, os.W_OK)):
+    return index_folder(config, shards[0]) / f"kelip-{name}.index"
+
+
+def index_folder(config: SourceConfig, first_file: str) -> Path:
+    """Folder of a source's indices: as configured, that of its first file, or in the user's cache."""
+    folder = Path(config.index_folder).expanduser() if config.index_folder else Path(first_file).parent
+    if not config.index_folder and (is_url(first_file) or not os.access(folder, os.W_OK)):
         folder = CACHE_FOLDER.expanduser()
-    return folder / f"kelip-{name}.index"
+    return folder
 
 
 def open_index(

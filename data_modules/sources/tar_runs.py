@@ -128,12 +128,12 @@ def open_runs(
     folder = Path(config.cache_folder).expanduser() if config.cache_folder else default_cache_folder()
     folder /= index.file.stem  # two sources must not take one another's room
     needed = cache_bytes(config, index, window)
-    _check_room(folder, needed, window)
+    check_room(folder, needed, window)
     cache = RunCache(folder, needed, timeout=config.read_timeout_seconds, in_flight=config.reads_in_flight)
     return TarRuns(index, [field for _, field in kinds], rows_per_run, cache)
 
 
-def _check_room(folder: Path, needed: int, window: Window) -> None:
+def check_room(folder: Path, needed: int, window: Window) -> None:
     """Raises DataError unless a folder, which need not exist, may grow to this many bytes."""
     present = sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
     parent = next(one for one in (folder, *folder.parents) if one.is_dir())

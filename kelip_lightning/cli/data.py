@@ -77,7 +77,7 @@ def _sources(file: str, changes: list[str]) -> Iterator[tuple[str, "SourceConfig
 
 def _index(arguments: argparse.Namespace) -> int:
     from data_modules.errors import DataError
-    from data_modules.sources.config import SourceConfig, SourceFormat, source_format
+    from data_modules.sources.config import PARQUET_ENDING, SourceConfig, SourceFormat, source_format
 
     if arguments.what[0].endswith((".yaml", ".yml")):
         named = list(_sources(arguments.what[0], arguments.changes))
@@ -85,12 +85,20 @@ def _index(arguments: argparse.Namespace) -> int:
         config = SourceConfig(files=arguments.what, format=SourceFormat.shards, caption_fields=["txt"])
         named = [("shards", config)]
     shards = [(name, config) for name, config in named if source_format(config) is SourceFormat.shards]
-    if not shards:
-        raise DataError(f"{arguments.what[0]} has no tar shards; other sources need no index")
+    tables = [(name, config) for name, config in named if source_format(config) is SourceFormat.table]
+    tables = [(name, config) for name, config in tables if config.files[0].lower().endswith(PARQUET_ENDING)]
+    if not shards and not tables:
+        raise DataError(f"{arguments.what[0]} has no tar shards and no parquet; other sources need no index")
     from rich.progress import Progress
 
+    from data_modules.sources.parquet_tables import index_parquet
     from data_modules.sources.tar_source import TarSource
 
+    for name, config in tables:
+        with Progress() as bar:
+            show = functools.partial(_show, bar, bar.add_task(name, total=None))
+            rows, files = index_parquet(config, num_workers=arguments.workers, progress=show)
+        print(f"{name}: {rows:,} rows; {', '.join(map(str, files)) or 'no column needs an index'}")
     for name, config in shards:
         with Progress() as bar:
             show = functools.partial(_show, bar, bar.add_task(name, total=None))

@@ -11,11 +11,15 @@ from kelip_lightning.cli.verb import add_experiment_arguments, load_any_experime
 from kelip_lightning.planning.throughput import GPUS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
     from kelip_lightning.config.experiment import Experiment
+    from kelip_lightning.planning.data_index import IndexSize
     from kelip_lightning.planning.estimate import StageEstimate
     from kelip_lightning.planning.flops import StageFlops
+    from kelip_lightning.planning.stage_plan import OpenedSources
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,31 +56,46 @@ def plan(arguments: argparse.Namespace) -> int:
     experiment = load_any_experiment(arguments.file, arguments.overrides, on_this_machine=False).experiment
     from kelip_lightning.config.evaluation import EvaluationExperiment
     from kelip_lightning.errors import ConfigError
+    from kelip_lightning.planning.data_index import index_sizes
     from kelip_lightning.planning.estimate import estimate
 
     if isinstance(experiment, EvaluationExperiment):
         raise ConfigError([f"{arguments.file} has no training stage, so nothing to plan; give one with a schedule"])
+    opened = opened_sources(experiment)
     stages = estimate(
         experiment,
         gpu=arguments.gpu,
         utilisation=arguments.mfu,
         tile=arguments.tile,
-        samples_per_epoch=samples_per_epoch(experiment),
+        samples_per_epoch=samples_per_epoch(experiment, opened),
     )
+    indices = {name: index_sizes(opened.get(name, ())) for name in stages}
     if arguments.json:
-        print(json.dumps({name: asdict(stage) for name, stage in stages.items()}, indent=2))
+        plain = {name: asdict(stage) | {"data_index": [*map(asdict, indices[name])]} for name, stage in stages.items()}
+        print(json.dumps(plain, indent=2))
     else:
-        print_estimate(arguments.file, stages)
+        print_estimate(arguments.file, stages, indices)
     return 0
 
 
-def samples_per_epoch(experiment: "Experiment") -> dict[str, int]:
-    """Stage -> samples of its sources; empty where the data is not on this machine."""
+def opened_sources(experiment: "Experiment") -> "OpenedSources":
+    """The open sources of each stage; empty where the data is not on this machine."""
     from data_modules.errors import DataError
-    from kelip_lightning.planning.stage_plan import count_samples, open_stages
+    from kelip_lightning.planning.stage_plan import open_stages
 
     try:
-        return count_samples(experiment, open_stages(experiment))
+        return open_stages(experiment)
+    except DataError:
+        return {}
+
+
+def samples_per_epoch(experiment: "Experiment", opened: "OpenedSources") -> dict[str, int]:
+    """Stage -> samples of its open sources."""
+    from data_modules.errors import DataError
+    from kelip_lightning.planning.stage_plan import count_samples
+
+    try:
+        return count_samples(experiment, opened) if opened else {}
     except DataError:
         return {}
 
@@ -91,8 +110,10 @@ def _share(text: str) -> float:
     return value
 
 
-def print_estimate(file: str, stages: "Mapping[str, StageEstimate]") -> None:
-    """Print the tables of every stage, in at least 80 columns."""
+def print_estimate(
+    file: str, stages: "Mapping[str, StageEstimate]", indices: "Mapping[str, Sequence[IndexSize]] | None" = None
+) -> None:
+    """Print the tables of every stage, in at least 80 columns; `indices` holds those of its open sources."""
     console = table_console()
     for name, stage in stages.items():
         sample = "pair" if stage.contrastive_loss else "image"
@@ -106,12 +127,29 @@ def print_estimate(file: str, stages: "Mapping[str, StageEstimate]") -> None:
             *_loss_tables(stage),
             _time_table(stage, sample),
             _disk_table(stage),
+            _index_table((indices or {}).get(name, ())),
         ):
             console.print(table)
             console.print()
     if len(stages) > 1:
         hours = sum(one.throughput.device_hours for one in stages.values())
         console.print(f"all stages: {hours:,.0f} device-hours (estimate)")
+
+
+def _index_table(sizes: "Sequence[IndexSize]") -> "Table":
+    from kelip_lightning.planning.data_index import PAPER_ROWS, index_scale
+
+    caption = (
+        "memory of each rank, shared with the loader processes that it forks; files are read, a row where it is "
+        "needed, by all ranks of a node; both stages share a source with the same settings"
+    )
+    table = number_table("index of the data, GB", caption, "source", "rows", "memory", "files")
+    for one in sizes:
+        table.add_row(f"{one.source} ({one.kind})", f"{one.rows:,}", f"{one.memory / 1e9:.4f}", f"{one.disk / 1e9:.4f}")
+    table.add_section()
+    for scale in index_scale():
+        table.add_row(scale.kind, f"{PAPER_ROWS:,}", f"{scale.memory / 1e9:.4f}", f"{scale.disk / 1e9:.4f}")
+    return table
 
 
 def _parameter_table(stage: "StageEstimate") -> "Table":

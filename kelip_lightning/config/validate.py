@@ -313,9 +313,9 @@ def sources_exist(stage: Stage, at: str) -> Iterator[str]:
     """Every file pattern of every source matches a file."""
     for name, source in stage.data.sources.items():
         key = f"{at}data.sources.{name}.files"
-        if source_format(source) is SourceFormat.table or source_format(source) is SourceFormat.folder:
+        if source_format(source) is SourceFormat.folder:
             yield from _missing_files(key, source.files)
-        elif source_format(source) is SourceFormat.shards:
+        elif source_format(source) in (SourceFormat.shards, SourceFormat.table):
             yield from _missing_shards(key, source.files)
 
 

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 import torch
 
-from data_modules.loading import open_sources
+from data_modules.loading import OpenedBefore, open_sources
 from data_modules.order.checking import check_batches
 from data_modules.order.mixture import build_order
 from data_modules.order.sampling import Order
@@ -136,13 +136,14 @@ def stages_of(experiment: Experiment) -> dict[str, Stage]:
 
 
 def open_stages(experiment: Experiment) -> OpenedSources:
-    """Open the sources of every stage, once for the plan and the data modules.
+    """Open the sources of every stage, once for the plan and the data modules, and once for both stages if they agree.
 
     Raises:
         DataError: A file is missing or damaged, or too many samples of a source are invalid.
     """
+    opened: OpenedBefore = {}
     return {
-        name: open_sources(stage.data.sources, stage.data.order, stage.data.corrupt_samples)
+        name: open_sources(stage.data.sources, stage.data.order, stage.data.corrupt_samples, opened)
         for name, stage in stages_of(experiment).items()
     }
 

@@ -106,3 +106,9 @@ def test_stream__of_a_dataset_on_disk_gives_the_order_of_random_access(tmp_path:
         data = ImageTextDataModule(config, transform, TokenizerConfig(vocab_size=270), seed=0, max_steps=8)
         batches.append([(b.sample_ids.tolist(), b.captions, b.global_crops.tolist()) for b in data.train_dataloader()])
     assert batches[0] == batches[1]
+
+
+def test_stream__a_column_that_the_first_row_lacks_ends_the_run() -> None:
+    config = SourceConfig(files=["a/b"], captions={"ko": "ko"}, where={"split": ["train"]}, stream_length=1)
+    with pytest.raises(DataError, match="has no column 'split'"):
+        StreamSource("s", config, lambda: iter([{"image": b"", "ko": "a"}]), 4)[0]

@@ -197,9 +197,13 @@ def test_table_source__one_pair_per_row_and_language(rows: Rows, write_table: Wr
         assert (record.key, record.image) == (row["key"], row["image"]["bytes"])
         assert record.caption == row[f"name_{language}"]
         assert record.keywords == tuple(row[f"words_{language}"])
-        assert record.attributes["design"] == row["design"]
-        assert record.attributes["even"] == ("true" if row["even"] else "false")
-        assert not {"image", "name_ko", "words_en"} & set(record.attributes)
+        named = {"key": row["key"], "concept": row["concept"], "design": row["design"]}
+        assert record.attributes == named, "the key, and what a language rule may ask for"
+
+
+def test_table_source__the_columns_of_conditions_are_attributes(rows: Rows, write_table: WriteTable) -> None:
+    source = _source(write_table(rows, "a.parquet"), where={"even": ["true", "false"]})
+    assert [source[2 * row].attributes["even"] for row in range(12)] == ["true", "true", "false", "false"] * 3
 
 
 def test_table_source__captions_are_those_of_its_records(rows: Rows, write_table: WriteTable) -> None:

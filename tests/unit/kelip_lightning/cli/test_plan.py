@@ -57,6 +57,7 @@ def test_plan__as_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     assert ["block matrices", "48", "84,934,656", "0.2", "adamw", "0.0005"] in rows
     assert rows[rows.index(["logit scale"]) + 1] == ["norms, biases, scales", "1", "1", "0", "adamw", "0.0005"]
     assert "device-hours (estimate)" in shown
+    assert ["parquet, row groups of 1,000", "1,184,000,000", "0.0947", "28.4160"] in rows
 
 
 @pytest.mark.parametrize("file", [f"{PAPER_SCALE}/pretrain.yaml", "experiments/emoji/pretrain.yaml"])

@@ -1,0 +1,1 @@
+"""Random access to the rows of parquet files where they lie, without a copy of them."""
