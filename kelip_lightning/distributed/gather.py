@@ -1,7 +1,7 @@
 """Collectives: all-gather with gradient, and metrics of the global batch."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,24 +19,8 @@ def gather_rows(rows: Tensor) -> Tensor:
 
     Every rank must have the same number of rows, and take part in the backward pass.
     """
-    return start_gather(rows)() if is_distributed() else rows
-
-
-def start_gather(rows: Tensor) -> Callable[[], Tensor]:
-    """Begin `gather_rows` among several processes; what is returned waits for it, and is called once.
-
-    Until then the processes can compute. Every rank must begin and wait for its collectives in the same order.
-    """
-    own = rows.detach().contiguous()
-    gathered = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    work = dist.all_gather(gathered, own, async_op=True)
-
-    def result() -> Tensor:
-        work.wait()
-        joined: Tensor = _Gathered.apply(rows, gathered)
-        return joined
-
-    return result
+    gathered: Tensor = _GatherRows.apply(rows) if is_distributed() else rows
+    return gathered
 
 
 @torch.no_grad()
@@ -60,19 +44,21 @@ def global_ratios(numerators: Sequence[Tensor], denominators: Sequence[Tensor | 
     return [a / b if b else math.nan for a, b in zip(above, below, strict=True)]
 
 
-class _Gathered(torch.autograd.Function):
-    """The rows of all ranks as a function of the own ones, with a reduce-scatter as its backward pass.
+class _GatherRows(torch.autograd.Function):
+    """All-gather with a reduce-scatter as its backward pass.
 
     Not torch's: 2.14 deprecates `distributed.nn.functional.all_gather` and `all_gather_tensor_autograd` by a warning.
     """
 
     @staticmethod
-    def forward(_ctx: Any, _rows: Tensor, gathered: list[Tensor]) -> Tensor:
+    def forward(_ctx: Any, rows: Tensor) -> Tensor:
+        gathered = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, rows.contiguous())
         return torch.cat(gathered)
 
     @staticmethod
-    def backward(_ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
         pieces = list(gradients[0].contiguous().chunk(dist.get_world_size()))
         own = torch.empty_like(pieces[0])
         dist.reduce_scatter(own, pieces)
-        return own, None
+        return own

@@ -40,7 +40,6 @@ def contrastive_loss(
     max_logits_per_pair: int | None = None,
     matmul_precision: MatmulPrecision = MatmulPrecision.auto,
     gather: Gather | None = None,
-    gathered_crops: Callable[[], Tensor] | None = None,
     rank: int = 0,
 ) -> ContrastiveLoss:
     """The weighted mean of each crop's loss against the same captions.
@@ -64,8 +63,6 @@ def contrastive_loss(
         max_logits_per_pair: Logits of a tile over B; `None` computes the matrix of a crop in one tile.
         matmul_precision: Precision of matrix products.
         gather: Differentiable all-gather of rows; `None` with one process.
-        gathered_crops: Waits for what `gather` would make of the crops, (G, V + V', E), where that has begun already;
-            for InfoNCE, whose texts are compared with the crops of all ranks.
         rank: This process's position in the gathered rows.
 
     Raises:
@@ -78,12 +75,9 @@ def contrastive_loss(
     _check_bias(kind, logit_bias)
     crops_VBE = torch.cat([global_VBE, local_VBE])
     pairwise = kind is ContrastiveKind.sigmoid
-    text_GE = gather(text_BE) if gather else text_BE
     # One collective for all crops; the gather concatenates the first dimension, which must be the pairs.
-    if gathered_crops is not None:
-        crops_VGE = gathered_crops().transpose(0, 1)
-    else:
-        crops_VGE = gather(crops_VBE.transpose(0, 1)).transpose(0, 1) if gather and not pairwise else crops_VBE
+    crops_VGE = gather(crops_VBE.transpose(0, 1)).transpose(0, 1) if gather and not pairwise else crops_VBE
+    text_GE = gather(text_BE) if gather else text_BE
     inputs = [crops_VBE, text_BE, crops_VGE, text_GE, logit_scale, *([] if logit_bias is None else [logit_bias])]
     operands = [Operand.of(one) for one in inputs]
     weights = [1.0] * len(global_VBE) + [local_weight] * len(local_VBE)

@@ -1,7 +1,6 @@
 """Stage 2: contrastive training on image–text pairs with multi-crop."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from data_modules.languages import LANGUAGES
 from data_modules.records import ImageTextBatch
 from data_modules.text.tokenizer import BilingualTokenizer
-from kelip_lightning.distributed.gather import gather_rows, is_distributed, start_gather
-from kelip_lightning.losses.config import ContrastiveKind, ContrastiveLossConfig, bias_problem
+from kelip_lightning.distributed.gather import gather_rows, is_distributed
+from kelip_lightning.losses.config import ContrastiveLossConfig, bias_problem
 from kelip_lightning.losses.contrastive import ContrastiveLoss, contrastive_loss
 from kelip_lightning.losses.self_supervised import byol_loss, nt_xent, target_momentum
 from kelip_lightning.models.dual_encoder import DualEncoder, PairFeatures
@@ -74,8 +73,7 @@ class ContrastiveModule(StageModule):
 
     def training_step(self, batch: ImageTextBatch, batch_idx: int) -> Tensor:
         """The multi-crop loss of the global batch, plus the weighted self-supervised loss if there is one."""
-        gathering: list[Callable[[], Tensor]] = []
-        features = self._features(batch, gathering)
+        features = self._features(batch)
         with torch.autocast(batch.tokens.device.type, enabled=False):
             loss = contrastive_loss(
                 features.global_VBE,
@@ -88,7 +86,6 @@ class ContrastiveModule(StageModule):
                 max_logits_per_pair=self._loss_config.max_logits_per_pair,
                 matmul_precision=self._loss_config.matmul_precision,
                 gather=gather_rows if is_distributed() else None,
-                gathered_crops=gathering[0] if gathering else None,
                 rank=self.global_rank,
             )
         total, parts = loss.total, Ratios()
@@ -144,23 +141,12 @@ class ContrastiveModule(StageModule):
         online_VBE: Tensor = branch(self.model.image_encoder, views, seeds, first_view)
         return online_VBE
 
-    def _features(self, batch: ImageTextBatch, gathering: list[Callable[[], Tensor]]) -> PairFeatures:
-        """Features of the whole batch, in `accumulate` chunks.
-
-        Of a batch in one chunk the crops' features are gathered while the text encoder computes; what waits for them is
-        appended to `gathering`.
-        """
+    def _features(self, batch: ImageTextBatch) -> PairFeatures:
+        """Features of the whole batch, in `accumulate` chunks."""
         if self.accumulate == 1:
-            early = is_distributed() and self._loss_config.kind is ContrastiveKind.info_nce
-            features: PairFeatures = self.model(
-                batch.global_crops,
-                batch.local_crops,
-                batch.tokens,
-                batch.sample_seeds,
-                sum(batch.token_counts) or None,
-                on_crops=(lambda crops: gathering.append(start_gather(crops.transpose(0, 1)))) if early else None,
+            return self._encode(
+                batch.global_crops, batch.local_crops, batch.tokens, batch.sample_seeds, batch.token_counts
             )
-            return features
         chunks = zip(
             batch.global_crops.chunk(self.accumulate, dim=1),
             batch.local_crops.chunk(self.accumulate, dim=1),
