@@ -2,15 +2,13 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.processes import descendants
 from tests.paths import ROOT
 
 ADDRESSES = {"host1": "10.231.7.1", "host2": "10.231.7.2"}
@@ -61,14 +59,6 @@ class Hosts:
     def connect(self, host: str) -> None:
         """Put it back."""
         _run("ip", "-n", self.namespace(host), "link", "set", "cable", "up")
-
-
-def end(process: "subprocess.Popen[str]") -> None:
-    """Kill a command with all that it has started."""
-    for one in [*descendants(process.pid), process.pid]:
-        with suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)
-    process.wait()
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.faults.processes import end_tree
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "scancel")
 NODES = ("node1", "node2")
 _SECONDS = 60.0
@@ -80,13 +82,7 @@ class Slurm:
 
     def kill(self, name: str) -> None:
         """Kill a daemon with all that runs below it, as if its machine were gone."""
-        from tests.faults.processes import descendants
-
-        process = self._daemons.pop(name)
-        for one in [*descendants(process.pid), process.pid]:
-            with suppress(ProcessLookupError):
-                os.kill(one, signal.SIGKILL)
-        process.wait()
+        end_tree(self._daemons.pop(name))
         _kill_steps(self.folder, name)
 
     def stop(self) -> None:

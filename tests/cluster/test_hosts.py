@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster.hosts import ADDRESSES, Hosts, end, missing, two_hosts
+from tests.cluster.hosts import ADDRESSES, Hosts, missing, two_hosts
 from tests.faults.experiment import write_experiment
-from tests.faults.processes import wait_until
+from tests.faults.processes import end_tree, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
@@ -59,7 +59,7 @@ def test_two_hosts__train_what_one_trains(hosts: Hosts, tmp_path: Path, by_addre
         codes = [one.wait(SECONDS) for one in running]
     finally:
         for one in running:
-            end(one)
+            end_tree(one)
     assert codes == [0, 0], logs(tmp_path)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--standalone"]
     alone = hosts.start("host1", *launcher, "-m", "kelip_lightning", *arguments(file, 1, "name=one"), cwd=tmp_path)
@@ -82,7 +82,7 @@ def test_a_host_that_disappears__ends_the_other_in_the_stated_time(hosts: Hosts,
         assert time.monotonic() - begun < 90
     finally:
         for one in running:
-            end(one)
+            end_tree(one)
         hosts.connect("host2")
     assert any(checkpoints.glob("step=*"))
 
@@ -97,7 +97,7 @@ def test_two_folders__are_refused_with_a_sentence(hosts: Hosts, tmp_path: Path) 
         codes = [one.wait(SECONDS) for one in running]
     finally:
         for one in running:
-            end(one)
+            end_tree(one)
     assert 0 not in codes, logs(folders[0]) + logs(folders[1])
     said = logs(folders[0]) + logs(folders[1])
     assert "is not one folder on all hosts" in said, said
