@@ -4,11 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.cluster.slow_link import SlowLink, slow_link
 from tests.paths import ROOT
 
 ADDRESSES = {"host1": "10.231.7.1", "host2": "10.231.7.2"}
@@ -36,7 +37,7 @@ class Hosts:
 
     def start(self, host: str, *command: str, cwd: Path, **environment: str) -> "subprocess.Popen[str]":
         """A command on a host, its output in CWD/HOST.log."""
-        prepare = f'hostname {host}; mount --bind "{self.folder}/hosts" /etc/hosts; exec "$@"'
+        prepare = f'hostname {host}; mount --bind "{self.folder}/{host}.hosts" /etc/hosts; exec "$@"'
         words = ["ip", "netns", "exec", self.namespace(host), "unshare", "--uts", "--mount", "sh", "-c", prepare, "sh"]
         variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
         log = (cwd / f"{host}.log").open("a", encoding="utf-8")
@@ -45,12 +46,18 @@ class Hosts:
         )
 
     def torchrun(
-        self, host: str, *command: str, endpoint: str = "host1:29500", cwd: Path, **environment: str
+        self,
+        host: str,
+        *command: str,
+        endpoint: str = "host1:29500",
+        options: Sequence[str] = (),
+        cwd: Path,
+        **environment: str,
     ) -> "subprocess.Popen[str]":
-        """docs/cluster.md's command for machines without Slurm, with one process."""
+        """docs/cluster.md's command for machines without Slurm, with one process and further options of torchrun."""
         words = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-        words += ["--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--rdzv-id=test", "-m", "kelip_lightning"]
-        return self.start(host, *words, *command, cwd=cwd, **environment)
+        words += ["--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--rdzv-id=test", *options]
+        return self.start(host, *words, "-m", "kelip_lightning", *command, cwd=cwd, **environment)
 
     def cut(self, host: str) -> None:
         """Pull the cable of a host."""
@@ -62,36 +69,36 @@ class Hosts:
 
 
 @contextmanager
-def two_hosts(folder: Path) -> Iterator[Hosts]:
-    """Hosts that are gone after the block."""
+def two_hosts(folder: Path, *, own_names_are_loopback: bool = False, link: SlowLink | None = None) -> Iterator[Hosts]:
+    """Hosts that are gone after the block.
+
+    Args:
+        folder: For their files.
+        own_names_are_loopback: Each knows its own name as 127.0.1.1, as Debian installs it.
+        link: Between them instead of a cable.
+    """
     hosts = Hosts(f"kelip{os.getpid()}-", folder)
-    names: Mapping[str, str] = ADDRESSES
-    (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in names.items()))
-    spaces = [hosts.namespace(name) for name in names]
+    spaces = [hosts.namespace(name) for name in ADDRESSES]
+    for host in ADDRESSES:
+        own = {host: "127.0.1.1"} if own_names_are_loopback else {}
+        lines = [f"{address} {name}\n" for name, address in (ADDRESSES | own).items()]
+        (folder / f"{host}.hosts").write_text("127.0.0.1 localhost\n" + "".join(lines), encoding="utf-8")
+    stack = ExitStack()
     try:
         for space in spaces:
             _run("ip", "netns", "add", space)
-        _run(
-            "ip",
-            "link",
-            "add",
-            "cable",
-            "netns",
-            spaces[0],
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "cable",
-            "netns",
-            spaces[1],
-        )
-        for space, address in zip(spaces, names.values(), strict=True):
+        if link is None:
+            peer = ["peer", "name", "cable", "netns", spaces[1]]
+            _run("ip", "link", "add", "cable", "netns", spaces[0], "type", "veth", *peer)
+        else:
+            stack.enter_context(slow_link((spaces[0], spaces[1]), "cable", link))
+        for space, address in zip(spaces, ADDRESSES.values(), strict=True):
             _run("ip", "-n", space, "address", "add", f"{address}/24", "dev", "cable")
-            for link in ("lo", "cable"):
-                _run("ip", "-n", space, "link", "set", link, "up")
+            for name in ("lo", "cable"):
+                _run("ip", "-n", space, "link", "set", name, "up")
         yield hosts
     finally:
+        stack.close()
         for space in spaces:
             subprocess.run(["ip", "netns", "delete", space], check=False, capture_output=True)
 
