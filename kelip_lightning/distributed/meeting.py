@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from kelip_lightning.distributed.own_address import loopback_problem
 from kelip_lightning.errors import RunFolderError
 
 _REFUSED = "refused"
@@ -96,15 +97,20 @@ class Meeting:
                 "names, ports and firewalls of the hosts"
             ) from error
 
-    def agree_on(self, folder: Path) -> None:
+    def agree_on(self, folder: Path, *, over_gloo: bool = False) -> None:
         """Check that a folder, which exists on rank zero, is the same one on all hosts.
 
+        Args:
+            folder: The folder.
+            over_gloo: Whether ranks will talk over gloo, which needs names of hosts that resolve to real addresses.
+
         Raises:
-            RunFolderError: It is not; a rank was refused; or a rank has not come.
+            RunFolderError: It is not; a host is not reached; a rank was refused; or a rank has not come.
         """
         place, host = self._place, socket.gethostname()
         own = folder / f".meeting-{secrets.token_hex(8)}"
         self._store.set(f"host/{place.rank}", host)
+        self._store.set(f"unreached/{place.rank}", loopback_problem() if over_gloo else "")
         try:
             if place.rank == 0:
                 own.write_text(host, encoding="utf-8")
@@ -122,15 +128,25 @@ class Meeting:
             with contextlib.suppress(OSError):
                 own.unlink(missing_ok=True)
         blind = [rank for rank in range(place.world) if self._store.get(f"seen/{rank}") == b"no"]
-        first = self._store.get("host/0").decode()
-        seers = ", ".join(f"rank {rank} on {self._store.get(f'host/{rank}').decode()}" for rank in blind[:4])
+        hosts = self._told("host")
+        unreached = [problem for problem in self._told("unreached") if problem and len(set(hosts)) > 1]
         self._store.set(f"read/{place.rank}", "yes")
-        if blind:
+        if blind or unreached:
             self._wait_for_readers()
+        if blind:
+            seers = ", ".join(f"rank {rank} on {hosts[rank]}" for rank in blind[:4])
             raise RunFolderError(
-                f"{folder} is not one folder on all hosts: what rank 0 on {first} wrote there is not seen by {seers}; "
-                "set output_dir to a folder that all hosts share"
+                f"{folder} is not one folder on all hosts: what rank 0 on {hosts[0]} wrote there is not seen by {seers}"
+                "; set output_dir to a folder that all hosts share"
             )
+        if unreached:
+            raise RunFolderError(unreached[0])
+
+    def _told(self, what: str) -> list[str]:
+        """What each rank has told under a key."""
+        return [
+            text.decode() for text in self._store.multi_get([f"{what}/{rank}" for rank in range(self._place.world)])
+        ]
 
     def refuse(self, reason: str) -> None:
         """Tell the other ranks why this one goes; rank zero waits until they have read it."""
@@ -178,20 +194,21 @@ def _until(holds: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def meet(folder: Path, timeout: timedelta) -> None:
+def meet(folder: Path, timeout: timedelta, *, over_gloo: bool) -> None:
     """Meet the other ranks, if a launcher has started any: all see this folder, or all stop with the same sentence.
 
     Args:
         folder: Made by rank zero before.
         timeout: Longest wait for the others.
+        over_gloo: Whether the ranks will talk over gloo.
 
     Raises:
-        RunFolderError: The folder is not shared, a rank was refused, or one has not come.
+        RunFolderError: The folder is not shared, a host is not reached, a rank was refused, or one has not come.
     """
     if (place := place_of_this_process()) is not None:
         meeting = Meeting(place, timeout)
         _HELD.append(meeting)  # from here on the others know as much as this rank does
-        meeting.agree_on(folder)
+        meeting.agree_on(folder, over_gloo=over_gloo)
 
 
 def tell_refusal(reason: str) -> None:

@@ -72,6 +72,29 @@ def test_two_hosts__train_what_one_trains(hosts: Hosts, tmp_path: Path, by_addre
     assert weights(tmp_path, "both") == weights(tmp_path, "one")
 
 
+def test_names_that_are_loopback__an_address_and_an_interface_or_a_sentence(tmp_path: Path) -> None:
+    """docs/cluster.md: with an address as endpoint, torchrun does not know that it is the first host's own."""
+    endpoint, tell = f"{ADDRESSES['host1']}:29500", dict(zip(ADDRESSES, ("is_host=1", "is_host=0"), strict=True))
+    file = write_run(tmp_path, steps=6)
+    for interface, code in ({}, 1), ({"GLOO_SOCKET_IFNAME": "cable"}, 0):
+        with two_hosts(tmp_path, own_names_are_loopback=True) as hosts:
+            running = [
+                hosts.torchrun(
+                    host, *arguments(file, 2, f"name=ends-with-{code}"), endpoint=endpoint,
+                    options=[f"--rdzv-conf={tell[host]}"], cwd=tmp_path, **interface,
+                )
+                for host in ADDRESSES
+            ]  # fmt: skip
+            try:
+                codes = [one.wait(SECONDS) for one in running]
+            finally:
+                for one in running:
+                    end_tree(one)
+        assert codes == [code, code], logs(tmp_path)
+        assert logs(tmp_path).count("its own name resolves to 127.0.1.1") >= 1
+    assert "export GLOO_SOCKET_IFNAME=NAME with the network interface to the others (on host1: cable)" in logs(tmp_path)
+
+
 def test_latency_and_loss__change_no_weight(tmp_path: Path) -> None:
     if reason := missing_tun():
         pytest.skip(reason)

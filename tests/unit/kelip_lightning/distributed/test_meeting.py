@@ -72,6 +72,20 @@ def test_agree_on__folders_that_are_not_one(tmp_path: Path, monkeypatch: pytest.
         assert f"what rank 0 on {host} wrote there is not seen by rank 2 on {host};" in one
 
 
+@pytest.mark.parametrize(("over_gloo", "hosts"), [(True, 2), (True, 1), (False, 2)])
+def test_agree_on__a_host_whose_name_is_loopback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over_gloo: bool, hosts: int
+) -> None:
+    monkeypatch.setattr(meeting, "loopback_problem", lambda: f"{socket.gethostname()} is not reached")
+
+    def work(rank: int, place: Place) -> None:
+        monkeypatch.setattr(socket, "gethostname", lambda: f"node{rank % hosts}")
+        Meeting(place, SECONDS).agree_on(tmp_path, over_gloo=over_gloo)
+
+    expected = "node0 is not reached" if over_gloo and hosts > 1 else "met"
+    assert in_ranks(2, work, tmp_path) == [expected] * 2
+
+
 @pytest.mark.parametrize("refused", [0, 1])
 def test_refuse__all_ranks_stop_with_the_reason(tmp_path: Path, refused: int) -> None:
     def work(rank: int, place: Place) -> None:
