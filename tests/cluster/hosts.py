@@ -69,13 +69,16 @@ class Hosts:
 
 
 @contextmanager
-def two_hosts(folder: Path, *, own_names_are_loopback: bool = False, link: SlowLink | None = None) -> Iterator[Hosts]:
+def two_hosts(
+    folder: Path, *, own_names_are_loopback: bool = False, link: SlowLink | None = None, rate: str | None = None
+) -> Iterator[Hosts]:
     """Hosts that are gone after the block.
 
     Args:
         folder: For their files.
         own_names_are_loopback: Each knows its own name as 127.0.1.1, as Debian installs it.
         link: Between them instead of a cable.
+        rate: Of the cable in both directions, as tc has it; `None`: unlimited.
     """
     hosts = Hosts(f"kelip{os.getpid()}-", folder)
     spaces = [hosts.namespace(name) for name in ADDRESSES]
@@ -96,6 +99,9 @@ def two_hosts(folder: Path, *, own_names_are_loopback: bool = False, link: SlowL
             _run("ip", "-n", space, "address", "add", f"{address}/24", "dev", "cable")
             for name in ("lo", "cable"):
                 _run("ip", "-n", space, "link", "set", name, "up")
+            if rate is not None:
+                limit = ["rate", rate, "burst", "256k", "latency", "50ms"]
+                _run("tc", "-n", space, "qdisc", "add", "dev", "cable", "root", "tbf", *limit)
         yield hosts
     finally:
         stack.close()
