@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import torch.distributed as dist
 
 from data_modules.loader_process import SCHEDULER_SIGNALS, STOP_SIGNALS
+from kelip_lightning.distributed.torchrun import end_after_peer_loss
 from kelip_lightning.errors import PeerLostError
 
 _log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ def explain_lost_peer(trainer: pl.Trainer) -> Iterator[None]:
         ended = ", ".join(f"rank {rank} exited with code {code}" for rank, code in codes if code)
         if children:
             launcher.kill(signal.SIGKILL)  # a process that hangs would outlive this one
+        end_after_peer_loss()
         raise PeerLostError(
             f"rank {trainer.global_rank} stops, because another process of the run died or does not respond"
             f"{f': {ended}' if ended else ''} ({str(error).strip().splitlines()[0]})"

@@ -129,9 +129,12 @@ def _train(
 
 def _meet_other_ranks(experiment: Schema, run: RunFolder) -> None:
     """See that all ranks of a launcher have come and share the run's folder."""
+    from kelip_lightning.distributed.accelerators import uses_cuda
     from kelip_lightning.distributed.meeting import meet
+    from kelip_lightning.planning.stage_plan import stages_of
 
-    meet(run.path, _timeout(experiment))
+    over_gloo = not all(uses_cuda(stage.trainer.accelerator) for stage in stages_of(experiment).values())
+    meet(run.path, _timeout(experiment), over_gloo=over_gloo)
 
 
 def _timeout(experiment: Schema) -> timedelta:

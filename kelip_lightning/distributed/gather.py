@@ -1,7 +1,8 @@
 """Collectives: all-gather with gradient, and metrics of the global batch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,8 +20,24 @@ def gather_rows(rows: Tensor) -> Tensor:
 
     Every rank must have the same number of rows, and take part in the backward pass.
     """
-    gathered: Tensor = _GatherRows.apply(rows) if is_distributed() else rows
-    return gathered
+    return start_gather(rows)()
+
+
+def start_gather(rows: Tensor) -> Callable[[], Tensor]:
+    """`gather_rows` in two parts: starts the all-gather, and returns a function that waits for it, to be called once.
+
+    What is computed between the two overlaps with the all-gather, and its backward pass with that of the all-gather.
+    """
+    if not is_distributed():
+        return lambda: rows
+    exchange = _Exchange()
+    gathered: Tensor = _StartGather.apply(rows, exchange)
+
+    def finish() -> Tensor:
+        whole: Tensor = _FinishGather.apply(gathered, exchange)
+        return whole
+
+    return finish
 
 
 @torch.no_grad()
@@ -44,21 +61,51 @@ def global_ratios(numerators: Sequence[Tensor], denominators: Sequence[Tensor | 
     return [a / b if b else math.nan for a, b in zip(above, below, strict=True)]
 
 
-class _GatherRows(torch.autograd.Function):
-    """All-gather with a reduce-scatter as its backward pass.
+@dataclass(slots=True)
+class _Exchange:
+    """A collective under way, and the tensors that it reads and writes."""
+
+    work: Any = None
+    sent: Any = None
+    received: Tensor | None = None
+
+
+class _StartGather(torch.autograd.Function):
+    """Starts an all-gather; ends the reduce-scatter of its backward pass.
 
     Not torch's: 2.14 deprecates `distributed.nn.functional.all_gather` and `all_gather_tensor_autograd` by a warning.
     """
 
     @staticmethod
-    def forward(_ctx: Any, rows: Tensor) -> Tensor:
-        gathered = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, rows.contiguous())
-        return torch.cat(gathered)
+    def forward(ctx: Any, rows: Tensor, exchange: _Exchange) -> Tensor:
+        ctx.exchange, exchange.sent = exchange, rows.contiguous()
+        world = dist.get_world_size()
+        gathered = rows.new_empty(world * len(rows), *rows.shape[1:])
+        exchange.work = dist.all_gather(list(gathered.chunk(world)), exchange.sent, async_op=True)
+        return gathered
 
     @staticmethod
-    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
-        pieces = list(gradients[0].contiguous().chunk(dist.get_world_size()))
-        own = torch.empty_like(pieces[0])
-        dist.reduce_scatter(own, pieces)
-        return own
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, None]:
+        exchange: _Exchange = ctx.exchange
+        exchange.work.wait()
+        exchange.sent = None
+        return exchange.received, None
+
+
+class _FinishGather(torch.autograd.Function):
+    """Ends the all-gather; starts the reduce-scatter of its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, gathered: Tensor, exchange: _Exchange) -> Tensor:
+        ctx.exchange = exchange
+        exchange.work.wait()
+        exchange.sent = None
+        return gathered.view_as(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        exchange: _Exchange = ctx.exchange
+        exchange.sent = list(gradients[0].contiguous().chunk(dist.get_world_size()))
+        exchange.received = torch.empty_like(exchange.sent[0])
+        exchange.work = dist.reduce_scatter(exchange.received, exchange.sent, async_op=True)
+        return gradients[0], None

@@ -191,18 +191,19 @@ def _until(holds: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def meet(folder: Path, timeout: timedelta) -> None:
+def meet(folder: Path, timeout: timedelta, *, over_gloo: bool) -> None:
     """Meet the other ranks, if a launcher has started any: all see this folder, or all stop with the same sentence.
 
     Args:
         folder: Made by rank zero before.
         timeout: Longest wait for the others.
+        over_gloo: Whether the ranks will talk over gloo.
 
     Raises:
         RunFolderError: The folder is not shared, a rank was refused, or one has not come; or the hosts cannot talk.
     """
     if (place := place_of_this_process()) is not None:
-        if place.num_hosts > 1:
+        if over_gloo and place.num_hosts > 1:
             choose_gloo_interface(place.address)
         meeting = Meeting(place, timeout)
         _HELD.append(meeting)  # from here on the others know as much as this rank does

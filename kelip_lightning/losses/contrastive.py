@@ -40,6 +40,7 @@ def contrastive_loss(
     max_logits_per_pair: int | None = None,
     matmul_precision: MatmulPrecision = MatmulPrecision.auto,
     gather: Gather | None = None,
+    gathered_crops: Callable[[], Tensor] | None = None,
     rank: int = 0,
 ) -> ContrastiveLoss:
     """The weighted mean of each crop's loss against the same captions.
@@ -63,6 +64,7 @@ def contrastive_loss(
         max_logits_per_pair: Logits of a tile over B; `None` computes the matrix of a crop in one tile.
         matmul_precision: Precision of matrix products.
         gather: Differentiable all-gather of rows; `None` with one process.
+        gathered_crops: Ends a gather of all crops, (G, V + V', E), that was started before; `None`: `gather` does it.
         rank: This process's position in the gathered rows.
 
     Raises:
@@ -76,7 +78,9 @@ def contrastive_loss(
     crops_VBE = torch.cat([global_VBE, local_VBE])
     pairwise = kind is ContrastiveKind.sigmoid
     # One collective for all crops; the gather concatenates the first dimension, which must be the pairs.
-    crops_VGE = gather(crops_VBE.transpose(0, 1)).transpose(0, 1) if gather and not pairwise else crops_VBE
+    crops_VGE = crops_VBE
+    if gather and not pairwise:
+        crops_VGE = (gathered_crops() if gathered_crops else gather(crops_VBE.transpose(0, 1))).transpose(0, 1)
     text_GE = gather(text_BE) if gather else text_BE
     inputs = [crops_VBE, text_BE, crops_VGE, text_GE, logit_scale, *([] if logit_bias is None else [logit_bias])]
     operands = [Operand.of(one) for one in inputs]

@@ -4,6 +4,7 @@ Shapes: V global views, V' local views, B pairs, E embed_dim, T tokens.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -77,6 +78,7 @@ class DualEncoder(nn.Module):
         tokens_BT: Tensor,
         seeds_B: Tensor | None = None,
         num_tokens: int | None = None,
+        on_crops: Callable[[Tensor], None] | None = None,
     ) -> PairFeatures:
         """Features of every crop and caption; one pass of the image encoder per resolution.
 
@@ -86,11 +88,15 @@ class DualEncoder(nn.Module):
             tokens_BT: int64.
             seeds_B: int64 seeds of the samples' dropout, which differs between crops; `None` disables it.
             num_tokens: Number of tokens without padding, if the host knows it; else reading it synchronises.
+            on_crops: Called with the features of all crops, (V + V', B, E), before captions are encoded.
         """
-        num_global = len(global_VBCHW)
+        global_VBE = self._encode_views(global_VBCHW, 0, seeds_B)
+        local_VBE = self._encode_views(local_VBCHW, len(global_VBCHW), seeds_B)
+        if on_crops is not None:
+            on_crops(torch.cat([global_VBE, local_VBE]))
         return PairFeatures(
-            global_VBE=self._encode_views(global_VBCHW, 0, seeds_B),
-            local_VBE=self._encode_views(local_VBCHW, num_global, seeds_B),
+            global_VBE=global_VBE,
+            local_VBE=local_VBE,
             text_BE=self.encode_text(tokens_BT, num_tokens=num_tokens),
             logit_scale=self.scale(),
             logit_bias=None if self.logit_bias is None else self.logit_bias.float(),

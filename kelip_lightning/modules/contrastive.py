@@ -1,6 +1,7 @@
 """Stage 2: contrastive training on image–text pairs with multi-crop."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from data_modules.languages import LANGUAGES
 from data_modules.records import ImageTextBatch
 from data_modules.text.tokenizer import BilingualTokenizer
-from kelip_lightning.distributed.gather import gather_rows, is_distributed
-from kelip_lightning.losses.config import ContrastiveLossConfig, bias_problem
+from kelip_lightning.distributed.gather import gather_rows, is_distributed, start_gather
+from kelip_lightning.losses.config import ContrastiveKind, ContrastiveLossConfig, bias_problem
 from kelip_lightning.losses.contrastive import ContrastiveLoss, contrastive_loss
 from kelip_lightning.losses.self_supervised import byol_loss, nt_xent, target_momentum
 from kelip_lightning.models.dual_encoder import DualEncoder, PairFeatures
@@ -73,7 +74,10 @@ class ContrastiveModule(StageModule):
 
     def training_step(self, batch: ImageTextBatch, batch_idx: int) -> Tensor:
         """The multi-crop loss of the global batch, plus the weighted self-supervised loss if there is one."""
-        features = self._features(batch)
+        started: list[Callable[[], Tensor]] = []
+        # Chunks are computed anew in the backward pass, which must not gather again.
+        is_early = is_distributed() and self.accumulate == 1 and self._loss_config.kind is ContrastiveKind.info_nce
+        features = self._features(batch, (lambda crops: started.append(_start_gather(crops))) if is_early else None)
         with torch.autocast(batch.tokens.device.type, enabled=False):
             loss = contrastive_loss(
                 features.global_VBE,
@@ -86,6 +90,7 @@ class ContrastiveModule(StageModule):
                 max_logits_per_pair=self._loss_config.max_logits_per_pair,
                 matmul_precision=self._loss_config.matmul_precision,
                 gather=gather_rows if is_distributed() else None,
+                gathered_crops=started[0] if started else None,
                 rank=self.global_rank,
             )
         total, parts = loss.total, Ratios()
@@ -141,12 +146,11 @@ class ContrastiveModule(StageModule):
         online_VBE: Tensor = branch(self.model.image_encoder, views, seeds, first_view)
         return online_VBE
 
-    def _features(self, batch: ImageTextBatch) -> PairFeatures:
-        """Features of the whole batch, in `accumulate` chunks."""
+    def _features(self, batch: ImageTextBatch, on_crops: Callable[[Tensor], None] | None) -> PairFeatures:
+        """Features of the whole batch, in `accumulate` chunks; without chunks the crops' are handed out early."""
         if self.accumulate == 1:
-            return self._encode(
-                batch.global_crops, batch.local_crops, batch.tokens, batch.sample_seeds, batch.token_counts
-            )
+            crops, tokens = (batch.global_crops, batch.local_crops), (batch.tokens, batch.sample_seeds)
+            return self._encode(*crops, *tokens, batch.token_counts, on_crops)
         chunks = zip(
             batch.global_crops.chunk(self.accumulate, dim=1),
             batch.local_crops.chunk(self.accumulate, dim=1),
@@ -167,11 +171,21 @@ class ContrastiveModule(StageModule):
         )
 
     def _encode(
-        self, global_crops: Tensor, local_crops: Tensor, tokens: Tensor, seeds: Tensor, token_counts: list[int]
+        self,
+        global_crops: Tensor,
+        local_crops: Tensor,
+        tokens: Tensor,
+        seeds: Tensor,
+        token_counts: list[int],
+        on_crops: Callable[[Tensor], None] | None = None,
     ) -> PairFeatures:
         num_tokens = sum(token_counts) or None
-        features: PairFeatures = self.model(global_crops, local_crops, tokens, seeds, num_tokens)
+        features: PairFeatures = self.model(global_crops, local_crops, tokens, seeds, num_tokens, on_crops=on_crops)
         return features
+
+
+def _start_gather(crops_VBE: Tensor) -> Callable[[], Tensor]:
+    return start_gather(crops_VBE.transpose(0, 1))
 
 
 def _chunks(counts: list[int], batch_size: int, number: int) -> list[list[int]]:

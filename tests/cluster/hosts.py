@@ -2,15 +2,14 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.processes import descendants
+from tests.cluster.slow_link import SlowLink, slow_link
 from tests.paths import ROOT
 
 ADDRESSES = {"host1": "10.231.7.1", "host2": "10.231.7.2"}
@@ -31,8 +30,6 @@ class Hosts:
 
     prefix: str
     folder: Path
-    own_name_is_loopback: bool = False
-    """Whether each host's /etc/hosts gives its own name 127.0.1.1, as Debian's installer writes it."""
 
     def namespace(self, host: str) -> str:
         """The network namespace of a host."""
@@ -40,8 +37,7 @@ class Hosts:
 
     def start(self, host: str, *command: str, cwd: Path, **environment: str) -> "subprocess.Popen[str]":
         """A command on a host, its output in CWD/HOST.log."""
-        names = self.folder / ("hosts" if not self.own_name_is_loopback else f"hosts-of-{host}")
-        prepare = f'hostname {host}; mount --bind "{names}" /etc/hosts; exec "$@"'
+        prepare = f'hostname {host}; mount --bind "{self.folder}/{host}.hosts" /etc/hosts; exec "$@"'
         words = ["ip", "netns", "exec", self.namespace(host), "unshare", "--uts", "--mount", "sh", "-c", prepare, "sh"]
         variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
         log = (cwd / f"{host}.log").open("a", encoding="utf-8")
@@ -58,55 +54,57 @@ class Hosts:
         cwd: Path,
         **environment: str,
     ) -> "subprocess.Popen[str]":
-        """docs/cluster.md's command for machines without Slurm, with one process."""
-        words = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *options]
-        words += ["--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--rdzv-id=test", "-m", "kelip_lightning"]
-        return self.start(host, *words, *command, cwd=cwd, **environment)
+        """docs/cluster.md's command for machines without Slurm, with one process and further options of torchrun."""
+        words = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+        words += ["--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--rdzv-id=test", *options]
+        return self.start(host, *words, "-m", "kelip_lightning", *command, cwd=cwd, **environment)
 
     def cut(self, host: str) -> None:
         """Pull the cable of a host."""
         _run("ip", "-n", self.namespace(host), "link", "set", "cable", "down")
-
-    def give_up_early(self, host: str) -> None:
-        """As docs/cluster.md says: the kernel gives up a connection after seconds and not after 15 minutes."""
-        _run("ip", "netns", "exec", self.namespace(host), "sysctl", "-w", "net.ipv4.tcp_retries2=5")
 
     def connect(self, host: str) -> None:
         """Put it back."""
         _run("ip", "-n", self.namespace(host), "link", "set", "cable", "up")
 
 
-def end(process: "subprocess.Popen[str]") -> None:
-    """Kill a command with all that it has started."""
-    for one in [*descendants(process.pid), process.pid]:
-        with suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)
-    process.wait()
-
-
 @contextmanager
-def two_hosts(folder: Path) -> Iterator[Hosts]:
-    """Hosts that are gone after the block."""
+def two_hosts(
+    folder: Path, *, own_names_are_loopback: bool = False, link: SlowLink | None = None, rate: str | None = None
+) -> Iterator[Hosts]:
+    """Hosts that are gone after the block.
+
+    Args:
+        folder: For their files.
+        own_names_are_loopback: Each knows its own name as 127.0.1.1, as Debian installs it.
+        link: Between them instead of a cable.
+        rate: Of the cable in both directions, as tc has it; `None`: unlimited.
+    """
     hosts = Hosts(f"kelip{os.getpid()}-", folder)
-    names: Mapping[str, str] = ADDRESSES
-    known = "127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in names.items())
-    (folder / "hosts").write_text(known)
-    for name in names:
-        (folder / f"hosts-of-{name}").write_text(f"127.0.1.1 {name}\n{known}")
-    spaces = [hosts.namespace(name) for name in names]
+    spaces = [hosts.namespace(name) for name in ADDRESSES]
+    for host in ADDRESSES:
+        own = {host: "127.0.1.1"} if own_names_are_loopback else {}
+        lines = [f"{address} {name}\n" for name, address in (ADDRESSES | own).items()]
+        (folder / f"{host}.hosts").write_text("127.0.0.1 localhost\n" + "".join(lines), encoding="utf-8")
+    stack = ExitStack()
     try:
         for space in spaces:
             _run("ip", "netns", "add", space)
-        _run(
-            *("ip", "link", "add", "cable", "netns", spaces[0]),
-            *("type", "veth", "peer", "name", "cable", "netns", spaces[1]),
-        )
-        for space, address in zip(spaces, names.values(), strict=True):
+        if link is None:
+            peer = ["peer", "name", "cable", "netns", spaces[1]]
+            _run("ip", "link", "add", "cable", "netns", spaces[0], "type", "veth", *peer)
+        else:
+            stack.enter_context(slow_link((spaces[0], spaces[1]), "cable", link))
+        for space, address in zip(spaces, ADDRESSES.values(), strict=True):
             _run("ip", "-n", space, "address", "add", f"{address}/24", "dev", "cable")
-            for link in ("lo", "cable"):
-                _run("ip", "-n", space, "link", "set", link, "up")
+            for name in ("lo", "cable"):
+                _run("ip", "-n", space, "link", "set", name, "up")
+            if rate is not None:
+                limit = ["rate", rate, "burst", "256k", "latency", "50ms"]
+                _run("tc", "-n", space, "qdisc", "add", "dev", "cable", "root", "tbf", *limit)
         yield hosts
     finally:
+        stack.close()
         for space in spaces:
             subprocess.run(["ip", "netns", "delete", space], check=False, capture_output=True)
 

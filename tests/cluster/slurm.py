@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.faults.processes import descendants
+
 PROGRAMS = ("setpriv", "munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "scancel")
 NODES = ("node1", "node2")
 _SECONDS = 60.0
@@ -81,8 +83,6 @@ class Slurm:
 
     def kill(self, name: str) -> None:
         """Kill a daemon with all that runs below it, as if its machine were gone."""
-        from tests.faults.processes import descendants
-
         process = self._daemons.pop(name)
         gone = [*descendants(process.pid), process.pid, *_steps(self.folder, name)]
         # All stop before the first one dies, so that none can tell the controller of another's death.

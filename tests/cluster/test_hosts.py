@@ -3,20 +3,24 @@
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.cluster.hosts import ADDRESSES, Hosts, end, missing, two_hosts
+from kelip_lightning.distributed.torchrun import ending_seconds
+from tests.cluster.hosts import ADDRESSES, Hosts, missing, two_hosts
+from tests.cluster.slow_link import SlowLink, missing_tun
 from tests.faults.experiment import write_experiment
-from tests.faults.processes import wait_until
+from tests.faults.processes import end_tree, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
 SECONDS = 180
 STEPS = 30
+TIMEOUT_MINUTES = 0.3
+SLACK_SECONDS = 25
+"""For an interpreter on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +64,7 @@ def test_two_hosts__train_what_one_trains(hosts: Hosts, tmp_path: Path, by_addre
         codes = [one.wait(SECONDS) for one in running]
     finally:
         for one in running:
-            end(one)
+            end_tree(one)
     assert codes == [0, 0], logs(tmp_path)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--standalone"]
     alone = hosts.start("host1", *launcher, "-m", "kelip_lightning", *arguments(file, 1, "name=one"), cwd=tmp_path)
@@ -69,45 +73,66 @@ def test_two_hosts__train_what_one_trains(hosts: Hosts, tmp_path: Path, by_addre
 
 
 @pytest.mark.parametrize("option", ["", "--rdzv-conf=is_host={}", "--local-addr={}"], ids=["name", "is_host", "local"])
-def test_two_hosts__whose_own_names_are_loopback(hosts: Hosts, tmp_path: Path, option: str) -> None:
+def test_names_that_are_loopback__gloo_is_given_the_interface(tmp_path: Path, option: str) -> None:
     """As Debian writes /etc/hosts. An address as endpoint needs an option, since torchrun compares names."""
-    debian = replace(hosts, own_name_is_loopback=True)
-    file = write_run(tmp_path)
+    file = write_run(tmp_path, steps=6)
     endpoint = f"{ADDRESSES['host1'] if option else 'host1'}:29500"
     values = ADDRESSES if "local" in option else {host: str(host == "host1").lower() for host in ADDRESSES}
-    running = [
-        debian.torchrun(
-            host, *arguments(file, 2), endpoint=endpoint, options=[option.format(value)] if option else [], cwd=tmp_path
-        )
-        for host, value in values.items()
-    ]
-    try:
-        codes = [one.wait(SECONDS) for one in running]
-    finally:
-        for one in running:
-            end(one)
+    with two_hosts(tmp_path, own_names_are_loopback=True) as hosts:
+        running = [
+            hosts.torchrun(
+                host, *arguments(file, 2), endpoint=endpoint, options=[option.format(value)] * bool(option),
+                cwd=tmp_path,
+            )
+            for host, value in values.items()
+        ]  # fmt: skip
+        try:
+            codes = [one.wait(SECONDS) for one in running]
+        finally:
+            for one in running:
+                end_tree(one)
     assert codes == [0, 0], logs(tmp_path)
     assert "GLOO_SOCKET_IFNAME = cable" in logs(tmp_path)
 
 
-def test_a_host_that_disappears__ends_both_in_the_stated_time(hosts: Hosts, tmp_path: Path) -> None:
-    """The ranks end by their own timeout; the torchrun of the host that is cut off when the kernel gives up."""
-    for host in ADDRESSES:
-        hosts.give_up_early(host)
+def test_latency_and_loss__change_no_weight(tmp_path: Path) -> None:
+    if reason := missing_tun():
+        pytest.skip(reason)
+    found = []
+    for name, link in (("cable", None), ("slow", SlowLink(delay=0.02, loss=0.01))):
+        (folder := tmp_path / name).mkdir()
+        file = write_run(folder, steps=10)
+        with two_hosts(folder, link=link) as hosts:
+            running = [hosts.torchrun(host, *arguments(file, 2), cwd=folder) for host in ADDRESSES]
+            try:
+                codes = [one.wait(SECONDS) for one in running]
+            finally:
+                for one in running:
+                    end_tree(one)
+        assert codes == [0, 0], logs(folder)
+        found.append(weights(folder, "tiny"))
+        if link is not None:
+            assert link.lost > 0, f"none of {link.sent} packets was lost"
+    assert found[0] == found[1]
+
+
+def test_a_cable_that_is_pulled__ends_both_hosts_in_the_stated_time(hosts: Hosts, tmp_path: Path) -> None:
     file = write_run(tmp_path, steps=100_000)
-    words = arguments(file, 2, "trainer.timeout_minutes=0.3", "checkpoint.every_n_steps=20")
+    words = arguments(file, 2, f"trainer.timeout_minutes={TIMEOUT_MINUTES}", "checkpoint.every_n_steps=20")
     running = [hosts.torchrun(host, *words, cwd=tmp_path) for host in ADDRESSES]
     checkpoints = tmp_path / "runs" / "tiny" / "contrastive" / "checkpoints"
     try:
         wait_until(lambda: any(checkpoints.glob("step=*")) or any(one.poll() is not None for one in running), "a step")
         hosts.cut("host2")
         begun = time.monotonic()
-        wait_until(lambda: logs(tmp_path).count("stops, because another process of the run died") == 2, "sentences", 60)
-        assert all(one.wait(90) != 0 for one in running)
-        assert time.monotonic() - begun < 90
+        sentence = "stops, because another process of the run died"
+        wait_until(lambda: logs(tmp_path).count(sentence) >= len(running), "the sentence of both", 60)
+        stated = 60 * TIMEOUT_MINUTES + ending_seconds()  # docs/cluster.md
+        for one in running:  # the other's torchrun would wait for a quarter of an hour
+            assert one.wait(begun + stated + SLACK_SECONDS - time.monotonic()) != 0
     finally:
         for one in running:
-            end(one)
+            end_tree(one)
         hosts.connect("host2")
     assert any(checkpoints.glob("step=*"))
 
@@ -122,7 +147,7 @@ def test_two_folders__are_refused_with_a_sentence(hosts: Hosts, tmp_path: Path) 
         codes = [one.wait(SECONDS) for one in running]
     finally:
         for one in running:
-            end(one)
+            end_tree(one)
     assert 0 not in codes, logs(folders[0]) + logs(folders[1])
     said = logs(folders[0]) + logs(folders[1])
     assert "is not one folder on all hosts" in said, said

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from data_modules.records import ImageTextBatch
 from data_modules.text.tokenizer import BilingualTokenizer, train_tokenizer
 from kelip_lightning.distributed.accelerators import build_strategy, is_deepspeed
-from kelip_lightning.distributed.gather import gather_rows
+from kelip_lightning.distributed.gather import gather_rows, start_gather
 from kelip_lightning.losses.config import ContrastiveLossConfig, MatmulPrecision
 from kelip_lightning.models.config import DualEncoderConfig, ImageEncoderConfig, TextEncoderConfig
 from kelip_lightning.models.dual_encoder import DualEncoder
@@ -147,7 +148,8 @@ class RecordingModule(ContrastiveModule):
         cell = self.cells[batch_idx]
         self.accumulate, self._loss_config.max_logits_per_pair = cell.chunks, cell.tile
         self._loss_config.matmul_precision = cell.precision
-        contrastive.gather_rows = MUTATIONS[cell.mutation]
+        gather = contrastive.gather_rows = MUTATIONS[cell.mutation]
+        contrastive.start_gather = partial(partial, gather) if cell.mutation else start_gather
         self._before = self._collect(self._whole_parameter)
 
     def on_after_backward(self) -> None:

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +28,14 @@ def descendants(parent: int) -> list[int]:
     """All live processes below one, in any session."""
     below = children(parent)
     return below + [one for child in below for one in descendants(child)]
+
+
+def end_tree(process: "subprocess.Popen[Any]") -> None:
+    """Kill a command with all that runs below it, in any session, and wait for it."""
+    for one in [*descendants(process.pid), process.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+    process.wait()
 
 
 def all_processes() -> list[int]:
