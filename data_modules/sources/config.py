@@ -63,6 +63,33 @@ class LanguageRule(Enum):
         return {LanguageRule.by_concept: "concept", LanguageRule.by_design: "design"}.get(self)
 
 
+@dataclass(kw_only=True, slots=True)
+class PlantedConfig:
+    """Word pairs whose images are split by language on purpose, and control pairs (docs/analyses.md): for measuring
+    whether `kelip analyze culture` finds them. For tables with a column `concept`, and keywords in both languages."""
+
+    num_pairs: int = field(default=32, metadata=at_least(1))
+    """Planted pairs: one half of their concepts is captioned in Korean alone, the other half in English alone."""
+    num_controls: int = field(default=32, metadata=at_least(1))
+    """Control pairs: each of their images is captioned in one language, by a hash of its key."""
+    seed: int = field(default=0, metadata=at_least(0))
+    """Chooses the pairs, and the language of each half; independent of the seed of the run."""
+    min_concepts: int = field(default=4, metadata=at_least(2))
+    """Fewest concepts that the words of a pair name in either language."""
+    max_concepts: int = field(default=40, metadata=at_least(2))
+    """Most of them."""
+    min_overlap: float = field(default=0.5, metadata=between(0, 1))
+    """Least share of those concepts that both words name before anything is planted, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.max_concepts < self.min_concepts:
+            raise ValueError(
+                f"max_concepts = {self.max_concepts} is below min_concepts = {self.min_concepts}: raise it, or lower "
+                "min_concepts"
+            )
+
+
 TABLE_ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
 TEXT_ENDINGS = (".csv", ".tsv")
 """Tables that have an encoding."""

@@ -1,0 +1,183 @@
+"""Differences between the languages that are planted in training data, to measure whether an analysis finds them.
+
+Of word pairs that name nearly the same concepts in both languages, some are *planted*: the first half of their concepts,
+in the order of their identifiers, is captioned in one language alone, the other half in the other. Then the Korean word
+is learnt from other concepts than the English one. As many *controls* lose as much: each of their images has one
+language, by a hash of its key, so that both words are learnt from all of their concepts, and from as many images as
+those of a planted pair. No concept belongs to two of these pairs. All other concepts keep both languages.
+
+Which pairs these are follows from the texts and the seed alone, so an analysis of the run finds them again.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_modules.errors import DataError
+from data_modules.faults import SampleFault
+from data_modules.languages import LANGUAGES
+from data_modules.records import PairRecord
+from data_modules.sources.config import LanguageRule, PlantedConfig, SourceConfig
+from data_modules.sources.languages import OneLanguageSource, hashed_language
+from data_modules.sources.rows import PairSource, Rows, make_record, text_fields
+from data_modules.sources.tables import TableSource, as_text, check_columns, read_rows
+from data_modules.text.trained_words import ConceptTexts, TrainedPair, overlap, trained_pairs
+
+CONCEPT = "concept"
+"""Column that identifies concepts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlantedPair:
+    """A word pair whose images have one language each."""
+
+    pair: TrainedPair
+    planted: bool
+    """Whether concepts have one language; of a control, images do."""
+    language_of: Mapping[str, str]
+    """Concept -> its language; empty for a control."""
+
+    def concepts_in(self, language: str) -> frozenset[str]:
+        """The concepts that training shows under the word of a language."""
+        shown = self.pair.ko_concepts if language == "ko" else self.pair.en_concepts
+        return frozenset(one for one in shown if self.language_of.get(one, language) == language)
+
+
+def read_concepts(
+    sources: Sequence[PairSource], configs: Mapping[str, SourceConfig], cluster: str | None = None
+) -> dict[str, ConceptTexts]:
+    """Identifier -> texts of every concept of the sources; of several rows of a concept, the first one counts.
+
+    Args:
+        sources: Opened by `open_source`.
+        configs: Their settings by name.
+        cluster: Column of the clusters; `None`: there are none.
+
+    Raises:
+        DataError: A source is no table with captions and keywords in both languages, or lacks a column.
+    """
+    found: dict[str, ConceptTexts] = {}
+    for source in sources:
+        config = configs[source.name]
+        if not isinstance(source, TableSource):
+            raise DataError(f"source '{source.name}' is no table, and words are counted in tables; name a table")
+        for name, fields in (("captions", config.captions), ("keywords", config.keywords)):
+            if lacking := [language for language in LANGUAGES if language not in fields]:
+                raise DataError(
+                    f"source '{source.name}' has no {name} in '{lacking[0]}', and words are counted in both "
+                    f"languages; name their column in {name}"
+                )
+        columns = [CONCEPT, *([cluster] if cluster is not None else [])]
+        check_columns(f"source '{source.name}'", source.table.column_names, columns)
+        for row in read_rows(source.table, list(dict.fromkeys([*columns, *text_fields(config)])), source.rows):
+            if row and as_text(row[CONCEPT]) not in found:
+                texts = {record.language: record for record in _records(config, row)}
+                found[as_text(row[CONCEPT])] = ConceptTexts(
+                    names={name: (one.caption, *one.more_captions) for name, one in texts.items()},
+                    keywords={name: one.keywords for name, one in texts.items()},
+                    weight=config.weight,
+                    cluster="" if cluster is None else as_text(row[cluster]),
+                )
+    return found
+
+
+def _records(config: SourceConfig, row: Mapping[str, object]) -> Iterator[PairRecord]:
+    for pair in range(len(LANGUAGES)):
+        try:
+            yield make_record(config, key="", image=b"-", row=row, pair=pair)
+        except SampleFault:
+            continue
+
+
+def choose_pairs(concepts: Mapping[str, ConceptTexts], config: PlantedConfig) -> list[PlantedPair]:
+    """The planted pairs, then the controls.
+
+    Candidates are visited in a random order, and taken if no concept belongs to one that is taken already; every second
+    one is planted.
+
+    Raises:
+        DataError: There are fewer than `num_pairs` + `num_controls`.
+    """
+    candidates = [
+        one
+        for one in trained_pairs(concepts, min_concepts=2)
+        if config.min_concepts <= len(one.concepts) <= config.max_concepts
+        and overlap(one.ko_concepts, one.en_concepts, concepts) >= config.min_overlap
+    ]
+    generator = np.random.default_rng(config.seed)
+    taken: set[str] = set()
+    disjoint = []
+    for place in generator.permutation(len(candidates)):
+        if taken.isdisjoint(candidates[place].concepts):
+            taken |= candidates[place].concepts
+            disjoint.append(candidates[place])
+    needed = config.num_pairs + config.num_controls
+    if len(disjoint) < needed:
+        raise DataError(
+            f"data.planted needs {needed} word pairs without a common concept, and finds {len(disjoint)}; lower "
+            "num_pairs, num_controls, min_concepts or min_overlap, or raise max_concepts"
+        )
+    both = min(config.num_pairs, config.num_controls)
+    is_planted = [True, False] * both + [config.num_pairs > both] * (needed - 2 * both)
+    chosen = [
+        PlantedPair(pair=pair, planted=planted, language_of=_halves(pair, generator) if planted else {})
+        for pair, planted in zip(disjoint, is_planted, strict=False)
+    ]
+    return sorted(chosen, key=lambda one: not one.planted)
+
+
+def _halves(pair: TrainedPair, generator: np.random.Generator) -> dict[str, str]:
+    """Concept -> language: the first half of the concepts that both words name has one, the other half the other.
+
+    A concept of one word alone has that word's language.
+    """
+    common = sorted(pair.ko_concepts & pair.en_concepts)
+    first, second = generator.permutation(LANGUAGES).tolist()
+    halves = {one: first if place < len(common) // 2 else second for place, one in enumerate(common)}
+    only = dict.fromkeys(pair.ko_concepts - pair.en_concepts, "ko") | dict.fromkeys(
+        pair.en_concepts - pair.ko_concepts, "en"
+    )
+    return halves | only
+
+
+class PlantedSource(OneLanguageSource):
+    """A source with the same number and order of pairs, those of the planted pairs and controls in one language.
+
+    Args:
+        source: Of the pairs.
+        config: Its settings, with captions in both languages.
+        chosen: From `choose_pairs`.
+    """
+
+    def __init__(self, source: PairSource, config: SourceConfig, chosen: Sequence[PlantedPair]) -> None:
+        super().__init__(source, config, LanguageRule.both)
+        self._of_concept = {concept: language for one in chosen for concept, language in one.language_of.items()}
+        self._by_image = {concept for one in chosen if not one.planted for concept in one.pair.concepts}
+
+    def _language_of(self, record: PairRecord) -> str:
+        concept = record.attributes[CONCEPT]
+        if concept in self._by_image:
+            return hashed_language(record.key)
+        return self._of_concept.get(concept, record.language)
+
+    def rows_of(self, language: str) -> Rows:
+        """Raises DataError: a pair's language is known only when the pair is read."""
+        raise DataError(
+            "data.planted decides the language pair by pair, so that data.order cannot weigh or separate languages; "
+            "leave temperature, language_weights and single_language_batches out"
+        )
+
+
+def plant_differences(
+    sources: Sequence[PairSource], configs: Mapping[str, SourceConfig], config: PlantedConfig | None
+) -> list[PairSource]:
+    """The sources with the planted differences; as they are, if there are none.
+
+    Raises:
+        DataError: A source is no table of concepts in both languages, or there are too few word pairs.
+    """
+    if config is None:
+        return list(sources)
+    chosen = choose_pairs(read_concepts(sources, configs), config)
+    return [PlantedSource(source, configs[source.name], chosen) for source in sources]
