@@ -66,11 +66,13 @@ class LanguageRule(Enum):
 @dataclass(kw_only=True, slots=True)
 class PlantedConfig:
     """Word pairs whose images are split by language on purpose, and control pairs (docs/analyses.md): for measuring
-    whether `kelip analyze culture` finds them. For tables with a column `concept`, and keywords in both languages."""
+    whether `kelip analyze culture` finds them. For tables with keywords in both languages."""
 
-    num_pairs: int = field(default=32, metadata=at_least(1))
+    column: str = "concept"
+    """Column that identifies the concepts that are divided between the languages."""
+    num_pairs: int = field(default=24, metadata=at_least(1))
     """Planted pairs: one half of their concepts is captioned in Korean alone, the other half in English alone."""
-    num_controls: int = field(default=32, metadata=at_least(1))
+    num_controls: int = field(default=24, metadata=at_least(1))
     """Control pairs: each of their images is captioned in one language, by a hash of its key."""
     seed: int = field(default=0, metadata=at_least(0))
     """Chooses the pairs, and the language of each half; independent of the seed of the run."""

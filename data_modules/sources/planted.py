@@ -9,7 +9,8 @@ those of a planted pair. No concept belongs to two of these pairs. All other con
 Which pairs these are follows from the texts and the seed alone, so an analysis of the run finds them again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +24,6 @@ from data_modules.sources.languages import OneLanguageSource, hashed_language
 from data_modules.sources.rows import PairSource, Rows, make_record, text_fields
 from data_modules.sources.tables import TableSource, as_text, check_columns, read_rows
 from data_modules.text.trained_words import ConceptTexts, TrainedPair, overlap, trained_pairs
-
-CONCEPT = "concept"
-"""Column that identifies concepts."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlantedPair:
@@ -45,13 +42,14 @@ class PlantedPair:
 
 
 def read_concepts(
-    sources: Sequence[PairSource], configs: Mapping[str, SourceConfig], cluster: str | None = None
+    sources: Sequence[PairSource], configs: Mapping[str, SourceConfig], column: str, cluster: str | None = None
 ) -> dict[str, ConceptTexts]:
-    """Identifier -> texts of every concept of the sources; of several rows of a concept, the first one counts.
+    """Identifier -> texts of every concept of the sources: those of all its rows, and the largest weight of them.
 
     Args:
         sources: Opened by `open_source`.
         configs: Their settings by name.
+        column: Column that identifies concepts.
         cluster: Column of the clusters; `None`: there are none.
 
     Raises:
@@ -68,26 +66,32 @@ def read_concepts(
                     f"source '{source.name}' has no {name} in '{lacking[0]}', and words are counted in both "
                     f"languages; name their column in {name}"
                 )
-        columns = [CONCEPT, *([cluster] if cluster is not None else [])]
+        columns = [column, *([cluster] if cluster is not None else [])]
         check_columns(f"source '{source.name}'", source.table.column_names, columns)
         for row in read_rows(source.table, list(dict.fromkeys([*columns, *text_fields(config)])), source.rows):
-            if row and as_text(row[CONCEPT]) not in found:
-                texts = {record.language: record for record in _records(config, row)}
-                found[as_text(row[CONCEPT])] = ConceptTexts(
-                    names={name: (one.caption, *one.more_captions) for name, one in texts.items()},
-                    keywords={name: one.keywords for name, one in texts.items()},
-                    weight=config.weight,
-                    cluster="" if cluster is None else as_text(row[cluster]),
-                )
+            if row:
+                concept = as_text(row[column])
+                _add(found, concept, config, row, "" if cluster is None else as_text(row[cluster]))
     return found
 
 
-def _records(config: SourceConfig, row: Mapping[str, object]) -> Iterator[PairRecord]:
+def _add(
+    found: dict[str, ConceptTexts], concept: str, config: SourceConfig, row: Mapping[str, object], cluster: str
+) -> None:
+    """Add the texts of a row to those of its concept."""
+    known = found.get(concept) or ConceptTexts(names={}, keywords={}, weight=config.weight, cluster=cluster)
+    names, keywords = dict(known.names), dict(known.keywords)
     for pair in range(len(LANGUAGES)):
-        try:
-            yield make_record(config, key="", image=b"-", row=row, pair=pair)
-        except SampleFault:
-            continue
+        with contextlib.suppress(SampleFault):
+            one = make_record(config, key="", image=b"-", row=row, pair=pair)
+            names[one.language] = _joined(names.get(one.language, ()), (one.caption, *one.more_captions))
+            keywords[one.language] = _joined(keywords.get(one.language, ()), one.keywords)
+    weight = max(known.weight, config.weight)
+    found[concept] = ConceptTexts(names=names, keywords=keywords, weight=weight, cluster=known.cluster)
+
+
+def _joined(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(first + second))
 
 
 def choose_pairs(concepts: Mapping[str, ConceptTexts], config: PlantedConfig) -> list[PlantedPair]:
@@ -101,7 +105,7 @@ def choose_pairs(concepts: Mapping[str, ConceptTexts], config: PlantedConfig) ->
     """
     candidates = [
         one
-        for one in trained_pairs(concepts, min_concepts=2)
+        for one in trained_pairs(concepts, min_concepts=1)
         if config.min_concepts <= len(one.concepts) <= config.max_concepts
         and overlap(one.ko_concepts, one.en_concepts, concepts) >= config.min_overlap
     ]
@@ -148,15 +152,17 @@ class PlantedSource(OneLanguageSource):
         source: Of the pairs.
         config: Its settings, with captions in both languages.
         chosen: From `choose_pairs`.
+        column: Column that identifies concepts.
     """
 
-    def __init__(self, source: PairSource, config: SourceConfig, chosen: Sequence[PlantedPair]) -> None:
+    def __init__(self, source: PairSource, config: SourceConfig, chosen: Sequence[PlantedPair], column: str) -> None:
         super().__init__(source, config, LanguageRule.both)
+        self._column = column
         self._of_concept = {concept: language for one in chosen for concept, language in one.language_of.items()}
         self._by_image = {concept for one in chosen if not one.planted for concept in one.pair.concepts}
 
     def _language_of(self, record: PairRecord) -> str:
-        concept = record.attributes[CONCEPT]
+        concept = record.attributes[self._column]
         if concept in self._by_image:
             return hashed_language(record.key)
         return self._of_concept.get(concept, record.language)
@@ -179,5 +185,5 @@ def plant_differences(
     """
     if config is None:
         return list(sources)
-    chosen = choose_pairs(read_concepts(sources, configs), config)
-    return [PlantedSource(source, configs[source.name], chosen) for source in sources]
+    chosen = choose_pairs(read_concepts(sources, configs, config.column), config)
+    return [PlantedSource(source, configs[source.name], chosen, config.column) for source in sources]
