@@ -2,28 +2,30 @@
 
 Of word pairs that name nearly the same concepts in both languages, some are *planted*: the first half of their concepts,
 in the order of their identifiers, is captioned in one language alone, the other half in the other. Then the Korean word
-is learnt from other concepts than the English one. As many *controls* lose as much: each of their images has one
-language, by a hash of its key, so that both words are learnt from all of their concepts, and from as many images as
-those of a planted pair. No concept belongs to two of these pairs. All other concepts keep both languages.
+is learnt from other concepts than the English one. *Controls* lose as much: each of their images has one
+language, half of the images of each concept (in the order of a hash of their keys, every second one), so that both words
+are learnt from all of their concepts, and from as many images as those of a planted pair. No concept belongs to two of these pairs. All other concepts keep both languages.
 
 Which pairs these are follows from the texts and the seed alone, so an analysis of the run finds them again.
 """
 
 import contextlib
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from data_modules.errors import DataError
-from data_modules.faults import SampleFault
+from data_modules.faults import SampleFault, encodable
 from data_modules.languages import LANGUAGES
 from data_modules.records import PairRecord
 from data_modules.sources.config import LanguageRule, PlantedConfig, SourceConfig
-from data_modules.sources.languages import OneLanguageSource, hashed_language
+from data_modules.sources.languages import OneLanguageSource
 from data_modules.sources.rows import PairSource, Rows, make_record, text_fields
 from data_modules.sources.tables import TableSource, as_text, check_columns, read_rows
 from data_modules.text.trained_words import ConceptTexts, TrainedPair, overlap, trained_pairs
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlantedPair:
@@ -34,6 +36,8 @@ class PlantedPair:
     """Whether concepts have one language; of a control, images do."""
     language_of: Mapping[str, str]
     """Concept -> its language; empty for a control."""
+    language_of_image: Mapping[str, str]
+    """Key of an image -> its language; empty for a planted pair."""
 
     def concepts_in(self, language: str) -> frozenset[str]:
         """The concepts that training shows under the word of a language."""
@@ -68,15 +72,22 @@ def read_concepts(
                 )
         columns = [column, *([cluster] if cluster is not None else [])]
         check_columns(f"source '{source.name}'", source.table.column_names, columns)
-        for row in read_rows(source.table, list(dict.fromkeys([*columns, *text_fields(config)])), source.rows):
+        keyed = config.key in source.table.column_names
+        names = list(dict.fromkeys([*columns, *text_fields(config), *([config.key] if keyed else [])]))
+        for number, row in zip(source.rows.tolist(), read_rows(source.table, names, source.rows), strict=True):
             if row:
-                concept = as_text(row[column])
-                _add(found, concept, config, row, "" if cluster is None else as_text(row[cluster]))
+                key = encodable(str(row.get(config.key) or number))
+                _add(found, as_text(row[column]), config, row, key, "" if cluster is None else as_text(row[cluster]))
     return found
 
 
 def _add(
-    found: dict[str, ConceptTexts], concept: str, config: SourceConfig, row: Mapping[str, object], cluster: str
+    found: dict[str, ConceptTexts],
+    concept: str,
+    config: SourceConfig,
+    row: Mapping[str, object],
+    key: str,
+    cluster: str,
 ) -> None:
     """Add the texts of a row to those of its concept."""
     known = found.get(concept) or ConceptTexts(names={}, keywords={}, weight=config.weight, cluster=cluster)
@@ -87,7 +98,9 @@ def _add(
             names[one.language] = _joined(names.get(one.language, ()), (one.caption, *one.more_captions))
             keywords[one.language] = _joined(keywords.get(one.language, ()), one.keywords)
     weight = max(known.weight, config.weight)
-    found[concept] = ConceptTexts(names=names, keywords=keywords, weight=weight, cluster=known.cluster)
+    found[concept] = ConceptTexts(
+        names=names, keywords=keywords, weight=weight, cluster=known.cluster, images=known.images | {key}
+    )
 
 
 def _joined(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
@@ -125,7 +138,12 @@ def choose_pairs(concepts: Mapping[str, ConceptTexts], config: PlantedConfig) ->
     both = min(config.num_pairs, config.num_controls)
     is_planted = [True, False] * both + [config.num_pairs > both] * (needed - 2 * both)
     chosen = [
-        PlantedPair(pair=pair, planted=planted, language_of=_halves(pair, generator) if planted else {})
+        PlantedPair(
+            pair=pair,
+            planted=planted,
+            language_of=_halves(pair, generator) if planted else {},
+            language_of_image={} if planted else _alternating(pair, concepts, generator),
+        )
         for pair, planted in zip(disjoint, is_planted, strict=False)
     ]
     return sorted(chosen, key=lambda one: not one.planted)
@@ -145,6 +163,20 @@ def _halves(pair: TrainedPair, generator: np.random.Generator) -> dict[str, str]
     return halves | only
 
 
+def _alternating(
+    pair: TrainedPair, concepts: Mapping[str, ConceptTexts], generator: np.random.Generator
+) -> dict[str, str]:
+    """Key of an image -> language: of the images of each concept, every second one has the same."""
+    found: dict[str, str] = {}
+    for concept in sorted(pair.concepts):
+        order = generator.permutation(LANGUAGES).tolist()
+        keys = sorted(
+            concepts[concept].images, key=lambda key: hashlib.sha256(key.encode(errors="surrogatepass")).digest()
+        )
+        found |= {key: order[place % len(order)] for place, key in enumerate(keys)}
+    return found
+
+
 class PlantedSource(OneLanguageSource):
     """A source with the same number and order of pairs, those of the planted pairs and controls in one language.
 
@@ -159,13 +191,12 @@ class PlantedSource(OneLanguageSource):
         super().__init__(source, config, LanguageRule.both)
         self._column = column
         self._of_concept = {concept: language for one in chosen for concept, language in one.language_of.items()}
-        self._by_image = {concept for one in chosen if not one.planted for concept in one.pair.concepts}
+        self._of_image = {key: language for one in chosen for key, language in one.language_of_image.items()}
 
     def _language_of(self, record: PairRecord) -> str:
-        concept = record.attributes[self._column]
-        if concept in self._by_image:
-            return hashed_language(record.key)
-        return self._of_concept.get(concept, record.language)
+        if record.key in self._of_image:
+            return self._of_image[record.key]
+        return self._of_concept.get(record.attributes[self._column], record.language)
 
     def rows_of(self, language: str) -> Rows:
         """Raises DataError: a pair's language is known only when the pair is read."""

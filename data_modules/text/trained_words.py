@@ -33,6 +33,8 @@ class ConceptTexts:
     """Passes over it per epoch."""
     cluster: str = ""
     """Concepts of one cluster are alike."""
+    images: frozenset[str] = frozenset()
+    """Keys of its images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,9 @@ def _words(texts: Iterable[str]) -> set[str]:
     for text in texts:
         for part in text.lower().replace(",", ":").split(":"):
             words = part.split()
-            runs |= {" ".join(words[start:stop]) for start in range(len(words)) for stop in range(start + 1, len(words) + 1)}
+            runs |= {
+                " ".join(words[start:stop]) for start in range(len(words)) for stop in range(start + 1, len(words) + 1)
+            }
     return runs
 
 

@@ -112,9 +112,7 @@ def _interval(
     return interval_over_runs(points, np.stack(resampled), num_clusters)
 
 
-def _items(
-    name: str, pairing: str, test: Sequence[AnalogyQuery], runs: Mapping[str, PairingRanks]
-) -> list[Item]:
+def _items(name: str, pairing: str, test: Sequence[AnalogyQuery], runs: Mapping[str, PairingRanks]) -> list[Item]:
     return [
         {
             "run": run,

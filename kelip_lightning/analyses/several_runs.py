@@ -100,9 +100,7 @@ def _trained_words(
             for language in LANGUAGES
         }
         images = embed_images(model.images, gallery.images)
-        items.append(
-            score_trained_words(name, one, rows, images, resampling.seed, settings.top_k, settings.num_draws)
-        )
+        items.append(score_trained_words(name, one, rows, images, resampling.seed, settings.top_k, settings.num_draws))
     bootstrap = Bootstrap(seed=resampling.seed, num_resamples=resampling.num_resamples)
     findings = trained_word_findings(items, bootstrap, settings.top_k)
     return Outcome(findings=findings, plots=runs_plots("trained_words", "", findings))

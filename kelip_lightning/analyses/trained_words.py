@@ -203,7 +203,10 @@ def _correlations(runs: Sequence[list[Item]], bootstrap: Bootstrap, top: int) ->
     clusters = [str(item["cluster"]) for item in runs[0]]
     resamples = list(bootstrap.resampled_rows(clusters))
     columns = [
-        {name: np.array([number(item, name) for item in items]) for name in (TRUTH, "divergence", f"overlap_top{top}", "concepts")}
+        {
+            name: np.array([number(item, name) for item in items])
+            for name in (TRUTH, "divergence", f"overlap_top{top}", "concepts")
+        }
         for items in runs
     ]
     measures = {
@@ -222,7 +225,10 @@ def _correlations(runs: Sequence[list[Item]], bootstrap: Bootstrap, top: int) ->
             measure=measure,
             interval=interval_over_runs(
                 [rank_correlation(*one) for one in values],
-                [[rank_correlation(*(None if part is None else part[rows] for part in one)) for rows in resamples] for one in values],
+                [
+                    [rank_correlation(*(None if part is None else part[rows] for part in one)) for rows in resamples]
+                    for one in values
+                ],
                 len(set(clusters)),
             ),
             count=len(runs[0]),
@@ -265,9 +271,7 @@ def _correlation_statement(summary: Sequence[Finding], num_runs: int) -> str:
 
 
 def _power_statement(summary: Sequence[Finding]) -> str:
-    power, alarms = (
-        next(one for one in summary if one.subject == f"{group}s") for group in (PLANTED, CONTROL)
-    )
+    power, alarms = (next(one for one in summary if one.subject == f"{group}s") for group in (PLANTED, CONTROL))
     return (
         f"Planted differences: {power.interval.value:.0%} of {power.count} are found (power, 95 % interval "
         f"{power.interval.low:.0%} to {power.interval.high:.0%}), and {alarms.interval.value:.0%} of {alarms.count} "

@@ -73,7 +73,9 @@ def analyze(arguments: argparse.Namespace) -> int:
         print(json.dumps(document, ensure_ascii=False, indent=2))
     else:
         shown = [one for one in outcome.findings.summary if one.headline or arguments.all]
-        _print_findings(shown, outcome.findings.statements, f"{', '.join(run.name for run in runs)}: {arguments.question}")
+        _print_findings(
+            shown, outcome.findings.statements, f"{', '.join(run.name for run in runs)}: {arguments.question}"
+        )
         print(f"\nrecords and plots: {output}")
     return 0
 

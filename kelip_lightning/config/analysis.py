@@ -89,7 +89,9 @@ class CultureAnalysis:
                 "name either word_pairs, a file of words, or trained_words, the words of the run's training texts"
             )
         if self.trained_words is not None and self.choices:
-            raise ValueError("choices has no effect beside trained_words; analyse them with word_pairs, or remove choices")
+            raise ValueError(
+                "choices has no effect beside trained_words; analyse them with word_pairs, or remove choices"
+            )
 
 
 @dataclass(kw_only=True, slots=True)

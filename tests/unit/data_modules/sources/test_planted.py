@@ -13,7 +13,6 @@ from data_modules.image_text import ImageTextDataModule
 from data_modules.images.config import MultiCropConfig
 from data_modules.records import PairRecord
 from data_modules.sources.config import LanguageRule, PlantedConfig, SourceConfig
-from data_modules.sources.languages import hashed_language
 from data_modules.sources.opening import open_source
 from data_modules.sources.planted import PlantedPair, choose_pairs, read_concepts
 from data_modules.text.config import TokenizerConfig
@@ -85,10 +84,14 @@ def test_planted__counts_of_images_per_language_under_the_words(file: str) -> No
             assert not concepts["ko"] & concepts["en"]
             assert {len(one) for one in concepts.values()} == {PER_WORD // 2}
             # The first half of the identifiers is in one language.
-            assert {max(concepts["ko"]) < min(concepts["en"]), max(concepts["en"]) < min(concepts["ko"])} == {True, False}
+            assert {max(concepts["ko"]) < min(concepts["en"]), max(concepts["en"]) < min(concepts["ko"])} == {
+                True,
+                False,
+            }
         else:
-            assert all(hashed_language(key) == language for language, keys in seen.items() for key in keys)
-            assert len(concepts["ko"] & concepts["en"]) >= PER_WORD - 2
+            assert {language: len(keys) for language, keys in seen.items()} == {"ko": 12, "en": 12}
+            assert concepts["ko"] == concepts["en"]
+            assert {len(one) for one in concepts.values()} == {PER_WORD}
     touched = {word for one in chosen(file) for word in (one.pair.ko, one.pair.en)}
     others = {word: found for word, found in images.items() if word not in touched}
     assert len(others) == 2 * (NUM_WORDS - 7)
@@ -134,4 +137,4 @@ def test_config__refuses_what_planted_cannot_be_combined_with(file: str) -> None
     with pytest.raises(ValueError, match="source 'all' is none"):
         ImageTextDataConfig(sources={"all": bare}, planted=PLANTED)
     with pytest.raises(ValueError, match="max_concepts = 3 is below min_concepts = 4"):
-        PlantedConfig(max_concepts=3)
+        PlantedConfig(min_concepts=4, max_concepts=3)
