@@ -184,7 +184,8 @@ def _check_planted(sources: Mapping[str, SourceConfig], rule: LanguageRule, orde
     """Raises ValueError if word pairs cannot be split by language."""
     if rule is not LanguageRule.both:
         raise ValueError(
-            f"planted gives pairs a language, and so does languages = {rule.name}: remove planted, or set languages = both"
+            f"planted gives pairs a language, and so does languages = {rule.name}: remove planted, or set languages = "
+            "both"
         )
     if order.splits_languages:
         raise ValueError(

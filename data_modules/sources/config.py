@@ -65,8 +65,11 @@ class LanguageRule(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class PlantedConfig:
-    """Word pairs whose images are split by language on purpose, and control pairs (docs/analyses.md): for measuring
-    whether `kelip analyze culture` finds them. For tables with keywords in both languages."""
+    """Word pairs whose images are split by language on purpose, and control pairs.
+
+    For measuring whether `kelip analyze culture` finds them (docs/analyses.md). For tables with keywords in both
+    languages.
+    """
 
     column: str = "concept"
     """Column that identifies the concepts that are divided between the languages."""

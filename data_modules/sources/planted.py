@@ -1,10 +1,11 @@
 """Differences between the languages that are planted in training data, to measure whether an analysis finds them.
 
-Of word pairs that name nearly the same concepts in both languages, some are *planted*: the first half of their concepts,
-in the order of their identifiers, is captioned in one language alone, the other half in the other. Then the Korean word
-is learnt from other concepts than the English one. *Controls* lose as much: each of their images has one
-language, half of the images of each concept (in the order of a hash of their keys, every second one), so that both words
-are learnt from all of their concepts, and from as many images as those of a planted pair. No concept belongs to two of these pairs. All other concepts keep both languages.
+Of word pairs that name the same concepts in both languages, some are *planted*: the first half of their concepts, in
+the order of their identifiers, is captioned in one language alone, the other half in the other. Then the Korean word is
+learnt from other concepts than the English one. *Controls* lose as much: half of the images of each concept is
+captioned in one language alone, the others in the other (every second one, in the order of a hash of their keys), so
+that both words are learnt from all of their concepts. No concept belongs to two of these pairs. All other concepts keep
+both languages.
 
 Which pairs these are follows from the texts and the seed alone, so an analysis of the run finds them again.
 """

@@ -111,8 +111,8 @@ def _analogy(runs: Sequence[RunFolder], settings: AnalogyAnalysis, device: torch
     sizes = {model.image_size for model in models}
     if len(sizes) > 1:
         raise RunFolderError(
-            f"the runs have images of {' and '.join(map(str, sorted(sizes)))} pixels, and several are analysed together "
-            "on the same images; analyse them one by one"
+            f"the runs have images of {' and '.join(map(str, sorted(sizes)))} pixels, and several are analysed "
+            "together on the same images; analyse them one by one"
         )
     sets = [build_analogy_set(name, one, models[0].image_size) for name, one in settings.sets.items()]
     for one in sets:

@@ -43,8 +43,10 @@ class CrossLingualAnalysis:
 
 @dataclass(kw_only=True, slots=True)
 class TrainedWordsConfig:
-    """Word pairs from the run's own training texts, whose true overlap is known (docs/analyses.md). Where the run has
-    planted differences (`data.planted`), the analysis reports how many of them it finds."""
+    """Word pairs from the run's own training texts, whose true overlap is known (docs/analyses.md).
+
+    Where the run has planted differences (`data.planted`), the analysis reports how many of them it finds.
+    """
 
     column: str = "concept"
     """Column of the training tables that identifies concepts; where differences are planted, that of `data.planted`."""

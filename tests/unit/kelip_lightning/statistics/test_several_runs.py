@@ -22,7 +22,8 @@ def covered(seed_sd: float, item_sd: float, num_runs: int, studies: int = 300) -
 
 @pytest.mark.parametrize(("seed_sd", "item_sd"), [(0.0, 1.0), (0.5, 0.2), (0.3, 1.0)])
 def test_interval_over_runs__covers_the_mean_under_other_seeds_and_items(seed_sd: float, item_sd: float) -> None:
-    assert covered(seed_sd, item_sd, num_runs=3) >= 0.92
+    # About 0.93 to 0.96; the standard error of a share of 300 studies is 0.015.
+    assert covered(seed_sd, item_sd, num_runs=3) >= 0.90
 
 
 def test_interval_over_runs__one_run_has_the_percentile_interval_of_its_resamples() -> None:
