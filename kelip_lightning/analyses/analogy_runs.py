@@ -82,16 +82,19 @@ def _summary(
         )
     ]
     for top in TOPS:
-        hits = {method: np.stack([one.ranks[method] < top for one in runs]) * 1.0 for method in runs[0].ranks}
+        hits = {
+            method: np.stack([one.ranks[method] < top for one in runs]).astype(np.float64) for method in runs[0].ranks
+        }
         hits |= {f"analogy − {base}": hits["analogy"] - hits[base] for base in BASELINES}
         for method, values in hits.items():
             for part, members in parts.items():
                 rows, names = [relations[one] for one in members], [clusters[one] for one in members]
+                interval = _interval(values, rows, names, bootstrap)
                 found.append(
                     Finding(
                         subject=f"{name}: {part}",
                         measure=f"{pairing} top-{top}, {method}",
-                        interval=_interval(values, rows, names, bootstrap),
+                        interval=interval if "−" in method else _within_bounds(interval),
                         count=sum(map(len, rows)),
                         headline=top == 1 and (part == MACRO or method == "analogy"),
                     )
@@ -110,6 +113,11 @@ def _interval(
     resampled = [bootstrap.resampled_means([one[members] for members in rows], clusters) for one in values]
     num_clusters = sum(len(set(names)) for names in clusters)
     return interval_over_runs(points, np.stack(resampled), num_clusters)
+
+
+def _within_bounds(interval: Interval) -> Interval:
+    """The interval of a share, which Student's t may extend beyond [0, 1]."""
+    return Interval(value=interval.value, low=max(0.0, interval.low), high=min(1.0, interval.high))
 
 
 def _items(name: str, pairing: str, test: Sequence[AnalogyQuery], runs: Mapping[str, PairingRanks]) -> list[Item]:

@@ -39,6 +39,10 @@ from kelip_lightning.statistics.several_runs import interval_over_runs, share_in
 PLANTED, CONTROL, NEITHER = "planted pair", "control pair", ""
 TRUTH = "true overlap"
 MIN_PAIRS = 20
+"""Fewest pairs of a correlation."""
+
+Compared = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]
+"""Two vectors (P,) to correlate, and one that is held fixed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +212,7 @@ def _correlations(runs: Sequence[list[Item]], bootstrap: Bootstrap, top: int) ->
         }
         for items in runs
     ]
-    measures = {
+    measures: dict[str, list[Compared]] = {
         "Spearman, divergence and 1 − true overlap": [(one["divergence"], 1 - one[TRUTH], None) for one in columns],
         "the same, number of concepts held fixed": [
             (one["divergence"], 1 - one[TRUTH], one["concepts"]) for one in columns
@@ -224,10 +228,7 @@ def _correlations(runs: Sequence[list[Item]], bootstrap: Bootstrap, top: int) ->
             measure=measure,
             interval=interval_over_runs(
                 [rank_correlation(*one) for one in values],
-                [
-                    [rank_correlation(*(None if part is None else part[rows] for part in one)) for rows in resamples]
-                    for one in values
-                ],
+                [[rank_correlation(*_rows(one, rows)) for rows in resamples] for one in values],
                 len(set(clusters)),
             ),
             count=len(runs[0]),
@@ -236,11 +237,15 @@ def _correlations(runs: Sequence[list[Item]], bootstrap: Bootstrap, top: int) ->
     ]
 
 
+def _rows(compared: Compared, rows: NDArray[np.int64]) -> Compared:
+    first, second, fixed = compared
+    return first[rows], second[rows], None if fixed is None else fixed[rows]
+
+
 def rank_correlation(
-    first: NDArray[np.float64] | None, second: NDArray[np.float64] | None, fixed: NDArray[np.float64] | None
+    first: NDArray[np.float64], second: NDArray[np.float64], fixed: NDArray[np.float64] | None
 ) -> float:
     """Spearman's correlation of two (P,) vectors, of `fixed` a partial one; 0 where it is undefined."""
-    assert first is not None and second is not None
     ranks = [rankdata(one) for one in (first, second, *([fixed] if fixed is not None else []))]
     if any(np.ptp(one) == 0 for one in ranks[:2]):
         return 0.0

@@ -19,7 +19,7 @@ def runs(number: int, gender: float, noise: float = 0.0) -> list[RunEmbeddings]:
             run=f"run-{seed}",
             images=images,
             texts={
-                language: one + noise * np.float32(1) * one.new_tensor(generator.normal(size=one.shape))
+                language: one + noise * one.new_tensor(generator.normal(size=one.shape))
                 for language, one in texts.items()
             },
         )
