@@ -9,6 +9,7 @@ from data_modules.languages import LANGUAGES
 from data_modules.sources.config import (
     NAME_CAPTIONS,
     LanguageRule,
+    PlantedConfig,
     SourceConfig,
     SourceKind,
     needs_language_marks,
@@ -111,6 +112,8 @@ class ImageTextDataConfig:
     concept or design assigns one language), ko or en (one language only)."""
     language_overlap: float = field(default=0.0, metadata=between(0, 1))
     """Fraction of the images, concepts or designs that a by_... rule leaves in both languages, by the same hash."""
+    planted: PlantedConfig | None = None
+    """Word pairs whose images are split by language on purpose; null: none."""
     global_batch_size: int = field(default=128, metadata=at_least(1))
     """Pairs of one optimizer step over all devices and accumulation steps."""
     num_workers: int = field(default=1, metadata=PERFORMANCE | at_least(0))
@@ -141,6 +144,8 @@ class ImageTextDataConfig:
                 f"language_overlap = {self.language_overlap:g} has no effect with languages = {self.languages.name}: "
                 "use by_image, by_concept or by_design, or leave it out"
             )
+        if self.planted is not None:
+            _check_planted(self.sources, self.languages, self.order)
 
 
 def _check_groups(batch: int, order: OrderConfig) -> None:
@@ -183,6 +188,26 @@ def _check_rule(sources: Mapping[str, SourceConfig], rule: LanguageRule) -> None
             raise ValueError(
                 f"languages = {rule.name} reads the column '{rule.column}', and source '{name}' is shards, which have "
                 "none: use by_image, or a table"
+            )
+
+
+def _check_planted(sources: Mapping[str, SourceConfig], rule: LanguageRule, order: OrderConfig) -> None:
+    """Raises ValueError if word pairs cannot be split by language."""
+    if rule is not LanguageRule.both:
+        raise ValueError(
+            f"planted gives pairs a language, and so does languages = {rule.name}: remove planted, or set languages = "
+            "both"
+        )
+    if order.splits_languages:
+        raise ValueError(
+            "planted decides the language pair by pair, so that order.temperature, language_weights and "
+            "single_language_batches have no languages to go by: leave them out, or remove planted"
+        )
+    for name, source in sources.items():
+        if source_kind(source) is not SourceKind.table or set(source.keywords) != set(LANGUAGES):
+            raise ValueError(
+                f"planted needs tables with captions and keywords in both languages, and source '{name}' is none: "
+                "remove planted, or name its columns in captions and keywords"
             )
 
 

@@ -30,6 +30,7 @@ from data_modules.order.sampling import Order
 from data_modules.prefetch import batches_per_worker, bytes_per_sample
 from data_modules.records import ImageTextBatch, PairRecord
 from data_modules.sources.languages import apply_language_rule
+from data_modules.sources.planted import plant_differences
 from data_modules.sources.rows import PairSource
 from data_modules.text.captions import CaptionSampler
 from data_modules.text.config import TokenizerConfig
@@ -128,7 +129,8 @@ class ImageTextDataModule(StageDataModule):
             raise ValueError(problem)
         self.config = config
         opened = sources or open_sources(config.sources, config.order, config.corrupt_samples)
-        self.sources = apply_language_rule(opened, config.sources, config.languages, config.language_overlap)
+        ruled = apply_language_rule(opened, config.sources, config.languages, config.language_overlap)
+        self.sources = plant_differences(ruled, config.sources, config.planted)
         if isinstance(tokenizer, TokenizerConfig):
             texts = training_texts(self.sources, tokenizer.max_training_pairs)
             tokenizer = build_tokenizer(tokenizer, texts, normalization)

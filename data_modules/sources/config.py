@@ -68,6 +68,40 @@ class LanguageRule(Enum):
         return self in (LanguageRule.by_image, LanguageRule.by_concept, LanguageRule.by_design)
 
 
+@dataclass(kw_only=True, slots=True)
+class PlantedConfig:
+    """Word pairs whose images are split by language on purpose, and control pairs.
+
+    For measuring whether `kelip analyze culture` finds them (docs/analyses.md). For tables with keywords in both
+    languages.
+    """
+
+    column: str = "concept"
+    """Column that identifies the concepts that are divided between the languages."""
+    num_pairs: int = field(default=24, metadata=at_least(1))
+    """Planted pairs: one half of their concepts is captioned in Korean alone, the other half in English alone."""
+    num_controls: int = field(default=56, metadata=at_least(1))
+    """Control pairs: half of the images of each concept is captioned in Korean alone, the others in English alone. The
+    more, the finer the test of `kelip analyze culture`, which needs at least 21."""
+    seed: int = field(default=0, metadata=at_least(0))
+    """Chooses the pairs, and the language of each half; independent of the seed of the run."""
+    min_concepts: int = field(default=2, metadata=at_least(2))
+    """Fewest concepts that the words of a pair name in either language."""
+    max_concepts: int = field(default=40, metadata=at_least(2))
+    """Most of them."""
+    min_overlap: float = field(default=0.9, metadata=between(0, 1))
+    """Least share of those concepts that both words name before anything is planted, in [0, 1]. Below 1, controls
+    differ by themselves."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.max_concepts < self.min_concepts:
+            raise ValueError(
+                f"max_concepts = {self.max_concepts} is below min_concepts = {self.min_concepts}: raise it, or lower "
+                "min_concepts"
+            )
+
+
 PARQUET_ENDING = ".parquet"
 TABLE_ENDINGS = (PARQUET_ENDING, ".csv", ".tsv", ".jsonl")
 TEXT_ENDINGS = (".csv", ".tsv")

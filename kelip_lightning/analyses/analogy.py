@@ -17,6 +17,7 @@ Deviation: SIMAT decides with a cross-modal model whether the retrieved image is
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ PAIRINGS = {"ko": ("ko", "ko"), "en": ("en", "en"), "ko-en": ("ko", "en"), "en-k
 """Name -> language of the target text, language of the source text."""
 
 TOPS = (1, 5)
+
+BASELINES = ("image only", "text only")
 
 MACRO = "mean of relations"
 DEV_HALF = "half for λ"
@@ -63,12 +66,45 @@ def analogy_findings(
         DataError: A relation has no query in one of the halves.
         NonFiniteEmbeddingsError: A row holds NaN or infinity.
     """
+    dev, test = split_halves(name, queries)
+    found = Findings()
+    for pairing, chosen in pairing_ranks(name, queries, images, texts, bootstrap).items():
+        found.extend(_report(name, pairing, test, chosen.ranks, chosen.scale, bootstrap))
+        found.summary += [
+            Finding(
+                subject=f"{name}: {DEV_HALF}",
+                measure=f"{pairing} top-1, λ = {scale:.1f}",
+                interval=interval,
+                count=len(dev),
+                headline=False,
+            )
+            for scale, interval in chosen.curve.items()
+        ]
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairingRanks:
+    """One pairing of languages: its λ, and the ranks of the test half under every method."""
+
+    scale: float
+    """λ, the smallest with the best top-1 on the other half."""
+    curve: dict[float, Interval]
+    """λ -> top-1 on the other half, averaged over relations."""
+    ranks: dict[str, NDArray[np.int64]]
+    """`analogy` and each of `BASELINES` -> (Q',) ranks of the test half."""
+
+
+def pairing_ranks(
+    name: str, queries: Sequence[AnalogyQuery], images: Tensor, texts: dict[str, Tensor], bootstrap: Bootstrap
+) -> dict[str, PairingRanks]:
+    """Pairing of languages -> its λ and ranks; arguments and errors as in `analogy_findings`."""
     require_finite(images, "image")
     for language, rows in texts.items():
         require_finite(rows, f"{language} text")
     dev, test = split_halves(name, queries)
     image_only = query_ranks(test, images[[one.image for one in test]], images)
-    found = Findings()
+    found = {}
     for pairing, languages in PAIRINGS.items():
         curve = {
             scale: _top1(dev, query_ranks(dev, query_vectors(dev, images, texts, languages, scale), images), bootstrap)
@@ -80,17 +116,7 @@ def analogy_findings(
             "image only": image_only,
             "text only": query_ranks(test, texts[languages[0]][[one.target for one in test]], images),
         }
-        found.extend(_report(name, pairing, test, ranks, best, bootstrap))
-        found.summary += [
-            Finding(
-                subject=f"{name}: {DEV_HALF}",
-                measure=f"{pairing} top-1, λ = {scale:.1f}",
-                interval=interval,
-                count=len(dev),
-                headline=False,
-            )
-            for scale, interval in curve.items()
-        ]
+        found[pairing] = PairingRanks(scale=best, curve=curve, ranks=ranks)
     return found
 
 
@@ -177,7 +203,8 @@ def _require_finite(vectors: Tensor, images: Tensor) -> None:
     require_finite(images, "image")
 
 
-def _by_relation(queries: Sequence[AnalogyQuery]) -> dict[str, NDArray[np.int64]]:
+def by_relation(queries: Sequence[AnalogyQuery]) -> dict[str, NDArray[np.int64]]:
+    """Relation -> indices of its queries."""
     relations = dict.fromkeys(one.relation for one in queries)
     return {
         relation: np.array([place for place, one in enumerate(queries) if one.relation == relation])
@@ -187,7 +214,7 @@ def _by_relation(queries: Sequence[AnalogyQuery]) -> dict[str, NDArray[np.int64]
 
 def _top1(queries: Sequence[AnalogyQuery], ranks: NDArray[np.int64], bootstrap: Bootstrap) -> Interval:
     """Top-1 averaged over relations."""
-    relations = _by_relation(queries)
+    relations = by_relation(queries)
     clusters = [[queries[row].cluster for row in rows] for rows in relations.values()]
     return bootstrap.mean_of_strata([ranks[rows] == 0 for rows in relations.values()], clusters)
 
@@ -201,12 +228,12 @@ def _report(
     bootstrap: Bootstrap,
 ) -> Findings:
     """Metrics of one pairing of languages: each method, and the paired difference from each baseline."""
-    relations = _by_relation(queries)
+    relations = by_relation(queries)
     clusters = {relation: [queries[row].cluster for row in rows] for relation, rows in relations.items()}
     report = Findings(items=_items(name, pairing, queries, ranks, scale))
     for top in TOPS:
         hits = {method: (values < top).astype(float) for method, values in ranks.items()}
-        hits |= {f"analogy − {base}": hits["analogy"] - hits[base] for base in ("image only", "text only")}
+        hits |= {f"analogy − {base}": hits["analogy"] - hits[base] for base in BASELINES}
         for method, values in hits.items():
             measure = f"{pairing} top-{top}, {method}"
             whole = bootstrap.mean_of_strata([values[rows] for rows in relations.values()], list(clusters.values()))
@@ -250,7 +277,7 @@ def _statement(name: str, pairing: str, scale: float, summary: Sequence[Finding]
     """Whether the top-1 accuracy over all relations beats the baselines, by the paired intervals."""
     metrics = {one.measure: one.interval for one in summary if one.subject == f"{name}: {MACRO}"}
     score = metrics[f"{pairing} top-1, analogy"]
-    bases = {base: metrics[f"{pairing} top-1, analogy − {base}"] for base in ("image only", "text only")}
+    bases = {base: metrics[f"{pairing} top-1, analogy − {base}"] for base in BASELINES}
     beaten = [base for base, interval in bases.items() if interval.low > 0]
     verdict = {
         2: "beats both baselines",

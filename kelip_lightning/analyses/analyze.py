@@ -118,6 +118,7 @@ def analyze_cross_lingual(model: Encoders, control: Encoders, settings: CrossLin
 
 def analyze_culture(model: Encoders, settings: CultureAnalysis) -> Outcome:
     """Images retrieved by Korean and English words, a test of each pair, and choices between texts."""
+    assert settings.word_pairs is not None  # trained_words needs the run: see `several_runs`
     pairs = read_word_pairs(settings.word_pairs)
     gallery = build_image_gallery(settings.gallery, model.image_size)
     culture.check_enough(pairs, len(gallery.keys), settings.top_k)

@@ -137,3 +137,10 @@ def mixed_differences(
     scale = np.sqrt(TAIL_DEGREES / generator.chisquare(TAIL_DEGREES, size=(num_draws, 1)))
     samples: NDArray[np.float64] = mixed * scale * np.sqrt((count + 1) / (count - 1))
     return samples
+
+
+def divergences(ko: NDArray[np.float64], en: NDArray[np.float64], gallery: Tensor) -> NDArray[np.float64]:
+    """(P,) 1 − correlation of the image scores of (P, E) words, without the mean row of each language, in [0, 2]."""
+    spread = score_space(gallery.double().numpy())
+    profiles: NDArray[np.float64] = 1 - cosine((ko - ko.mean(axis=0)) @ spread, (en - en.mean(axis=0)) @ spread)
+    return profiles

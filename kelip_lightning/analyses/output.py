@@ -99,18 +99,19 @@ def checkpoint_identity(run: RunFolder) -> dict[str, Any]:
     return {"run": run.name, "weights_sha256": digest, "trained_with": trained_with}
 
 
-def as_document(analysis: str, run: RunFolder, settings: str, findings: Findings) -> dict[str, Any]:
-    """Contents of analysis.json.
+def as_document(analysis: str, runs: Sequence[RunFolder], settings: str, findings: Findings) -> dict[str, Any]:
+    """Contents of analysis.json; `checkpoint` is a list if there are several runs.
 
     Args:
         analysis: Name on the command line.
-        run: The analysed run.
+        runs: The analysed runs, at least one.
         settings: The resolved settings as YAML.
         findings: Of the analysis.
     """
+    identities = [checkpoint_identity(run) for run in runs]
     return {
         "analysis": analysis,
-        "checkpoint": checkpoint_identity(run),
+        "checkpoint": identities[0] if len(identities) == 1 else identities,
         "analysed_with": describe_environment(),
         "settings": settings,
         "statements": findings.statements,

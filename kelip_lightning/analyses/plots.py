@@ -155,3 +155,11 @@ def row_of(finding: Finding, label: str) -> ChartRow:
     """A finding as a row of a chart."""
     interval = finding.interval
     return ChartRow(label=label, value=interval.value, low=interval.low, high=interval.high, chance=finding.chance)
+
+
+def runs_plots(name: str, prefix: str, findings: Findings) -> dict[str, np.ndarray]:
+    """The main metrics over several runs with their intervals: a row each, `prefix` left out of their subjects."""
+    rows = [
+        row_of(one, f"{one.subject.removeprefix(prefix)}, {one.measure}") for one in findings.summary if one.headline
+    ]
+    return {name: interval_chart(rows, name.replace("_", " "))}

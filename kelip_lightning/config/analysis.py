@@ -42,11 +42,32 @@ class CrossLingualAnalysis:
 
 
 @dataclass(kw_only=True, slots=True)
+class TrainedWordsConfig:
+    """Word pairs from the run's own training texts, whose true overlap is known (docs/analyses.md).
+
+    Where the run has planted differences (`data.planted`), the analysis reports how many of them it finds.
+    """
+
+    column: str = "concept"
+    """Column of the training tables that identifies concepts; where differences are planted, that of `data.planted`."""
+    cluster: str | None = None
+    """Column of the training tables; pairs whose concepts have the same value are resampled together. null: each pair
+    alone."""
+    min_concepts: int = field(default=1, metadata=at_least(1))
+    """Fewest concepts that each word of a pair names."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(kw_only=True, slots=True)
 class CultureAnalysis:
     """Images retrieved by Korean and English words of the same meaning: `kelip analyze culture`."""
 
-    word_pairs: str = field(metadata=FILE_PATH)
-    """YAML with `pairs` and `controls`, each topic -> list of [Korean, English]."""
+    word_pairs: str | None = field(default=None, metadata=FILE_PATH)
+    """YAML with `pairs` and `controls`, each topic -> list of [Korean, English]; null: see trained_words."""
+    trained_words: TrainedWordsConfig | None = None
+    """Word pairs from the training texts of the run; null: those of `word_pairs`."""
     gallery: GalleryConfig
     """Images that are ranked under every word."""
     templates: dict[str, list[str]] = field(default_factory=_bare_templates)
@@ -65,6 +86,14 @@ class CultureAnalysis:
     def __post_init__(self) -> None:
         check_ranges(self)
         _check_templates(self.templates)
+        if (self.word_pairs is None) == (self.trained_words is None):
+            raise ValueError(
+                "name either word_pairs, a file of words, or trained_words, the words of the run's training texts"
+            )
+        if self.trained_words is not None and self.choices:
+            raise ValueError(
+                "choices has no effect beside trained_words; analyse them with word_pairs, or remove choices"
+            )
 
 
 @dataclass(kw_only=True, slots=True)

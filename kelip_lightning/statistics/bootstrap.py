@@ -5,7 +5,7 @@ Shapes: N items, R resamples.
 Reference: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile interval).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,14 +66,29 @@ class Bootstrap:
             clusters: For each stratum as in `mean`; `None`: every item is a cluster.
         """
         columns = [_vector(one) for one in strata]
+        resampled = self.resampled_means(columns, clusters)
+        return interval_of(float(np.mean([one.mean() for one in columns])), resampled)
+
+    def resampled_means(
+        self, strata: Sequence[ArrayLike], clusters: Sequence[Sequence[str] | None] | None = None
+    ) -> NDArray[np.float64]:
+        """(R,) the unweighted mean of the strata's means in each resample; arguments as in `mean_of_strata`."""
+        columns = [_vector(one) for one in strata]
         names = [None] * len(columns) if clusters is None else list(clusters)
         if not columns or not all(len(one) for one in columns):
             raise ValueError("a bootstrap needs at least one value in every stratum")
         generator = np.random.default_rng(self.seed)
-        resampled = np.mean(
-            [self._means(one, name, generator) for one, name in zip(columns, names, strict=True)], axis=0
-        )
-        return interval_of(float(np.mean([one.mean() for one in columns])), resampled)
+        means = [self._means(one, name, generator) for one, name in zip(columns, names, strict=True)]
+        resampled: NDArray[np.float64] = np.mean(means, axis=0)
+        return resampled
+
+    def resampled_rows(self, clusters: Sequence[str]) -> Iterator[NDArray[np.int64]]:
+        """R times the rows of a resample of N items; items of one cluster are resampled together."""
+        _, index = np.unique(np.asarray(clusters), return_inverse=True)
+        members = [np.flatnonzero(index == one) for one in range(index.max() + 1)]
+        generator = np.random.default_rng(self.seed)
+        for _ in range(self.num_resamples):
+            yield np.concatenate([members[one] for one in generator.integers(0, len(members), size=len(members))])
 
     def unpaired_difference(self, first: ArrayLike, second: ArrayLike) -> Interval:
         """Mean of first minus mean of second, which are different items."""

@@ -262,3 +262,51 @@ def test_analyze_cross_lingual__embeds_the_gallery_once_for_any_number_of_captio
     assert embedded == {"model": 2 * NUM_ROLES, "control": 2 * NUM_ROLES}
     gaps = [one.subject for one in outcome.findings.summary if one.measure == "gap ko–image"]
     assert gaps == [f"{name}{end}" for name in ("one", "two", "three") for end in ("", ", untrained control")]
+
+
+def test_analyze__several_runs_of_an_analogy(
+    finished_run: RunFolder, table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(finished_run.path, other)
+    words = ("analogy", str(finished_run.path), str(other))
+    file = tmp_path / "analogy.yaml"
+    file.write_text(yaml.safe_dump(settings_of("analogy", table, tmp_path), allow_unicode=True), encoding="utf-8")
+
+    def refused(*more: str) -> str:
+        assert main(["analyze", *more]) == 2
+        return capsys.readouterr().err
+
+    assert "2 runs have no folder in common" in refused(*words, str(file))
+    assert "no FILE.yaml among" in refused(*words)
+    assert "no run before" in refused("analogy", str(file), str(other))
+    output = ("--output", str(tmp_path / "both"))
+    assert "stands twice" in refused("analogy", str(other), str(other), str(file), *output)
+    names = {"ko": "name_ko", "en": "name_en"}
+    captions = tmp_path / "captions.yaml"
+    captions.write_text(
+        yaml.safe_dump({"captions": {"names": {"table": {"files": [table], "captions": names}}}}), encoding="utf-8"
+    )
+    assert "2 runs are given, and this analysis takes one" in refused(
+        "cross-lingual", *words[1:], str(captions), *output
+    )
+    assert main(["analyze", *words, str(file), "resampling.num_resamples=100", *output]) == 0
+    printed = capsys.readouterr().out
+    document = json.loads((tmp_path / "both" / "analysis.json").read_text(encoding="utf-8"))
+    assert [one["run"] for one in document["checkpoint"]] == [finished_run.name, "other"]
+    assert {item["run"] for item in document["items"]} == {finished_run.name, "other"}
+    assert all(0 <= row["low"] <= row["high"] for row in document["summary"] if "−" not in row["measure"])
+    assert "people, gender over 2 runs, top-1:" in printed
+    assert (tmp_path / "both" / "analogy_people.png").is_file()
+
+
+def test_analyze__trained_words_need_what_the_run_was_trained_on(
+    finished_run: RunFolder, table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "words.yaml"
+    file.write_text(yaml.safe_dump({"trained_words": {}, "gallery": {"files": [table]}}), encoding="utf-8")
+    assert main(["analyze", "culture", str(finished_run.path), str(file)]) != 0
+    assert "config.yaml cannot be read by this revision" in capsys.readouterr().err
+    file.write_text(yaml.safe_dump({"gallery": {"files": [table]}}), encoding="utf-8")
+    assert main(["analyze", "culture", str(finished_run.path), str(file)]) == 2
+    assert "name either word_pairs, a file of words, or trained_words" in capsys.readouterr().err

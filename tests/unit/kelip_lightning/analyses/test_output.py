@@ -27,7 +27,7 @@ def test_as_document__names_weights_settings_and_metrics(run: RunFolder) -> None
     findings = Findings(
         summary=[Finding(subject="밥", measure="m", interval=interval, count=3)], statements=["It holds."]
     )
-    document = as_document("culture", run, "top: 5\n", findings)
+    document = as_document("culture", [run], "top: 5\n", findings)
     assert document["checkpoint"]["run"] == "run"
     assert document["checkpoint"]["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
     assert document["checkpoint"]["trained_with"]["python"] == document["analysed_with"]["python"]
