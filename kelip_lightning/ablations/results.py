@@ -16,8 +16,8 @@ from kelip_lightning.statistics.significance import (
     Estimate,
     SeedSpread,
     Verdict,
+    adjusted_p_values,
     estimate_mean,
-    holm,
     paired_difference,
     pooled_spread,
     verdict,
@@ -57,7 +57,7 @@ class Result:
     difference_high: float | None
     p_value: float | None
     adjusted_p_value: float | None
-    """Holm-adjusted for the number of variants of the same metric and items."""
+    """Dunnett-adjusted for the number of variants of the same metric and items."""
     verdict: str | None
     """`better`, `worse` or `inconclusive`."""
     detectable: float | None
@@ -159,7 +159,7 @@ def _compare(
         if common:
             pair = _stack(hits[variant], common), _stack(hits[reference], common)
             differences[variant] = paired_difference(*pair, groups, spread)
-    adjusted = dict(zip(differences, holm([one.p_value for one in differences.values()]), strict=True))
+    adjusted = dict(zip(differences, adjusted_p_values(list(differences.values())), strict=True))
     comparisons = max(1, sum(one.p_value is not None for one in differences.values()))
     lowest, highest = (-2.0, 2.0) if parse_metric(metric)[1] is None else (0.0, 1.0)
     results = []
