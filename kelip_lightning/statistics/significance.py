@@ -135,7 +135,7 @@ def variance_parts(table: Floats) -> VarianceParts:
             num_groups=num_groups,
         )
     centred = table - rows.mean(axis=-1)[..., None, None]
-    total = np.einsum("...sg,...sg->...", centred, centred, dtype=np.float64)
+    total = np.einsum("...sg,...sg->...", centred, centred)
     between = num_groups * (num_seeds - 1) * num_seeds * seeds
     item_mean_square = num_seeds * columns.var(axis=-1, ddof=1)
     left = np.maximum(total - between - (num_groups - 1) * item_mean_square, 0.0)
