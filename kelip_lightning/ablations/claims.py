@@ -45,9 +45,7 @@ class ClaimResult:
     """Probability that a study with these variances finds it."""
 
 
-def decide_claims(
-    runs: RunItems, claims: Mapping[str, ClaimConfig], compared: Sequence[str]
-) -> list[ClaimResult]:
+def decide_claims(runs: RunItems, claims: Mapping[str, ClaimConfig], compared: Sequence[str]) -> list[ClaimResult]:
     """Every claim for each of its variants.
 
     The seed part of the variance is pooled over all runs of the study; the correction is for the claim's variants.
@@ -65,7 +63,8 @@ def decide_claims(
         }
         variants = claim.variants or list(compared)
         differences = {
-            variant: one for variant, one in differences_of(scores, _groups(runs, claim.metrics)).items()
+            variant: one
+            for variant, one in differences_of(scores, _groups(runs, claim.metrics)).items()
             if variant in variants
         }
         adjusted = dict(zip(differences, adjusted_p_values(list(differences.values())), strict=True))

@@ -77,9 +77,8 @@ def step_down(statistics: Floats, degrees: Floats, level: float = 1.0) -> Floats
         rows, columns = np.flatnonzero(going), order[going, place]
         p = alone[rows, columns]
         small = p < level  # an adjusted p-value is never below the single one
-        p[small] = dunnett_p(
-            statistics[rows[small], columns[small]], degrees[rows[small], columns[small]], comparisons - place
-        )
+        at = rows[small], columns[small]
+        p[small] = np.maximum(p[small], dunnett_p(statistics[at], degrees[at], comparisons - place))
         largest[rows] = np.maximum(largest[rows], p)
         adjusted[np.arange(families), order[:, place]] = largest
         going &= largest < level
