@@ -22,7 +22,7 @@ from kelip_lightning.statistics.simulation import (
 
 POWER_EFFECTS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1)
 POWER_SPREADS = (0.005, 0.02)
-NUM_POWER, NUM_GRID = 1000, 4000
+NUM_POWER, NUM_GRID = 1000, 2000
 """Default numbers of simulated studies: of the table, and of each cell of the grid."""
 
 

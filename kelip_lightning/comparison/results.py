@@ -2,8 +2,8 @@
 
 The rule is that of studies (`statistics.significance`): a difference is better or worse if its p-value, corrected by
 Dunnett's method for the groups that are compared with the first, is below 0.05. Runs are paired by seed, and by item
-through the stored outcomes; items with the same correct answer are one group. A single pair of runs has an interval over items
-alone.
+through the stored outcomes; items with the same correct answer are one group. A single pair of runs has an interval
+over items alone.
 """
 
 from collections.abc import Sequence

@@ -121,7 +121,7 @@ def group_table(outcomes_SN: Floats, groups_N: Groups | None = None) -> Floats:
     return table
 
 
-def variance_parts(table: Floats) -> VarianceParts:
+def variance_parts(table: NDArray[np.floating]) -> VarianceParts:
     """Mean squares of tables (..., S, G), S >= 2, as parts of the variance of their means."""
     num_seeds, num_groups = table.shape[-2:]
     rows, columns = table.mean(axis=-1, dtype=np.float64), table.mean(axis=-2, dtype=np.float64)
@@ -227,7 +227,7 @@ def estimate_mean(
     parts = variance_parts(group_table(outcomes_SN, groups_N))
     seeds, degrees = parts.seeds, num_seeds - 1
     if spread is not None:
-        seeds, degrees = pooled_seed_part(parts, np.float64(spread.variance), spread.degrees), spread.degrees
+        seeds, degrees = pooled_seed_part(parts, np.array(spread.variance), spread.degrees), spread.degrees
     error, found = error_of(parts, seeds, degrees)
     return _with_interval(mean, float(error), float(found), level, outcomes_SN.shape)
 

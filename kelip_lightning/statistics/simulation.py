@@ -11,15 +11,17 @@ are drawn with the same random numbers.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
+from scipy.interpolate import CubicSpline
 
 from kelip_lightning.statistics import ALPHA
-from kelip_lightning.statistics.multiplicity import step_down
+from kelip_lightning.statistics.multiplicity import critical_value
 from kelip_lightning.statistics.significance import (
     Floats,
     VarianceParts,
@@ -103,7 +105,30 @@ def crossed(sample: _Sample) -> NDArray[np.bool_]:
     pooled, degrees = pooled_variance(sample.means)[:, None], _pooled_degrees(sample)
     error, found = error_of(sample.parts, pooled_seed_part(sample.parts, pooled, degrees), degrees)
     statistics = sample.differences / np.where(error > 0, error, np.inf)
-    return step_down(statistics, found, ALPHA) < ALPHA
+    return dunnett_rejects(statistics, found)
+
+
+def dunnett_rejects(statistics: Floats, degrees: Floats) -> NDArray[np.bool_]:
+    """Whether `multiplicity.dunnett` adjusts each p-value to less than `ALPHA`, of B families (B, V) at a time.
+
+    Critical values are interpolated over the degrees of freedom, because a p-value takes 0.1 ms.
+    """
+    count = statistics.shape[1]
+    order = np.argsort(special.stdtr(degrees, -np.abs(statistics)), axis=1)
+    sizes, log_degrees = np.take_along_axis(np.abs(statistics), order, 1), np.take_along_axis(np.log(degrees), order, 1)
+    beyond = np.empty(sizes.shape, dtype=bool)
+    for place in range(count):
+        beyond[:, place] = np.log(np.maximum(sizes[:, place], 1e-300)) > _critical(count - place)(log_degrees[:, place])
+    rejected = np.empty_like(beyond)
+    np.put_along_axis(rejected, order, np.logical_and.accumulate(beyond, axis=1), 1)
+    return rejected
+
+
+@cache
+def _critical(comparisons: int) -> CubicSpline:
+    """Logarithm of the critical value over that of the degrees of freedom."""
+    grid = np.linspace(0.0, np.log(1e6), 140)
+    return CubicSpline(grid, [np.log(critical_value(ALPHA, float(np.exp(one)), comparisons)) for one in grid])
 
 
 def banerjee(sample: _Sample) -> NDArray[np.bool_]:
@@ -117,7 +142,8 @@ def banerjee(sample: _Sample) -> NDArray[np.bool_]:
     going = np.ones(len(seeds), dtype=bool)
     for done in range(count):
         tail = ALPHA / (count - done) / 2
-        limit = stats.t.isf(tail, degrees) ** 2 * seeds + stats.t.isf(tail, parts.num_groups - 1) ** 2 * parts.items
+        of_seeds, of_items = (special.stdtrit(one, 1 - tail) for one in (degrees, parts.num_groups - 1))
+        limit = of_seeds**2 * seeds + of_items**2 * parts.items
         beyond = sample.differences**2 > limit
         going &= beyond.sum(axis=1) > done
         rejected[going] = beyond[going]
@@ -185,8 +211,11 @@ def _count(tables: tuple[Singles, list[Singles]], effects: Sequence[float], rule
 def _draw(
     study: SimulatedStudy, effects: Sequence[float], size: int, generator: np.random.Generator
 ) -> tuple[Singles, list[Singles]]:
-    """Shares of hits in each group: (B, R, S, G) of all runs without effect, and for each effect (B, S, G) of the first
-    variant's."""
+    """Shares of hits in each group: of all runs without effect, and of the first variant's runs with each effect.
+
+    Returns:
+        (B, R, S, G), and for each effect (B, S, G).
+    """
     runs, seeds, per_group = 1 + study.num_variants, study.num_seeds, study.group_size
     groups = study.num_items // per_group
     margin = min(0.1, study.hit_rate / 2)
@@ -239,8 +268,7 @@ def _samples(hits: Singles, shifted: Sequence[Singles]) -> Iterator[_Sample]:
 
 
 def _pooled_degrees(sample: _Sample) -> int:
-    _, runs, seeds = sample.means.shape
-    return (runs - 1) * (seeds - 1)
+    return int(sample.differences.shape[1] * (sample.parts.num_seeds - 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
