@@ -49,7 +49,8 @@ def dunnett(statistics: Sequence[float | None], degrees: Sequence[float | None])
         statistics: Difference from the reference over its standard error; `None` is no comparison and stays `None`.
         degrees: Degrees of freedom of each, > 0.
     """
-    known = [(abs(t), df, index) for index, (t, df) in enumerate(zip(statistics, degrees, strict=True)) if t is not None]
+    pairs = enumerate(zip(statistics, degrees, strict=True))
+    known = [(abs(t), df, index) for index, (t, df) in pairs if t is not None and df is not None]
     alone = {index: float(2 * stats.t.sf(t, df)) for t, df, index in known}
     adjusted: list[float | None] = [None] * len(statistics)
     largest = 0.0
