@@ -11,7 +11,8 @@ mean or paired difference, as in a two-way analysis of variance with random effe
     residual part  residual mean square / (S G)                = residual / (S G)
 
 and the variance of the mean is seed part + item part - residual part, because both parts contain the residual one. It
-is at least the larger of the two parts. Degrees of freedom: Satterthwaite's, from S - 1, G - 1 and (S - 1)(G - 1).
+is at least the larger of the two parts. Degrees of freedom: Satterthwaite's, from S - 1, G - 1 and (S - 1)(G - 1), with
+an upper limit (confidence 60 %) for the seed part: where it is small by chance they would be too many.
 
 With two or three seeds S - 1 degrees of freedom leave hardly any power. So for the differences of a study the seed part
 is pooled over all its runs, with V (S - 1) degrees of freedom, and raised where a variant's own is larger:
@@ -47,6 +48,8 @@ _EXCESS = 1.25
 """Weight of a variant's own excess over the pooled seed part."""
 _UPPER_LIMIT = 0.9
 """Confidence of the upper limit of the pooled seed part."""
+_DEGREES_LIMIT = 0.6
+"""Confidence of the upper limit of the seed part that the degrees of freedom are computed with."""
 _MOST_DEGREES = 1e6
 
 
@@ -197,12 +200,19 @@ def error_of(parts: VarianceParts, seeds: Floats, degrees: int) -> tuple[Floats,
         seeds: The seed part, own or pooled.
         degrees: Of `seeds`.
     """
-    variance = np.maximum(seeds + parts.items - parts.residual, np.maximum(seeds, parts.items))
     group_degrees = max(1, parts.num_groups - 1)
-    weights = seeds**2 / degrees + parts.items**2 / group_degrees
+    upper = seeds * (degrees / stats.chi2.ppf(1 - _DEGREES_LIMIT, degrees))
+    weights = upper**2 / degrees + parts.items**2 / group_degrees
     weights = weights + parts.residual**2 / ((parts.num_seeds - 1) * group_degrees)
-    found = variance**2 / np.where(weights > 0, weights, 1.0)
-    return np.sqrt(variance), np.where(weights > 0, np.clip(found, 1.0, _MOST_DEGREES), float(degrees))
+    found = _sum_of(parts, upper) ** 2 / np.where(weights > 0, weights, 1.0)
+    error: Floats = np.sqrt(_sum_of(parts, seeds))
+    return error, np.where(weights > 0, np.clip(found, 1.0, _MOST_DEGREES), float(degrees))
+
+
+def _sum_of(parts: VarianceParts, seeds: Floats) -> Floats:
+    """Variance of the mean, at least the larger of its two parts."""
+    found: Floats = np.maximum(seeds + parts.items - parts.residual, np.maximum(seeds, parts.items))
+    return found
 
 
 def estimate_mean(

@@ -45,8 +45,8 @@ EXAMPLES = (
 RULE = (
     "Better or worse: the p-value of the paired difference, corrected by Dunnett's step-down method for the variants "
     f"of the same metric and items, is below {ALPHA:g}; else inconclusive. Seeds and items are crossed: the variance "
-    "of the difference is the part of the seeds (pooled over all runs of the study, and raised where the variant's own is "
-    "larger) + the part of the items (items with the same correct answer are one group) - the residual part, which "
+    "of the difference is the part of the seeds (pooled over all runs of the study, and raised where the variant's own "
+    "is larger) + the part of the items (items with the same correct answer are one group) - the residual part, which "
     "both contain. Brackets are 95 % intervals, not corrected for the number of variants; the verdict is. A claim is "
     "corrected for its own variants; metrics, categories and claims are not corrected for one another."
 )

@@ -71,23 +71,25 @@ def test_variance_parts__sum_is_the_variance_of_the_mean_over_new_seeds_and_item
 
 
 def test_estimate_mean__interval_by_satterthwaites_formula() -> None:
+    """With the upper 60 % limit of the seed part in the degrees of freedom."""
     table = _random_table(np.random.default_rng(2), 3, 50)
     seeds, items, residual = (one / 150 for one in _mean_squares(table))
     variance = seeds + items - residual
     assert variance > max(seeds, items)
-    degrees = variance**2 / (seeds**2 / 2 + items**2 / 49 + residual**2 / 98)
+    upper = seeds * 2 / stats.chi2.ppf(0.4, 2)
+    degrees = (upper + items - residual) ** 2 / (upper**2 / 2 + items**2 / 49 + residual**2 / 98)
     test = stats.t(degrees, loc=table.mean(), scale=math.sqrt(variance))
     found = estimate_mean(table)
     assert (found.low, found.high) == pytest.approx(test.interval(0.95))
     assert found.p_value == pytest.approx(2 * min(test.cdf(0), test.sf(0)))
     assert (found.degrees, found.error) == pytest.approx((degrees, math.sqrt(variance)))
-    assert (found.mean, found.num_seeds, found.num_items) == (pytest.approx(table.mean()), 3, 50)
+    assert (found.num_seeds, found.num_items) == (3, 50) and found.mean == pytest.approx(table.mean())
 
 
 def test_estimate_mean__variance_is_at_least_the_larger_part() -> None:
     rows = np.array([[1.0, -1.0, 1.0, -1.0], [-1.0, 1.0, -1.0, 1.0]])  # residual alone, all item and seed means 0
     parts = variance_parts(rows)
-    assert (parts.seeds, parts.items) == (0, 0) and parts.residual > 0
+    assert parts.seeds == 0 and parts.items == 0 and parts.residual > 0
     assert estimate_mean(rows).error == 0
     table = rows + np.array([[0.3], [-0.3]])
     assert estimate_mean(table).error == pytest.approx(math.sqrt(0.18 / 2))
@@ -140,7 +142,8 @@ def test_estimate_mean__copies_of_items_add_nothing() -> None:
 def test_pooled_spread__is_the_residual_of_the_two_way_analysis_of_variance() -> None:
     means = np.random.default_rng(0).normal(0, 1, (4, 3))
     spread = pooled_spread(means)
-    assert spread == SeedSpread(variance=pytest.approx(_mean_squares(means)[2]), degrees=6)
+    assert spread is not None and spread.degrees == 6
+    assert spread.variance == pytest.approx(_mean_squares(means)[2])
     assert pooled_spread(means[:1]) is None and pooled_spread(means[:, :1]) is None
 
 
@@ -162,7 +165,9 @@ def test_paired_difference__seed_part_by_formula(variance: float, degrees: int) 
     seeds = pooled + 1.25 * share * max(0.0, own - pooled)
     assert bool(seeds > pooled) is (variance < 10)
     total = max(seeds + items - residual, seeds, items)
-    freedom = total**2 / (seeds**2 / degrees + items**2 / 39 + residual**2 / 78)
+    upper = seeds * degrees / stats.chi2.ppf(0.4, degrees)
+    sure = max(upper + items - residual, upper, items)
+    freedom = sure**2 / (upper**2 / degrees + items**2 / 39 + residual**2 / 78)
     zero = np.zeros_like(difference)
     found = paired_difference(difference, zero, spread=SeedSpread(variance=variance, degrees=degrees))
     assert (found.error, found.degrees) == pytest.approx((math.sqrt(total), freedom))
@@ -177,7 +182,7 @@ def test_paired_difference__chance_of_the_items_does_not_raise_the_pooled_part()
     assert parts.seeds > 10 * 2e-4 / 3
     found = paired_difference(noise, np.zeros_like(noise), spread=tiny)
     # The residual explains all of the pooled part, so the item part alone is left.
-    assert found.error == pytest.approx(math.sqrt(max(parts.items, 2e-4 / 3)))
+    assert found.error == pytest.approx(math.sqrt(max(float(parts.items), 2e-4 / 3)))
 
 
 def test_estimate_mean__one_seed_has_no_interval() -> None:
