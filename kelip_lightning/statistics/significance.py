@@ -21,8 +21,8 @@ is pooled over all its runs, with V (S - 1) degrees of freedom, and raised where
 
 P is the pooled part and w the share that differences between seeds can have in it: the rest is sampling noise of the
 items, which is the same for all variants, so that a larger own part is then chance. The upper limit has a confidence of
-90 %. The factor makes up for own parts that are small by chance; `simulation` shows what the rule does, and that an F
-test of own against pooled (level 5 %) would leave 6.6 % false winners where one variant has twice the spread.
+90 %. The factor makes up for own parts that are small by chance. An F test of own against pooled finds too few of the
+variants with a larger spread; `simulation` has the error rates.
 
 References: Satterthwaite 1946 (Biometrics Bulletin 2, 110); Searle, Casella & McCulloch 1992, Variance Components, 4
 (the two-way crossed classification). docs/ablations.md has the error rates and the power.

@@ -4,15 +4,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy import stats
 
-from kelip_lightning.statistics.multiplicity import dunnett
-from kelip_lightning.statistics.significance import adjusted_p_values, paired_difference, pooled_spread
+from kelip_lightning.statistics.multiplicity import dunnett, holm
+from kelip_lightning.statistics.significance import (
+    adjusted_p_values,
+    error_of,
+    paired_difference,
+    pooled_seed_part,
+    pooled_spread,
+    pooled_variance,
+)
 from kelip_lightning.statistics.simulation import (
     EFFECTS,
     FAMILIES,
     SIZES,
     SimulatedStudy,
     _draw,
+    _Sample,
     _samples,
     banerjee,
     crossed,
@@ -106,6 +116,36 @@ def test_rule__finds_more_than_the_one_before() -> None:
     assert after[1].found > 0.22 and before[1].found < 0.08
     assert after[2].found > 0.7 and before[2].found < 0.5
     assert before[0].false_winner < 0.01
+
+
+def _by_f_test(sample: _Sample) -> NDArray[np.bool_]:
+    """The rule with the pooled seed part, or the variant's own if an F test at 5 % finds it larger."""
+    parts, count = sample.parts, sample.differences.shape[1]
+    degrees = count * (parts.num_seeds - 1)
+    pooled = 2 * pooled_variance(sample.means)[:, None] / parts.num_seeds
+    larger = parts.seeds / pooled > stats.f.isf(0.05, parts.num_seeds - 1, degrees)
+    error, own = error_of(parts, parts.seeds, parts.num_seeds - 1)
+    error_pooled, found = error_of(parts, pooled + 0 * parts.seeds, degrees)
+    return dunnett_rejects(sample.differences / np.where(larger, error, error_pooled), np.where(larger, own, found))
+
+
+def _by_holm(sample: _Sample) -> NDArray[np.bool_]:
+    """The rule with Holm's correction."""
+    parts, degrees = sample.parts, sample.differences.shape[1] * (sample.parts.num_seeds - 1)
+    seeds = pooled_seed_part(parts, pooled_variance(sample.means)[:, None], degrees)
+    error, found = error_of(parts, seeds, degrees)
+    p_values = 2 * stats.t.sf(abs(sample.differences) / error, found)
+    return np.array([[(p or 0.0) < 0.05 for p in holm(row)] for row in p_values.tolist()])
+
+
+@pytest.mark.slow
+def test_rule__alternatives_hold_less_or_find_less() -> None:
+    uneven = replace(POINTS_5, seed_spread=0.02, last_spread=2.0)
+    (ours, f_test), *_ = simulate_sizes([uneven], (0.0,), 3000, rules=(crossed, _by_f_test))
+    assert ours[0].false_winner < 0.052
+    assert f_test[0].false_winner > ours[0].false_winner + 0.01
+    (dunnett_, holm_), *_ = simulate_sizes([POINTS_5], (0.03,), 3000, rules=(crossed, _by_holm))
+    assert dunnett_[0].found > holm_[0].found + 0.03
 
 
 def test_rule__four_times_the_spread_is_beyond_it() -> None:
