@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kelip_lightning.ablations.claims import ClaimResult, decide_claims
 from kelip_lightning.ablations.execution import Failure
 from kelip_lightning.ablations.pool import RunState, find_folder, revisions_of, seconds_of, state_of
 from kelip_lightning.ablations.results import Example, Result, compute_results, find_examples
@@ -81,6 +82,7 @@ class StudyReport:
     """The contents of a report."""
 
     results: list[Result]
+    claims: list[ClaimResult]
     curves: list[CurvePoint]
     losses: list[LossPoint]
     costs: list[Cost]
@@ -133,6 +135,7 @@ def collect(study: Study, failures: Sequence[Failure] = (), device: str = AUTO) 
     records = [_record(study, run) for run in study.runs]
     return StudyReport(
         results=compute_results(items, study.scale.metrics, study.config.categories),
+        claims=decide_claims(items, study.scale.claims, study.variants[1:]),
         curves=curves,
         losses=losses,
         costs=[_cost(study, variant, records) for variant in study.variants],

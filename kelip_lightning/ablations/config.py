@@ -1,14 +1,15 @@
-"""Schema of a study file: a question, variants as overrides, and base experiments (scales)."""
+"""Schema of a study file: a question, variants as overrides, base experiments (scales), and claims to decide."""
 
 import re
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from data_modules.config_roles import at_least, check_ranges
 from kelip_lightning.config.load import parse_override, read_experiment_file
 from kelip_lightning.config.schema import build_section
 from kelip_lightning.errors import ConfigError
-from kelip_lightning.evaluation.metric_names import parse_metric
+from kelip_lightning.evaluation.metric_names import parse_metric, unit_of
 
 
 @dataclass(kw_only=True, slots=True)
@@ -22,6 +23,42 @@ class VariantConfig:
 
     def __post_init__(self) -> None:
         _check_overrides("overrides", self.overrides)
+
+
+class Direction(Enum):
+    """Where a claim expects a variant's metric, compared with the reference's."""
+
+    higher = "higher"
+    lower = "lower"
+
+
+@dataclass(kw_only=True, slots=True)
+class ClaimConfig:
+    """A claim that the study decides, stated before its runs are looked at."""
+
+    text: str
+    """The claim, one sentence."""
+    metrics: list[str]
+    """The metrics that decide it, of those of the scale and of one unit; the items of several are taken together, and
+    items with the same correct answer are one group."""
+    variants: list[str] = field(default_factory=list)
+    """The variants that are compared with the reference and corrected for together; empty: all."""
+    direction: Direction
+    """The expectation: `higher` or `lower` than the reference."""
+    smallest: float | None = field(default=None, metadata=at_least(1e-6, "a power needs a difference"))
+    """The true difference whose power is reported, in points, or for cosines in their own unit, > 0; `None`: not yet
+    known."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if not self.metrics:
+            raise ValueError("metrics is empty: name the metrics that decide the claim")
+        units = {unit_of(metric) for metric in self.metrics}
+        if len(units) > 1:
+            raise ValueError("metrics has shares and differences of cosines, which have no common mean; use one unit")
+        for key, names in (("metrics", self.metrics), ("variants", self.variants)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{key} names {_first_twice(names)} twice; name it once")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,6 +76,8 @@ class ScaleConfig:
     `eval/captions/matched_minus_random`."""
     variants: dict[str, VariantConfig] = field(default_factory=dict)
     """Name -> variants of this scale only."""
+    claims: dict[str, ClaimConfig] = field(default_factory=dict)
+    """Name -> claim that the study decides at this scale."""
 
     def __post_init__(self) -> None:
         _check_overrides("settings", self.settings)
@@ -47,6 +86,13 @@ class ScaleConfig:
             raise ValueError("metrics is empty: name at least one metric to judge")
         for metric in self.metrics:
             parse_metric(metric)
+        for name, claim in self.claims.items():
+            for metric in claim.metrics:
+                if metric not in self.metrics:
+                    raise ValueError(
+                        f"claims.{name}.metrics names {metric}, which is not judged; use some of "
+                        f"{', '.join(self.metrics)}, or add it to metrics"
+                    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -80,9 +126,22 @@ class AblationConfig:
         for scale, config in self.scales.items():
             if twice := sorted(set(config.variants) & set(self.variants)):
                 raise ValueError(f"scales.{scale}.variants.{twice[0]} is a variant at every scale already; rename one")
+        for scale in self.scales:
+            self._check_claims(scale)
         for category, languages in self.categories.items():
             if unknown := sorted(set(languages) - {"ko", "en"}):
                 raise ValueError(f"categories.{category} names the language {unknown[0]!r}: use ko or en")
+
+    def _check_claims(self, scale: str) -> None:
+        """Raises `ValueError` for a claim about an unknown variant, or about the reference."""
+        compared = [name for name in self.variants_at(scale) if name != self.reference]
+        for name, claim in self.scales[scale].claims.items():
+            for variant in claim.variants:
+                if variant not in compared:
+                    raise ValueError(
+                        f"scales.{scale}.claims.{name}.variants names {variant!r}, which is not compared with the "
+                        f"reference; use some of {', '.join(compared)}"
+                    )
 
     def variants_at(self, scale: str) -> dict[str, VariantConfig]:
         """The variants at a scale, reference first."""
@@ -110,3 +169,7 @@ def _check_overrides(key: str, overrides: list[str]) -> None:
             parse_override(text)
         except ConfigError as error:
             raise ValueError(f"{key}: {error}") from error
+
+
+def _first_twice(names: list[str]) -> str:
+    return next(name for place, name in enumerate(names) if name in names[:place])

@@ -16,8 +16,8 @@ from kelip_lightning.statistics.significance import (
     Estimate,
     SeedSpread,
     Verdict,
+    adjusted_p_values,
     estimate_mean,
-    holm,
     paired_difference,
     pooled_spread,
     verdict,
@@ -57,7 +57,7 @@ class Result:
     difference_high: float | None
     p_value: float | None
     adjusted_p_value: float | None
-    """Holm-adjusted for the number of variants of the same metric and items."""
+    """Dunnett-adjusted for the number of variants of the same metric and items."""
     verdict: str | None
     """`better`, `worse` or `inconclusive`."""
     detectable: float | None
@@ -110,7 +110,7 @@ def compute_results(
             kinds |= _masks(tasks[task].texts, split_name(task)[1], categories)
         for kind, mask in kinds.items():
             scores = {
-                variant: {seed: _scores(items[task].outcomes[mask], k) for seed, items in by_seed.items()}
+                variant: {seed: item_scores(items[task].outcomes[mask], k) for seed, items in by_seed.items()}
                 for variant, by_seed in runs.items()
             }
             results += _compare(metric, kind, metric in judged, scores, tasks[task].groups[mask])
@@ -151,15 +151,8 @@ def _compare(
     groups: NDArray[np.int64],
 ) -> list[Result]:
     means = {variant: estimate_mean(_stack(by_seed, by_seed), groups) for variant, by_seed in hits.items() if by_seed}
-    reference, *others = hits
-    spread = _pooled(hits)
-    differences: dict[str, Estimate] = {}
-    for variant in others:
-        common = [seed for seed in hits[variant] if seed in hits[reference]]
-        if common:
-            pair = _stack(hits[variant], common), _stack(hits[reference], common)
-            differences[variant] = paired_difference(*pair, groups, spread)
-    adjusted = dict(zip(differences, holm([one.p_value for one in differences.values()]), strict=True))
+    differences = differences_of(hits, groups)
+    adjusted = dict(zip(differences, adjusted_p_values(list(differences.values())), strict=True))
     comparisons = max(1, sum(one.p_value is not None for one in differences.values()))
     lowest, highest = (-2.0, 2.0) if parse_metric(metric)[1] is None else (0.0, 1.0)
     results = []
@@ -189,6 +182,27 @@ def _compare(
             )
         )
     return results
+
+
+def differences_of(
+    scores: Mapping[str, Mapping[int, NDArray[np.float64]]], groups: NDArray[np.int64]
+) -> dict[str, Estimate]:
+    """Each variant's difference from the reference over the seeds that both have; the seed part is pooled.
+
+    Args:
+        scores: Variant -> seed -> (N,) values of the items; reference first. Variants without a common seed are left
+            out.
+        groups: (N,) numbers; items with the same one are dependent.
+    """
+    reference, *others = scores
+    spread = _pooled(scores)
+    differences: dict[str, Estimate] = {}
+    for variant in others:
+        common = [seed for seed in scores[variant] if seed in scores[reference]]
+        if common:
+            pair = _stack(scores[variant], common), _stack(scores[reference], common)
+            differences[variant] = paired_difference(*pair, groups, spread)
+    return differences
 
 
 def _is_low_power(found: Verdict, difference: float, detectable: float | None) -> bool:
@@ -225,7 +239,7 @@ def _metrics(task: str, items: StoredItems) -> list[str]:
     return [at_k(task, k) for k in KS]
 
 
-def _scores(outcomes: NDArray[Any], k: int | None) -> NDArray[np.float64]:
+def item_scores(outcomes: NDArray[Any], k: int | None) -> NDArray[np.float64]:
     """Values to average: ranks as hits (rank below K), metrics unchanged."""
     return (outcomes if k is None else outcomes < k).astype(float)
 

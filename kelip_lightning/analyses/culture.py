@@ -27,7 +27,7 @@ from kelip_lightning.analyses.output import Finding, Findings, Item, number
 from kelip_lightning.evaluation.embed import require_finite
 from kelip_lightning.statistics import ALPHA
 from kelip_lightning.statistics.bootstrap import Bootstrap
-from kelip_lightning.statistics.significance import holm
+from kelip_lightning.statistics.multiplicity import holm
 
 MIN_CONTROLS = 20
 """The test needs more: against fewer than 20 others, no control pair can rank in the top 5%."""

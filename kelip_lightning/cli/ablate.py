@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kelip_lightning.cli.failures import StoppedError
 from kelip_lightning.cli.verb import add_device_argument, positive_count, verb
 from kelip_lightning.distributed.accelerators import choose_device
+from kelip_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
     from kelip_lightning.ablations.config import AblationConfig
@@ -41,7 +42,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="check the study, print runs, settings and cost, write the Slurm array"
     )
     only.add_argument("--report", action="store_true", help="train nothing, report on finished runs")
-    only.add_argument("--power", action="store_true", help="simulate the statistical power of the study")
+    only.add_argument("--power", action="store_true", help="simulate the statistical power of a study of this size")
+    only.add_argument(
+        "--grid", action="store_true", help="simulate studies of all sizes: false winners and power, with --jobs"
+    )
+    parser.add_argument(
+        "--studies", type=positive_count, metavar="N", help="number of simulated studies of --power and --grid"
+    )
 
 
 @verb(_add_arguments)
@@ -55,12 +62,15 @@ def ablate(arguments: argparse.Namespace) -> int:
       kelip ablate experiments/ablations/augmentation.yaml --dry-run
       kelip ablate experiments/ablations/augmentation.yaml --resume
       kelip ablate experiments/ablations/augmentation.yaml --scale kelip_b32 --dry-run
+      kelip ablate experiments/ablations/augmentation.yaml --power
     """
     from kelip_lightning.ablations.config import load_ablation
 
     config = load_ablation(arguments.file)
-    if arguments.power:
+    if arguments.power or arguments.grid:
         return _print_power(config, arguments)
+    if arguments.studies is not None:
+        raise ConfigError(["--studies counts simulated studies: give --power or --grid too, or leave it out"])
     from kelip_lightning.ablations.study import Choice, open_study
 
     choice = Choice(scale=arguments.scale, seeds=arguments.seeds, quick=arguments.quick, output=arguments.output)
@@ -82,8 +92,6 @@ def ablate(arguments: argparse.Namespace) -> int:
 
 
 def _wanted(study: "Study", names: Sequence[str] | None) -> "list[PlannedRun]":
-    from kelip_lightning.errors import ConfigError
-
     if unknown := sorted(set(names or ()) - set(study.variants)):
         raise ConfigError([f"--variant {unknown[0]}: {study.file} has the variants {', '.join(study.variants)}"])
     return [run for run in study.runs if not names or run.variant in names]
@@ -120,14 +128,15 @@ def _train_and_report(study: "Study", wanted: "Sequence[PlannedRun]", arguments:
 
 
 def _print_power(config: "AblationConfig", arguments: argparse.Namespace) -> int:
-    from kelip_lightning.cli.ablate_tables import print_power
+    from kelip_lightning.cli.ablate_power import print_grid, print_power
 
+    if arguments.grid:
+        print_grid(arguments.studies, arguments.jobs)
+        return 0
     scale = arguments.scale or next(iter(config.scales))
     if scale not in config.scales:
-        from kelip_lightning.errors import ConfigError
-
         raise ConfigError([f"--scale {scale}: {arguments.file} has the scales {', '.join(config.scales)}"])
-    print_power(len(config.variants_at(scale)) - 1, arguments.seeds or config.seeds)
+    print_power(len(config.variants_at(scale)) - 1, arguments.seeds or config.seeds, arguments.studies)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Tables of `kelip ablate`: runs and costs, verdicts, statistical power."""
+"""Tables of `kelip ablate`: runs and costs, claims, verdicts."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ from kelip_lightning.ablations.cost import (
 )
 from kelip_lightning.ablations.execution import write_array
 from kelip_lightning.ablations.pool import find_folder, state_of
+from kelip_lightning.ablations.report.claims import claim_sections
 from kelip_lightning.ablations.report.tables import (
     ABSENT,
     QUICK,
@@ -36,12 +37,9 @@ from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
 from kelip_lightning.cli.tables import number_table, table_console
 from kelip_lightning.planning.estimate import estimate
 from kelip_lightning.planning.utilization import device_peak
-from kelip_lightning.statistics.power import SimulatedStudy, simulate
 
 GPU, UTILISATION = "a100", 0.4
 """For the GPU-hours of a dry run; `kelip plan` has options for others."""
-POWER_EFFECTS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1)
-NUM_SIMULATED = 300
 
 
 def print_dry_run(study: Study, runs: Sequence[PlannedRun], jobs: int) -> None:
@@ -117,30 +115,13 @@ def print_answer(study: Study, report: StudyReport, folder: Path) -> None:
             mark = ", low power" if row["low_power"] else ""
             text = f"  {word}, {row['variant']}: {ends[0]}{interval}{unit_after(metric, difference=True)}{mark}"
             console.print(escape(text), highlight=False)
+    for claim in claim_sections(report.claims, study.scale.claims):
+        console.print(escape(f"Claim: {claim.text} {claim.about}"), style="bold", highlight=False)
+        for word, sentence in claim.lines:
+            console.print(escape(f"  {word}, {sentence}"), highlight=False)
     for note in report.notes:
         console.print(f"note: {escape(note)}", highlight=False)
     console.print(f"report: {folder / 'report.html'}", highlight=False)
-
-
-def print_power(num_variants: int, num_seeds: int) -> None:
-    """Print how often a simulated study of this size finds a true difference."""
-    table = Table(
-        title=f"{NUM_SIMULATED} simulated studies: {num_variants} variants, {num_seeds} seeds, 1,000 items, 30 % hits",
-        title_justify="left",
-    )
-    for name in ("true difference", "seed spread 0.5 points", "seed spread 2 points"):
-        table.add_column(name, justify="right")
-    for effect in POWER_EFFECTS:
-        cells = []
-        for spread in (0.005, 0.02):
-            study = SimulatedStudy(
-                num_variants=num_variants, num_seeds=num_seeds, seed_spread=spread, item_spread=0.05, effect=effect
-            )
-            rates = simulate(study, NUM_SIMULATED)
-            cells.append(f"{100 * (rates.found if effect else rates.false_winner):.1f} %")
-        name = f"{100 * effect:+g} points found" if effect else "0: false winner"
-        table.add_row(name, *cells)
-    Console().print(table)
 
 
 def _cost_table(study: Study, runs: Sequence[PlannedRun], times: Mapping[str, CpuTime]) -> Table:

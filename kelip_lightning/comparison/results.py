@@ -1,9 +1,9 @@
 """Metrics of groups of runs, and paired differences from the first group with intervals and verdicts.
 
-The rule is that of studies (`statistics.significance`): a difference is better or worse if its p-value, Holm-corrected
-over the groups that are compared with the first, is below 0.05. Runs are paired by seed, and by item through the stored
-outcomes; items with the same correct answer are resampled together. A single pair of runs has an interval over items
-alone.
+The rule is that of studies (`statistics.significance`): a difference is better or worse if its p-value, corrected by
+Dunnett's method for the groups that are compared with the first, is below 0.05. Runs are paired by seed, and by item
+through the stored outcomes; items with the same correct answer are one group. A single pair of runs has an interval
+over items alone.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ from kelip_lightning.runs.items import StoredItems
 from kelip_lightning.statistics.significance import (
     Estimate,
     SeedSpread,
+    adjusted_p_values,
     estimate_over_items,
-    holm,
     paired_difference,
     pooled_spread,
     verdict,
@@ -62,7 +62,7 @@ class GroupDifference:
     """What the interval covers: `items and seeds`, or `items` for a single pair."""
     p_value: float | None
     adjusted_p_value: float | None
-    """Holm-adjusted over the groups compared with the first."""
+    """Dunnett-adjusted over the groups compared with the first."""
     verdict: str | None
     """`better`, `worse` or `inconclusive`; `None`: there is no interval, or an objection."""
     objection: str | None
@@ -152,7 +152,7 @@ def _compare(metric: str, groups: Groups, pairs: dict[str, Pairs], found: Sequen
     if task is not None and paired_by_item:
         spread = _spread(task, k, pairs)
         estimates = {name: _estimate(task, k, one, spread) for name, one in pairs.items() if one}
-    adjusted = dict(zip(estimates, holm([one.p_value for one in estimates.values()]), strict=True))
+    adjusted = dict(zip(estimates, adjusted_p_values(list(estimates.values())), strict=True))
     objection = objection_to(metric, found)
     if objection is None and task is not None and not paired_by_item:
         objection = Objection(reason="the runs have no stored items of this metric, so they cannot be paired by item")

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from kelip_lightning.ablations.claims import ClaimResult
 from kelip_lightning.ablations.collect import Cost, CurvePoint, LossPoint, RunRecord, StudyReport
 from kelip_lightning.ablations.results import ALL_ITEMS, Example, Result
 from kelip_lightning.ablations.study import Study
@@ -42,10 +43,11 @@ def result_rows(report: StudyReport) -> list[Row]:
 
 
 def write_tables(folder: Path, study: Study, report: StudyReport) -> None:
-    """Write results.csv, curves.csv, losses.csv, examples.csv, runs.csv and results.json."""
+    """Write results.csv, claims.csv, curves.csv, losses.csv, examples.csv, runs.csv and results.json."""
     rows = result_rows(report)
     _write_csv(folder / "results.csv", _RESULT_COLUMNS, rows)
     for name, kind, records in (
+        ("claims", ClaimResult, report.claims),
         ("curves", CurvePoint, report.curves),
         ("losses", LossPoint, report.losses),
         ("examples", Example, report.examples),
@@ -66,6 +68,7 @@ def write_tables(folder: Path, study: Study, report: StudyReport) -> None:
             for name, config in study.config.variants_at(study.scale_name).items()
         },
         "results": rows,
+        "claims": [asdict(one) for one in report.claims],
         "runs": [asdict(one) for one in report.runs],
         "notes": report.notes,
     }

@@ -14,6 +14,7 @@ from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from kelip_lightning.ablations.collect import CurvePoint, LossPoint, StudyReport
+from kelip_lightning.ablations.report.claims import claim_sections
 from kelip_lightning.ablations.report.tables import (
     ABSENT,
     QUICK,
@@ -36,19 +37,18 @@ from kelip_lightning.drawing.fonts import FONT_FILE
 from kelip_lightning.evaluation.metric_names import Unit, unit_of
 from kelip_lightning.statistics import ALPHA
 from kelip_lightning.statistics.power import POWER
-from kelip_lightning.statistics.significance import NUM_RESAMPLES
 
 EXAMPLES = (
     "The captions or classes with the largest change of rank from the reference's: median over seeds, reference → "
     "variant. They are selected extremes; the tables give the size of a difference."
 )
 RULE = (
-    f"Better or worse: the Holm-corrected p-value of the paired difference is below {ALPHA:g}; else inconclusive. "
-    "The interval is mean ± the root of the sum of two squares: Student's t times the standard error over seeds (the "
-    "larger of the variant's own and the one pooled over all runs of the study), and t times the standard error over "
-    f"items, from {NUM_RESAMPLES:,} bootstrap samples in which both runs have the same items and items with the same "
-    "correct answer are resampled together. Brackets are 95 % intervals, not corrected for the number of variants; "
-    "the verdict is."
+    "Better or worse: the p-value of the paired difference, corrected by Dunnett's step-down method for the variants "
+    f"of the same metric and items, is below {ALPHA:g}; else inconclusive. Seeds and items are crossed: the variance "
+    "of the difference is the part of the seeds (pooled over all runs of the study, and raised where the variant's own "
+    "is larger) + the part of the items (items with the same correct answer are one group) - the residual part, which "
+    "both contain. Brackets are 95 % intervals, not corrected for the number of variants; the verdict is. A claim is "
+    "corrected for its own variants; metrics, categories and claims are not corrected for one another."
 )
 
 LOW_POWER = (
@@ -109,6 +109,7 @@ def _context(study: Study, report: StudyReport) -> dict[str, Any]:
         "study": study,
         "variants": study.config.variants_at(study.scale_name),
         "answers": found,
+        "claims": claim_sections(report.claims, study.scale.claims),
         "summary": summary(found, study.config.reference),
         "has_low_power": any(row["low_power"] for answer in found for row, _ in answer.verdicts),
         "notes": report.notes,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kelip_lightning.ablations.config import load_ablation
+from kelip_lightning.ablations.config import Direction, load_ablation
 from kelip_lightning.errors import ConfigError
 
 STUDY: dict[str, Any] = {
@@ -54,3 +54,39 @@ def test_load_ablation__errors_name_file_and_remedy(tmp_path: Path, changes: dic
         _load(tmp_path, **changes)
     assert message in str(caught.value)
     assert "study.yaml" in str(caught.value)
+
+
+CLAIM: dict[str, Any] = {"text": "It helps.", "metrics": ["eval/a_ko/image_to_text_R@1"], "direction": "higher"}
+
+
+def _load_claim(folder: Path, **changes: Any) -> Any:
+    return _load(folder, scales={"small": STUDY["scales"]["small"] | {"claims": {"helps": CLAIM | changes}}})
+
+
+def test_load_ablation__claims(tmp_path: Path) -> None:
+    claim = _load_claim(tmp_path, variants=["other"], smallest=2.5).scales["small"].claims["helps"]
+    assert (claim.direction, claim.variants, claim.smallest) == (Direction.higher, ["other"], 2.5)
+    default = _load_claim(tmp_path).scales["small"].claims["helps"]
+    assert (default.variants, default.smallest) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"metrics": ["eval/a_ko/image_to_text_R@5"]},
+            "claims.helps.metrics names eval/a_ko/image_to_text_R@5, which is",
+        ),
+        ({"metrics": []}, "metrics is empty: name the metrics that decide the claim"),
+        ({"metrics": ["eval/a/matched_minus_random", "eval/a_ko/zero_shot_top1"]}, "which have no common mean"),
+        ({"metrics": CLAIM["metrics"] * 2}, "metrics names eval/a_ko/image_to_text_R@1 twice"),
+        ({"variants": ["nobody"]}, "claims.helps.variants names 'nobody', which is not compared with the reference"),
+        ({"variants": ["plain"]}, "names 'plain', which is not compared with the reference; use some of other"),
+        ({"direction": "sideways"}, "direction = 'sideways'"),
+        ({"smallest": 0}, "smallest = 0"),
+    ],
+)
+def test_load_ablation__claims_that_cannot_be_decided(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _load_claim(tmp_path, **changes)
+    assert message in str(caught.value)

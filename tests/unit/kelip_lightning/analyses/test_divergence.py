@@ -12,7 +12,7 @@ from kelip_lightning.analyses.divergence import (
     mixed_differences,
     score_space,
 )
-from kelip_lightning.statistics.significance import holm
+from kelip_lightning.statistics.multiplicity import holm
 
 WIDTH, NUM_CONTROLS, NUM_TESTED = 12, 40, 30
 GALLERY = torch.from_numpy(np.random.default_rng(99).normal(size=(60, WIDTH)))

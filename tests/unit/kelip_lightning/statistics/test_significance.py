@@ -1,54 +1,109 @@
-"""The interval, the p-value, Holm's correction and the verdict: against tables, formulas and simulated studies."""
+"""The variance parts, the interval, the pooled seed part and the verdict: against formulas of variance analysis."""
 
 import itertools
 import math
+import time
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from kelip_lightning.statistics.power import SimulatedStudy, detectable_difference, simulate
 from kelip_lightning.statistics.significance import (
     Estimate,
+    SeedSpread,
     Verdict,
+    adjusted_p_values,
     estimate_mean,
     estimate_over_items,
-    holm,
-    item_variance,
+    group_table,
     paired_difference,
     pooled_spread,
+    variance_parts,
     verdict,
 )
 
 
-def test_item_variance__equals_the_variance_of_a_mean() -> None:
-    outcomes = (np.random.default_rng(0).random(400) < 0.3).astype(float)
-    variance, groups = item_variance(outcomes)
-    assert groups == 400
-    assert variance == pytest.approx(outcomes.var(ddof=1) / 400, rel=0.1)
+def _mean_squares(table: np.ndarray) -> tuple[float, float, float]:
+    """Of seeds, items and residual, as residual sums of squares of least-squares fits with dummy variables."""
+    seeds, items = table.shape
+    values = table.ravel()
+    by_seed = np.repeat(np.eye(seeds), items, axis=0)
+    by_item = np.tile(np.eye(items), (seeds, 1))
+    one = np.ones((seeds * items, 1))
+
+    def left(*columns: np.ndarray) -> float:
+        design = np.hstack(columns)
+        return float(((values - design @ np.linalg.lstsq(design, values, rcond=None)[0]) ** 2).sum())
+
+    both = left(by_seed, by_item)
+    return (
+        (left(one, by_item) - both) / (seeds - 1),
+        (left(one, by_seed) - both) / (items - 1),
+        both / ((seeds - 1) * (items - 1)),
+    )
 
 
-def test_item_variance__groups_are_resampled_whole() -> None:
-    outcomes = (np.random.default_rng(0).random(40) < 0.3).astype(float)
-    copies = np.repeat(outcomes, 10)
-    variance, groups = item_variance(copies, np.repeat(np.arange(40), 10))
-    assert groups == 40
-    assert variance == pytest.approx(item_variance(outcomes)[0])
-    assert item_variance(copies)[0] < variance / 5
+def _random_table(generator: np.random.Generator, seeds: int, items: int, spread: float = 0.4) -> np.ndarray:
+    shape = generator.normal(0.3, 1, (seeds, items))
+    return np.asarray(shape + generator.normal(0, spread, (seeds, 1)) + generator.normal(0, 0.7, (1, items)))
 
 
-def test_estimate_mean__half_width_by_formula() -> None:
-    outcomes = np.random.default_rng(1).normal(0.5, 1.0, (3, 50)) + np.array([[0.0], [0.3], [-0.2]])
-    seeds = np.var([row.mean() for row in outcomes], ddof=1) / 3
-    items = item_variance(outcomes.mean(axis=0))[0]
-    half = math.sqrt(4.302653**2 * seeds + 2.009575**2 * items)
-    found = estimate_mean(outcomes)
-    assert found.mean == pytest.approx(outcomes.mean())
-    assert (found.low, found.high) == pytest.approx((outcomes.mean() - half, outcomes.mean() + half), abs=1e-6)
-    assert (found.num_seeds, found.num_items) == (3, 50)
+def test_variance_parts__are_the_mean_squares_of_the_two_way_analysis_of_variance() -> None:
+    table = _random_table(np.random.default_rng(0), 4, 25)
+    found = variance_parts(table)
+    assert (found.seeds, found.items, found.residual) == pytest.approx([one / 100 for one in _mean_squares(table)])
+    assert (found.num_seeds, found.num_groups) == (4, 25)
+    many = variance_parts(np.stack([table, 2 * table]))
+    assert many.residual == pytest.approx(np.array([1, 4]) * found.residual)
 
 
-@pytest.mark.parametrize("shift", [0.05, 0.3, 1.0, 4.0])
+def test_variance_parts__sum_is_the_variance_of_the_mean_over_new_seeds_and_items() -> None:
+    """Components 0.09, 0.25 and 1; the expectation of the estimate and the variance of the mean, both simulated."""
+    generator, means, estimates = np.random.default_rng(1), [], []
+    for _ in range(4000):
+        table = generator.normal(0, 1, (4, 20)) + generator.normal(0, 0.3, (4, 1)) + generator.normal(0, 0.5, (1, 20))
+        parts = variance_parts(table)
+        means.append(table.mean())
+        estimates.append(parts.seeds + parts.items - parts.residual)
+    truth = 0.09 / 4 + 0.25 / 20 + 1 / 80
+    assert np.mean(estimates) == pytest.approx(truth, rel=0.04)
+    assert np.var(means) == pytest.approx(truth, rel=0.08)
+
+
+def test_estimate_mean__interval_by_satterthwaites_formula() -> None:
+    """With the upper 60 % limit of the seed part in the degrees of freedom."""
+    table = _random_table(np.random.default_rng(2), 3, 50)
+    seeds, items, residual = (one / 150 for one in _mean_squares(table))
+    variance = seeds + items - residual
+    assert variance > max(seeds, items)
+    upper = seeds * 2 / stats.chi2.ppf(0.4, 2)
+    degrees = (upper + items - residual) ** 2 / (upper**2 / 2 + items**2 / 49 + residual**2 / 98)
+    test = stats.t(degrees, loc=table.mean(), scale=math.sqrt(variance))
+    found = estimate_mean(table)
+    assert (found.low, found.high) == pytest.approx(test.interval(0.95))
+    assert found.p_value == pytest.approx(2 * min(test.cdf(0), test.sf(0)))
+    assert (found.degrees, found.error) == pytest.approx((degrees, math.sqrt(variance)))
+    assert (found.num_seeds, found.num_items) == (3, 50) and found.mean == pytest.approx(table.mean())
+
+
+def test_estimate_mean__variance_is_at_least_the_larger_part() -> None:
+    rows = np.array([[1.0, -1.0, 1.0, -1.0], [-1.0, 1.0, -1.0, 1.0]])  # residual alone, all item and seed means 0
+    parts = variance_parts(rows)
+    assert parts.seeds == 0 and parts.items == 0 and parts.residual > 0
+    assert estimate_mean(rows).error == 0
+    table = rows + np.array([[0.3], [-0.3]])
+    assert estimate_mean(table).error == pytest.approx(math.sqrt(0.18 / 2))
+
+
+def test_estimate_mean__of_one_item_is_the_t_interval_over_seeds() -> None:
+    values = np.array([0.3, 0.5, 0.1, 0.45])
+    test = stats.ttest_1samp(values, 0)
+    found = estimate_mean(values[:, None])
+    assert (found.low, found.high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    assert found.p_value == pytest.approx(test.pvalue)
+
+
+@pytest.mark.parametrize("shift", [0.05, 0.3, 1.0])
 def test_estimate_mean__p_value_is_the_level_at_which_the_interval_touches_zero(shift: float) -> None:
     outcomes = np.random.default_rng(2).normal(shift, 1.0, (4, 60))
     p_value = estimate_mean(outcomes).p_value
@@ -58,14 +113,37 @@ def test_estimate_mean__p_value_is_the_level_at_which_the_interval_touches_zero(
     assert min(abs(touching.low), abs(touching.high)) == pytest.approx(0, abs=1e-9)
 
 
+def test_group_table__equal_groups_are_their_means() -> None:
+    outcomes = np.random.default_rng(0).random((3, 40))
+    shuffled = np.random.default_rng(1).permutation(np.repeat(np.arange(8), 5))
+    expected = np.stack([outcomes[:, shuffled == group].mean(axis=1) for group in range(8)], axis=1)
+    assert group_table(outcomes, shuffled) == pytest.approx(expected)
+    assert estimate_mean(outcomes, shuffled).error == pytest.approx(estimate_mean(expected).error)
+
+
+def test_group_table__of_unequal_groups_gives_the_cluster_robust_variance() -> None:
+    outcomes, groups = np.random.default_rng(0).random((1, 60)), np.random.default_rng(1).integers(0, 12, 60)
+    residuals = outcomes[0] - outcomes.mean()
+    sums = np.array([residuals[groups == group].sum() for group in range(12)])
+    robust = 12 / 11 * (sums**2).sum() / 60**2  # White's sandwich of a mean, with the small-sample factor G / (G - 1)
+    found = estimate_over_items(outcomes, groups)
+    assert found.error == pytest.approx(math.sqrt(robust))
+    assert group_table(outcomes, groups).mean() == pytest.approx(outcomes.mean())
+
+
+def test_estimate_mean__copies_of_items_add_nothing() -> None:
+    outcomes = (np.random.default_rng(0).random((3, 40)) < 0.3).astype(float)
+    copies, groups = np.repeat(outcomes, 10, axis=1), np.repeat(np.arange(40), 10)
+    assert estimate_mean(copies, groups).error == pytest.approx(estimate_mean(outcomes).error)
+    single, grouped = estimate_mean(copies).error, estimate_mean(copies, groups).error
+    assert single is not None and grouped is not None and single < 0.7 * grouped
+
+
 def test_pooled_spread__is_the_residual_of_the_two_way_analysis_of_variance() -> None:
     means = np.random.default_rng(0).normal(0, 1, (4, 3))
-    design = np.array([[v == a for a in range(4)] + [s == b for b in range(3)] for v in range(4) for s in range(3)])
-    fit = np.linalg.lstsq(design.astype(float), means.ravel(), rcond=None)[0]
     spread = pooled_spread(means)
-    assert spread is not None
-    assert spread.degrees == 6
-    assert spread.variance == pytest.approx(((means.ravel() - design @ fit) ** 2).sum() / 6)
+    assert spread is not None and spread.degrees == 6
+    assert spread.variance == pytest.approx(_mean_squares(means)[2])
     assert pooled_spread(means[:1]) is None and pooled_spread(means[:, :1]) is None
 
 
@@ -77,38 +155,47 @@ def test_pooled_spread__of_two_runs_is_their_paired_t_test() -> None:
     )
 
 
-def test_estimate_mean__uses_the_larger_spread() -> None:
-    outcomes = np.random.default_rng(4).normal(0, 1, (3, 40))
-    own = np.var(outcomes.mean(axis=1), ddof=1)
-    small, large = (pooled_spread(np.array([[0.0, scale], [scale, 0.0]])) for scale in (1e-6, 10.0))
-    assert small is not None and large is not None and small.degrees == 1
-    items = item_variance(outcomes.mean(axis=0))[0]
-    for spread, seeds in ((small, own / 3), (large, 2 * large.variance / 3)):
-        half = math.sqrt(12.70620**2 * seeds + 2.022691**2 * items)
-        high = estimate_mean(outcomes, spread=spread).high
-        assert high == pytest.approx(outcomes.mean() + half, rel=1e-6)
+@pytest.mark.parametrize(("variance", "degrees"), [(0.04, 12), (0.01, 4), (10.0, 12)])
+def test_paired_difference__seed_part_by_formula(variance: float, degrees: int) -> None:
+    """Pooled, and raised by 1.25 of its own excess in the share that seeds can have in it."""
+    difference = _random_table(np.random.default_rng(3), 3, 40, spread=0.8)
+    own, items, residual = (one / 120 for one in _mean_squares(difference))
+    pooled = 2 * variance / 3
+    share = max(0.0, 1 - residual / (pooled * degrees / stats.chi2.ppf(0.1, degrees)))
+    seeds = pooled + 1.25 * share * max(0.0, own - pooled)
+    assert bool(seeds > pooled) is (variance < 10)
+    total = max(seeds + items - residual, seeds, items)
+    upper = seeds * degrees / stats.chi2.ppf(0.4, degrees)
+    sure = max(upper + items - residual, upper, items)
+    freedom = sure**2 / (upper**2 / degrees + items**2 / 39 + residual**2 / 78)
+    zero = np.zeros_like(difference)
+    found = paired_difference(difference, zero, spread=SeedSpread(variance=variance, degrees=degrees))
+    assert (found.error, found.degrees) == pytest.approx((math.sqrt(total), freedom))
+
+
+def test_paired_difference__chance_of_the_items_does_not_raise_the_pooled_part() -> None:
+    generator = np.random.default_rng(3)
+    noise = generator.normal(0, 1, (3, 40))
+    noise[0] += 0.5 - noise[0].mean()  # seed means that differ by more than the pooled spread
+    tiny = SeedSpread(variance=1e-4, degrees=100)
+    parts = variance_parts(noise)
+    assert parts.seeds > 10 * 2e-4 / 3
+    found = paired_difference(noise, np.zeros_like(noise), spread=tiny)
+    # The residual explains all of the pooled part, so the item part alone is left.
+    assert found.error == pytest.approx(math.sqrt(max(float(parts.items), 2e-4 / 3)))
 
 
 def test_estimate_mean__one_seed_has_no_interval() -> None:
     found = estimate_mean(np.ones((1, 5)))
-    assert (found.mean, found.low, found.high, found.p_value) == (1.0, None, None, None)
+    assert (found.mean, found.low, found.high, found.p_value, found.statistic) == (1.0, None, None, None, None)
     assert verdict(found, None) is Verdict.inconclusive
 
 
 def test_estimate_mean__equal_runs_and_certain_differences() -> None:
     hits = (np.random.default_rng(0).random((3, 20)) < 0.5).astype(float)
-    assert paired_difference(hits, hits).p_value == 1.0
-    assert paired_difference(np.ones((3, 20)), np.zeros((3, 20))).p_value == 0.0
-
-
-def test_paired_difference__is_narrower_than_the_runs_own_intervals() -> None:
-    generator = np.random.default_rng(0)
-    difficulty = generator.random(500)
-    base, better = ((generator.random((3, 500)) < difficulty + gain).astype(float) for gain in (0.0, 0.08))
-    alone, paired = estimate_mean(base), paired_difference(better, base)
-    assert alone.low is not None and alone.high is not None and paired.low is not None and paired.high is not None
-    # Items differ much from one another, and alike in both runs.
-    assert item_variance((better - base).mean(axis=0))[0] < 0.8 * item_variance(base.mean(axis=0))[0]
+    equal, certain = paired_difference(hits, hits), paired_difference(np.ones((3, 20)), np.zeros((3, 20)))
+    assert (equal.p_value, certain.p_value) == (1.0, 0.0)
+    assert adjusted_p_values([equal, certain]) == [1.0, 0.0]
 
 
 def test_paired_difference__refuses_other_items() -> None:
@@ -116,24 +203,8 @@ def test_paired_difference__refuses_other_items() -> None:
         paired_difference(np.ones((2, 3)), np.ones((2, 4)))
     with pytest.raises(ValueError, match="at least one of each"):
         estimate_mean(np.ones((2, 0)))
-
-
-def test_holm__worked_example() -> None:
-    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1, never falling.
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([None, 0.02, None]) == [None, 0.02, None]
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-
-
-def test_holm__rejects_what_step_down_testing_rejects() -> None:
-    for values in itertools.product([0.004, 0.012, 0.02, 0.2], repeat=3):
-        rejected, alive = set(), sorted(range(3), key=lambda i: values[i])
-        for place, index in enumerate(alive):
-            if values[index] >= 0.05 / (3 - place):
-                break
-            rejected.add(index)
-        adjusted = holm(values)
-        assert {i for i in range(3) if (adjusted[i] or 0.0) < 0.05} == rejected
+    with pytest.raises(ValueError, match="at least one of each"):
+        estimate_over_items(np.ones((0, 3)))
 
 
 def test_verdict__by_sign_and_corrected_p_value() -> None:
@@ -144,18 +215,14 @@ def test_verdict__by_sign_and_corrected_p_value() -> None:
     assert verdict(up, 0.05) is Verdict.inconclusive
 
 
-CASES = {
-    "items alone": SimulatedStudy(num_items=150, seed_spread=0.0, item_spread=0.15),
-    "seeds alone": SimulatedStudy(num_items=150, seed_spread=0.2, item_spread=0.0),
-    "both": SimulatedStudy(num_items=150, seed_spread=0.03, item_spread=0.15),
-    "twice the spread of one variant": SimulatedStudy(num_items=150, seed_spread=0.1, item_spread=0.0, last_spread=2.0),
-    "two variants, five seeds": SimulatedStudy(num_variants=2, num_seeds=5, num_items=150, seed_spread=0.04),
-}
-
-
-@pytest.mark.parametrize("name", list(CASES))
-def test_rule__names_a_false_winner_in_at_most_5_percent_of_1000_studies(name: str) -> None:
-    assert simulate(CASES[name], num_studies=1000).false_winner <= 0.05
+def test_estimate_over_items__is_the_paired_t_test_of_one_run_each() -> None:
+    generator = np.random.default_rng(3)
+    before, after = ((generator.random((1, 500)) < rate).astype(float) for rate in (0.3, 0.4))
+    found = estimate_over_items(after - before)
+    test = stats.ttest_rel(after[0], before[0])
+    assert (found.low, found.high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    assert found.p_value == pytest.approx(test.pvalue)
+    assert estimate_over_items(np.ones((1, 4)), np.zeros(4, dtype=np.int64)).low is None
 
 
 def test_rule__a_percentile_bootstrap_over_three_seeds_has_a_high_false_positive_rate() -> None:
@@ -170,42 +237,10 @@ def test_rule__a_percentile_bootstrap_over_three_seeds_has_a_high_false_positive
     assert wrong > 150
 
 
-def test_rule__power_grows_with_the_effect() -> None:
-    powers = [
-        simulate(SimulatedStudy(num_items=400, seed_spread=0.005, item_spread=0.05, effect=effect), 200).found
-        for effect in (0.03, 0.08, 0.15)
-    ]
-    assert powers[0] < powers[1] < powers[2]
-    assert powers[2] > 0.9
-
-
-def test_estimate_over_items__is_the_paired_t_test_of_one_run_each() -> None:
-    generator = np.random.default_rng(3)
-    before, after = (generator.random((1, 500)) < rate for rate in (0.3, 0.4))
-    found = estimate_over_items(after.astype(float) - before.astype(float))
-    test = stats.ttest_rel(after[0].astype(float), before[0].astype(float))
-    interval = test.confidence_interval(0.95)
-    assert found.mean == pytest.approx(after.mean() - before.mean())
-    # The standard error of the bootstrap's standard deviation is 2 %.
-    assert (found.low, found.high) == pytest.approx(
-        (interval.low, interval.high), abs=0.08 * (interval.high - interval.low)
-    )
-    assert found.p_value is not None
-    assert stats.t.isf(found.p_value / 2, 499) == pytest.approx(test.statistic, rel=0.08)
-    assert estimate_over_items(np.ones((1, 4)), np.zeros(4, dtype=np.int64)).low is None
-
-
-def test_detectable_difference__is_found_in_80_percent_of_repetitions() -> None:
-    variance, comparisons = 0.02**2, 4
-    size = detectable_difference(_estimate_of(((variance, 10**6),)), comparisons)
-    assert size == pytest.approx((stats.norm.isf(0.05 / 2 / comparisons) + stats.norm.ppf(0.8)) * 0.02, rel=1e-4)
-    drawn = np.random.default_rng(0).normal(size, 0.02, 20_000)
-    found = np.mean(2 * stats.norm.sf(drawn / 0.02) < 0.05 / comparisons)
-    assert found == pytest.approx(0.8, abs=0.01)
-    few_seeds = detectable_difference(_estimate_of(((variance, 4),)), comparisons)
-    assert few_seeds is not None and few_seeds > size
-    assert detectable_difference(_estimate_of(()), comparisons) is None
-
-
-def _estimate_of(parts: tuple[tuple[float, int], ...]) -> Estimate:
-    return Estimate(mean=0.0, low=None, high=None, p_value=None, num_seeds=3, num_items=10, parts=parts)
+def test_rule__ten_variants_five_seeds_3000_items_take_no_time() -> None:
+    hits = (np.random.default_rng(0).random((11, 5, 3000)) < 0.3).astype(float)
+    groups = np.arange(3000) // 2
+    start = time.process_time()
+    spread = pooled_spread(hits.mean(axis=2))
+    adjusted_p_values([paired_difference(one, hits[0], groups, spread) for one in hits[1:]])
+    assert time.process_time() - start < 0.5
