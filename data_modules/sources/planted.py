@@ -75,7 +75,8 @@ def read_concepts(
         check_columns(f"source '{source.name}'", source.table.column_names, columns)
         keyed = config.key in source.table.column_names
         names = list(dict.fromkeys([*columns, *text_fields(config), *([config.key] if keyed else [])]))
-        for number, row in zip(source.rows.tolist(), read_rows(source.table, names, source.rows), strict=True):
+        numbers = source.rows.take(np.arange(len(source.rows)))
+        for number, row in zip(numbers.tolist(), read_rows(source.table, names, numbers), strict=True):
             if row:
                 key = encodable(str(row.get(config.key) or number))
                 _add(found, as_text(row[column]), config, row, key, "" if cluster is None else as_text(row[cluster]))
