@@ -1,7 +1,7 @@
 """How far the weights of ZeRO's stages 1 and 3 end from those of stage 2, on two processes.
 
-`python -m tests.distributed.zero_stages 32` (or `bf16-mixed`) trains the chain of both stages under each, and prints the
-largest differences of the exported dual encoders.
+`python -m tests.distributed.zero_stages 32` (or `bf16-mixed`) trains the chain of both stages under each, and prints
+the largest differences of the exported dual encoders.
 """
 
 import argparse
