@@ -77,21 +77,28 @@ def contrastive_loss(
     _check_bias(kind, logit_bias)
     crops_VBE = torch.cat([global_VBE, local_VBE])
     pairwise = kind is ContrastiveKind.sigmoid
-    # One collective for all crops; the gather concatenates the first dimension, which must be the pairs.
-    crops_VGE = crops_VBE
-    if gather and not pairwise:
-        crops_VGE = (gathered_crops() if gathered_crops else gather(crops_VBE.transpose(0, 1))).transpose(0, 1)
+    crops_VGE = _all_crops(crops_VBE, gather, gathered_crops) if gather and not pairwise else crops_VBE
     text_GE = gather(text_BE) if gather else text_BE
     inputs = [crops_VBE, text_BE, crops_VGE, text_GE, logit_scale, *([] if logit_bias is None else [logit_bias])]
     operands = [Operand.of(one) for one in inputs]
-    weights = [1.0] * len(global_VBE) + [local_weight] * len(local_VBE)
-    shares = [weight / sum(weights) for weight in weights]
+    shares = _shares(len(global_VBE), len(local_VBE), local_weight)
     products = Products(matmul_precision, text_BE.device)
     matrix = TiledMatrix(operands[4], operands[5] if pairwise else None, max_logits_per_pair, products)
     terms = [_term(matrix, operands[:4], view, share, rank, pairwise) for view, share in enumerate(shares)]
     losses_V = torch.stack([loss for loss, _ in terms])
     total = with_gradients(_weighted_sum(losses_V, shares), inputs, operands)
     return _with_parts(total, losses_V, len(global_VBE), terms[0][1])
+
+
+def _shares(num_global: int, num_local: int, local_weight: float) -> list[float]:
+    weights = [1.0] * num_global + [local_weight] * num_local
+    return [weight / sum(weights) for weight in weights]
+
+
+def _all_crops(crops_VBE: Tensor, gather: Gather, gathered: Callable[[], Tensor] | None) -> Tensor:
+    # One collective for all crops; the gather concatenates the first dimension, which must be the pairs.
+    crops_GVE = gathered() if gathered else gather(crops_VBE.transpose(0, 1))
+    return crops_GVE.transpose(0, 1)
 
 
 def _with_parts(total: Tensor, losses_V: Tensor, num_global: int, correct_B: Tensor) -> ContrastiveLoss:
