@@ -79,12 +79,7 @@ def _train(
         from kelip_lightning.cli.report import print_plan, read_report
         from kelip_lightning.config.devices import with_devices, with_threads
         from kelip_lightning.distributed.local_ranks import forked_ranks
-        from kelip_lightning.planning.stage_plan import (
-            check_contrastive_batches,
-            check_loaders,
-            count_samples,
-            make_plan,
-        )
+        from kelip_lightning.planning import stage_plan
         from kelip_lightning.training.fit import num_forked_ranks
         from kelip_lightning.training.inputs import open_data
         from kelip_lightning.training.provenance import check_data, describe_data
@@ -98,14 +93,15 @@ def _train(
             print(f"{run.path} has finished already")
         ignore_from_now_on()
         return run, read_report(run).get("metrics", {})
+
     with phase("data"):
         opened = open_data(experiment)
         if not resumed:
-            check_contrastive_batches(experiment, opened.sources)
-        samples, data = count_samples(experiment, opened.sources), describe_data(experiment, opened.sources)
+            stage_plan.check_contrastive_batches(experiment, opened.sources)
+        samples, data = stage_plan.count_samples(experiment, opened.sources), describe_data(experiment, opened.sources)
     with phase("plan"):
-        plan = make_plan(experiment, samples)
-        check_loaders(experiment, plan)
+        plan = stage_plan.make_plan(experiment, samples)
+        stage_plan.check_loaders(experiment, plan)
     run = run or RunFolder.create(
         Path(experiment.output_dir) / experiment.name,
         config=loaded.resolved,
