@@ -76,7 +76,7 @@ def _train(
         StoppedError: By a signal, a full disk, a value that is not finite, or a process that died.
     """
     with phase("imports"):
-        from kelip_lightning.cli.report import print_plan, read_report
+        from kelip_lightning.cli.report import print_plan
         from kelip_lightning.config.devices import with_devices, with_threads
         from kelip_lightning.distributed.local_ranks import forked_ranks
         from kelip_lightning.planning import stage_plan
@@ -89,11 +89,7 @@ def _train(
     run, changes = _resumed_run(arguments.resume, loaded, experiment) if arguments.resume else (None, [])
     resumed = run is not None
     if run is not None and run.has_finished("mae" if hasattr(experiment, "masked_autoencoder") else "contrastive"):
-        if is_first_process():
-            print(f"{run.path} has finished already")
-        ignore_from_now_on()
-        return run, read_report(run).get("metrics", {})
-
+        return _already_finished(run)
     with phase("data"):
         opened = open_data(experiment)
         if not resumed:
@@ -121,6 +117,16 @@ def _train(
     with forked_ranks(num_forked_ranks(experiment), _other_ranks(experiment, train)):
         metrics = train()
     return run, metrics
+
+
+def _already_finished(run: RunFolder) -> tuple[RunFolder, Metrics]:
+    """The result of a run that was to be resumed."""
+    from kelip_lightning.cli.report import read_report
+
+    if is_first_process():
+        print(f"{run.path} has finished already")
+    ignore_from_now_on()
+    return run, read_report(run).get("metrics", {})
 
 
 def _meet_other_ranks(experiment: Schema, run: RunFolder) -> None:
