@@ -20,6 +20,9 @@ class VariantConfig:
     """Short description for the report."""
     overrides: list[str] = field(default_factory=list)
     """`dotted.key=value`, as on the command line, after the scale's settings; empty: the base itself."""
+    equal_compute: bool = False
+    """Whether contrastive training gets as many steps as make the training operations of the whole run, MAE
+    pre-training included, those of the reference."""
 
     def __post_init__(self) -> None:
         _check_overrides("overrides", self.overrides)
@@ -123,6 +126,8 @@ class AblationConfig:
                 raise ValueError(f"{name!r} becomes a folder: use lower-case letters, digits and _ . -")
         if self.reference not in self.variants:
             raise ValueError(f"reference = {self.reference!r} is none of the variants {', '.join(self.variants)}")
+        if self.variants[self.reference].equal_compute:
+            raise ValueError(f"variants.{self.reference} is the reference, to which equal_compute compares; leave it out")
         for scale, config in self.scales.items():
             if twice := sorted(set(config.variants) & set(self.variants)):
                 raise ValueError(f"scales.{scale}.variants.{twice[0]} is a variant at every scale already; rename one")

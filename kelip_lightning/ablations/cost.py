@@ -14,7 +14,7 @@ import torch
 from kelip_lightning.ablations.pool import RunState, core_hours_of, find_folder, state_of
 from kelip_lightning.ablations.study import PlannedRun, Study, Trained, contrastive_of
 from kelip_lightning.distributed.cores import usable_cores
-from kelip_lightning.planning.flops import count_flops
+from kelip_lightning.planning.flops import training_operations
 from kelip_lightning.planning.stage_plan import stages_of
 
 
@@ -99,10 +99,7 @@ def planned_core_hours(peak_per_core: float, utilisation: float) -> Callable[[Tr
     """
 
     def hours(experiment: Trained) -> float:
-        operations = 0.0
-        for stage in stages_of(experiment).values():
-            flops, samples = count_flops(stage), stage.schedule.max_steps * stage.data.global_batch_size
-            operations += samples * (flops.training + flops.loss_training)
+        operations = sum(map(training_operations, stages_of(experiment).values()))
         return operations / (peak_per_core * utilisation) / 3600
 
     return hours

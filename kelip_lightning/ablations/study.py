@@ -132,6 +132,11 @@ def open_study(file: Path, choice: Choice, *, on_this_machine: bool = True) -> S
     schema = find_schema(base, (PretrainExperiment, ContrastiveExperiment))
     whole = load_experiment(base, [], schema, on_this_machine=False, heavy=False).experiment
     variants, problems = _load_variants(base, schema, overrides, on_this_machine)
+    equal = [name for name, one in config.variants_at(scale_name).items() if one.equal_compute]
+    if equal and not problems:
+        problems = _equalise(variants, equal, config.reference, overrides)
+        variants, more = _load_variants(base, schema, overrides, on_this_machine)
+        problems += more
     problems = [*_forbidden_overrides(config, scale_name, schema), *problems]
     problems += [] if problems else [*_unknown_metrics(scale, scale_name, variants), *_equal_variants(variants)]
     problems += [] if problems else _heavy_problems(variants, on_this_machine)
@@ -149,6 +154,32 @@ def open_study(file: Path, choice: Choice, *, on_this_machine: bool = True) -> S
         output=choice.output,
         quick=choice.quick,
     )
+
+
+def _equalise(
+    variants: Mapping[str, Trained], equal: Sequence[str], reference: str, overrides: Mapping[str, list[str]]
+) -> list[str]:
+    """Adds to the overrides of these variants the number of steps that makes their operations the reference's.
+
+    Returns:
+        The variants whose MAE pre-training leaves no operations, as problems.
+    """
+    from kelip_lightning.planning.flops import operations_per_sample, training_operations
+    from kelip_lightning.planning.stage_plan import stages_of
+
+    aim, problems = sum(map(training_operations, stages_of(variants[reference]).values())), []
+    for name in equal:
+        stages = stages_of(variants[name])
+        stage = stages.pop("contrastive")
+        left = aim - sum(map(training_operations, stages.values()))
+        steps = round(left / (operations_per_sample(stage) * stage.data.global_batch_size))
+        if steps < 1:
+            problems.append(f"variant {name}: its MAE pre-training takes more operations than {reference} in all")
+            continue
+        at = "" if isinstance(variants[name], ContrastiveExperiment) else "contrastive."
+        warmup = min(stage.schedule.warmup_steps, steps - 1)
+        overrides[name] += [f"{at}schedule.max_steps={steps}", f"{at}schedule.warmup_steps={warmup}"]
+    return problems
 
 
 def _forbidden_overrides(config: AblationConfig, scale_name: str, schema: type[Trained]) -> list[str]:

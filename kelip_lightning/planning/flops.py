@@ -265,3 +265,14 @@ def _loss_flops(stage: ContrastiveExperiment) -> int:
     if stage.self_supervision.method is SelfSupervisionMethod.simclr:
         flops += 2 * 2 * negatives * 2 * stage.self_supervision.projection_dim
     return flops
+
+
+def training_operations(stage: Stage) -> int:
+    """The operations of all training steps of a stage, the loss included."""
+    return stage.schedule.max_steps * stage.data.global_batch_size * operations_per_sample(stage)
+
+
+def operations_per_sample(stage: Stage) -> int:
+    """The operations of training on one sample of a stage, the loss included."""
+    flops = count_flops(stage)
+    return flops.training + flops.loss_training
