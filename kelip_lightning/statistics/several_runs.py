@@ -11,8 +11,7 @@ variance over resamples of the mean, and that of each run's values,
 
 Both parts hold the residual (what a seed does to single items), so that the variance of the mean is their sum minus the
 residual, and never below the larger of them. The interval is that of Student's t with Satterthwaite's degrees of
-freedom; with three runs of 60 items it held the true mean in 93 to 96 % of 1,500 simulated studies in each of five
-mixtures of seed and item variance. With one run there is no seed part, and the percentile interval of the resamples is
+freedom. With one run there is no seed part, and the percentile interval of the resamples is
 returned.
 
 References: Owen 2007, The pigeonhole bootstrap (seeds and items as crossed factors); Satterthwaite 1946, An Approximate

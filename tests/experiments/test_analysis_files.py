@@ -56,7 +56,7 @@ def test_trained_words_file__at_least_300_pairs_of_trained_words_whose_overlap_v
 
 @pytest.mark.parametrize("seed", range(3))
 def test_planted_file__as_many_pairs_as_it_asks_for_under_any_seed(seed: int) -> None:
-    file = ROOT / "experiments" / "emoji_short" / "planted.yaml"
+    file = ROOT / "experiments" / "emoji_planted" / "pretrain.yaml"
     override = f"contrastive.data.planted.seed={seed}"
     data = load_experiment(file, [override], PretrainExperiment).experiment.contrastive.data
     words = read_trained_words(data, TrainedWordsConfig(column="family"))

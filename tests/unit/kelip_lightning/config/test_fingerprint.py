@@ -77,6 +77,8 @@ def _other(value: Any, hint: Any) -> Any:
         return value | {"added": object.__new__(of) if is_dataclass(of) else _other(None, of)}
     if get_origin(kind) is UnionType:
         return _other(value, type(value))
+    if isinstance(kind, type) and is_dataclass(kind):
+        return kind() if value is None else None
     if kind is bool:
         return not value
     if get_origin(kind) is None and kind is str:
