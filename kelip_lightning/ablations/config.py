@@ -126,8 +126,6 @@ class AblationConfig:
                 raise ValueError(f"{name!r} becomes a folder: use lower-case letters, digits and _ . -")
         if self.reference not in self.variants:
             raise ValueError(f"reference = {self.reference!r} is none of the variants {', '.join(self.variants)}")
-        if self.variants[self.reference].equal_compute:
-            raise ValueError(f"variants.{self.reference} is the reference, to which equal_compute compares; leave it out")
         for scale, config in self.scales.items():
             if twice := sorted(set(config.variants) & set(self.variants)):
                 raise ValueError(f"scales.{scale}.variants.{twice[0]} is a variant at every scale already; rename one")

@@ -162,8 +162,10 @@ def _equalise(
     """Adds to the overrides of these variants the number of steps that makes their operations the reference's.
 
     Returns:
-        The variants whose MAE pre-training leaves no operations, as problems.
+        Problems: of variants whose MAE pre-training leaves no operations, and of the reference.
     """
+    if reference in equal:
+        return [f"variant {reference}: equal_compute compares with the reference, which this is; leave it out"]
     from kelip_lightning.planning.flops import operations_per_sample, training_operations
     from kelip_lightning.planning.stage_plan import stages_of
 

@@ -9,6 +9,8 @@ import yaml
 
 from kelip_lightning.ablations.study import Choice, Study, open_study
 from kelip_lightning.errors import ConfigError
+from kelip_lightning.planning.flops import operations_per_sample, training_operations
+from kelip_lightning.planning.stage_plan import stages_of
 
 
 def test_open_study__every_variant_with_every_seed(study: Study) -> None:
@@ -97,6 +99,52 @@ def test_open_study__optimizer_and_logging_may_be_set(study_file: Path) -> None:
     assert len({run.fingerprint for run in study.runs}) == len(study.runs) == 4
     (adamw,) = (run for run in study.runs if run.variant == "adamw")
     assert "contrastive.optimizer.name: muon -> adamw" in adamw.differences
+
+
+def test_open_study__equal_compute_gives_the_operations_of_the_reference(study_file: Path) -> None:
+    """Counted with the chosen steps: within half a step of those of 800 steps of one whole crop."""
+
+    def change(tree: dict[str, Any]) -> None:
+        settings = ["num_global_crops=1", "num_local_crops=0"]
+        one_crop = [f"contrastive.transform.{one}" for one in settings] + [
+            "contrastive.image_encoder.patch_drop_rate=0"
+        ]
+        tree["scales"]["emoji"]["settings"] = []
+        tree["variants"] = {
+            "plain": {"about": "one crop", "overrides": ["mae=null", *one_crop]},
+            "crops": {"about": "more crops", "overrides": ["mae=null"], "equal_compute": True},
+            "mae": {"about": "one crop after MAE", "overrides": one_crop, "equal_compute": True},
+        }
+
+    study = open_study(_changed(study_file, change), Choice(seeds=1), on_this_machine=False)
+    operations, steps = {}, {}
+    for run in study.runs:
+        stages = stages_of(run.experiment)
+        operations[run.variant] = sum(map(training_operations, stages.values()))
+        steps[run.variant] = stages["contrastive"].schedule.max_steps
+        per_step = operations_per_sample(stages["contrastive"]) * stages["contrastive"].data.global_batch_size
+        assert abs(operations[run.variant] - operations["plain"]) <= per_step / 2
+    assert steps["plain"] == 800
+    assert max(steps["crops"], steps["mae"]) < 800
+
+
+def test_open_study__equal_compute_that_leaves_nothing_is_refused(study_file: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        tree["scales"]["emoji"]["settings"] = []
+        tree["variants"]["plain"]["overrides"] = ["mae=null", "contrastive.schedule.max_steps=30"]
+        tree["variants"]["plain"]["equal_compute"] = True
+        tree["variants"]["mae"] = {"about": "much MAE", "overrides": ["mae.schedule.max_steps=9000"]}
+
+    with pytest.raises(ConfigError, match="variant plain: equal_compute compares with the reference, which this is"):
+        open_study(_changed(study_file, change), Choice(seeds=1), on_this_machine=False)
+
+    def move(tree: dict[str, Any]) -> None:
+        change(tree)
+        del tree["variants"]["plain"]["equal_compute"]
+        tree["variants"]["mae"]["equal_compute"] = True
+
+    with pytest.raises(ConfigError, match="variant mae: its MAE pre-training takes more operations than plain in all"):
+        open_study(_changed(study_file, move), Choice(seeds=1), on_this_machine=False)
 
 
 def test_open_study__unknown_scale_and_no_quick_settings(study_file: Path) -> None:
