@@ -63,7 +63,7 @@ STUDIES := experiments/ablations
 
 .PHONY: ablations
 ablations: $(VENV)/.base ## train and report all studies, resuming interrupted ones (ARGS="--quick", "--jobs 2")
-	set -e; for study in $(STUDIES)/*.yaml; do $(ABLATE) $$study --resume $(ARGS); done
+	set -e; for study in $(filter-out %/length.yaml,$(wildcard $(STUDIES)/*.yaml)); do $(ABLATE) $$study --resume $(ARGS); done
 
 .PHONY: ablation-schemes
 ablation-schemes: $(VENV)/.base ## the study of MAE pre-training and multi-crop

@@ -145,7 +145,7 @@ class ImageTextDataConfig:
                 "use by_image, by_concept or by_design, or leave it out"
             )
         if self.planted is not None:
-            _check_planted(self.sources, self.languages, self.order)
+            _check_planted(self.planted, self.sources, self.languages, self.order)
 
 
 def _check_groups(batch: int, order: OrderConfig) -> None:
@@ -191,7 +191,9 @@ def _check_rule(sources: Mapping[str, SourceConfig], rule: LanguageRule) -> None
             )
 
 
-def _check_planted(sources: Mapping[str, SourceConfig], rule: LanguageRule, order: OrderConfig) -> None:
+def _check_planted(
+    planted: PlantedConfig, sources: Mapping[str, SourceConfig], rule: LanguageRule, order: OrderConfig
+) -> None:
     """Raises ValueError if word pairs cannot be split by language."""
     if rule is not LanguageRule.both:
         raise ValueError(
@@ -208,6 +210,12 @@ def _check_planted(sources: Mapping[str, SourceConfig], rule: LanguageRule, orde
             raise ValueError(
                 f"planted needs tables with captions and keywords in both languages, and source '{name}' is none: "
                 "remove planted, or name its columns in captions and keywords"
+            )
+        kept = {*(one.column for one in LanguageRule), *source.attributes, *source.where}
+        if planted.column not in kept:
+            raise ValueError(
+                f"planted.column = {planted.column!r} is no column that the records of source '{name}' keep: add it to "
+                "the source's attributes"
             )
 
 

@@ -117,6 +117,7 @@ KINDS_OF: Mapping[str, tuple[SourceKind, ...]] = {
     "separator": (SourceKind.table, SourceKind.folder),
     "key": (*_ROWS, SourceKind.folder),
     "where": (*_ROWS, SourceKind.folder),
+    "attributes": _ROWS,
     "split": _HUB,
     "subset": _HUB,
     "stream_length": _HUB,
@@ -176,6 +177,8 @@ class SourceConfig:
     name does."""
     where: dict[str, list[str]] = field(default_factory=dict)
     """Field -> allowed values, compared as text (`true`/`false` for booleans); a row must meet all. Not for shards."""
+    attributes: list[str] = field(default_factory=list)
+    """Further columns of a table that its records keep, of which parquet reads no others than the settings name."""
     weight: float = field(default=1.0, metadata=above(0, "remove the source to leave it out"))
     """Passes over this source per epoch of the mixture, > 0 (0.2: each pair once in five epochs)."""
     split: str = "train"

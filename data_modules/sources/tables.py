@@ -242,7 +242,7 @@ def columns_of(config: SourceConfig) -> list[str]:
     """The columns that a table must have."""
     # The default key column is optional: without it, rows are identified by number.
     key = [config.key] if config.key != SourceConfig.__dataclass_fields__["key"].default else []
-    return list(dict.fromkeys([config.image, *text_fields(config), *config.where, *key]))
+    return list(dict.fromkeys([config.image, *text_fields(config), *config.where, *config.attributes, *key]))
 
 
 class TableSource:

@@ -15,7 +15,7 @@ both. Two questions:
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +65,12 @@ def read_trained_words(data: ImageTextDataConfig, settings: TrainedWordsConfig) 
     """
     planted = data.planted
     column = settings.column if planted is None else planted.column
-    concepts = read_concepts(open_sources(data.sources), data.sources, column, settings.cluster)
+    wanted = [column, *([] if settings.cluster is None else [settings.cluster])]
+    sources = {
+        name: replace(one, attributes=list(dict.fromkeys([*one.attributes, *wanted])))
+        for name, one in data.sources.items()
+    }
+    concepts = read_concepts(open_sources(sources), sources, column, settings.cluster)
     chosen = choose_pairs(concepts, planted) if planted is not None else []
     if planted is not None and planted.num_controls <= MIN_CONTROLS:
         raise DataError(

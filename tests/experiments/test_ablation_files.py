@@ -18,7 +18,7 @@ def _open(name: str, choice: Choice) -> Study:
 
 def test_studies__are_the_four_questions() -> None:
     names = {file.stem for file in FILES}
-    assert names == {"training_schemes", "augmentation", "cross_lingual", "language_mix"}
+    assert names == {"training_schemes", "augmentation", "cross_lingual", "language_mix", "optimizer", "length"}
     assert {scale for _, scale in SCALES} == {"emoji", "kelip_b32"}
 
 
@@ -31,7 +31,7 @@ def test_study__every_variant_loads_and_differs(name: str, scale: str) -> None:
         assert all(stage.tokens_forwarded > 0 for stage in run.plan.stages.values())
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [file for file in FILES if file.stem != "length"], ids=lambda file: file.stem)
 def test_study__quick_settings_load(file: Path) -> None:
     quick, whole = (_open(file.name, Choice(seeds=2, quick=quick)) for quick in (True, False))
     assert quick.name == f"{file.stem}-quick"
