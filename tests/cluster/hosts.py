@@ -1,5 +1,6 @@
 """Two hosts on this machine: network namespaces with a cable between them, own host names and an own /etc/hosts."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from tests.cluster.slow_link import SlowLink, slow_link
 from tests.paths import ROOT
 
+_NUMBERS = itertools.count()
 ADDRESSES = {"host1": "10.231.7.1", "host2": "10.231.7.2"}
 
 
@@ -80,7 +82,7 @@ def two_hosts(
         link: Between them instead of a cable.
         rate: Of the cable in both directions, as tc has it; `None`: unlimited.
     """
-    hosts = Hosts(f"kelip{os.getpid()}-", folder)
+    hosts = Hosts(f"kelip{os.getpid()}-{next(_NUMBERS)}-", folder)
     spaces = [hosts.namespace(name) for name in ADDRESSES]
     for host in ADDRESSES:
         own = {host: "127.0.1.1"} if own_names_are_loopback else {}

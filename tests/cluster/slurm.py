@@ -45,6 +45,7 @@ SelectTypeParameters=CR_CPU
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,bf_interval=1
 MinJobAge=600
+FirstJobId={first_job}
 JobRequeue=1
 KillWait=30
 SlurmdTimeout=10
@@ -207,7 +208,11 @@ def running_slurm(folder: Path) -> Iterator[Slurm]:
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
     first = _free_ports(4)
-    text = _CONFIG.format(folder=folder, controller=first, first=first + 1, last=first + 2, host=socket.gethostname())
+    # Lightning's port is the job's number modulo 1,000, and another cluster may run at the same time.
+    first_job = 1 + 50 * (os.getpid() % 19)
+    text = _CONFIG.format(
+        folder=folder, controller=first, first=first + 1, last=first + 2, host=socket.gethostname(), first_job=first_job
+    )
     (folder / "slurm.conf").write_text(text, encoding="utf-8")
     names = "".join(f"127.0.0.1 {name}\n" for name in NODES)
     (folder / "hosts").write_text(f"{Path('/etc/hosts').read_text(encoding='utf-8')}\n{names}", encoding="utf-8")

@@ -45,8 +45,9 @@ def test_time_limit__is_told_to_the_tasks_of_srun(slurm: Slurm, place: Path) -> 
             assert time.monotonic() < deadline, job.output()
             time.sleep(0.5)
         assert_stopped_in_order(job, step)
-        assert unlimited.wait(SECONDS) == 0
-    assert_finished_alike(job, place, "limit", weights(place, "unlimited"))
+        assert unlimited.wait(3 * SECONDS) == 0
+    job.wait("COMPLETED", 3 * SECONDS)
+    assert weights(place, "limit") == weights(place, "unlimited")
 
 
 @pytest.mark.parametrize("partition", ["low", "abrupt"])
