@@ -15,7 +15,14 @@ from typing import Any, NamedTuple
 from data_modules.faults import SampleFault
 from data_modules.paths import is_url
 from data_modules.sources.mounts import is_on_network
-from data_modules.sources.remote import ATTEMPTS, FIRST_PAUSE_SECONDS, TIMEOUT_SECONDS, ConcurrentReads, remote_info
+from data_modules.sources.remote import (
+    ATTEMPTS,
+    FIRST_PAUSE_SECONDS,
+    TIMEOUT_SECONDS,
+    ConcurrentReads,
+    pread_whole,
+    remote_info,
+)
 
 MAX_OPEN_FILES = 64
 """Local files that a reader keeps open."""
@@ -197,18 +204,6 @@ class BlobReader:
     def _forget(self, path: str) -> None:
         if (descriptor := self._open.pop(path, None)) is not None:
             os.close(descriptor)
-
-
-def pread_whole(descriptor: int, start: int, length: int) -> bytes:
-    """The bytes [start, start + length) of an open file; fewer at its end. A single `pread` may give fewer before it.
-
-    Raises:
-        OSError: They cannot be read.
-    """
-    found = os.pread(descriptor, length, start)
-    while len(found) < length and (more := os.pread(descriptor, length - len(found), start + len(found))):
-        found += more
-    return found
 
 
 def merge_spans(spans: Sequence[Span], max_gap: int) -> list[tuple[Span, list[Span]]]:

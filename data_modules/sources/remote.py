@@ -101,8 +101,6 @@ class ConcurrentReads:
 
 def _read_file(path: str, start: int, length: int) -> bytes:
     """A range of a file, opened anew: after ESTALE an old descriptor is of no use."""
-    from data_modules.sources.blobs import pread_whole
-
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     try:
         return pread_whole(descriptor, start, length)
@@ -144,3 +142,15 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
     if not wait([answer], timeout=seconds).done:
         raise TimeoutError(f"no answer within {seconds:g} s")
     return answer.result()
+
+
+def pread_whole(descriptor: int, start: int, length: int) -> bytes:
+    """The bytes [start, start + length) of an open file; fewer at its end. A single `pread` may give fewer before it.
+
+    Raises:
+        OSError: They cannot be read.
+    """
+    found = os.pread(descriptor, length, start)
+    while len(found) < length and (more := os.pread(descriptor, length - len(found), start + len(found))):
+        found += more
+    return found

@@ -1,8 +1,9 @@
 """torchrun across two hosts, with docs/cluster.md's own command: training, a host that disappears, two folders."""
 
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,15 @@ def weights(folder: Path, name: str) -> bytes:
     return (folder / "runs" / name / "contrastive" / "dual_encoder" / "model.safetensors").read_bytes()
 
 
+def exit_codes(running: "Sequence[subprocess.Popen[str]]") -> list[int]:
+    """Of commands that end by themselves; nothing of them is left, whatever happens."""
+    try:
+        return [one.wait(SECONDS) for one in running]
+    finally:
+        for one in running:
+            end_tree(one)
+
+
 def logs(folder: Path) -> str:
     return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')}" for file in sorted(folder.glob("*.log")))
 
@@ -60,11 +70,7 @@ def test_two_hosts__train_what_one_trains(hosts: Hosts, tmp_path: Path, by_addre
     running = [
         hosts.torchrun(host, *arguments(file, 2, "name=both"), endpoint=endpoint, cwd=tmp_path) for host in ADDRESSES
     ]
-    try:
-        codes = [one.wait(SECONDS) for one in running]
-    finally:
-        for one in running:
-            end_tree(one)
+    codes = exit_codes(running)
     assert codes == [0, 0], logs(tmp_path)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--standalone"]
     alone = hosts.start("host1", *launcher, "-m", "kelip_lightning", *arguments(file, 1, "name=one"), cwd=tmp_path)
@@ -86,11 +92,7 @@ def test_names_that_are_loopback__gloo_is_given_the_interface(tmp_path: Path, op
             )
             for host, value in values.items()
         ]  # fmt: skip
-        try:
-            codes = [one.wait(SECONDS) for one in running]
-        finally:
-            for one in running:
-                end_tree(one)
+        codes = exit_codes(running)
     assert codes == [0, 0], logs(tmp_path)
     assert "GLOO_SOCKET_IFNAME = cable" in logs(tmp_path)
 
@@ -104,11 +106,7 @@ def test_latency_and_loss__change_no_weight(tmp_path: Path) -> None:
         file = write_run(folder, steps=10)
         with two_hosts(folder, link=link) as hosts:
             running = [hosts.torchrun(host, *arguments(file, 2), cwd=folder) for host in ADDRESSES]
-            try:
-                codes = [one.wait(SECONDS) for one in running]
-            finally:
-                for one in running:
-                    end_tree(one)
+            codes = exit_codes(running)
         assert codes == [0, 0], logs(folder)
         found.append(weights(folder, "tiny"))
         if link is not None:
@@ -143,11 +141,7 @@ def test_two_folders__are_refused_with_a_sentence(hosts: Hosts, tmp_path: Path) 
     for host, folder in zip(ADDRESSES, folders, strict=True):
         folder.mkdir()
         running.append(hosts.torchrun(host, *arguments(write_run(folder), 2), cwd=folder))
-    try:
-        codes = [one.wait(SECONDS) for one in running]
-    finally:
-        for one in running:
-            end_tree(one)
+    codes = exit_codes(running)
     assert 0 not in codes, logs(folders[0]) + logs(folders[1])
     said = logs(folders[0]) + logs(folders[1])
     assert "is not one folder on all hosts" in said, said

@@ -186,18 +186,24 @@ def test_index__another_language_rule_needs_another_index(tmp_path: Path) -> Non
     assert len(detected.rows_of("ko")) == 2
 
 
-def test_index__an_interrupted_build_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus = samples(12)
-    pattern = write_shards(tmp_path, corpus, 3)
-    scan, calls = tar_index.scan_shard, []
+def _interrupted_at_third_scan(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the shards that are scanned from now on; the third scan is interrupted."""
+    scan, calls = tar_index.scan_shard, list[str]()
 
-    def dies(config: SourceConfig, path: str) -> Any:
+    def scan_or_stop(config: SourceConfig, path: str) -> Any:
         calls.append(Path(path).name)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return scan(config, path)
 
-    monkeypatch.setattr(tar_index, "scan_shard", dies)
+    monkeypatch.setattr(tar_index, "scan_shard", scan_or_stop)
+    return calls
+
+
+def test_index__an_interrupted_build_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = samples(12)
+    pattern = write_shards(tmp_path, corpus, 3)
+    calls = _interrupted_at_third_scan(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         _source(pattern)
     rows = next(tmp_path.glob("*.rows"))
@@ -218,15 +224,7 @@ def test_index__what_another_machine_has_scanned_is_taken_over(
 ) -> None:
     corpus = samples(12)
     pattern = write_shards(tmp_path, corpus, 3)
-    scan, calls = tar_index.scan_shard, []
-
-    def dies(config: SourceConfig, path: str) -> Any:
-        calls.append(Path(path).name)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return scan(config, path)
-
-    monkeypatch.setattr(tar_index, "scan_shard", dies)
+    calls = _interrupted_at_third_scan(monkeypatch)
     _on_host(monkeypatch, "first.local")
     with pytest.raises(KeyboardInterrupt):
         _source(pattern)
