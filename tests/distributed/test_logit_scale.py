@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,8 @@ class _PushedModule(ContrastiveModule):
         self.masters: list[float] = []
         """The optimizer's float32 parameter after each step."""
 
-    def _features(self, batch: ImageTextBatch) -> PairFeatures:
-        features = super()._features(batch)
+    def _features(self, batch: ImageTextBatch, on_crops: Callable[[Tensor], None] | None) -> PairFeatures:
+        features = super()._features(batch, on_crops)
         self._scale = features.logit_scale
         return features
 

@@ -104,7 +104,7 @@ def test_shards__any_json_beside_an_image(
         assert len(batch.sample_ids) == 4
         skipped = [one for one in faults if one.is_skipped]
         assert {one.key for one in skipped} <= {"odd"}
-        kinds = {"caption_missing", "caption_not_text", "language_unknown", "metadata_undecodable"}
+        kinds = {"caption_missing", "caption_not_text", "caption_not_utf8", "language_unknown", "metadata_undecodable"}
         assert {one.kind for one in skipped} <= kinds
 
 

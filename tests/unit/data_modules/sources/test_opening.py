@@ -225,6 +225,13 @@ def _where(kind: str, folder: Path) -> None:
         open_source("s", replace(config, where={"spilt": ["train"]}), 4)
 
 
+def _attributes(kind: str, folder: Path) -> None:
+    source, config = opened(kind, write(kind, folder), attributes=["split"])
+    assert [one.attributes["split"] for one in records(source)][::2] == [row["split"] for row in ROWS]
+    with pytest.raises(DataError, match="'spilt'"):
+        open_source("s", replace(config, attributes=["spilt"]), 4)[0]
+
+
 def _weight(kind: str, folder: Path) -> None:
     source, config = opened(kind, write(kind, folder), weight=0.5)
     order = build_order([source], {"s": config}, 6, 0, OrderConfig(shuffle_window=4, run_length=1))
@@ -394,6 +401,7 @@ REFUSED: dict[str, Any] = {
     "check_languages": False,
     "key": "name",
     "where": {"split": ["train"]},
+    "attributes": ["split"],
     "split": "test",
     "subset": "b",
     "stream_length": 4,
