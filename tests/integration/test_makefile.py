@@ -28,7 +28,7 @@ COMMANDS = {
     "gpu-report": ".venv/bin/kelip benchmark gpu --output runs/gpu-report seed=1",
     "test": ".venv/bin/python -m pytest -n 2 seed=1",
     "test-slow": ".venv/bin/python -m pytest -n 2 -m slow seed=1",
-    "test-cluster": ".venv/bin/python -m pytest -m cluster tests/cluster seed=1",
+    "test-cluster": ".venv/bin/python -m pytest -m cluster -n 4 --dist loadfile tests/cluster seed=1",
     "gradient-certificate": ".venv/bin/python -m tests.distributed.certificate seed=1",
     "benchmark-loss": ".venv/bin/kelip benchmark loss --output runs/benchmarks seed=1",
     "lint": ".venv/bin/ruff format --check .",
