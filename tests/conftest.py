@@ -34,7 +34,8 @@ def _caches_of_the_test_run(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(autouse=True)
 def _same_start_for_every_test() -> Iterator[None]:
     """Seeds Python, NumPy and torch, and puts back what a test (or a Trainer in it) changed globally."""
-    dtype, deterministic = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
+    dtype = torch.get_default_dtype()
+    _choose_any_algorithm()  # a Trainer in a fixture of the module may have left it otherwise
     grad_enabled, environment = torch.is_grad_enabled(), dict(os.environ)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     random.seed(SEED)
@@ -43,12 +44,17 @@ def _same_start_for_every_test() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_default_dtype(dtype)
-    if torch.are_deterministic_algorithms_enabled() != deterministic:  # the call itself loads the compiler
-        torch.use_deterministic_algorithms(deterministic)
+    _choose_any_algorithm()
     torch.set_grad_enabled(grad_enabled)
     _restore_environment(environment)
     for number, handler in handlers.items():
         signal.signal(number, handler)  # a verb that has finished ignores the scheduler's
+
+
+def _choose_any_algorithm() -> None:
+    """As torch begins; Lightning's Trainer changes it for the whole process."""
+    if torch.are_deterministic_algorithms_enabled():  # the call itself loads the compiler
+        torch.use_deterministic_algorithms(False)
 
 
 def _restore_environment(environment: dict[str, str]) -> None:
