@@ -55,7 +55,8 @@ def dunnett(statistics: Sequence[float | None], degrees: Sequence[float | None])
     adjusted: list[float | None] = [None] * len(statistics)
     largest = 0.0
     for place, (t, df, index) in enumerate(sorted(known, key=lambda one: (alone[one[2]], -one[0]))):
-        p = float(dunnett_p(np.array([t]), np.array([df]), len(known) - place)[0])
+        left = len(known) - place
+        p = float(dunnett_p(np.array([t]), np.array([df]), left)[0]) if left > 1 else alone[index]
         largest = max(largest, p, alone[index])
         adjusted[index] = largest
     return adjusted

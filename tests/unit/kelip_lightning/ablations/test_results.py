@@ -99,8 +99,7 @@ def test_compute_results__missing_seeds_leave_out_pairs() -> None:
     ]
     assert rows["good"].difference == pytest.approx((pair[0] - pair[1]).mean())
     assert (rows["same"].num_seeds, rows["same"].difference_low, rows["same"].verdict) == (1, None, "inconclusive")
-    # One comparison is all that could be made.
-    assert rows["good"].adjusted_p_value == pytest.approx(rows["good"].p_value, rel=1e-3)
+    assert rows["good"].adjusted_p_value == rows["good"].p_value  # one comparison is all that could be made
 
 
 def test_compute_results__refuses_other_items() -> None:
