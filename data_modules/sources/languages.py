@@ -249,8 +249,8 @@ class OneLanguageSource:
                 record = self._source[index]
                 if column not in record.attributes:
                     raise DataError(
-                        f"data.languages = {self._rule.name}: source '{self.name}' has no column '{column}'; add it, "
-                        "or use by_image"
+                        f"data.languages = {self._rule.name}: source '{self.name}' has no column '{column}'; its "
+                        f"records have {', '.join(sorted(record.attributes))}; add it, or use by_image"
                     )
                 return
 

@@ -4,9 +4,8 @@ A word is a keyword, in lower case. It names a concept in a language if it occur
 or keywords of that language. Names are translations of one another, keywords are not: they are given in each language
 independently. So the names alone decide which words form a pair, by mutual best association: of all words in English
 names, B shares most concepts with A, and of all words in Korean names, A shares most with B (Dice coefficient over the
-names; ties form no pair). Words that are spelt alike in both languages (5, UFO) form none: a model meets them as one.
-How far the two words name the same concepts then differs from pair to pair, from nearly
-none to all.
+names; ties form no pair). Words that are spelt alike in both languages (5, UFO) are left out, since to a model they are
+one word. How far the two words name the same concepts then differs from pair to pair.
 
 Reference: Melamed 2000, Models of translational equivalence among words (mutual best, "competitive linking").
 """

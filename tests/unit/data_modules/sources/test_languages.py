@@ -153,7 +153,7 @@ BARE = FakeSource("bare", ["ko"], {"number": "1"})
 
 
 def test_rule__names_a_missing_column() -> None:
-    with pytest.raises(DataError, match="source 'bare' has no column 'concept'; add it, or use by_image"):
+    with pytest.raises(DataError, match="source 'bare' has no column 'concept'; its records have number; add it, or"):
         OneLanguageSource(BARE, SourceConfig(files=["x"], captions=BOTH), LanguageRule.by_concept)
 
 
