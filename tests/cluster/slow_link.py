@@ -24,7 +24,10 @@ _TICK_SECONDS = 0.05
 
 def missing_tun() -> str | None:
     """Why there can be no such link; `None`: there can."""
-    return None if _TUN.exists() else f"{_TUN} does not exist"
+    remedy = "modprobe tun, or give the container --device /dev/net/tun"
+    return (
+        None if _TUN.exists() else f"a link that delays and loses packets needs {_TUN}, which is not there ({remedy})"
+    )
 
 
 @dataclass(slots=True, kw_only=True)

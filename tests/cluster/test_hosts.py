@@ -96,9 +96,8 @@ def test_names_that_are_loopback__gloo_is_given_the_interface(tmp_path: Path, by
     assert "GLOO_SOCKET_IFNAME = cable" in logs(tmp_path)
 
 
+@pytest.mark.skipif(missing_tun() is not None, reason=str(missing_tun()))
 def test_latency_and_loss__change_no_weight(tmp_path: Path) -> None:
-    if reason := missing_tun():
-        pytest.skip(reason)
     found = []
     for name, link in (("cable", None), ("slow", SlowLink(delay=0.02, loss=0.01))):
         (folder := tmp_path / name).mkdir()

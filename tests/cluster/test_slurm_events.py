@@ -31,23 +31,29 @@ pytestmark = [
 def test_time_limit__is_told_to_the_tasks_of_srun(slurm: Slurm, place: Path) -> None:
     """Slurm itself warns, since the time of the job is cut while it runs: it ends as a run that had time enough."""
     words = [f"{name}={10 * STEPS}" for name in ("schedule.max_steps", "evaluation.every_n_steps")]
-    words.append("checkpoint.every_n_steps=1000")
-    beside = [str(place / "kelip"), "contrastive", str(place / "run.yaml"), *words, "name=unlimited"]
-    with subprocess.Popen(
-        [*beside, "trainer.devices=2"], env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
-    ) as unlimited:
-        job = submit(slurm, place, "limit", *words, options=("--signal=USR1@30",))
-        step = wait_for_checkpoint(job, place, "limit")
-        # Slurm compares with its clock every 30 seconds.
-        slurm.run("scontrol", "update", f"JobId={job.number}", "EndTime=now+31")
-        deadline = time.monotonic() + SECONDS
-        while job.restarts < 1:
-            assert time.monotonic() < deadline, job.output()
-            time.sleep(0.5)
-        assert_stopped_in_order(job, step)
-        assert unlimited.wait(3 * SECONDS) == 0
-    job.wait("COMPLETED", 3 * SECONDS)
-    assert weights(place, "limit") == weights(place, "unlimited")
+    words.append("checkpoint.every_n_steps=500")
+    job = submit(slurm, place, "limit", *words, options=("--signal=USR1@30",))
+    step = wait_for_checkpoint(job, place, "limit")
+    # Slurm compares with its clock every 30 seconds.
+    slurm.run("scontrol", "update", f"JobId={job.number}", "EndTime=now+31")
+    deadline = time.monotonic() + SECONDS
+    while job.restarts < 1:
+        assert time.monotonic() < deadline, job.output()
+        time.sleep(0.5)
+    assert_stopped_in_order(job, step)
+    slurm.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=10")  # that of its next start
+    alone = [
+        str(place / "kelip"),
+        "contrastive",
+        str(place / "run.yaml"),
+        *words,
+        "name=unlimited",
+        "trainer.devices=2",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(alone, env=environment, stdout=subprocess.DEVNULL) as unlimited:
+        assert unlimited.wait(SECONDS) == 0
+    assert_finished_alike(job, place, "limit", weights(place, "unlimited"))
 
 
 @pytest.mark.parametrize("partition", ["low", "abrupt"])
@@ -80,6 +86,7 @@ def test_node_failure__is_queued_again(slurm: Slurm, place: Path, expected: byte
     finally:
         slurm.start(node)
     job.wait("COMPLETED", SECONDS)
+    assert job.restarts <= 2, job.output()
     assert weights(place, name) == expected
 
 

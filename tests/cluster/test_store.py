@@ -143,10 +143,12 @@ def test_epoch__errors_for_one_request_of_a_hundred_cost_no_sample(store: Store,
 def test_reads__wait_for_the_store_at_the_same_time(tmp_path: Path) -> None:
     source, _ = open_shards(tmp_path, 0)
     places = range(0, NUM, 40)  # further apart than what is merged
-    begun = time.monotonic()
-    source.records(places)
-    together = time.monotonic() - begun
-    assert together < 0.8 * len(places) * 0.02, "one after the other they wait 20 ms each"
+    together = []
+    for _ in range(3):  # other tests may have the processor for a moment; what waits in turn never is as fast
+        begun = time.monotonic()
+        source.records(places)
+        together.append(time.monotonic() - begun)
+    assert min(together) < 0.5 * len(places) * 0.02, "one after the other they wait 20 ms each"
 
 
 @pytest.mark.usefixtures("store")

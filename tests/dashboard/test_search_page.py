@@ -15,7 +15,8 @@ pytest.importorskip("gradio", reason="gradio is not installed (pip install 'keli
 try:
     BROWSER = find_browser()
 except ScreenshotError as error:
-    pytest.skip(f"drives the page in headless Chromium, which pip cannot install: {error}", allow_module_level=True)
+    reason = f"the page is driven in headless Chromium, which is no Python package and is not installed: {error}"
+    pytest.skip(reason, allow_module_level=True)
 
 RUN = ROOT / "tests" / "fixtures" / "run_of_e16296c" / "runs" / "finished"
 
