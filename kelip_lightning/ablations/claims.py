@@ -7,12 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kelip_lightning.ablations.config import ClaimConfig, Direction
-from kelip_lightning.ablations.results import RunItems, differences_of, item_scores
-from kelip_lightning.evaluation.metric_names import Unit, parse_metric, unit_of
+from kelip_lightning.ablations.results import (
+    RunItems,
+    Scores,
+    category_mask,
+    differences_of,
+    item_scores,
+    spread_of,
+)
+from kelip_lightning.evaluation.metric_names import Unit, parse_metric, split_name, unit_of
 from kelip_lightning.runs.items import StoredItems
 from kelip_lightning.statistics.power import power_at
 from kelip_lightning.statistics.significance import Estimate, Verdict, adjusted_p_values, verdict
 
+_PLUS = " + "
 CONFIRMED, CONTRADICTED, INCONCLUSIVE = "confirmed", "contradicted", "inconclusive"
 
 
@@ -22,6 +30,9 @@ class ClaimResult:
 
     claim: str
     variant: str
+    """Or the names of the claim's variants, joined by ` + `, if they are taken together."""
+    category: str | None
+    """Of the items; `None`: all items."""
     metrics: str
     """Joined by a space."""
     direction: str
@@ -45,28 +56,38 @@ class ClaimResult:
     """Probability that a study with these variances finds it."""
 
 
-def decide_claims(runs: RunItems, claims: Mapping[str, ClaimConfig], compared: Sequence[str]) -> list[ClaimResult]:
-    """Every claim for each of its variants.
+def decide_claims(
+    runs: RunItems,
+    claims: Mapping[str, ClaimConfig],
+    compared: Sequence[str],
+    categories: Mapping[str, Mapping[str, Sequence[str]]],
+) -> list[ClaimResult]:
+    """Every claim for each of its variants, or for the mean of all of them.
 
-    The seed part of the variance is pooled over all runs of the study; the correction is for the claim's variants.
+    The seed part of the variance is pooled over all runs of the study; the correction is for the claim's comparisons.
 
     Args:
         runs: Items of the finished runs, reference first, all of the same evaluation.
         claims: Name -> claim, whose metrics all runs have.
         compared: All variants besides the reference, for claims that name none.
+        categories: Category -> language -> words, as in `AblationConfig.categories`.
     """
     results: list[ClaimResult] = []
     for name, claim in claims.items():
+        keep = _kept_items(runs, claim, categories)
         scores = {
-            variant: {seed: _scores(items, claim.metrics) for seed, items in by_seed.items()}
+            variant: {seed: _scores(items, claim.metrics)[keep] for seed, items in by_seed.items()}
             for variant, by_seed in runs.items()
         }
-        variants = claim.variants or list(compared)
-        differences = {
-            variant: one
-            for variant, one in differences_of(scores, _groups(runs, claim.metrics)).items()
-            if variant in variants
-        }
+        variants, spread = claim.variants or list(compared), spread_of(scores)
+        if claim.together:
+            scores, variants = _together(scores, variants)
+            spread = spread and spread.of_group(variants[0].count(_PLUS) + 1)
+        groups = _groups(runs, claim.metrics)[keep]
+        differences = {}
+        if len(groups) > 1:
+            found = differences_of(scores, groups, spread)
+            differences = {variant: found[variant] for variant in variants if variant in found}
         adjusted = dict(zip(differences, adjusted_p_values(list(differences.values())), strict=True))
         comparisons = max(1, sum(one.p_value is not None for one in differences.values()))
         results += [
@@ -74,6 +95,14 @@ def decide_claims(runs: RunItems, claims: Mapping[str, ClaimConfig], compared: S
             for variant in variants
         ]
     return results
+
+
+def _together(scores: Scores, variants: Sequence[str]) -> tuple[dict[str, dict[int, NDArray[np.float64]]], list[str]]:
+    """The scores of the reference and of the mean of the variants, over the seeds that all have; the mean's name."""
+    reference, name = next(iter(scores)), _PLUS.join(variants)
+    seeds = [seed for seed in scores[reference] if all(seed in scores.get(one, {}) for one in variants)]
+    mean = {seed: np.mean([scores[one][seed] for one in variants], axis=0) for seed in seeds}
+    return {reference: dict(scores[reference]), name: mean}, [name]
 
 
 def _result(
@@ -89,6 +118,7 @@ def _result(
     return ClaimResult(
         claim=name,
         variant=variant,
+        category=claim.category,
         metrics=" ".join(claim.metrics),
         direction=claim.direction.value,
         verdict=_word(verdict(difference, adjusted), claim.direction) if difference else None,
@@ -116,7 +146,26 @@ def _scores(items: Mapping[str, StoredItems], metrics: Sequence[str]) -> NDArray
     return np.concatenate([item_scores(items[task].outcomes, k) for task, k in parsed])
 
 
+def _kept_items(
+    runs: RunItems, claim: ClaimConfig, categories: Mapping[str, Mapping[str, Sequence[str]]]
+) -> NDArray[np.bool_]:
+    """(N,): the items of the claim's category, in the order of `_scores`."""
+    first, kept = _first_items(runs), []
+    for metric in claim.metrics:
+        task, _ = parse_metric(metric)
+        texts = first[task].texts
+        words = None if claim.category is None else categories[claim.category]
+        kept.append(
+            np.ones(len(texts), dtype=bool) if words is None else category_mask(texts, split_name(task)[1], words)
+        )
+    return np.concatenate(kept)
+
+
 def _groups(runs: RunItems, metrics: Sequence[str]) -> NDArray[np.int64]:
     """(N,): items with the same number are one group in all metrics; both languages of a set number concepts alike."""
-    first = next(items for by_seed in runs.values() for items in by_seed.values())
+    first = _first_items(runs)
     return np.concatenate([first[parse_metric(metric)[0]].groups for metric in metrics])
+
+
+def _first_items(runs: RunItems) -> Mapping[str, StoredItems]:
+    return next(items for by_seed in runs.values() for items in by_seed.values())

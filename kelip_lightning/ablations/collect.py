@@ -135,7 +135,7 @@ def collect(study: Study, failures: Sequence[Failure] = (), device: str = AUTO) 
     records = [_record(study, run) for run in study.runs]
     return StudyReport(
         results=compute_results(items, study.scale.metrics, study.config.categories),
-        claims=decide_claims(items, study.scale.claims, study.variants[1:]),
+        claims=decide_claims(items, study.scale.claims, study.variants[1:], study.config.categories),
         curves=curves,
         losses=losses,
         costs=[_cost(study, variant, records) for variant in study.variants],

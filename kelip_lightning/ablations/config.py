@@ -9,7 +9,7 @@ from data_modules.config_roles import at_least, check_ranges
 from kelip_lightning.config.load import parse_override, read_experiment_file
 from kelip_lightning.config.schema import build_section
 from kelip_lightning.errors import ConfigError
-from kelip_lightning.evaluation.metric_names import parse_metric, unit_of
+from kelip_lightning.evaluation.metric_names import parse_metric, split_name, unit_of
 
 
 @dataclass(kw_only=True, slots=True)
@@ -48,6 +48,10 @@ class ClaimConfig:
     """The variants that are compared with the reference and corrected for together; empty: all."""
     direction: Direction
     """The expectation: `higher` or `lower` than the reference."""
+    together: bool = False
+    """Whether the variants are one group, whose mean is compared with the reference, instead of one by one."""
+    category: str | None = None
+    """Only the items of this category (`categories`), whose captions contain one of its words; `None`: all items."""
     smallest: float | None = field(default=None, metadata=at_least(1e-6, "a power needs a difference"))
     """The true difference whose power is reported, in points, or for cosines in their own unit, > 0; `None`: not yet
     known."""
@@ -59,6 +63,11 @@ class ClaimConfig:
         units = {unit_of(metric) for metric in self.metrics}
         if len(units) > 1:
             raise ValueError("metrics has shares and differences of cosines, which have no common mean; use one unit")
+        if len(sets := {split_name(metric)[0] for metric in self.metrics}) > 1:
+            raise ValueError(
+                f"metrics names the sets {', '.join(sorted(sets))}, and which of their items are dependent is not "
+                "known; use metrics of one set"
+            )
         for key, names in (("metrics", self.metrics), ("variants", self.variants)):
             if len(set(names)) < len(names):
                 raise ValueError(f"{key} names {_first_twice(names)} twice; name it once")
@@ -136,7 +145,7 @@ class AblationConfig:
                 raise ValueError(f"categories.{category} names the language {unknown[0]!r}: use ko or en")
 
     def _check_claims(self, scale: str) -> None:
-        """Raises `ValueError` for a claim about an unknown variant, or about the reference."""
+        """Raises `ValueError` for a claim about an unknown variant, the reference, or an unknown category."""
         compared = [name for name in self.variants_at(scale) if name != self.reference]
         for name, claim in self.scales[scale].claims.items():
             for variant in claim.variants:
@@ -145,6 +154,11 @@ class AblationConfig:
                         f"scales.{scale}.claims.{name}.variants names {variant!r}, which is not compared with the "
                         f"reference; use some of {', '.join(compared)}"
                     )
+            if claim.category is not None and claim.category not in self.categories:
+                raise ValueError(
+                    f"scales.{scale}.claims.{name}.category = {claim.category!r} is none of the study's categories "
+                    f"({', '.join(self.categories) or 'it has none'})"
+                )
 
     def variants_at(self, scale: str) -> dict[str, VariantConfig]:
         """The variants at a scale, reference first."""

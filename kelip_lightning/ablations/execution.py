@@ -15,9 +15,11 @@ from threading import Lock, current_thread, main_thread
 from types import FrameType
 
 from kelip_lightning.ablations.pool import RunState, find_folder, record_seconds, state_of
+from kelip_lightning.ablations.shared_mae import SharedMae
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
 from kelip_lightning.distributed.cores import usable_cores
 from kelip_lightning.errors import ConfigError
+from kelip_lightning.runs.folder import RunFolder
 
 PROGRAM = (sys.executable, "-m", "kelip_lightning")
 """The command line of this installation."""
@@ -63,6 +65,8 @@ class Failure:
 def execute(study: Study, runs: Sequence[PlannedRun], jobs: int, report: Callable[[str], None]) -> list[Failure]:
     """Train the runs that are missing or interrupted, `jobs` at a time; interrupted ones are resumed.
 
+    MAE pre-training that several runs have in common is trained by the first one and copied by the others.
+
     Args:
         study: Of the runs.
         runs: Finished ones are reused, those running elsewhere are skipped.
@@ -77,12 +81,14 @@ def execute(study: Study, runs: Sequence[PlannedRun], jobs: int, report: Callabl
         KeyboardInterrupt: Ctrl-C or SIGTERM; the processes were interrupted and have ended.
     """
     due = [run for run in runs if state_of(find_folder(study.pool, run)) in (RunState.missing, RunState.interrupted)]
+    due.sort(key=lambda run: run.seed)  # so that a study that is cut off has whole seeds
     _refuse_several_nodes(due)
     report(f"{len(runs) - len(due)} of {len(runs)} runs exist already; {len(due)} to train, {jobs} at a time")
     study.pool.mkdir(parents=True, exist_ok=True)
     started, failures, processes = time.monotonic(), [], _Processes()
+    shared = SharedMae(study.pool, runs, due)
     with _terminable(), ThreadPoolExecutor(max_workers=jobs) as threads:
-        futures = [threads.submit(_train, study, run, processes, jobs) for run in due]
+        futures = [threads.submit(_train, study, run, processes, shared, jobs) for run in due]
         try:
             for number, future in enumerate(as_completed(futures), start=1):
                 failure, text = future.result()
@@ -96,8 +102,15 @@ def execute(study: Study, runs: Sequence[PlannedRun], jobs: int, report: Callabl
     return failures
 
 
-def command_of(run: PlannedRun, base: Path, folder: Path) -> list[str]:
-    """The arguments that train or resume a run, without the program's name."""
+def command_of(run: PlannedRun, base: Path, folder: Path, mae_from: RunFolder | None = None) -> list[str]:
+    """The arguments that train or resume a run, without the program's name.
+
+    Args:
+        run: To train.
+        base: The file of its experiment.
+        folder: Its folder.
+        mae_from: A run whose MAE pre-training it copies; `None`: it trains its own, if it has any.
+    """
     return [
         run.verb,
         str(base),
@@ -106,6 +119,7 @@ def command_of(run: PlannedRun, base: Path, folder: Path) -> list[str]:
         f"name={folder.name}",
         "--resume",
         "auto",
+        *(["--mae-from", str(mae_from.path)] if mae_from is not None else []),
     ]
 
 
@@ -116,6 +130,12 @@ class _Processes:
         self._lock = Lock()
         self._alive: set[subprocess.Popen[bytes]] = set()
         self._interrupted = False
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether no other process is to be started."""
+        with self._lock:
+            return self._interrupted
 
     def run(self, command: Sequence[str], log: Path, environment: dict[str, str]) -> int:
         """Run a command, its output appended to a file; returns the exit code."""
@@ -163,14 +183,25 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _train(study: Study, run: PlannedRun, processes: _Processes, jobs: int) -> tuple[Failure | None, str]:
+def _train(
+    study: Study, run: PlannedRun, processes: _Processes, shared: SharedMae, jobs: int
+) -> tuple[Failure | None, str]:
+    try:
+        return _run_process(study, run, processes, shared.wait_for_source(run, lambda: processes.interrupted), jobs)
+    finally:
+        shared.has_ended(run)
+
+
+def _run_process(
+    study: Study, run: PlannedRun, processes: _Processes, mae_from: RunFolder | None, jobs: int
+) -> tuple[Failure | None, str]:
     folder = find_folder(study.pool, run)
     log = study.pool / f"{folder.name}.log"
     environment = dict(os.environ)
     if jobs > 1:  # concurrent runs share the cores, whatever the number of processes of each
         environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)))
     started = time.monotonic()
-    code = processes.run([*PROGRAM, *command_of(run, study.base, folder.path)], log, environment)
+    code = processes.run([*PROGRAM, *command_of(run, study.base, folder.path, mae_from)], log, environment)
     seconds = time.monotonic() - started
     limit = environment.get("OMP_NUM_THREADS", "")
     cores = min(usable_cores(), int(limit)) if limit.isdecimal() and int(limit) else usable_cores()
@@ -215,7 +246,11 @@ def write_array(study: Study, runs: Sequence[PlannedRun]) -> Path:
     nodes, devices, accelerator = shapes[0]
     study.folder.mkdir(parents=True, exist_ok=True)
     listing, script = study.folder / "runs.txt", study.folder / "array.sbatch"
-    lines = [shlex.join(command_of(run, study.base, find_folder(study.pool, run).path)) for run in runs]
+    shared = SharedMae(study.pool, study.runs, [])
+    lines = [
+        shlex.join(command_of(run, study.base, find_folder(study.pool, run).path, shared.finished_source(run)))
+        for run in runs
+    ]
     listing.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     text = _SCRIPT.format(
         count=len(runs),

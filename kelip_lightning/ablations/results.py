@@ -31,6 +31,8 @@ KS = (1, 5)
 
 RunItems = Mapping[str, Mapping[int, Mapping[str, StoredItems]]]
 """Variant -> seed -> task -> items; reference first."""
+Scores = Mapping[str, Mapping[int, NDArray[np.float64]]]
+"""Variant -> seed -> (N,) values of the items; reference first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +149,7 @@ def _compare(
     metric: str,
     kind: str,
     judged: bool,
-    hits: Mapping[str, Mapping[int, NDArray[np.float64]]],
+    hits: Scores,
     groups: NDArray[np.int64],
 ) -> list[Result]:
     means = {variant: estimate_mean(_stack(by_seed, by_seed), groups) for variant, by_seed in hits.items() if by_seed}
@@ -184,18 +186,16 @@ def _compare(
     return results
 
 
-def differences_of(
-    scores: Mapping[str, Mapping[int, NDArray[np.float64]]], groups: NDArray[np.int64]
-) -> dict[str, Estimate]:
+def differences_of(scores: Scores, groups: NDArray[np.int64], spread: SeedSpread | None = None) -> dict[str, Estimate]:
     """Each variant's difference from the reference over the seeds that both have; the seed part is pooled.
 
     Args:
-        scores: Variant -> seed -> (N,) values of the items; reference first. Variants without a common seed are left
-            out.
+        scores: Reference first. Variants without a common seed are left out.
         groups: (N,) numbers; items with the same one are dependent.
+        spread: Of the study's runs; `None`: that of these.
     """
     reference, *others = scores
-    spread = _pooled(scores)
+    spread = spread or spread_of(scores)
     differences: dict[str, Estimate] = {}
     for variant in others:
         common = [seed for seed in scores[variant] if seed in scores[reference]]
@@ -213,22 +213,24 @@ def _stack(by_seed: Mapping[int, NDArray[np.float64]], seeds: Iterable[int]) -> 
     return np.stack([by_seed[seed] for seed in seeds])
 
 
-def _pooled(hits: Mapping[str, Mapping[int, NDArray[np.float64]]]) -> SeedSpread | None:
-    """Over the seeds that all variants with at least two seeds have."""
-    several = [by_seed for by_seed in hits.values() if len(by_seed) > 1]
+def spread_of(scores: Scores) -> SeedSpread | None:
+    """Of the runs of a study, over the seeds that all variants with at least two seeds have."""
+    several = [by_seed for by_seed in scores.values() if len(by_seed) > 1]
     common = [seed for seed in (several[0] if several else ()) if all(seed in by_seed for by_seed in several)]
     means = [[float(by_seed[seed].mean()) for seed in common] for by_seed in several]
     return pooled_spread(np.array(means)) if common else None
+
+
+def category_mask(texts: Sequence[str], language: str | None, words: Mapping[str, Sequence[str]]) -> NDArray[np.bool_]:
+    """(N,): the texts that contain one of a category's words, given for each language."""
+    return np.array([matches(text, language, words.get(language or "", ())) for text in texts], dtype=bool)
 
 
 def _masks(
     texts: Sequence[str], language: str | None, categories: Mapping[str, Mapping[str, Sequence[str]]]
 ) -> dict[str, NDArray[np.bool_]]:
     """Category -> its items; categories with fewer than two items are omitted."""
-    found = {
-        category: np.array([matches(text, language, words.get(language or "", ())) for text in texts], dtype=bool)
-        for category, words in categories.items()
-    }
+    found = {category: category_mask(texts, language, words) for category, words in categories.items()}
     return {category: mask for category, mask in found.items() if mask.sum() > 1}
 
 

@@ -49,6 +49,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--studies", type=positive_count, metavar="N", help="number of simulated studies of --power and --grid"
     )
+    parser.add_argument("--items", type=positive_count, metavar="N", help="evaluated items of --power (default: 1,000)")
+    parser.add_argument(
+        "--spread",
+        type=_points,
+        metavar="POINTS",
+        help="standard deviation over seeds for --power (default: 0.5 and 2)",
+    )
 
 
 @verb(_add_arguments)
@@ -71,6 +78,7 @@ def ablate(arguments: argparse.Namespace) -> int:
         return _print_power(config, arguments)
     if arguments.studies is not None:
         raise ConfigError(["--studies counts simulated studies: give --power or --grid too, or leave it out"])
+    _refuse_sizes(arguments)
     from kelip_lightning.ablations.study import Choice, open_study
 
     choice = Choice(scale=arguments.scale, seeds=arguments.seeds, quick=arguments.quick, output=arguments.output)
@@ -131,13 +139,32 @@ def _print_power(config: "AblationConfig", arguments: argparse.Namespace) -> int
     from kelip_lightning.cli.ablate_power import print_grid, print_power
 
     if arguments.grid:
+        _refuse_sizes(arguments)
         print_grid(arguments.studies, arguments.jobs)
         return 0
     scale = arguments.scale or next(iter(config.scales))
     if scale not in config.scales:
         raise ConfigError([f"--scale {scale}: {arguments.file} has the scales {', '.join(config.scales)}"])
-    print_power(len(config.variants_at(scale)) - 1, arguments.seeds or config.seeds, arguments.studies)
+    seeds, spread = arguments.seeds or config.seeds, arguments.spread
+    spread = None if spread is None else spread / 100
+    print_power(len(config.variants_at(scale)) - 1, seeds, arguments.studies, arguments.items, spread)
     return 0
+
+
+def _refuse_sizes(arguments: argparse.Namespace) -> None:
+    for name in ("items", "spread"):
+        if getattr(arguments, name) is not None:
+            raise ConfigError([f"--{name} describes the simulated studies of --power: give it too, or leave it out"])
+
+
+def _points(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 50:
+        raise argparse.ArgumentTypeError(f"{text} must be a number of points from 0 to below 50")
+    return value
 
 
 def _print_progress(text: str) -> None:

@@ -22,24 +22,40 @@ from kelip_lightning.statistics.simulation import (
 
 POWER_EFFECTS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1)
 POWER_SPREADS = (0.005, 0.02)
+NUM_ITEMS = 1000
 NUM_POWER, NUM_GRID = 1000, 2000
 """Default numbers of simulated studies: of the table, and of each cell of the grid."""
 
 
-def print_power(num_variants: int, num_seeds: int, num_studies: int | None) -> None:
-    """Print how often a simulated study of this size finds a true difference, by the rule and by the one before."""
-    count = num_studies or NUM_POWER
+def print_power(
+    num_variants: int,
+    num_seeds: int,
+    num_studies: int | None,
+    num_items: int | None = None,
+    spread: float | None = None,
+) -> None:
+    """Print how often a simulated study of this size finds a true difference, by the rule and by the one before.
+
+    Args:
+        num_variants: Variants beside the reference.
+        num_seeds: Of each variant.
+        num_studies: Simulated studies; `None`: `NUM_POWER`.
+        num_items: Evaluated items; `None`: `NUM_ITEMS`.
+        spread: Standard deviation of a run's hit rate over seeds, in [0, 1]; `None`: each of `POWER_SPREADS`.
+    """
+    count, num_items = num_studies or NUM_POWER, num_items or NUM_ITEMS
     table = Table(
-        title=f"{count:,} simulated studies: {num_variants} variants, {num_seeds} seeds, 1,000 items, 30 % hits",
+        title=f"{count:,} simulated studies: {num_variants} variants, {num_seeds} seeds, {num_items:,} items, "
+        "30 % hits",
         title_justify="left",
     )
     table.add_column("true difference", justify="right")
     columns: list[list[Rates]] = []
-    for spread in POWER_SPREADS:
-        study = SimulatedStudy(num_variants=num_variants, num_seeds=num_seeds, seed_spread=spread)
+    for one in POWER_SPREADS if spread is None else (spread,):
+        study = SimulatedStudy(num_variants=num_variants, num_seeds=num_seeds, num_items=num_items, seed_spread=one)
         (after, before), *_ = simulate_sizes([study], POWER_EFFECTS, count, rules=(crossed, banerjee))
         columns += [after, before]
-        table.add_column(f"seed spread {100 * spread:g} points", justify="right")
+        table.add_column(f"seed spread {100 * one:g} points", justify="right")
         table.add_column("rule before", justify="right")
     for place, effect in enumerate(POWER_EFFECTS):
         name = f"{100 * effect:+g} points" if effect else "0: false winner"

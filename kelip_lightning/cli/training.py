@@ -1,6 +1,7 @@
 """`kelip pretrain|mae|contrastive FILE`: load and check an experiment, create its run folder, train."""
 
 import argparse
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from kelip_lightning.config.load import LoadedExperiment
     from kelip_lightning.distributed.local_ranks import OtherRanks
     from kelip_lightning.training.inputs import OpenedData
+    from kelip_lightning.training.provenance import DataRecord
+
+_log = logging.getLogger(__name__)
 
 Schema = TypeVar("Schema", bound="MaskedPretrainExperiment | ContrastiveExperiment | PretrainExperiment")
 
@@ -40,6 +44,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--accept-changed-data",
         action="store_true",
         help="resume although the training data has changed or cannot be compared; recorded in resumes.jsonl",
+    )
+
+
+def _add_pretrain_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_arguments(parser)
+    parser.add_argument(
+        "--mae-from",
+        metavar="RUN",
+        type=Path,
+        help="copy the finished MAE pre-training of this run, which must have the same settings, seed and data, "
+        "instead of training it again",
     )
 
 
@@ -98,6 +113,7 @@ def _train(
     with phase("plan"):
         plan = stage_plan.make_plan(experiment, samples)
         stage_plan.check_loaders(experiment, plan)
+    reuse_mae = _mae_reuse(arguments, loaded, data, run)
     run = run or RunFolder.create(
         Path(experiment.output_dir) / experiment.name,
         config=loaded.resolved,
@@ -106,6 +122,7 @@ def _train(
         data=data.to_json(),
         needed_bytes=plan.disk_bytes,
     )
+    reuse_mae(run)
     _meet_other_ranks(experiment, run)
     changes += check_data(run, data, accept=arguments.accept_changed_data)
     if resumed:
@@ -127,6 +144,24 @@ def _already_finished(run: RunFolder) -> tuple[RunFolder, Metrics]:
         print(f"{run.path} has finished already")
     ignore_from_now_on()
     return run, read_report(run).get("metrics", {})
+
+
+def _mae_reuse(
+    arguments: argparse.Namespace, loaded: "LoadedExperiment[Schema]", data: "DataRecord", run: RunFolder | None
+) -> Callable[[RunFolder], None]:
+    """What copies the MAE pre-training of `--mae-from` into the new run, which is checked now; else nothing."""
+    from kelip_lightning.config.experiment import PretrainExperiment
+    from kelip_lightning.training.reused_mae import OPTION, check_reusable, reuse
+
+    wanted: Path | None = getattr(arguments, "mae_from", None)
+    if wanted is None or not isinstance(loaded.experiment, PretrainExperiment):
+        return lambda _: None
+    if run is not None and run.stage("mae").path.is_dir():
+        _log.info("%s has begun MAE pre-training already: %s is not used", run.path, OPTION)
+        return lambda _: None
+    source = RunFolder(wanted)
+    check_reusable(source, loaded.experiment, data)
+    return partial(reuse, source)
 
 
 def _meet_other_ranks(experiment: Schema, run: RunFolder) -> None:
@@ -215,7 +250,7 @@ def refusals_told() -> Iterator[None]:
         raise
 
 
-@verb(_add_arguments)
+@verb(_add_pretrain_arguments)
 @refusals_told()
 @clocked()
 def pretrain(arguments: argparse.Namespace) -> int:
@@ -227,6 +262,7 @@ def pretrain(arguments: argparse.Namespace) -> int:
       kelip pretrain experiments/emoji/pretrain.yaml
       kelip pretrain experiments/emoji/pretrain.yaml name=no-mae mae=null
       kelip pretrain experiments/emoji/pretrain.yaml name=wider image_encoder.width=256 image_encoder.num_heads=4
+      kelip pretrain experiments/emoji/pretrain.yaml name=other seed=1 mae.seed=0 --mae-from runs/emoji
     """
     with phase("imports"):
         from kelip_lightning.config.experiment import PretrainExperiment

@@ -102,6 +102,16 @@ def cut_record(file: Path, stage: str, length: int | None) -> None:
     os.replace(partial, file)
 
 
+def lines_of_stage(file: Path, stage: str) -> list[bytes]:
+    """The complete lines of a stage as written, each with its line feed; none if there is no file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    lines = complete_lines(file.read_bytes()) if file.is_file() else []
+    return [line + b"\n" for line in lines if _stage_of(line) == stage]
+
+
 def read_losses(file: Path) -> dict[str, list[tuple[int, float]]]:
     """Stage -> (step, training loss) of every logged step.
 

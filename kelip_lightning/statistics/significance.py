@@ -31,8 +31,9 @@ Implemented here because no library tests differences with crossed seeds and ite
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +95,13 @@ class SeedSpread:
     """Of one run's mean."""
     degrees: int
     """Degrees of freedom, >= 1."""
+
+    def of_group(self, num_runs: int) -> Self:
+        """For the difference between the mean of a group's runs of a seed and one run.
+
+        That of two runs has the variance 2 v, this one (1 + 1 / num_runs) v.
+        """
+        return replace(self, variance=self.variance * (1 + 1 / num_runs) / 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from kelip_lightning.callbacks.interruption import SignalWatch, explain_lost_pee
 from kelip_lightning.config.experiment import Experiment
 from kelip_lightning.distributed.accelerators import is_deepspeed, uses_cuda
 from kelip_lightning.distributed.local_ranks import can_fork_ranks
+from kelip_lightning.errors import CheckpointError
 from kelip_lightning.models.kernels import fast_attention
 from kelip_lightning.modules.stage import StageModule
 from kelip_lightning.planning.stage_plan import stages_of
@@ -30,7 +31,14 @@ def fit_stage(
         StageInterrupted: A signal stopped the stage; its checkpoint is written.
         CheckpointWriteError, NonFiniteError: On every rank.
         PeerLostError: Another process died.
+        CheckpointError: No step is left, so that nothing would be exported again.
     """
+    if stage.checkpoint is not None and stage.checkpoint.step >= trainer.max_steps:
+        raise CheckpointError(
+            f"{stage.checkpoint.folder} is the last checkpoint of a stage that has finished, but what it exported into "
+            f"{stage.path} is missing; bring that back, or repeat the last steps with --resume and an earlier "
+            "checkpoint, or start a new run with name=NEW_NAME"
+        )
     state = stage.checkpoint.state if stage.checkpoint else None
     with (
         phase("steps"),

@@ -67,13 +67,14 @@ NUM_SHOWN = 8
 def run_pretrain(experiment: PretrainExperiment, run: RunFolder, opened: OpenedData) -> dict[str, float]:
     """MAE pre-training (if configured), encoder export, contrastive training; returns the final metrics.
 
-    A resumed run continues in the stage in which it was interrupted. `opened` comes from `open_data`.
+    A resumed run continues in the stage in which it was interrupted; an MAE stage that has been copied from another run
+    (`training.reused_mae`) is finished. `opened` comes from `open_data`.
     """
     contrastive = experiment.contrastive
     # Before MAE pre-training, so that an error in the inputs of the second stage is raised before the first is trained.
     data = build_image_text_data(contrastive, opened.sources["contrastive"], run)
     if experiment.mae is not None:
-        if not (run.resumed and run.has_finished("mae")):
+        if not run.has_finished("mae"):
             run_masked_pretrain(experiment.mae, run, opened)
         init = replace(contrastive.init, image_encoder=str(run.image_encoder))
         contrastive = replace(contrastive, init=init)

@@ -1,10 +1,9 @@
-"""What Slurm does to a job of the shipped sbatch files: time limit, requeueing, preemption, a node that fails.
+"""What Slurm does to a job of the shipped sbatch files: requeueing, preemption, a node that fails.
 
 Each job ends with the weights of an undisturbed run, bit for bit.
 """
 
 import os
-import subprocess
 import time
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 
 from tests.cluster.jobs import (
     SECONDS,
-    STEPS,
     assert_finished_alike,
     assert_stopped_in_order,
     submit,
@@ -26,27 +24,6 @@ pytestmark = [
     pytest.mark.skipif(bool(missing_programs()), reason="Slurm is not installed (apt install slurm-wlm munge)"),
     pytest.mark.skipif(os.geteuid() != 0, reason="starting Slurm needs root"),
 ]
-
-
-def test_time_limit__is_told_to_the_tasks_of_srun(slurm: Slurm, place: Path) -> None:
-    """Slurm itself warns, since the time of the job is cut while it runs: it ends as a run that had time enough."""
-    words = [f"{name}={6 * STEPS}" for name in ("schedule.max_steps", "evaluation.every_n_steps")]
-    words.append("checkpoint.every_n_steps=300")
-    job = submit(slurm, place, "limit", *words, options=("--signal=USR1@30",))
-    step = wait_for_checkpoint(job, place, "limit")
-    # Slurm compares with its clock every 30 seconds.
-    slurm.run("scontrol", "update", f"JobId={job.number}", "EndTime=now+31")
-    deadline = time.monotonic() + SECONDS
-    while job.restarts < 1:
-        assert time.monotonic() < deadline, job.output()
-        time.sleep(0.5)
-    assert_stopped_in_order(job, step)
-    slurm.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=10")  # that of its next start
-    job.wait("COMPLETED", SECONDS)
-    words += ["name=unlimited", "trainer.devices=2"]
-    alone = [str(place / "kelip"), "contrastive", str(place / "run.yaml"), *words]
-    subprocess.run(alone, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=SECONDS)
-    assert_finished_alike(job, place, "limit", weights(place, "unlimited"))
 
 
 @pytest.mark.parametrize("partition", ["low", "abrupt"])

@@ -4,6 +4,7 @@ import importlib
 import json
 import operator
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,20 @@ def test_pretrain__without_mae_starts_elsewhere(run: Path) -> None:
     assert _pretrain(run.parent, "scratch", "mae=null") == 0
     assert not (run.parent / "scratch" / "mae").exists()
     assert _losses(run.parent / "scratch") != [one for one in _losses(run) if one[0] == "contrastive"]
+
+
+@pytest.mark.parametrize("missing", ["mae/image_encoder", "contrastive/dual_encoder"])
+def test_pretrain__refuses_to_finish_again_what_was_removed(
+    run: Path, tmp_path: Path, missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "first")
+    shutil.rmtree(copy / missing)
+    (copy / "report.json").unlink()
+    assert _pretrain(tmp_path, "first", "--resume", "auto") == 2
+    stage = copy / missing.partition("/")[0]
+    assert f"step=0000004 is the last checkpoint of a stage that has finished, but what it exported into {stage}" in (
+        capsys.readouterr().err.replace("step=0000006", "step=0000004")
+    )
 
 
 def test_evaluate__gives_the_metrics_of_the_last_evaluation(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

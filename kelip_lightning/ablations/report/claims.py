@@ -34,7 +34,9 @@ def claim_sections(results: Sequence[ClaimResult], claims: Mapping[str, ClaimCon
 def _about(claim: ClaimConfig) -> str:
     labels = "; ".join(map(metric_label, claim.metrics))
     together = " (their items together)" if len(claim.metrics) > 1 else ""
-    return f"Expected: {claim.direction.value} than the reference. Decided by {labels}{together}."
+    only = f" Only captions of the category {claim.category}." if claim.category is not None else ""
+    mean = " The variants are taken together: their mean is compared with the reference." if claim.together else ""
+    return f"Expected: {claim.direction.value} than the reference. Decided by {labels}{together}.{only}{mean}"
 
 
 def claim_line(result: ClaimResult, metric: str) -> tuple[str, str]:

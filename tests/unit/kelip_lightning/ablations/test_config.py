@@ -82,6 +82,11 @@ def test_load_ablation__claims(tmp_path: Path) -> None:
         ({"metrics": CLAIM["metrics"] * 2}, "metrics names eval/a_ko/image_to_text_R@1 twice"),
         ({"variants": ["nobody"]}, "claims.helps.variants names 'nobody', which is not compared with the reference"),
         ({"variants": ["plain"]}, "names 'plain', which is not compared with the reference; use some of other"),
+        (
+            {"metrics": ["eval/a_ko/image_to_text_R@1", "eval/b_ko/image_to_text_R@1"]},
+            "metrics names the sets a, b, and",
+        ),
+        ({"category": "smell"}, "claims.helps.category = 'smell' is none of the study's categories"),
         ({"direction": "sideways"}, "direction = 'sideways'"),
         ({"smallest": 0}, "smallest = 0"),
     ],

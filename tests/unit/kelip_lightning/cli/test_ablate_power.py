@@ -27,6 +27,19 @@ def test_power__a_row_per_difference_by_both_rules(capsys: pytest.CaptureFixture
     assert printed.count("rule before") == 2
 
 
+def test_power__of_other_items_and_another_spread(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--studies", "200", "--seeds", "3", "--items", "300", "--spread", "0"]
+    assert main(["ablate", FILE, "--power", *words]) == 0
+    printed = capsys.readouterr().out
+    assert "3 seeds, 300 items" in printed and printed.count("rule before") == 1 and "seed spread 0 points" in printed
+
+    def share(row: str) -> float:
+        return float(next(line for line in printed.splitlines() if row in line).split("│")[2].strip().rstrip(" %"))
+
+    # Without a spread of seeds, 3 x 300 outcomes a variant: a standard error of a difference near 2 points.
+    assert share("+2 points") < 20 < 80 < share("+10 points")
+
+
 def test_grid__a_row_per_cell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     families = [replace(simulation.FAMILIES[3], seed_spread=0.0)]
     monkeypatch.setattr("kelip_lightning.cli.ablate_power.FAMILIES", families)
@@ -57,9 +70,18 @@ def test_summary_lines__the_worst_cell_and_those_above_5_percent() -> None:
     ("options", "message"),
     [
         (["--dry-run", "--studies", "5"], "--studies counts simulated studies: give --power or --grid too"),
+        (["--dry-run", "--items", "5"], "--items describes the simulated studies of --power: give it too"),
+        (["--grid", "--spread", "1"], "--spread describes the simulated studies of --power: give it too"),
         (["--power", "--scale", "huge"], "--scale huge"),
     ],
 )
 def test_ablate__refuses(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ablate", FILE, *options]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["half", "-1", "50", "nan"])
+def test_ablate__refuses_a_spread_that_is_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["ablate", FILE, "--power", f"--spread={text}"])
+    assert f"{text} must be a number of points from 0 to below 50" in capsys.readouterr().err

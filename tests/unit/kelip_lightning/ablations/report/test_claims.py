@@ -22,6 +22,7 @@ def _result(**changes: Any) -> ClaimResult:
     values: dict[str, Any] = {
         "claim": "helps",
         "variant": "longer",
+        "category": None,
         "metrics": METRIC,
         "direction": "higher",
         "verdict": "inconclusive",
