@@ -13,12 +13,21 @@ SECONDS = 180
 
 
 def submit(
-    slurm: Slurm, place: Path, name: str, *words: str, script: str = "srun", options: tuple[str, ...] = ()
+    slurm: Slurm,
+    place: Path,
+    name: str,
+    *words: str,
+    script: str = "srun",
+    options: tuple[str, ...] = (),
+    program: str = "kelip",
 ) -> Job:
-    """The shipped script with options of sbatch for two nodes without GPUs, one process on each."""
+    """The shipped script with options of sbatch for two nodes without GPUs, one process on each.
+
+    `program` is the file of `place` that the script calls as kelip.
+    """
     small = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=2", "--time=10", *options]
     programs = {
-        "KELIP": str(place / "kelip"),
+        "KELIP": str(place / program),
         "TORCHRUN": str(place / "torchrun"),
         "RENDEZVOUS_PORT": str(slurm.rendezvous_port),
     }
