@@ -31,14 +31,14 @@ pytestmark = [
 UNHURRIED = f"""#!{sys.executable}
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from kelip_lightning.cli import main
+from kelip_lightning.__main__ import run
 from kelip_lightning.modules.contrastive import ContrastiveModule
 training_step = ContrastiveModule.training_step
 def unhurried(*arguments):
     time.sleep(0.1)
     return training_step(*arguments)
 ContrastiveModule.training_step = unhurried
-sys.exit(main())
+sys.exit(run())
 """
 
 
