@@ -56,7 +56,7 @@ mae-study: $(VENV)/.base ## train with and without MAE pre-training over three s
 	  $(BIN)/kelip pretrain experiments/emoji/pretrain.yaml \
 	    output_dir=$(STUDY) name=$$variant-$$seed seed=$$seed $$off $(ARGS); \
 	done; done
-	$(BIN)/kelip compare scratch=$(call runs,scratch) mae=$(call runs,mae)
+	$(BIN)/kelip compare scratch=$(call runs,scratch) mae=$(call runs,mae) --csv $(STUDY)/compare.csv
 
 ABLATE := $(BIN)/kelip ablate
 STUDIES := experiments/ablations
