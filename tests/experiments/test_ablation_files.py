@@ -18,7 +18,9 @@ def _open(name: str, choice: Choice) -> Study:
 
 def test_studies__are_the_four_questions() -> None:
     names = {file.stem for file in FILES}
-    assert names == {"training_schemes", "augmentation", "cross_lingual", "language_mix", "optimizer", "length"}
+    assert names == {
+        *("training_schemes", "mae_settings", "augmentation", "cross_lingual", "language_mix", "optimizer", "length")
+    }
     assert {scale for _, scale in SCALES} == {"emoji", "kelip_b32"}
 
 
