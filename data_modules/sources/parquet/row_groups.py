@@ -39,6 +39,7 @@ _SCANNED_BYTES = 2 << 20
 """Bytes of row groups that are read together."""
 _FEW = 8
 """So many cells of an array become Python objects one by one; more, together."""
+_MOST_PLANS = 4096
 SINGLE_CODECS = (UNCOMPRESSED, SNAPPY)
 """Compressions from which single values can be read."""
 _DECODED: Kept[pa.Array] = Kept(DECODED_BYTES)
@@ -53,10 +54,12 @@ class _Unit(NamedTuple):
 
     column: str
     chunks: tuple[ChunkPlace, ...]
+    key: tuple[Any, ...]
+    """Of its array in `_DECODED`."""
 
-    @property
-    def key(self) -> tuple[Any, ...]:
-        return *self.chunks[0].key, len(self.chunks)
+    @classmethod
+    def of(cls, column: str, chunks: Sequence[ChunkPlace]) -> "_Unit":
+        return cls(column, tuple(chunks), (*chunks[0].key, len(chunks)))
 
 
 class _Columns(NamedTuple):
@@ -97,6 +100,7 @@ class RowGroups:
         self, files: ParquetFiles, reader: BlobReader, index_of: Callable[[tuple[str, ...]], Path | None]
     ) -> None:
         self.files, self._reader, self._owner = files, reader, object()
+        self._plans: dict[tuple[int, tuple[str, ...]], _Columns] = {}
         self.indices = {
             path: ValueIndex(index_of(path))
             for path, one in files.chunks.items()
@@ -105,10 +109,10 @@ class RowGroups:
         """Leaf -> where its long values are."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_owner"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_owner", "_plans")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _owner=object())
+        self.__dict__.update(state, _owner=object(), _plans={})
 
     def index(self, groups: Sequence[int]) -> None:
         """Complete the indices by all rows of row groups.
@@ -145,7 +149,7 @@ class RowGroups:
         groups = self.groups_of(rows)
         found: dict[str, list[Any]] = {column: [None] * len(rows) for column in columns}
         read = _Reads(self._reader, place)
-        plans = [self._plan(group, columns) for group in np.unique(groups).tolist()]
+        plans = [self._plan(group, tuple(columns)) for group in np.unique(groups).tolist()]
         values: list[tuple[str, int, int, LongValue]] = []
         for some in _in_parts(plans):
             arrays = self._whole(some, read)
@@ -165,7 +169,15 @@ class RowGroups:
         _fill(found, values, read)
         return found
 
-    def _plan(self, group: int, columns: Sequence[str]) -> _Columns:
+    def _plan(self, group: int, columns: tuple[str, ...]) -> _Columns:
+        """As `_new_plan`, of which the last ones are kept: batches read the same columns again and again."""
+        if (plan := self._plans.get((group, columns))) is None:
+            if len(self._plans) == _MOST_PLANS:
+                self._plans.clear()
+            plan = self._plans[group, columns] = self._new_plan(group, columns)
+        return plan
+
+    def _new_plan(self, group: int, columns: tuple[str, ...]) -> _Columns:
         """How columns of a row group are read: whole if they are short, or if a row takes more than one value."""
         plan, file = _Columns(group, [], []), self.files.file_of(group)
         for column in columns:
@@ -175,7 +187,7 @@ class RowGroups:
             else:
                 whole = [one for one in chunks if one.span.length <= _WHOLE_BYTES and not self._is_long(one)]
             if whole:
-                plan.units.append(_Unit(column, tuple(whole)))
+                plan.units.append(_Unit.of(column, whole))
             plan.single.extend((column, one) for one in chunks if one not in whole)
         return plan
 
@@ -277,7 +289,7 @@ class RowGroups:
         spans = [(chunk.group, Span(chunk.span.path, one.start, one.end - one.start)) for one in parts]
         content = b"".join(read.many(spans))
         table = self._table([(chunk, page.num_values, content)], page.num_values)
-        array = self._cast(_Unit(chunk.leaf.path[0], (chunk,)), table.column(0).combine_chunks())
+        array = self._cast(_Unit.of(chunk.leaf.path[0], [chunk]), table.column(0).combine_chunks())
         return _DECODED.put(key, array, array.nbytes)
 
     def blocks(self, column: str) -> Iterator[pa.Array]:
@@ -293,7 +305,7 @@ class RowGroups:
             size = 0
             while group < num_groups and (not units or size < _SCANNED_BYTES):
                 leaves = self.files.leaves_of(column, self.files.file_of(group))
-                units.append(_Unit(column, tuple(self._chunk(group, leaf) for leaf in leaves)))
+                units.append(_Unit.of(column, [self._chunk(group, leaf) for leaf in leaves]))
                 size += sum(chunk.span.length for chunk in units[-1].chunks)
                 group += 1
             if size > _SCANNED_BYTES and len(units) == 1 and len(units[0].chunks) == 1:
