@@ -28,6 +28,8 @@ from torch import Tensor
 
 from kelip_lightning.evaluation.embed import require_finite
 
+Profiles = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Korean and English words as scores of the gallery, in the space of `score_space`."""
 TAIL_DEGREES = 10
 """Degrees of freedom of the null's tails: low enough that for null differences with t(5) tails at most 5% of simulated
 studies report a difference (see the unit test)."""
@@ -66,12 +68,31 @@ def divergence_test(
     Raises:
         NonFiniteEmbeddingsError: A row holds NaN or infinity.
     """
+    return profile_test(score_profiles(ko, en, gallery), control, seed, num_draws)
+
+
+def score_profiles(ko: NDArray[np.float64], en: NDArray[np.float64], gallery: Tensor) -> Profiles:
+    """The words in the space of `score_space`, at a common scale: two (P, E), whose squares sum to P without offsets.
+
+    Rows of several models side by side, (P, S E), are the scores of an ensemble in which each counts alike.
+
+    Raises:
+        NonFiniteEmbeddingsError: A row holds NaN or infinity.
+    """
     for rows, what in ((torch.from_numpy(ko), "ko word"), (torch.from_numpy(en), "en word"), (gallery, "image")):
         require_finite(rows, what)
     spread = score_space(gallery.double().numpy())
-    profiles_ko, profiles_en = ko @ spread, en @ spread
+    first, second = ko @ spread, en @ spread
+    squares = [np.sum((one - one.mean(axis=0)) ** 2) / len(one) for one in (first, second)]
+    scale = float(np.mean(squares)) ** 0.5 or 1.0
+    return first / scale, second / scale
+
+
+def profile_test(profiles: Profiles, control: NDArray[np.bool_], seed: int, num_draws: int) -> DivergenceTest:
+    """As `divergence_test`, of the profiles of one model or of several side by side."""
+    profiles_ko, profiles_en = profiles
     outcomes = []
-    for place in range(len(ko)):
+    for place in range(len(profiles_ko)):
         # A control pair is not among its own references, as any other pair.
         reference = control.copy()
         reference[place] = False

@@ -12,9 +12,16 @@ from data_modules.languages import LANGUAGES
 from kelip_lightning.analyses.analogy import split_halves
 from kelip_lightning.analyses.analogy_runs import RunEmbeddings, findings_over_runs
 from kelip_lightning.analyses.analyze import Encoders, analyze_run, encoders_of
+from kelip_lightning.analyses.divergence import Profiles, score_profiles
 from kelip_lightning.analyses.output import Findings, Item, Outcome
 from kelip_lightning.analyses.plots import runs_plots
-from kelip_lightning.analyses.trained_words import read_trained_words, score_trained_words, trained_word_findings
+from kelip_lightning.analyses.trained_words import (
+    ProbeSettings,
+    read_trained_words,
+    score_together,
+    score_trained_words,
+    trained_word_findings,
+)
 from kelip_lightning.config.analysis import AnalogyAnalysis, Analysis, CultureAnalysis, TrainedWordsConfig
 from kelip_lightning.config.experiment import SCHEMAS, ContrastiveExperiment
 from kelip_lightning.config.load import find_schema, load_experiment
@@ -85,7 +92,9 @@ def _trained_words(
 ) -> Outcome:
     resampling = settings.resampling
     found = [read_trained_words(training_data(run), words) for run in runs]
+    probe = ProbeSettings(seed=resampling.seed, top=settings.top_k, num_draws=settings.num_draws)
     items: list[list[Item]] = []
+    profiles: list[Profiles] = []
     for run, name, one in zip(runs, _names(runs), found, strict=True):
         model = _load(run, device)
         gallery = build_image_gallery(settings.gallery, model.image_size)
@@ -100,9 +109,11 @@ def _trained_words(
             for language in LANGUAGES
         }
         images = embed_images(model.images, gallery.images)
-        items.append(score_trained_words(name, one, rows, images, resampling.seed, settings.top_k, settings.num_draws))
+        ko, en = (rows[language].double().numpy() for language in LANGUAGES)
+        profiles.append(score_profiles(ko, en, images))
+        items.append(score_trained_words(name, one, rows, images, profiles[-1], probe))
     bootstrap = Bootstrap(seed=resampling.seed, num_resamples=resampling.num_resamples)
-    findings = trained_word_findings(items, bootstrap, settings.top_k)
+    findings = trained_word_findings(items, bootstrap, settings.top_k, score_together(found, profiles, probe))
     return Outcome(findings=findings, plots=runs_plots("trained_words", "", findings))
 
 

@@ -9,12 +9,15 @@ both. Two questions:
 - Does the divergence of the image scores (`divergence.divergences`; the true overlap plays no part in it) follow
   1 − true overlap? Spearman's correlation over pairs that are neither planted nor controls. Words of few concepts are
   learnt badly and diverge for that reason alone, so it is given with the number of concepts held fixed as well.
-- How many planted differences does the test of `divergence` find, with the controls as its control pairs (power), and
-  how many controls does it take for one, each tested against the others (false alarms)?
+- How many planted differences are found (power), and how many controls are taken for one, each tested against the
+  others (false alarms)? By the pair's rank among the controls, which is exact for a single pair, and by the whole test
+  of `divergence`, which is made for the correction over many pairs and is cautious without it. Runs with the same
+  planted pairs are also tested together, as an ensemble: differences between the languages that come from one training
+  are not those of another.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,7 +31,7 @@ from data_modules.loading import open_sources
 from data_modules.sources.planted import choose_pairs, read_concepts
 from data_modules.text.trained_words import TrainedPair, overlap, trained_pairs
 from kelip_lightning.analyses.culture import MIN_CONTROLS
-from kelip_lightning.analyses.divergence import divergence_test, divergences
+from kelip_lightning.analyses.divergence import Profiles, divergences, profile_test
 from kelip_lightning.analyses.output import Finding, Findings, Item, number
 from kelip_lightning.config.analysis import TrainedWordsConfig
 from kelip_lightning.evaluation.embed import require_finite
@@ -41,8 +44,26 @@ TRUTH = "true overlap"
 MIN_PAIRS = 20
 """Fewest pairs of a correlation."""
 
+TOGETHER = "all runs together"
+"""In place of a run's name."""
+BY_RANK, BY_TEST = "found by rank", "found by the test"
+_OUTCOMES = ("divergence_from_controls", "p", "rank_among_controls_p", BY_RANK, BY_TEST)
+"""Columns of a tested pair."""
+
 Compared = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]
 """Two vectors (P,) to correlate, and one that is held fixed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSettings:
+    """Of the test of planted pairs."""
+
+    seed: int
+    """Of the null distribution."""
+    top: int
+    """Images of the overlap of the top images; at most M."""
+    num_draws: int
+    """Samples of the null distribution per pair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +126,7 @@ def _cluster(pair: TrainedPair, clusters: Sequence[str]) -> str:
 
 
 def score_trained_words(
-    run: str, words: TrainedWords, rows: dict[str, Tensor], gallery: Tensor, seed: int, top: int, num_draws: int
+    run: str, words: TrainedWords, rows: dict[str, Tensor], gallery: Tensor, profiles: Profiles, settings: ProbeSettings
 ) -> list[Item]:
     """One item per pair: true overlap, divergence, and for planted pairs and controls the test.
 
@@ -114,9 +135,8 @@ def score_trained_words(
         words: P pairs.
         rows: `ko` and `en` -> (P, E) unit rows of the words.
         gallery: (M, E) unit rows of the images.
-        seed: Of the null distribution.
-        top: Images of the overlap of the top images; at most M.
-        num_draws: Samples of the null distribution per pair.
+        profiles: Of the words, from `divergence.score_profiles`.
+        settings: Of the test.
 
     Raises:
         NonFiniteEmbeddingsError: A row holds NaN or infinity.
@@ -126,44 +146,61 @@ def score_trained_words(
     require_finite(gallery, "image")
     ko, en = (rows[language].double().numpy() for language in ("ko", "en"))
     divergence = divergences(ko, en, gallery)
-    shared = _top_overlap(rows["ko"], rows["en"], gallery, top)
+    shared = _top_overlap(rows["ko"], rows["en"], gallery, settings.top)
     items: list[Item] = [
-        {
-            "run": run,
-            "ko": pair.ko,
-            "en": pair.en,
-            "cluster": words.clusters[place],
-            "group": words.groups[place],
-            "concepts": len(pair.concepts),
-            TRUTH: words.true_overlap[place],
-            "divergence": float(divergence[place]),
-            f"overlap_top{top}": float(shared[place]),
-        }
-        for place, pair in enumerate(words.pairs)
+        _described(run, words, place)
+        | {"divergence": float(divergence[place]), f"overlap_top{settings.top}": float(shared[place])}
+        for place in range(len(words.pairs))
     ]
-    _test_planted(items, words, ko, en, gallery, seed, num_draws)
+    for item in items:
+        item |= dict.fromkeys(_OUTCOMES)
+    for place, outcome in _tested(words, profiles, settings):
+        items[place] |= outcome
     return items
 
 
-def _test_planted(
-    items: list[Item],
-    words: TrainedWords,
-    ko: NDArray[np.float64],
-    en: NDArray[np.float64],
-    gallery: Tensor,
-    seed: int,
-    num_draws: int,
-) -> None:
-    """Add `p`, `rank_among_controls_p` and `found`; `None` for pairs that are neither planted nor controls."""
+def score_together(words: Sequence[TrainedWords], profiles: Sequence[Profiles], settings: ProbeSettings) -> list[Item]:
+    """One item per planted pair and control, tested over all runs as an ensemble; none if the runs differ in them.
+
+    Args:
+        words: Of each run.
+        profiles: Of each run, from `divergence.score_profiles`.
+        settings: Of the test.
+    """
+    first, *others = words
+    same = all(one.pairs == first.pairs and one.groups == first.groups for one in others)
+    if not others or not same or PLANTED not in first.groups:
+        return []
+    ensemble = np.concatenate([ko for ko, _ in profiles], axis=1), np.concatenate([en for _, en in profiles], axis=1)
+    return [_described(TOGETHER, first, place) | outcome for place, outcome in _tested(first, ensemble, settings)]
+
+
+def _described(run: str, words: TrainedWords, place: int) -> Item:
+    pair = words.pairs[place]
+    return {
+        "run": run,
+        "ko": pair.ko,
+        "en": pair.en,
+        "cluster": words.clusters[place],
+        "group": words.groups[place],
+        "concepts": len(pair.concepts),
+        TRUTH: words.true_overlap[place],
+    }
+
+
+def _tested(words: TrainedWords, profiles: Profiles, settings: ProbeSettings) -> Iterator[tuple[int, Item]]:
+    """Place and outcome of each planted pair and each control."""
     tested = np.array([place for place, group in enumerate(words.groups) if group != NEITHER], dtype=np.int64)
-    for item in items:
-        item |= {"p": None, "rank_among_controls_p": None, "found": None}
     if not len(tested):
         return
     control = np.array([words.groups[place] == CONTROL for place in tested])
-    test = divergence_test(ko[tested], en[tested], gallery, control, seed, num_draws)
-    for place, p, rank in zip(tested.tolist(), test.p_value.tolist(), test.rank_p_value.tolist(), strict=True):
-        items[place] |= {"p": p, "rank_among_controls_p": rank, "found": p <= ALPHA and rank <= ALPHA}
+    ko, en = (one[tested] for one in profiles)
+    test = profile_test((ko, en), control, settings.seed, settings.num_draws)
+    columns = (test.divergence.tolist(), test.p_value.tolist(), test.rank_p_value.tolist())
+    for place, divergence, p, rank in zip(tested.tolist(), *columns, strict=True):
+        by_rank = rank <= ALPHA
+        values = (divergence, p, rank, by_rank, by_rank and p <= ALPHA)
+        yield place, dict(zip(_OUTCOMES, values, strict=True))
 
 
 def _top_overlap(ko: Tensor, en: Tensor, gallery: Tensor, top: int) -> NDArray[np.float64]:
@@ -173,25 +210,30 @@ def _top_overlap(ko: Tensor, en: Tensor, gallery: Tensor, top: int) -> NDArray[n
     return shared
 
 
-def trained_word_findings(runs: Sequence[list[Item]], bootstrap: Bootstrap, top: int) -> Findings:
+def trained_word_findings(
+    runs: Sequence[list[Item]], bootstrap: Bootstrap, top: int, together: Sequence[Item] = ()
+) -> Findings:
     """Correlation with the true overlap, power and false alarms, over S runs.
 
     Args:
         runs: The items of each run, from `score_trained_words`.
         bootstrap: Resampling of the pairs, by cluster, the same in every run.
-        top: As in `score_trained_words`.
+        top: As in `ProbeSettings`.
+        together: From `score_together`.
 
     Raises:
         DataError: The runs have too few pairs in common.
     """
-    found = Findings(items=[item for items in runs for item in items])
+    found = Findings(items=[item for items in (*runs, together) for item in items])
     shared = _in_every_run(runs)
     found.summary = _correlations(shared, bootstrap, top)
     found.statements = [_correlation_statement(found.summary, len(runs))]
-    tested = [item for item in found.items if item["group"] != NEITHER]
-    if tested:
-        found.summary += [_share(tested, PLANTED, "found"), _share(tested, CONTROL, "false alarms")]
-        found.statements.append(_power_statement(found.summary))
+    single = [item for items in runs for item in items if item["group"] != NEITHER]
+    for tested, suffix in ((single, ""), (together, f", {TOGETHER}")):
+        if tested:
+            shares = [_share(tested, group, by, suffix) for group in (PLANTED, CONTROL) for by in (BY_RANK, BY_TEST)]
+            found.summary += shares
+            found.statements.append(_power_statement(shares, suffix))
     return found
 
 
@@ -261,11 +303,11 @@ def rank_correlation(
     return float((matrix[0, 1] - matrix[0, 2] * matrix[1, 2]) / rest**0.5) if rest > 0 else 0.0
 
 
-def _share(items: Sequence[Item], group: str, measure: str) -> Finding:
+def _share(items: Sequence[Item], group: str, outcome: str, suffix: str) -> Finding:
     members = [item for item in items if item["group"] == group]
     distinct = len({(item["ko"], item["en"]) for item in members})
-    interval = share_interval([bool(item["found"]) for item in members], distinct)
-    return Finding(subject=f"{group}s", measure=measure, interval=interval, count=len(members), chance=ALPHA)
+    interval = share_interval([bool(item[outcome]) for item in members], distinct)
+    return Finding(subject=f"{group}s{suffix}", measure=outcome, interval=interval, count=len(members), chance=ALPHA)
 
 
 def _correlation_statement(summary: Sequence[Finding], num_runs: int) -> str:
@@ -279,11 +321,12 @@ def _correlation_statement(summary: Sequence[Finding], num_runs: int) -> str:
     )
 
 
-def _power_statement(summary: Sequence[Finding]) -> str:
-    power, alarms = (next(one for one in summary if one.subject == f"{group}s") for group in (PLANTED, CONTROL))
+def _power_statement(shares: Sequence[Finding], suffix: str) -> str:
+    planted, planted_by_test, control, control_by_test = shares
     return (
-        f"Planted differences: {power.interval.value:.0%} of {power.count} are found (power, 95 % interval "
-        f"{power.interval.low:.0%} to {power.interval.high:.0%}), and {alarms.interval.value:.0%} of {alarms.count} "
-        f"controls are taken for one (false alarms, {alarms.interval.low:.0%} to {alarms.interval.high:.0%}), at "
-        f"p and rank of at most {ALPHA:.0%} for each pair, not corrected for their number."
+        f"Planted differences{suffix}: {planted.interval.value:.0%} of {planted.count} rank above 95 % of the controls "
+        f"(power, 95 % interval {planted.interval.low:.0%} to {planted.interval.high:.0%}), and "
+        f"{control.interval.value:.0%} of {control.count} controls above 95 % of the others (false alarms, "
+        f"{control.interval.low:.0%} to {control.interval.high:.0%}); by the whole test, at p of at most {ALPHA:.0%} "
+        f"for each pair, {planted_by_test.interval.value:.0%} and {control_by_test.interval.value:.0%}."
     )
