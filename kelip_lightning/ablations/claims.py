@@ -79,15 +79,14 @@ def decide_claims(
             variant: {seed: _scores(items, claim.metrics)[keep] for seed, items in by_seed.items()}
             for variant, by_seed in runs.items()
         }
-        variants, spread = claim.variants or list(compared), spread_of(scores)
-        if claim.together:
-            scores, variants = _together(scores, variants)
-            spread = spread and spread.of_group(variants[0].count(_PLUS) + 1)
         groups = _groups(runs, claim.metrics)[keep]
-        differences = {}
-        if len(groups) > 1:
-            found = differences_of(scores, groups, spread)
-            differences = {variant: found[variant] for variant in variants if variant in found}
+        spread = spread_of(scores) if len(groups) > 1 else None
+        variants = claim.variants or list(compared)
+        if claim.together:
+            spread = spread and spread.of_group(len(variants))
+            scores, variants = _together(scores, variants)
+        found = differences_of(scores, groups, spread) if len(groups) > 1 else {}
+        differences = {variant: found[variant] for variant in variants if variant in found}
         adjusted = dict(zip(differences, adjusted_p_values(list(differences.values())), strict=True))
         comparisons = max(1, sum(one.p_value is not None for one in differences.values()))
         results += [

@@ -134,6 +134,7 @@ def test_decide_claims__variants_together_are_compared_by_their_mean() -> None:
     assert (none.variant, none.verdict) == ("up + same", None)
 
 
+@pytest.mark.filterwarnings("error")
 def test_decide_claims__a_category_counts_its_captions_alone() -> None:
     runs = _runs()
     texts = {
