@@ -81,6 +81,14 @@ class RunCache:
         self._ahead = ThreadPoolExecutor(ahead, thread_name_prefix="runs-ahead")
         self._asked: dict[str, None] = {}
 
+    def close(self) -> None:
+        """Wait for the reads of this process that have begun, and drop the others; a later call begins anew."""
+        if self._process != os.getpid():
+            return
+        for threads in (self._ahead, self._urgent):
+            threads.shutdown(wait=True, cancel_futures=True)
+        self._process = -1
+
     def __getstate__(self) -> dict[str, object]:
         kept = ("folder", "_max_bytes", "_timeout", "_in_flight")
         return {name: self.__dict__[name] for name in kept} | {"_process": -1}

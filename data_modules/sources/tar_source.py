@@ -176,6 +176,11 @@ class TarSource:
             else:
                 self._reader.prefetch([span for plan in self._plans(numbers, self._all) for span in plan.spans])
 
+    def close(self) -> None:
+        """Write nothing to the cache of runs any more, so that its folder can be removed."""
+        if self._runs is not None:
+            self._runs.cache.close()
+
     def _record(self, row: _Row | SampleFault, pair: int) -> PairRecord:
         if isinstance(row, SampleFault):
             raise row

@@ -7,6 +7,7 @@ stated latency and the bytes for a stated bandwidth. Nothing is decoded, and no 
 
 import argparse
 import asyncio
+import contextlib
 import io
 import tarfile
 import tempfile
@@ -155,11 +156,12 @@ def simulate(arguments: argparse.Namespace) -> str:
         )
         dataset = PairDataset([source], EncodedBatch, 0)
         samples, begun = 0, time.monotonic()
-        for draws in sampler:
-            samples += dataset.__getitems__(draws)[0]
-            if time.monotonic() - begun > arguments.seconds:
-                break
-        seconds = time.monotonic() - begun
+        with contextlib.closing(source):  # before the folder is removed
+            for draws in sampler:
+                samples += dataset.__getitems__(draws)[0]
+                if time.monotonic() - begun > arguments.seconds:
+                    break
+            seconds = time.monotonic() - begun
     return (
         f"{samples / seconds:,.0f} samples/s, {_Model.gets / samples:.3f} GETs and {_Model.sent / samples / 1000:.1f} "
         f"kB a sample ({samples:,} samples in {seconds:.1f} s; {len(source):,} in the source)"

@@ -57,6 +57,20 @@ def test_prefetch__reads_in_the_background_and_require_waits_for_it(tmp_path: Pa
     assert len(seen.ranges) == 6
 
 
+def test_close__nothing_is_written_afterwards(tmp_path: Path, seen: Seen) -> None:
+    cache, runs = new_cache(tmp_path), [run_at(100 * number) for number in range(200)]
+    cache.prefetch(runs)
+    cache.close()
+    read, files = len(seen.ranges), sorted((tmp_path / "runs").iterdir())
+    assert read == len(files) < len(runs), "reads that had not begun are dropped"
+    assert {file.suffix for file in files} <= {""}
+    time.sleep(0.2)
+    assert (len(seen.ranges), sorted((tmp_path / "runs").iterdir())) == (read, files)
+    assert all(cache.require(runs[:3]).values()), "a later call begins anew"
+    cache.close()
+    cache.close()
+
+
 def test_require__several_processes_read_each_run_once(tmp_path: Path, seen: Seen) -> None:
     log, children = tmp_path / "log", []
     for _ in range(3):

@@ -22,7 +22,7 @@ def _cell(false: float, *, before: float = 0.0, studies: int = 2000, variants: i
 def test_power__a_row_per_difference_by_both_rules(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ablate", FILE, "--power", "--studies", "20", "--seeds", "2"]) == 0
     printed = capsys.readouterr().out
-    assert "20 simulated studies: 10 variants, 2 seeds, 1,000 items" in printed
+    assert "20 simulated studies: 6 variants, 2 seeds, 1,000 items" in printed
     assert all(f"{size:+d} points" in printed for size in (1, 2, 3, 5, 10))
     assert printed.count("rule before") == 2
 
