@@ -1,12 +1,21 @@
 """Jobs of the shipped sbatch files, unedited, on a Slurm of two nodes, and what becomes of them."""
 
+import os
 import re
 import time
 from pathlib import Path
 
-from tests.cluster.slurm import Job, Slurm
+import pytest
+
+from tests.cluster.slurm import Job, Slurm, missing_programs
 from tests.paths import ROOT
 
+NEEDS_SLURM = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(bool(missing_programs()), reason="Slurm is not installed (apt install slurm-wlm munge)"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="starting Slurm needs root"),
+]
+"""Marks of tests that submit jobs."""
 SCRIPTS = ROOT / "experiments" / "kelip_b32" / "slurm"
 STEPS = 300
 SECONDS = 180

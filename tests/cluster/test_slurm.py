@@ -4,13 +4,13 @@ Each job is stopped while it trains, with loader processes, and compared with an
 itself does to a job is in `test_slurm_events.py`.
 """
 
-import os
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.jobs import (
+    NEEDS_SLURM,
     SECONDS,
     assert_finished_alike,
     assert_stopped_in_order,
@@ -18,13 +18,9 @@ from tests.cluster.jobs import (
     submit,
     wait_for_checkpoint,
 )
-from tests.cluster.slurm import Slurm, missing_programs
+from tests.cluster.slurm import Slurm
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(bool(missing_programs()), reason="Slurm is not installed (apt install slurm-wlm munge)"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="starting Slurm needs root"),
-]
+pytestmark = NEEDS_SLURM
 
 
 @pytest.mark.parametrize("script", ["srun", "torchrun"])

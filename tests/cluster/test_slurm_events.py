@@ -3,13 +3,13 @@
 Each job ends with the weights of an undisturbed run, bit for bit.
 """
 
-import os
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.jobs import (
+    NEEDS_SLURM,
     SECONDS,
     assert_finished_alike,
     assert_stopped_in_order,
@@ -17,13 +17,9 @@ from tests.cluster.jobs import (
     wait_for_checkpoint,
     weights,
 )
-from tests.cluster.slurm import Slurm, missing_programs
+from tests.cluster.slurm import Slurm
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(bool(missing_programs()), reason="Slurm is not installed (apt install slurm-wlm munge)"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="starting Slurm needs root"),
-]
+pytestmark = NEEDS_SLURM
 
 
 @pytest.mark.parametrize("partition", ["low", "abrupt"])

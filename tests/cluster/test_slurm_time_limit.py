@@ -6,9 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from tests.cluster.jobs import (
+    NEEDS_SLURM,
     SECONDS,
     STEPS,
     assert_finished_alike,
@@ -17,14 +16,10 @@ from tests.cluster.jobs import (
     wait_for_checkpoint,
     weights,
 )
-from tests.cluster.slurm import Slurm, missing_programs
+from tests.cluster.slurm import Slurm
 from tests.paths import ROOT
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(bool(missing_programs()), reason="Slurm is not installed (apt install slurm-wlm munge)"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="starting Slurm needs root"),
-]
+pytestmark = NEEDS_SLURM
 
 
 # The time limit is counted in seconds: until then the steps mostly wait, as many on a busy machine as on an idle one.

@@ -1,5 +1,6 @@
 """`kelip search` in headless Chromium: every tab answers, at two widths, and nothing is asked of another host."""
 
+import contextlib
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,11 +13,12 @@ from tests.dashboard.search_page import compare_pair, drop_picture, search_analo
 from tests.paths import ROOT
 
 pytest.importorskip("gradio", reason="gradio is not installed (pip install 'kelip-lightning[demo]')")
-try:
+BROWSER = ""
+with contextlib.suppress(ScreenshotError):
     BROWSER = find_browser()
-except ScreenshotError as error:
-    reason = f"the page is driven in headless Chromium, which is no Python package and is not installed: {error}"
-    pytest.skip(reason, allow_module_level=True)
+pytestmark = pytest.mark.skipif(
+    not BROWSER, reason="the page needs Chromium, which is not installed (apt install chromium, or set CHROMIUM)"
+)
 
 RUN = ROOT / "tests" / "fixtures" / "run_of_e16296c" / "runs" / "finished"
 
