@@ -160,8 +160,8 @@ def mixed_differences(
     return samples
 
 
-def divergences(ko: NDArray[np.float64], en: NDArray[np.float64], gallery: Tensor) -> NDArray[np.float64]:
-    """(P,) 1 − correlation of the image scores of (P, E) words, without the mean row of each language, in [0, 2]."""
-    spread = score_space(gallery.double().numpy())
-    profiles: NDArray[np.float64] = 1 - cosine((ko - ko.mean(axis=0)) @ spread, (en - en.mean(axis=0)) @ spread)
-    return profiles
+def divergences(profiles: Profiles) -> NDArray[np.float64]:
+    """(P,) 1 − correlation of the two words' scores, the mean of each language subtracted, in [0, 2]."""
+    ko, en = (one - one.mean(axis=0) for one in profiles)
+    found: NDArray[np.float64] = 1 - cosine(ko, en)
+    return found

@@ -34,7 +34,6 @@ from kelip_lightning.analyses.culture import MIN_CONTROLS
 from kelip_lightning.analyses.divergence import Profiles, divergences, profile_test
 from kelip_lightning.analyses.output import Finding, Findings, Item, number
 from kelip_lightning.config.analysis import TrainedWordsConfig
-from kelip_lightning.evaluation.embed import require_finite
 from kelip_lightning.statistics import ALPHA
 from kelip_lightning.statistics.bootstrap import Bootstrap
 from kelip_lightning.statistics.several_runs import interval_over_runs, share_interval
@@ -137,15 +136,8 @@ def score_trained_words(
         gallery: (M, E) unit rows of the images.
         profiles: Of the words, from `divergence.score_profiles`.
         settings: Of the test.
-
-    Raises:
-        NonFiniteEmbeddingsError: A row holds NaN or infinity.
     """
-    for language, one in rows.items():
-        require_finite(one, f"{language} word")
-    require_finite(gallery, "image")
-    ko, en = (rows[language].double().numpy() for language in ("ko", "en"))
-    divergence = divergences(ko, en, gallery)
+    divergence = divergences(profiles)
     shared = _top_overlap(rows["ko"], rows["en"], gallery, settings.top)
     items: list[Item] = [
         _described(run, words, place)

@@ -9,7 +9,9 @@ from kelip_lightning.analyses.divergence import (
     DivergenceTest,
     cosine,
     divergence_test,
+    divergences,
     mixed_differences,
+    score_profiles,
     score_space,
 )
 from kelip_lightning.statistics.multiplicity import holm
@@ -36,6 +38,23 @@ def claimed(test: DivergenceTest, control: np.ndarray) -> np.ndarray:
     adjusted = np.array(holm(test.p_value[~control].tolist()), dtype=float)
     claims: np.ndarray = (adjusted <= 0.05) & (test.rank_p_value[~control] <= 0.05)
     return claims
+
+
+def test_divergences__are_the_correlations_of_scores_without_the_languages_means() -> None:
+    generator = np.random.default_rng(1)
+    ko, en = generator.normal(size=(5, WIDTH)) + 2.0, 7 * generator.normal(size=(5, WIDTH))
+    scores = [(one - one.mean(axis=0)) @ GALLERY.numpy().T for one in (ko, en)]
+    expected = [1 - np.corrcoef(first, second)[0, 1] for first, second in zip(*scores, strict=True)]
+    assert divergences(score_profiles(ko, en, GALLERY)) == pytest.approx(expected)
+
+
+def test_score_profiles__have_one_scale_whatever_the_models() -> None:
+    generator = np.random.default_rng(2)
+    ko, en = generator.normal(size=(2, 5, WIDTH))
+    first, second = score_profiles(ko, en, GALLERY)
+    assert sum(float(np.sum((one - one.mean(axis=0)) ** 2)) for one in (first, second)) == pytest.approx(2 * 5)
+    scaled = score_profiles(100 * ko, 100 * en, GALLERY / 7)
+    assert scaled[0] == pytest.approx(first) and scaled[1] == pytest.approx(second)
 
 
 def test_divergence__is_the_correlation_of_scores_over_the_gallery() -> None:
