@@ -8,7 +8,7 @@ import numpy as np
 
 from kelip_lightning.ablations.claims import ClaimResult, decide_claims
 from kelip_lightning.ablations.execution import Failure
-from kelip_lightning.ablations.pool import RunState, find_folder, revisions_of, seconds_of, state_of
+from kelip_lightning.ablations.pool import RunState, find_folder, revisions_of, seconds_of, state_of, steps_share_of
 from kelip_lightning.ablations.results import Example, Result, compute_results, find_examples
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
 from kelip_lightning.config.fingerprint import evaluation_fingerprint
@@ -62,6 +62,8 @@ class Cost:
     """Of the evaluated model, with the maximum vocabulary size."""
     seconds: float | None
     """Mean wall-clock seconds of the runs; `None` if no study started them."""
+    steps_share: float | None
+    """Mean share of these seconds in training steps, waiting for batches included; `None`: no run recorded it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,8 @@ class RunRecord:
     folder: str
     state: str
     seconds: float | None
+    steps_share: float | None
+    """Of the seconds, those in training steps, waiting for batches included."""
     revision: str
     """Code revision, with `+changes` if the working tree differed from it; several if another one resumed the run."""
 
@@ -188,7 +192,9 @@ def _tokens_of(plan: Plan) -> tuple[int, float]:
 
 def _cost(study: Study, variant: str, records: Sequence[RunRecord]) -> Cost:
     plan = next(run.plan for run in study.runs if run.variant == variant)
-    seconds = [one.seconds for one in records if one.variant == variant and one.seconds is not None]
+    own = [one for one in records if one.variant == variant]
+    seconds = [one.seconds for one in own if one.seconds is not None]
+    shares = [one.steps_share for one in own if one.steps_share is not None]
     return Cost(
         variant=variant,
         steps=sum(stage.max_steps for stage in plan.stages.values()),
@@ -196,6 +202,7 @@ def _cost(study: Study, variant: str, records: Sequence[RunRecord]) -> Cost:
         tokens=sum(stage.tokens_forwarded for stage in plan.stages.values()),
         parameters=plan.stages["contrastive"].num_parameters,
         seconds=float(np.mean(seconds)) if seconds else None,
+        steps_share=float(np.mean(shares)) if shares else None,
     )
 
 
@@ -207,6 +214,7 @@ def _record(study: Study, run: PlannedRun) -> RunRecord:
         folder=folder.name,
         state=state_of(folder).value,
         seconds=seconds_of(folder),
+        steps_share=steps_share_of(folder),
         revision=" then ".join(map(str, revisions_of(folder))),
     )
 

@@ -81,6 +81,24 @@ def seconds_of(folder: RunFolder) -> float | None:
     return _read_cost(folder).get("seconds")
 
 
+def steps_share_of(folder: RunFolder) -> float | None:
+    """Share of the run's wall-clock time in training steps of both stages, waiting for batches included.
+
+    `None` without a record of the phases, or of the time from a study.
+    """
+    seconds = seconds_of(folder)
+    try:
+        sessions = read_sessions(folder)
+    except RunFolderError:
+        return None
+    if not seconds:
+        return None
+    in_steps = sum(
+        taken for one in sessions for path, taken in one.seconds.items() if path.endswith(("/steps", "/steps/loader"))
+    )
+    return in_steps / seconds
+
+
 def core_hours_of(folder: RunFolder) -> float | None:
     """CPU time of the run: wall-clock hours x its share of the cores; `None` without a record of time.
 

@@ -96,6 +96,8 @@ def written(column: str, value: Any, metric: str = "") -> str:
         return "< 0.001" if value < 0.001 else f"{value:.3f}"
     if column == "seconds":
         return f"{value:,.0f}"
+    if column == "steps_share":
+        return f"{value:.0%}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

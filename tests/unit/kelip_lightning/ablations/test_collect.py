@@ -29,6 +29,7 @@ def test_collect__costs_and_equal_compute(study: Study, finish: Callable[..., No
     assert (costs["plain"].tokens, costs["longer"].tokens) == (tokens, 2 * tokens)
     assert (costs["plain"].steps, costs["longer"].steps) == (800, 1600)
     assert costs["plain"].seconds == pytest.approx(101.0)  # 100, 101 and 102 s
+    assert costs["plain"].steps_share is None
     assert {one["equal_compute_tokens"] for one in equal.values()} == {tokens}
     # Half way on a straight line from the untrained model's 0.02.
     assert equal["longer"]["equal_compute"] == pytest.approx((0.02 + means["longer"]) / 2)

@@ -24,6 +24,7 @@ from kelip_lightning.ablations.pool import (
     revisions_of,
     seconds_of,
     state_of,
+    steps_share_of,
 )
 from kelip_lightning.ablations.study import PlannedRun, Study, contrastive_of
 from kelip_lightning.cli import main
@@ -77,6 +78,18 @@ def test_pool__core_hours_are_those_of_the_runs_share(study: Study) -> None:
     record_seconds(folder, 1800.0, cores=3)
     record_seconds(folder, 1800.0, cores=1)
     assert core_hours_of(folder) == pytest.approx(2.0)
+
+
+def test_pool__share_of_the_time_in_steps(study: Study) -> None:
+    folder = find_folder(study.pool, study.runs[1])
+    folder.path.mkdir(parents=True)
+    record_seconds(folder, 120.0)
+    assert steps_share_of(folder) is None
+    first = {"imports": 5.0, "mae/steps": 10.0, "mae/steps/loader": 2.0, "mae/steps/evaluation": 3.0}
+    second = {"imports": 5.0, "contrastive/steps": 60.0, "contrastive/steps/loader": 6.0, "contrastive/model": 1.0}
+    sessions = [{"began": "2026-01-01T00:00:00+0900", "seconds": one} for one in (first, second)]
+    folder.timing.write_text(json.dumps({"sessions": sessions}), encoding="utf-8")
+    assert steps_share_of(folder) == pytest.approx((10 + 2 + 60 + 6) / 120)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ COSINE = "eval/captions/matched_minus_random"
         ("adjusted_p_value", 0.0009, "< 0.001"),
         ("adjusted_p_value", 0.0196, "0.020"),
         ("seconds", 1234.5, "1,234"),
+        ("steps_share", 0.876, "88%"),
         ("num_items", 1200, "1,200"),
     ],
 )

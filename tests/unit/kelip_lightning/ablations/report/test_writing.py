@@ -98,7 +98,7 @@ def test_html__is_one_file_and_escapes_its_input(folder: Path) -> None:
         "| warm | 2 | 30.8 [0.0, 66.1] | -2.1 [-20.8, +16.7] | 0.707 | inconclusive | 30.3 | 30.8 |",
         "![Training loss, contrastive](plots/loss-contrastive.svg)",
         "| unseen_design, ko: image to text R@1 | colour | 30 | longer | 87.8 | +53.3 [+42.1, +64.5] | better |",
-        "| longer | 1,600 | 1.2 M | 9.4 M | 3.6 M | 101 |",
+        "| longer | 1,600 | 1.2 M | 9.4 M | 3.6 M | 101 | – |",
     ],
 )
 def test_markdown__stored_lines(folder: Path, line: str) -> None:
