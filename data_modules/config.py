@@ -212,11 +212,13 @@ def _check_planted(
                 "remove planted, or name its columns in captions and keywords"
             )
         kept = {*(one.column for one in LanguageRule), *source.attributes, *source.where}
-        if planted.column not in kept:
-            raise ValueError(
-                f"planted.column = {planted.column!r} is no column that the records of source '{name}' keep: add it to "
-                "the source's attributes"
-            )
+        for key in ("column", "kind"):
+            column = getattr(planted, key)
+            if column is not None and column not in kept:
+                raise ValueError(
+                    f"planted.{key} = {column!r} is no column that the records of source '{name}' keep: add it to the "
+                    "source's attributes"
+                )
 
 
 def resize_problem(resize_on_device: bool, transform: MultiCropConfig, at: str = "") -> str | None:

@@ -92,6 +92,10 @@ class PlantedConfig:
     min_overlap: float = field(default=0.9, metadata=between(0, 1))
     """Least share of those concepts that both words name before anything is planted, in [0, 1]. Below 1, controls
     differ by themselves."""
+    kind: str | None = None
+    """Column of what is pictured, such as `subgroup`: the words of every pair then name concepts of several kinds, and
+    the halves of a planted pair have no kind in common, since between two camels there is no difference to be found.
+    null: any concepts, halved in the order of their identifiers."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -1,11 +1,11 @@
 """Differences between the languages that are planted in training data, to measure whether an analysis finds them.
 
-Of word pairs that name the same concepts in both languages, some are *planted*: the first half of their concepts, in
-the order of their identifiers, is captioned in one language alone, the other half in the other. Then the Korean word is
-learnt from other concepts than the English one. *Controls* lose as much: half of the images of each concept is
-captioned in one language alone, the others in the other (every second one, in the order of a hash of their keys), so
-that both words are learnt from all of their concepts. No concept belongs to two of these pairs. All other concepts keep
-both languages.
+Of word pairs that name the same concepts in both languages, some are *planted*: one half of their concepts, the first
+in the order of their identifiers or those of some kinds of pictures, is captioned in one language alone, the other half
+in the other. Then the Korean word is learnt from other concepts than the English one. *Controls* lose as much: half of
+the images of each concept is captioned in one language alone, the others in the other (every second one, in the order
+of a hash of their keys), so that both words are learnt from all of their concepts. No concept belongs to two of these
+pairs. All other concepts keep both languages.
 
 Which pairs these are follows from the texts and the seed alone, so an analysis of the run finds them again.
 """
@@ -47,7 +47,12 @@ class PlantedPair:
 
 
 def read_concepts(
-    sources: Sequence[PairSource], configs: Mapping[str, SourceConfig], column: str, cluster: str | None = None
+    sources: Sequence[PairSource],
+    configs: Mapping[str, SourceConfig],
+    column: str,
+    *,
+    cluster: str | None = None,
+    kind: str | None = None,
 ) -> dict[str, ConceptTexts]:
     """Identifier -> texts of every concept of the sources: those of all its rows, and the largest weight of them.
 
@@ -56,6 +61,7 @@ def read_concepts(
         configs: Their settings by name.
         column: Column that identifies concepts.
         cluster: Column of the clusters; `None`: there are none.
+        kind: Column of the kinds of pictures; `None`: there are none.
 
     Raises:
         DataError: A source is no table with captions and keywords in both languages, or lacks a column.
@@ -71,7 +77,7 @@ def read_concepts(
                     f"source '{source.name}' has no {name} in '{lacking[0]}', and words are counted in both "
                     f"languages; name their column in {name}"
                 )
-        columns = [column, *([cluster] if cluster is not None else [])]
+        columns = [column, *(one for one in (cluster, kind) if one is not None)]
         check_columns(f"source '{source.name}'", source.table.column_names, columns)
         keyed = config.key in source.table.column_names
         names = list(dict.fromkeys([*columns, *text_fields(config), *([config.key] if keyed else [])]))
@@ -79,8 +85,18 @@ def read_concepts(
         for number, row in zip(numbers.tolist(), read_rows(source.table, names, numbers), strict=True):
             if row:
                 key = encodable(str(row.get(config.key) or number))
-                _add(found, as_text(row[column]), config, row, key, "" if cluster is None else as_text(row[cluster]))
+                alike, pictured = ("" if one is None else as_text(row[one]) for one in (cluster, kind))
+                _add(found, as_text(row[column]), config, row, ConceptRow(key=key, cluster=alike, kind=pictured))
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConceptRow:
+    """What a row tells of its concept beside texts; empty where it is not read."""
+
+    key: str
+    cluster: str
+    kind: str
 
 
 def _add(
@@ -88,11 +104,10 @@ def _add(
     concept: str,
     config: SourceConfig,
     row: Mapping[str, object],
-    key: str,
-    cluster: str,
+    about: ConceptRow,
 ) -> None:
     """Add the texts of a row to those of its concept."""
-    known = found.get(concept) or ConceptTexts(names={}, keywords={}, weight=config.weight, cluster=cluster)
+    known = found.get(concept) or ConceptTexts(names={}, keywords={}, weight=config.weight)
     names, keywords = dict(known.names), dict(known.keywords)
     for pair in range(len(LANGUAGES)):
         with contextlib.suppress(SampleFault):
@@ -101,7 +116,12 @@ def _add(
             keywords[one.language] = _joined(keywords.get(one.language, ()), one.keywords)
     weight = max(known.weight, config.weight)
     found[concept] = ConceptTexts(
-        names=names, keywords=keywords, weight=weight, cluster=known.cluster, images=known.images | {key}
+        names=names,
+        keywords=keywords,
+        weight=weight,
+        cluster=known.cluster or about.cluster,
+        kind=known.kind or about.kind,
+        images=known.images | {about.key},
     )
 
 
@@ -123,6 +143,7 @@ def choose_pairs(concepts: Mapping[str, ConceptTexts], config: PlantedConfig) ->
         for one in trained_pairs(concepts, min_concepts=1)
         if config.min_concepts <= len(one.concepts) <= config.max_concepts
         and overlap(one.ko_concepts, one.en_concepts, concepts) >= config.min_overlap
+        and (config.kind is None or len(_by_kind(one, concepts)) > 1)
     ]
     generator = np.random.default_rng(config.seed)
     taken: set[str] = set()
@@ -135,7 +156,7 @@ def choose_pairs(concepts: Mapping[str, ConceptTexts], config: PlantedConfig) ->
     if len(disjoint) < needed:
         raise DataError(
             f"data.planted needs {needed} word pairs without a common concept, and finds {len(disjoint)}; lower "
-            "num_pairs, num_controls, min_concepts or min_overlap, or raise max_concepts"
+            "num_pairs, num_controls, min_concepts or min_overlap, raise max_concepts, or leave kind out"
         )
     both = min(config.num_pairs, config.num_controls)
     is_planted = [True, False] * both + [config.num_pairs > both] * (needed - 2 * both)
@@ -143,7 +164,7 @@ def choose_pairs(concepts: Mapping[str, ConceptTexts], config: PlantedConfig) ->
         PlantedPair(
             pair=pair,
             planted=planted,
-            language_of=_halves(pair, generator) if planted else {},
+            language_of=_halves(pair, None if config.kind is None else concepts, generator) if planted else {},
             language_of_image={} if planted else _alternating(pair, concepts, generator),
         )
         for pair, planted in zip(disjoint, is_planted, strict=False)
@@ -151,14 +172,33 @@ def choose_pairs(concepts: Mapping[str, ConceptTexts], config: PlantedConfig) ->
     return sorted(chosen, key=lambda one: not one.planted)
 
 
-def _halves(pair: TrainedPair, generator: np.random.Generator) -> dict[str, str]:
-    """Concept -> language: the first half of the concepts that both words name has one, the other half the other.
+def _by_kind(pair: TrainedPair, concepts: Mapping[str, ConceptTexts]) -> list[list[str]]:
+    """The concepts that both words name by their kinds, the kinds of most concepts first."""
+    kinds: dict[str, list[str]] = {}
+    for one in sorted(pair.ko_concepts & pair.en_concepts):
+        kinds.setdefault(concepts[one].kind, []).append(one)
+    return sorted(kinds.values(), key=len, reverse=True)
 
-    A concept of one word alone has that word's language.
+
+def _halves(
+    pair: TrainedPair, concepts: Mapping[str, ConceptTexts] | None, generator: np.random.Generator
+) -> dict[str, str]:
+    """Concept -> language: one half of the concepts that both words name has one, the other half the other.
+
+    With the texts of the concepts no kind is in both halves: kind by kind goes to the smaller half. `None`: the first
+    half is that of the lower identifiers. A concept of one word alone has that word's language.
     """
     common = sorted(pair.ko_concepts & pair.en_concepts)
-    first, second = generator.permutation(LANGUAGES).tolist()
-    halves = {one: first if place < len(common) // 2 else second for place, one in enumerate(common)}
+    parts = common[: len(common) // 2], common[len(common) // 2 :]
+    if concepts is not None:
+        parts = [], []
+        for alike in _by_kind(pair, concepts):
+            min(parts, key=len).extend(alike)
+    halves = {
+        one: language
+        for language, part in zip(generator.permutation(LANGUAGES).tolist(), parts, strict=True)
+        for one in part
+    }
     only = dict.fromkeys(pair.ko_concepts - pair.en_concepts, "ko") | dict.fromkeys(
         pair.en_concepts - pair.ko_concepts, "en"
     )
@@ -218,5 +258,5 @@ def plant_differences(
     """
     if config is None:
         return list(sources)
-    chosen = choose_pairs(read_concepts(sources, configs, config.column), config)
+    chosen = choose_pairs(read_concepts(sources, configs, config.column, kind=config.kind), config)
     return [PlantedSource(source, configs[source.name], chosen, config.column) for source in sources]

@@ -32,6 +32,8 @@ class ConceptTexts:
     """Passes over it per epoch."""
     cluster: str = ""
     """Concepts of one cluster are alike."""
+    kind: str = ""
+    """What is pictured, where planted differences ask for it."""
     images: frozenset[str] = frozenset()
     """Keys of its images."""
 

@@ -85,12 +85,13 @@ def read_trained_words(data: ImageTextDataConfig, settings: TrainedWordsConfig) 
     """
     planted = data.planted
     column = settings.column if planted is None else planted.column
-    wanted = [column, *([] if settings.cluster is None else [settings.cluster])]
+    kind = None if planted is None else planted.kind
+    wanted = [column, *(one for one in (settings.cluster, kind) if one is not None)]
     sources = {
         name: replace(one, attributes=list(dict.fromkeys([*one.attributes, *wanted])))
         for name, one in data.sources.items()
     }
-    concepts = read_concepts(open_sources(sources), sources, column, settings.cluster)
+    concepts = read_concepts(open_sources(sources), sources, column, cluster=settings.cluster, kind=kind)
     chosen = choose_pairs(concepts, planted) if planted is not None else []
     if planted is not None and planted.num_controls <= MIN_CONTROLS:
         raise DataError(

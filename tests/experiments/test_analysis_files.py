@@ -60,8 +60,8 @@ def test_planted_file__as_many_pairs_as_it_asks_for_under_any_seed(seed: int) ->
     override = f"contrastive.data.planted.seed={seed}"
     data = load_experiment(file, [override], PretrainExperiment).experiment.contrastive.data
     words = read_trained_words(data, TrainedWordsConfig(column="family"))
-    assert Counter(words.groups)[PLANTED] == 24
-    assert Counter(words.groups)[CONTROL] == 56
+    assert Counter(words.groups)[PLANTED] == 18
+    assert Counter(words.groups)[CONTROL] == 40
     assert {overlap for overlap, group in zip(words.true_overlap, words.groups, strict=True) if group == PLANTED} == {0}
     controls = [overlap for overlap, group in zip(words.true_overlap, words.groups, strict=True) if group == CONTROL]
-    assert min(controls) >= 0.9
+    assert min(controls) >= 0.8

@@ -23,6 +23,8 @@ NUM_WORDS, PER_WORD, DESIGNS = 10, 6, ("round", "flat", "thin", "bold")
 PICTURE = encode(np.full((24, 24, 3), 99, dtype=np.uint8))
 CAPTIONS = {"ko": "name_ko", "en": "name_en"}
 KEYWORDS = {"ko": "words_ko", "en": "words_en"}
+KINDS = ("animal", "food", "sign", "animal", "sign", "animal")
+"""Of the concepts of every second word; the others' are all drinks."""
 PLANTED = PlantedConfig(num_pairs=4, num_controls=3, min_concepts=4)
 
 
@@ -38,6 +40,7 @@ def file(write_table: Callable[[Rows, str], str]) -> str:
                     "key": f"{design}/{concept}",
                     "image": {"bytes": PICTURE},
                     "concept": concept,
+                    "kind": "drink" if word % 2 else KINDS[place],
                     "name_ko": f"낱말{word} {place}째",
                     "name_en": f"word{word} part{place}",
                     "words_ko": [f"낱말{word}"],
@@ -49,7 +52,7 @@ def file(write_table: Callable[[Rows, str], str]) -> str:
 
 
 def settings(file: str, **more: Any) -> ImageTextDataConfig:
-    source = SourceConfig(files=[file], captions=CAPTIONS, keywords=KEYWORDS)
+    source = SourceConfig(files=[file], captions=CAPTIONS, keywords=KEYWORDS, attributes=["kind"])
     return ImageTextDataConfig(sources={"all": source}, global_batch_size=4, **more)
 
 
@@ -60,7 +63,7 @@ def opened(config: ImageTextDataConfig) -> ImageTextDataModule:
 def chosen(file: str, planted: PlantedConfig = PLANTED) -> list[PlantedPair]:
     configs = settings(file).sources
     sources = [open_source(name, one) for name, one in configs.items()]
-    return choose_pairs(read_concepts(sources, configs, planted.column), planted)
+    return choose_pairs(read_concepts(sources, configs, planted.column, kind=planted.kind), planted)
 
 
 def records(data: ImageTextDataModule) -> list[PairRecord]:
@@ -116,6 +119,30 @@ def test_choose_pairs__follow_from_the_seed_and_share_no_concept(file: str) -> N
         assert all(not one.concepts_in("ko") & one.concepts_in("en") for one in found if one.planted)
 
 
+def test_choose_pairs__halves_that_picture_different_kinds(file: str) -> None:
+    found = chosen(file, PlantedConfig(num_pairs=2, num_controls=3, kind="kind"))
+    assert sorted(one.pair.en for one in found) == [f"word{word}" for word in range(0, NUM_WORDS, 2)]
+    for one in found[:2]:
+        halves = [{int(concept.split("-")[1]) for concept in one.concepts_in(language)} for language in ("ko", "en")]
+        assert sorted(halves, key=min) == [{0, 3, 5}, {1, 2, 4}]  # animals; the rest
+    with pytest.raises(DataError, match=r"finds 5; .* or leave kind out"):
+        chosen(file, PlantedConfig(num_pairs=3, num_controls=3, kind="kind"))
+    with pytest.raises(DataError, match="no column 'colour'"):
+        chosen(file, PlantedConfig(num_pairs=1, num_controls=1, kind="colour"))
+
+
+def test_planted__languages_of_the_kinds_in_training(file: str) -> None:
+    planted = PlantedConfig(num_pairs=2, num_controls=3, kind="kind")
+    names = {one.pair.ko: one for one in chosen(file, planted) if one.planted}
+    seen: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for record in records(opened(settings(file, planted=planted))):
+        word = f"낱말{int(record.key.split('/')[1].split('-')[0])}"
+        seen[word][record.language].add(KINDS[int(record.key[-1])])
+    assert len(names) == 2
+    for word in names:
+        assert sorted(map(sorted, seen[word].values())) == [["animal"], ["food", "sign"]]
+
+
 def test_choose_pairs__too_few(file: str) -> None:
     with pytest.raises(DataError, match="needs 12 word pairs without a common concept, and finds 10; lower num_pairs"):
         chosen(file, PlantedConfig(num_pairs=6, num_controls=6))
@@ -131,6 +158,8 @@ def test_read_concepts__a_missing_column(file: str) -> None:
 def test_config__refuses_what_planted_cannot_be_combined_with(file: str) -> None:
     with pytest.raises(ValueError, match="planted gives pairs a language, and so does languages = by_image"):
         settings(file, planted=PLANTED, languages=LanguageRule.by_image)
+    with pytest.raises(ValueError, match=r"planted.kind = 'colour' is no column that the records of source 'all' keep"):
+        settings(file, planted=PlantedConfig(kind="colour"))
     with pytest.raises(ValueError, match="single_language_batches have no languages to go by"):
         settings(file, planted=PLANTED, order=OrderConfig(single_language_batches=True))
     bare = SourceConfig(files=[file], captions=CAPTIONS)
