@@ -81,8 +81,12 @@ class PlantedConfig:
     num_pairs: int = field(default=24, metadata=at_least(1))
     """Planted pairs: one half of their concepts is captioned in Korean alone, the other half in English alone."""
     num_controls: int = field(default=56, metadata=at_least(1))
-    """Control pairs: half of the images of each concept is captioned in Korean alone, the others in English alone. The
-    more, the finer the test of `kelip analyze culture`, which needs at least 21."""
+    """Control pairs, which name the same concepts in both languages. The more, the finer the test of `kelip analyze
+    culture`, which needs at least 21."""
+    split_controls: bool = False
+    """Whether half of the images of each concept of a control are captioned in Korean alone, the others in English
+    alone: then its words are learnt from as few different images as those of a planted pair, and differ by them. Else
+    controls keep both languages on every image. A word has as many captions either way."""
     seed: int = field(default=0, metadata=at_least(0))
     """Chooses the pairs, and the language of each half; independent of the seed of the run."""
     min_concepts: int = field(default=2, metadata=at_least(2))

@@ -2,10 +2,10 @@
 
 Of word pairs that name the same concepts in both languages, some are *planted*: one half of their concepts, the first
 in the order of their identifiers or those of some kinds of pictures, is captioned in one language alone, the other half
-in the other. Then the Korean word is learnt from other concepts than the English one. *Controls* lose as much: half of
-the images of each concept is captioned in one language alone, the others in the other (every second one, in the order
-of a hash of their keys), so that both words are learnt from all of their concepts. No concept belongs to two of these
-pairs. All other concepts keep both languages.
+in the other. Then the Korean word is learnt from other concepts than the English one. As an image that has one language
+is captioned in it twice an epoch, the words of *controls*, which keep both languages, have as many captions. Controls
+may be split too (`split_controls`): half of the images of each concept are captioned in one language alone, the others
+in the other (every second one, in the order of a hash of their keys). No concept belongs to two of these pairs.
 
 Which pairs these are follows from the texts and the seed alone, so an analysis of the run finds them again.
 """
@@ -34,11 +34,11 @@ class PlantedPair:
 
     pair: TrainedPair
     planted: bool
-    """Whether concepts have one language; of a control, images do."""
+    """Whether concepts have one language; of a control, images do if controls are split."""
     language_of: Mapping[str, str]
     """Concept -> its language; empty for a control."""
     language_of_image: Mapping[str, str]
-    """Key of an image -> its language; empty for a planted pair."""
+    """Key of an image -> its language; empty for a planted pair, and unless controls are split."""
 
     def concepts_in(self, language: str) -> frozenset[str]:
         """The concepts that training shows under the word of a language."""
@@ -165,7 +165,7 @@ def choose_pairs(concepts: Mapping[str, ConceptTexts], config: PlantedConfig) ->
             pair=pair,
             planted=planted,
             language_of=_halves(pair, None if config.kind is None else concepts, generator) if planted else {},
-            language_of_image={} if planted else _alternating(pair, concepts, generator),
+            language_of_image=_alternating(pair, concepts, generator) if config.split_controls and not planted else {},
         )
         for pair, planted in zip(disjoint, is_planted, strict=False)
     ]

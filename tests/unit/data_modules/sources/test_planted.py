@@ -25,7 +25,7 @@ CAPTIONS = {"ko": "name_ko", "en": "name_en"}
 KEYWORDS = {"ko": "words_ko", "en": "words_en"}
 KINDS = ("animal", "food", "sign", "animal", "sign", "animal")
 """Of the concepts of every second word; the others' are all drinks."""
-PLANTED = PlantedConfig(num_pairs=4, num_controls=3, min_concepts=4)
+PLANTED = PlantedConfig(num_pairs=4, num_controls=3, min_concepts=4, split_controls=True)
 
 
 @pytest.fixture
@@ -99,6 +99,17 @@ def test_planted__counts_of_images_per_language_under_the_words(file: str) -> No
     others = {word: found for word, found in images.items() if word not in touched}
     assert len(others) == 2 * (NUM_WORDS - 7)
     assert {len(keys) for found in others.values() for keys in found.values()} == {PER_WORD * len(DESIGNS)}
+
+
+def test_planted__words_of_unsplit_controls_have_as_many_captions_on_all_images(file: str) -> None:
+    planted = PlantedConfig(num_pairs=4, num_controls=3)
+    images: dict[str, list[str]] = defaultdict(list)
+    for record in records(opened(settings(file, planted=planted))):
+        images[f"{record.keywords[0]}"].append(record.key)
+    for one in chosen(file, planted):
+        for word in (one.pair.ko, one.pair.en):
+            assert len(images[word]) == PER_WORD * len(DESIGNS)
+            assert len(set(images[word])) == PER_WORD * len(DESIGNS) // (2 if one.planted else 1)
 
 
 def test_planted__same_images_in_the_same_order(file: str) -> None:
