@@ -93,10 +93,7 @@ def steps_share_of(folder: RunFolder) -> float | None:
         return None
     if not seconds:
         return None
-    in_steps = sum(
-        taken for one in sessions for path, taken in one.seconds.items() if path.endswith(("/steps", "/steps/loader"))
-    )
-    return in_steps / seconds
+    return sum(one.seconds_in("steps", "loader") for one in sessions) / seconds
 
 
 def core_hours_of(folder: RunFolder) -> float | None:

@@ -108,6 +108,10 @@ class Session:
         """Seconds of the whole command, from its first line to the end of training."""
         return sum(self.seconds.values())
 
+    def seconds_in(self, *phases: str) -> float:
+        """Seconds of these phases, of all paths that end with one of them."""
+        return sum(taken for path, taken in self.seconds.items() if path.split("/")[-1] in phases)
+
 
 @contextmanager
 def recorded_phases(run: RunFolder) -> Iterator[None]:

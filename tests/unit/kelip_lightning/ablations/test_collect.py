@@ -1,5 +1,6 @@
 """Collecting a study: costs, equal compute, metrics files, and models that are evaluated again."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,25 @@ def test_collect__costs_and_equal_compute(study: Study, finish: Callable[..., No
     assert (costs["plain"].tokens, costs["longer"].tokens) == (tokens, 2 * tokens)
     assert (costs["plain"].steps, costs["longer"].steps) == (800, 1600)
     assert costs["plain"].seconds == pytest.approx(101.0)  # 100, 101 and 102 s
-    assert costs["plain"].steps_share is None
     assert {one["equal_compute_tokens"] for one in equal.values()} == {tokens}
     # Half way on a straight line from the untrained model's 0.02.
     assert equal["longer"]["equal_compute"] == pytest.approx((0.02 + means["longer"]) / 2)
     assert equal["plain"]["equal_compute"] == pytest.approx(means["plain"])
+
+
+def test_collect__share_of_the_time_in_steps(study: Study, finish: Callable[..., None]) -> None:
+    for run in study.runs:
+        finish(run, 0.5)
+    plain = [run for run in study.runs if run.variant == "plain"]
+    for run, seconds in zip(plain[:2], (60.0, 80.8), strict=True):
+        session = {"began": "2026-01-01T00:00:00+0900", "seconds": {"imports": 5.0, "contrastive/steps": seconds}}
+        find_folder(study.pool, run).timing.write_text(json.dumps({"sessions": [session]}), encoding="utf-8")
+    report = collect(study)
+    shares = {one.seed: one.steps_share for one in report.runs if one.variant == "plain"}
+    assert shares == {0: pytest.approx(0.6), 1: pytest.approx(0.8), 2: None}  # of 100 and 101 s
+    costs = {one.variant: one.steps_share for one in report.costs}
+    assert costs["plain"] == pytest.approx(0.7)
+    assert costs["longer"] is None
 
 
 def test_collect__without_the_reference_there_is_nothing_to_compare(study: Study, finish: Callable[..., None]) -> None:
