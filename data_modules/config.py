@@ -212,8 +212,7 @@ def _check_planted(
                 "remove planted, or name its columns in captions and keywords"
             )
         kept = {*(one.column for one in LanguageRule), *source.attributes, *source.where}
-        for key in ("column", "kind"):
-            column = getattr(planted, key)
+        for key, column in (("column", planted.column), ("kind", planted.kind)):
             if column is not None and column not in kept:
                 raise ValueError(
                     f"planted.{key} = {column!r} is no column that the records of source '{name}' keep: add it to the "

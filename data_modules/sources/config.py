@@ -83,7 +83,7 @@ class PlantedConfig:
     num_controls: int = field(default=56, metadata=at_least(1))
     """Control pairs, which name the same concepts in both languages. The more, the finer the test of `kelip analyze
     culture`, which needs at least 21."""
-    split_controls: bool = False
+    split_controls: bool = True
     """Whether half of the images of each concept of a control are captioned in Korean alone, the others in English
     alone: then its words are learnt from as few different images as those of a planted pair, and differ by them. Else
     controls keep both languages on every image. A word has as many captions either way."""

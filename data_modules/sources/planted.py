@@ -3,7 +3,7 @@
 Of word pairs that name the same concepts in both languages, some are *planted*: one half of their concepts, the first
 in the order of their identifiers or those of some kinds of pictures, is captioned in one language alone, the other half
 in the other. Then the Korean word is learnt from other concepts than the English one. As an image that has one language
-is captioned in it twice an epoch, the words of *controls*, which keep both languages, have as many captions. Controls
+is captioned in it twice an epoch, the words of *controls* that keep both languages have as many captions. Controls
 may be split too (`split_controls`): half of the images of each concept are captioned in one language alone, the others
 in the other (every second one, in the order of a hash of their keys). No concept belongs to two of these pairs.
 
@@ -13,7 +13,7 @@ Which pairs these are follows from the texts and the seed alone, so an analysis 
 import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from data_modules.sources.languages import OneLanguageSource
 from data_modules.sources.rows import PairSource, Rows, make_record, text_fields
 from data_modules.sources.tables import TableSource, as_text, check_columns, read_rows
 from data_modules.text.trained_words import ConceptTexts, TrainedPair, overlap, trained_pairs
+
+Parts = tuple[list[str], list[str]]
+"""The concepts of a pair in two halves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,29 +88,17 @@ def read_concepts(
         for number, row in zip(numbers.tolist(), read_rows(source.table, names, numbers), strict=True):
             if row:
                 key = encodable(str(row.get(config.key) or number))
+                concept = as_text(row[column])
                 alike, pictured = ("" if one is None else as_text(row[one]) for one in (cluster, kind))
-                _add(found, as_text(row[column]), config, row, ConceptRow(key=key, cluster=alike, kind=pictured))
+                known = found.get(concept) or ConceptTexts(
+                    names={}, keywords={}, weight=config.weight, cluster=alike, kind=pictured
+                )
+                found[concept] = _with_row(known, config, row, key)
     return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConceptRow:
-    """What a row tells of its concept beside texts; empty where it is not read."""
-
-    key: str
-    cluster: str
-    kind: str
-
-
-def _add(
-    found: dict[str, ConceptTexts],
-    concept: str,
-    config: SourceConfig,
-    row: Mapping[str, object],
-    about: ConceptRow,
-) -> None:
-    """Add the texts of a row to those of its concept."""
-    known = found.get(concept) or ConceptTexts(names={}, keywords={}, weight=config.weight)
+def _with_row(known: ConceptTexts, config: SourceConfig, row: Mapping[str, object], key: str) -> ConceptTexts:
+    """The texts of a concept and those of a further row, whose image has this key."""
     names, keywords = dict(known.names), dict(known.keywords)
     for pair in range(len(LANGUAGES)):
         with contextlib.suppress(SampleFault):
@@ -115,14 +106,7 @@ def _add(
             names[one.language] = _joined(names.get(one.language, ()), (one.caption, *one.more_captions))
             keywords[one.language] = _joined(keywords.get(one.language, ()), one.keywords)
     weight = max(known.weight, config.weight)
-    found[concept] = ConceptTexts(
-        names=names,
-        keywords=keywords,
-        weight=weight,
-        cluster=known.cluster or about.cluster,
-        kind=known.kind or about.kind,
-        images=known.images | {about.key},
-    )
+    return replace(known, names=names, keywords=keywords, weight=weight, images=known.images | {key})
 
 
 def _joined(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
@@ -164,7 +148,7 @@ def choose_pairs(concepts: Mapping[str, ConceptTexts], config: PlantedConfig) ->
         PlantedPair(
             pair=pair,
             planted=planted,
-            language_of=_halves(pair, None if config.kind is None else concepts, generator) if planted else {},
+            language_of=_halves(pair, _parts(pair, concepts, config.kind), generator) if planted else {},
             language_of_image=_alternating(pair, concepts, generator) if config.split_controls and not planted else {},
         )
         for pair, planted in zip(disjoint, is_planted, strict=False)
@@ -180,20 +164,22 @@ def _by_kind(pair: TrainedPair, concepts: Mapping[str, ConceptTexts]) -> list[li
     return sorted(kinds.values(), key=len, reverse=True)
 
 
-def _halves(
-    pair: TrainedPair, concepts: Mapping[str, ConceptTexts] | None, generator: np.random.Generator
-) -> dict[str, str]:
-    """Concept -> language: one half of the concepts that both words name has one, the other half the other.
+def _parts(pair: TrainedPair, concepts: Mapping[str, ConceptTexts], kind: str | None) -> Parts:
+    """The concepts that both words name in two halves: by identifier, or kind by kind to the smaller half."""
+    if kind is None:
+        common = sorted(pair.ko_concepts & pair.en_concepts)
+        return common[: len(common) // 2], common[len(common) // 2 :]
+    parts: Parts = [], []
+    for alike in _by_kind(pair, concepts):
+        min(parts, key=len).extend(alike)
+    return parts
 
-    With the texts of the concepts no kind is in both halves: kind by kind goes to the smaller half. `None`: the first
-    half is that of the lower identifiers. A concept of one word alone has that word's language.
+
+def _halves(pair: TrainedPair, parts: Parts, generator: np.random.Generator) -> dict[str, str]:
+    """Concept -> language: of the two parts one has one, the other the other.
+
+    A concept of one word alone has that word's language.
     """
-    common = sorted(pair.ko_concepts & pair.en_concepts)
-    parts = common[: len(common) // 2], common[len(common) // 2 :]
-    if concepts is not None:
-        parts = [], []
-        for alike in _by_kind(pair, concepts):
-            min(parts, key=len).extend(alike)
     halves = {
         one: language
         for language, part in zip(generator.permutation(LANGUAGES).tolist(), parts, strict=True)
@@ -220,7 +206,7 @@ def _alternating(
 
 
 class PlantedSource(OneLanguageSource):
-    """A source with the same number and order of pairs, those of the planted pairs and controls in one language.
+    """A source with the same number and order of pairs, those of planted pairs and split controls in one language.
 
     Args:
         source: Of the pairs.

@@ -25,7 +25,7 @@ CAPTIONS = {"ko": "name_ko", "en": "name_en"}
 KEYWORDS = {"ko": "words_ko", "en": "words_en"}
 KINDS = ("animal", "food", "sign", "animal", "sign", "animal")
 """Of the concepts of every second word; the others' are all drinks."""
-PLANTED = PlantedConfig(num_pairs=4, num_controls=3, min_concepts=4, split_controls=True)
+PLANTED = PlantedConfig(num_pairs=4, num_controls=3, min_concepts=4)
 
 
 @pytest.fixture
@@ -102,10 +102,10 @@ def test_planted__counts_of_images_per_language_under_the_words(file: str) -> No
 
 
 def test_planted__words_of_unsplit_controls_have_as_many_captions_on_all_images(file: str) -> None:
-    planted = PlantedConfig(num_pairs=4, num_controls=3)
+    planted = PlantedConfig(num_pairs=4, num_controls=3, split_controls=False)
     images: dict[str, list[str]] = defaultdict(list)
     for record in records(opened(settings(file, planted=planted))):
-        images[f"{record.keywords[0]}"].append(record.key)
+        images[record.keywords[0]].append(record.key)
     for one in chosen(file, planted):
         for word in (one.pair.ko, one.pair.en):
             assert len(images[word]) == PER_WORD * len(DESIGNS)
