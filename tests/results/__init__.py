@@ -1,0 +1,1 @@
+"""The result tables of the documents against the files of docs/results."""

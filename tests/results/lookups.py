@@ -1,0 +1,143 @@
+"""What the templates of docs/results/tables look up in the files of docs/results; all values are text, as in the files.
+
+Raises LookupError where a file lacks a row or a column, or has a row twice.
+"""
+
+import csv
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from kelip_lightning.evaluation.metric_names import written
+from tests.paths import ROOT
+
+RESULTS = ROOT / "docs" / "results"
+STUDY_FILES = ROOT / "experiments" / "ablations"
+
+
+def studies() -> list[str]:
+    """Names of the studies, the folders of ablations/."""
+    return sorted(folder.name for folder in (RESULTS / "ablations").iterdir())
+
+
+def variants(name: str) -> list[str]:
+    """Variants of a study, its reference first."""
+    return list(dict.fromkeys(row["variant"] for row in _rows(RESULTS / "ablations" / name / "results.csv")))
+
+
+def study(name: str, metric: str, variant: str, column: str) -> str:
+    """A cell of a study's results.csv, over all items."""
+    wanted = {"metric": f"eval/{metric}", "variant": variant, "items": "all"}
+    return _cell(RESULTS / "ablations" / name / "results.csv", column, wanted)
+
+
+def claims(name: str) -> list[dict[str, str]]:
+    """The rows of a study's claims.csv, and as `text` the claim in words, of the study's file."""
+    stated = yaml.safe_load((STUDY_FILES / f"{name}.yaml").read_text(encoding="utf-8"))
+    texts = {claim: one["text"] for claim, one in stated["scales"]["emoji"].get("claims", {}).items()}
+    return [{**row, "text": texts[row["claim"]]} for row in _rows(RESULTS / "ablations" / name / "claims.csv")]
+
+
+def claim(name: str, which: str, variant: str, column: str) -> str:
+    """A cell of a study's claims.csv."""
+    return _cell(RESULTS / "ablations" / name / "claims.csv", column, {"claim": which, "variant": variant})
+
+
+def difference(row: Mapping[str, str], column: str = "difference") -> str:
+    """A difference of a claim, in the unit of its metrics."""
+    return written(row["metrics"].split()[0], float(row[column]), signed=True)
+
+
+def trained() -> dict[str, str | int | float]:
+    """`num_runs`, their `hours` one by one, `steps_share`, the `least_steps_share` of a run and `revision`.
+
+    Of all studies; a run counts once.
+
+    Raises:
+        LookupError: The runs are of several revisions, or one has not finished.
+    """
+    runs = {row["folder"]: row for name in studies() for row in _rows(RESULTS / "ablations" / name / "runs.csv")}
+    revisions = {row["revision"] for row in runs.values()}
+    if len(revisions) != 1 or {row["state"] for row in runs.values()} != {"finished"}:
+        raise LookupError(f"the runs are of revisions {sorted(revisions)}, or not all have finished")
+    seconds = sum(float(row["seconds"]) for row in runs.values())
+    return {
+        "num_runs": len(runs),
+        "hours": seconds / 3600,
+        "steps_share": sum(float(row["steps_share"]) * float(row["seconds"]) for row in runs.values()) / seconds,
+        "least_steps_share": min(float(row["steps_share"]) for row in runs.values()),
+        "revision": revisions.pop(),
+    }
+
+
+def grid(**wanted: str) -> list[dict[str, str]]:
+    """The cells of the simulated grid with these values, as `kelip ablate FILE --grid` prints them."""
+    lines = (RESULTS / "grid.md").read_text(encoding="utf-8").splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    names = [name.replace(" ", "_").replace(",", "").replace("+", "") for name in table[0]]
+    rows = [dict(zip(names, cells, strict=True)) for cells in table[2:]]
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def grid_summary(**wanted: str) -> dict[str, str | int]:
+    """Of the false winners in cells with these values: `mean`, `worst`, how many of `count` rates are `above` 5 %.
+
+    And `before`, the worst of the rule before.
+    """
+    cells = grid(**wanted)
+    rates = [_number(row[name]) for row in cells for name in ("false_none", "false_3", "false_5")]
+    return {
+        "mean": f"{sum(rates) / len(rates):.1f} %",
+        "worst": f"{max(rates):.1f} %",
+        "above": sum(rate > 5 for rate in rates),
+        "count": len(rates),
+        "before": f"{max(_number(row['false_before']) for row in cells):.1f} %",
+    }
+
+
+def grid_conclusion() -> list[str]:
+    """The lines below the table of the grid."""
+    lines = (RESULTS / "grid.md").read_text(encoding="utf-8").splitlines()
+    last = max(place for place, line in enumerate(lines) if line.startswith("|"))
+    return [line for line in lines[last + 1 :] if line]
+
+
+def analysis(name: str, subject: str, measure: str, column: str = "value") -> str:
+    """A cell of an analysis's summary.csv."""
+    return _cell(RESULTS / "analyses" / name / "summary.csv", column, {"subject": subject, "measure": measure})
+
+
+FUNCTIONS = (studies, variants, study, claims, claim, trained, grid, grid_summary, grid_conclusion, analysis)
+FILTERS = {
+    "percent": lambda share: f"{100 * float(share):.1f}",
+    "whole_percent": lambda share: f"{float(share):.0%}",
+    "small_percent": lambda share: f"{100 * float(share):.2f}",
+    "points": lambda share: f"{100 * float(share):+.1f}",
+    "difference": difference,
+    "plain": lambda value: f"{float(value):.2f}",
+    "count": lambda value: f"{int(float(value)):,}",
+    "largest": lambda rates: max(rates, key=_number),
+    "of_chance": lambda chance: f"{round(1 / float(chance)):,}",
+}
+"""`of_chance`: of how many one is right by chance."""
+
+
+def _number(percent: str) -> float:
+    return float(percent.removesuffix(" %"))
+
+
+@cache
+def _rows(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _cell(file: Path, column: str, wanted: Mapping[str, str]) -> str:
+    found = [row for row in _rows(file) if all(row[key] == value for key, value in wanted.items())]
+    if len(found) != 1:
+        raise LookupError(f"{file} has {len(found)} rows with {wanted}")
+    if not found[0].get(column):
+        raise LookupError(f"{file} has no {column} with {wanted}")
+    return found[0][column]
