@@ -51,9 +51,9 @@ def difference(row: Mapping[str, str], column: str = "difference") -> str:
 
 
 def trained() -> dict[str, str | int | float]:
-    """`num_runs`, their `hours` one by one, `steps_share`, the `least_steps_share` of a run and `revision`.
+    """Of the runs of all studies, each counted once: `num_runs`, `revision`, `steps_share`, `least_steps_share`.
 
-    Of all studies; a run counts once.
+    And `hours`, the sum of their times.
 
     Raises:
         LookupError: The runs are of several revisions, or one has not finished.
@@ -113,11 +113,8 @@ FUNCTIONS = (studies, variants, study, claims, claim, trained, grid, grid_summar
 FILTERS = {
     "percent": lambda share: f"{100 * float(share):.1f}",
     "whole_percent": lambda share: f"{float(share):.0%}",
-    "small_percent": lambda share: f"{100 * float(share):.2f}",
     "points": lambda share: f"{100 * float(share):+.1f}",
     "difference": difference,
-    "plain": lambda value: f"{float(value):.2f}",
-    "count": lambda value: f"{int(float(value)):,}",
     "largest": lambda rates: max(rates, key=_number),
     "of_chance": lambda chance: f"{round(1 / float(chance)):,}",
 }
