@@ -81,8 +81,8 @@ class ScaleConfig:
     """The experiment's YAML file, relative to the study file."""
     settings: list[str] = field(default_factory=list)
     """Overrides for every variant."""
-    quick: list[str] = field(default_factory=list)
-    """Further overrides for every variant under `--quick`."""
+    quick: str | None = None
+    """The experiment's YAML file under `--quick`, instead of `base`."""
     metrics: list[str]
     """The judged metrics, for example `eval/unseen_design_ko/image_to_text_R@1`; R@K or topK, any K, or
     `eval/captions/matched_minus_random`."""
@@ -93,7 +93,6 @@ class ScaleConfig:
 
     def __post_init__(self) -> None:
         _check_overrides("settings", self.settings)
-        _check_overrides("quick", self.quick)
         if not self.metrics:
             raise ValueError("metrics is empty: name at least one metric to judge")
         for metric in self.metrics:

@@ -47,7 +47,7 @@ class Choice:
     seeds: int | None = None
     """Number of seeds; `None`: the study's, or `QUICK_SEEDS` with the quick settings."""
     quick: bool = False
-    """Whether the scale's quick settings apply."""
+    """Whether the scale's `quick` experiment is trained instead of its `base`."""
     output: Path = Path("runs/ablations")
     """Folder of all studies and their runs."""
 
@@ -123,12 +123,11 @@ def open_study(file: Path, choice: Choice, *, on_this_machine: bool = True) -> S
     if scale_name not in config.scales:
         raise ConfigError([f"--scale {scale_name}: {file} has the scales {', '.join(config.scales)}; use one of them"])
     scale = config.scales[scale_name]
-    base = Path(os.path.normpath(file.parent / scale.base))
     if choice.quick and not scale.quick:
-        raise ConfigError([f"--quick: scales.{scale_name}.quick in {file} is empty; leave --quick out"])
-    shared = [*scale.settings, *(scale.quick if choice.quick else [])]
+        raise ConfigError([f"--quick: {file} has no scales.{scale_name}.quick; leave --quick out"])
+    base = Path(os.path.normpath(file.parent / (scale.quick if choice.quick and scale.quick else scale.base)))
     seeds = choice.seeds if choice.seeds is not None else QUICK_SEEDS if choice.quick else config.seeds
-    overrides = {name: [*shared, *one.overrides] for name, one in config.variants_at(scale_name).items()}
+    overrides = {name: [*scale.settings, *one.overrides] for name, one in config.variants_at(scale_name).items()}
     schema = find_schema(base, (PretrainExperiment, ContrastiveExperiment))
     whole = load_experiment(base, [], schema, on_this_machine=False, heavy=False).experiment
     variants, problems = _load_variants(base, schema, overrides, on_this_machine)
@@ -188,7 +187,7 @@ def _forbidden_overrides(config: AblationConfig, scale_name: str, schema: type[T
     """Overrides of keys that the study sets, and variants' overrides of reporting keys."""
     stages, scale = stage_schemas(schema), config.scales[scale_name]
     problems = []
-    shared = {f"scales.{scale_name}.settings": scale.settings, f"scales.{scale_name}.quick": scale.quick}
+    shared = {f"scales.{scale_name}.settings": scale.settings}
     variants = {f"variant {name}": one.overrides for name, one in config.variants_at(scale_name).items()}
     for where, overrides in {**shared, **variants}.items():
         for text in overrides:

@@ -150,15 +150,24 @@ def test_open_study__equal_compute_that_leaves_nothing_is_refused(study_file: Pa
 def test_open_study__unknown_scale_and_no_quick_settings(study_file: Path) -> None:
     with pytest.raises(ConfigError, match=r"--scale paper: .* has the scales emoji"):
         open_study(study_file, Choice(scale="paper"))
-    with pytest.raises(ConfigError, match=r"quick in .* is empty"):
+    with pytest.raises(ConfigError, match=r"--quick: .* has no scales\.emoji\.quick"):
         open_study(study_file, Choice(quick=True))
 
 
-def test_open_study__quick_runs_have_two_seeds_by_default(study_file: Path) -> None:
+def test_open_study__quick_trains_another_experiment_with_two_seeds_by_default(study_file: Path) -> None:
     content = yaml.safe_load(study_file.read_text(encoding="utf-8"))
-    content["scales"]["emoji"]["quick"] = ["contrastive.schedule.max_steps=5", "contrastive.schedule.warmup_steps=1"]
+    base = study_file.parent / content["scales"]["emoji"]["base"]
+    schedule = {"max_steps": 5, "warmup_steps": 1}
+    (study_file.parent / "short.yaml").write_text(
+        yaml.safe_dump({"extends": str(base), "contrastive": {"schedule": schedule}}), encoding="utf-8"
+    )
+    content["scales"]["emoji"]["quick"] = "short.yaml"
     study_file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
-    seeds = {
-        asked: {run.seed for run in open_study(study_file, Choice(quick=True, seeds=asked)).runs} for asked in (None, 3)
-    }
-    assert seeds == {None: {0, 1}, 3: {0, 1, 2}}
+    for choice, seeds, steps in (
+        (Choice(quick=True), 2, 5),
+        (Choice(quick=True, seeds=3), 3, 5),
+        (Choice(), 3, 800),
+    ):
+        plain = [run for run in open_study(study_file, choice).runs if run.variant == "plain"]
+        assert [run.seed for run in plain] == list(range(seeds))
+        assert {run.plan.stages["contrastive"].max_steps for run in plain} == {steps}
