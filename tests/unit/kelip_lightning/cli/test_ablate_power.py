@@ -56,6 +56,28 @@ def test_grid__a_row_per_cell(capsys: pytest.CaptureFixture[str], monkeypatch: p
     ]
 
 
+def test_grid__cells_above_the_level_are_simulated_again_ten_times(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [_cell(0.04), _cell(0.06, variants=3), _cell(0.07, variants=5)]
+    monkeypatch.setattr("kelip_lightning.cli.ablate_power.FAMILIES", simulation.FAMILIES[:1])
+    monkeypatch.setattr("kelip_lightning.cli.ablate_power.simulate_family", lambda *_: cells)
+    asked = []
+
+    def simulate(study: SimulatedStudy, effects: tuple[float, ...], count: int, seed: int) -> list[Rates]:
+        asked.append((study.num_variants, effects, count, seed))
+        return [Rates(false_winner=0.04 + seed / 1000, found=0.2, num_studies=count) for _ in effects]
+
+    monkeypatch.setattr("kelip_lightning.cli.ablate_power.simulate", simulate)
+    print_grid(100, 1)
+    assert asked == [(3, simulation.EFFECTS, 1000, 1), (5, simulation.EFFECTS, 1000, 2)]
+    # sqrt(0.042 x 0.958 / 1000)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "The 2 cells with a rate above 5% again, 1,000 studies each, with other random numbers: at most 4.2 % false "
+        "winners (standard error 0.6 %)."
+    )
+
+
 def test_summary_lines__the_worst_cell_and_those_above_5_percent() -> None:
     lines = summary_lines([_cell(0.04), _cell(0.056, variants=7), _cell(0.07, variants=5, before=0.03)])
     assert lines[0].startswith(
