@@ -73,11 +73,10 @@ def parse_groups(words: list[str]) -> dict[str, list[Path]]:
 
 
 def _lines(comparison: "Comparison", *, every: bool) -> Iterator[str]:
-    from kelip_lightning.cli.report import HEADLINE
+    from kelip_lightning.cli.report import COMPARED
 
     yield from _setting_lines(comparison)
-    wanted = ("_to_ko_R@1", "_to_en_R@1", *HEADLINE)
-    shown = [one for one in comparison.metrics if every or one.metric.endswith(wanted)]
+    shown = [one for one in comparison.metrics if every or one.metric.endswith(COMPARED)]
     yield from markdown(shown or comparison.metrics)
     yield ""
     yield "± is the standard deviation over runs; [ ] is the 95 % interval of the paired difference."

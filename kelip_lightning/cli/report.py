@@ -36,6 +36,8 @@ HEADLINE = frozenset(
     }
 )
 """Metrics in the table after training; `kelip evaluate` prints all."""
+COMPARED = ("_to_ko_R@1", "_to_en_R@1", *HEADLINE)
+"""How the names of metrics end that `kelip compare` prints; `--all` prints all."""
 
 _CROSS_LINGUAL = re.compile(r"(ko|en)_to_(ko|en)_")
 

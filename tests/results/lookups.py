@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from kelip_lightning.cli.report import COMPARED
 from kelip_lightning.evaluation.metric_names import written
 from tests.paths import ROOT
 
@@ -72,6 +73,27 @@ def trained() -> dict[str, str | int | float]:
     }
 
 
+def curve(name: str, metric: str, variant: str) -> dict[int, float]:
+    """Evaluated contrastive step -> the metric's mean over seeds, in steps' order."""
+    values: dict[int, list[float]] = {}
+    for row in _rows(RESULTS / "ablations" / name / "curves.csv"):
+        if (row["metric"], row["variant"]) == (f"eval/{metric}", variant):
+            values.setdefault(int(row["step"]), []).append(float(row["value"]))
+    return {step: sum(own) / len(own) for step, own in sorted(values.items())}
+
+
+def lengths() -> list[str]:
+    """Variants of the study of the length that were trained."""
+    return list(dict.fromkeys(row["variant"] for row in _rows(RESULTS / "length.csv")))
+
+
+def at_length(variant: str, metric: str) -> list[str]:
+    """The metric after the last step, of each seed."""
+    rows = [row for row in _rows(RESULTS / "length.csv") if row["variant"] == variant and row["metric"] == metric]
+    last = max(int(row["step"]) for row in rows)
+    return [row["value"] for row in rows if int(row["step"]) == last]
+
+
 def grid(**wanted: str) -> list[dict[str, str]]:
     """The cells of the simulated grid with these values, as `kelip ablate FILE --grid` prints them."""
     lines = (RESULTS / "grid.md").read_text(encoding="utf-8").splitlines()
@@ -109,16 +131,55 @@ def analysis(name: str, subject: str, measure: str, column: str = "value") -> st
     return _cell(RESULTS / "analyses" / name / "summary.csv", column, {"subject": subject, "measure": measure})
 
 
-FUNCTIONS = (studies, variants, study, claims, claim, trained, grid, grid_summary, grid_conclusion, analysis)
+def relations() -> list[str]:
+    """Relations of the analogies, then their mean."""
+    rows = _rows(RESULTS / "analyses" / "analogy" / "summary.csv")
+    found = dict.fromkeys(row["subject"].split(": ")[1] for row in rows if row["measure"] == "ko top-1, analogy")
+    return sorted(found, key=lambda name: name.startswith("mean"))
+
+
+def works_in(subject: str) -> list[str]:
+    """Languages of the texts in which an analogy beats both baselines (`ko-en`: target Korean, source English).
+
+    By the whole 95 % interval, which is what `kelip analyze analogy` calls to work.
+    """
+    pairings = ("ko", "en", "ko-en", "en-ko")
+    baselines = ("image only", "text only")
+
+    def least(pairing: str) -> float:
+        return min(float(analysis("analogy", subject, f"{pairing} top-1, analogy − {one}", "low")) for one in baselines)
+
+    return [pairing for pairing in pairings if least(pairing) > 0]
+
+
+def compared_metrics() -> list[str]:
+    """Metrics of mae_study.csv, what `make mae-study` wrote, that it prints too."""
+    metrics = dict.fromkeys(row["metric"] for row in _rows(RESULTS / "mae_study.csv"))
+    return [metric.removeprefix("eval/") for metric in metrics if metric.endswith(COMPARED)]
+
+
+def compared(metric: str, group: str, column: str) -> str:
+    """A cell of mae_study.csv."""
+    return _cell(RESULTS / "mae_study.csv", column, {"metric": f"eval/{metric}", "group": group})
+
+
+FUNCTIONS = (
+    *(studies, variants, study, claims, claim, trained, curve, lengths, at_length, grid, grid_summary),
+    *(grid_conclusion, analysis, relations, works_in, compared_metrics, compared),
+)
 FILTERS = {
     "percent": lambda share: f"{100 * float(share):.1f}",
+    "small_percent": lambda share: f"{100 * float(share):.2f}",
     "whole_percent": lambda share: f"{float(share):.0%}",
     "points": lambda share: f"{100 * float(share):+.1f}",
+    "plain": lambda value: f"{float(value):.2f}",
+    "nearest": lambda steps, step: min(steps, key=lambda one: abs(one - step)),
+    "count": lambda value: f"{int(float(value)):,}",
     "difference": difference,
     "largest": lambda rates: max(rates, key=_number),
     "of_chance": lambda chance: f"{round(1 / float(chance)):,}",
 }
-"""`of_chance`: of how many one is right by chance."""
+"""`of_chance`: of how many one is right by chance; `nearest`: the step of a curve that is nearest to another."""
 
 
 def _number(percent: str) -> float:

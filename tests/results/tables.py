@@ -16,7 +16,12 @@ from tests.paths import ROOT
 from tests.results.lookups import FILTERS, FUNCTIONS, RESULTS
 
 TEMPLATES = RESULTS / "tables"
-DOCUMENTS = (ROOT / "README.md", RESULTS / "README.md", ROOT / "docs" / "ablations.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    RESULTS / "README.md",
+    ROOT / "experiments" / "README.md",
+    ROOT / "docs" / "ablations.md",
+)
 _BLOCK = re.compile(r"(?<=<!-- results: )(\w+)( -->\n)(.*?)(?=<!-- end of results -->)", re.DOTALL)
 CODE_OR_LINK = re.compile(r"`[^`]*`|\]\([^)]*\)")
 """What may hold digits that are no results."""
