@@ -123,9 +123,10 @@ def open_study(file: Path, choice: Choice, *, on_this_machine: bool = True) -> S
     if scale_name not in config.scales:
         raise ConfigError([f"--scale {scale_name}: {file} has the scales {', '.join(config.scales)}; use one of them"])
     scale = config.scales[scale_name]
-    if choice.quick and not scale.quick:
+    named = scale.quick if choice.quick else scale.base
+    if named is None:
         raise ConfigError([f"--quick: {file} has no scales.{scale_name}.quick; leave --quick out"])
-    base = Path(os.path.normpath(file.parent / (scale.quick if choice.quick and scale.quick else scale.base)))
+    base = Path(os.path.normpath(file.parent / named))
     seeds = choice.seeds if choice.seeds is not None else QUICK_SEEDS if choice.quick else config.seeds
     overrides = {name: [*scale.settings, *one.overrides] for name, one in config.variants_at(scale_name).items()}
     schema = find_schema(base, (PretrainExperiment, ContrastiveExperiment))
