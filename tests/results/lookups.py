@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from kelip_lightning.analyses.analogy import BASELINES, PAIRINGS
 from kelip_lightning.cli.report import COMPARED
 from kelip_lightning.evaluation.metric_names import written
 from tests.paths import ROOT
@@ -83,8 +84,8 @@ def curve(name: str, metric: str, variant: str) -> dict[int, float]:
 
 
 def lengths() -> list[str]:
-    """Variants of the study of the length that were trained."""
-    return list(dict.fromkeys(row["variant"] for row in _rows(RESULTS / "length.csv")))
+    """Variants of the study of the length that were trained, shortest first (length.csv is its curves.csv)."""
+    return sorted({row["variant"] for row in _rows(RESULTS / "length.csv")}, key=lambda name: int(name.split("_")[1]))
 
 
 def at_length(variant: str, metric: str) -> list[str]:
@@ -143,13 +144,11 @@ def works_in(subject: str) -> list[str]:
 
     By the whole 95 % interval, which is what `kelip analyze analogy` calls to work.
     """
-    pairings = ("ko", "en", "ko-en", "en-ko")
-    baselines = ("image only", "text only")
 
     def least(pairing: str) -> float:
-        return min(float(analysis("analogy", subject, f"{pairing} top-1, analogy − {one}", "low")) for one in baselines)
+        return min(float(analysis("analogy", subject, f"{pairing} top-1, analogy − {one}", "low")) for one in BASELINES)
 
-    return [pairing for pairing in pairings if least(pairing) > 0]
+    return [pairing for pairing in PAIRINGS if least(pairing) > 0]
 
 
 def compared_metrics() -> list[str]:
