@@ -88,11 +88,15 @@ def lengths() -> list[str]:
     return sorted({row["variant"] for row in _rows(RESULTS / "length.csv")}, key=lambda name: int(name.split("_")[1]))
 
 
-def at_length(variant: str, metric: str) -> list[str]:
-    """The metric after the last step, of each seed."""
-    rows = [row for row in _rows(RESULTS / "length.csv") if row["variant"] == variant and row["metric"] == metric]
-    last = max(int(row["step"]) for row in rows)
-    return [row["value"] for row in rows if int(row["step"]) == last]
+def at_length(variant: str, *metrics: str) -> list[tuple[str, ...]]:
+    """The metrics after the last step, of each seed."""
+    own = [row for row in _rows(RESULTS / "length.csv") if row["variant"] == variant]
+    last = max((int(row["step"]) for row in own), default=0)
+    by_metric = [
+        [row["value"] for row in own if row["metric"] == f"eval/{metric}" and int(row["step"]) == last]
+        for metric in metrics
+    ]
+    return list(zip(*by_metric, strict=True))
 
 
 def grid(**wanted: str) -> list[dict[str, str]]:
